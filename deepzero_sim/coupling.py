@@ -1,0 +1,125 @@
+"""A corrector network in the loop of a solver: `s_{t+1} = P(s_t) + C(P(s_t); theta)`.
+
+`P` is one solver step and `C` the correction, so that the coupled loop follows a reference that `P` alone does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, TypeAlias, get_args
+
+import numpy as np
+import torch
+
+from deepzero_sim.errors import ConfigError, NonFiniteError
+from deepzero_sim.solver import DifferentiableSolver, Solver, checked_step
+from deepzero_sim.types import Array
+
+#: How the gradient passes the solver under autograd: not at all, as if its Jacobian were the identity, or exactly.
+SolverGradient: TypeAlias = Literal["detached", "straight-through", "exact"]
+
+#: `(states (B, C, *N), params (B, K) or None) -> correction (B, C, *N)`
+CorrectorFunction: TypeAlias = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
+
+
+class SolverLoop:
+    """A solver and the network that corrects its every step.
+
+    Args:
+        solver: advances states by one step.
+        corrector: a module called as ``corrector(states, params)``, `(B, C, *N)` and `(B, K)` or None to `(B, C, *N)`.
+            It computes in its own dtype, on its own device.
+        unroll: steps of a rollout when none are asked for, and in training.
+        gradient: what autograd sees of the solver. Only a :class:`DifferentiableSolver` offers ``"exact"``.
+
+    Raises:
+        ConfigError: unroll is not positive, or the solver has no exact gradient.
+    """
+
+    def __init__(
+        self, solver: Solver, corrector: torch.nn.Module, unroll: int = 8, gradient: SolverGradient = "detached"
+    ) -> None:
+        if unroll < 1:
+            raise ConfigError(f"unroll must be a positive number of steps, not {unroll}.")
+        if gradient not in get_args(SolverGradient):
+            raise ConfigError(f"gradient must be one of {', '.join(get_args(SolverGradient))}, not {gradient!r}.")
+        if gradient == "exact" and not isinstance(solver, DifferentiableSolver):
+            raise ConfigError(
+                f"solver {solver.spec.name!r} offers no gradient: use a DifferentiableSolver for gradient='exact', "
+                "or 'detached' or 'straight-through'."
+            )
+        self.solver = solver
+        self.corrector = corrector
+        self.unroll = unroll
+        self.gradient: SolverGradient = gradient
+
+    def advance(self, states: torch.Tensor, params: torch.Tensor | None = None) -> torch.Tensor:
+        """One step of the solver alone, `P(s)`: `(B, C, *N)` to `(B, C, *N)`, with the gradient that was chosen."""
+        if self.gradient == "exact":
+            return self._differentiable_step(states, params)
+        advanced = self._opaque_step(states, params)
+        # the second term is zero: it only lends the identity's gradient to the result
+        return advanced + (states - states.detach()) if self.gradient == "straight-through" else advanced
+
+    def _opaque_step(self, states: torch.Tensor, params: torch.Tensor | None) -> torch.Tensor:
+        advanced = checked_step(self.solver, to_array(states), None if params is None else to_array(params))
+        return torch.from_numpy(advanced).to(states.device)
+
+    def _differentiable_step(self, states: torch.Tensor, params: torch.Tensor | None) -> torch.Tensor:
+        assert isinstance(self.solver, DifferentiableSolver)  # held by the constructor
+        advanced = self.solver.differentiable_step(states, params)
+        if not bool(torch.isfinite(advanced).all()):
+            raise NonFiniteError(
+                f"what solver {self.solver.spec.name!r} returned must be finite, but it holds NaN or infinity: "
+                "use a smaller learning rate or fewer unrolled steps."
+            )
+        return advanced
+
+    def correct(
+        self, advanced: torch.Tensor, params: torch.Tensor | None = None, corrector: CorrectorFunction | None = None
+    ) -> torch.Tensor:
+        """Add the correction to advanced states: `P(s) + C(P(s); theta)`, `(B, C, *N)`."""
+        weight = next(self.corrector.parameters(), advanced)
+        inputs = advanced.to(weight)
+        correction = (corrector or self.corrector)(inputs, None if params is None else params.to(weight))
+        if correction.shape != advanced.shape:
+            raise ConfigError(
+                f"the corrector must return a correction of the states' shape {tuple(advanced.shape)}, "
+                f"not {tuple(correction.shape)}: check its padding and its output channels."
+            )
+        return advanced + correction.to(advanced)
+
+    def rollout(
+        self,
+        states: torch.Tensor | Array,
+        params: torch.Tensor | Array | None = None,
+        steps: int | None = None,
+        advanced: torch.Tensor | None = None,
+        corrector: CorrectorFunction | None = None,
+    ) -> torch.Tensor:
+        """The corrected trajectory from `states`, the initial states left out.
+
+        Args:
+            states: `(B, C, *N)`.
+            params: `(B, K)` or None.
+            steps: how many, `T`; ``unroll`` if None.
+            advanced: `(B, C, *N)`, the first solver step `P(states)` if it is known already: it does not depend on the network.
+            corrector: used instead of the loop's own, for perturbed copies of it.
+
+        Returns:
+            `(B, T, C, *N)`.
+        """
+        states = torch.as_tensor(states)
+        params = None if params is None else torch.as_tensor(params)
+        trajectory = []
+        for step in range(steps or self.unroll):
+            known = advanced is not None and step == 0
+            states = self.correct(advanced if known else self.advance(states, params), params, corrector)  # type: ignore[arg-type]
+            trajectory.append(states)
+        return torch.stack(trajectory, dim=1)
+
+
+def to_array(tensor: torch.Tensor) -> Array:
+    """A tensor's values as a numpy array, without a copy where it lies in main memory."""
+    array: Array = tensor.detach().cpu().numpy()
+    return np.ascontiguousarray(array)

@@ -1,0 +1,33 @@
+"""The gradient by back-propagation: the first-order methods, through the same door as the estimators."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from deepzero_sim.estimator.base import Estimator, GradientEstimate, check_mask
+from deepzero_sim.oracle import Oracle, require_finite
+from deepzero_sim.perturbation import trainable
+from deepzero_sim.types import Mask
+
+
+class BackPropagation(Estimator):
+    """torch's own gradient of the oracle's loss, as far as autograd sees it.
+
+    In a solver loop, what it sees of the solver is the loop's choice: with an exact solver gradient this is FO-SOL, the
+    upper bound; unrolled one step it is NON.
+    """
+
+    def estimate(self, oracle: Oracle, batch: Any, mask: Mask | None = None, seed: int = 0) -> GradientEstimate:
+        parameters = trainable(oracle.model)
+        check_mask(parameters, mask)
+        loss, solver_steps = oracle.differentiable_loss(oracle.prepare(batch))
+        require_finite(float(loss))
+        grads = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True, materialize_grads=True)
+        named = {name: g if mask is None else _masked(name, g, mask) for name, g in zip(parameters, grads, strict=True)}
+        return GradientEstimate(named, float(loss), 1, oracle.preparation_steps(batch) + solver_steps)
+
+
+def _masked(name: str, grad: torch.Tensor, mask: Mask) -> torch.Tensor:
+    return grad * mask[name] if name in mask else torch.zeros_like(grad)

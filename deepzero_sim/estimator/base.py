@@ -1,0 +1,110 @@
+"""What every gradient estimator has in common."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, get_args
+
+import torch
+
+from deepzero_sim.errors import ConfigError
+from deepzero_sim.oracle import Oracle
+from deepzero_sim.types import Mask, NamedTensors
+
+#: One-sided differences `(l(theta + mu v) - l(theta)) / mu`, or two-sided `(l(theta + mu v) - l(theta - mu v)) / (2 mu)`.
+Scheme: TypeAlias = Literal["forward", "central"]
+
+
+@dataclass(frozen=True)
+class GradientEstimate:
+    """A gradient, and what it cost.
+
+    Args:
+        grads: for each trained parameter a tensor of its shape; zero where a coordinate was not active.
+        loss: of the unperturbed network on the batch.
+        queries: losses that were asked for.
+        solver_steps: states advanced by one step to answer them.
+    """
+
+    grads: NamedTensors
+    loss: float
+    queries: int
+    solver_steps: int = 0
+
+
+class Estimator(abc.ABC):
+    """Estimates the gradient of an oracle's loss."""
+
+    @abc.abstractmethod
+    def estimate(self, oracle: Oracle, batch: Any, mask: Mask | None = None, seed: int = 0) -> GradientEstimate:
+        """The gradient on one batch, for the active coordinates.
+
+        Args:
+            oracle: whose loss.
+            batch: what the oracle takes.
+            mask: active coordinates, a bool tensor for each parameter that is active at all; None for all of them.
+            seed: of random directions, if any are drawn.
+
+        Raises:
+            ConfigError: the mask names unknown parameters, has a wrong shape, or leaves nothing active.
+            DivergedError: the loss is not finite.
+            SolverError: the solver failed.
+        """
+
+
+def check_scheme(step_size: float, scheme: str) -> None:
+    """Hold step size and scheme to what the estimators can use.
+
+    Raises:
+        ConfigError: in words.
+    """
+    if not 0 < step_size < float("inf"):
+        raise ConfigError(f"step_size must be a positive number, not {step_size!r}: 1e-3 suits float32 losses.")
+    if scheme not in get_args(Scheme):
+        raise ConfigError(f"scheme must be one of {', '.join(get_args(Scheme))}, not {scheme!r}.")
+
+
+def check_mask(parameters: Mapping[str, torch.Tensor], mask: Mask | None) -> None:
+    """Hold a mask to the parameters it is for.
+
+    Raises:
+        ConfigError: unknown names, a wrong shape or dtype, or nothing active.
+    """
+    if mask is None:
+        return
+    unknown = sorted(set(mask) - set(parameters))
+    if unknown:
+        raise ConfigError(f"the mask names {unknown[0]!r}, which the network does not train: it has {', '.join(parameters)}.")
+    for name, active in mask.items():
+        if active.dtype != torch.bool or active.shape != parameters[name].shape:
+            raise ConfigError(
+                f"the mask of {name!r} must be a bool tensor of shape {tuple(parameters[name].shape)}, "
+                f"not {active.dtype} of shape {tuple(active.shape)}."
+            )
+    if not any(bool(active.any()) for active in mask.values()):
+        raise ConfigError("the mask leaves no coordinate active: lower the sparsity.")
+
+
+def differences(losses: torch.Tensor, base: float, step_size: float, scheme: Scheme) -> torch.Tensor:
+    """Slopes along the queried directions.
+
+    Args:
+        losses: `(n,)` at `+mu` for the forward scheme; `(2n,)`, `+mu` and `-mu` in turn, for the central one.
+        base: `l(theta)`.
+        step_size: `mu`.
+        scheme: ``"forward"`` or ``"central"``.
+
+    Returns:
+        `(n,)`.
+    """
+    if scheme == "forward":
+        return (losses - base) / step_size
+    plus, minus = losses.view(-1, 2).unbind(1)
+    return (plus - minus) / (2 * step_size)
+
+
+def signed_steps(step_size: float, scheme: Scheme) -> tuple[float, ...]:
+    """The steps each direction is queried at: `(mu,)` or `(mu, -mu)`."""
+    return (step_size,) if scheme == "forward" else (step_size, -step_size)

@@ -1,0 +1,63 @@
+"""Random gradient estimation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from deepzero_sim.errors import ConfigError
+from deepzero_sim.estimator.base import (
+    Estimator,
+    GradientEstimate,
+    Scheme,
+    check_mask,
+    check_scheme,
+    differences,
+    signed_steps,
+)
+from deepzero_sim.oracle import Oracle
+from deepzero_sim.perturbation import Directions, trainable, unit_direction
+from deepzero_sim.types import Mask
+
+
+class RGE(Estimator):
+    """Finite differences along random directions (Chen et al., DeepZero, ICLR 2024, eq. 1):
+
+        g = d/q * sum_{i=1..q} (l(theta + mu u_i) - l(theta)) / mu * u_i
+
+    with `u_i` of unit norm, uniform on the sphere of the `d` active coordinates. The factor `d` makes the estimate
+    unbiased for the smoothed loss: with unit directions, the mean of `u u^T` is the identity divided by `d`.
+
+    Args:
+        step_size: `mu`, the length of a step in parameter space.
+        num_directions: `q`; one query each, central two.
+        scheme: ``"forward"`` or ``"central"``.
+    """
+
+    def __init__(self, step_size: float = 1e-3, num_directions: int = 192, scheme: Scheme = "central") -> None:
+        check_scheme(step_size, scheme)
+        if num_directions < 1:
+            raise ConfigError(f"num_directions must be a positive number, not {num_directions}.")
+        self.step_size = step_size
+        self.num_directions = num_directions
+        self.scheme: Scheme = scheme
+
+    def estimate(self, oracle: Oracle, batch: Any, mask: Mask | None = None, seed: int = 0) -> GradientEstimate:
+        parameters = trainable(oracle.model)
+        check_mask(parameters, mask)
+        prepared = oracle.prepare(batch)
+        base = oracle.loss(prepared)
+        seeds = torch.randint(2**62, (self.num_directions,), generator=torch.Generator().manual_seed(seed)).tolist()
+        steps = signed_steps(self.step_size, self.scheme)
+        queries = Directions(tuple(s for s in seeds for _ in steps), steps * len(seeds), mask)
+        answers = oracle.ask(prepared, [queries])
+        loss = float(base.losses[0])
+        slopes = differences(answers.losses, loss, self.step_size, self.scheme)
+        grads = {name: torch.zeros_like(p) for name, p in parameters.items()}
+        dimension = sum(p.numel() if mask is None else int(mask[n].sum()) for n, p in parameters.items() if mask is None or n in mask)
+        for direction_seed, slope in zip(seeds, slopes.tolist(), strict=True):
+            for name, u in unit_direction(parameters, direction_seed, mask).items():
+                grads[name].add_(u, alpha=slope * dimension / self.num_directions)
+        solver_steps = oracle.preparation_steps(batch) + base.solver_steps + answers.solver_steps
+        return GradientEstimate(grads, loss, len(answers.losses) + 1, solver_steps)

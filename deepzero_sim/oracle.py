@@ -1,0 +1,264 @@
+"""Oracles: parameters and a batch in, losses out. All that the estimators know of what is trained.
+
+An oracle is asked for many perturbed parameter vectors at once, named by coordinate or seed and step, never as copies
+of the weights. It computes once a batch what does not depend on the parameters, answers queries in chunks of a fixed
+size, and deals the chunks out to an executor.
+"""
+
+from __future__ import annotations
+
+import abc
+import functools
+import uuid
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
+
+import cloudpickle
+import torch
+
+from deepzero_sim.coupling import SolverLoop, to_array
+from deepzero_sim.errors import ConfigError, DivergedError
+from deepzero_sim.parallel import SerialExecutor, run_in_order
+from deepzero_sim.perturbation import UNPERTURBED, Perturbation, PerturbedModel, split
+from deepzero_sim.solver import check_states
+from deepzero_sim.types import Array, NamedTensors
+
+#: `(outputs, targets) -> scalar`
+Loss: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+#: Tasks that the chunks of one question are bundled into: enough to keep workers evenly busy, few enough to send cheaply.
+TASKS = 16
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What queries cost and gave.
+
+    Args:
+        losses: `(P,)`, float64, in the order asked.
+        solver_steps: states advanced by one step to compute them.
+    """
+
+    losses: torch.Tensor
+    solver_steps: int
+
+
+class Oracle(abc.ABC):
+    """A scalar loss of a network's parameters on a batch.
+
+    Args:
+        model: the network; its weights and buffers are the same, bit for bit, after any number of queries.
+        loss: `(outputs, targets) -> scalar`.
+        executor: where chunks of queries are answered; this thread if None.
+        queries_per_chunk: perturbed networks evaluated as one batch.
+    """
+
+    def __init__(
+        self, model: torch.nn.Module, loss: Loss, executor: Executor | None = None, queries_per_chunk: int = 8
+    ) -> None:
+        if queries_per_chunk < 1:
+            raise ConfigError(f"queries_per_chunk must be a positive number, not {queries_per_chunk}.")
+        self.model = model
+        self.loss_function = loss
+        self.executor = executor or SerialExecutor()
+        self.queries_per_chunk = queries_per_chunk
+        self._token = uuid.uuid4().hex
+
+    @abc.abstractmethod
+    def prepare(self, batch: Any) -> Any:
+        """Compute what does not depend on the parameters, once a batch."""
+
+    @abc.abstractmethod
+    def preparation_steps(self, batch: Any) -> int:
+        """Solver steps that :meth:`prepare` takes for this batch."""
+
+    @abc.abstractmethod
+    def evaluate(self, prepared: Any, perturbation: Perturbation) -> Answers:
+        """Answer a chunk of queries, here and now."""
+
+    @abc.abstractmethod
+    def differentiable_loss(self, prepared: Any) -> tuple[torch.Tensor, int]:
+        """The loss of the network as it is, recorded by autograd, and the solver steps it took."""
+
+    def ask(self, prepared: Any, perturbations: Sequence[Perturbation]) -> Answers:
+        """Answer queries, wherever the executor runs them.
+
+        Raises:
+            SolverError: the solver failed in one of them; with several failures, the first in the order asked.
+        """
+        chunks = [chunk for perturbation in perturbations for chunk in split(perturbation, self.queries_per_chunk)]
+        size = -(-len(chunks) // TASKS)
+        tasks = [chunks[i : i + size] for i in range(0, len(chunks), size)]
+        answers = []
+        for outcome in run_in_order(self.executor, self._task(prepared), tasks):
+            if isinstance(outcome, Exception):
+                raise outcome
+            answers.append(outcome)
+        return _joined(answers)
+
+    def loss(self, prepared: Any) -> Answers:
+        """The loss of the network as it is, `(1,)`.
+
+        Raises:
+            DivergedError: it is not finite.
+        """
+        answers = self.ask(prepared, [UNPERTURBED])
+        require_finite(float(answers.losses[0]))
+        return answers
+
+    def _task(self, prepared: Any) -> Callable[[list[Perturbation]], Answers]:
+        if isinstance(self.executor, SerialExecutor):
+            return functools.partial(_evaluate_all, self, prepared)
+        state = _NetworkState(self.model.training, {k: v.cpu() for k, v in self.model.state_dict().items()})
+        return functools.partial(_evaluate_remotely, self._token, self._pickled, state, prepared)
+
+    @functools.cached_property
+    def _pickled(self) -> bytes:
+        """Solver, network and loss for the workers, which keep it; the network's state goes along with every task."""
+        pickled: bytes = cloudpickle.dumps(self)
+        return pickled
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "executor": SerialExecutor()}
+
+
+class _NetworkState(NamedTuple):
+    training: bool
+    tensors: NamedTensors
+
+
+@functools.lru_cache(maxsize=4)
+def _unpickled(token: str, pickled: bytes) -> Oracle:
+    oracle: Oracle = cloudpickle.loads(pickled)
+    return oracle
+
+
+def _evaluate_remotely(
+    token: str, pickled: bytes, state: _NetworkState, prepared: Any, chunks: list[Perturbation]
+) -> Answers:
+    oracle = _unpickled(token, pickled)
+    oracle.model.train(state.training).load_state_dict(state.tensors)
+    return _evaluate_all(oracle, prepared, chunks)
+
+
+def _evaluate_all(oracle: Oracle, prepared: Any, chunks: list[Perturbation]) -> Answers:
+    with torch.no_grad():
+        return _joined([oracle.evaluate(prepared, chunk) for chunk in chunks])
+
+
+def _joined(answers: Sequence[Answers]) -> Answers:
+    return Answers(torch.cat([a.losses for a in answers]), sum(a.solver_steps for a in answers))
+
+
+def require_finite(loss: float) -> None:
+    """Raise :class:`DivergedError` unless the base loss is finite."""
+    if not torch.isfinite(torch.tensor(loss)):
+        raise DivergedError(
+            f"the loss must be finite, got {loss}: the network diverged; start again with a smaller learning rate, "
+            "or from an earlier checkpoint."
+        )
+
+
+class LoopBatch(NamedTuple):
+    """A batch of a solver loop, its first solver step already taken.
+
+    Args:
+        states: `(B, C, *N)`, where the rollouts start.
+        params: `(B, K)` or None.
+        references: `(B, T, C, *N)`, what the rollouts should give.
+        advanced: `(B, C, *N)`, the solver's first step from `states`: the same for every query.
+    """
+
+    states: torch.Tensor
+    params: torch.Tensor | None
+    references: torch.Tensor
+    advanced: torch.Tensor
+
+
+class LoopOracle(Oracle):
+    """The loss of a corrected rollout. Batches are `(states, params, references)`, with `advanced` as a fourth if it is known.
+
+    Args:
+        loop: solver and corrector.
+        loss: `(rollout (B, T, C, *N), references (B, T, C, *N)) -> scalar`.
+        executor: where chunks of queries are answered; this thread if None.
+        queries_per_chunk: perturbed networks evaluated as one batch, `P`: solver calls then advance `P * B` states.
+    """
+
+    def __init__(
+        self, loop: SolverLoop, loss: Loss, executor: Executor | None = None, queries_per_chunk: int = 8
+    ) -> None:
+        super().__init__(loop.corrector, loss, executor, queries_per_chunk)
+        self.loop = loop
+
+    def prepare(self, batch: Any) -> LoopBatch:
+        states, params, references, *known = batch
+        states, references = torch.as_tensor(states), torch.as_tensor(references)
+        params = None if params is None else torch.as_tensor(params)
+        self._check(states, references)
+        with torch.no_grad():
+            advanced = torch.as_tensor(known[0]) if known else self.loop.advance(states, params)
+        return LoopBatch(states, params, references, advanced)
+
+    def preparation_steps(self, batch: Any) -> int:
+        return 0 if len(batch) > 3 else len(batch[0])
+
+    def _check(self, states: torch.Tensor, references: torch.Tensor) -> None:
+        spec = self.loop.solver.spec
+        check_states(spec, to_array(states), "the batch's states", "check the data")
+        expected = (len(states), self.loop.unroll, *spec.state_shape)
+        if references.shape != expected:
+            raise ConfigError(
+                f"a batch's references must have shape (batch, unroll, channels, ...) = {expected}, "
+                f"not {tuple(references.shape)}: cut them to the loop's unroll."
+            )
+
+    def evaluate(self, prepared: LoopBatch, perturbation: Perturbation) -> Answers:
+        count, size = len(perturbation), len(prepared.states)
+        rollout = self.loop.rollout(
+            _repeated(prepared.states, count),
+            None if prepared.params is None else _repeated(prepared.params, count),
+            advanced=_repeated(prepared.advanced, count),
+            corrector=PerturbedModel(self.model, perturbation),
+        )
+        losses = [self.loss_function(block, prepared.references) for block in rollout.split(size)]
+        return Answers(torch.stack(losses).double(), count * size * (self.loop.unroll - 1))
+
+    def differentiable_loss(self, prepared: LoopBatch) -> tuple[torch.Tensor, int]:
+        rollout = self.loop.rollout(prepared.states, prepared.params, advanced=prepared.advanced)
+        return self.loss_function(rollout, prepared.references), len(prepared.states) * (self.loop.unroll - 1)
+
+
+def _repeated(tensor: torch.Tensor, count: int) -> torch.Tensor:
+    """`(B, ...)` to `(count * B, ...)`, the whole batch again and again."""
+    return tensor.repeat(count, *[1] * (tensor.dim() - 1))
+
+
+class ModelOracle(Oracle):
+    """The loss of a plain network. Batches are `(inputs, targets)`.
+
+    Args:
+        model: called as ``model(inputs)``.
+        loss: `(outputs, targets) -> scalar`, such as ``torch.nn.functional.cross_entropy``.
+        executor: where chunks of queries are answered; this thread if None.
+        queries_per_chunk: perturbed networks evaluated as one batch.
+    """
+
+    def prepare(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        inputs, targets = batch
+        return torch.as_tensor(inputs), torch.as_tensor(targets)
+
+    def preparation_steps(self, batch: Any) -> int:
+        return 0
+
+    def evaluate(self, prepared: tuple[torch.Tensor, torch.Tensor], perturbation: Perturbation) -> Answers:
+        inputs, targets = prepared
+        outputs = PerturbedModel(self.model, perturbation)(_repeated(inputs, len(perturbation)))
+        losses = [self.loss_function(block, targets) for block in outputs.split(len(targets))]
+        return Answers(torch.stack(losses).double(), 0)
+
+    def differentiable_loss(self, prepared: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, int]:
+        inputs, targets = prepared
+        return self.loss_function(self.model(inputs), targets), 0

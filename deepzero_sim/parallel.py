@@ -1,0 +1,117 @@
+"""Executors: where queries are answered. Any `concurrent.futures.Executor` works; three come with names.
+
+Answers come back in the order asked. What is computed does not depend on the number of workers: every task runs
+on one thread, and a task's content is fixed before it is dealt out.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from typing import Any, Literal, TypeAlias, TypeVar, get_args
+
+import loky
+import torch
+from threadpoolctl import threadpool_limits
+
+from deepzero_sim.errors import ConfigError, WorkerLostError
+
+Backend: TypeAlias = Literal["serial", "thread", "process"]
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+
+_ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+
+
+class SerialExecutor(Executor):
+    """Runs every task at once, in the calling thread."""
+
+    def submit(self, fn: Callable[..., _R], /, *args: Any, **kwargs: Any) -> Future[_R]:
+        future: Future[_R] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+@contextmanager
+def open_executor(backend: Backend = "serial", workers: int = 1) -> Iterator[Executor]:
+    """An executor by name, closed at the end; its worker processes never outlive this one.
+
+    Args:
+        backend: ``"serial"`` (this thread), ``"thread"`` (enough for external programs), or ``"process"`` (loky).
+        workers: how many.
+
+    Raises:
+        ConfigError: an unknown backend, or no workers.
+    """
+    if backend not in get_args(Backend):
+        raise ConfigError(f"the executor backend must be one of {', '.join(get_args(Backend))}, not {backend!r}.")
+    if workers < 1:
+        raise ConfigError(f"workers must be a positive number, not {workers}.")
+    if backend == "serial":
+        yield SerialExecutor()
+        return
+    executor: Executor = (
+        ThreadPoolExecutor(workers)
+        if backend == "thread"
+        else loky.ProcessPoolExecutor(workers, env=_ONE_THREAD, initializer=_start_worker, initargs=(os.getpid(),))
+    )
+    try:
+        yield executor
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True) if backend == "thread" else executor.shutdown(kill_workers=True)  # type: ignore[call-arg]
+
+
+def _start_worker(parent: int) -> None:
+    torch.set_num_threads(1)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """End this worker when its parent is gone: a parent that was killed cannot tell its workers."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
+
+
+@contextmanager
+def single_threaded() -> Iterator[None]:
+    """One BLAS and torch thread inside: small solver calls are several times faster so, and results do not vary."""
+    threads = torch.get_num_threads()
+    with threadpool_limits(limits=1):
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+
+
+def run_in_order(executor: Executor, function: Callable[[_T], _R], tasks: Iterable[_T]) -> list[_R | Exception]:
+    """Run `function` on every task: the results in the order of the tasks, a failure as the exception it raised."""
+    futures = [executor.submit(_run_single_threaded, function, task) for task in tasks]
+    return [_outcome(future) for future in futures]
+
+
+def _run_single_threaded(function: Callable[[_T], _R], task: _T) -> _R:
+    with single_threaded():
+        return function(task)
+
+
+def _outcome(future: Future[_R]) -> _R | Exception:
+    try:
+        return future.result()
+    except BrokenProcessPool as error:
+        return WorkerLostError(
+            "a worker process died while it was answering queries (killed, or out of memory): "
+            f"start the run again to go on from its last checkpoint, with fewer workers if memory is short ({type(error).__name__})."
+        )
+    except Exception as error:
+        return error

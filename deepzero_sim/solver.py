@@ -1,0 +1,234 @@
+"""The solver contract: everything the package knows of a numerical solver.
+
+A solver advances states by one step. It promises no gradient. A solver that can be differentiated says so by
+being a :class:`DifferentiableSolver`; only the upper bound FO-SOL uses that.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from deepzero_sim.errors import ConfigError, InvalidStateError, NonFiniteError, SolverCrashError, SolverError
+from deepzero_sim.types import Array
+
+DTYPES = ("float32", "float64")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SolverSpec:
+    """What a solver says of itself. Everything but the name, the shape and the step length has a default.
+
+    Args:
+        name: what the solver is called in reports and data files.
+        state_shape: `(C, *N)`, the shape of one state, the batch axis left out.
+        dt: length of one step, in the solver's unit of time.
+        dtype: ``"float32"`` or ``"float64"``; states go in and come out in it.
+        channels: name of each of the `C` channels.
+        channel_units: unit of each channel.
+        parameters: name of each of the `K` scenario parameters; empty if the solver takes none.
+        parameter_units: unit of each parameter.
+        axes: name of each of the spatial axes `N`.
+        spacing: distance between neighbouring points along each axis.
+        offsets: for each channel, where its first point lies along each axis, in units of the spacing
+            (0.5 for cell centres, 0 for faces along the normal).
+        mask: bool `(C, *N)`, True where the array holds a value and False where it is padding; None if it is all values.
+            Fields of different staggering share one padded array this way; padding is zero.
+        stencil: how many points away one step can carry information, if the step is local; None if it is global.
+        deterministic: whether the same input always gives the same output, bit for bit.
+        max_batch: how many states one call may advance; None if it does not matter.
+        thread_safe: whether several threads may call the solver at once.
+    """
+
+    name: str
+    state_shape: tuple[int, ...]
+    dt: float
+    dtype: str = "float32"
+    channels: tuple[str, ...] = ()
+    channel_units: tuple[str, ...] = ()
+    parameters: tuple[str, ...] = ()
+    parameter_units: tuple[str, ...] = ()
+    axes: tuple[str, ...] = ()
+    spacing: tuple[float, ...] = ()
+    offsets: tuple[tuple[float, ...], ...] = ()
+    mask: NDArray[np.bool_] | None = None
+    stencil: int | None = None
+    deterministic: bool = True
+    max_batch: int | None = None
+    thread_safe: bool = True
+
+    def __post_init__(self) -> None:
+        if len(self.state_shape) < 2 or min(self.state_shape) < 1:
+            raise ConfigError(
+                f"SolverSpec {self.name!r}: state_shape must be (channels, points, ...), all positive, "
+                f"not {self.state_shape}: add the channel axis even for one channel."
+            )
+        if self.dtype not in DTYPES:
+            raise ConfigError(f"SolverSpec {self.name!r}: dtype must be one of {', '.join(DTYPES)}, not {self.dtype!r}.")
+        if not self.dt > 0:
+            raise ConfigError(f"SolverSpec {self.name!r}: dt must be a positive number, not {self.dt!r}.")
+        channels, axes = self.state_shape[0], len(self.state_shape) - 1
+        self._need_length("channels", channels)
+        self._need_length("channel_units", channels)
+        self._need_length("parameter_units", len(self.parameters))
+        self._need_length("axes", axes)
+        self._need_length("spacing", axes)
+        self._need_length("offsets", channels)
+        if self.mask is not None and self.mask.shape != self.state_shape:
+            raise ConfigError(
+                f"SolverSpec {self.name!r}: the mask must have the shape of a state, {self.state_shape}, not {self.mask.shape}."
+            )
+
+    def _need_length(self, field: str, expected: int) -> None:
+        value = getattr(self, field)
+        if value and len(value) != expected:
+            raise ConfigError(f"SolverSpec {self.name!r}: {field} must have {expected} entries, not {len(value)}: {value}.")
+
+    def active(self) -> NDArray[np.bool_]:
+        """Where a state holds values: the mask, or all of `(C, *N)`."""
+        return np.ones(self.state_shape, dtype=bool) if self.mask is None else self.mask
+
+    def coordinates(self, channel: int, axis: int) -> NDArray[np.float64]:
+        """Positions of a channel's points along an axis: `(i + offset) * spacing`, in units of the domain."""
+        points = self.state_shape[1 + axis]
+        spacing = self.spacing[axis] if self.spacing else 1.0
+        offset = self.offsets[channel][axis] if self.offsets else 0.0
+        return (np.arange(points) + offset) * spacing
+
+
+class Solver(abc.ABC):
+    """A numerical solver: the only thing the package knows about it is how to ask for one step.
+
+    Subclasses set ``spec`` and write :meth:`step`. A step must not change its input, keeps no hidden state between
+    calls, and raises when it fails: a failure is never returned as numbers.
+    """
+
+    spec: SolverSpec
+
+    @abc.abstractmethod
+    def step(self, states: Array, params: Array | None = None) -> Array:
+        """Advance every state of a batch by one step.
+
+        Args:
+            states: `(B, C, *N)`, dtype as ``spec.dtype`` says.
+            params: `(B, K)` scenario parameters, constant along a rollout, or None.
+
+        Returns:
+            `(B, C, *N)`, the states one step later, same dtype.
+        """
+
+
+class DifferentiableSolver(Solver):
+    """A solver that torch can differentiate. Only the upper bound FO-SOL asks for this; real opaque solvers cannot."""
+
+    @abc.abstractmethod
+    def differentiable_step(self, states: torch.Tensor, params: torch.Tensor | None = None) -> torch.Tensor:
+        """The same step as :meth:`Solver.step`, `(B, C, *N)` to `(B, C, *N)`, recorded by autograd."""
+
+
+StepFunction = Callable[..., Array]
+
+
+class _FunctionSolver(Solver):
+    """A plain function as a solver; made by :func:`as_solver`."""
+
+    def __init__(self, function: StepFunction, spec: SolverSpec) -> None:
+        self.spec = spec
+        self._function = function
+
+    def step(self, states: Array, params: Array | None = None) -> Array:
+        return self._function(states) if params is None else self._function(states, params)
+
+
+def as_solver(function: StepFunction, spec: SolverSpec) -> Solver:
+    """Make a solver of a plain function.
+
+    Args:
+        function: ``function(states)`` or, where scenario parameters are used, ``function(states, params)``;
+            `(B, C, *N)` to `(B, C, *N)`.
+        spec: what the solver says of itself.
+    """
+    return _FunctionSolver(function, spec)
+
+
+def checked_step(solver: Solver, states: Array, params: Array | None = None) -> Array:
+    """One step of any solver, held to the contract on both sides.
+
+    Args:
+        states: `(B, C, *N)`.
+        params: `(B, K)` or None.
+
+    Returns:
+        `(B, C, *N)`.
+
+    Raises:
+        InvalidStateError: wrong shape or dtype, in or out.
+        NonFiniteError: NaN or infinity, in or out.
+        SolverCrashError: the solver raised an exception of its own.
+    """
+    spec = solver.spec
+    check_states(spec, states, f"what is given to solver {spec.name!r}", "check what comes before the solver")
+    _check_params(spec, states, params)
+    largest = spec.max_batch or len(states)
+    parts = [
+        _guarded_step(solver, states[i : i + largest], None if params is None else params[i : i + largest])
+        for i in range(0, len(states), largest)
+    ]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def _guarded_step(solver: Solver, states: Array, params: Array | None) -> Array:
+    try:
+        result = solver.step(states, params)
+    except SolverError:
+        raise
+    except Exception as error:
+        raise SolverCrashError(
+            f"solver {solver.spec.name!r} raised {type(error).__name__}: {error}; run its step alone on one state to find out why."
+        ) from error
+    remedy = "it diverged or fails on such a state: use a smaller step, a smaller correction or another initial state"
+    check_states(solver.spec, result, f"what solver {solver.spec.name!r} returned", remedy, batch=len(states))
+    return result
+
+
+def check_states(spec: SolverSpec, states: Array, what: str, remedy: str, batch: int | None = None) -> None:
+    """Hold states to a spec: array, shape, dtype, finite numbers.
+
+    Raises:
+        InvalidStateError, NonFiniteError: in words that begin with `what`; a non-finite value ends with `remedy`.
+    """
+    if not isinstance(states, np.ndarray):
+        raise InvalidStateError(f"{what} must be a numpy array, not {type(states).__name__}: convert it first.")
+    wanted = f"({'batch' if batch is None else batch}, {', '.join(map(str, spec.state_shape))})"
+    if states.shape[1:] != spec.state_shape or (batch is not None and len(states) != batch):
+        raise InvalidStateError(f"{what} must have shape {wanted}, not {states.shape}: check the solver's spec and the data.")
+    if states.dtype != np.dtype(spec.dtype):
+        raise InvalidStateError(f"{what} must be {spec.dtype}, not {states.dtype}: convert it with .astype('{spec.dtype}').")
+    finite = np.isfinite(states)
+    if not finite.all():
+        first = tuple(int(i) for i in np.argwhere(~finite)[0])
+        raise NonFiniteError(
+            f"{what} must be finite, but {int((~finite).sum())} of {states.size} values are NaN or infinite, "
+            f"the first at {first}: {remedy}."
+        )
+
+
+def _check_params(spec: SolverSpec, states: Array, params: Array | None) -> None:
+    if params is None and not spec.parameters:
+        return
+    names = f" ({', '.join(spec.parameters)})" if spec.parameters else ""
+    if params is None:
+        raise InvalidStateError(
+            f"solver {spec.name!r} needs parameters of shape ({len(states)}, {len(spec.parameters)}){names}, got None: pass them."
+        )
+    if params.ndim != 2 or len(params) != len(states) or (spec.parameters and params.shape[1] != len(spec.parameters)):
+        width = len(spec.parameters) or "any"
+        raise InvalidStateError(
+            f"solver {spec.name!r} needs parameters of shape ({len(states)}, {width}){names}, not {params.shape}: "
+            "one row for each state."
+        )
