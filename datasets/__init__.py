@@ -1,0 +1,6 @@
+"""Trajectory data: files, how they are made, and batches cut out of them."""
+
+from deepzero_sim.datasets.batches import UnrolledBatches, advance_frames
+from deepzero_sim.datasets.trajectories import Trajectories
+
+__all__ = ["Trajectories", "UnrolledBatches", "advance_frames"]

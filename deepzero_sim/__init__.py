@@ -1,0 +1,60 @@
+"""Train neural networks through numerical solvers that offer no gradients."""
+
+from deepzero_sim.coupling import SolverLoop
+from deepzero_sim.errors import (
+    ConfigError,
+    DataError,
+    DeepZeroError,
+    DivergedError,
+    InvalidStateError,
+    MissingExtraError,
+    NonFiniteError,
+    RunError,
+    SolverCrashError,
+    SolverError,
+    WorkerLostError,
+)
+from deepzero_sim.estimator import CGE, RGE, BackPropagation, Estimator, GradientEstimate
+from deepzero_sim.evaluation import Evaluation, evaluate
+from deepzero_sim.loss import RolloutError
+from deepzero_sim.oracle import LoopOracle, ModelOracle, Oracle
+from deepzero_sim.parallel import open_executor
+from deepzero_sim.run_folder import RunFolder
+from deepzero_sim.solver import DifferentiableSolver, Solver, SolverSpec, as_solver
+from deepzero_sim.sparsity import RandomMask
+from deepzero_sim.trainer import Progress, Trainer
+
+__all__ = [
+    "CGE",
+    "RGE",
+    "BackPropagation",
+    "ConfigError",
+    "DataError",
+    "DeepZeroError",
+    "DifferentiableSolver",
+    "DivergedError",
+    "Estimator",
+    "Evaluation",
+    "GradientEstimate",
+    "InvalidStateError",
+    "LoopOracle",
+    "MissingExtraError",
+    "ModelOracle",
+    "NonFiniteError",
+    "Oracle",
+    "Progress",
+    "RandomMask",
+    "RolloutError",
+    "RunError",
+    "RunFolder",
+    "Solver",
+    "SolverCrashError",
+    "SolverError",
+    "SolverLoop",
+    "SolverSpec",
+    "Trainer",
+    "WorkerLostError",
+    "as_solver",
+    "evaluate",
+    "open_executor",
+]

@@ -66,7 +66,7 @@ class SolverLoop:
         return torch.from_numpy(advanced).to(states.device)
 
     def _differentiable_step(self, states: torch.Tensor, params: torch.Tensor | None) -> torch.Tensor:
-        assert isinstance(self.solver, DifferentiableSolver)  # held by the constructor
+        assert isinstance(self.solver, DifferentiableSolver)  # noqa: S101 - held by the constructor
         advanced = self.solver.differentiable_step(states, params)
         if not bool(torch.isfinite(advanced).all()):
             raise NonFiniteError(
@@ -108,11 +108,18 @@ class SolverLoop:
 
         Returns:
             `(B, T, C, *N)`.
+
+        Raises:
+            ConfigError: no steps are asked for, or the correction has a wrong shape.
+            SolverError: the solver failed.
         """
+        steps = self.unroll if steps is None else steps
+        if steps < 1:
+            raise ConfigError(f"a rollout needs a positive number of steps, not {steps}.")
         states = torch.as_tensor(states)
         params = None if params is None else torch.as_tensor(params)
         trajectory = []
-        for step in range(steps or self.unroll):
+        for step in range(steps):
             known = advanced is not None and step == 0
             states = self.correct(advanced if known else self.advance(states, params), params, corrector)  # type: ignore[arg-type]
             trajectory.append(states)

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import abc
 import functools
+import threading
 import uuid
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
@@ -19,11 +20,11 @@ import cloudpickle
 import torch
 
 from deepzero_sim.coupling import SolverLoop, to_array
-from deepzero_sim.errors import ConfigError, DivergedError
+from deepzero_sim.errors import ConfigError, DivergedError, NonFiniteError
 from deepzero_sim.parallel import SerialExecutor, run_in_order
 from deepzero_sim.perturbation import UNPERTURBED, Perturbation, PerturbedModel, split
 from deepzero_sim.solver import check_states
-from deepzero_sim.types import Array, NamedTensors
+from deepzero_sim.types import NamedTensors
 
 #: `(outputs, targets) -> scalar`
 Loss: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -111,13 +112,24 @@ class Oracle(abc.ABC):
     def _task(self, prepared: Any) -> Callable[[list[Perturbation]], Answers]:
         if isinstance(self.executor, SerialExecutor):
             return functools.partial(_evaluate_all, self, prepared)
-        state = _NetworkState(self.model.training, {k: v.cpu() for k, v in self.model.state_dict().items()})
+        training = tuple(module.training for module in self.model.modules())
+        state = _NetworkState(training, {k: v.cpu() for k, v in self.model.state_dict().items()})
         return functools.partial(_evaluate_remotely, self._token, self._pickled, state, prepared)
 
     @functools.cached_property
     def _pickled(self) -> bytes:
-        """Solver, network and loss for the workers, which keep it; the network's state goes along with every task."""
-        pickled: bytes = cloudpickle.dumps(self)
+        """Solver, network and loss for the workers, which keep it; the network's state goes along with every task.
+
+        Raises:
+            ConfigError: something in them cannot be pickled.
+        """
+        try:
+            pickled: bytes = cloudpickle.dumps(self)
+        except Exception as error:
+            raise ConfigError(
+                "solver, network and loss must be picklable to be sent to workers, but pickling raised "
+                f"{type(error).__name__}: {error}; use the serial executor, or open files and connections only in the step."
+            ) from error
         return pickled
 
     def __getstate__(self) -> dict[str, Any]:
@@ -125,21 +137,33 @@ class Oracle(abc.ABC):
 
 
 class _NetworkState(NamedTuple):
-    training: bool
+    """Whether each module is in training mode, and the state dict."""
+
+    training: tuple[bool, ...]
     tensors: NamedTensors
 
 
-@functools.lru_cache(maxsize=4)
+#: How many oracles a worker keeps, such as those of training and validation.
+KEPT = 4
+
+_worker = threading.local()
+
+
 def _unpickled(token: str, pickled: bytes) -> Oracle:
-    oracle: Oracle = cloudpickle.loads(pickled)
-    return oracle
+    """A copy for each thread: a query replaces parameters of the network for a moment, which no other may see."""
+    kept: dict[str, Oracle] = _worker.__dict__.setdefault("oracles", {})
+    if token not in kept:
+        while len(kept) >= KEPT:
+            kept.pop(next(iter(kept)))
+        kept[token] = cloudpickle.loads(pickled)
+    return kept[token]
 
 
-def _evaluate_remotely(
-    token: str, pickled: bytes, state: _NetworkState, prepared: Any, chunks: list[Perturbation]
-) -> Answers:
+def _evaluate_remotely(token: str, pickled: bytes, state: _NetworkState, prepared: Any, chunks: list[Perturbation]) -> Answers:
     oracle = _unpickled(token, pickled)
-    oracle.model.train(state.training).load_state_dict(state.tensors)
+    for module, training in zip(oracle.model.modules(), state.training, strict=True):
+        module.training = training
+    oracle.model.load_state_dict(state.tensors)
     return _evaluate_all(oracle, prepared, chunks)
 
 
@@ -187,10 +211,13 @@ class LoopOracle(Oracle):
         queries_per_chunk: perturbed networks evaluated as one batch, `P`: solver calls then advance `P * B` states.
     """
 
-    def __init__(
-        self, loop: SolverLoop, loss: Loss, executor: Executor | None = None, queries_per_chunk: int = 8
-    ) -> None:
+    def __init__(self, loop: SolverLoop, loss: Loss, executor: Executor | None = None, queries_per_chunk: int = 8) -> None:
         super().__init__(loop.corrector, loss, executor, queries_per_chunk)
+        if isinstance(executor, ThreadPoolExecutor) and not loop.solver.spec.thread_safe:
+            raise ConfigError(
+                f"solver {loop.solver.spec.name!r} may not be called by several threads at once: "
+                "use the process or the serial executor."
+            )
         self.loop = loop
 
     def prepare(self, batch: Any) -> LoopBatch:
@@ -200,6 +227,7 @@ class LoopOracle(Oracle):
         self._check(states, references)
         with torch.no_grad():
             advanced = torch.as_tensor(known[0]) if known else self.loop.advance(states, params)
+        check_states(self.loop.solver.spec, to_array(advanced), "the batch's advanced states", "check the data", len(states))
         return LoopBatch(states, params, references, advanced)
 
     def preparation_steps(self, batch: Any) -> int:
@@ -214,6 +242,8 @@ class LoopOracle(Oracle):
                 f"a batch's references must have shape (batch, unroll, channels, ...) = {expected}, "
                 f"not {tuple(references.shape)}: cut them to the loop's unroll."
             )
+        if not bool(torch.isfinite(references).all()):
+            raise NonFiniteError("a batch's references must be finite, but they hold NaN or infinity: check the data.")
 
     def evaluate(self, prepared: LoopBatch, perturbation: Perturbation) -> Answers:
         count, size = len(perturbation), len(prepared.states)
@@ -223,7 +253,7 @@ class LoopOracle(Oracle):
             advanced=_repeated(prepared.advanced, count),
             corrector=PerturbedModel(self.model, perturbation),
         )
-        losses = [self.loss_function(block, prepared.references) for block in rollout.split(size)]
+        losses = [self.loss_function(block, prepared.references) for block in torch.split(rollout, size)]
         return Answers(torch.stack(losses).double(), count * size * (self.loop.unroll - 1))
 
     def differentiable_loss(self, prepared: LoopBatch) -> tuple[torch.Tensor, int]:
@@ -256,7 +286,7 @@ class ModelOracle(Oracle):
     def evaluate(self, prepared: tuple[torch.Tensor, torch.Tensor], perturbation: Perturbation) -> Answers:
         inputs, targets = prepared
         outputs = PerturbedModel(self.model, perturbation)(_repeated(inputs, len(perturbation)))
-        losses = [self.loss_function(block, targets) for block in outputs.split(len(targets))]
+        losses = [self.loss_function(block, targets) for block in torch.split(outputs, len(targets))]
         return Answers(torch.stack(losses).double(), 0)
 
     def differentiable_loss(self, prepared: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, int]:

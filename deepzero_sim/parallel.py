@@ -26,7 +26,7 @@ Backend: TypeAlias = Literal["serial", "thread", "process"]
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 
-_ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
 class SerialExecutor(Executor):
@@ -96,8 +96,18 @@ def single_threaded() -> Iterator[None]:
 
 def run_in_order(executor: Executor, function: Callable[[_T], _R], tasks: Iterable[_T]) -> list[_R | Exception]:
     """Run `function` on every task: the results in the order of the tasks, a failure as the exception it raised."""
-    futures = [executor.submit(_run_single_threaded, function, task) for task in tasks]
-    return [_outcome(future) for future in futures]
+    with single_threaded():  # of several threads that change and restore the limit, none could restore what was before
+        futures = [_submitted(executor, function, task) for task in tasks]
+        return list(map(_outcome, futures))
+
+
+def _submitted(executor: Executor, function: Callable[[_T], _R], task: _T) -> Future[_R]:
+    try:
+        return executor.submit(_run_single_threaded, function, task)
+    except BrokenProcessPool as error:  # a worker died while tasks were still being dealt out
+        future: Future[_R] = Future()
+        future.set_exception(error)
+        return future
 
 
 def _run_single_threaded(function: Callable[[_T], _R], task: _T) -> _R:
@@ -111,7 +121,8 @@ def _outcome(future: Future[_R]) -> _R | Exception:
     except BrokenProcessPool as error:
         return WorkerLostError(
             "a worker process died while it was answering queries (killed, or out of memory): "
-            f"start the run again to go on from its last checkpoint, with fewer workers if memory is short ({type(error).__name__})."
+            "start the run again to go on from its last checkpoint, with fewer workers if memory is short "
+            f"({type(error).__name__})."
         )
     except Exception as error:
         return error

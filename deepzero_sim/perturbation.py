@@ -11,6 +11,8 @@ is added to its own block. Anything else runs block by block.
 
 from __future__ import annotations
 
+import copy
+import math
 import warnings
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -84,18 +86,16 @@ def trainable(model: torch.nn.Module) -> NamedTensors:
     Raises:
         ConfigError: there are none.
     """
-    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    parameters: NamedTensors = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if not parameters:
         raise ConfigError(f"the network {type(model).__name__} has no parameters to train: give it some with requires_grad.")
     return parameters
 
 
 def unit_direction(parameters: Mapping[str, torch.Tensor], seed: int, mask: Mask | None) -> NamedTensors:
-    """A Gaussian direction over the active coordinates, of unit norm, the same for a seed on every machine and in every process."""
+    """A Gaussian direction over the active coordinates, of unit norm; a seed gives the same one on every machine."""
     generator = torch.Generator().manual_seed(seed)
-    direction = {
-        name: torch.randn(p.shape, generator=generator, dtype=torch.float64) for name, p in parameters.items()
-    }
+    direction = {name: torch.randn(p.shape, generator=generator, dtype=torch.float64) for name, p in parameters.items()}
     if mask is not None:
         direction = {name: u * mask[name] for name, u in direction.items() if name in mask}
     norm = torch.sqrt(sum((u.square().sum() for u in direction.values()), start=torch.zeros(())))
@@ -119,20 +119,19 @@ class PerturbedModel:
         return self._block_by_block(*inputs)
 
     def _batched(self, *inputs: torch.Tensor | None) -> torch.Tensor:
-        assert isinstance(self._perturbation, Coordinates)
+        assert isinstance(self._perturbation, Coordinates)  # noqa: S101 - held by the callers
         with _OneCoordinateEach(self._parameters[self._perturbation.name], self._perturbation):
-            result: torch.Tensor = self._model(*inputs)
-        return result
+            return self._call({}, inputs)
 
     def _block_by_block(self, *inputs: torch.Tensor | None) -> torch.Tensor:
         count = len(self._perturbation)
         blocks = zip(*(x.chunk(count) if x is not None else [None] * count for x in inputs), strict=True)
-        return torch.cat([self._single(query, *block) for query, block in enumerate(blocks)])
+        return torch.cat([self._call(self._changed(query), block) for query, block in enumerate(blocks)])
 
-    def _single(self, query: int, *inputs: torch.Tensor | None) -> torch.Tensor:
+    def _call(self, changed: NamedTensors, inputs: tuple[torch.Tensor | None, ...]) -> torch.Tensor:
         # buffers are copied because a network may update them (batch-norm statistics) while it is queried
         buffers = {name: buffer.clone() for name, buffer in self._model.named_buffers()}
-        result: torch.Tensor = functional_call(self._model, {**self._changed(query), **buffers}, inputs)
+        result: torch.Tensor = functional_call(self._model, {**changed, **buffers}, inputs)
         return result
 
     def _changed(self, query: int) -> NamedTensors:
@@ -141,7 +140,7 @@ class PerturbedModel:
         if step == 0.0:
             return {}
         if isinstance(perturbation, Coordinates):
-            changed = self._parameters[perturbation.name].detach().clone()
+            changed = self._parameters[perturbation.name].detach().clone(memory_format=torch.contiguous_format)
             changed.view(-1)[perturbation.indices[query]] += step
             return {perturbation.name: changed}
         direction = unit_direction(self._parameters, perturbation.seeds[query], perturbation.mask)
@@ -226,9 +225,7 @@ def _convolution_rule(
     return output, contribution.transpose(0, 1)
 
 
-_Rule: TypeAlias = Callable[
-    [Callable[..., Any], _LayerCall, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]
-]
+_Rule: TypeAlias = Callable[[Callable[..., Any], _LayerCall, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 _RULES: dict[Callable[..., Any], _Rule] = {
     F.linear: _linear_rule,
     F.conv1d: _convolution_rule,
@@ -238,8 +235,11 @@ _RULES: dict[Callable[..., Any], _Rule] = {
 _CONVOLUTION_ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 _ARGUMENTS = {func: ("input", "weight", "bias") if func is F.linear else _CONVOLUTION_ARGUMENTS for func in _RULES}
 
-#: For each network, which of its parameters were seen to give the same answers in one batch as block by block.
-_shared: weakref.WeakKeyDictionary[torch.nn.Module, dict[str, bool]] = weakref.WeakKeyDictionary()
+#: For each network: a parameter, and which modules are in training mode.
+_Use: TypeAlias = tuple[str, tuple[bool, ...]]
+
+#: For each network, which uses of its parameters were seen to give the same answers in one batch as block by block.
+_shared: weakref.WeakKeyDictionary[torch.nn.Module, dict[_Use, bool]] = weakref.WeakKeyDictionary()
 
 
 def _shares_weights(model: torch.nn.Module, perturbation: Coordinates, inputs: Sequence[torch.Tensor | None]) -> bool:
@@ -248,34 +248,42 @@ def _shares_weights(model: torch.nn.Module, perturbation: Coordinates, inputs: S
     A network that mixes the samples of a batch, or moves the batch axis, is found out here and runs block by block.
     """
     known = _shared.setdefault(model, {})
-    name = perturbation.name
-    if name not in known:
-        known[name] = _agrees(model, name, inputs, len(perturbation))
-        if not known[name]:
+    use = perturbation.name, tuple(module.training for module in model.modules())
+    if use not in known:
+        known[use] = _agrees(model, perturbation.name, inputs, len(perturbation))
+        if not known[use]:
             warnings.warn(
-                f"parameter {name!r} of {type(model).__name__} is queried one perturbed network at a time, which is slower: "
-                "it is not the weight or bias of a convolution or linear layer, or the network mixes the samples of a batch.",
+                f"parameter {perturbation.name!r} of {type(model).__name__} is queried one perturbed network at a time, "
+                "which is slower: it is not the weight or bias of a convolution or linear layer, or the network mixes "
+                "the samples of a batch.",
                 stacklevel=2,
             )
-    return known[name]
+    return known[use]
 
 
 def _agrees(model: torch.nn.Module, name: str, inputs: Sequence[torch.Tensor | None], count: int) -> bool:
     """Compare both ways on two queries of parameter `name`, with a step of the parameter's own size."""
-    parameter = trainable(model)[name].detach()
-    step = float(parameter.abs().max().clamp(min=0.1))
-    trial = PerturbedModel(model, Coordinates(name, (0, parameter.numel() - 1), (step, -step)))
     # two different blocks, so that a mix-up between them shows
     block = [None if x is None else x.chunk(count)[0].detach() for x in inputs]
     pair = [None if x is None else torch.cat([x, 0.5 * x]) for x in block]
-    buffers = {key: buffer.clone() for key, buffer in model.named_buffers()}
     try:
+        trial = _trial(model, name)
         batched = trial._batched(*pair)
-    except (_CannotShareError, RuntimeError):
+    except Exception:  # whatever a network may raise on more samples than it is used to
         return False
-    finally:
-        for key, buffer in model.named_buffers():
-            buffer.copy_(buffers[key])
     single = trial._block_by_block(*pair)
     tolerance = 1e3 * torch.finfo(single.dtype).eps * float(single.abs().max())
-    return bool((batched - single).abs().max() <= tolerance)
+    return batched.shape == single.shape and bool((batched - single).abs().max() <= tolerance)
+
+
+@torch.no_grad()
+def _trial(model: torch.nn.Module, name: str) -> PerturbedModel:
+    """Two queries of a copy with noise on its weights: a layer of zeros, as in untrained correctors, hides all before it."""
+    model, generator = copy.deepcopy(model), torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        noise = torch.randn(parameter.shape, generator=generator).to(parameter)
+        fan_in = math.prod(parameter.shape[1:])
+        parameter.add_(noise, alpha=0.5 / math.sqrt(max(1, fan_in)))
+    perturbed = trainable(model)[name]
+    step = float(perturbed.abs().max().clamp(min=0.1))
+    return PerturbedModel(model, Coordinates(name, (0, perturbed.numel() - 1), (step, -step)))

@@ -63,6 +63,7 @@ class SolverSpec:
     thread_safe: bool = True
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "state_shape", tuple(self.state_shape))  # a list would never equal an array's shape
         if len(self.state_shape) < 2 or min(self.state_shape) < 1:
             raise ConfigError(
                 f"SolverSpec {self.name!r}: state_shape must be (channels, points, ...), all positive, "
@@ -70,6 +71,8 @@ class SolverSpec:
             )
         if self.dtype not in DTYPES:
             raise ConfigError(f"SolverSpec {self.name!r}: dtype must be one of {', '.join(DTYPES)}, not {self.dtype!r}.")
+        if self.max_batch is not None and self.max_batch < 1:
+            raise ConfigError(f"SolverSpec {self.name!r}: max_batch must be a positive number or None, not {self.max_batch}.")
         if not self.dt > 0:
             raise ConfigError(f"SolverSpec {self.name!r}: dt must be a positive number, not {self.dt!r}.")
         channels, axes = self.state_shape[0], len(self.state_shape) - 1
@@ -98,7 +101,7 @@ class SolverSpec:
         points = self.state_shape[1 + axis]
         spacing = self.spacing[axis] if self.spacing else 1.0
         offset = self.offsets[channel][axis] if self.offsets else 0.0
-        return (np.arange(points) + offset) * spacing
+        return np.asarray((np.arange(points) + offset) * spacing, dtype=np.float64)
 
 
 class Solver(abc.ABC):
@@ -164,7 +167,7 @@ def checked_step(solver: Solver, states: Array, params: Array | None = None) -> 
         params: `(B, K)` or None.
 
     Returns:
-        `(B, C, *N)`.
+        `(B, C, *N)`, memory of its own.
 
     Raises:
         InvalidStateError: wrong shape or dtype, in or out.
@@ -174,12 +177,12 @@ def checked_step(solver: Solver, states: Array, params: Array | None = None) -> 
     spec = solver.spec
     check_states(spec, states, f"what is given to solver {spec.name!r}", "check what comes before the solver")
     _check_params(spec, states, params)
-    largest = spec.max_batch or len(states)
-    parts = [
-        _guarded_step(solver, states[i : i + largest], None if params is None else params[i : i + largest])
-        for i in range(0, len(states), largest)
-    ]
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+    largest = spec.max_batch or max(1, len(states))
+    advanced = np.empty(states.shape, states.dtype)  # ours: the solver may return a view, or the same memory every time
+    for i in range(0, len(states), largest):
+        part = slice(i, i + largest)
+        advanced[part] = _guarded_step(solver, states[part], None if params is None else params[part])
+    return advanced
 
 
 def _guarded_step(solver: Solver, states: Array, params: Array | None) -> Array:
@@ -189,7 +192,7 @@ def _guarded_step(solver: Solver, states: Array, params: Array | None) -> Array:
         raise
     except Exception as error:
         raise SolverCrashError(
-            f"solver {solver.spec.name!r} raised {type(error).__name__}: {error}; run its step alone on one state to find out why."
+            f"solver {solver.spec.name!r} raised {type(error).__name__}: {error}: run its step alone to find out why."
         ) from error
     remedy = "it diverged or fails on such a state: use a smaller step, a smaller correction or another initial state"
     check_states(solver.spec, result, f"what solver {solver.spec.name!r} returned", remedy, batch=len(states))
@@ -224,11 +227,16 @@ def _check_params(spec: SolverSpec, states: Array, params: Array | None) -> None
     names = f" ({', '.join(spec.parameters)})" if spec.parameters else ""
     if params is None:
         raise InvalidStateError(
-            f"solver {spec.name!r} needs parameters of shape ({len(states)}, {len(spec.parameters)}){names}, got None: pass them."
+            f"solver {spec.name!r} needs parameters of shape ({len(states)}, {len(spec.parameters)}){names}, "
+            "got None: pass them."
         )
+    if not isinstance(params, np.ndarray):
+        raise InvalidStateError(f"the parameters of solver {spec.name!r} must be a numpy array, not {type(params).__name__}.")
     if params.ndim != 2 or len(params) != len(states) or (spec.parameters and params.shape[1] != len(spec.parameters)):
         width = len(spec.parameters) or "any"
         raise InvalidStateError(
             f"solver {spec.name!r} needs parameters of shape ({len(states)}, {width}){names}, not {params.shape}: "
             "one row for each state."
         )
+    if not np.isfinite(params).all():
+        raise NonFiniteError(f"the parameters of solver {spec.name!r}{names} must be finite: check the data.")

@@ -100,13 +100,23 @@ class WakeGrid:
         )
 
 
-def initial_state(grid: WakeGrid, batch: int, dtype: str = "float32") -> Array:
-    """`(B, 2, H+1, W+1)`: uniform flow along y, and a small block of cross-flow behind the middle that triggers shedding."""
-    height, width = grid.shape
-    states = np.zeros((batch, 2, height + 1, width + 1), dtype=dtype)
+def initial_state(spec: SolverSpec, params: Array) -> Array:
+    """`(B, 2, H+1, W+1)`: uniform flow along y, and a small block of cross-flow behind the middle that triggers shedding.
+
+    Args:
+        spec: of a wake solver.
+        params: `(B, 1)`, Reynolds numbers; the state does not depend on them.
+    """
+    height, width = (points - 1 for points in spec.state_shape[1:])
+    states = np.zeros((len(params), *spec.state_shape), dtype=spec.dtype)
     states[:, 0, :, :width] = 1.0
     states[:, 1, height // 2 + 10 : height // 2 + 20, width // 2 - 2 : width // 2 + 2] = 1.0
     return states
+
+
+def restrict(states: Array, spec: SolverSpec) -> Array:
+    """Fine states on the grid of a coarser wake solver, in its dtype: :func:`downsample` by the ratio of their sizes."""
+    return downsample(states, (states.shape[2] - 1) // (spec.state_shape[1] - 1)).astype(spec.dtype)
 
 
 def downsample(states: Array, factor: int) -> Array:
@@ -153,8 +163,6 @@ class WakeFlow(Solver):
         self._advect_x = _SemiLagrangian(self._open_x.shape, dtype)
 
     def step(self, states: Array, params: Array | None = None) -> Array:
-        if params is None:
-            raise ConfigError("the wake solver needs the Reynolds numbers as params of shape (B, 1), got None: pass them.")
         number = diffusion_number(self.grid, params).astype(states.dtype)
         out = np.zeros(states.shape, dtype=states.dtype)
         for start in range(0, len(states), self._block):
@@ -193,12 +201,14 @@ class WakeFlow(Solver):
             np.subtract(velocity, channel, out=channel)
 
 
-def diffusion_number(grid: WakeGrid, params: Array) -> Array:
+def diffusion_number(grid: WakeGrid, params: Array | None) -> Array:
     """`nu dt / dx^2` of each state, shape `(B, 1, 1)`, in cell units (`dt = 1`).
 
     Raises:
-        ConfigError: the explicit diffusion would be unstable, or a Reynolds number is not positive.
+        ConfigError: there are no Reynolds numbers, or the explicit diffusion would be unstable with them.
     """
+    if params is None:
+        raise ConfigError("the wake solver needs the Reynolds numbers as params of shape (B, 1), got None: pass them.")
     reynolds = params[:, 0].astype(np.float64)
     lowest = 4.0 * viscosity(1.0) / grid.spacing**2
     if not (reynolds >= lowest).all():
@@ -333,7 +343,7 @@ class PressureSolve:
             change = self._box_y.T @ source @ self._box_x
             change *= self._inverse
             spectrum -= change
-        return self._sine_y @ spectrum @ self._sine_x
+        return np.asarray(self._sine_y @ spectrum @ self._sine_x)
 
 
 def _sine_transform(points: int) -> NDArray[np.float64]:
@@ -390,4 +400,4 @@ def _green_function(
     rows, columns = np.divmod(ring, len(box_x))
     modes_x = box_x[columns]
     along_y = np.einsum("ik,jk,kl->ijl", box_y, box_y, inverse, optimize=True)
-    return np.stack([((along_y[row, rows] * modes_x) @ mode) for row, mode in zip(rows, modes_x, strict=True)])
+    return np.stack([(along_y[row, rows] * modes_x) @ mode for row, mode in zip(rows, modes_x, strict=True)])

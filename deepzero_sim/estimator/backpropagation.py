@@ -23,10 +23,11 @@ class BackPropagation(Estimator):
         parameters = trainable(oracle.model)
         check_mask(parameters, mask)
         loss, solver_steps = oracle.differentiable_loss(oracle.prepare(batch))
-        require_finite(float(loss))
+        value = float(loss.detach())
+        require_finite(value)
         grads = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True, materialize_grads=True)
         named = {name: g if mask is None else _masked(name, g, mask) for name, g in zip(parameters, grads, strict=True)}
-        return GradientEstimate(named, float(loss), 1, oracle.preparation_steps(batch) + solver_steps)
+        return GradientEstimate(named, value, 1, oracle.preparation_steps(batch) + solver_steps)
 
 
 def _masked(name: str, grad: torch.Tensor, mask: Mask) -> torch.Tensor:

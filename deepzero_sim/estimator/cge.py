@@ -49,7 +49,7 @@ class CGE(Estimator):
         loss = float(base.losses[0])
         slopes = differences(answers.losses, loss, self.step_size, self.scheme)
         grads = {name: torch.zeros_like(p, memory_format=torch.contiguous_format) for name, p in parameters.items()}
-        parts = slopes.split([len(indices) for indices in active.values()])
+        parts = torch.split(slopes, [len(indices) for indices in active.values()])
         for (name, indices), part in zip(active.items(), parts, strict=True):
             grads[name].view(-1)[indices.to(grads[name].device)] = part.to(grads[name])
         steps = oracle.preparation_steps(batch) + base.solver_steps + answers.solver_steps

@@ -55,9 +55,16 @@ class RGE(Estimator):
         loss = float(base.losses[0])
         slopes = differences(answers.losses, loss, self.step_size, self.scheme)
         grads = {name: torch.zeros_like(p) for name, p in parameters.items()}
-        dimension = sum(p.numel() if mask is None else int(mask[n].sum()) for n, p in parameters.items() if mask is None or n in mask)
+        dimension = sum(_active(p, name, mask) for name, p in parameters.items())
         for direction_seed, slope in zip(seeds, slopes.tolist(), strict=True):
             for name, u in unit_direction(parameters, direction_seed, mask).items():
                 grads[name].add_(u, alpha=slope * dimension / self.num_directions)
         solver_steps = oracle.preparation_steps(batch) + base.solver_steps + answers.solver_steps
         return GradientEstimate(grads, loss, len(answers.losses) + 1, solver_steps)
+
+
+def _active(parameter: torch.Tensor, name: str, mask: Mask | None) -> int:
+    """How many of a parameter's coordinates are active."""
+    if mask is None:
+        return parameter.numel()
+    return int(mask[name].sum()) if name in mask else 0

@@ -1,5 +1,5 @@
 """Networks: correctors for solver loops."""
 
-from deepzero_sim.models.corrector import CORRECTORS, Corrector, mars_moon, mercury, small
+from deepzero_sim.models.corrector import CORRECTORS, Corrector, NoCorrection, mars_moon, mercury, small
 
-__all__ = ["CORRECTORS", "Corrector", "mars_moon", "mercury", "small"]
+__all__ = ["CORRECTORS", "Corrector", "NoCorrection", "mars_moon", "mercury", "small"]

@@ -45,24 +45,39 @@ class Corrector(nn.Module):
         """Keep the standard deviation of every channel, `(C,)`, and every parameter, `(K,)`, with the network.
 
         Raises:
-            ConfigError: one of them is not positive.
+            ConfigError: one of them is not positive, or they are too many or too few.
         """
-        for name, scale in (("states", state_scale), ("parameters", param_scale)):
+        pairs = (("states", state_scale, self.state_scale), ("parameters", param_scale, self.param_scale))
+        for name, scale, kept in pairs:
+            if scale.numel() != len(kept):
+                raise ConfigError(f"the corrector needs {len(kept)} scales of the {name}, got {scale.numel()}: one for each.")
             if not bool((scale > 0).all()):
                 raise ConfigError(
                     f"the scales of the {name} must be positive, got {scale.tolist()}: a channel or parameter that never "
                     "varies in the training data has none; give it scale 1."
                 )
-        self.state_scale.copy_(state_scale.view_as(self.state_scale))
-        self.param_scale.copy_(param_scale.view_as(self.param_scale))
+        for _, scale, kept in pairs:
+            kept.copy_(scale.view_as(kept))
 
     def forward(self, states: torch.Tensor, params: torch.Tensor | None = None) -> torch.Tensor:
+        given, expected = 0 if params is None else params.shape[1], len(self.param_scale)
+        if given != expected:
+            raise ConfigError(f"the corrector was built for {expected} parameters, got {given}: pass what the spec names.")
         inputs = states / self.state_scale
         if params is not None:
             constant = params.view(*params.shape, *[1] * (states.dim() - 2)) / self.param_scale
             inputs = torch.cat([inputs, constant.expand(-1, -1, *states.shape[2:])], dim=1)
+        if states.dim() == 4:  # convolutions of few channels run a quarter faster in this layout
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
         correction: torch.Tensor = self.network(inputs) * self.state_scale * self.active
         return correction
+
+
+class NoCorrection(nn.Module):
+    """The corrector of SRC, the solver alone: always zero."""
+
+    def forward(self, states: torch.Tensor, params: torch.Tensor | None = None) -> torch.Tensor:
+        return torch.zeros_like(states)
 
 
 class _ResidualBlock(nn.Module):

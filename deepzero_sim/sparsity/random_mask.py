@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 
 from deepzero_sim.errors import ConfigError
@@ -44,5 +42,5 @@ class RandomMask:
             return torch.ones(parameter.shape, dtype=torch.bool)
         size = parameter.numel()
         active = torch.zeros(size, dtype=torch.bool)
-        active[torch.randperm(size, generator=generator)[: math.ceil((1 - self.sparsity) * size)]] = True
+        active[torch.randperm(size, generator=generator)[: max(1, round((1 - self.sparsity) * size))]] = True
         return active.view(parameter.shape)

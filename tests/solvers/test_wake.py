@@ -32,7 +32,7 @@ def rough(resolution: int, batch: int, dtype: str = "float32", seed: int = 0) ->
     """`(B, 2, H+1, W+1)`: uniform flow and noise, as unkind as a state gets."""
     solver = WakeFlow(resolution, dtype)
     noise = np.random.default_rng(seed).normal(size=(batch, *solver.spec.state_shape)) * solver.spec.active()
-    return np.asarray(initial_state(solver.grid, batch, dtype) + (0.3 * noise).astype(dtype))
+    return np.asarray(initial_state(solver.spec, np.ones((batch, 1))) + (0.3 * noise).astype(dtype))
 
 
 def divergence(states: Array) -> Array:
@@ -132,7 +132,7 @@ def test_the_inflow_forgets_the_state_it_was_given() -> None:
 
 def test_the_flow_enters_near_speed_one_and_stays_bounded() -> None:
     solver = WakeFlow(32)
-    states = initial_state(solver.grid, len(REYNOLDS))
+    states = initial_state(solver.spec, np.ones((len(REYNOLDS), 1)))
     for _ in range(200):
         states = checked_step(solver, states, REYNOLDS)
     assert np.abs(states[:, 0, 0, :-1] - 1.0).max() < 0.1
@@ -150,7 +150,7 @@ def open_channel(pressure: Callable[[Array], Array]) -> WakeFlow:
 
 def test_uniform_flow_without_an_obstacle_does_not_change() -> None:
     solver = open_channel(PressureSolve(np.ones(WakeGrid(16).shape, dtype=bool), "float64"))
-    uniform = initial_state(solver.grid, 1, "float64")
+    uniform = initial_state(solver.spec, np.ones((1, 1)))
     uniform[:, 1] = 0.0
     np.testing.assert_allclose(solver.step(uniform, REYNOLDS[:1]), uniform, rtol=0, atol=1e-13)
 
@@ -158,7 +158,7 @@ def test_uniform_flow_without_an_obstacle_does_not_change() -> None:
 def test_advection_and_diffusion_of_a_linear_profile_without_an_obstacle() -> None:
     """`v_y = 1 + a x` away from the sides: the Laplacian and the displacement along x are zero, so it stays."""
     solver = open_channel(np.zeros_like)
-    shear = initial_state(solver.grid, 1, "float64")
+    shear = initial_state(solver.spec, np.ones((1, 1)))
     shear[:, 1] = 0.0
     shear[:, 0, :, :16] = 1.0 + 0.01 * np.arange(16)
     result = solver.step(shear, REYNOLDS[:1])
@@ -169,7 +169,7 @@ def test_advection_and_diffusion_of_a_linear_profile_without_an_obstacle() -> No
 def test_a_profile_is_carried_along_by_the_flow() -> None:
     """`v_x = f(y)`, linear and small, is carried by `v_y = 1` for one step: `f(y - dt)`, exactly."""
     solver = open_channel(np.zeros_like)
-    states = initial_state(solver.grid, 1, "float64")
+    states = initial_state(solver.spec, np.ones((1, 1)))
     slope = 1e-3
     states[:, 1, :32] = slope * (np.arange(32) + 0.5)[:, None] * solver.grid.spacing
     result = solver.step(states, REYNOLDS[:1])
@@ -205,7 +205,7 @@ def test_padding_of_the_input_has_no_influence() -> None:
 
 def test_float32_follows_float64() -> None:
     single, double = WakeFlow(32), WakeFlow(32, "float64")
-    states = initial_state(single.grid, len(REYNOLDS))
+    states = initial_state(single.spec, np.ones((len(REYNOLDS), 1)))
     exact: Array = states.astype(np.float64)
     for _ in range(100):
         states, exact = single.step(states, REYNOLDS), double.step(exact, REYNOLDS)

@@ -24,7 +24,7 @@ REYNOLDS = np.array([TRAIN_REYNOLDS[0], *TEST_REYNOLDS], dtype=np.float32)[:, No
 def developed(resolution: int, reynolds: Array, dtype: str = "float32", steps: int = 100) -> Array:
     """`(B, 2, H+1, W+1)`, one state for each Reynolds number."""
     solver = WakeFlow(resolution, dtype)
-    states = initial_state(solver.grid, len(reynolds), dtype)
+    states = initial_state(solver.spec, np.ones((len(reynolds), 1)))
     for _ in range(steps):
         states = solver.step(states, reynolds)
     return states

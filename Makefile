@@ -1,0 +1,36 @@
+# Every target works on a bare checkout: it makes .venv first, and is quick when .venv is there and up to date.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+
+.PHONY: demo test lint types wheel clean
+
+demo: $(READY)
+	$(BIN)/deepzero-sim demo
+
+test: $(READY)
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)
+	$(BIN)/mypy
+
+# built, installed in a clean environment, and every package imported from there
+wheel: $(READY)
+	rm -rf build dist
+	$(BIN)/python -m build --no-isolation --wheel --sdist .
+	$(BIN)/python tests/check_wheel.py dist
+
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt setuptools wheel
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[all,dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

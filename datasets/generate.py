@@ -1,0 +1,200 @@
+"""Making trajectories: run a reference solver, restrict its states to the source solver's grid, write them to HDF5.
+
+Every simulation is a task of its own and leaves a finished part beside the file to be; an interrupted call goes on with
+those that are missing. The file itself appears only when it is whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, as_completed
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from deepzero_sim.components import Component, build, load
+from deepzero_sim.datasets import trajectories
+from deepzero_sim.datasets.trajectories import Trajectories
+from deepzero_sim.errors import ConfigError, DataError
+from deepzero_sim.files import replacing, write_text
+from deepzero_sim.parallel import single_threaded
+from deepzero_sim.solver import Solver, SolverSpec, check_states, checked_step
+from deepzero_sim.types import Array
+
+
+@dataclass
+class Simulations:
+    """How trajectories are made.
+
+    Args:
+        reference: the fine solver.
+        source: the coarse solver on whose grid frames are kept.
+        initial: import path or `file.py:Name` of ``initial(spec, params)``, `(B, K)` to the reference's states `(B, C, *N)`.
+        restrict: likewise of ``restrict(states, spec)``, the reference's states to those of the source.
+        steps: steps of a simulation.
+        discard: steps at the beginning that are not kept.
+    """
+
+    reference: Component
+    source: Component
+    initial: str
+    restrict: str
+    steps: int = 1500
+    discard: int = 1000
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.discard < self.steps:
+            raise ConfigError(
+                f"a simulation must have more steps than are discarded at its beginning, not {self.steps} and {self.discard}."
+            )
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One simulation, in plain values that any worker can be sent."""
+
+    simulations: Simulations
+    params: tuple[float, ...]
+    part: Path
+
+
+def generate(
+    path: Path, simulations: Simulations, params: list[list[float]], executor: Executor, report: Callable[[str], None]
+) -> bool:
+    """Make one file of trajectories and a card beside it.
+
+    Args:
+        path: the HDF5 file.
+        simulations: how.
+        params: scenario parameters, one row a simulation.
+        executor: where simulations run.
+        report: called with a word whenever a simulation is done.
+
+    Returns:
+        Whether anything was left to do: False if the file was there already, made by the same settings.
+
+    Raises:
+        DataError: the file is there and was made by other settings.
+        SolverError: the reference solver failed; finished simulations are kept.
+    """
+    settings = {"simulations": asdict(simulations), "params": params}
+    source: Solver = build(simulations.source)
+    _check_params(params, source.spec)
+    if path.exists():
+        _require_same(path, settings)
+        return False
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+    parts = path.with_name(f"{path.name}.{digest}.parts")  # parts of other settings are never mixed in
+    parts.mkdir(parents=True, exist_ok=True)
+    tasks = [_Task(simulations, tuple(row), parts / f"{i:04d}.h5") for i, row in enumerate(params)]
+    _run_missing(tasks, executor, report)
+    frames = np.stack([_read_part(task.part) for task in tasks])
+    attributes = {"settings": settings, "software": software(), "first_step": simulations.discard}
+    data = Trajectories(frames, np.array(params, dtype=source.spec.dtype), source.spec.active(), attributes)
+    trajectories.save(path, data, source.spec)
+    write_text(path.with_suffix(".md"), card(path, data, source.spec))
+    shutil.rmtree(parts)
+    return True
+
+
+def _check_params(params: list[list[float]], spec: SolverSpec) -> None:
+    expected = len(spec.parameters)
+    for row in params:
+        if len(row) != expected:
+            raise ConfigError(
+                f"every simulation needs {expected} parameters ({', '.join(spec.parameters) or 'none'}) for solver "
+                f"{spec.name!r}, but one has {len(row)}: {row}."
+            )
+    if not params:
+        raise ConfigError("no simulations are asked for: give params at least one row.")
+
+
+def _require_same(path: Path, settings: dict[str, object]) -> None:
+    made_by = json.loads(trajectories.load(path).attributes["settings"])
+    if made_by != json.loads(json.dumps(settings)):
+        raise DataError(f"{path} was made with other settings: name another output, or delete it to make it anew.")
+
+
+def _run_missing(tasks: list[_Task], executor: Executor, report: Callable[[str], None]) -> None:
+    missing = [task for task in tasks if not task.part.exists()]
+    for _ in range(len(tasks) - len(missing)):
+        report("found")
+    futures = [executor.submit(_simulate, task) for task in missing]
+    for future in as_completed(futures):
+        future.result()
+        report("made")
+
+
+def _simulate(task: _Task) -> None:
+    """Run one simulation and leave its part."""
+    with single_threaded():
+        frames = np.concatenate(list(_frames(task.simulations, task.params)))
+    with replacing(task.part) as aside, h5py.File(aside, "w") as file:
+        file["frames"] = frames
+
+
+def _frames(simulations: Simulations, row: tuple[float, ...]) -> Iterator[Array]:
+    """The kept frames, `(1, C, *N)` each, on the source's grid: one before every step after the discarded ones, and the last."""
+    reference, spec = _solver(json.dumps(asdict(simulations.reference))), _solver(json.dumps(asdict(simulations.source))).spec
+    params = np.array([row], dtype=reference.spec.dtype)
+    states = load(simulations.initial)(reference.spec, params)
+    restrict = load(simulations.restrict)
+    for step in range(simulations.steps + 1):
+        if step >= simulations.discard:
+            kept = restrict(states, spec)
+            check_states(spec, kept, f"what {simulations.restrict} returned", "check it on one state", batch=1)
+            yield kept
+        if step < simulations.steps:
+            states = checked_step(reference, states, params if len(row) else None)
+
+
+@lru_cache(maxsize=4)
+def _solver(component: str) -> Solver:
+    solver: Solver = build(Component(**json.loads(component)))
+    return solver
+
+
+def _read_part(part: Path) -> Array:
+    with h5py.File(part, "r") as file:
+        return np.asarray(file["frames"])
+
+
+def software() -> dict[str, str]:
+    """Versions of everything that shapes the data."""
+    packages = {name: version(name) for name in ("deepzero-sim", "numpy", "h5py", "torch")}
+    return {"python": platform.python_version(), **packages}
+
+
+def card(path: Path, data: Trajectories, spec: SolverSpec) -> str:
+    """What is in a file of trajectories, for people."""
+    simulations, frames = data.frames.shape[:2]
+    made = data.attributes["settings"]["simulations"]
+    channels = ", ".join(f"`{c}` ({u})" for c, u in zip(spec.channels, spec.channel_units, strict=False)) or "unnamed"
+    rows = "\n".join(f"| {i} | {' | '.join(f'{value:.6g}' for value in row)} |" for i, row in enumerate(data.params))
+    return f"""# {path.name}
+
+{simulations} simulations of {frames} frames on the grid of solver `{spec.name}`, one step (dt = {spec.dt:g}) apart, after
+{made["discard"]} discarded steps. Each is computed by `{made["reference"]["name"]}` with {made["reference"]["args"]} and
+restricted by `{made["restrict"]}`.
+
+| | |
+| --- | --- |
+| states | `(C, *N)` = {spec.state_shape}, {spec.dtype} |
+| channels | {channels} |
+| source solver | `{made["source"]["name"]}` with {made["source"]["args"]} |
+| initial states | `{made["initial"]}` |
+| standard deviation of the channels | {", ".join(f"{s:.4g}" for s in data.scales()[0])} |
+| software | {", ".join(f"{k} {v}" for k, v in data.attributes["software"].items())} |
+
+| simulation | {" | ".join(spec.parameters) or "no parameters"} |
+| --- | {" | ".join("---" for _ in spec.parameters) or "---"} |
+{rows}
+"""

@@ -1,0 +1,105 @@
+"""The demonstration: a coarse wake solver, corrected through its own loop without its gradients.
+
+Makes the data, trains the small network by every method, evaluates on unseen Reynolds numbers and writes a report.
+Each stage keeps its own folder, so that a demo that was interrupted goes on where it was.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+from deepzero_sim.components import Component
+from deepzero_sim.console import console, counting_bar, print_table, training_bar
+from deepzero_sim.datasets.generate import Simulations, generate, software
+from deepzero_sim.experiment import compare, plain, train
+from deepzero_sim.parallel import open_executor
+from deepzero_sim.report import publish, rows
+from deepzero_sim.run_folder import peak_memory_gb
+from deepzero_sim.settings import DataFile, DemoSettings, GenerateSettings, MethodName, TrainSettings, Workers
+from deepzero_sim.solvers.wake import TEST_REYNOLDS, TRAIN_REYNOLDS
+
+#: Steps of the rollouts that are compared.
+STEPS = 250
+
+WAKE = Component("deepzero_sim.solvers.WakeFlow", {"resolution": 32})
+FINE_WAKE = Component("deepzero_sim.solvers.WakeFlow", {"resolution": 128})
+PHIFLOW_WAKE = Component("deepzero_sim.solvers.PhiFlowWake", {"resolution": 32})
+
+#: In the order they are trained: NON, from whose network all others start, the free baselines, ours, the upper bound.
+METHODS: tuple[MethodName, ...] = ("NON", "DETACHED", "STRAIGHT-THROUGH", "ZO-SOL", "FO-SOL")
+
+
+def data_settings(folder: Path, workers: Workers) -> GenerateSettings:
+    """The wake experiment's data: six training and five test simulations of 1,500 steps (Um et al. 2020)."""
+    simulations = Simulations(
+        reference=FINE_WAKE,
+        source=WAKE,
+        initial="deepzero_sim.solvers.wake.initial_state",
+        restrict="deepzero_sim.solvers.wake.restrict",
+    )
+    train_file = DataFile(folder / "wake_train.h5", [[value] for value in TRAIN_REYNOLDS])
+    test_file = DataFile(folder / "wake_test.h5", [[value] for value in TEST_REYNOLDS])
+    return GenerateSettings(simulations, [train_file, test_file], workers)
+
+
+def training_settings(folder: Path, data: Path, method: MethodName, workers: Workers) -> TrainSettings:
+    """The demo's run of a method: NON from scratch, every other from NON's network, all with the same optimiser."""
+    common: dict[str, Any] = {
+        "run": folder / method,
+        "train_data": data,
+        "method": method,
+        "solver": WAKE,
+        "differentiable_solver": PHIFLOW_WAKE,
+        "workers": workers,
+    }
+    if method == "NON":
+        return TrainSettings(**common, updates=2000, batch_size=16, optimiser=_optimiser(5e-3), checkpoint_every=500)
+    sparsity = 0.9 if method == "ZO-SOL" else 0.0
+    return TrainSettings(**common, start=folder / "NON", updates=500, optimiser=_optimiser(2e-3), sparsity=sparsity)
+
+
+def _optimiser(rate: float) -> Component:
+    # Adam that moves only what was measured; with a dense gradient it is Adam itself
+    return Component("torch.optim.SparseAdam", {"lr": rate, "betas": [0.9, 0.99]})
+
+
+def demo(settings: DemoSettings) -> None:
+    """Run the demonstration; see the module."""
+    started = time.perf_counter()
+    data = data_settings(settings.run / "data", settings.workers)
+    make_data(data)
+    train_path, test_path = (file.output for file in data.files)
+    runs = [training_settings(settings.run, train_path, method, settings.workers) for method in METHODS]
+    for run in runs:
+        train_with_bar(run)
+    comparison = compare({method: settings.run / method for method in METHODS}, test_path, STEPS)
+    facts = {
+        "steps": STEPS,
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}",
+        "software": software(),
+        "total_seconds": round(time.perf_counter() - started, 1),
+        "peak_memory_gb": round(peak_memory_gb(), 2),
+        "runs": {run.method: plain(run) for run in runs},
+    }
+    publish(settings.run, "A coarse wake solver, corrected without its gradients", comparison, facts)
+    print_table(rows(comparison.methods))
+    console.print(f"{facts['total_seconds']:.0f} s, {facts['peak_memory_gb']} GB; report: {settings.run / 'report.md'}")
+
+
+def make_data(settings: GenerateSettings) -> None:
+    """Make the files that are not there yet, under one progress bar each."""
+    with open_executor(settings.workers.backend, settings.workers.count) as executor:
+        for file in settings.files:
+            with counting_bar(f"simulating {file.output.name}", len(file.params)) as report:
+                made = generate(file.output, settings.simulations, file.params, executor, report)
+            console.print(f"{file.output} {'made' if made else 'is there already, made by the same settings'}")
+
+
+def train_with_bar(settings: TrainSettings) -> None:
+    """Train one run under a progress bar."""
+    with training_bar(f"training {settings.method}", settings.updates) as report:
+        train(settings, report)

@@ -1,0 +1,251 @@
+"""From settings to objects: training and evaluating correctors, every method by one switch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from deepzero_sim.components import Component, build, call, load
+from deepzero_sim.coupling import SolverGradient, SolverLoop
+from deepzero_sim.datasets import trajectories
+from deepzero_sim.datasets.batches import UnrolledBatches, advance_frames
+from deepzero_sim.datasets.trajectories import Trajectories
+from deepzero_sim.errors import ConfigError
+from deepzero_sim.estimator import BackPropagation, Estimator
+from deepzero_sim.evaluation import Evaluation, evaluate
+from deepzero_sim.loss import RolloutError
+from deepzero_sim.models.corrector import CORRECTORS, Corrector, NoCorrection
+from deepzero_sim.oracle import LoopOracle
+from deepzero_sim.parallel import open_executor
+from deepzero_sim.run_folder import RunFolder, load_checkpoint, read_settings
+from deepzero_sim.settings import MethodName, TrainSettings
+from deepzero_sim.solver import Solver, SolverSpec
+from deepzero_sim.sparsity import RandomMask
+from deepzero_sim.trainer import Progress, Trainer, restore_network
+
+
+class _Method(NamedTuple):
+    """What tells the trained methods apart: the solver's gradient, whether queries replace it, and the loop's length."""
+
+    gradient: SolverGradient
+    queried: bool = False
+    unrolled: bool = True
+
+
+_METHODS: dict[MethodName, _Method] = {
+    "NON": _Method("detached", unrolled=False),
+    "ZO-SOL": _Method("detached", queried=True),
+    "FO-SOL": _Method("exact"),
+    "DETACHED": _Method("detached"),
+    "STRAIGHT-THROUGH": _Method("straight-through"),
+}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a trained network took, the run it started from included.
+
+    Args:
+        solver_steps: states advanced by one step.
+        seconds: of training.
+    """
+
+    solver_steps: int = 0
+    seconds: float = 0.0
+
+
+def train(settings: TrainSettings, report: Callable[[Progress], None] = lambda progress: None) -> Progress:
+    """Train a corrector, or go on with the run of that folder.
+
+    Args:
+        settings: the run.
+        report: called after every update.
+
+    Raises:
+        DeepZeroError: in words.
+    """
+    if settings.method == "SRC":  # the solver alone: nothing is trained
+        _claim(settings)
+        return Progress()
+    method = _METHODS[settings.method]
+    solver = _build_solver(settings)
+    data = trajectories.load(settings.train_data, solver.spec)
+    corrector = build_corrector(settings.network, solver.spec, settings.seed)
+    _set_scales(corrector, data)
+    if settings.start is not None:
+        restore_network(corrector, load_checkpoint(settings.start), settings.start)
+    unroll = settings.unroll if method.unrolled else 1
+    loop = SolverLoop(solver, corrector, unroll, method.gradient)
+    batches = UnrolledBatches(data, advance_frames(solver, data), settings.batch_size, unroll, settings.seed)
+    optimiser = call(load(settings.optimiser.name), settings.optimiser, corrector.parameters())
+    with open_executor(settings.workers.backend if method.queried else "serial", settings.workers.count) as executor:
+        trainer = Trainer(
+            LoopOracle(loop, _loss(data), executor, settings.queries_per_chunk),
+            _estimator(settings, method),
+            optimiser,
+            batches,
+            _claim(settings),
+            scheduler=_scheduler(settings, optimiser),
+            mask=RandomMask(settings.sparsity, seed=settings.seed) if method.queried else None,
+            seed=settings.seed,
+            checkpoint_every=settings.checkpoint_every,
+        )
+        return trainer.train(settings.updates, report, tensorboard=settings.tensorboard)
+
+
+def _claim(settings: TrainSettings) -> RunFolder:
+    return RunFolder(settings.run, plain(settings), free=("workers", "checkpoint_every", "tensorboard"))
+
+
+def _build_solver(settings: TrainSettings) -> Solver:
+    """The opaque solver, or for FO-SOL the differentiable one."""
+    component: Component | None = settings.solver
+    if settings.method == "FO-SOL":
+        component = settings.differentiable_solver
+        if component is None:
+            raise ConfigError("method FO-SOL needs a differentiable_solver: name one, or choose another method.")
+    solver = build(component)  # type: ignore[arg-type]
+    if not isinstance(solver, Solver):
+        raise ConfigError(f"{component} must make a deepzero_sim.Solver, not {type(solver).__name__}.")
+    return solver
+
+
+def build_corrector(network: Component, spec: SolverSpec, seed: int) -> nn.Module:
+    """The network that settings name, with weights drawn from the seed, in the solver's dtype.
+
+    Args:
+        network: a short name, an import path or file.py:Name, called with the solver's spec and the component's args.
+        spec: of the solver.
+        seed: of the weights.
+    """
+    factory = CORRECTORS.get(network.name)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        corrector = call(factory or load(network.name), network, spec)
+    if not isinstance(corrector, nn.Module):
+        raise ConfigError(f"network {network.name!r} must make a torch.nn.Module, not {type(corrector).__name__}.")
+    return corrector.to(getattr(torch, spec.dtype))
+
+
+def _set_scales(corrector: nn.Module, data: Trajectories) -> None:
+    """Normalise our own correctors by the training data; a user's network keeps to itself."""
+    if isinstance(corrector, Corrector):
+        corrector.set_scales(*(torch.from_numpy(scale) for scale in data.scales()))
+
+
+def _loss(data: Trajectories) -> RolloutError:
+    scale = torch.from_numpy(data.scales()[0]).view(-1, *[1] * (data.frames.ndim - 3))
+    return RolloutError(scale, torch.from_numpy(data.mask))
+
+
+def _estimator(settings: TrainSettings, method: _Method) -> Estimator:
+    if not method.queried:
+        return BackPropagation()
+    estimator = build(settings.estimator)
+    if not isinstance(estimator, Estimator):
+        raise ConfigError(f"{settings.estimator.name} must make an Estimator such as deepzero_sim.CGE.")
+    return estimator
+
+
+def _scheduler(
+    settings: TrainSettings, optimiser: torch.optim.Optimizer
+) -> torch.optim.lr_scheduler.LRScheduler | None:
+    if settings.scheduler is None:
+        return None
+    args = {key: settings.updates if value == "updates" else value for key, value in settings.scheduler.args.items()}
+    component = Component(settings.scheduler.name, args)
+    scheduler: torch.optim.lr_scheduler.LRScheduler = call(load(component.name), component, optimiser)
+    return scheduler
+
+
+def plain(settings: Any) -> dict[str, Any]:
+    """Settings as plain values, the run's own path left out: a folder may be moved."""
+
+    def value(item: Any) -> Any:
+        if isinstance(item, dict):
+            return {key: value(entry) for key, entry in item.items()}
+        if isinstance(item, list | tuple):
+            return [value(entry) for entry in item]
+        return str(item) if isinstance(item, Path) else item
+
+    return {key: value(item) for key, item in asdict(settings).items() if key != "run"}
+
+
+def trained_loop(path: Path) -> SolverLoop:
+    """A run's solver with its trained corrector.
+
+    Raises:
+        RunError: the folder holds no trained run.
+    """
+    settings = read_settings(path)
+    solver: Solver = build(Component(**settings["solver"]))
+    if settings["method"] == "SRC":
+        return SolverLoop(solver, NoCorrection())
+    corrector = build_corrector(Component(**settings["network"]), solver.spec, settings["seed"])
+    restore_network(corrector, load_checkpoint(path), path)
+    return SolverLoop(solver, corrector, settings["unroll"])
+
+
+def cost(path: Path) -> Cost:
+    """What a run took, with the runs it started from and the first solver steps from all frames, which they share."""
+    settings = read_settings(path)
+    if settings["method"] == "SRC":
+        return Cost()
+    progress = load_checkpoint(path).state["progress"]
+    if settings["start"] is not None:
+        before = cost(Path(settings["start"]))
+    else:
+        frames = trajectories.load(Path(settings["train_data"])).frames
+        before = Cost(solver_steps=frames.shape[0] * (frames.shape[1] - 1))
+    return Cost(before.solver_steps + progress["solver_steps"], before.seconds + progress["seconds"])
+
+
+@dataclass(frozen=True, eq=False)
+class MethodResult:
+    """One method's evaluation and what its training took."""
+
+    evaluation: Evaluation
+    cost: Cost
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Methods evaluated on the same data.
+
+    Args:
+        methods: results by name, SRC first.
+        references: `(S, T, C, *N)`, what the rollouts should have given.
+        spec: of the solver.
+    """
+
+    methods: dict[str, MethodResult]
+    references: torch.Tensor
+    spec: SolverSpec
+
+
+def compare(runs: Mapping[str, Path], data_path: Path, steps: int) -> Comparison:
+    """Roll out the solver alone (SRC) and every run's corrected solver on the same data, from its first frames.
+
+    Args:
+        runs: run folders by method, all of the same solver.
+        data_path: HDF5 trajectories.
+        steps: of the rollouts.
+    """
+    loops = {name: trained_loop(path) for name, path in runs.items()}
+    solver = next(iter(loops.values())).solver
+    data = trajectories.load(data_path, solver.spec)
+    methods = {"SRC": MethodResult(_evaluate(SolverLoop(solver, NoCorrection()), data, steps), Cost())}
+    for name, loop in loops.items():
+        if name != "SRC":
+            methods[name] = MethodResult(_evaluate(loop, data, steps), cost(runs[name]))
+    return Comparison(methods, torch.from_numpy(data.frames[:, 1 : steps + 1]), solver.spec)
+
+
+def _evaluate(loop: SolverLoop, data: Trajectories, steps: int) -> Evaluation:
+    params = torch.from_numpy(data.params) if data.params.shape[1] else None
+    return evaluate(loop, torch.from_numpy(data.frames), params, torch.from_numpy(data.mask), steps)

@@ -1,0 +1,30 @@
+"""The loss of a corrected rollout."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class RolloutError:
+    """Mean squared error of a rollout in units of the data's standard deviation (Um et al. 2020, eq. 5, as a mean):
+
+        l = 1/(B T A) * sum_{b, t, points} ((s - r) / scale)^2
+
+    with `A` the number of active points; padding does not count.
+
+    Args:
+        scale: standard deviation of every channel, broadcast to `(C, *N)`.
+        active: `(C, *N)`, 1 where a state holds values and 0 where it is padding.
+    """
+
+    scale: torch.Tensor
+    active: torch.Tensor
+
+    def __call__(self, rollout: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
+        """`(B, T, C, *N)` twice, to a scalar."""
+        weight = (self.active / self.scale).to(rollout)
+        squared = ((rollout - references) * weight).square()
+        return squared.sum() / (rollout.shape[0] * rollout.shape[1] * self.active.sum().to(rollout))

@@ -1,0 +1,230 @@
+"""Results of an evaluation as a table, figures and a page of Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import json
+
+import numpy as np
+import torch
+import yaml
+from numpy.typing import NDArray
+
+from deepzero_sim.errors import MissingExtraError
+from deepzero_sim.experiment import Comparison, MethodResult
+from deepzero_sim.files import replacing, write_text
+from deepzero_sim.solver import SolverSpec
+
+#: One colour a method, the same in every figure (Okabe and Ito: told apart without red and green).
+COLOURS = {
+    "SRC": "#000000",
+    "NON": "#56B4E9",
+    "DETACHED": "#E69F00",
+    "STRAIGHT-THROUGH": "#CC79A7",
+    "ZO-SOL": "#D55E00",
+    "FO-SOL": "#009E73",
+}
+
+
+def results(methods: Mapping[str, MethodResult], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What `results.json` holds."""
+    return {
+        "methods": {
+            name: {
+                "mae": result.evaluation.mae,
+                "mae_std": result.evaluation.mae_std,
+                "solver_steps": result.cost.solver_steps,
+                "seconds": round(result.cost.seconds, 2),
+            }
+            for name, result in methods.items()
+        },
+        "settings": dict(settings),
+    }
+
+
+def rows(methods: Mapping[str, MethodResult]) -> list[tuple[str, ...]]:
+    """The table: a head, then a row a method."""
+    source = methods["SRC"].evaluation.mae
+    body = [
+        (
+            name,
+            f"{r.evaluation.mae:.4f}",
+            f"{r.evaluation.mae_std:.4f}",
+            f"{r.evaluation.mae / source:.2f}",
+            f"{r.cost.solver_steps:,}",
+            f"{r.cost.seconds:.0f}",
+        )
+        for name, r in methods.items()
+    ]
+    return [("method", "MAE", "std over simulations", "MAE / SRC", "solver steps of training", "seconds of training"), *body]
+
+
+def markdown_table(table: Sequence[Sequence[str]]) -> str:
+    """A table whose first row is its head."""
+    head, *body = table
+    lines = [head, ["---"] * len(head), *body]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def publish(folder: Path, title: str, comparison: Comparison, settings: Mapping[str, Any]) -> None:
+    """Write `results.json`, `report.md` and its figures.
+
+    Args:
+        folder: where.
+        title: of the page.
+        comparison: what was found.
+        settings: to be listed.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed; the results are written all the same.
+    """
+    methods, references = comparison.methods, comparison.references
+    write_text(folder / "results.json", json.dumps(results(methods, settings), indent=2) + "\n")
+    figures = _Figures(folder, comparison.spec)
+    figures.fields(methods, references)
+    figures.error_over_time(methods)
+    figures.error_over_cost(methods)
+    simulations, steps = references.shape[:2]
+    listed = yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True)
+    text = f"""# {title}
+
+Mean absolute error of the state over {steps} steps of {simulations} simulations with parameters that were not trained on.
+Solver steps and seconds are those of training, the run each method started from included; SRC is the solver alone.
+
+{markdown_table(rows(methods))}
+
+![Reference, source and corrected fields at several times](fields.png)
+
+![Error against time](error_over_time.png)
+
+![Error against the solver steps of training](error_over_cost.png)
+
+## Settings
+
+```yaml
+{listed}```
+"""
+    write_text(folder / "report.md", text)
+
+
+class _Figures:
+    """Figures in one folder."""
+
+    def __init__(self, folder: Path, spec: SolverSpec) -> None:
+        try:
+            import matplotlib as mpl  # noqa: PLC0415 - optional, and slow to import
+
+            mpl.use("Agg")
+            from matplotlib import pyplot  # noqa: PLC0415
+        except ImportError as error:
+            raise MissingExtraError("drawing figures", "matplotlib", "report") from error
+        self._plot = pyplot
+        self._folder = folder
+        self._spec = spec
+
+    def fields(self, methods: Mapping[str, MethodResult], references: torch.Tensor) -> None:
+        """Reference, source and corrected states side by side at several times, of the middle simulation."""
+        simulation, steps = len(references) // 2, references.shape[1]
+        times = sorted({max(1, steps // 5), max(1, steps // 2), steps})
+        shown = {"reference": references[simulation]}
+        shown |= {name: r.evaluation.rollout[simulation] for name, r in methods.items()}
+        pictures = {
+            name: [picture(states[t - 1].numpy().astype(np.float64), self._spec) for t in times] for name, states in shown.items()
+        }
+        if pictures["reference"][0].ndim == 1:
+            self._lines(pictures, times)
+        else:
+            self._images(pictures, times)
+
+    def _lines(self, pictures: dict[str, list[NDArray[np.float64]]], times: list[int]) -> None:
+        figure, axes = self._plot.subplots(1, len(times), figsize=(4 * len(times), 3), sharey=True, layout="constrained")
+        positions = self._spec.coordinates(0, 0)
+        for ax, column in zip(axes, range(len(times)), strict=True):
+            for name, series in pictures.items():
+                style = {"color": COLOURS[name]} if name in COLOURS else {"color": "grey", "linestyle": "--"}
+                ax.plot(positions, series[column], label=name, **style)
+            ax.set(title=f"step {times[column]}", xlabel=_axis(self._spec, 0))
+        axes[0].set_ylabel(self._label())
+        axes[-1].legend()
+        self._save(figure, "fields.png")
+
+    def _images(self, pictures: dict[str, list[NDArray[np.float64]]], times: list[int]) -> None:
+        height, width = pictures["reference"][0].shape
+        size = (4.2 * len(times), 4.2 * len(pictures) * width / height + 1)
+        figure, axes = self._plot.subplots(len(pictures), len(times), figsize=size, squeeze=False, layout="constrained")
+        limit = max(1e-12, float(np.quantile(np.abs(pictures["reference"]), 0.995)))
+        extent = [0, height * (self._spec.spacing or (1.0,))[0], 0, width * (self._spec.spacing or (1.0,))[-1]]
+        for row, (name, series) in zip(axes, pictures.items(), strict=True):
+            for ax, values in zip(row, series, strict=True):
+                image = ax.imshow(values.T, origin="lower", cmap="RdBu_r", vmin=-limit, vmax=limit, extent=extent)
+                ax.set(xticks=[], yticks=[])
+            row[0].set_ylabel(name)
+        for ax, time in zip(axes[0], times, strict=True):
+            ax.set_title(f"step {time}")
+        for ax in axes[-1]:
+            ax.set_xlabel(_axis(self._spec, 0))
+        figure.colorbar(image, ax=axes, label=self._label(), shrink=0.6)
+        self._save(figure, "fields.png")
+
+    def error_over_time(self, methods: Mapping[str, MethodResult]) -> None:
+        figure, ax = self._plot.subplots(figsize=(7, 4), layout="constrained")
+        for name, result in methods.items():
+            errors = result.evaluation.errors
+            ax.plot(np.arange(1, errors.shape[1] + 1), errors.mean(dim=0), label=name, color=COLOURS.get(name))
+        ax.set(xlabel="step of the rollout", ylabel=f"mean absolute error ({self._unit()})", ylim=(0, None))
+        ax.grid(alpha=0.3)
+        ax.legend()
+        self._save(figure, "error_over_time.png")
+
+    def error_over_cost(self, methods: Mapping[str, MethodResult]) -> None:
+        figure, ax = self._plot.subplots(figsize=(7, 4), layout="constrained")
+        for name, result in methods.items():
+            mae, steps = result.evaluation.mae, result.cost.solver_steps
+            if steps == 0:  # no place on a logarithmic axis
+                ax.axhline(mae, color=COLOURS.get(name), linestyle="--", label=f"{name} (no training)")
+            else:
+                ax.plot(steps, mae, "o", color=COLOURS.get(name), label=name, markersize=8)
+        ax.set(xscale="log", xlabel="solver steps of training", ylabel=f"mean absolute error ({self._unit()})", ylim=(0, None))
+        ax.grid(alpha=0.3, which="both")
+        ax.legend()
+        self._save(figure, "error_over_cost.png")
+
+    def _label(self) -> str:
+        if is_staggered_flow(self._spec):
+            return "vorticity (1/time)"
+        return f"{(self._spec.channels or ('state',))[0]} ({self._unit()})"
+
+    def _unit(self) -> str:
+        return (self._spec.channel_units or ("1",))[0]
+
+    def _save(self, figure: Any, name: str) -> None:
+        with replacing(self._folder / name) as aside:
+            figure.savefig(aside, format="png", dpi=130)
+        self._plot.close(figure)
+
+
+def _axis(spec: SolverSpec, axis: int) -> str:
+    return (spec.axes or [f"axis {i}" for i in range(len(spec.state_shape) - 1)])[axis]
+
+
+def is_staggered_flow(spec: SolverSpec) -> bool:
+    """Whether states are plane velocities on the faces of a staggered grid, as those of the wake."""
+    return spec.channels == ("velocity_y", "velocity_x") and spec.offsets == ((0.0, 0.5), (0.5, 0.0))
+
+
+def picture(state: NDArray[np.float64], spec: SolverSpec) -> NDArray[np.float64]:
+    """What to draw of a state `(C, *N)`: the vorticity of a plane flow, or else the first channel, its middle plane in 3-D."""
+    if is_staggered_flow(spec):
+        return vorticity(state, spec)
+    field = state[0]
+    return field[len(field) // 2] if field.ndim == 3 else field
+
+
+def vorticity(state: NDArray[np.float64], spec: SolverSpec) -> NDArray[np.float64]:
+    """`d v_y / dx - d v_x / dy` at the inner corners of the cells, `(H-1, W-1)`, from `(2, H+1, W+1)` staggered velocities."""
+    dy, dx = spec.spacing
+    v_y, v_x = state[0, 1:-1, :-1], state[1, :-1, 1:-1]
+    return (v_y[:, 1:] - v_y[:, :-1]) / dx - (v_x[1:] - v_x[:-1]) / dy

@@ -1,0 +1,152 @@
+"""A run folder: settings, metrics, checkpoint and results of one training, so that a killed run can go on.
+
+    config.yaml              the resolved settings; a folder is never used with others
+    metrics.jsonl            one line a training step
+    events.out.tfevents.*    the same for TensorBoard
+    checkpoint.safetensors   network, optimiser and counters, replaced as a whole
+    state.json               the counters of the checkpoint, for people to read
+    results.json, report.md  what `evaluate` found
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from deepzero_sim.errors import RunError
+from deepzero_sim.files import replacing, write_text
+from deepzero_sim.types import NamedTensors
+
+CHECKPOINT = "checkpoint.safetensors"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Tensors by name, and everything else as JSON."""
+
+    tensors: NamedTensors
+    state: dict[str, Any]
+
+
+class RunFolder:
+    """One run's folder.
+
+    Args:
+        path: the folder; made if it is not there.
+        settings: the run's resolved settings, plain values only.
+        free: settings that may differ from those the folder was made with: they do not change what is computed.
+
+    Raises:
+        RunError: the folder was made by a run with other settings.
+    """
+
+    def __init__(self, path: Path | str, settings: dict[str, Any], free: Collection[str] = ()) -> None:
+        self.path = Path(path)
+        self._claim(settings, free)
+
+    def _claim(self, settings: dict[str, Any], free: Collection[str]) -> None:
+        config = self.path / "config.yaml"
+        text = yaml.safe_dump(settings, sort_keys=False)
+        if not config.exists():
+            write_text(config, text)
+            return
+        known = read_settings(self.path)
+        given = yaml.safe_load(text)
+        changed = sorted(key for key in {*known, *given} - {*free} if known.get(key) != given.get(key))
+        if changed:
+            key = changed[0]
+            raise RunError(
+                f"{self.path} holds a run with other settings ({key} is {known.get(key)!r} there, {settings.get(key)!r} here): "
+                "name another folder with --run, use the settings of its config.yaml, or delete it to start afresh."
+            )
+
+    def append_metrics(self, metrics: dict[str, Any]) -> None:
+        """Add a line to `metrics.jsonl`."""
+        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(metrics) + "\n")
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of `metrics.jsonl`; a last line that was cut off by a kill is left out."""
+        path = self.path / "metrics.jsonl"
+        if not path.exists():
+            return []
+        lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+        return [json.loads(line) for line in lines if line.strip()]
+
+    def forget_metrics_after(self, step: int) -> None:
+        """Drop what a killed run had logged beyond its checkpoint: those steps are done again."""
+        kept = [line for line in self.metrics() if line["step"] <= step]
+        write_text(self.path / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Replace the checkpoint; a kill at any moment leaves the old one or the new one."""
+        state = json.dumps(checkpoint.state)
+        with replacing(self.path / CHECKPOINT) as aside:
+            save_file(checkpoint.tensors, aside, metadata={"state": state})
+        write_text(self.path / "state.json", json.dumps(checkpoint.state, indent=2) + "\n")
+
+    def load(self) -> Checkpoint | None:
+        """The checkpoint, or None if there is none yet."""
+        return load_checkpoint(self.path) if (self.path / CHECKPOINT).exists() else None
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """The checkpoint of a run folder.
+
+    Raises:
+        RunError: there is none, or it is damaged or foreign.
+    """
+    file = path / CHECKPOINT
+    if not file.exists():
+        raise RunError(f"expected a trained run in {path}, but there is no {CHECKPOINT}: train it first, or check the path.")
+    try:
+        with safe_open(file, framework="pt") as opened:
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a dict
+            metadata = opened.metadata() or {}
+        return Checkpoint(tensors, json.loads(metadata["state"]))
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise RunError(
+            f"{file} is not a checkpoint of this package ({type(error).__name__}: {error}): delete it to train anew, or restore it."
+        ) from error
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The settings a run folder was made with.
+
+    Raises:
+        RunError: it is no run folder, or its config.yaml is damaged.
+    """
+    config = path / "config.yaml"
+    if not config.exists():
+        raise RunError(f"expected a run folder at {path}, but there is no config.yaml in it: check the path.")
+    try:
+        settings = yaml.safe_load(config.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RunError(f"{config} cannot be read as YAML: restore it or delete the folder.") from error
+    if not isinstance(settings, dict):
+        raise RunError(f"{config} must hold settings as key: value lines, not {type(settings).__name__}: restore it.")
+    return settings
+
+
+def peak_memory_gb() -> float:
+    """Peak resident memory of this process and of its largest finished child, in GB; 0 where the system does not tell."""
+    if os.name != "posix":
+        return 0.0
+    import resource  # noqa: PLC0415 - not on every platform
+
+    own, child = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return (own + child) * 1024 / 1e9
+
+
+def detached(tensors: dict[str, torch.Tensor]) -> NamedTensors:
+    """Contiguous copies in main memory, as safetensors takes them."""
+    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}

@@ -1,0 +1,147 @@
+"""Settings of the command line's runs: one typed source for YAML files, options and run folders."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from deepzero_sim.components import Component
+from deepzero_sim.datasets.generate import Simulations
+from deepzero_sim.errors import ConfigError
+from deepzero_sim.parallel import Backend
+
+#: The solver alone; trained without the solver in the loop; through it from forward steps only; through it by exact
+#: back-propagation; and the free baselines: through it with no solver gradient, or with the identity for it.
+MethodName: TypeAlias = Literal["SRC", "NON", "ZO-SOL", "FO-SOL", "DETACHED", "STRAIGHT-THROUGH"]
+
+
+def _adam() -> Component:
+    return Component("torch.optim.Adam", {"lr": 1e-3})
+
+
+def _cosine() -> Component:
+    return Component("torch.optim.lr_scheduler.CosineAnnealingLR", {"T_max": "updates"})
+
+
+@dataclass
+class Workers:
+    """Where queries are answered.
+
+    Args:
+        backend: serial, thread or process.
+        count: how many workers.
+    """
+
+    backend: Backend = "process"
+    count: int = 2
+
+
+@dataclass
+class TrainSettings:
+    """One training run.
+
+    Args:
+        run: the run folder.
+        method: how to train; one network, one data set and one optimiser serve all of them.
+        train_data: HDF5 trajectories.
+        solver: the coarse solver.
+        differentiable_solver: the same physics with exact gradients, for FO-SOL.
+        network: small, mercury, mars_moon, or an import path or file.py:Name called with the solver's spec.
+        start: a run folder whose network this one starts from; none for a cold start.
+        updates: training steps, each one gradient and one update.
+        batch_size: rollouts a gradient is averaged over.
+        unroll: solver steps of a rollout (NON always takes one).
+        optimiser: any of torch.optim.
+        scheduler: any of torch.optim.lr_scheduler; an argument "updates" stands for their number.
+        estimator: CGE or RGE with their arguments, for ZO-SOL.
+        sparsity: share of every layer's weights left out of a gradient, drawn anew at every update (ZO-SOL).
+        queries_per_chunk: perturbed networks evaluated as one batch.
+        workers: where queries are answered.
+        seed: fixes everything that is drawn.
+        checkpoint_every: updates between checkpoints.
+        tensorboard: whether to write TensorBoard events.
+    """
+
+    run: Path
+    train_data: Path
+    method: MethodName = "ZO-SOL"
+    solver: Component = field(default_factory=lambda: Component("deepzero_sim.solvers.WakeFlow"))
+    differentiable_solver: Component | None = None
+    network: Component = field(default_factory=lambda: Component("small"))
+    start: Path | None = None
+    updates: int = 500
+    batch_size: int = 2
+    unroll: int = 8
+    optimiser: Component = field(default_factory=_adam)
+    scheduler: Component | None = field(default_factory=_cosine)
+    estimator: Component = field(
+        default_factory=lambda: Component("deepzero_sim.CGE", {"step_size": 1e-3, "scheme": "forward"})
+    )
+    sparsity: float = 0.0
+    queries_per_chunk: int = 8
+    workers: Workers = field(default_factory=Workers)
+    seed: int = 0
+    checkpoint_every: int = 50
+    tensorboard: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("updates", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be a positive number, not {getattr(self, name)}.")
+
+
+@dataclass
+class EvaluateSettings:
+    """An evaluation of trained runs on unseen data.
+
+    Args:
+        run: the run folder; results.json and report.md go there.
+        data: HDF5 trajectories.
+        steps: of the rollout.
+    """
+
+    run: Path
+    data: Path
+    steps: int = 250
+
+
+@dataclass
+class DataFile:
+    """One file of trajectories to be made.
+
+    Args:
+        output: the HDF5 file.
+        params: scenario parameters, one row a simulation.
+    """
+
+    output: Path
+    params: list[list[float]]
+
+
+@dataclass
+class GenerateSettings:
+    """Data to be made.
+
+    Args:
+        simulations: solvers, initial states, restriction and length.
+        files: what to write.
+        workers: where simulations run.
+    """
+
+    simulations: Simulations
+    files: list[DataFile]
+    workers: Workers = field(default_factory=Workers)
+
+
+@dataclass
+class DemoSettings:
+    """The demonstration.
+
+    Args:
+        run: where its data, runs and report go.
+        workers: where queries are answered and simulations run.
+    """
+
+    run: Path = Path("runs/demo")
+    workers: Workers = field(default_factory=Workers)

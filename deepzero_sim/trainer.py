@@ -1,0 +1,241 @@
+"""Training: estimate a gradient, put it into `p.grad`, let torch's optimiser and scheduler do the rest.
+
+Nothing is drawn from a generator that lives across steps: batches, masks and directions depend on the seed and the number
+of the step only. So a run that was killed and resumed ends with the same bits as one that was not.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from deepzero_sim.errors import ConfigError, DivergedError, MissingExtraError, RunError
+from deepzero_sim.estimator import Estimator, GradientEstimate
+from deepzero_sim.oracle import Oracle
+from deepzero_sim.parallel import single_threaded
+from deepzero_sim.perturbation import trainable
+from deepzero_sim.run_folder import Checkpoint, RunFolder, detached
+from deepzero_sim.types import Mask
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where training is.
+
+    Args:
+        step: training steps done.
+        loss: of the last batch, before its step.
+        queries: losses asked for so far.
+        solver_steps: states advanced by one step so far.
+        seconds: spent so far.
+    """
+
+    step: int = 0
+    loss: float = float("nan")
+    queries: int = 0
+    solver_steps: int = 0
+    seconds: float = 0.0
+
+
+class EventWriter(Protocol):
+    """What the trainer uses of TensorBoard's `SummaryWriter`."""
+
+    def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None:
+        """Log one number."""
+
+    def close(self) -> None:
+        """Flush and end."""
+
+
+class Trainer:
+    """Trains an oracle's network.
+
+    Args:
+        oracle: whose loss.
+        estimator: of its gradient.
+        optimiser: any of `torch.optim`, over the oracle's network. `torch.optim.SparseAdam` gets sparse gradients: it then
+            keeps its moments only where a coordinate was measured, where Adam would go on moving the others.
+        scheduler: any of `torch.optim.lr_scheduler`, stepped after every training step; None for none.
+        batches: the batch of a training step, by its number.
+        mask: the active coordinates of a training step; None for all of them.
+        run: where metrics and checkpoints go.
+        seed: of the estimator's random directions.
+        checkpoint_every: training steps between checkpoints.
+    """
+
+    def __init__(
+        self,
+        oracle: Oracle,
+        estimator: Estimator,
+        optimiser: torch.optim.Optimizer,
+        batches: Callable[[int], Any],
+        run: RunFolder,
+        *,
+        scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
+        mask: Callable[[torch.nn.Module, int], Mask | None] | None = None,
+        seed: int = 0,
+        checkpoint_every: int = 50,
+    ) -> None:
+        if checkpoint_every < 1:
+            raise ConfigError(f"checkpoint_every must be a positive number of training steps, not {checkpoint_every}.")
+        self.oracle = oracle
+        self.estimator = estimator
+        self.optimiser = optimiser
+        self.batches = batches
+        self.run = run
+        self.scheduler = scheduler
+        self.mask = mask
+        self.seed = seed
+        self.checkpoint_every = checkpoint_every
+
+    def train(
+        self, steps: int, report: Callable[[Progress], None] = lambda progress: None, *, tensorboard: bool = True
+    ) -> Progress:
+        """Train up to training step number `steps`, from the last checkpoint if there is one.
+
+        Args:
+            steps: training steps in all.
+            report: called after every step.
+            tensorboard: whether to write TensorBoard events too.
+
+        Raises:
+            DivergedError: a loss or gradient is not finite.
+            SolverError: the solver failed; the last checkpoint stands.
+            MissingExtraError: TensorBoard is wanted and not installed.
+        """
+        progress = self._resume()
+        if progress.step >= steps:
+            return progress
+        events = _open_events(self.run.path, progress.step) if tensorboard else None
+        try:
+            # explicit, because torch warns of leaving it open; our sparse gradients are sorted and in range by construction
+            with single_threaded(), torch.sparse.check_sparse_tensor_invariants(enable=False):
+                for step in range(progress.step, steps):
+                    progress = self._step(step, progress)
+                    self._log(progress, events)
+                    report(progress)
+                    if progress.step % self.checkpoint_every == 0 or progress.step == steps:
+                        self.run.save(self._checkpoint(progress))
+        finally:
+            if events is not None:
+                events.close()
+        return progress
+
+    def _step(self, step: int, before: Progress) -> Progress:
+        started = time.perf_counter()
+        mask = None if self.mask is None else self.mask(self.oracle.model, step)
+        seed = self.seed * 1_000_003 + step
+        estimate = self.estimator.estimate(self.oracle, self.batches(step), mask=mask, seed=seed)
+        self._fill(estimate, mask)
+        self.optimiser.step()
+        if self.scheduler is not None:
+            self.scheduler.step()
+        return Progress(
+            step=step + 1,
+            loss=estimate.loss,
+            queries=before.queries + estimate.queries,
+            solver_steps=before.solver_steps + estimate.solver_steps,
+            seconds=before.seconds + time.perf_counter() - started,
+        )
+
+    def _fill(self, estimate: GradientEstimate, mask: Mask | None) -> None:
+        """Put the gradient where optimisers look for it."""
+        sparse = isinstance(self.optimiser, torch.optim.SparseAdam)
+        for name, parameter in trainable(self.oracle.model).items():
+            grad = estimate.grads[name]
+            if not bool(torch.isfinite(grad).all()):
+                raise DivergedError(
+                    f"the gradient of {name!r} is not finite: start again with a smaller learning rate or another step size."
+                )
+            if not sparse:
+                parameter.grad = grad
+            elif mask is None or name in mask:
+                active = torch.ones_like(grad, dtype=torch.bool) if mask is None else mask[name].to(grad.device)
+                parameter.grad = torch.sparse_coo_tensor(active.nonzero().T, grad[active], grad.shape, is_coalesced=True)
+            else:
+                parameter.grad = None
+
+    def _log(self, progress: Progress, events: EventWriter | None) -> None:
+        metrics = asdict(progress)
+        rate = float(self.optimiser.param_groups[0]["lr"])
+        self.run.append_metrics({**metrics, "learning_rate": rate})
+        if events is not None:
+            for tag in ("loss", "queries", "solver_steps", "seconds"):
+                events.add_scalar(tag, metrics[tag], progress.step)
+            events.add_scalar("learning_rate", rate, progress.step)
+
+    def _checkpoint(self, progress: Progress) -> Checkpoint:
+        optimiser = self.optimiser.state_dict()
+        tensors = {f"network.{name}": tensor for name, tensor in self.oracle.model.state_dict().items()}
+        scalars: dict[str, dict[str, Any]] = {}
+        for index, values in optimiser["state"].items():
+            for key, value in values.items():
+                if isinstance(value, torch.Tensor):
+                    tensors[f"optimiser.{index}.{key}"] = value
+                else:
+                    scalars.setdefault(str(index), {})[key] = value
+        state = {
+            "progress": asdict(progress),
+            "optimiser": _plain({"param_groups": optimiser["param_groups"], "scalars": scalars}),
+            "scheduler": None if self.scheduler is None else _plain(self.scheduler.state_dict()),
+        }
+        return Checkpoint(detached(tensors), state)
+
+    def _resume(self) -> Progress:
+        checkpoint = self.run.load()
+        if checkpoint is None:
+            self.run.forget_metrics_after(0)
+            return Progress()
+        restore_network(self.oracle.model, checkpoint, self.run.path)
+        state: dict[int, dict[str, Any]] = {int(i): dict(s) for i, s in checkpoint.state["optimiser"]["scalars"].items()}
+        for name, tensor in checkpoint.tensors.items():
+            kind, _, rest = name.partition(".")
+            if kind == "optimiser":
+                index, _, key = rest.partition(".")
+                state.setdefault(int(index), {})[key] = tensor
+        self.optimiser.load_state_dict({"state": state, "param_groups": checkpoint.state["optimiser"]["param_groups"]})
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(checkpoint.state["scheduler"])
+        progress = Progress(**checkpoint.state["progress"])
+        self.run.forget_metrics_after(progress.step)
+        return progress
+
+
+def restore_network(model: torch.nn.Module, checkpoint: Checkpoint, path: Path) -> None:
+    """Load a checkpoint's network.
+
+    Raises:
+        RunError: it is another network's.
+    """
+    tensors = {name.removeprefix("network."): t for name, t in checkpoint.tensors.items() if name.startswith("network.")}
+    expected = {name: t.shape for name, t in model.state_dict().items()}
+    if {name: t.shape for name, t in tensors.items()} != expected:
+        raise RunError(
+            f"the checkpoint in {path} holds another network ({len(tensors)} tensors, expected {len(expected)} of certain shapes): "
+            "use the solver and network settings it was trained with."
+        )
+    model.load_state_dict(tensors)
+
+
+def _plain(state: dict[str, Any]) -> dict[str, Any]:
+    """A scheduler's or optimiser's settings, which a checkpoint keeps as JSON."""
+    try:
+        json.dumps(state)
+    except TypeError as error:
+        raise ConfigError(f"the optimiser and scheduler must have settings that JSON can hold ({error}): choose others.") from error
+    return state
+
+
+def _open_events(path: Path, step: int) -> EventWriter:
+    try:
+        from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 - optional, and slow to import
+    except ImportError as error:
+        raise MissingExtraError("writing TensorBoard events (tensorboard: true)", "tensorboard", "report") from error
+    writer: EventWriter = SummaryWriter(str(path), purge_step=step + 1)  # type: ignore[no-untyped-call]
+    return writer

@@ -1,0 +1,36 @@
+"""Install the built wheel in a clean environment and import every package from there. Run by `make wheel`.
+
+The editable install finds files that a wheel would omit; this finds out.
+"""
+
+import subprocess
+import sys
+import tempfile
+import venv
+from pathlib import Path
+
+CHECK = """
+import importlib, pkgutil, deepzero_sim
+assert "site-packages" in deepzero_sim.__file__, deepzero_sim.__file__
+names = [m.name for m in pkgutil.walk_packages(deepzero_sim.__path__, "deepzero_sim.")]
+for name in names:
+    importlib.import_module(name)
+for needed in ("solvers.wake", "solvers.wake_phiflow", "datasets.trajectories", "estimator.cge", "models.corrector"):
+    assert f"deepzero_sim.{needed}" in names, (needed, names)
+print(f"the wheel holds {len(names)} modules, all of them import")
+"""
+
+
+def main(dist: Path) -> None:
+    (wheel,) = dist.glob("*.whl")
+    with tempfile.TemporaryDirectory() as folder:
+        venv.create(folder, with_pip=True)
+        python = f"{folder}/bin/python"
+        install = [python, "-m", "pip", "install", "--quiet", "--constraint", "constraints.txt", str(wheel)]
+        subprocess.run(install, check=True, timeout=900)
+        subprocess.run([python, "-c", CHECK], check=True, timeout=300, cwd=folder)
+        subprocess.run([f"{folder}/bin/deepzero-sim", "--help"], check=True, timeout=60, cwd=folder, stdout=subprocess.DEVNULL)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,36 @@
+"""What every test needs: one torch thread, reproducible draws, hypothesis without a clock."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from contextlib import ExitStack
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+from deepzero_sim.parallel import SerialExecutor, open_executor
+
+settings.register_profile(
+    "deepzero", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("deepzero")
+
+
+@pytest.fixture(autouse=True)
+def reproducible() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def executors() -> Iterator[dict[str, Executor]]:
+    """One executor of each kind, shared: worker processes take seconds to start. A test that kills workers opens its own."""
+    with ExitStack() as stack:
+        opened = {"thread": ("thread", 3), "one process": ("process", 1), "two processes": ("process", 2)}
+        shared = {name: stack.enter_context(open_executor(*how)) for name, how in opened.items()}  # type: ignore[arg-type]
+        yield {"serial": SerialExecutor(), **shared}

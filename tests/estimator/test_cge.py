@@ -1,0 +1,240 @@
+"""CGE against autograd over networks and schemes, masks, and what an estimate leaves alone."""
+
+from __future__ import annotations
+
+import copy
+import re
+
+import numpy as np
+import pytest
+import torch
+from problems import (
+    NETWORKS,
+    Burgers,
+    Counting,
+    LogisticSolver,
+    assert_untouched,
+    autograd,
+    burgers_oracle,
+    conv_corrector,
+    fallback_allowed,
+    initial_states,
+    model_oracle,
+    mse,
+    network,
+    relative_error,
+    snapshot,
+)
+from torch import nn
+
+from deepzero_sim.coupling import SolverLoop
+from deepzero_sim.errors import ConfigError, DivergedError
+from deepzero_sim.estimator import CGE, RGE, BackPropagation, Estimator
+from deepzero_sim.estimator.base import Scheme
+from deepzero_sim.oracle import LoopOracle
+from deepzero_sim.types import Mask
+
+#: For each scheme a step, and how far from autograd it may be: its bias is of order `mu` or `mu^2`.
+SCHEMES: dict[Scheme, tuple[float, float]] = {"forward": (1e-6, 1e-4), "central": (1e-4, 1e-6)}
+BOTH = pytest.mark.parametrize("scheme", ["forward", "central"])
+
+
+def half_mask(model: nn.Module) -> Mask:
+    """About half the coordinates of every parameter but the last, which is not active at all."""
+    generator = torch.Generator().manual_seed(3)
+    masks = {name: torch.rand(p.shape, generator=generator) < 0.5 for name, p in model.named_parameters()}
+    masks.popitem()
+    next(iter(masks.values())).view(-1)[0] = True
+    return masks
+
+
+@BOTH
+@pytest.mark.parametrize("name", NETWORKS)
+def test_agrees_with_autograd(name: str, scheme: Scheme) -> None:
+    model, inputs, fallbacks = network(name)
+    oracle, batch = model_oracle(model, inputs)
+    before = snapshot(model)
+    step_size, tolerance = SCHEMES[scheme]
+    with fallback_allowed() as caught:
+        estimate = CGE(step_size, scheme).estimate(oracle, batch)
+        again = CGE(step_size, scheme).estimate(oracle, batch)
+    assert_untouched(model, before)
+    assert relative_error(estimate.grads, autograd(oracle, batch)) < tolerance
+    assert all(torch.equal(again.grads[key], estimate.grads[key]) for key in again.grads)
+    warned = [match.group(1) for w in caught if (match := re.match("parameter '(.*?)' of", str(w.message)))]
+    assert sorted(warned) == sorted(fallbacks), "each once, however often it is queried"
+    count = sum(p.numel() for p in model.parameters())
+    assert estimate.queries == 1 + count * (2 if scheme == "central" else 1)
+    assert estimate.solver_steps == 0
+
+
+@BOTH
+@pytest.mark.parametrize("unroll", [1, 4])
+def test_agrees_with_autograd_through_a_solver(scheme: Scheme, unroll: int) -> None:
+    loop = SolverLoop(LogisticSolver(), conv_corrector(), unroll, gradient="exact")
+    batch = initial_states(3), np.linspace(0.2, 1, 3)[:, None], initial_states(3 * unroll).reshape(3, unroll, 1, -1)
+    step_size, tolerance = SCHEMES[scheme]
+    estimate = CGE(step_size, scheme).estimate(LoopOracle(loop, mse), batch)
+    expected = BackPropagation().estimate(LoopOracle(loop, mse), batch)
+    assert relative_error(estimate.grads, expected.grads) < tolerance
+    assert estimate.loss == pytest.approx(expected.loss, rel=1e-12)
+    assert expected.solver_steps == 3 * unroll
+
+
+@pytest.mark.parametrize(
+    "estimator", [CGE(1e-6, "forward"), CGE(1e-4), BackPropagation()], ids=["forward", "central", "autograd"]
+)
+@pytest.mark.parametrize("name", ["conv2d", "linear", "transposed", "batch norm"])
+def test_a_mask_keeps_active_coordinates_and_zeroes_the_rest(name: str, estimator: Estimator) -> None:
+    model, inputs, _ = network(name)
+    oracle, batch = model_oracle(model, inputs)
+    mask = half_mask(model)
+    with fallback_allowed():
+        dense = estimator.estimate(copy.deepcopy(oracle), batch)
+        sparse = estimator.estimate(copy.deepcopy(oracle), batch, mask=mask)
+    assert set(sparse.grads) == set(dense.grads)
+    for key, grad in sparse.grads.items():
+        active = mask.get(key, torch.zeros_like(grad, dtype=torch.bool))
+        torch.testing.assert_close(grad, dense.grads[key] * active, rtol=1e-6, atol=1e-9)
+        assert not grad[~active].any()
+    if isinstance(estimator, CGE):
+        per_coordinate = 2 if estimator.scheme == "central" else 1
+        assert sparse.queries == 1 + per_coordinate * sum(int(m.sum()) for m in mask.values())
+
+
+ESTIMATORS = [CGE(), RGE(num_directions=2), BackPropagation()]
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS, ids=lambda e: type(e).__name__)
+@pytest.mark.parametrize(
+    ("mask", "words"),
+    [
+        ({"nope": torch.ones(3, dtype=torch.bool)}, "the mask names 'nope', which the network does not train: it has 0.weight"),
+        (
+            {"0.weight": torch.ones(3, dtype=torch.bool)},
+            r"must be a bool tensor of shape \(4, 5\), not torch.bool of shape \(3,\)",
+        ),
+        ({"0.bias": torch.ones(4)}, r"must be a bool tensor of shape \(4,\), not torch.float32 of shape \(4,\)"),
+        ({"0.bias": torch.zeros(4, dtype=torch.bool)}, "leaves no coordinate active"),
+        ({}, "leaves no coordinate active"),
+    ],
+)
+def test_a_wrong_mask_is_refused_in_one_sentence(estimator: Estimator, mask: Mask, words: str) -> None:
+    model, inputs, _ = network("linear")
+    oracle, batch = model_oracle(model, inputs)
+    with pytest.raises(ConfigError, match=words) as caught:
+        estimator.estimate(oracle, batch, mask=mask)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("make", [CGE, RGE])
+@pytest.mark.parametrize("step", [0.0, -1e-3, float("inf"), float("nan")])
+def test_a_step_size_must_be_positive(make: type[CGE | RGE], step: float) -> None:
+    with pytest.raises(ConfigError, match="step_size must be a positive number"):
+        make(step)
+
+
+def test_settings_are_checked() -> None:
+    for make in (CGE, RGE):
+        with pytest.raises(ConfigError, match="scheme must be one of forward, central, not 'backward'"):
+            make(scheme="backward")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="num_directions must be a positive number"):
+        RGE(num_directions=0)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS, ids=lambda e: type(e).__name__)
+def test_nothing_to_train_and_a_diverged_loss_are_said(estimator: Estimator) -> None:
+    model, inputs, _ = network("linear")
+    oracle, (_, targets) = model_oracle(model, inputs)
+    with pytest.raises(DivergedError, match="the loss must be finite, got nan"):
+        estimator.estimate(oracle, (inputs * np.nan, targets))
+    model.requires_grad_(False)
+    with pytest.raises(ConfigError, match="Sequential has no parameters to train"):
+        estimator.estimate(oracle, (inputs, targets))
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS, ids=lambda e: type(e).__name__)
+def test_frozen_parameters_are_left_out(estimator: Estimator) -> None:
+    model, inputs, _ = network("linear")
+    model.get_parameter("0.weight").requires_grad_(False)
+    oracle, batch = model_oracle(model, inputs)
+    estimate = estimator.estimate(oracle, batch)
+    assert list(estimate.grads) == ["0.bias", "2.weight", "2.bias"]
+
+
+def test_weights_in_another_memory_format_give_the_same_gradient() -> None:
+    model, inputs, _ = network("conv2d")
+    oracle, batch = model_oracle(model, inputs)
+    expected = autograd(oracle, batch)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    assert relative_error(CGE(1e-4).estimate(oracle, batch).grads, expected) < 1e-6
+    strided = nn.Sequential(nn.ConvTranspose2d(2, 2, 2)).double().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    oracle, batch = model_oracle(strided, inputs)
+    with fallback_allowed():
+        assert relative_error(CGE(1e-4).estimate(oracle, batch).grads, autograd(oracle, batch)) < 1e-6
+
+
+class LateZero(nn.Module):
+    """Batch norm before a last layer of zeros, as in an untrained corrector: nothing before it has an effect yet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.last = nn.Conv1d(1, 2, 3, padding=1), nn.BatchNorm1d(2), nn.Conv1d(2, 1, 1)
+        nn.init.zeros_(self.last.weight)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.last(torch.tanh(self.norm(self.first(x))))
+        return result
+
+
+def test_a_network_that_mixes_samples_is_found_out_while_a_layer_is_zero() -> None:
+    model = LateZero().double()
+    oracle, batch = model_oracle(model, torch.randn(4, 1, 8, dtype=torch.float64))
+    with fallback_allowed():
+        CGE(1e-4).estimate(oracle, batch)
+        nn.init.normal_(model.last.weight)
+        assert relative_error(CGE(1e-4).estimate(oracle, batch).grads, autograd(oracle, batch)) < 1e-6
+
+
+def test_a_network_that_goes_from_evaluation_to_training_is_tried_again() -> None:
+    model, inputs, _ = network("batch norm, fixed")
+    oracle, batch = model_oracle(model, inputs)
+    with fallback_allowed():
+        CGE(1e-4).estimate(oracle, batch)
+        model.train()
+        assert relative_error(CGE(1e-4).estimate(oracle, batch).grads, autograd(oracle, batch)) < 1e-6
+
+
+def test_running_statistics_of_single_samples_stay() -> None:
+    model = nn.Sequential(nn.Conv1d(1, 2, 3), nn.InstanceNorm1d(2, track_running_stats=True), nn.Conv1d(2, 1, 1)).double()
+    oracle, batch = model_oracle(model, torch.randn(3, 1, 8, dtype=torch.float64))
+    before = snapshot(model)
+    estimate = CGE(1e-4).estimate(oracle, batch)  # in one batch: no sample sees another
+    assert_untouched(model, before)
+    assert relative_error(estimate.grads, autograd(oracle, batch)) < 1e-6
+
+
+@pytest.mark.parametrize("unroll", [1, 3])
+@pytest.mark.parametrize("known", [False, True], ids=["", "first step known"])
+def test_solver_steps_are_counted_as_they_are_taken(unroll: int, known: bool) -> None:
+    solver = Counting(Burgers())
+    oracle, batch = burgers_oracle(batch=4, unroll=unroll, solver=solver)
+    if known:
+        batch = (*batch, Burgers().step(batch[0]))
+    estimate = CGE().estimate(oracle, batch)
+    assert estimate.queries == 2 * sum(p.numel() for p in oracle.model.parameters()) + 1
+    assert estimate.solver_steps == solver.states == estimate.queries * (unroll - 1) * 4 + (0 if known else 4)
+    for estimator in (RGE(num_directions=3), BackPropagation()):
+        solver.states = 0
+        estimate = estimator.estimate(oracle, batch)
+        assert estimate.solver_steps == solver.states == estimate.queries * (unroll - 1) * 4 + (0 if known else 4)
+
+
+@pytest.mark.parametrize("scheme", ["forward", "central"])
+def test_float32_is_close(scheme: Scheme) -> None:
+    oracle, batch = burgers_oracle(corrector=conv_corrector().float())
+    exact = copy.deepcopy(oracle)
+    exact.model.double()
+    estimate = CGE(1e-3, scheme).estimate(oracle, batch)
+    assert all(g.dtype == torch.float32 for g in estimate.grads.values())
+    assert relative_error(estimate.grads, CGE(1e-4).estimate(exact, batch).grads) < 2e-2

@@ -1,0 +1,98 @@
+"""Random masks: the share of every layer, and what a draw depends on."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from deepzero_sim.errors import ConfigError
+from deepzero_sim.estimator.base import check_mask
+from deepzero_sim.perturbation import trainable
+from deepzero_sim.sparsity import RandomMask
+from deepzero_sim.types import Mask
+
+
+def model() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(2, 10, 5), nn.BatchNorm2d(10), nn.Conv2d(10, 7, 1), nn.Linear(3, 1))
+
+
+def drawn(mask: RandomMask, network: nn.Module, step: int) -> Mask:
+    result = mask(network, step)
+    assert result is not None
+    return result
+
+
+def same(one: Mask, other: Mask) -> bool:
+    return set(one) == set(other) and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize(
+    ("sparsity", "active"), [(0.5, [250, 35, 2]), (0.7, [150, 21, 1]), (0.9, [50, 7, 1]), (0.99, [5, 1, 1])]
+)
+def test_every_layer_has_its_share_and_biases_are_always_active(sparsity: float, active: list[int]) -> None:
+    network = model()
+    masks = drawn(RandomMask(sparsity), network, 0)
+    check_mask(trainable(network), masks)
+    assert [int(masks[name].sum()) for name in ("0.weight", "2.weight", "3.weight")] == active
+    assert all(masks[name].all() for name, p in network.named_parameters() if p.dim() < 2)
+    assert set(masks) == set(trainable(network))
+
+
+@given(sparsity=st.floats(0, 0.999), size=st.integers(1, 300))
+def test_the_share_is_as_near_as_whole_numbers_go(sparsity: float, size: int) -> None:
+    masks = RandomMask(sparsity)(nn.Linear(size, 1), 0)
+    count = size if masks is None else int(masks["weight"].sum())
+    assert count >= 1
+    assert abs(count - (1 - sparsity) * size) <= max(0.5, 1 - (1 - sparsity) * size) + 1e-9
+
+
+def test_no_sparsity_is_no_mask() -> None:
+    assert RandomMask(0.0)(model(), 3) is None
+
+
+def test_a_draw_depends_on_seed_and_step_only() -> None:
+    network = model()
+    reference = drawn(RandomMask(0.5, seed=4), network, 7)
+    torch.manual_seed(99)
+    assert same(reference, drawn(RandomMask(0.5, seed=4), network, 7))
+    assert not same(reference, drawn(RandomMask(0.5, seed=5), network, 7))
+    assert not same(reference, drawn(RandomMask(0.5, seed=4), network, 8))
+
+
+def test_a_draw_leaves_torch_s_own_numbers_alone() -> None:
+    network, state = model(), torch.get_rng_state()
+    drawn(RandomMask(0.5), network, 0)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_refresh_is_how_long_a_mask_serves() -> None:
+    network, schedule = model(), RandomMask(0.8, refresh=5)
+    masks = [drawn(schedule, network, step) for step in range(11)]
+    for step in range(1, 11):
+        assert same(masks[step], masks[step - 1]) == (step % 5 != 0)
+
+
+def test_every_coordinate_gets_its_turn() -> None:
+    network, schedule = nn.Linear(20, 2), RandomMask(0.8)
+    seen = torch.stack([drawn(schedule, network, step)["weight"] for step in range(60)]).float().mean(0)
+    assert seen.min() > 0 and seen.max() < 0.5
+
+
+def test_frozen_parameters_have_no_mask() -> None:
+    network = model()
+    network.get_parameter("2.weight").requires_grad_(False)
+    assert "2.weight" not in drawn(RandomMask(0.5), network, 0)
+
+
+@pytest.mark.parametrize("sparsity", [-0.1, 1.0, 1.5, float("nan")])
+def test_a_bad_sparsity_is_refused(sparsity: float) -> None:
+    with pytest.raises(ConfigError, match=r"sparsity must be in \[0, 1\)"):
+        RandomMask(sparsity)
+
+
+def test_a_bad_refresh_is_refused() -> None:
+    with pytest.raises(ConfigError, match="must serve at least one step before it is drawn anew, not 0"):
+        RandomMask(0.5, refresh=0)
