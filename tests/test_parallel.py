@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from problems import Burgers, burgers_oracle, wait_until
-from threadpoolctl import threadpool_info
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from deepzero_sim.errors import ConfigError, NonFiniteError, SolverCrashError, WorkerLostError
 from deepzero_sim.estimator import CGE
@@ -61,13 +61,16 @@ def pools() -> list[tuple[str, int]]:
 @KINDS
 def test_the_limit_to_one_thread_is_lifted_afterwards(executors: dict[str, Executor], kind: str) -> None:
     torch.set_num_threads(2)
-    before = pools()
-    run_in_order(executors[kind], square_or_fail, range(12))
-    with pytest.raises(RuntimeError), single_threaded():
-        assert torch.get_num_threads() == 1
-        raise RuntimeError
-    assert torch.get_num_threads() == 2
-    assert pools() == before
+    with threadpool_limits(2):
+        before = pools()
+        assert {threads for _, threads in before} == {2}
+        run_in_order(executors[kind], time.sleep, [0.05, 0.1, 0.1, 0.3])  # the last begins under the limit of others
+        with pytest.raises(RuntimeError), single_threaded():
+            assert torch.get_num_threads() == 1
+            assert {threads for _, threads in pools()} == {1}
+            raise RuntimeError
+        assert torch.get_num_threads() == 2
+        assert pools() == before
 
 
 def test_settings_are_checked() -> None:

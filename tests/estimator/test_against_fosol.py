@@ -39,10 +39,13 @@ def wake_batch(resolution: int, unroll: int) -> tuple[Array, Array, Array]:
 def small_with_effect(solver: Solver, width: int) -> nn.Module:
     """A corrector whose weights are random everywhere, so that every parameter has a gradient; its effect is small."""
     torch.manual_seed(1)
-    corrector = small(solver.spec, width=width).double()
+    corrector = small(solver.spec, width=width)
     for parameter in corrector.parameters():
-        nn.init.normal_(parameter, std=0.05)
-    return corrector
+        nn.init.normal_(parameter, std=0.1)
+    corrector.set_scales(torch.tensor([0.5, 0.5]), torch.tensor([1000.0]))
+    for parameter in corrector.network[-1].parameters():  # type: ignore[union-attr]
+        nn.init.normal_(parameter, std=0.01)
+    return corrector.double()
 
 
 def some_of_each(model: nn.Module, count: int) -> Mask:
@@ -60,7 +63,8 @@ def compare(resolution: int, unroll: int, width: int, mask_size: int | None, tol
     corrector, batch = small_with_effect(opaque, width), wake_batch(resolution, unroll)
     mask = None if mask_size is None else some_of_each(corrector, mask_size)
     expected = BackPropagation().estimate(LoopOracle(SolverLoop(exact, corrector, unroll, "exact"), mse), batch, mask)
-    estimate = CGE(1e-6).estimate(LoopOracle(SolverLoop(opaque, corrector, unroll), mse), batch, mask)
+    # interpolation and leaky ReLU have kinks: a small step seldom crosses one, and rounding in float64 allows it
+    estimate = CGE(1e-7).estimate(LoopOracle(SolverLoop(opaque, corrector, unroll), mse), batch, mask)
     assert estimate.loss == pytest.approx(expected.loss, rel=1e-10)
     assert all(grad.any() for grad in estimate.grads.values())
     assert relative_error(estimate.grads, expected.grads) < tolerance

@@ -1,0 +1,111 @@
+"""Files of trajectories: what is written is read, and what cannot be read is named in one sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from problems import Burgers, initial_states
+from runs import line_data, unfinished
+
+from deepzero_sim.datasets import Trajectories, trajectories
+from deepzero_sim.errors import DataError
+from deepzero_sim.solvers import WakeFlow
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return line_data(tmp_path / "line.h5")
+
+
+def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+    spec, frames = Burgers().spec, initial_states(6).reshape(2, 3, 1, 16)
+    trajectories.save(tmp_path / "a.h5", Trajectories(frames, np.zeros((2, 0)), spec.active(), {"note": {"a": 1}}), spec)
+    loaded = trajectories.load(tmp_path / "a.h5", spec)
+    assert np.array_equal(loaded.frames, frames) and loaded.frames.dtype == np.float64
+    assert loaded.params.shape == (2, 0) and loaded.mask.all()
+    assert loaded.attributes["format"] == "deepzero-sim trajectories" and loaded.attributes["note"] == '{"a": 1}'
+    assert not unfinished(tmp_path)
+
+
+def test_frames_come_in_the_solvers_dtype(path: Path) -> None:
+    assert trajectories.load(path, Burgers(dtype="float32").spec).frames.dtype == np.float32
+    assert trajectories.load(path).frames.dtype == np.float64
+
+
+def test_scales_leave_out_padding_and_are_one_where_nothing_varies() -> None:
+    frames = np.ones((2, 3, 2, 4), dtype=np.float32)
+    frames[:, :, 0, :2] = np.array([1.0, 3.0])
+    mask = np.array([[True, True, False, False], [True] * 4])
+    states, params = Trajectories(frames, np.array([[1.0, 5.0], [3.0, 5.0]]), mask).scales()
+    assert states.tolist() == [1.0, 1.0] and params.tolist() == [1.0, 1.0]
+    frames[:, :, 0, :2] *= 2
+    assert Trajectories(frames, np.ones((2, 1)), mask).scales()[0].tolist() == [2.0, 1.0]
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def edit(key: str, value: Any = None) -> Any:
+    def change(path: Path) -> None:
+        with h5py.File(path, "a") as file:
+            del file[key]
+            if value is not None:
+                file[key] = value
+
+    return change
+
+
+def attribute(key: str, value: Any) -> Any:
+    def change(path: Path) -> None:
+        with h5py.File(path, "a") as file:
+            file.attrs[key] = value
+
+    return change
+
+
+def foreign(path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        file["temperature"] = [1.0]
+
+
+NAN = np.full((3, 12, 1, 16), np.nan)
+BROKEN = {
+    "missing": (lambda path: path.unlink(), "there is none: run 'deepzero-sim generate'"),
+    "not HDF5": (lambda path: path.write_text("frames: 3"), "cannot be read as HDF5"),
+    "empty": (lambda path: path.write_bytes(b""), "cannot be read as HDF5"),
+    "a folder": (lambda path: (path.unlink(), path.mkdir()), "cannot be read as HDF5"),
+    "foreign HDF5": (foreign, "is HDF5, but not a file of"),
+    "a later version": (attribute("version", 99), "version 99"),
+    "truncated": (truncate, "cannot be read as HDF5"),
+    "no mask": (edit("mask"), "cannot be read as HDF5"),
+    "a group for frames": (lambda path: (edit("frames")(path), edit("axes")(path), edit("params", 1.0)(path)), "cannot be read"),
+    "too few axes": (edit("frames", np.zeros((3, 12, 16))), "must hold frames"),
+    "words for frames": (edit("frames", np.full((3, 12, 1, 16), b"a")), "must hold frames"),
+    "other params": (edit("params", np.zeros((2, 1))), "must hold frames"),
+    "another mask": (edit("mask", np.ones((1, 15))), "must hold frames"),
+    "NaN": (edit("frames", NAN), "holds NaN or infinity"),
+    "NaN parameters": (edit("params", np.full((3, 1), np.inf)), "holds NaN or infinity"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_file_that_cannot_be_used_is_named_in_a_sentence(path: Path, case: str) -> None:
+    break_it, says = BROKEN[case]
+    break_it(path)
+    with pytest.raises(DataError, match=says) as error:
+        trajectories.load(path)
+    assert str(path) in str(error.value) and str(error.value).endswith((".", ")"))
+
+
+def test_states_must_fit_the_solver(path: Path) -> None:
+    with pytest.raises(DataError, match=r"states of shape \(1, 16\), but solver 'burgers' takes \(1, 32\)"):
+        trajectories.load(path, Burgers(points=32).spec)
+    with pytest.raises(DataError, match=r"holds 0 parameters a simulation, but .* takes 1 \(viscosity\)"):
+        trajectories.load(path, Burgers(parameters=("viscosity",)).spec)
+    with pytest.raises(DataError, match="use the solver and resolution the data were made for"):
+        trajectories.load(path, WakeFlow(8).spec)

@@ -1,0 +1,106 @@
+"""A small training from data to run folder, in this process and in one that can be killed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from problems import Burgers, initial_states
+
+from deepzero_sim.components import Component
+from deepzero_sim.datasets import Trajectories, trajectories
+from deepzero_sim.experiment import plain
+from deepzero_sim.run_folder import load_checkpoint
+from deepzero_sim.settings import TrainSettings, Workers
+from deepzero_sim.types import NamedTensors
+
+TESTS = Path(__file__).parent
+
+#: Parameters of the network below: 1-3, two of 3-3, 3-1, three points wide.
+PARAMETERS = 12 + 30 + 30 + 10
+
+UPDATES = Component("torch.optim.lr_scheduler.CosineAnnealingLR", {"T_max": "updates"})
+
+
+def line_data(path: Path, simulations: int = 3, frames: int = 12) -> Path:
+    """Trajectories of a Burgers equation more viscous than `problems.Burgers` takes it to be."""
+    solver, states = Burgers(), initial_states(simulations)
+    taken = [states]
+    for _ in range(frames - 1):
+        taken.append(solver.step(taken[-1], np.full((simulations, 1), 0.2)))
+    data = Trajectories(np.stack(taken, axis=1), np.zeros((simulations, 0)), solver.spec.active(), {"settings": {}})
+    trajectories.save(path, data, solver.spec)
+    return path
+
+
+def train_settings(run: Path, data: Path, **changes: Any) -> TrainSettings:
+    """A training that takes a moment: Burgers, 82 parameters."""
+    settings = TrainSettings(
+        run=run,
+        train_data=data,
+        solver=Component("problems.Burgers"),
+        network=Component("small", {"width": 3, "padding": "circular"}),
+        updates=4,
+        batch_size=2,
+        unroll=3,
+        workers=Workers("serial", 1),
+        checkpoint_every=2,
+        tensorboard=False,
+    )
+    return replace(settings, **changes)
+
+
+def config_file(path: Path, settings: Any) -> Path:
+    """Settings as the YAML file that gives them."""
+    path.write_text(yaml.safe_dump({"run": str(settings.run), **plain(settings)}))
+    return path
+
+
+def start(*arguments: Any, cwd: Path, **options: Any) -> subprocess.Popen[str]:
+    """The command line in a process of its own."""
+    environment = {**os.environ, "PYTHONPATH": str(TESTS), "COLUMNS": "200"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "deepzero_sim.cli", *map(str, arguments)],
+        cwd=cwd,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        **options,
+    )
+
+
+def lines(path: Path) -> int:
+    """Whole lines of a file that is being written."""
+    return path.read_text().count("\n") if path.exists() else 0
+
+
+def tensors(run: Path) -> NamedTensors:
+    return load_checkpoint(run).tensors
+
+
+def assert_same_tensors(a: NamedTensors, b: NamedTensors) -> None:
+    assert a.keys() == b.keys()
+    different = [name for name in a if a[name].dtype != b[name].dtype or not torch.equal(a[name], b[name])]
+    assert not different
+
+
+def without_seconds(metrics: Any) -> Any:
+    """What must be the same in two runs; time never is."""
+    if isinstance(metrics, list):
+        return [without_seconds(line) for line in metrics]
+    if isinstance(metrics, dict):
+        return {key: without_seconds(value) for key, value in metrics.items() if key != "seconds"}
+    return metrics
+
+
+def unfinished(folder: Path) -> list[Path]:
+    """Files that were being written."""
+    return sorted(folder.rglob("*.part"))
