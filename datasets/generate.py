@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -23,9 +24,9 @@ import numpy as np
 from deepzero_sim.components import Component, build, load
 from deepzero_sim.datasets import trajectories
 from deepzero_sim.datasets.trajectories import Trajectories
-from deepzero_sim.errors import ConfigError, DataError
-from deepzero_sim.files import replacing, write_text
-from deepzero_sim.parallel import single_threaded
+from deepzero_sim.errors import ConfigError, DataError, DeepZeroError
+from deepzero_sim.files import write_text
+from deepzero_sim.parallel import outcome, submitted
 from deepzero_sim.solver import Solver, SolverSpec, check_states, checked_step
 from deepzero_sim.types import Array
 
@@ -88,19 +89,20 @@ def generate(
     settings = {"simulations": asdict(simulations), "params": params}
     source: Solver = build(simulations.source)
     _check_params(params, source.spec)
-    if path.exists():
-        _require_same(path, settings)
-        return False
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
     parts = path.with_name(f"{path.name}.{digest}.parts")  # parts of other settings are never mixed in
+    if path.exists():
+        _require_same(path, settings)
+        shutil.rmtree(parts, ignore_errors=True)  # a call may have been killed before it came to that
+        return False
     parts.mkdir(parents=True, exist_ok=True)
     tasks = [_Task(simulations, tuple(row), parts / f"{i:04d}.h5") for i, row in enumerate(params)]
     _run_missing(tasks, executor, report)
     frames = np.stack([_read_part(task.part) for task in tasks])
     attributes = {"settings": settings, "software": software(), "first_step": simulations.discard}
     data = Trajectories(frames, np.array(params, dtype=source.spec.dtype), source.spec.active(), attributes)
-    trajectories.save(path, data, source.spec)
     write_text(path.with_suffix(".md"), card(path, data, source.spec))
+    trajectories.save(path, data, source.spec)  # last: where it is, everything is
     shutil.rmtree(parts)
     return True
 
@@ -118,7 +120,7 @@ def _check_params(params: list[list[float]], spec: SolverSpec) -> None:
 
 
 def _require_same(path: Path, settings: dict[str, object]) -> None:
-    made_by = json.loads(trajectories.load(path).attributes["settings"])
+    made_by = json.loads(trajectories.load(path).attributes.get("settings", "null"))
     if made_by != json.loads(json.dumps(settings)):
         raise DataError(f"{path} was made with other settings: name another output, or delete it to make it anew.")
 
@@ -127,33 +129,46 @@ def _run_missing(tasks: list[_Task], executor: Executor, report: Callable[[str],
     missing = [task for task in tasks if not task.part.exists()]
     for _ in range(len(tasks) - len(missing)):
         report("found")
-    futures = [executor.submit(_simulate, task) for task in missing]
+    futures = [submitted(executor, _simulate, task) for task in missing]
     for future in as_completed(futures):
-        future.result()
+        failure = outcome(future)
+        if failure is not None:
+            raise failure
         report("made")
 
 
 def _simulate(task: _Task) -> None:
     """Run one simulation and leave its part."""
-    with single_threaded():
-        frames = np.concatenate(list(_frames(task.simulations, task.params)))
-    with replacing(task.part) as aside, h5py.File(aside, "w") as file:
+    frames = np.concatenate(list(_frames(task.simulations, task.params)))
+    with trajectories.writing(task.part) as file:
         file["frames"] = frames
 
 
 def _frames(simulations: Simulations, row: tuple[float, ...]) -> Iterator[Array]:
-    """The kept frames, `(1, C, *N)` each, on the source's grid: one before every step after the discarded ones, and the last."""
+    """The kept frames, `(1, C, *N)` each, on the source's grid: one before every step that is not discarded, and the last."""
     reference, spec = _solver(json.dumps(asdict(simulations.reference))), _solver(json.dumps(asdict(simulations.source))).spec
     params = np.array([row], dtype=reference.spec.dtype)
-    states = load(simulations.initial)(reference.spec, params)
-    restrict = load(simulations.restrict)
+    states = _returned(simulations.initial, reference.spec, params)
+    check_states(reference.spec, states, f"what {simulations.initial} returned", "check it on one row of params", batch=1)
     for step in range(simulations.steps + 1):
         if step >= simulations.discard:
-            kept = restrict(states, spec)
+            kept = _returned(simulations.restrict, states, spec)
             check_states(spec, kept, f"what {simulations.restrict} returned", "check it on one state", batch=1)
             yield kept
         if step < simulations.steps:
             states = checked_step(reference, states, params if len(row) else None)
+
+
+def _returned(name: str, *arguments: Any) -> Array:
+    """What a function named in settings returns."""
+    function = load(name)
+    try:
+        returned: Array = function(*arguments)
+    except DeepZeroError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"{name} raised {type(error).__name__}: {error}; run it alone to find out why.") from error
+    return returned
 
 
 @lru_cache(maxsize=4)
@@ -163,8 +178,11 @@ def _solver(component: str) -> Solver:
 
 
 def _read_part(part: Path) -> Array:
-    with h5py.File(part, "r") as file:
-        return np.asarray(file["frames"])
+    try:
+        with h5py.File(part, "r") as file:
+            return np.asarray(file["frames"])
+    except (OSError, KeyError) as error:
+        raise DataError(f"{part} cannot be read as a finished simulation ({error}): delete it to make it anew.") from error
 
 
 def software() -> dict[str, str]:

@@ -1,16 +1,19 @@
 """Trajectories on disk: what a reference solver did, on the grid of the source solver, in one HDF5 file.
 
-    /frames    (S, T, C, *N)   S simulations, T frames, padding zero
-    /params    (S, K)          scenario parameters
-    /mask      (C, *N)         1 where a frame holds values, 0 where it is padding
-    /axes/<channel>/<axis>     positions of a channel's points
-    attributes                 format, version, name, dt, first_step, channels and parameters with their units,
-                               settings and software versions (JSON)
+/frames    (S, T, C, *N)   S simulations, T frames, padding zero
+/params    (S, K)          scenario parameters
+/mask      (C, *N)         1 where a frame holds values, 0 where it is padding
+/axes/<channel>/<axis>     positions of a channel's points
+attributes                 format, version, name, dt, first_step, channels and parameters with their units,
+                           settings and software versions (JSON)
 """
 
 from __future__ import annotations
 
+import io
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,7 +47,7 @@ class Trajectories:
     attributes: dict[str, Any] = field(default_factory=dict)
 
     def scales(self) -> tuple[Array, Array]:
-        """Standard deviation of every channel over its active points, `(C,)`, and of every parameter, `(K,)`; 1 where it is zero."""
+        """Standard deviations, or 1 where zero: of every channel over its active points, `(C,)`, and every parameter, `(K,)`."""
         channels = np.array([self.frames[:, :, c, self.mask[c]].std(dtype=np.float64) for c in range(len(self.mask))])
         params = self.params.std(axis=0, dtype=np.float64)
         return np.where(channels > 0, channels, 1.0), np.where(params > 0, params, 1.0)
@@ -67,6 +70,20 @@ class Trajectories:
             )
 
 
+@contextmanager
+def writing(path: Path) -> Iterator[h5py.File]:
+    """An HDF5 file that appears when it is whole. It is made in memory: HDF5 cannot give up cleanly on a full disk.
+
+    Yields:
+        The open file.
+    """
+    image = io.BytesIO()
+    with h5py.File(image, "w") as file:
+        yield file
+    with replacing(path) as aside:
+        aside.write_bytes(image.getbuffer())
+
+
 def save(path: Path, trajectories: Trajectories, spec: SolverSpec) -> None:
     """Write a file of trajectories, whole or not at all.
 
@@ -75,7 +92,7 @@ def save(path: Path, trajectories: Trajectories, spec: SolverSpec) -> None:
         trajectories: what to write.
         spec: of the source solver, for names, units and axes.
     """
-    with replacing(path) as aside, h5py.File(aside, "w") as file:
+    with writing(path) as file:
         file.attrs["format"], file.attrs["version"] = FORMAT, VERSION
         file.attrs["name"], file.attrs["dt"] = spec.name, spec.dt
         for key in ("channels", "channel_units", "parameters", "parameter_units"):
@@ -107,11 +124,18 @@ def load(path: Path, spec: SolverSpec | None = None) -> Trajectories:
         DataError: the file is missing, is no such file, is damaged, or does not fit the solver.
     """
     if not path.exists():
-        raise DataError(f"expected a file of trajectories at {path}, but there is none: run 'deepzero-sim generate' or check the path.")
+        raise DataError(
+            f"expected a file of trajectories at {path}, but there is none: run 'deepzero-sim generate' or check the path."
+        )
     try:
         with h5py.File(path, "r") as file:
             if file.attrs.get("format") != FORMAT:
                 raise DataError(f"{path} is HDF5, but not a file of '{FORMAT}': make one with 'deepzero-sim generate'.")
+            if file.attrs.get("version") != VERSION:
+                raise DataError(
+                    f"{path} is of version {file.attrs.get('version')} of '{FORMAT}', expected {VERSION}: generate it again, "
+                    "or use the release of this package it was made with."
+                )
             frames, params = np.asarray(file["frames"]), np.asarray(file["params"])
             mask, attributes = np.asarray(file["mask"]).astype(bool), dict(file.attrs)
     except (OSError, KeyError) as error:
@@ -130,6 +154,10 @@ def _check(trajectories: Trajectories, path: Path) -> None:
         raise DataError(
             f"{path} must hold frames (S, T, C, *N), params (S, K) and mask (C, *N), "
             f"not {frames.shape}, {params.shape} and {mask.shape}: generate it again."
+        )
+    if {frames.dtype.kind, params.dtype.kind} - {"f"}:
+        raise DataError(
+            f"{path} must hold floating-point frames and params, not {frames.dtype} and {params.dtype}: generate it again."
         )
     if not (np.isfinite(frames).all() and np.isfinite(params).all()):
         raise DataError(f"{path} holds NaN or infinity: the simulation it was made from diverged; generate it again.")

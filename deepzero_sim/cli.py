@@ -16,9 +16,8 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from deepzero_sim.console import console, print_table
 from deepzero_sim.demo import demo, make_data, train_with_bar
 from deepzero_sim.errors import DeepZeroError
-from deepzero_sim.experiment import compare, plain
+from deepzero_sim.experiment import compare, plain, run_settings
 from deepzero_sim.report import publish, rows
-from deepzero_sim.run_folder import read_settings
 from deepzero_sim.settings import DemoSettings, EvaluateSettings, GenerateSettings, TrainSettings
 
 
@@ -35,7 +34,7 @@ def _train(settings: TrainSettings) -> None:
 
 
 def _evaluate(settings: EvaluateSettings) -> None:
-    method = read_settings(settings.run)["method"]
+    method = run_settings(settings.run)["method"]
     comparison = compare({method: settings.run}, settings.data, settings.steps)
     publish(settings.run, f"{settings.run.name}: {method}", comparison, plain(settings))
     print_table(rows(comparison.methods))
@@ -52,7 +51,9 @@ _COMMANDS = {
 
 def parser() -> tuple[ArgumentParser, dict[str, ArgumentParser]]:
     """The parser of everything, and those of the commands."""
-    top = ArgumentParser(prog="deepzero-sim", description="Train networks through solvers without gradients.", exit_on_error=False)
+    top = ArgumentParser(
+        prog="deepzero-sim", description="Train networks through solvers without gradients.", exit_on_error=False
+    )
     subcommands = top.add_subcommands(dest="command")
     commands = {}
     for name, command in _COMMANDS.items():
@@ -70,15 +71,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         top, commands = parser()
         given: Namespace = top.parse_args(argv)
         name = given.command
-        values = vars(commands[name].instantiate_classes(given[name]))
+        values = vars(commands[name].instantiate(given[name]))
         values.pop("config")
         _COMMANDS[name].run(_COMMANDS[name].settings(**values))
     except ArgumentError as error:
         return _fail(f"{str(error).rstrip('.')}: see the options with 'deepzero-sim COMMAND --help'.")
+    except UnicodeDecodeError as error:
+        return _fail(f"expected a YAML file of settings as text in UTF-8, not other bytes ({error}): check --config.")
     except DeepZeroError as error:
         return _fail(str(error))
     except OSError as error:
-        return _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}; nothing already written is lost.")
+        what = f"{error.strerror}: {error.filename}" if error.strerror and error.filename else str(error)
+        return _fail(f"{what}: mend that (free some space if none is left) and call again; nothing already written is lost.")
     except KeyboardInterrupt:
         return _fail("interrupted; the same command goes on from the last checkpoint.")
     return 0

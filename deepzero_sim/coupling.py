@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias, get_args
 import numpy as np
 import torch
 
-from deepzero_sim.errors import ConfigError, NonFiniteError
+from deepzero_sim.errors import ConfigError, DeepZeroError, NonFiniteError
 from deepzero_sim.solver import DifferentiableSolver, Solver, checked_step
 from deepzero_sim.types import Array
 
@@ -81,7 +81,7 @@ class SolverLoop:
         """Add the correction to advanced states: `P(s) + C(P(s); theta)`, `(B, C, *N)`."""
         weight = next(self.corrector.parameters(), advanced)
         inputs = advanced.to(weight)
-        correction = (corrector or self.corrector)(inputs, None if params is None else params.to(weight))
+        correction = _corrected(corrector or self.corrector, inputs, None if params is None else params.to(weight))
         if correction.shape != advanced.shape:
             raise ConfigError(
                 f"the corrector must return a correction of the states' shape {tuple(advanced.shape)}, "
@@ -124,6 +124,18 @@ class SolverLoop:
             states = self.correct(advanced if known else self.advance(states, params), params, corrector)  # type: ignore[arg-type]
             trajectory.append(states)
         return torch.stack(trajectory, dim=1)
+
+
+def _corrected(corrector: CorrectorFunction, states: torch.Tensor, params: torch.Tensor | None) -> torch.Tensor:
+    try:
+        return corrector(states, params)
+    except DeepZeroError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"the corrector raised {type(error).__name__} on states of shape {tuple(states.shape)}: {error}; "
+            "it is called as corrector(states, params) and returns a correction of the states' shape."
+        ) from error
 
 
 def to_array(tensor: torch.Tensor) -> Array:

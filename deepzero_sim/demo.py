@@ -29,6 +29,10 @@ WAKE = Component("deepzero_sim.solvers.WakeFlow", {"resolution": 32})
 FINE_WAKE = Component("deepzero_sim.solvers.WakeFlow", {"resolution": 128})
 PHIFLOW_WAKE = Component("deepzero_sim.solvers.PhiFlowWake", {"resolution": 32})
 
+#: Forward differences cost half of central ones. Near NON's minimum the loss curves so much that they need a small step:
+#: measured on a batch there, the cosine to the true gradient is 0.24 at 1e-3, 0.985 at 1e-4, 0.999 at 1e-5.
+ESTIMATOR = Component("deepzero_sim.CGE", {"step_size": 1e-5, "scheme": "forward"})
+
 #: In the order they are trained: NON, from whose network all others start, the free baselines, ours, the upper bound.
 METHODS: tuple[MethodName, ...] = ("NON", "DETACHED", "STRAIGHT-THROUGH", "ZO-SOL", "FO-SOL")
 
@@ -57,14 +61,16 @@ def training_settings(folder: Path, data: Path, method: MethodName, workers: Wor
         "workers": workers,
     }
     if method == "NON":
-        return TrainSettings(**common, updates=2000, batch_size=16, optimiser=_optimiser(5e-3), checkpoint_every=500)
+        return TrainSettings(**common, updates=3000, batch_size=16, optimiser=_optimiser(5e-3, 0.999), checkpoint_every=500)
     sparsity = 0.9 if method == "ZO-SOL" else 0.0
-    return TrainSettings(**common, start=folder / "NON", updates=500, optimiser=_optimiser(2e-3), sparsity=sparsity)
+    return TrainSettings(
+        **common, start=folder / "NON", updates=600, optimiser=_optimiser(2e-3, 0.99), estimator=ESTIMATOR, sparsity=sparsity
+    )
 
 
-def _optimiser(rate: float) -> Component:
+def _optimiser(rate: float, second_moment: float) -> Component:
     # Adam that moves only what was measured; with a dense gradient it is Adam itself
-    return Component("torch.optim.SparseAdam", {"lr": rate, "betas": [0.9, 0.99]})
+    return Component("torch.optim.SparseAdam", {"lr": rate, "betas": [0.9, second_moment]})
 
 
 def demo(settings: DemoSettings) -> None:

@@ -1,16 +1,16 @@
 """What can go wrong, in one tree. Every message says what was expected, what came, and what to do.
 
-    DeepZeroError
-    ├── ConfigError          a setting, a name or an option
-    ├── DataError            a file or an array of data
-    ├── RunError             a run folder
-    ├── MissingExtraError    an optional dependency
-    ├── DivergedError        training itself left the finite numbers
-    └── SolverError          the solver broke its contract
-        ├── InvalidStateError    wrong shape or dtype, in or out
-        ├── NonFiniteError       NaN or infinity in a state
-        ├── SolverCrashError     its own code raised an exception
-        └── WorkerLostError      the process it ran in died
+DeepZeroError
+├── ConfigError          a setting, a name or an option
+├── DataError            a file or an array of data
+├── RunError             a run folder
+├── MissingExtraError    an optional dependency
+├── DivergedError        training itself left the finite numbers
+└── SolverError          the solver broke its contract
+    ├── InvalidStateError    wrong shape or dtype, in or out
+    ├── NonFiniteError       NaN or infinity in a state
+    ├── SolverCrashError     its own code raised an exception
+    └── WorkerLostError      the process it ran in died
 """
 
 from __future__ import annotations
@@ -39,6 +39,10 @@ class MissingExtraError(DeepZeroError):
         super().__init__(
             f"{purpose} needs the package {module!r}, which is not installed: run pip install 'deepzero-sim[{extra}]'."
         )
+        self._arguments = (purpose, module, extra)
+
+    def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str, str]]:
+        return MissingExtraError, self._arguments  # a worker sends it home whole
 
 
 class DivergedError(DeepZeroError):

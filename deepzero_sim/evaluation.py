@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from deepzero_sim.coupling import SolverLoop
-from deepzero_sim.errors import DataError, NonFiniteError
+from deepzero_sim.errors import ConfigError, DataError, NonFiniteError
 from deepzero_sim.parallel import single_threaded
 
 
@@ -53,8 +53,11 @@ def evaluate(
         steps: how many.
 
     Raises:
+        ConfigError: no steps are asked for.
         DataError: there are too few frames.
     """
+    if steps < 1:
+        raise ConfigError(f"an evaluation needs a positive number of steps, not {steps}.")
     if frames.shape[1] <= steps:
         raise DataError(
             f"{steps} steps of evaluation need {steps + 1} frames, the data have {frames.shape[1]}: evaluate fewer steps."

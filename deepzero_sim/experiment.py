@@ -15,7 +15,7 @@ from deepzero_sim.coupling import SolverGradient, SolverLoop
 from deepzero_sim.datasets import trajectories
 from deepzero_sim.datasets.batches import UnrolledBatches, advance_frames
 from deepzero_sim.datasets.trajectories import Trajectories
-from deepzero_sim.errors import ConfigError
+from deepzero_sim.errors import ConfigError, RunError
 from deepzero_sim.estimator import BackPropagation, Estimator
 from deepzero_sim.evaluation import Evaluation, evaluate
 from deepzero_sim.loss import RolloutError
@@ -83,6 +83,8 @@ def train(settings: TrainSettings, report: Callable[[Progress], None] = lambda p
     loop = SolverLoop(solver, corrector, unroll, method.gradient)
     batches = UnrolledBatches(data, advance_frames(solver, data), settings.batch_size, unroll, settings.seed)
     optimiser = call(load(settings.optimiser.name), settings.optimiser, corrector.parameters())
+    if not isinstance(optimiser, torch.optim.Optimizer):
+        raise ConfigError(f"optimiser {settings.optimiser.name!r} must make a torch optimiser, not {type(optimiser).__name__}.")
     with open_executor(settings.workers.backend if method.queried else "serial", settings.workers.count) as executor:
         trainer = Trainer(
             LoopOracle(loop, _loss(data), executor, settings.queries_per_chunk),
@@ -152,14 +154,14 @@ def _estimator(settings: TrainSettings, method: _Method) -> Estimator:
     return estimator
 
 
-def _scheduler(
-    settings: TrainSettings, optimiser: torch.optim.Optimizer
-) -> torch.optim.lr_scheduler.LRScheduler | None:
+def _scheduler(settings: TrainSettings, optimiser: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler | None:
     if settings.scheduler is None:
         return None
     args = {key: settings.updates if value == "updates" else value for key, value in settings.scheduler.args.items()}
     component = Component(settings.scheduler.name, args)
-    scheduler: torch.optim.lr_scheduler.LRScheduler = call(load(component.name), component, optimiser)
+    scheduler = call(load(component.name), component, optimiser)
+    if not isinstance(scheduler, torch.optim.lr_scheduler.LRScheduler):
+        raise ConfigError(f"scheduler {component.name!r} must make a torch scheduler, not {type(scheduler).__name__}.")
     return scheduler
 
 
@@ -176,13 +178,26 @@ def plain(settings: Any) -> dict[str, Any]:
     return {key: value(item) for key, item in asdict(settings).items() if key != "run"}
 
 
+def run_settings(path: Path) -> dict[str, Any]:
+    """The settings of a training's run folder.
+
+    Raises:
+        RunError: it is none.
+    """
+    settings = read_settings(path)
+    missing = sorted({"method", "solver", "network", "start", "train_data", "unroll", "seed"} - settings.keys())
+    if missing:
+        raise RunError(f"{path} is no run of 'deepzero-sim train' (its config.yaml has no {missing[0]!r}): check the path.")
+    return settings
+
+
 def trained_loop(path: Path) -> SolverLoop:
     """A run's solver with its trained corrector.
 
     Raises:
         RunError: the folder holds no trained run.
     """
-    settings = read_settings(path)
+    settings = run_settings(path)
     solver: Solver = build(Component(**settings["solver"]))
     if settings["method"] == "SRC":
         return SolverLoop(solver, NoCorrection())
@@ -193,7 +208,7 @@ def trained_loop(path: Path) -> SolverLoop:
 
 def cost(path: Path) -> Cost:
     """What a run took, with the runs it started from and the first solver steps from all frames, which they share."""
-    settings = read_settings(path)
+    settings = run_settings(path)
     if settings["method"] == "SRC":
         return Cost()
     progress = load_checkpoint(path).state["progress"]

@@ -7,6 +7,7 @@ on one thread, and a task's content is fixed before it is dealt out.
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -71,6 +72,7 @@ def open_executor(backend: Backend = "serial", workers: int = 1) -> Iterator[Exe
 
 
 def _start_worker(parent: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends its workers
     torch.set_num_threads(1)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
@@ -97,11 +99,12 @@ def single_threaded() -> Iterator[None]:
 def run_in_order(executor: Executor, function: Callable[[_T], _R], tasks: Iterable[_T]) -> list[_R | Exception]:
     """Run `function` on every task: the results in the order of the tasks, a failure as the exception it raised."""
     with single_threaded():  # of several threads that change and restore the limit, none could restore what was before
-        futures = [_submitted(executor, function, task) for task in tasks]
-        return list(map(_outcome, futures))
+        futures = [submitted(executor, function, task) for task in tasks]
+        return list(map(outcome, futures))
 
 
-def _submitted(executor: Executor, function: Callable[[_T], _R], task: _T) -> Future[_R]:
+def submitted(executor: Executor, function: Callable[[_T], _R], task: _T) -> Future[_R]:
+    """One task for an executor, on one thread; a failure to take it is a future that fails."""
     try:
         return executor.submit(_run_single_threaded, function, task)
     except BrokenProcessPool as error:  # a worker died while tasks were still being dealt out
@@ -115,7 +118,8 @@ def _run_single_threaded(function: Callable[[_T], _R], task: _T) -> _R:
         return function(task)
 
 
-def _outcome(future: Future[_R]) -> _R | Exception:
+def outcome(future: Future[_R]) -> _R | Exception:
+    """A future's result, a failure as the exception it raised."""
     try:
         return future.result()
     except BrokenProcessPool as error:

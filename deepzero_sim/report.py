@@ -53,7 +53,7 @@ def rows(methods: Mapping[str, MethodResult]) -> list[tuple[str, ...]]:
             name,
             f"{r.evaluation.mae:.4f}",
             f"{r.evaluation.mae_std:.4f}",
-            f"{r.evaluation.mae / source:.2f}",
+            f"{r.evaluation.mae / source:.2f}" if 0 < source < float("inf") else "-",
             f"{r.cost.solver_steps:,}",
             f"{r.cost.seconds:.0f}",
         )
@@ -132,7 +132,8 @@ class _Figures:
         shown = {"reference": references[simulation]}
         shown |= {name: r.evaluation.rollout[simulation] for name, r in methods.items()}
         pictures = {
-            name: [picture(states[t - 1].numpy().astype(np.float64), self._spec) for t in times] for name, states in shown.items()
+            name: [picture(states[t - 1].numpy().astype(np.float64), self._spec) for t in times]
+            for name, states in shown.items()
         }
         if pictures["reference"][0].ndim == 1:
             self._lines(pictures, times)
@@ -140,7 +141,8 @@ class _Figures:
             self._images(pictures, times)
 
     def _lines(self, pictures: dict[str, list[NDArray[np.float64]]], times: list[int]) -> None:
-        figure, axes = self._plot.subplots(1, len(times), figsize=(4 * len(times), 3), sharey=True, layout="constrained")
+        size = (4 * len(times), 3)
+        figure, (axes,) = self._plot.subplots(1, len(times), figsize=size, squeeze=False, sharey=True, layout="constrained")
         positions = self._spec.coordinates(0, 0)
         for ax, column in zip(axes, range(len(times)), strict=True):
             for name, series in pictures.items():
@@ -227,4 +229,6 @@ def vorticity(state: NDArray[np.float64], spec: SolverSpec) -> NDArray[np.float6
     """`d v_y / dx - d v_x / dy` at the inner corners of the cells, `(H-1, W-1)`, from `(2, H+1, W+1)` staggered velocities."""
     dy, dx = spec.spacing
     v_y, v_x = state[0, 1:-1, :-1], state[1, :-1, 1:-1]
-    return (v_y[:, 1:] - v_y[:, :-1]) / dx - (v_x[1:] - v_x[:-1]) / dy
+    with np.errstate(invalid="ignore"):  # of a rollout that diverged there is nothing to draw
+        curl: NDArray[np.float64] = (v_y[:, 1:] - v_y[:, :-1]) / dx - (v_x[1:] - v_x[:-1]) / dy
+    return curl

@@ -1,11 +1,11 @@
 """A run folder: settings, metrics, checkpoint and results of one training, so that a killed run can go on.
 
-    config.yaml              the resolved settings; a folder is never used with others
-    metrics.jsonl            one line a training step
-    events.out.tfevents.*    the same for TensorBoard
-    checkpoint.safetensors   network, optimiser and counters, replaced as a whole
-    state.json               the counters of the checkpoint, for people to read
-    results.json, report.md  what `evaluate` found
+config.yaml              the resolved settings; a folder is never used with others
+metrics.jsonl            one line a training step
+events.out.tfevents.*    the same for TensorBoard
+checkpoint.safetensors   network, optimiser and counters, replaced as a whole
+state.json               the counters of the checkpoint, for people to read
+results.json, report.md  what `evaluate` found
 """
 
 from __future__ import annotations
@@ -75,12 +75,22 @@ class RunFolder:
             file.write(json.dumps(metrics) + "\n")
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of `metrics.jsonl`; a last line that was cut off by a kill is left out."""
+        """The lines of `metrics.jsonl`; a last line that was cut off by a kill is left out.
+
+        Raises:
+            RunError: it is damaged.
+        """
         path = self.path / "metrics.jsonl"
         if not path.exists():
             return []
         lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-        return [json.loads(line) for line in lines if line.strip()]
+        try:
+            return [json.loads(line) for line in lines if line.strip()]
+        except ValueError as error:
+            raise RunError(
+                f"{path} must hold one JSON object a line, but it is damaged ({error}): remove the lines that are not, or "
+                "delete it; the checkpoint does not need it."
+            ) from error
 
     def forget_metrics_after(self, step: int) -> None:
         """Drop what a killed run had logged beyond its checkpoint: those steps are done again."""
@@ -88,10 +98,17 @@ class RunFolder:
         write_text(self.path / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Replace the checkpoint; a kill at any moment leaves the old one or the new one."""
+        """Replace the checkpoint; a kill at any moment leaves the old one or the new one.
+
+        Raises:
+            OSError: no space is left; the old one stands.
+        """
         state = json.dumps(checkpoint.state)
         with replacing(self.path / CHECKPOINT) as aside:
-            save_file(checkpoint.tensors, aside, metadata={"state": state})
+            try:
+                save_file(checkpoint.tensors, aside, metadata={"state": state})
+            except SafetensorError as error:  # its name for an input/output error
+                raise OSError(f"the checkpoint in {self.path} cannot be written ({error})") from error
         write_text(self.path / "state.json", json.dumps(checkpoint.state, indent=2) + "\n")
 
     def load(self) -> Checkpoint | None:
@@ -113,9 +130,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a dict
             metadata = opened.metadata() or {}
         return Checkpoint(tensors, json.loads(metadata["state"]))
-    except (SafetensorError, KeyError, ValueError) as error:
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise RunError(
-            f"{file} is not a checkpoint of this package ({type(error).__name__}: {error}): delete it to train anew, or restore it."
+            f"{file} is not a checkpoint of this package ({type(error).__name__}: {error}): "
+            "delete it to train anew, or restore it."
         ) from error
 
 

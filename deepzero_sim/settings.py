@@ -76,7 +76,7 @@ class TrainSettings:
     optimiser: Component = field(default_factory=_adam)
     scheduler: Component | None = field(default_factory=_cosine)
     estimator: Component = field(
-        default_factory=lambda: Component("deepzero_sim.CGE", {"step_size": 1e-3, "scheme": "forward"})
+        default_factory=lambda: Component("deepzero_sim.CGE", {"step_size": 1e-4, "scheme": "central"})
     )
     sparsity: float = 0.0
     queries_per_chunk: int = 8
@@ -89,6 +89,8 @@ class TrainSettings:
         for name in ("updates", "batch_size"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be a positive number, not {getattr(self, name)}.")
+        if self.seed < 0:
+            raise ConfigError(f"seed must be 0 or a positive number, not {self.seed}.")
 
 
 @dataclass

@@ -7,11 +7,12 @@ of the step only. So a run that was killed and resumed ends with the same bits a
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -43,14 +44,36 @@ class Progress:
     seconds: float = 0.0
 
 
-class EventWriter(Protocol):
-    """What the trainer uses of TensorBoard's `SummaryWriter`."""
+class _EventFile:
+    """Numbers for TensorBoard. Its own writer works in a thread, where a full disk is an error that nobody can catch.
 
-    def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None:
-        """Log one number."""
+    Args:
+        path: the folder.
+        step: training steps done; what an earlier file says of later ones does not count.
+    """
+
+    def __init__(self, path: Path, step: int) -> None:
+        from tensorboard.compat.proto import event_pb2, summary_pb2  # noqa: PLC0415 - optional, and slow to import
+        from tensorboard.summary.writer.record_writer import RecordWriter  # noqa: PLC0415
+
+        self._event, self._summary = event_pb2.Event, summary_pb2.Summary
+        # TensorBoard reads the files of a folder in the order of their names
+        self._records = RecordWriter((path / f"events.out.tfevents.{time.time():.6f}.{os.getpid()}").open("wb"))
+        self._write(file_version="brain.Event:2")
+        self._write(step=step + 1, session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START))
+
+    def add(self, numbers: dict[str, float], step: int) -> None:
+        """Write numbers of a training step."""
+        values = [self._summary.Value(tag=tag, simple_value=number) for tag, number in numbers.items()]
+        self._write(step=step, summary=self._summary(value=values))
+        self._records.flush()
 
     def close(self) -> None:
-        """Flush and end."""
+        """End the file."""
+        self._records.close()
+
+    def _write(self, **content: Any) -> None:
+        self._records.write(self._event(wall_time=time.time(), **content).SerializeToString())
 
 
 class Trainer:
@@ -84,6 +107,8 @@ class Trainer:
     ) -> None:
         if checkpoint_every < 1:
             raise ConfigError(f"checkpoint_every must be a positive number of training steps, not {checkpoint_every}.")
+        if isinstance(optimiser, torch.optim.LBFGS):
+            raise ConfigError("LBFGS asks for losses of its own, which no estimator answers: choose another optimiser.")
         self.oracle = oracle
         self.estimator = estimator
         self.optimiser = optimiser
@@ -134,8 +159,7 @@ class Trainer:
         estimate = self.estimator.estimate(self.oracle, self.batches(step), mask=mask, seed=seed)
         self._fill(estimate, mask)
         self.optimiser.step()
-        if self.scheduler is not None:
-            self.scheduler.step()
+        self._step_scheduler(estimate.loss)
         return Progress(
             step=step + 1,
             loss=estimate.loss,
@@ -143,6 +167,12 @@ class Trainer:
             solver_steps=before.solver_steps + estimate.solver_steps,
             seconds=before.seconds + time.perf_counter() - started,
         )
+
+    def _step_scheduler(self, loss: float) -> None:
+        if isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            self.scheduler.step(loss)
+        elif self.scheduler is not None:
+            self.scheduler.step()
 
     def _fill(self, estimate: GradientEstimate, mask: Mask | None) -> None:
         """Put the gradient where optimisers look for it."""
@@ -161,14 +191,13 @@ class Trainer:
             else:
                 parameter.grad = None
 
-    def _log(self, progress: Progress, events: EventWriter | None) -> None:
+    def _log(self, progress: Progress, events: _EventFile | None) -> None:
         metrics = asdict(progress)
         rate = float(self.optimiser.param_groups[0]["lr"])
         self.run.append_metrics({**metrics, "learning_rate": rate})
         if events is not None:
-            for tag in ("loss", "queries", "solver_steps", "seconds"):
-                events.add_scalar(tag, metrics[tag], progress.step)
-            events.add_scalar("learning_rate", rate, progress.step)
+            step = metrics.pop("step")
+            events.add({**metrics, "learning_rate": rate}, step)
 
     def _checkpoint(self, progress: Progress) -> Checkpoint:
         optimiser = self.optimiser.state_dict()
@@ -199,9 +228,14 @@ class Trainer:
             if kind == "optimiser":
                 index, _, key = rest.partition(".")
                 state.setdefault(int(index), {})[key] = tensor
-        self.optimiser.load_state_dict({"state": state, "param_groups": checkpoint.state["optimiser"]["param_groups"]})
+        try:
+            self.optimiser.load_state_dict({"state": state, "param_groups": checkpoint.state["optimiser"]["param_groups"]})
+        except ValueError as error:
+            raise RunError(
+                f"the checkpoint in {self.run.path} is of another optimiser ({error}): use the one it was trained with."
+            ) from error
         if self.scheduler is not None:
-            self.scheduler.load_state_dict(checkpoint.state["scheduler"])
+            self.scheduler.load_state_dict(_with_whole_keys(checkpoint.state["scheduler"]))
         progress = Progress(**checkpoint.state["progress"])
         self.run.forget_metrics_after(progress.step)
         return progress
@@ -217,8 +251,8 @@ def restore_network(model: torch.nn.Module, checkpoint: Checkpoint, path: Path) 
     expected = {name: t.shape for name, t in model.state_dict().items()}
     if {name: t.shape for name, t in tensors.items()} != expected:
         raise RunError(
-            f"the checkpoint in {path} holds another network ({len(tensors)} tensors, expected {len(expected)} of certain shapes): "
-            "use the solver and network settings it was trained with."
+            f"the checkpoint in {path} holds another network ({len(tensors)} tensors, expected {len(expected)} "
+            "of certain shapes): use the solver and network settings it was trained with."
         )
     model.load_state_dict(tensors)
 
@@ -228,14 +262,22 @@ def _plain(state: dict[str, Any]) -> dict[str, Any]:
     try:
         json.dumps(state)
     except TypeError as error:
-        raise ConfigError(f"the optimiser and scheduler must have settings that JSON can hold ({error}): choose others.") from error
+        raise ConfigError(
+            f"the optimiser and scheduler must have settings that JSON can hold ({error}): choose others."
+        ) from error
     return state
 
 
-def _open_events(path: Path, step: int) -> EventWriter:
+def _with_whole_keys(state: dict[str, Any]) -> dict[Any, Any]:
+    """Undo JSON's making text of whole numbers that are keys, such as the milestones of `MultiStepLR`."""
+    return {
+        int(key) if key.isdecimal() else key: _with_whole_keys(value) if isinstance(value, dict) else value
+        for key, value in state.items()
+    }
+
+
+def _open_events(path: Path, step: int) -> _EventFile:
     try:
-        from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 - optional, and slow to import
+        return _EventFile(path, step)
     except ImportError as error:
         raise MissingExtraError("writing TensorBoard events (tensorboard: true)", "tensorboard", "report") from error
-    writer: EventWriter = SummaryWriter(str(path), purge_step=step + 1)  # type: ignore[no-untyped-call]
-    return writer

@@ -1,10 +1,16 @@
-"""Bring a solver of your own: a coarse 1-D Burgers solver, corrected towards one four times finer.
+"""Bring a solver of your own: a coarse 1-D Burgers solver, corrected towards one eight times finer.
 
     u_t + u u_x = nu u_xx, periodic; first-order upwind in space, explicit Euler in time
 
-The solver is plain numpy and offers no gradient; the corrector learns from forward steps alone.
+The solver is plain numpy and offers no gradient. A network of 57 parameters is trained twice from scratch: on single
+steps (NON), and through 8 coupled steps by finite differences of its parameters (ZO-SOL).
+
 Run: python examples/burgers.py
+Gives, in about a minute on 2 cores, the mean absolute error over 100 steps of 8 unseen trajectories:
+SRC 0.0330, NON 0.0308, ZO-SOL 0.0228 after 1,948,800 solver steps.
 """
+
+import tempfile
 
 import numpy as np
 import torch
@@ -15,8 +21,8 @@ from deepzero_sim.models import small
 
 
 class Burgers(dz.Solver):
-    def __init__(self, points: int = 64, substeps: int = 1) -> None:
-        self.spec = dz.SolverSpec(name="burgers", state_shape=(1, points), dt=0.005, stencil=substeps, channels=("u",))
+    def __init__(self, points: int, substeps: int = 1) -> None:
+        self.spec = dz.SolverSpec(name="burgers", state_shape=(1, points), dt=0.01, stencil=substeps, channels=("u",))
         self.substeps, self.dx = substeps, 1 / points
 
     def step(self, states: np.ndarray, params: np.ndarray | None = None) -> np.ndarray:
@@ -28,35 +34,46 @@ class Burgers(dz.Solver):
         return u.astype(np.float32)
 
 
-coarse, fine = Burgers(64), Burgers(256, substeps=4)
+# 40 trajectories of the fine solver from random waves, seen on the coarse grid; 32 to train on, 8 to test
+coarse, fine = Burgers(32), Burgers(256, substeps=8)
 x, random = np.arange(256) / 256, np.random.default_rng(0)
 waves = [a * np.sin(2 * np.pi * (k * x + p)) for k in (1, 2, 3) for a, p in [random.random((2, 40, 1)) / k]]
-states = sum(waves)[:, None].astype(np.float32)  # 40 random initial states, (40, 1, 256)
+states = sum(waves)[:, None].astype(np.float32)
 frames = []
 for _ in range(101):
-    frames.append(states.reshape(40, 1, 64, 4).mean(axis=-1))
+    frames.append(states.reshape(40, 1, 32, 8).mean(axis=-1))
     states = fine.step(states)
-data = Trajectories(np.stack(frames, axis=1), np.zeros((40, 0), dtype=np.float32), np.ones((1, 64), dtype=bool))
+data = Trajectories(np.stack(frames, axis=1), np.zeros((40, 0), dtype=np.float32), np.ones((1, 32), dtype=bool))
 train, test = (Trajectories(data.frames[part], data.params[part], data.mask) for part in (slice(32), slice(32, 40)))
 
-torch.manual_seed(0)
-corrector = small(coarse.spec, padding="circular")
 scale, _ = map(torch.from_numpy, train.scales())
-corrector.set_scales(scale, torch.ones(0))
-loop = dz.SolverLoop(coarse, corrector, unroll=8)
+advanced = advance_frames(coarse, train)
 
 
-def error() -> float:
+def new_corrector() -> torch.nn.Module:
+    torch.manual_seed(0)
+    corrector = small(coarse.spec, width=8, blocks=0, padding="circular")
+    corrector.set_scales(scale, torch.ones(0))
+    return corrector
+
+
+def trained(unroll: int, estimator: dz.Estimator, updates: int, batch: int, rate: float) -> torch.nn.Module:
+    loop = dz.SolverLoop(coarse, new_corrector(), unroll)
+    oracle = dz.LoopOracle(loop, dz.RolloutError(scale[:, None], torch.from_numpy(test.mask)), queries_per_chunk=32)
+    optimiser = torch.optim.Adam(loop.corrector.parameters(), lr=rate, betas=(0.9, 0.99))
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, updates)
+    batches = UnrolledBatches(train, advanced, batch, unroll)
+    with tempfile.TemporaryDirectory() as folder:  # a folder that stays would make the run resumable
+        trainer = dz.Trainer(oracle, estimator, optimiser, batches, dz.RunFolder(folder, {}), scheduler=scheduler)
+        print(f"  trained with {trainer.train(updates, tensorboard=False).solver_steps:,} solver steps")
+    return loop.corrector
+
+
+def error(corrector: torch.nn.Module) -> float:
+    loop = dz.SolverLoop(coarse, corrector)
     return dz.evaluate(loop, torch.from_numpy(test.frames), None, torch.from_numpy(test.mask), steps=100).mae
 
 
-before = error()
-trainer = dz.Trainer(
-    dz.LoopOracle(loop, dz.RolloutError(scale[:, None], torch.from_numpy(test.mask))),
-    dz.CGE(step_size=1e-3, scheme="forward"),
-    torch.optim.Adam(corrector.parameters(), lr=3e-3),
-    UnrolledBatches(train, advance_frames(coarse, train), batch_size=8, unroll=8),
-    dz.RunFolder("runs/burgers", {"example": "burgers"}),
-)
-progress = trainer.train(200, report=lambda p: print(f"update {p.step}: loss {p.loss:.3e}", end="\r"), tensorboard=False)
-print(f"\nerror over 100 steps: {before:.4f} alone, {error():.4f} corrected, after {progress.solver_steps:,} solver steps")
+print(f"SRC     the solver alone               error {error(new_corrector()):.4f}")  # it starts from no correction
+print(f"NON     trained on single steps        error {error(trained(1, dz.BackPropagation(), 1500, 32, 3e-3)):.4f}")
+print(f"ZO-SOL  trained through 8 solver steps error {error(trained(8, dz.CGE(1e-5, 'forward'), 600, 8, 1e-2)):.4f}")

@@ -69,13 +69,18 @@ def test_a_rollout_that_diverges_has_an_infinite_error(diverges_at: int) -> None
         return np.where(states >= diverges_at, np.inf, states + 1)
 
     found = evaluate(
-        SolverLoop(as_solver(step, Burgers().spec), NoCorrection()), torch.zeros(2, 6, 1, 16, dtype=torch.float64), None, ACTIVE, 5
+        SolverLoop(as_solver(step, Burgers().spec), NoCorrection()),
+        torch.zeros(2, 6, 1, 16, dtype=torch.float64),
+        None,
+        ACTIVE,
+        5,
     )
     assert found.errors.isfinite().sum(dim=1).tolist() == [diverges_at, diverges_at]
     assert found.errors[:, diverges_at:].isposinf().all()
     assert math.isinf(found.mae) and math.isinf(found.mae_std)
 
 
+@pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered")
 def test_a_network_that_explodes_has_an_infinite_error() -> None:
     linear = torch.nn.Conv1d(1, 1, 1).double()
     torch.nn.init.constant_(linear.weight, 1e200)

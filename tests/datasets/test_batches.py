@@ -25,7 +25,9 @@ def data(tmp_path: Path) -> Trajectories:
 def numbered() -> Trajectories:
     """Every frame holds 100 times its simulation plus its time."""
     frames = (100 * np.arange(5)[:, None] + np.arange(9)).astype(np.float64)
-    return Trajectories(np.broadcast_to(frames[:, :, None, None], (5, 9, 1, 4)).copy(), np.arange(5.0)[:, None], np.ones((1, 4), bool))
+    return Trajectories(
+        np.broadcast_to(frames[:, :, None, None], (5, 9, 1, 4)).copy(), np.arange(5.0)[:, None], np.ones((1, 4), bool)
+    )
 
 
 def test_advanced_frames_are_the_solvers_steps(data: Trajectories) -> None:

@@ -1,0 +1,70 @@
+"""Examples: settings that parse, and scripts that give what their header says."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from deepzero_sim.cli import parser
+from deepzero_sim.demo import METHODS, WAKE, data_settings, training_settings
+from deepzero_sim.experiment import plain
+from deepzero_sim.settings import GenerateSettings, TrainSettings, Workers
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+FILES = sorted(EXAMPLES.rglob("*.yaml"))
+
+#: What tells the commands' settings apart.
+KEYS = {"files": "generate", "train_data": "train", "data": "evaluate"}
+
+
+def command(path: Path) -> str:
+    said = yaml.safe_load(path.read_text())
+    return next(command for key, command in KEYS.items() if key in said)
+
+
+def parsed(path: Path) -> Any:
+    _, commands = parser()
+    sub = commands[command(path)]
+    kind = {"generate": GenerateSettings, "train": TrainSettings}.get(command(path), dict)
+    values = vars(sub.instantiate(sub.parse_args(["--config", str(path)])))
+    values.pop("config")
+    return kind(**values)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(EXAMPLES)))
+def test_settings_parse(path: Path) -> None:
+    assert parsed(path)
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path.parent.name == "wake"], ids=lambda path: path.name)
+def test_the_wake_is_the_demos(path: Path) -> None:
+    if command(path) == "evaluate":
+        return
+    settings = parsed(path)
+    if isinstance(settings, GenerateSettings):
+        assert asdict(settings.simulations) == asdict(data_settings(Path(), Workers()).simulations)
+        return
+    assert settings.solver == WAKE and settings.method in METHODS
+    expected = plain(training_settings(settings.run.parent, settings.train_data, settings.method, settings.workers))
+    ours = plain(settings)
+    free = {"workers", "checkpoint_every", "start", "train_data", "differentiable_solver", "tensorboard"}
+    assert {k: v for k, v in ours.items() if k not in free} == {k: v for k, v in expected.items() if k not in free}
+    assert (settings.start is None) == (expected["start"] is None)
+
+
+@pytest.mark.slow
+def test_a_solver_of_ones_own_is_corrected(tmp_path: Path) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    script = [sys.executable, str(EXAMPLES / "burgers.py")]
+    ended = subprocess.run(script, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
+    assert ended.returncode == 0, ended.stderr
+    errors = dict(re.findall(r"^(\S+) .* error (\d+\.\d+)$", ended.stdout, re.MULTILINE))
+    assert float(errors["ZO-SOL"]) < 0.9 * float(errors["SRC"])
