@@ -45,7 +45,9 @@ def main() -> None:
             estimated = flat(dz.CGE(step_size, scheme).estimate(opaque, batch, mask))
             cosine = float(estimated @ exact / estimated.norm() / exact.norm())
             error = float((estimated - exact).norm() / exact.norm())
-            found.append({"scheme": scheme, "step_size": step_size, "cosine": round(cosine, 4), "relative_error": round(error, 4)})
+            found.append(
+                {"scheme": scheme, "step_size": step_size, "cosine": round(cosine, 4), "relative_error": round(error, 4)}
+            )
     print(json.dumps({"coordinates": int(sum(m.sum() for m in mask.values())), "results": found}, indent=2))
 
 

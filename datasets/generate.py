@@ -10,7 +10,7 @@ import hashlib
 import json
 import platform
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, as_completed
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -119,7 +119,7 @@ def _check_params(params: list[list[float]], spec: SolverSpec) -> None:
         raise ConfigError("no simulations are asked for: give params at least one row.")
 
 
-def _require_same(path: Path, settings: dict[str, object]) -> None:
+def _require_same(path: Path, settings: Mapping[str, object]) -> None:
     made_by = json.loads(trajectories.load(path).attributes.get("settings", "null"))
     if made_by != json.loads(json.dumps(settings)):
         raise DataError(f"{path} was made with other settings: name another output, or delete it to make it anew.")

@@ -47,7 +47,7 @@ class Trajectories:
     attributes: dict[str, Any] = field(default_factory=dict)
 
     def scales(self) -> tuple[Array, Array]:
-        """Standard deviations, or 1 where zero: of every channel over its active points, `(C,)`, and every parameter, `(K,)`."""
+        """Standard deviations, 1 where zero: of every channel over its active points, `(C,)`, and every parameter, `(K,)`."""
         channels = np.array([self.frames[:, :, c, self.mask[c]].std(dtype=np.float64) for c in range(len(self.mask))])
         params = self.params.std(axis=0, dtype=np.float64)
         return np.where(channels > 0, channels, 1.0), np.where(params > 0, params, 1.0)

@@ -89,7 +89,7 @@ def _module_from_file(path: Path, name: str) -> ModuleType:
     if key in sys.modules:
         return sys.modules[key]
     spec = importlib.util.spec_from_file_location(key, resolved)
-    assert spec is not None and spec.loader is not None  # a .py file always has both  # noqa: PT018
+    assert spec is not None and spec.loader is not None  # a .py file always has both
     module = importlib.util.module_from_spec(spec)
     sys.modules[key] = module
     try:

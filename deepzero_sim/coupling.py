@@ -66,7 +66,7 @@ class SolverLoop:
         return torch.from_numpy(advanced).to(states.device)
 
     def _differentiable_step(self, states: torch.Tensor, params: torch.Tensor | None) -> torch.Tensor:
-        assert isinstance(self.solver, DifferentiableSolver)  # noqa: S101 - held by the constructor
+        assert isinstance(self.solver, DifferentiableSolver)
         advanced = self.solver.differentiable_step(states, params)
         if not bool(torch.isfinite(advanced).all()):
             raise NonFiniteError(

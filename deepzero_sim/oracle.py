@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import abc
 import functools
+import math
 import threading
 import uuid
 from collections.abc import Callable, Sequence
@@ -29,8 +30,8 @@ from deepzero_sim.types import NamedTensors
 #: `(outputs, targets) -> scalar`
 Loss: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
-#: Tasks that the chunks of one question are bundled into: enough to keep workers evenly busy, few enough to send cheaply.
-TASKS = 16
+#: Tasks a worker that the chunks of one question are bundled into: enough to end together, few enough to send cheaply.
+TASKS_PER_WORKER = 3
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,8 @@ class Oracle(abc.ABC):
             SolverError: the solver failed in one of them; with several failures, the first in the order asked.
         """
         chunks = [chunk for perturbation in perturbations for chunk in split(perturbation, self.queries_per_chunk)]
-        size = -(-len(chunks) // TASKS)
+        # bundling changes nothing of what is computed; an executor that does not tell its size is taken to have four workers
+        size = math.ceil(len(chunks) / (TASKS_PER_WORKER * getattr(self.executor, "_max_workers", 4)))
         tasks = [chunks[i : i + size] for i in range(0, len(chunks), size)]
         answers = []
         for outcome in run_in_order(self.executor, self._task(prepared), tasks):

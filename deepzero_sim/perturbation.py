@@ -119,7 +119,7 @@ class PerturbedModel:
         return self._block_by_block(*inputs)
 
     def _batched(self, *inputs: torch.Tensor | None) -> torch.Tensor:
-        assert isinstance(self._perturbation, Coordinates)  # noqa: S101 - held by the callers
+        assert isinstance(self._perturbation, Coordinates)
         with _OneCoordinateEach(self._parameters[self._perturbation.name], self._perturbation):
             return self._call({}, inputs)
 
@@ -264,8 +264,7 @@ def _shares_weights(model: torch.nn.Module, perturbation: Coordinates, inputs: S
 def _agrees(model: torch.nn.Module, name: str, inputs: Sequence[torch.Tensor | None], count: int) -> bool:
     """Compare both ways on two queries of parameter `name`, with a step of the parameter's own size."""
     # two different blocks, so that a mix-up between them shows
-    block = [None if x is None else x.chunk(count)[0].detach() for x in inputs]
-    pair = [None if x is None else torch.cat([x, 0.5 * x]) for x in block]
+    pair = [None if x is None else torch.cat([_varied(x.chunk(count)[0], seed) for seed in (0, 1)]) for x in inputs]
     try:
         trial = _trial(model, name)
         batched = trial._batched(*pair)
@@ -276,14 +275,21 @@ def _agrees(model: torch.nn.Module, name: str, inputs: Sequence[torch.Tensor | N
     return batched.shape == single.shape and bool((batched - single).abs().max() <= tolerance)
 
 
+def _varied(block: torch.Tensor, seed: int) -> torch.Tensor:
+    """Noise in place of numbers, which may be NaN by now; anything else, such as token indices, as it is."""
+    if not block.is_floating_point():
+        return block
+    return torch.randn(block.shape, generator=torch.Generator().manual_seed(seed)).to(block)
+
+
 @torch.no_grad()
 def _trial(model: torch.nn.Module, name: str) -> PerturbedModel:
-    """Two queries of a copy with noise on its weights: a layer of zeros, as in untrained correctors, hides all before it."""
+    """Two queries of a copy with noise for weights: a layer of zeros, as in untrained correctors, hides all before it."""
     model, generator = copy.deepcopy(model), torch.Generator().manual_seed(0)
     for parameter in model.parameters():
         noise = torch.randn(parameter.shape, generator=generator).to(parameter)
         fan_in = math.prod(parameter.shape[1:])
-        parameter.add_(noise, alpha=0.5 / math.sqrt(max(1, fan_in)))
+        parameter.copy_(noise / math.sqrt(max(1, fan_in)))
     perturbed = trainable(model)[name]
     step = float(perturbed.abs().max().clamp(min=0.1))
     return PerturbedModel(model, Coordinates(name, (0, perturbed.numel() - 1), (step, -step)))

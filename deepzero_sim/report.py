@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import json
 
 import numpy as np
 import torch
@@ -222,7 +221,7 @@ def picture(state: NDArray[np.float64], spec: SolverSpec) -> NDArray[np.float64]
     if is_staggered_flow(spec):
         return vorticity(state, spec)
     field = state[0]
-    return field[len(field) // 2] if field.ndim == 3 else field
+    return np.asarray(field[len(field) // 2] if field.ndim == 3 else field)
 
 
 def vorticity(state: NDArray[np.float64], spec: SolverSpec) -> NDArray[np.float64]:

@@ -140,7 +140,7 @@ class Trainer:
         events = _open_events(self.run.path, progress.step) if tensorboard else None
         try:
             # explicit, because torch warns of leaving it open; our sparse gradients are sorted and in range by construction
-            with single_threaded(), torch.sparse.check_sparse_tensor_invariants(enable=False):
+            with single_threaded(), torch.sparse.check_sparse_tensor_invariants(enable=False):  # type: ignore[no-untyped-call]
                 for step in range(progress.step, steps):
                     progress = self._step(step, progress)
                     self._log(progress, events)

@@ -66,7 +66,7 @@ def config_file(path: Path, settings: Any) -> Path:
 def start(*arguments: Any, cwd: Path, **options: Any) -> subprocess.Popen[str]:
     """The command line in a process of its own."""
     environment = {**os.environ, "PYTHONPATH": str(TESTS), "COLUMNS": "200"}
-    return subprocess.Popen(  # noqa: S603
+    return subprocess.Popen(
         [sys.executable, "-m", "deepzero_sim.cli", *map(str, arguments)],
         cwd=cwd,
         env=environment,

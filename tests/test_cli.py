@@ -361,13 +361,13 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
     if mount is None or os.geteuid() != 0:
         pytest.skip("only root can mount a small file system")
     command = [mount, "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)]
-    made = subprocess.run(command, capture_output=True, check=False)  # noqa: S603
+    made = subprocess.run(command, capture_output=True, check=False)
     if made.returncode:
         pytest.skip("mounting is not allowed here")
     try:
         yield disk
     finally:
-        subprocess.run(["umount", "--lazy", str(disk)], check=True)  # noqa: S603, S607
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)  # noqa: S607
 
 
 def fill(disk: Path, left: int) -> Path:

@@ -64,7 +64,7 @@ def test_the_wake_is_the_demos(path: Path) -> None:
 def test_a_solver_of_ones_own_is_corrected(tmp_path: Path) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     script = [sys.executable, str(EXAMPLES / "burgers.py")]
-    ended = subprocess.run(script, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
+    ended = subprocess.run(script, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
     errors = dict(re.findall(r"^(\S+) .* error (\d+\.\d+)$", ended.stdout, re.MULTILINE))
     assert float(errors["ZO-SOL"]) < 0.9 * float(errors["SRC"])

@@ -48,7 +48,7 @@ def test_text_is_utf8(tmp_path: Path) -> None:
 def test_a_kill_leaves_the_old_file_and_what_it_left_is_cleared_away(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     write_text(path, "old")
-    writer = subprocess.Popen([sys.executable, "-c", WRITER, str(path)])  # noqa: S603
+    writer = subprocess.Popen([sys.executable, "-c", WRITER, str(path)])
     assert wait_until(lambda: bool(unfinished(tmp_path)), 60)
     with replacing(path) as aside:  # beside a writer that lives
         aside.write_text("newer")

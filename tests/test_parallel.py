@@ -190,7 +190,7 @@ if __name__ == "__main__":
 def test_no_worker_outlives_a_killed_parent(then: str, tmp_path: Path) -> None:
     script = tmp_path / "parent.py"
     script.write_text(PARENT.format(then=then))
-    parent = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)  # noqa: S603 - our own script
+    parent = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     with parent.stdout:
         pids = [int(pid) for pid in parent.stdout.readline().split()]

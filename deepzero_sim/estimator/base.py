@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 
 from deepzero_sim.errors import ConfigError
-from deepzero_sim.oracle import Oracle
+from deepzero_sim.oracle import Oracle, require_finite
+from deepzero_sim.perturbation import UNPERTURBED, Perturbation
 from deepzero_sim.types import Mask, NamedTensors
 
 #: One-sided differences `(l(theta + mu v) - l(theta)) / mu`, or two-sided `(l(theta + mu v) - l(theta - mu v)) / (2 mu)`.
@@ -85,6 +86,44 @@ def check_mask(parameters: Mapping[str, torch.Tensor], mask: Mask | None) -> Non
             )
     if not any(bool(active.any()) for active in mask.values()):
         raise ConfigError("the mask leaves no coordinate active: lower the sparsity.")
+
+
+@dataclass(frozen=True)
+class Slopes:
+    """Slopes of the loss along the queried directions, and what they cost.
+
+    Args:
+        values: `(n,)`, in the order of the directions.
+        loss: `l(theta)`.
+        queries: losses that were asked for.
+        solver_steps: states advanced by one step to answer them.
+    """
+
+    values: torch.Tensor
+    loss: float
+    queries: int
+    solver_steps: int
+
+
+def ask_slopes(oracle: Oracle, batch: Any, perturbations: Sequence[Perturbation], step_size: float, scheme: Scheme) -> Slopes:
+    """Ask an oracle for the loss and, in the same round, at the steps of the scheme along every direction.
+
+    Args:
+        oracle: whose loss.
+        batch: what it takes.
+        perturbations: `n` directions, each at all steps of :func:`signed_steps` in turn.
+        step_size: `mu`.
+        scheme: ``"forward"`` or ``"central"``.
+
+    Raises:
+        DivergedError: the loss is not finite.
+    """
+    prepared = oracle.prepare(batch)
+    answers = oracle.ask(prepared, [UNPERTURBED, *perturbations])
+    loss = float(answers.losses[0])
+    require_finite(loss)
+    values = differences(answers.losses[1:], loss, step_size, scheme)
+    return Slopes(values, loss, len(answers.losses), oracle.preparation_steps(batch) + answers.solver_steps)
 
 
 def differences(losses: torch.Tensor, base: float, step_size: float, scheme: Scheme) -> torch.Tensor:

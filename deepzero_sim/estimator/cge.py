@@ -11,9 +11,9 @@ from deepzero_sim.estimator.base import (
     Estimator,
     GradientEstimate,
     Scheme,
+    ask_slopes,
     check_mask,
     check_scheme,
-    differences,
     signed_steps,
 )
 from deepzero_sim.oracle import Oracle
@@ -42,18 +42,14 @@ class CGE(Estimator):
     def estimate(self, oracle: Oracle, batch: Any, mask: Mask | None = None, seed: int = 0) -> GradientEstimate:
         parameters = trainable(oracle.model)
         check_mask(parameters, mask)
-        prepared = oracle.prepare(batch)
-        base = oracle.loss(prepared)
         active = _active_indices(parameters, mask)
-        answers = oracle.ask(prepared, [self._queries(name, indices) for name, indices in active.items()])
-        loss = float(base.losses[0])
-        slopes = differences(answers.losses, loss, self.step_size, self.scheme)
+        queries = [self._queries(name, indices) for name, indices in active.items()]
+        slopes = ask_slopes(oracle, batch, queries, self.step_size, self.scheme)
         grads = {name: torch.zeros_like(p, memory_format=torch.contiguous_format) for name, p in parameters.items()}
-        parts = torch.split(slopes, [len(indices) for indices in active.values()])
+        parts = torch.split(slopes.values, [len(indices) for indices in active.values()])
         for (name, indices), part in zip(active.items(), parts, strict=True):
             grads[name].view(-1)[indices.to(grads[name].device)] = part.to(grads[name])
-        steps = oracle.preparation_steps(batch) + base.solver_steps + answers.solver_steps
-        return GradientEstimate(grads, loss, len(answers.losses) + 1, steps)
+        return GradientEstimate(grads, slopes.loss, slopes.queries, slopes.solver_steps)
 
     def _queries(self, name: str, indices: torch.Tensor) -> Coordinates:
         steps = signed_steps(self.step_size, self.scheme)

@@ -11,9 +11,9 @@ from deepzero_sim.estimator.base import (
     Estimator,
     GradientEstimate,
     Scheme,
+    ask_slopes,
     check_mask,
     check_scheme,
-    differences,
     signed_steps,
 )
 from deepzero_sim.oracle import Oracle
@@ -46,21 +46,16 @@ class RGE(Estimator):
     def estimate(self, oracle: Oracle, batch: Any, mask: Mask | None = None, seed: int = 0) -> GradientEstimate:
         parameters = trainable(oracle.model)
         check_mask(parameters, mask)
-        prepared = oracle.prepare(batch)
-        base = oracle.loss(prepared)
         seeds = torch.randint(2**62, (self.num_directions,), generator=torch.Generator().manual_seed(seed)).tolist()
         steps = signed_steps(self.step_size, self.scheme)
         queries = Directions(tuple(s for s in seeds for _ in steps), steps * len(seeds), mask)
-        answers = oracle.ask(prepared, [queries])
-        loss = float(base.losses[0])
-        slopes = differences(answers.losses, loss, self.step_size, self.scheme)
+        slopes = ask_slopes(oracle, batch, [queries], self.step_size, self.scheme)
         grads = {name: torch.zeros_like(p) for name, p in parameters.items()}
         dimension = sum(_active(p, name, mask) for name, p in parameters.items())
-        for direction_seed, slope in zip(seeds, slopes.tolist(), strict=True):
+        for direction_seed, slope in zip(seeds, slopes.values.tolist(), strict=True):
             for name, u in unit_direction(parameters, direction_seed, mask).items():
                 grads[name].add_(u, alpha=slope * dimension / self.num_directions)
-        solver_steps = oracle.preparation_steps(batch) + base.solver_steps + answers.solver_steps
-        return GradientEstimate(grads, loss, len(answers.losses) + 1, solver_steps)
+        return GradientEstimate(grads, slopes.loss, slopes.queries, slopes.solver_steps)
 
 
 def _active(parameter: torch.Tensor, name: str, mask: Mask | None) -> int:
