@@ -22,7 +22,7 @@ from deepzero_sim.parallel import single_threaded
 from deepzero_sim.solvers import WakeFlow
 from deepzero_sim.solvers.wake import TRAIN_REYNOLDS, initial_state
 
-BATCH, UNROLL, QUERIES = 2, 8, 8
+BATCH, UNROLL, QUERIES = 2, 8, 16
 
 
 class TimedSolver(dz.Solver):

@@ -207,17 +207,16 @@ def trained_loop(path: Path) -> SolverLoop:
 
 
 def cost(path: Path) -> Cost:
-    """What a run took, with the runs it started from and the first solver steps from all frames, which they share."""
+    """What a run took, with the runs it started from; each takes the solver's first step from all frames for itself."""
     settings = run_settings(path)
     if settings["method"] == "SRC":
         return Cost()
     progress = load_checkpoint(path).state["progress"]
-    if settings["start"] is not None:
-        before = cost(Path(settings["start"]))
-    else:
-        frames = trajectories.load(Path(settings["train_data"])).frames
-        before = Cost(solver_steps=frames.shape[0] * (frames.shape[1] - 1))
-    return Cost(before.solver_steps + progress["solver_steps"], before.seconds + progress["seconds"])
+    frames = trajectories.load(Path(settings["train_data"])).frames
+    first_steps = frames.shape[0] * (frames.shape[1] - 1)
+    before = Cost() if settings["start"] is None else cost(Path(settings["start"]))
+    steps = before.solver_steps + first_steps + progress["solver_steps"]
+    return Cost(steps, before.seconds + progress["seconds"])
 
 
 @dataclass(frozen=True, eq=False)
@@ -250,7 +249,14 @@ def compare(runs: Mapping[str, Path], data_path: Path, steps: int) -> Comparison
         runs: run folders by method, all of the same solver.
         data_path: HDF5 trajectories.
         steps: of the rollouts.
+
+    Raises:
+        ConfigError: the runs are of different solvers.
     """
+    solvers = {name: run_settings(path)["solver"] for name, path in runs.items()}
+    for name, solver_settings in solvers.items():
+        if solver_settings != next(iter(solvers.values())):
+            raise ConfigError(f"runs to be compared must have the same solver, but that of {name} is {solver_settings}.")
     loops = {name: trained_loop(path) for name, path in runs.items()}
     solver = next(iter(loops.values())).solver
     data = trajectories.load(data_path, solver.spec)

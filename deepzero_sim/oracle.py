@@ -23,7 +23,7 @@ import torch
 from deepzero_sim.coupling import SolverLoop, to_array
 from deepzero_sim.errors import ConfigError, DivergedError, NonFiniteError
 from deepzero_sim.parallel import SerialExecutor, run_in_order
-from deepzero_sim.perturbation import UNPERTURBED, Perturbation, PerturbedModel, split
+from deepzero_sim.perturbation import UNPERTURBED, Perturbation, PerturbedModel, chunked
 from deepzero_sim.solver import check_states
 from deepzero_sim.types import NamedTensors
 
@@ -58,7 +58,7 @@ class Oracle(abc.ABC):
     """
 
     def __init__(
-        self, model: torch.nn.Module, loss: Loss, executor: Executor | None = None, queries_per_chunk: int = 8
+        self, model: torch.nn.Module, loss: Loss, executor: Executor | None = None, queries_per_chunk: int = 16
     ) -> None:
         if queries_per_chunk < 1:
             raise ConfigError(f"queries_per_chunk must be a positive number, not {queries_per_chunk}.")
@@ -90,7 +90,7 @@ class Oracle(abc.ABC):
         Raises:
             SolverError: the solver failed in one of them; with several failures, the first in the order asked.
         """
-        chunks = [chunk for perturbation in perturbations for chunk in split(perturbation, self.queries_per_chunk)]
+        chunks = chunked(perturbations, self.queries_per_chunk)
         # bundling changes nothing of what is computed; an executor that does not tell its size is taken to have four workers
         size = math.ceil(len(chunks) / (TASKS_PER_WORKER * getattr(self.executor, "_max_workers", 4)))
         tasks = [chunks[i : i + size] for i in range(0, len(chunks), size)]
@@ -213,7 +213,7 @@ class LoopOracle(Oracle):
         queries_per_chunk: perturbed networks evaluated as one batch, `P`: solver calls then advance `P * B` states.
     """
 
-    def __init__(self, loop: SolverLoop, loss: Loss, executor: Executor | None = None, queries_per_chunk: int = 8) -> None:
+    def __init__(self, loop: SolverLoop, loss: Loss, executor: Executor | None = None, queries_per_chunk: int = 16) -> None:
         super().__init__(loop.corrector, loss, executor, queries_per_chunk)
         if isinstance(executor, ThreadPoolExecutor) and not loop.solver.spec.thread_safe:
             raise ConfigError(

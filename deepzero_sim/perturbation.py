@@ -12,12 +12,14 @@ is added to its own block. Anything else runs block by block.
 from __future__ import annotations
 
 import copy
+import functools
 import math
 import warnings
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
@@ -61,23 +63,53 @@ class Directions:
         return len(self.seeds)
 
 
-Perturbation: TypeAlias = Coordinates | Directions
+@dataclass(frozen=True)
+class CoordinateBatch:
+    """Perturbations of one coordinate each, in several parameters: the queries of all parts, one part after the other."""
+
+    parts: tuple[Coordinates, ...]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+
+Perturbation: TypeAlias = Coordinates | Directions | CoordinateBatch
 
 #: The network as it is, as a perturbation of one query.
 UNPERTURBED = Directions(seeds=(0,), steps=(0.0,))
 
 
-def split(perturbation: Perturbation, size: int) -> list[Perturbation]:
-    """The same queries in the same order, at most `size` at a time."""
-    if isinstance(perturbation, Coordinates):
-        return [
-            Coordinates(perturbation.name, perturbation.indices[i : i + size], perturbation.steps[i : i + size])
-            for i in range(0, len(perturbation), size)
-        ]
-    return [
-        Directions(perturbation.seeds[i : i + size], perturbation.steps[i : i + size], perturbation.mask)
-        for i in range(0, len(perturbation), size)
-    ]
+def chunked(perturbations: Sequence[Perturbation], size: int) -> list[Perturbation]:
+    """The same queries in the same order, at most `size` at a time; coordinates of different parameters share a chunk."""
+    chunks: list[Perturbation] = []
+    for piece in perturbations:
+        parts = list(piece.parts) if isinstance(piece, CoordinateBatch) else [piece]
+        for part in parts:
+            _append(chunks, part, size)
+    return chunks
+
+
+def _append(chunks: list[Perturbation], part: Coordinates | Directions, size: int) -> None:
+    """Fill the last chunk up, if it takes what the part asks for, and cut the rest."""
+    start = 0
+    if isinstance(part, Coordinates) and chunks and isinstance(chunks[-1], CoordinateBatch):
+        start = min(size - len(chunks[-1]), len(part))
+        if start:
+            chunks[-1] = CoordinateBatch((*chunks[-1].parts, _cut(part, 0, start)))
+    for i in range(start, len(part), size):
+        cut = _cut(part, i, i + size)
+        chunks.append(CoordinateBatch((cut,)) if isinstance(cut, Coordinates) else cut)
+
+
+_Part = TypeVar("_Part", Coordinates, Directions)
+
+
+def _cut(part: _Part, start: int, stop: int) -> _Part:
+    """Queries `start` to `stop` of a part."""
+    steps = part.steps[start:stop]
+    if isinstance(part, Coordinates):
+        return Coordinates(part.name, part.indices[start:stop], steps)
+    return Directions(part.seeds[start:stop], steps, part.mask)
 
 
 def trainable(model: torch.nn.Module) -> NamedTensors:
@@ -114,19 +146,19 @@ class PerturbedModel:
         self._parameters = trainable(model)
 
     def __call__(self, *inputs: torch.Tensor | None) -> torch.Tensor:
-        if isinstance(self._perturbation, Coordinates) and _shares_weights(self._model, self._perturbation, inputs):
-            return self._batched(*inputs)
-        return self._block_by_block(*inputs)
+        count = len(self._perturbation)
+        shared = [_shares_weights(self._model, part.name, inputs, count) for part in _parts(self._perturbation)]
+        return self._batched(*inputs) if shared and all(shared) else self._block_by_block(*inputs)
 
     def _batched(self, *inputs: torch.Tensor | None) -> torch.Tensor:
-        assert isinstance(self._perturbation, Coordinates)
-        with _OneCoordinateEach(self._parameters[self._perturbation.name], self._perturbation):
-            return self._call({}, inputs)
+        with _buffers_put_back(self._model), _OneCoordinateEach(self._parameters, _parts(self._perturbation)):
+            result: torch.Tensor = self._model(*inputs)
+        return result
 
     def _block_by_block(self, *inputs: torch.Tensor | None) -> torch.Tensor:
         count = len(self._perturbation)
         blocks = zip(*(x.chunk(count) if x is not None else [None] * count for x in inputs), strict=True)
-        return torch.cat([self._call(self._changed(query), block) for query, block in enumerate(blocks)])
+        return torch.cat([self._call(changed, block) for changed, block in zip(self._changes(), blocks, strict=True)])
 
     def _call(self, changed: NamedTensors, inputs: tuple[torch.Tensor | None, ...]) -> torch.Tensor:
         # buffers are copied because a network may update them (batch-norm statistics) while it is queried
@@ -134,57 +166,126 @@ class PerturbedModel:
         result: torch.Tensor = functional_call(self._model, {**changed, **buffers}, inputs)
         return result
 
-    def _changed(self, query: int) -> NamedTensors:
-        """The parameters that query number `query` changes, as changed copies."""
-        perturbation, step = self._perturbation, self._perturbation.steps[query]
-        if step == 0.0:
-            return {}
-        if isinstance(perturbation, Coordinates):
-            changed = self._parameters[perturbation.name].detach().clone(memory_format=torch.contiguous_format)
-            changed.view(-1)[perturbation.indices[query]] += step
-            return {perturbation.name: changed}
-        direction = unit_direction(self._parameters, perturbation.seeds[query], perturbation.mask)
+    def _changes(self) -> Iterator[NamedTensors]:
+        """For each query the parameters that it changes, as changed copies."""
+        if isinstance(self._perturbation, Directions):
+            for seed, step in zip(self._perturbation.seeds, self._perturbation.steps, strict=True):
+                yield self._along(seed, step) if step else {}
+        for part in _parts(self._perturbation):
+            for index, step in zip(part.indices, part.steps, strict=True):
+                changed = self._parameters[part.name].detach().clone(memory_format=torch.contiguous_format)
+                changed.view(-1)[index] += step
+                yield {part.name: changed}
+
+    def _along(self, seed: int, step: float) -> NamedTensors:
+        direction = unit_direction(self._parameters, seed, self._perturbation.mask)  # type: ignore[union-attr]
         return {name: self._parameters[name].detach() + step * u for name, u in direction.items()}
+
+
+@contextmanager
+def _buffers_put_back(model: torch.nn.Module) -> Iterator[None]:
+    """Undo whatever a network does to its buffers inside, in place (running statistics) or by assignment."""
+    kept = [
+        (module._buffers, name, buffer, buffer.clone(), buffer._version)
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
+    try:
+        yield
+    finally:
+        for buffers, name, buffer, values, version in kept:
+            buffers[name] = buffer
+            if buffer._version != version:
+                buffer.copy_(values)
+
+
+def _parts(perturbation: Perturbation) -> tuple[Coordinates, ...]:
+    """Coordinates by parameter; none of directions."""
+    if isinstance(perturbation, CoordinateBatch):
+        return perturbation.parts
+    return (perturbation,) if isinstance(perturbation, Coordinates) else ()
 
 
 class _CannotShareError(Exception):
     """The perturbed parameter is used by an operation that has no one-coordinate rule."""
 
 
-class _OneCoordinateEach(TorchFunctionMode):
-    """While active, every use of `parameter` in a convolution or linear layer answers for all `P` perturbed copies of it."""
+@dataclass(frozen=True, eq=False)
+class _Perturbed:
+    """A parameter, and the queries that perturb it.
 
-    def __init__(self, parameter: torch.Tensor, perturbation: Coordinates) -> None:
+    Args:
+        parameter: which.
+        indices: `(p,)`, flat positions in it.
+        steps: `(p,)`.
+        blocks: which of the `P` blocks of the batch are theirs.
+    """
+
+    parameter: torch.Tensor
+    indices: torch.Tensor
+    steps: torch.Tensor
+    blocks: slice
+
+    @functools.cached_property
+    def position(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Output channel, input channel and tap of each index into a weight `(O, I, *kernel)`."""
+        outputs, sources, *kernel = self.parameter.shape
+        output, source, tap = torch.unravel_index(self.indices, (outputs, sources, math.prod(kernel)))
+        return output, source, tap
+
+    @functools.cached_property
+    def kernels(self) -> torch.Tensor:
+        """`(p, 1, *kernel)`, zero but for the step at the perturbed tap."""
+        kernel = self.parameter.shape[2:]
+        kernels = self.steps.new_zeros(len(self.steps), 1, math.prod(kernel))
+        kernels[torch.arange(len(self.steps)), 0, self.position[2]] = self.steps
+        return kernels.view(-1, 1, *kernel)
+
+
+class _OneCoordinateEach(TorchFunctionMode):
+    """While active, every use of a perturbed parameter in a convolution or linear layer answers for all `P` queries."""
+
+    def __init__(self, parameters: NamedTensors, parts: Sequence[Coordinates]) -> None:
         super().__init__()
-        self._parameter = parameter
-        self._indices = torch.tensor(perturbation.indices, device=parameter.device)
-        self._steps = torch.tensor(perturbation.steps, dtype=torch.float64).to(parameter)
+        self._count = sum(map(len, parts))
+        self._perturbed, start = [], 0
+        for part in parts:
+            parameter = parameters[part.name]
+            indices = torch.tensor(part.indices, device=parameter.device)
+            steps = torch.tensor(part.steps, dtype=torch.float64).to(parameter)
+            self._perturbed.append(_Perturbed(parameter, indices, steps, slice(start, start + len(part))))
+            start += len(part)
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        if not any(value is self._parameter for value in (*args, *kwargs.values())):
+        if func.__name__ == "__get__":  # shape, dtype and the like
             return result
-        if func.__name__ == "__get__":  # its shape, dtype and the like
-            return result
-        if func not in _RULES:
-            raise _CannotShareError
-        call = _LayerCall(**dict(zip(_ARGUMENTS[func], args, strict=False)), **kwargs)
-        if call.bias is self._parameter:
-            self._add(func, result, self._indices, self._steps.view(-1, *[1] * (result.dim() - 1)))
-        if call.weight is self._parameter:
-            channel, contribution = _RULES[func](func, call, self._indices, self._steps)
-            self._add(func, result, channel, contribution)
+        for perturbed in self._perturbed:
+            if any(value is perturbed.parameter for value in (*args, *kwargs.values())):
+                if func not in _RULES:
+                    raise _CannotShareError
+                call = _LayerCall(**dict(zip(_ARGUMENTS[func], args, strict=False)), **kwargs)
+                self._answer(func, call, result, perturbed)
         return result
 
-    def _add(self, func: Callable[..., Any], result: torch.Tensor, channel: torch.Tensor, contribution: torch.Tensor) -> None:
-        """Add `(P, B, ...)` to output channel `channel[p]` of block `p` of `result`."""
-        count = len(self._indices)
-        blocks = result.view(count, len(result) // count, *result.shape[1:])
-        blocks = blocks.movedim(-1 if func is F.linear else 2, 1)
-        blocks[torch.arange(count), channel] += contribution
+    def _answer(self, func: Callable[..., Any], call: _LayerCall, result: torch.Tensor, perturbed: _Perturbed) -> None:
+        """Add what the perturbed coordinates change to the blocks of `result` that ask for them."""
+        blocks = self._blocks(result)[perturbed.blocks].movedim(-1 if func is F.linear else 2, 1)
+        queries = torch.arange(len(perturbed.indices))
+        if call.bias is perturbed.parameter:
+            blocks[queries, perturbed.indices] += perturbed.steps.view(-1, *[1] * (blocks.dim() - 2))
+        if call.weight is perturbed.parameter:
+            inputs = self._blocks(call.input)[perturbed.blocks]
+            channel, contribution = _RULES[func](func, call, inputs, perturbed)
+            blocks[queries, channel] += contribution
+
+    def _blocks(self, batch: torch.Tensor) -> torch.Tensor:
+        """`(P*B, ...)` as `(P, B, ...)`."""
+        return batch.view(self._count, len(batch) // self._count, *batch.shape[1:])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,33 +301,27 @@ class _LayerCall:
     groups: int = 1
 
 
-def _linear_rule(
-    func: Callable[..., Any], call: _LayerCall, indices: torch.Tensor, steps: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    output, source = indices // call.weight.shape[1], indices % call.weight.shape[1]
-    blocks = call.input.view(len(indices), -1, *call.input.shape[1:])
-    picked = blocks[torch.arange(len(indices)), ..., source]
-    return output, picked * steps.view(-1, *[1] * (picked.dim() - 1))
+#: For `(p, B, ...)` inputs: which output channel each query changes, and by what, `(p, B, ...)`.
+_Change: TypeAlias = tuple[torch.Tensor, torch.Tensor]
 
 
-def _convolution_rule(
-    func: Callable[..., Any], call: _LayerCall, indices: torch.Tensor, steps: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _linear_rule(func: Callable[..., Any], call: _LayerCall, inputs: torch.Tensor, perturbed: _Perturbed) -> _Change:
+    output, source, _ = perturbed.position
+    picked = inputs[torch.arange(len(inputs)), ..., source]
+    return output, picked * perturbed.steps.view(-1, *[1] * (picked.dim() - 1))
+
+
+def _convolution_rule(func: Callable[..., Any], call: _LayerCall, inputs: torch.Tensor, perturbed: _Perturbed) -> _Change:
     """The perturbed tap of each query on the one input channel it reads: a depthwise convolution with one-tap kernels."""
-    count, (outputs, sources) = len(indices), call.weight.shape[:2]
-    kernel = call.weight.shape[2:]
-    output, source, tap = torch.unravel_index(indices, (outputs, sources, kernel.numel()))
-    source = source + output // (outputs // call.groups) * sources
-    blocks = call.input.view(count, -1, *call.input.shape[1:])
-    picked = blocks[torch.arange(count), :, source].transpose(0, 1)
-    kernels = torch.zeros(count, 1, kernel.numel(), dtype=steps.dtype, device=steps.device)
-    kernels[torch.arange(count), 0, tap] = steps
-    contribution = func(picked, kernels.view(count, 1, *kernel), None, call.stride, call.padding, call.dilation, count)
+    output, source, _ = perturbed.position
+    outputs, sources = call.weight.shape[:2]
+    count, group = len(inputs), output // (outputs // call.groups)
+    picked = inputs[torch.arange(count), :, source + group * sources].transpose(0, 1)
+    contribution = func(picked, perturbed.kernels, None, call.stride, call.padding, call.dilation, count)
     return output, contribution.transpose(0, 1)
 
 
-_Rule: TypeAlias = Callable[[Callable[..., Any], _LayerCall, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
-_RULES: dict[Callable[..., Any], _Rule] = {
+_RULES: dict[Callable[..., Any], Callable[[Callable[..., Any], _LayerCall, torch.Tensor, _Perturbed], _Change]] = {
     F.linear: _linear_rule,
     F.conv1d: _convolution_rule,
     F.conv2d: _convolution_rule,
@@ -242,18 +337,19 @@ _Use: TypeAlias = tuple[str, tuple[bool, ...]]
 _shared: weakref.WeakKeyDictionary[torch.nn.Module, dict[_Use, bool]] = weakref.WeakKeyDictionary()
 
 
-def _shares_weights(model: torch.nn.Module, perturbation: Coordinates, inputs: Sequence[torch.Tensor | None]) -> bool:
+def _shares_weights(model: torch.nn.Module, name: str, inputs: Sequence[torch.Tensor | None], count: int) -> bool:
     """Whether the one-coordinate rules are right for this parameter of this network: tried out once, then remembered.
 
     A network that mixes the samples of a batch, or moves the batch axis, is found out here and runs block by block.
+    `inputs` are those of `count` queries.
     """
     known = _shared.setdefault(model, {})
-    use = perturbation.name, tuple(module.training for module in model.modules())
+    use = name, tuple(module.training for module in model.modules())
     if use not in known:
-        known[use] = _agrees(model, perturbation.name, inputs, len(perturbation))
+        known[use] = _agrees(model, name, inputs, count)
         if not known[use]:
             warnings.warn(
-                f"parameter {perturbation.name!r} of {type(model).__name__} is queried one perturbed network at a time, "
+                f"parameter {name!r} of {type(model).__name__} is queried one perturbed network at a time, "
                 "which is slower: it is not the weight or bias of a convolution or linear layer, or the network mixes "
                 "the samples of a batch.",
                 stacklevel=2,

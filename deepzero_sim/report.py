@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,12 +30,12 @@ COLOURS = {
 
 
 def results(methods: Mapping[str, MethodResult], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What `results.json` holds."""
+    """What `results.json` holds; the error of a rollout that diverged, infinite, is null there: JSON has no infinity."""
     return {
         "methods": {
             name: {
-                "mae": result.evaluation.mae,
-                "mae_std": result.evaluation.mae_std,
+                "mae": _or_null(result.evaluation.mae),
+                "mae_std": _or_null(result.evaluation.mae_std),
                 "solver_steps": result.cost.solver_steps,
                 "seconds": round(result.cost.seconds, 2),
             }
@@ -42,6 +43,10 @@ def results(methods: Mapping[str, MethodResult], settings: Mapping[str, Any]) ->
         },
         "settings": dict(settings),
     }
+
+
+def _or_null(number: float) -> float | None:
+    return number if math.isfinite(number) else None
 
 
 def rows(methods: Mapping[str, MethodResult]) -> list[tuple[str, ...]]:
@@ -154,7 +159,7 @@ class _Figures:
 
     def _images(self, pictures: dict[str, list[NDArray[np.float64]]], times: list[int]) -> None:
         height, width = pictures["reference"][0].shape
-        size = (4.2 * len(times), 4.2 * len(pictures) * width / height + 1)
+        size = (4.2 * len(times), 3.6 * len(pictures) * width / height + 1)
         figure, axes = self._plot.subplots(len(pictures), len(times), figsize=size, squeeze=False, layout="constrained")
         limit = max(1e-12, float(np.quantile(np.abs(pictures["reference"]), 0.995)))
         extent = [0, height * (self._spec.spacing or (1.0,))[0], 0, width * (self._spec.spacing or (1.0,))[-1]]

@@ -79,7 +79,7 @@ class TrainSettings:
         default_factory=lambda: Component("deepzero_sim.CGE", {"step_size": 1e-4, "scheme": "central"})
     )
     sparsity: float = 0.0
-    queries_per_chunk: int = 8
+    queries_per_chunk: int = 16
     workers: Workers = field(default_factory=Workers)
     seed: int = 0
     checkpoint_every: int = 50

@@ -182,8 +182,8 @@ class WakeFlow(Solver):
         v_y[:, :, -1] = 1.0
         courant = self.spec.dt / self.grid.spacing
         u_y, u_x = courant * v_y, courant * v_x
-        v_y = self._advect_y(v_y, u_y, _between(u_x, 1, 2))
-        v_x = self._advect_x(v_x, _between(u_y, 2, 1), u_x)
+        v_y = self._advect_y(v_y, u_y, _between(u_x))
+        v_x = self._advect_x(v_x, _between(u_y.swapaxes(1, 2)).swapaxes(1, 2), u_x)
         v_y *= self._open_y
         v_x *= self._open_x
         self._project(v_y, v_x, out)
@@ -241,22 +241,22 @@ def _diffuse(field: Array, number: Array) -> Array:
     return out
 
 
-def _between(field: Array, longer: int, shorter: int) -> Array:
+def _between(field: Array) -> Array:
     """Mean of the four faces of the other component around each face, zero gradient outside.
 
     Args:
-        field: `(B, h, w)`.
-        longer: the axis along which the result has one point more than the field.
-        shorter: the axis along which it has one point less.
+        field: `(B, h, w)`, the component along the last axis.
+
+    Returns:
+        `(B, h+1, w-1)`.
     """
-    field = np.moveaxis(field, (longer, shorter), (1, 2))
     pairs = field[:, :, 1:] + field[:, :, :-1]
-    out = np.empty((field.shape[0], field.shape[1] + 1, field.shape[2] - 1), dtype=field.dtype)
+    out = np.empty((pairs.shape[0], pairs.shape[1] + 1, pairs.shape[2]), dtype=field.dtype)
     np.add(pairs[:, 1:], pairs[:, :-1], out=out[:, 1:-1])
     np.add(pairs[:, 0], pairs[:, 0], out=out[:, 0])
     np.add(pairs[:, -1], pairs[:, -1], out=out[:, -1])
     out *= 0.25
-    return np.moveaxis(out, (1, 2), (longer, shorter))
+    return out
 
 
 class _SemiLagrangian:

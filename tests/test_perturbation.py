@@ -13,7 +13,16 @@ from problems import assert_untouched, fallback_allowed, network, snapshot
 from torch import nn
 
 from deepzero_sim.errors import ConfigError
-from deepzero_sim.perturbation import UNPERTURBED, Coordinates, Directions, PerturbedModel, split, trainable, unit_direction
+from deepzero_sim.perturbation import (
+    UNPERTURBED,
+    CoordinateBatch,
+    Coordinates,
+    Directions,
+    PerturbedModel,
+    chunked,
+    trainable,
+    unit_direction,
+)
 
 
 @torch.no_grad()
@@ -159,19 +168,39 @@ def test_a_network_that_insists_on_its_batch_size_is_queried_one_at_a_time() -> 
     assert len(caught) == 1
 
 
+@given(counts=st.lists(st.integers(1, 20), min_size=1, max_size=4), size=st.integers(1, 25))
+def test_coordinates_of_several_parameters_fill_chunks_in_order(counts: list[int], size: int) -> None:
+    asked = [Coordinates(f"p{k}", tuple(range(n)), tuple(float(i) for i in range(n))) for k, n in enumerate(counts)]
+    chunks = chunked(asked, size)
+    assert [len(chunk) for chunk in chunks[:-1]] == [size] * (len(chunks) - 1)
+    assert 1 <= len(chunks[-1]) <= size
+    found = [(part.name, i, s) for c in chunks for part in c.parts for i, s in zip(part.indices, part.steps, strict=True)]
+    assert found == [(part.name, i, s) for part in asked for i, s in zip(part.indices, part.steps, strict=True)]
+
+
 @given(count=st.integers(1, 20), size=st.integers(1, 25))
-def test_split_keeps_order(count: int, size: int) -> None:
-    numbers = tuple(range(count))
+def test_directions_are_cut_in_order_and_kept_apart(count: int, size: int) -> None:
+    numbers, mask = tuple(range(count)), {"a": torch.ones(1, dtype=torch.bool)}
     steps = tuple(float(i) for i in numbers)
-    mask = {"a": torch.ones(1, dtype=torch.bool)}
-    for whole in (Coordinates("a", numbers, steps), Directions(numbers, steps, mask)):
-        parts = split(whole, size)
-        assert len(parts) == math.ceil(count / size)
-        assert [len(part) for part in parts[:-1]] == [size] * (len(parts) - 1)
-        assert sum((part.steps for part in parts), ()) == steps
-        for part in parts:
-            assert type(part) is type(whole)
-            assert part.indices == tuple(int(s) for s in part.steps) if isinstance(part, Coordinates) else part.mask is mask
+    first, *parts, last = chunked([Coordinates("a", (0,), (1.0,)), Directions(numbers, steps, mask), UNPERTURBED], size)
+    assert isinstance(first, CoordinateBatch)
+    assert last == UNPERTURBED
+    assert len(parts) == math.ceil(count / size)
+    assert sum((part.steps for part in parts), ()) == steps
+    assert all(part.mask is mask and len(part) <= size for part in parts)
+
+
+def test_a_chunk_of_several_parameters_equals_its_parts() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(2, 3, 3, padding=1), nn.Tanh(), nn.Conv2d(3, 2, 3, padding=1), nn.Flatten(), nn.Linear(32, 2)
+    )
+    model, x = model.double(), torch.randn(2, 2, 4, 4, dtype=torch.float64)
+    parts = tuple(Coordinates(name, (0, p.numel() - 1), (0.1, -0.2)) for name, p in model.named_parameters())
+    with torch.no_grad():
+        together = PerturbedModel(model, CoordinateBatch(parts))(x.repeat(2 * len(parts), 1, 1, 1))
+        alone = torch.cat([PerturbedModel(model, part)(x.repeat(2, 1, 1, 1)) for part in parts])
+    torch.testing.assert_close(together, alone, rtol=1e-12, atol=1e-12)
 
 
 def test_trainable_names_what_is_trained() -> None:
