@@ -256,7 +256,10 @@ def compare(runs: Mapping[str, Path], data_path: Path, steps: int) -> Comparison
     solvers = {name: run_settings(path)["solver"] for name, path in runs.items()}
     for name, solver_settings in solvers.items():
         if solver_settings != next(iter(solvers.values())):
-            raise ConfigError(f"runs to be compared must have the same solver, but that of {name} is {solver_settings}.")
+            raise ConfigError(
+                f"runs to be compared must have the same solver, but {name} has another solver, {solver_settings}: "
+                "evaluate it by itself."
+            )
     loops = {name: trained_loop(path) for name, path in runs.items()}
     solver = next(iter(loops.values())).solver
     data = trajectories.load(data_path, solver.spec)
