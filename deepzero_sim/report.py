@@ -208,7 +208,7 @@ class _Figures:
 
     def _save(self, figure: Any, name: str) -> None:
         with replacing(self._folder / name) as aside:
-            figure.savefig(aside, format="png", dpi=130)
+            figure.savefig(aside, format="png", dpi=110, bbox_inches="tight")
         self._plot.close(figure)
 
 

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
@@ -68,3 +69,12 @@ def test_a_solver_of_ones_own_is_corrected(tmp_path: Path) -> None:
     assert ended.returncode == 0, ended.stderr
     errors = dict(re.findall(r"^(\S+) .* error (\d+\.\d+)$", ended.stdout, re.MULTILINE))
     assert float(errors["ZO-SOL"]) < 0.9 * float(errors["SRC"])
+
+
+def test_the_readmes_code_runs() -> None:
+    text = (EXAMPLES.parent / "README.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    found: dict[str, Any] = {}
+    exec(compile(code, "README.md", "exec"), found)  # noqa: S102 - our own text
+    states = np.ones((2, 1, 64), dtype=np.float32)
+    np.testing.assert_allclose(found["solver"].step(states), found["Decay"]().step(states))

@@ -1,0 +1,36 @@
+"""The demo's methods for other seeds: how much of its table is luck.
+
+Uses the demo's data and trains every method anew for each seed, in runs/seeds/. Some five minutes a seed on 2 cores.
+
+Run: python benchmarks/demo_seeds.py [--seeds 1 2] [--data runs/demo/data]   (after the demo)
+Prints one JSON object: the mean absolute error over 250 steps by seed and method.
+"""
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from deepzero_sim.demo import METHODS, STEPS, training_settings
+from deepzero_sim.experiment import compare, train
+from deepzero_sim.settings import Workers
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
+    options.add_argument("--data", type=Path, default=Path("runs/demo/data"))
+    given = options.parse_args()
+    found = {}
+    for seed in given.seeds:
+        folder = Path("runs/seeds") / str(seed)
+        for method in METHODS:
+            settings = training_settings(folder, given.data / "wake_train.h5", method, Workers())
+            train(replace(settings, seed=seed, tensorboard=False))
+        comparison = compare({method: folder / method for method in METHODS}, given.data / "wake_test.h5", STEPS)
+        found[seed] = {name: round(result.evaluation.mae, 4) for name, result in comparison.methods.items()}
+    print(json.dumps(found, indent=2))
+
+
+if __name__ == "__main__":
+    main()
