@@ -30,7 +30,7 @@ FINE_WAKE = Component("deepzero_sim.solvers.WakeFlow", {"resolution": 128})
 PHIFLOW_WAKE = Component("deepzero_sim.solvers.PhiFlowWake", {"resolution": 32})
 
 #: Forward differences cost half of central ones. Near NON's minimum the loss curves so much that they need a small step:
-#: measured on a batch there, the cosine to the true gradient is 0.24 at 1e-3, 0.985 at 1e-4, 0.999 at 1e-5.
+#: there the cosine to the true gradient is 0.92 at 1e-3, 0.999 at 1e-4, 0.9998 at 1e-5 (benchmarks/step_size.py).
 ESTIMATOR = Component("deepzero_sim.CGE", {"step_size": 1e-5, "scheme": "forward"})
 
 #: NON sees no state that its own corrections lead to; without some weight decay its rollouts blow up for some seeds.
