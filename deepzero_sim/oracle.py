@@ -23,7 +23,8 @@ import torch
 from deepzero_sim.coupling import SolverLoop, to_array
 from deepzero_sim.errors import ConfigError, DivergedError, NonFiniteError
 from deepzero_sim.parallel import SerialExecutor, run_in_order
-from deepzero_sim.perturbation import UNPERTURBED, Perturbation, PerturbedModel, chunked
+from deepzero_sim.perturbation import UNPERTURBED, Perturbation, chunked
+from deepzero_sim.perturbed_model import PerturbedModel
 from deepzero_sim.solver import check_states
 from deepzero_sim.types import NamedTensors
 

@@ -20,6 +20,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("components", "files"),
     ("solver",),
     ("coupling", "loss", "parallel", "perturbation", "layer"),
+    ("perturbed_model",),
     ("oracle",),
     ("estimator", "models"),
     ("sparsity",),
