@@ -9,12 +9,14 @@ from __future__ import annotations
 import os
 import platform
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from deepzero_sim.components import Component
 from deepzero_sim.console import console, counting_bar, print_table, training_bar
 from deepzero_sim.datasets.generate import Simulations, generate, software
+from deepzero_sim.errors import MissingExtraError
 from deepzero_sim.experiment import compare, plain, train
 from deepzero_sim.parallel import open_executor
 from deepzero_sim.report import publish, rows
@@ -73,7 +75,14 @@ def training_settings(folder: Path, data: Path, method: MethodName, workers: Wor
 
 
 def demo(settings: DemoSettings) -> None:
-    """Run the demonstration; see the module."""
+    """Run the demonstration; see the module.
+
+    Raises:
+        MissingExtraError: PhiFlow, matplotlib or TensorBoard is not installed; said before minutes are spent.
+    """
+    for module, extra in (("phi", "phiflow"), ("matplotlib", "report"), ("tensorboard", "report")):
+        if find_spec(module) is None:
+            raise MissingExtraError("the demo", module, extra)
     started = time.perf_counter()
     data = data_settings(settings.run / "data", settings.workers)
     make_data(data)
