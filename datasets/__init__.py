@@ -1,6 +1,6 @@
 """Trajectory data: files, how they are made, and batches cut out of them."""
 
 from deepzero_sim.datasets.batches import UnrolledBatches, advance_frames
-from deepzero_sim.datasets.trajectories import Trajectories
+from deepzero_sim.datasets.trajectories import Trajectories, load, save
 
-__all__ = ["Trajectories", "UnrolledBatches", "advance_frames"]
+__all__ = ["Trajectories", "UnrolledBatches", "advance_frames", "load", "save"]

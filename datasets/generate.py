@@ -21,13 +21,13 @@ from typing import Any
 import h5py
 import numpy as np
 
-from deepzero_sim.components import Component, build, load
+from deepzero_sim.components import Component, load
 from deepzero_sim.datasets import trajectories
 from deepzero_sim.datasets.trajectories import Trajectories
 from deepzero_sim.errors import ConfigError, DataError, DeepZeroError
 from deepzero_sim.files import write_text
 from deepzero_sim.parallel import outcome, submitted
-from deepzero_sim.solver import Solver, SolverSpec, check_states, checked_step
+from deepzero_sim.solver import Solver, SolverSpec, build_solver, check_states, checked_step
 from deepzero_sim.types import Array
 
 
@@ -86,8 +86,12 @@ def generate(
         DataError: the file is there and was made by other settings.
         SolverError: the reference solver failed; finished simulations are kept.
     """
+    if not path.name or path.suffix == ".md":
+        raise ConfigError(
+            f"the output must be an HDF5 file such as data/wake.h5, not {str(path)!r}: a card named .md lies beside it."
+        )
     settings = {"simulations": asdict(simulations), "params": params}
-    source: Solver = build(simulations.source)
+    source = build_solver(simulations.source)
     _check_params(params, source.spec)
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
     parts = path.with_name(f"{path.name}.{digest}.parts")  # parts of other settings are never mixed in
@@ -166,15 +170,14 @@ def _returned(name: str, *arguments: Any) -> Array:
         returned: Array = function(*arguments)
     except DeepZeroError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError(f"{name} raised {type(error).__name__}: {error}; run it alone to find out why.") from error
     return returned
 
 
 @lru_cache(maxsize=4)
 def _solver(component: str) -> Solver:
-    solver: Solver = build(Component(**json.loads(component)))
-    return solver
+    return build_solver(Component(**json.loads(component)))
 
 
 def _read_part(part: Path) -> Array:

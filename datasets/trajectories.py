@@ -127,6 +127,8 @@ def load(path: Path, spec: SolverSpec | None = None) -> Trajectories:
         raise DataError(
             f"expected a file of trajectories at {path}, but there is none: run 'deepzero-sim generate' or check the path."
         )
+    if path.is_dir():
+        raise DataError(f"expected a file of trajectories at {path}, but that is a folder: name the file in it.")
     try:
         with h5py.File(path, "r") as file:
             if file.attrs.get("format") != FORMAT:
@@ -139,7 +141,9 @@ def load(path: Path, spec: SolverSpec | None = None) -> Trajectories:
             frames, params = np.asarray(file["frames"]), np.asarray(file["params"])
             mask, attributes = np.asarray(file["mask"]).astype(bool), dict(file.attrs)
     except (OSError, KeyError) as error:
-        raise DataError(f"{path} cannot be read as HDF5 trajectories ({error}): delete it and generate it again.") from error
+        raise DataError(
+            f"{path} cannot be read as HDF5 trajectories ({error}): check the path, or generate it again."
+        ) from error
     trajectories = Trajectories(frames, params, mask, attributes)
     _check(trajectories, path)
     if spec is None:

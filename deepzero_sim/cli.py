@@ -6,16 +6,20 @@ wrong ends with one sentence on stderr and exit status 2.
 
 from __future__ import annotations
 
+import io
+import os
+import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, is_dataclass
+from types import NoneType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from deepzero_sim.console import console, print_table
 from deepzero_sim.demo import demo, make_data, train_with_bar
-from deepzero_sim.errors import DeepZeroError
+from deepzero_sim.errors import ConfigError, DeepZeroError
 from deepzero_sim.experiment import compare, plain, run_settings
 from deepzero_sim.report import publish, rows
 from deepzero_sim.settings import DemoSettings, EvaluateSettings, GenerateSettings, TrainSettings
@@ -67,25 +71,80 @@ def parser() -> tuple[ArgumentParser, dict[str, ArgumentParser]]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status: 0, or 2 if it ended with an error that was reported."""
+    _take_any_terminal()
     try:
-        top, commands = parser()
-        given: Namespace = top.parse_args(argv)
-        name = given.command
-        values = vars(commands[name].instantiate(given[name]))
-        values.pop("config")
-        _COMMANDS[name].run(_COMMANDS[name].settings(**values))
+        name, settings = _parsed(argv)
+        _COMMANDS[name].run(settings)
     except ArgumentError as error:
-        return _fail(f"{str(error).rstrip('.')}: see the options with 'deepzero-sim COMMAND --help'.")
-    except UnicodeDecodeError as error:
-        return _fail(f"expected a YAML file of settings as text in UTF-8, not other bytes ({error}): check --config.")
+        return _fail(f"{_words(error)}: see the options with 'deepzero-sim COMMAND --help'.")
     except DeepZeroError as error:
         return _fail(str(error))
+    except MemoryError as error:
+        return _fail(f"there is not enough memory ({error}): take smaller batches, chunks or grids, and call again.")
     except OSError as error:
         what = f"{error.strerror}: {error.filename}" if error.strerror and error.filename else str(error)
         return _fail(f"{what}: mend that (free some space if none is left) and call again; nothing already written is lost.")
     except KeyboardInterrupt:
         return _fail("interrupted; the same command goes on from the last checkpoint.")
     return 0
+
+
+def _take_any_terminal() -> None:
+    """Print to where there is no terminal, or one that does not know our letters."""
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 - for as long as we run
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _parsed(argv: Sequence[str] | None) -> tuple[str, Any]:
+    """The command and its settings.
+
+    Raises:
+        ArgumentError, ConfigError: they are not usable.
+    """
+    top, commands = parser()
+    try:
+        given: Namespace = top.parse_args(argv)
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"expected a YAML file of settings as text in UTF-8, not other bytes ({error}): check --config."
+        ) from error
+    except RecursionError as error:
+        raise ConfigError("the settings contain themselves: write out what is named by an anchor (&) in --config.") from error
+    name = given.command
+    _check(_COMMANDS[name].settings, given[name])
+    values = vars(commands[name].instantiate(given[name]))
+    values.pop("config")
+    return name, _COMMANDS[name].settings(**values)
+
+
+def _check(settings: type, given: Any, within: str = "") -> None:
+    """Refuse what the parser lets pass: null where a value is needed, a plain value where there must be keys."""
+    hints = get_type_hints(settings)
+    if not isinstance(given, Namespace):
+        raise ConfigError(f"{within} must hold keys ({', '.join(hints)}), not {given!r}: write them out or leave {within} out.")
+    for name, kind in hints.items():
+        value, key = given.get(name), f"{within}.{name}".lstrip(".")
+        kinds = (kind, *get_args(kind))
+        if value is None and NoneType not in kinds:
+            raise ConfigError(f"{key} must have a value, not null: give it one, or leave it out.")
+        for keys in () if value is None or get_origin(kind) is list else filter(is_dataclass, kinds):
+            _check(keys, value, key)  # type: ignore[arg-type]
+
+
+def _words(error: ArgumentError) -> str:
+    """What the parser says, shorter where it lists all it has tried."""
+    message = str(error).rstrip(".")
+    keyless = re.match(
+        r'Parser key "([\w.]+)":\s+(?:Unable to load config|Does not validate against any of the Union.*Component)',
+        message,
+        re.DOTALL,
+    )
+    if keyless is None:
+        return message
+    value = re.search(r"Unable to load config '(.*?)'|Given value: (.*)", message, re.DOTALL)
+    came = next(filter(None, value.groups()), "nothing") if value else "that"
+    return f"{keyless[1]} must hold keys with values, such as {{name: package.module.Name, args: {{}}}}, not {came}"
 
 
 def _fail(message: str) -> int:

@@ -60,7 +60,7 @@ def call(factory: Any, component: Component, *leading: Any) -> Any:
         return factory(*leading, **component.args)
     except DeepZeroError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         given = ", ".join(f"{key}={value!r}" for key, value in component.args.items()) or "no arguments"
         raise ConfigError(
             f"{component.name} cannot be made with {given} ({type(error).__name__}: {error}): check its args."
@@ -76,7 +76,7 @@ def _module(path: str, name: str) -> ModuleType:
         raise ConfigError(
             f"there is no module {path!r} to import {name!r} from: install it, or name a file as path/to/file.py:Name."
         ) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError(f"importing {path!r} raised {type(error).__name__}: {error}; mend the module.") from error
 
 
@@ -94,7 +94,7 @@ def _module_from_file(path: Path, name: str) -> ModuleType:
     sys.modules[key] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[key]
         raise ConfigError(f"importing {path} raised {type(error).__name__}: {error}; mend the file.") from error
     # workers cannot import it by this name: it is sent to them by value

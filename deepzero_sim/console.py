@@ -11,7 +11,7 @@ from rich.table import Table
 
 from deepzero_sim.trainer import Progress as TrainingProgress
 
-console = Console()
+console = Console(markup=False)  # names of folders may look like markup
 
 
 @contextmanager
@@ -43,7 +43,12 @@ def counting_bar(title: str, total: int) -> Iterator[Callable[[str], None]]:
 
 def _bar(*fields: str) -> Progress:
     """Fits into 80 columns."""
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=8), MofNCompleteColumn(), *map(TextColumn, fields))
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=8),
+        MofNCompleteColumn(),
+        *map(TextColumn, fields),
+    )
     return Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=console)
 
 

@@ -82,6 +82,9 @@ class SolverLoop:
         weight = next(self.corrector.parameters(), advanced)
         inputs = advanced.to(weight)
         correction = _corrected(corrector or self.corrector, inputs, None if params is None else params.to(weight))
+        if not isinstance(correction, torch.Tensor) or not correction.is_floating_point():
+            what = correction.dtype if isinstance(correction, torch.Tensor) else type(correction).__name__
+            raise ConfigError(f"the corrector must return a tensor of real floating-point numbers, not {what}: convert it.")
         if correction.shape != advanced.shape:
             raise ConfigError(
                 f"the corrector must return a correction of the states' shape {tuple(advanced.shape)}, "
@@ -131,7 +134,7 @@ def _corrected(corrector: CorrectorFunction, states: torch.Tensor, params: torch
         return corrector(states, params)
     except DeepZeroError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError(
             f"the corrector raised {type(error).__name__} on states of shape {tuple(states.shape)}: {error}; "
             "it is called as corrector(states, params) and returns a correction of the states' shape."

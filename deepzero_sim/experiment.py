@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,12 +22,13 @@ from deepzero_sim.evaluation import Evaluation, evaluate
 from deepzero_sim.loss import RolloutError
 from deepzero_sim.models.corrector import CORRECTORS, Corrector, NoCorrection
 from deepzero_sim.oracle import LoopOracle
-from deepzero_sim.parallel import open_executor
+from deepzero_sim.parallel import open_executor, single_threaded
+from deepzero_sim.perturbation import UNPERTURBED, trainable
 from deepzero_sim.run_folder import RunFolder, load_checkpoint, read_settings
 from deepzero_sim.settings import MethodName, TrainSettings
-from deepzero_sim.solver import Solver, SolverSpec
+from deepzero_sim.solver import Solver, SolverSpec, build_solver
 from deepzero_sim.sparsity import RandomMask
-from deepzero_sim.trainer import Progress, Trainer, restore_network
+from deepzero_sim.trainer import Progress, Trainer, progress_of, restore_network
 
 
 class _Method(NamedTuple):
@@ -82,12 +84,16 @@ def train(settings: TrainSettings, report: Callable[[Progress], None] = lambda p
     unroll = settings.unroll if method.unrolled else 1
     loop = SolverLoop(solver, corrector, unroll, method.gradient)
     batches = UnrolledBatches(data, advance_frames(solver, data), settings.batch_size, unroll, settings.seed)
+    trainable(corrector)  # says it if there is nothing to train
     optimiser = call(load(settings.optimiser.name), settings.optimiser, corrector.parameters())
     if not isinstance(optimiser, torch.optim.Optimizer):
         raise ConfigError(f"optimiser {settings.optimiser.name!r} must make a torch optimiser, not {type(optimiser).__name__}.")
     with open_executor(settings.workers.backend if method.queried else "serial", settings.workers.count) as executor:
+        oracle = LoopOracle(loop, _loss(data), executor, settings.queries_per_chunk)
+        if method.queried and solver.spec.deterministic:
+            _require_repeatable(oracle, batches(0))
         trainer = Trainer(
-            LoopOracle(loop, _loss(data), executor, settings.queries_per_chunk),
+            oracle,
             _estimator(settings, method),
             optimiser,
             batches,
@@ -100,21 +106,32 @@ def train(settings: TrainSettings, report: Callable[[Progress], None] = lambda p
         return trainer.train(settings.updates, report, tensorboard=settings.tensorboard)
 
 
+def _require_repeatable(oracle: LoopOracle, batch: Any) -> None:
+    """Differences of losses say nothing if the same question has two answers.
+
+    Raises:
+        ConfigError: it has.
+    """
+    prepared = oracle.prepare(batch)
+    with torch.no_grad(), single_threaded():
+        first, second = (float(oracle.evaluate(prepared, UNPERTURBED).losses) for _ in range(2))
+    if first != second and isfinite(first):
+        raise ConfigError(
+            f"ZO-SOL needs a solver and a network that give the same for the same, but the loss was {first} and then {second}: "
+            "take out what is random (dropout, for one) or kept from call to call."
+        )
+
+
 def _claim(settings: TrainSettings) -> RunFolder:
     return RunFolder(settings.run, plain(settings), free=("workers", "checkpoint_every", "tensorboard"))
 
 
 def _build_solver(settings: TrainSettings) -> Solver:
     """The opaque solver, or for FO-SOL the differentiable one."""
-    component: Component | None = settings.solver
-    if settings.method == "FO-SOL":
-        component = settings.differentiable_solver
-        if component is None:
-            raise ConfigError("method FO-SOL needs a differentiable_solver: name one, or choose another method.")
-    solver = build(component)  # type: ignore[arg-type]
-    if not isinstance(solver, Solver):
-        raise ConfigError(f"{component} must make a deepzero_sim.Solver, not {type(solver).__name__}.")
-    return solver
+    component = settings.differentiable_solver if settings.method == "FO-SOL" else settings.solver
+    if component is None:
+        raise ConfigError("method FO-SOL needs a differentiable_solver: name one, or choose another method.")
+    return build_solver(component)
 
 
 def build_corrector(network: Component, spec: SolverSpec, seed: int) -> nn.Module:
@@ -131,6 +148,8 @@ def build_corrector(network: Component, spec: SolverSpec, seed: int) -> nn.Modul
         corrector = call(factory or load(network.name), network, spec)
     if not isinstance(corrector, nn.Module):
         raise ConfigError(f"network {network.name!r} must make a torch.nn.Module, not {type(corrector).__name__}.")
+    if any(isinstance(p, nn.parameter.UninitializedParameter) for p in corrector.parameters()):
+        raise ConfigError(f"network {network.name!r} has lazy layers without weights: give them their sizes, or call it once.")
     return corrector.to(getattr(torch, spec.dtype))
 
 
@@ -185,10 +204,34 @@ def run_settings(path: Path) -> dict[str, Any]:
         RunError: it is none.
     """
     settings = read_settings(path)
-    missing = sorted({"method", "solver", "network", "start", "train_data", "unroll", "seed"} - settings.keys())
+    missing = sorted(_NEEDED.keys() - settings.keys())
     if missing:
         raise RunError(f"{path} is no run of 'deepzero-sim train' (its config.yaml has no {missing[0]!r}): check the path.")
+    for key, fits in _NEEDED.items():
+        if not fits(settings[key]):
+            raise RunError(f"{path / 'config.yaml'} was changed: {key} cannot be {settings[key]!r}; restore what it was.")
     return settings
+
+
+def _is_component(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and value.keys() == {"name", "args"}
+        and isinstance(value["name"], str)
+        and isinstance(value["args"], dict)
+    )
+
+
+#: What evaluation reads of a run's settings, and whether a value is one.
+_NEEDED: dict[str, Callable[[Any], bool]] = {
+    "method": lambda value: isinstance(value, str) and (value == "SRC" or value in _METHODS),
+    "solver": _is_component,
+    "network": _is_component,
+    "start": lambda value: value is None or isinstance(value, str),
+    "train_data": lambda value: isinstance(value, str),
+    "unroll": lambda value: isinstance(value, int),
+    "seed": lambda value: isinstance(value, int),
+}
 
 
 def trained_loop(path: Path) -> SolverLoop:
@@ -198,7 +241,7 @@ def trained_loop(path: Path) -> SolverLoop:
         RunError: the folder holds no trained run.
     """
     settings = run_settings(path)
-    solver: Solver = build(Component(**settings["solver"]))
+    solver = build_solver(Component(**settings["solver"]))
     if settings["method"] == "SRC":
         return SolverLoop(solver, NoCorrection())
     corrector = build_corrector(Component(**settings["network"]), solver.spec, settings["seed"])
@@ -206,17 +249,27 @@ def trained_loop(path: Path) -> SolverLoop:
     return SolverLoop(solver, corrector, settings["unroll"])
 
 
-def cost(path: Path) -> Cost:
-    """What a run took, with the runs it started from; each takes the solver's first step from all frames for itself."""
+def cost(path: Path, *later: Path) -> Cost:
+    """What a run took, with the runs it started from; each takes the solver's first step from all frames for itself.
+
+    Args:
+        path: the run folder.
+        later: runs that started from this one.
+
+    Raises:
+        RunError: the folder holds no trained run, or the run started from itself: folders were renamed.
+    """
+    if path.resolve() in later:
+        raise RunError(f"{path} is said to have started from itself: a folder was renamed; give it back its name.")
     settings = run_settings(path)
     if settings["method"] == "SRC":
         return Cost()
-    progress = load_checkpoint(path).state["progress"]
+    progress = progress_of(load_checkpoint(path), path)
     frames = trajectories.load(Path(settings["train_data"])).frames
     first_steps = frames.shape[0] * (frames.shape[1] - 1)
-    before = Cost() if settings["start"] is None else cost(Path(settings["start"]))
-    steps = before.solver_steps + first_steps + progress["solver_steps"]
-    return Cost(steps, before.seconds + progress["seconds"])
+    before = Cost() if settings["start"] is None else cost(Path(settings["start"]), path.resolve(), *later)
+    steps = before.solver_steps + first_steps + progress.solver_steps
+    return Cost(steps, before.seconds + progress.seconds)
 
 
 @dataclass(frozen=True, eq=False)
@@ -242,13 +295,13 @@ class Comparison:
     spec: SolverSpec
 
 
-def compare(runs: Mapping[str, Path], data_path: Path, steps: int) -> Comparison:
+def compare(runs: Mapping[str, Path], data_path: Path, steps: int | None = None) -> Comparison:
     """Roll out the solver alone (SRC) and every run's corrected solver on the same data, from its first frames.
 
     Args:
         runs: run folders by method, all of the same solver.
         data_path: HDF5 trajectories.
-        steps: of the rollouts.
+        steps: of the rollouts; all that the data have if None.
 
     Raises:
         ConfigError: the runs are of different solvers.
@@ -263,6 +316,7 @@ def compare(runs: Mapping[str, Path], data_path: Path, steps: int) -> Comparison
     loops = {name: trained_loop(path) for name, path in runs.items()}
     solver = next(iter(loops.values())).solver
     data = trajectories.load(data_path, solver.spec)
+    steps = data.frames.shape[1] - 1 if steps is None else steps
     methods = {"SRC": MethodResult(_evaluate(SolverLoop(solver, NoCorrection()), data, steps), Cost())}
     for name, loop in loops.items():
         if name != "SRC":

@@ -16,7 +16,7 @@ class RolloutError:
     with `A` the number of active points; padding does not count.
 
     Args:
-        scale: standard deviation of every channel, broadcast to `(C, *N)`.
+        scale: standard deviation of every channel, `(C,)`, or anything that broadcasts to `(C, *N)`.
         active: `(C, *N)`, 1 where a state holds values and 0 where it is padding.
     """
 
@@ -25,6 +25,7 @@ class RolloutError:
 
     def __call__(self, rollout: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
         """`(B, T, C, *N)` twice, to a scalar."""
-        weight = (self.active / self.scale).to(rollout)
+        scale = self.scale.view(-1, *[1] * (self.active.dim() - 1)) if self.scale.dim() == 1 else self.scale
+        weight = (self.active / scale).to(rollout)
         squared = ((rollout - references) * weight).square()
         return squared.sum() / (rollout.shape[0] * rollout.shape[1] * self.active.sum().to(rollout))

@@ -112,6 +112,13 @@ class Oracle(abc.ABC):
         require_finite(float(answers.losses[0]))
         return answers
 
+    def _loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        loss = self.loss_function(outputs, targets)
+        if not isinstance(loss, torch.Tensor) or loss.numel() != 1 or loss.is_complex():
+            what = f"{loss.dtype} of shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else type(loss).__name__
+            raise ConfigError(f"the loss must return a tensor of one real number, not {what}: reduce it, by .mean() for one.")
+        return loss.reshape(())
+
     def _task(self, prepared: Any) -> Callable[[list[Perturbation]], Answers]:
         if isinstance(self.executor, SerialExecutor):
             return functools.partial(_evaluate_all, self, prepared)
@@ -188,6 +195,10 @@ def require_finite(loss: float) -> None:
         )
 
 
+def _described(batch: Any) -> str:
+    return f"{len(batch)} entries" if isinstance(batch, Sequence) else type(batch).__name__
+
+
 class LoopBatch(NamedTuple):
     """A batch of a solver loop, its first solver step already taken.
 
@@ -224,6 +235,10 @@ class LoopOracle(Oracle):
         self.loop = loop
 
     def prepare(self, batch: Any) -> LoopBatch:
+        if not isinstance(batch, Sequence) or len(batch) not in (3, 4):
+            raise ConfigError(
+                f"a batch must be (states, params, references) or with advanced as a fourth, not {_described(batch)}."
+            )
         states, params, references, *known = batch
         states, references = torch.as_tensor(states), torch.as_tensor(references)
         params = None if params is None else torch.as_tensor(params)
@@ -256,12 +271,12 @@ class LoopOracle(Oracle):
             advanced=_repeated(prepared.advanced, count),
             corrector=PerturbedModel(self.model, perturbation),
         )
-        losses = [self.loss_function(block, prepared.references) for block in torch.split(rollout, size)]
+        losses = [self._loss(block, prepared.references) for block in torch.split(rollout, size)]
         return Answers(torch.stack(losses).double(), count * size * (self.loop.unroll - 1))
 
     def differentiable_loss(self, prepared: LoopBatch) -> tuple[torch.Tensor, int]:
         rollout = self.loop.rollout(prepared.states, prepared.params, advanced=prepared.advanced)
-        return self.loss_function(rollout, prepared.references), len(prepared.states) * (self.loop.unroll - 1)
+        return self._loss(rollout, prepared.references), len(prepared.states) * (self.loop.unroll - 1)
 
 
 def _repeated(tensor: torch.Tensor, count: int) -> torch.Tensor:
@@ -280,6 +295,8 @@ class ModelOracle(Oracle):
     """
 
     def prepare(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        if not isinstance(batch, Sequence) or len(batch) != 2:
+            raise ConfigError(f"a batch must be (inputs, targets), not {_described(batch)}.")
         inputs, targets = batch
         return torch.as_tensor(inputs), torch.as_tensor(targets)
 
@@ -289,9 +306,9 @@ class ModelOracle(Oracle):
     def evaluate(self, prepared: tuple[torch.Tensor, torch.Tensor], perturbation: Perturbation) -> Answers:
         inputs, targets = prepared
         outputs = PerturbedModel(self.model, perturbation)(_repeated(inputs, len(perturbation)))
-        losses = [self.loss_function(block, targets) for block in torch.split(outputs, len(targets))]
+        losses = [self._loss(block, targets) for block in outputs.chunk(len(perturbation))]
         return Answers(torch.stack(losses).double(), 0)
 
     def differentiable_loss(self, prepared: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, int]:
         inputs, targets = prepared
-        return self.loss_function(self.model(inputs), targets), 0
+        return self._loss(self.model(inputs), targets), 0

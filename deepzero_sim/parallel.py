@@ -24,6 +24,9 @@ from deepzero_sim.errors import ConfigError, WorkerLostError
 
 Backend: TypeAlias = Literal["serial", "thread", "process"]
 
+#: More than any machine serves; a slip of the finger beyond it would take this one down.
+MOST_WORKERS = 1024
+
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 
@@ -55,8 +58,8 @@ def open_executor(backend: Backend = "serial", workers: int = 1) -> Iterator[Exe
     """
     if backend not in get_args(Backend):
         raise ConfigError(f"the executor backend must be one of {', '.join(get_args(Backend))}, not {backend!r}.")
-    if workers < 1:
-        raise ConfigError(f"workers must be a positive number, not {workers}.")
+    if not 1 <= workers <= MOST_WORKERS:
+        raise ConfigError(f"workers must be a positive number up to {MOST_WORKERS}, not {workers}.")
     if backend == "serial":
         yield SerialExecutor()
         return

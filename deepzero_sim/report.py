@@ -95,7 +95,7 @@ def publish(folder: Path, title: str, comparison: Comparison, settings: Mapping[
     listed = yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True)
     text = f"""# {title}
 
-Mean absolute error of the state over {steps} steps of {simulations} simulations with parameters that were not trained on.
+Mean absolute error of the state over {steps} steps of {simulations} simulations.
 Solver steps and seconds are those of training, the run each method started from included; SRC is the solver alone.
 
 {markdown_table(rows(methods))}

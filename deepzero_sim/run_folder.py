@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,11 @@ class RunFolder:
         config = self.path / "config.yaml"
         text = yaml.safe_dump(settings, sort_keys=False)
         if not config.exists():
+            if (self.path / CHECKPOINT).exists():
+                raise RunError(
+                    f"{self.path} holds a checkpoint but no config.yaml that says how it was made: restore that, "
+                    "or name another folder with --run."
+                )
             write_text(config, text)
             return
         known = read_settings(self.path)
@@ -68,6 +74,33 @@ class RunFolder:
                 f"{self.path} holds a run with other settings ({key} is {known.get(key)!r} there, {settings.get(key)!r} here): "
                 "name another folder with --run, use the settings of its config.yaml, or delete it to start afresh."
             )
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Keep other processes from training in this folder; the system lets go when this one ends, however it does.
+
+        Raises:
+            RunError: another one does.
+        """
+        if os.name != "posix":
+            yield
+            return
+        import fcntl  # noqa: PLC0415 - not on every platform
+
+        folder = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(folder)
+            raise RunError(
+                f"another process is training in {self.path}: wait for it, end it, or name another folder with --run."
+            ) from error
+        except OSError:  # a file system without locks
+            pass
+        try:
+            yield
+        finally:
+            os.close(folder)
 
     def append_metrics(self, metrics: dict[str, Any]) -> None:
         """Add a line to `metrics.jsonl`."""
@@ -83,9 +116,9 @@ class RunFolder:
         path = self.path / "metrics.jsonl"
         if not path.exists():
             return []
-        lines = path.read_text(encoding="utf-8").split("\n")[:-1]
         try:
-            return [json.loads(line) for line in lines if line.strip()]
+            lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+            return [_metrics(line) for line in lines if line.strip()]
         except ValueError as error:
             raise RunError(
                 f"{path} must hold one JSON object a line, but it is damaged ({error}): remove the lines that are not, or "
@@ -114,6 +147,13 @@ class RunFolder:
     def load(self) -> Checkpoint | None:
         """The checkpoint, or None if there is none yet."""
         return load_checkpoint(self.path) if (self.path / CHECKPOINT).exists() else None
+
+
+def _metrics(line: str) -> dict[str, Any]:
+    metrics = json.loads(line)
+    if not isinstance(metrics, dict) or not isinstance(metrics.get("step"), int):
+        raise ValueError(f"no training step in {line[:40]!r}")  # noqa: TRY004 - of a kind with what JSON raises
+    return metrics
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

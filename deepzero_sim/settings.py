@@ -86,26 +86,26 @@ class TrainSettings:
     tensorboard: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("updates", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be a positive number, not {getattr(self, name)}.")
-        if self.seed < 0:
-            raise ConfigError(f"seed must be 0 or a positive number, not {self.seed}.")
+        for name in ("updates", "batch_size", "unroll"):
+            if not 1 <= getattr(self, name) < 2**31:
+                raise ConfigError(f"{name} must be a positive number below 2**31, not {getattr(self, name)}.")
+        if not 0 <= self.seed < 2**32:
+            raise ConfigError(f"seed must be 0 or a positive number below 2**32, not {self.seed}.")
 
 
 @dataclass
 class EvaluateSettings:
-    """An evaluation of trained runs on unseen data.
+    """An evaluation of a trained run on unseen data.
 
     Args:
         run: the run folder; results.json and report.md go there.
         data: HDF5 trajectories.
-        steps: of the rollout.
+        steps: of the rollout; all that the data have if none are given.
     """
 
     run: Path
     data: Path
-    steps: int = 250
+    steps: int | None = None
 
 
 @dataclass
@@ -134,6 +134,10 @@ class GenerateSettings:
     simulations: Simulations
     files: list[DataFile]
     workers: Workers = field(default_factory=Workers)
+
+    def __post_init__(self) -> None:
+        if not self.files:
+            raise ConfigError("no files are asked for: give files at least one output with its params.")
 
 
 @dataclass

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from deepzero_sim.components import Component, build
 from deepzero_sim.errors import ConfigError, InvalidStateError, NonFiniteError, SolverCrashError, SolverError
 from deepzero_sim.types import Array
 
@@ -73,7 +74,7 @@ class SolverSpec:
             raise ConfigError(f"SolverSpec {self.name!r}: dtype must be one of {', '.join(DTYPES)}, not {self.dtype!r}.")
         if self.max_batch is not None and self.max_batch < 1:
             raise ConfigError(f"SolverSpec {self.name!r}: max_batch must be a positive number or None, not {self.max_batch}.")
-        if not self.dt > 0:
+        if not 0 < self.dt < float("inf"):
             raise ConfigError(f"SolverSpec {self.name!r}: dt must be a positive number, not {self.dt!r}.")
         channels, axes = self.state_shape[0], len(self.state_shape) - 1
         self._need_length("channels", channels)
@@ -82,9 +83,10 @@ class SolverSpec:
         self._need_length("axes", axes)
         self._need_length("spacing", axes)
         self._need_length("offsets", channels)
-        if self.mask is not None and self.mask.shape != self.state_shape:
+        if self.mask is not None and (self.mask.shape != self.state_shape or self.mask.dtype != np.bool_):
             raise ConfigError(
-                f"SolverSpec {self.name!r}: the mask must have the shape of a state, {self.state_shape}, not {self.mask.shape}."
+                f"SolverSpec {self.name!r}: the mask must be a bool array of the shape of a state, {self.state_shape}, "
+                f"not {self.mask.dtype} of shape {self.mask.shape}."
             )
 
     def _need_length(self, field: str, expected: int) -> None:
@@ -132,6 +134,20 @@ class DifferentiableSolver(Solver):
     @abc.abstractmethod
     def differentiable_step(self, states: torch.Tensor, params: torch.Tensor | None = None) -> torch.Tensor:
         """The same step as :meth:`Solver.step`, `(B, C, *N)` to `(B, C, *N)`, recorded by autograd."""
+
+
+def build_solver(component: Component) -> Solver:
+    """The solver that settings name.
+
+    Raises:
+        ConfigError: it cannot be made, or is no solver.
+    """
+    solver = build(component)
+    if not isinstance(solver, Solver):
+        raise ConfigError(f"{component} must make a deepzero_sim.Solver, not {type(solver).__name__}.")
+    if not isinstance(getattr(solver, "spec", None), SolverSpec):
+        raise ConfigError(f"solver {component.name!r} must set self.spec to a deepzero_sim.SolverSpec when it is made.")
+    return solver
 
 
 StepFunction = Callable[..., Array]
@@ -186,14 +202,16 @@ def checked_step(solver: Solver, states: Array, params: Array | None = None) -> 
 
 
 def _guarded_step(solver: Solver, states: Array, params: Array | None) -> Array:
+    untouchable = states.view()
+    untouchable.flags.writeable = False  # a step that wrote to its input would change the data it is given
     try:
-        result = solver.step(states, params)
+        result = solver.step(untouchable, params)
     except SolverError:
         raise
-    except Exception as error:
-        raise SolverCrashError(
-            f"solver {solver.spec.name!r} raised {type(error).__name__}: {error}: run its step alone to find out why."
-        ) from error
+    except (Exception, SystemExit) as error:
+        changed = "read-only" in str(error)
+        remedy = "a step must not change its input, so copy it first" if changed else "run its step alone to find out why"
+        raise SolverCrashError(f"solver {solver.spec.name!r} raised {type(error).__name__}: {error}: {remedy}.") from error
     remedy = "it diverged or fails on such a state: use a smaller step, a smaller correction or another initial state"
     check_states(solver.spec, result, f"what solver {solver.spec.name!r} returned", remedy, batch=len(states))
     return result

@@ -132,8 +132,13 @@ class Trainer:
         Raises:
             DivergedError: a loss or gradient is not finite.
             SolverError: the solver failed; the last checkpoint stands.
+            RunError: another process trains in the run folder.
             MissingExtraError: TensorBoard is wanted and not installed.
         """
+        with self.run.in_use():
+            return self._train(steps, report, tensorboard)
+
+    def _train(self, steps: int, report: Callable[[Progress], None], tensorboard: bool) -> Progress:
         progress = self._resume()
         if progress.step >= steps:
             return progress
@@ -156,10 +161,11 @@ class Trainer:
         started = time.perf_counter()
         mask = None if self.mask is None else self.mask(self.oracle.model, step)
         seed = self.seed * 1_000_003 + step
-        estimate = self.estimator.estimate(self.oracle, self.batches(step), mask=mask, seed=seed)
+        with torch.random.fork_rng(devices=[]):  # what a network draws itself, such as dropout, depends on the step too
+            torch.manual_seed(seed)
+            estimate = self.estimator.estimate(self.oracle, self.batches(step), mask=mask, seed=seed)
         self._fill(estimate, mask)
-        self.optimiser.step()
-        self._step_scheduler(estimate.loss)
+        self._update(estimate.loss)
         return Progress(
             step=step + 1,
             loss=estimate.loss,
@@ -167,6 +173,15 @@ class Trainer:
             solver_steps=before.solver_steps + estimate.solver_steps,
             seconds=before.seconds + time.perf_counter() - started,
         )
+
+    def _update(self, loss: float) -> None:
+        try:
+            self.optimiser.step()
+            self._step_scheduler(loss)
+        except Exception as error:
+            raise ConfigError(
+                f"{type(self.optimiser).__name__} or its scheduler raised {type(error).__name__} ({error}): check their args."
+            ) from error
 
     def _step_scheduler(self, loss: float) -> None:
         if isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
@@ -222,23 +237,40 @@ class Trainer:
             self.run.forget_metrics_after(0)
             return Progress()
         restore_network(self.oracle.model, checkpoint, self.run.path)
+        try:
+            progress = self._restore_state(checkpoint)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise RunError(
+                f"the checkpoint in {self.run.path} is of another optimiser or scheduler, or damaged "
+                f"({type(error).__name__}: {error}): use those it was trained with, or restore it."
+            ) from error
+        self.run.forget_metrics_after(progress.step)
+        return progress
+
+    def _restore_state(self, checkpoint: Checkpoint) -> Progress:
+        """Everything of a checkpoint but the network."""
         state: dict[int, dict[str, Any]] = {int(i): dict(s) for i, s in checkpoint.state["optimiser"]["scalars"].items()}
         for name, tensor in checkpoint.tensors.items():
             kind, _, rest = name.partition(".")
             if kind == "optimiser":
                 index, _, key = rest.partition(".")
                 state.setdefault(int(index), {})[key] = tensor
-        try:
-            self.optimiser.load_state_dict({"state": state, "param_groups": checkpoint.state["optimiser"]["param_groups"]})
-        except ValueError as error:
-            raise RunError(
-                f"the checkpoint in {self.run.path} is of another optimiser ({error}): use the one it was trained with."
-            ) from error
+        self.optimiser.load_state_dict({"state": state, "param_groups": checkpoint.state["optimiser"]["param_groups"]})
         if self.scheduler is not None:
             self.scheduler.load_state_dict(_with_whole_keys(checkpoint.state["scheduler"]))
-        progress = Progress(**checkpoint.state["progress"])
-        self.run.forget_metrics_after(progress.step)
-        return progress
+        return progress_of(checkpoint, self.run.path)
+
+
+def progress_of(checkpoint: Checkpoint, path: Path) -> Progress:
+    """Where the training was that left a checkpoint.
+
+    Raises:
+        RunError: it does not say.
+    """
+    try:
+        return Progress(**checkpoint.state["progress"])
+    except (KeyError, TypeError) as error:
+        raise RunError(f"the checkpoint in {path} does not say how far it is ({error}): restore it, or train anew.") from error
 
 
 def restore_network(model: torch.nn.Module, checkpoint: Checkpoint, path: Path) -> None:

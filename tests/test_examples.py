@@ -76,5 +76,11 @@ def test_the_readmes_code_runs() -> None:
     (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     found: dict[str, Any] = {}
     exec(compile(code, "README.md", "exec"), found)  # noqa: S102 - our own text
-    states = np.ones((2, 1, 64), dtype=np.float32)
-    np.testing.assert_allclose(found["solver"].step(states), found["Decay"]().step(states))
+    states, params = np.ones((2, 1, 64), dtype=np.float32), np.ones((2, 1), dtype=np.float32)
+    np.testing.assert_allclose(found["solver"].step(states, params), found["Decay"]().step(states, params), rtol=1e-6)
+
+
+def test_nothing_is_left_to_fill_in() -> None:
+    for page in EXAMPLES.parent.rglob("*.md"):
+        if ".venv" not in page.parts:
+            assert not re.search(r"@[A-Z_]{3,}@", page.read_text()), page

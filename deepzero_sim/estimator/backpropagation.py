@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from deepzero_sim.errors import ConfigError
 from deepzero_sim.estimator.base import Estimator, GradientEstimate, check_mask
 from deepzero_sim.oracle import Oracle, require_finite
 from deepzero_sim.perturbation import trainable
@@ -25,6 +26,8 @@ class BackPropagation(Estimator):
         loss, solver_steps = oracle.differentiable_loss(oracle.prepare(batch))
         value = float(loss.detach())
         require_finite(value)
+        if not loss.requires_grad:
+            raise ConfigError("the loss has no gradient: look for detach(), no_grad() or numpy in the network and the loss.")
         grads = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True, materialize_grads=True)
         named = {name: g if mask is None else _masked(name, g, mask) for name, g in zip(parameters, grads, strict=True)}
         return GradientEstimate(named, value, 1, oracle.preparation_steps(batch) + solver_steps)

@@ -37,10 +37,10 @@ class RGE(Estimator):
 
     def __init__(self, step_size: float = 1e-3, num_directions: int = 192, scheme: Scheme = "central") -> None:
         check_scheme(step_size, scheme)
-        if num_directions < 1:
-            raise ConfigError(f"num_directions must be a positive number, not {num_directions}.")
+        if num_directions < 1 or num_directions != int(num_directions):
+            raise ConfigError(f"num_directions must be a positive whole number, not {num_directions}.")
         self.step_size = step_size
-        self.num_directions = num_directions
+        self.num_directions = int(num_directions)
         self.scheme: Scheme = scheme
 
     def estimate(self, oracle: Oracle, batch: Any, mask: Mask | None = None, seed: int = 0) -> GradientEstimate:
