@@ -40,14 +40,28 @@ class PerturbedModel:
         self._model = model
         self._perturbation = perturbation
         self._parameters = trainable(model)
+        self._in_one_batch: bool | None = None  # found out at the first call
 
     def __call__(self, *inputs: torch.Tensor | None) -> torch.Tensor:
-        count = len(self._perturbation)
-        shared = [_shares_weights(self._model, part.name, inputs, count) for part in parts_of(self._perturbation)]
-        return self._batched(*inputs) if shared and all(shared) else self._block_by_block(*inputs)
+        if self._in_one_batch is None:
+            count = len(self._perturbation)
+            shared = [_shares_weights(self._model, part.name, inputs, count) for part in parts_of(self._perturbation)]
+            self._in_one_batch = bool(shared) and all(shared)
+        return self._batched(*inputs) if self._in_one_batch else self._block_by_block(*inputs)
+
+    @functools.cached_property
+    def _perturbed(self) -> list[_Perturbed]:
+        perturbed, start = [], 0
+        for part in parts_of(self._perturbation):
+            parameter = self._parameters[part.name]
+            indices = torch.tensor(part.indices, device=parameter.device)
+            steps = torch.tensor(part.steps, dtype=torch.float64).to(parameter)
+            perturbed.append(_Perturbed(parameter, indices, steps, slice(start, start + len(part))))
+            start += len(part)
+        return perturbed
 
     def _batched(self, *inputs: torch.Tensor | None) -> torch.Tensor:
-        with _buffers_put_back(self._model), _OneCoordinateEach(self._parameters, parts_of(self._perturbation)):
+        with _buffers_put_back(self._model), _OneCoordinateEach(self._perturbed, len(self._perturbation)):
             result: torch.Tensor = self._model(*inputs)
         return result
 
@@ -124,27 +138,20 @@ class _Perturbed:
         return output, source, tap
 
     @functools.cached_property
-    def kernels(self) -> torch.Tensor:
-        """`(p, 1, *kernel)`, zero but for the step at the perturbed tap."""
+    def taps(self) -> list[list[int]]:
+        """The place of each index in the kernel of a convolution's weight, one number for each spatial axis."""
         kernel = self.parameter.shape[2:]
-        kernels = self.steps.new_zeros(len(self.steps), 1, math.prod(kernel))
-        kernels[torch.arange(len(self.steps)), 0, self.position[2]] = self.steps
-        return kernels.view(-1, 1, *kernel)
+        taps: list[list[int]] = torch.stack(torch.unravel_index(self.position[2], kernel), dim=1).tolist()
+        return taps
 
 
 class _OneCoordinateEach(TorchFunctionMode):
     """While active, every use of a perturbed parameter in a convolution or linear layer answers for all `P` queries."""
 
-    def __init__(self, parameters: NamedTensors, parts: Sequence[Coordinates]) -> None:
+    def __init__(self, perturbed: list[_Perturbed], count: int) -> None:
         super().__init__()
-        self._count = sum(map(len, parts))
-        self._perturbed, start = [], 0
-        for part in parts:
-            parameter = parameters[part.name]
-            indices = torch.tensor(part.indices, device=parameter.device)
-            steps = torch.tensor(part.steps, dtype=torch.float64).to(parameter)
-            self._perturbed.append(_Perturbed(parameter, indices, steps, slice(start, start + len(part))))
-            start += len(part)
+        self._perturbed = perturbed
+        self._count = count
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -201,13 +208,36 @@ def _linear_rule(func: Callable[..., Any], call: _LayerCall, inputs: torch.Tenso
 
 
 def _convolution_rule(func: Callable[..., Any], call: _LayerCall, inputs: torch.Tensor, perturbed: _Perturbed) -> _Change:
-    """The perturbed tap of each query on the one input channel it reads: a depthwise convolution with one-tap kernels."""
+    """What the perturbed tap of each query sees of the one input channel that it reads: a shifted window of it."""
     output, source, _ = perturbed.position
-    outputs, sources = call.weight.shape[:2]
-    count, group = len(inputs), output // (outputs // call.groups)
-    picked = inputs[torch.arange(count), :, source + group * sources].transpose(0, 1)
-    contribution = func(picked, perturbed.kernels, None, call.stride, call.padding, call.dilation, count)
-    return output, contribution.transpose(0, 1)
+    outputs, sources, *kernel = call.weight.shape
+    group = output // (outputs // call.groups)
+    stride, dilation = (_for_each(value, len(kernel)) for value in (call.stride, call.dilation))
+    padding = _padding(call.padding, kernel, dilation)
+    picked = inputs[torch.arange(len(inputs)), :, source + group * sources]
+    padded = F.pad(picked, [side for pair in reversed(padding) for side in pair])
+    reach = [
+        size + sum(pair) - d * (k - 1) for size, pair, d, k in zip(picked.shape[2:], padding, dilation, kernel, strict=True)
+    ]
+    windows = [
+        block[(..., *(slice(d * t, d * t + r, s) for d, t, r, s in zip(dilation, tap, reach, stride, strict=True)))]
+        for block, tap in zip(padded, perturbed.taps, strict=True)
+    ]
+    return output, torch.stack(windows) * perturbed.steps.view(-1, *[1] * (padded.dim() - 1))
+
+
+def _for_each(value: Any, dims: int) -> list[int]:
+    """A hyperparameter for each spatial axis, as convolutions take it: one number or one for each."""
+    numbers = [value] if isinstance(value, int) else list(value)
+    return numbers * dims if len(numbers) == 1 else numbers
+
+
+def _padding(padding: Any, kernel: Sequence[int], dilation: Sequence[int]) -> list[tuple[int, int]]:
+    """Zeros before and after, for each spatial axis."""
+    if padding == "same":
+        totals = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+        return [(total // 2, total - total // 2) for total in totals]
+    return [(side, side) for side in _for_each(0 if padding == "valid" else padding, len(kernel))]
 
 
 _RULES: dict[Callable[..., Any], Callable[[Callable[..., Any], _LayerCall, torch.Tensor, _Perturbed], _Change]] = {

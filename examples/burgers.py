@@ -8,8 +8,8 @@ that cannot be differentiated.
 
 Run: python examples/burgers.py
 Gives, in about a minute on 2 cores, the mean absolute error over 100 steps of 8 unseen trajectories:
-SRC 0.0330, NON 0.0182, ZO-SOL 0.0227 after 1,948,800 solver steps. Burgers forgets quickly, so single steps say nearly all there
-is to learn and NON is hard to beat; the wake (`make demo`) is where the loop matters.
+SRC 0.0330, NON 0.0182, ZO-SOL 0.0227 after 1,948,800 solver steps. Burgers forgets quickly, so single steps say nearly
+all there is to learn and NON is hard to beat; the wake (`make demo`) is where the loop matters.
 """
 
 import tempfile

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -63,9 +64,9 @@ def config_file(path: Path, settings: Any) -> Path:
     return path
 
 
-def start(*arguments: Any, cwd: Path, **options: Any) -> subprocess.Popen[str]:
+def start(*arguments: Any, cwd: Path, environment: Mapping[str, str] | None = None, **options: Any) -> subprocess.Popen[str]:
     """The command line in a process of its own."""
-    environment = {**os.environ, "PYTHONPATH": str(TESTS), "COLUMNS": "200"}
+    environment = {**os.environ, "PYTHONPATH": str(TESTS), "COLUMNS": "200", **(environment or {})}
     return subprocess.Popen(
         [sys.executable, "-m", "deepzero_sim.cli", *map(str, arguments)],
         cwd=cwd,

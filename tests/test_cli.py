@@ -53,6 +53,19 @@ USER = """
         def step(self, states, params=None):
             return None
 
+    class Exits(Burgers):
+        def step(self, states, params=None):
+            raise SystemExit(0)
+
+    class Changes(Burgers):
+        def step(self, states, params=None):
+            states *= 0.9
+            return states
+
+    class Bare(Burgers):
+        def __init__(self):
+            pass
+
     class Unmade(Burgers):
         def __init__(self):
             raise RuntimeError("no licence")
@@ -76,8 +89,32 @@ USER = """
         def forward(self, states, params=None):
             return self.layer(states)
 
+    class Empty(torch.nn.Module):
+        def __init__(self, spec):
+            super().__init__()
+
+    class Lazy(Empty):
+        def __init__(self, spec):
+            super().__init__(spec)
+            self.layer = torch.nn.LazyConv1d(1, 3, padding=1)
+
+    class Dropout(Empty):
+        def __init__(self, spec):
+            super().__init__(spec)
+            self.layers = torch.nn.Sequential(torch.nn.Conv1d(1, 1, 3, padding=1), torch.nn.Dropout(0.5))
+
+        def forward(self, states, params=None):
+            return self.layers(states)
+
+    class Chance(Burgers):
+        def step(self, states, params=None):
+            return super().step(states, params) * (1 + 1e-6 * np.random.random())
+
     def not_a_solver():
         return 3
+
+    def leave(*arguments):
+        raise SystemExit(0)
 """
 
 
@@ -85,6 +122,7 @@ USER = """
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Data, a solver file and a configuration of a quick training; the current folder."""
     (tmp_path / "user.py").write_text(textwrap.dedent(USER))
+    (tmp_path / "exits.py").write_text("raise SystemExit(0)\n")
     monkeypatch.chdir(tmp_path)
     line_data(tmp_path / "line.h5")
     config_file(tmp_path / "train.yaml", settings(tmp_path))
@@ -201,11 +239,26 @@ def test_generate(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ("run: a\ntrain_data: b\nupdates: 1.5\n", "updates.*1.5"),
         ("run: a\ntrain_data: b\nmethod: ZO\n", "method.*ZO"),
         ("run: a\ntrain_data: b\nsolver: [1]\n", "solver"),
-        ("run: a\ntrain_data: b\nupdates: 0\n", "updates must be a positive number, not 0"),
+        ("run: a\ntrain_data: b\nupdates: 0\n", "updates must be a positive number .*not 0"),
         ("run: a\ntrain_data: b\nseed: -1\n", "seed must be"),
         ("train_data: b\n", "run"),
         ("run: a\n", "train_data"),
         ("", "config"),
+        ("run: a\ntrain_data: b\nupdates: null\n", "updates must have a value, not null"),
+        ("run: a\ntrain_data: b\nmethod: null\n", "method must have a value, not null"),
+        ("run: a\ntrain_data: b\ntensorboard: null\n", "tensorboard must have a value, not null"),
+        ("run: a\ntrain_data: b\nworkers: null\n", "workers must have a value, not null"),
+        ("run: a\ntrain_data: b\nworkers: {count: null}\n", "workers.count must have a value, not null"),
+        ("run: a\ntrain_data: b\noptimiser: {name: torch.optim.SGD, args: null}\n", "optimiser.args must have a value"),
+        ("run: a\ntrain_data: b\nscheduler: {name: x.Y, args: null}\n", "scheduler.args must have a value"),
+        ("run: a\ntrain_data: b\nworkers: 3\n", r"workers must hold keys \(backend, count\), not 3"),
+        ("run: a\ntrain_data: b\nworkers: [3]\n", r"workers must hold keys \(backend, count\), not \[3\]"),
+        ("run: a\ntrain_data: b\nsolver: problems.Burgers\n", "solver must hold keys with values, .*not problems.Burgers"),
+        ("run: a\ntrain_data: b\nscheduler: 3\n", "scheduler must hold keys with values, .*not 3"),
+        ("run: a\ntrain_data: b\nsolver: {name: x.Y, args: &a {b: *a}}\n", "contain themselves"),
+        (f"run: a\ntrain_data: b\nseed: {10**30}\n", "seed must be"),
+        (f"run: a\ntrain_data: b\nbatch_size: {10**30}\n", "batch_size must be"),
+        ("run: a\ntrain_data: b\nunroll: -1\nmethod: NON\n", "unroll must be a positive number"),
         ("- 1\n- 2\n", "."),
         ("run: [a\n", "."),
         ("just words", "."),
@@ -258,6 +311,10 @@ BAD_PARTS = {
         "user.py:Shape": r"returned must have shape .*not \(33, 1, 15\)",
         "user.py:Type": "returned must be float64, not float32",
         "user.py:Nothing": "returned must be a numpy array, not NoneType",
+        "user.py:Exits": "solver 'burgers' raised SystemExit",
+        "user.py:Changes": "raised ValueError: output array is read-only: a step must not change its input",
+        "user.py:Bare": "must set self.spec to a deepzero_sim.SolverSpec",
+        "exits.py:Solver": "importing exits.py raised SystemExit",
         "deepzero_sim.solvers.WakeFlow": r"holds states of shape \(1, 16\), but solver 'wake' takes \(2, 65, 33\)",
     },
     "network.name": {
@@ -265,8 +322,12 @@ BAD_PARTS = {
         "user.py:Tiny": "user.py has no 'Tiny'",
         "user.py:not_a_solver": "cannot be made with",
         "user.py:Narrow": "the corrector raised RuntimeError on states of shape",
+        "user.py:Lazy": "has lazy layers without weights",
+        "user.py:Empty": "has no parameters to train",
         "user.py:Cut": r"the corrector must return a correction of the states' shape .*, not",
     },
+    "optimiser.args": {'{"lr": 0.1, "capturable": true}': "Adam or its scheduler raised AssertionError"},
+    "scheduler.args": {'{"T_max": "update"}': "Adam or its scheduler raised TypeError"},
     "optimiser.name": {"torch.optim.Adan": "torch.optim has no 'Adan'", "torch.optim.LBFGS": "LBFGS"},
     "train_data": {
         "none.h5": "expected a file of trajectories at none.h5, but there is none",
@@ -281,6 +342,15 @@ def test_parts_that_cannot_be_used(folder: Path, capsys: pytest.CaptureFixture[s
     plain = ["--network.args", "{}"] if key == "network.name" else []
     assert_fails(capsys, BAD_PARTS[key][value], "train", "--config", "train.yaml", f"--{key}", value, *plain)
     assert not (folder / "run" / CHECKPOINT).exists()
+
+
+@pytest.mark.parametrize(("key", "name"), [("network", "Dropout"), ("solver", "Chance")])
+def test_what_is_left_to_chance_is_not_differenced(
+    folder: Path, capsys: pytest.CaptureFixture[str], key: str, name: str
+) -> None:
+    options = ["--method", "ZO-SOL", f"--{key}.name", f"user.py:{name}", f"--{key}.args", "{}"]
+    assert_fails(capsys, "give the same for the same", "train", "--config", "train.yaml", *options)
+    assert call(capsys, "train", "--config", "train.yaml", *options, "--method", "DETACHED")[::2] == (0, "")
 
 
 @pytest.mark.parametrize("name", ["NaN", "Raises", "Shape"])
@@ -321,6 +391,45 @@ def test_a_run_made_by_other_settings_or_damaged(folder: Path, capsys: pytest.Ca
     assert_fails(capsys, "is no run of 'deepzero-sim train'", "evaluate", "--run", "run", "--data", "line.h5")
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("method", "ZO"),
+        ("method", None),
+        ("solver", 3),
+        ("solver", {"name": "problems.Burgers", "args": None}),
+        ("network", {"nam": "small"}),
+        ("start", 3),
+        ("train_data", None),
+        ("unroll", "three"),
+        ("seed", None),
+    ],
+)
+def test_settings_of_a_run_changed_by_hand(folder: Path, capsys: pytest.CaptureFixture[str], key: str, value: object) -> None:
+    train(settings(folder))
+    config = folder / "run" / "config.yaml"
+    config.write_text(yaml.safe_dump(read_settings(folder / "run") | {key: value}))
+    assert_fails(capsys, f"was changed: {key} cannot be", "evaluate", "--run", "run", "--data", "line.h5", "--steps", 5)
+
+
+def test_a_run_renamed_to_where_it_started_from(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(settings(folder))
+    config = folder / "run" / "config.yaml"
+    config.write_text(yaml.safe_dump(read_settings(folder / "run") | {"start": "run"}))
+    assert_fails(capsys, "started from itself", "evaluate", "--run", "run", "--data", "line.h5", "--steps", 5)
+
+
+def test_a_name_that_looks_like_markup(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, err = call(capsys, "train", "--config", "train.yaml", "--run", "[red]run[/blue]")
+    assert (status, err) == (0, "") and "trained: [red]run[/blue]" in out
+
+
+def test_letters_that_a_terminal_does_not_know(folder: Path) -> None:
+    process = start("train", "--config", "train.yaml", "--run", "é", cwd=folder, environment={"PYTHONIOENCODING": "ascii"})
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, "") and "\\xe9" in out
+
+
 @pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered")
 def test_training_that_diverges(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = [
@@ -343,9 +452,18 @@ def test_a_simulation_that_fails(folder: Path, capsys: pytest.CaptureFixture[str
         ("--simulations.initial", "user.py:not_a_solver", "user.py:not_a_solver raised TypeError"),
         ("--simulations.reference.args", '{"resolution": 20}', "restrict returned must have shape"),
         ("--simulations.discard", "30", "more steps than are discarded"),
+        ("--simulations.initial", "user.py:leave", "user.py:leave raised SystemExit"),
+        ("--simulations.reference.name", "user.py:not_a_solver", "must make a deepzero_sim.Solver, not int"),
+        ("--simulations.source.name", "user.py:Bare", "must set self.spec"),
+        ("--simulations.steps", "null", "steps"),
+        ("--files", "[]", "no files are asked for"),
+        ("--files", '[{"output": "", "params": [[1.0]]}]', "the output must be an HDF5 file"),
+        ("--files", '[{"output": "/", "params": [[1.0]]}]', "the output must be an HDF5 file"),
+        ("--files", '[{"output": "a.md", "params": [[1.0]]}]', "the output must be an HDF5 file"),
         ("--files", '[{"output": "a.h5", "params": [[1.0, 2.0]]}]', "needs 1 parameters"),
     ):
-        assert_fails(capsys, says, "generate", "--config", "generate.yaml", option, value)
+        plain = [option.replace("name", "args"), "{}"] if option.endswith("name") else []
+        assert_fails(capsys, says, "generate", "--config", "generate.yaml", option, value, *plain)
     assert not list(folder.glob("wake.h5"))
 
 

@@ -30,7 +30,9 @@ SPEC = SolverSpec(name="plain", state_shape=(1, 16), dt=0.1, dtype="float64")
         ({"axes": ("y", "x")}, "axes must have 1 entries"),
         ({"spacing": (1.0, 1.0)}, "spacing must have 1 entries"),
         ({"offsets": ((0.0,), (0.5,))}, "offsets must have 1 entries"),
-        ({"mask": np.ones((1, 8), dtype=bool)}, r"mask must have the shape of a state, \(1, 16\), not \(1, 8\)"),
+        ({"mask": np.ones((1, 8), dtype=bool)}, r"mask must be .* shape of a state, \(1, 16\), not bool of shape \(1, 8\)"),
+        ({"mask": np.ones((1, 16))}, "mask must be a bool array .* not float64"),
+        ({"dt": float("inf")}, "dt must be a positive number, not inf"),
     ],
 )
 def test_spec_refuses(fields: dict[str, Any], words: str) -> None:

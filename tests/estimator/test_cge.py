@@ -138,7 +138,7 @@ def test_settings_are_checked() -> None:
     for make in (CGE, RGE):
         with pytest.raises(ConfigError, match="scheme must be one of forward, central, not 'backward'"):
             make(scheme="backward")  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="num_directions must be a positive number"):
+    with pytest.raises(ConfigError, match="num_directions must be a positive whole number"):
         RGE(num_directions=0)
 
 
