@@ -136,13 +136,13 @@ def _words(error: ArgumentError) -> str:
     """What the parser says, shorter where it lists all it has tried."""
     message = str(error).rstrip(".")
     keyless = re.match(
-        r'Parser key "([\w.]+)":\s+(?:Unable to load config|Does not validate against any of the Union.*Component)',
+        r'Parser key "([\w.]+)":\s+(?:Unable to load config|Subclasses are disabled|Does not validate .*Component)',
         message,
         re.DOTALL,
     )
     if keyless is None:
         return message
-    value = re.search(r"Unable to load config '(.*?)'|Given value: (.*)", message, re.DOTALL)
+    value = re.search(r"(?:Unable to load config|thus) '(.*?)'|Given value: (.*)", message, re.DOTALL)
     came = next(filter(None, value.groups()), "nothing") if value else "that"
     return f"{keyless[1]} must hold keys with values, such as {{name: package.module.Name, args: {{}}}}, not {came}"
 

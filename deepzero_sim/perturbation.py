@@ -6,8 +6,8 @@ A query asks for the network at `theta + step * v`, where `v` is a single coordi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TypeAlias, TypeVar
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import torch
 
@@ -80,21 +80,18 @@ def _append(chunks: list[Perturbation], part: Coordinates | Directions, size: in
     if isinstance(part, Coordinates) and chunks and isinstance(chunks[-1], CoordinateBatch):
         start = min(size - len(chunks[-1]), len(part))
         if start:
-            chunks[-1] = CoordinateBatch((*chunks[-1].parts, _cut(part, 0, start)))
+            chunks[-1] = CoordinateBatch((*chunks[-1].parts, *parts_of(_cut(part, 0, start))))
     for i in range(start, len(part), size):
         cut = _cut(part, i, i + size)
         chunks.append(CoordinateBatch((cut,)) if isinstance(cut, Coordinates) else cut)
 
 
-_Part = TypeVar("_Part", Coordinates, Directions)
-
-
-def _cut(part: _Part, start: int, stop: int) -> _Part:
+def _cut(part: Coordinates | Directions, start: int, stop: int) -> Coordinates | Directions:
     """Queries `start` to `stop` of a part."""
     steps = part.steps[start:stop]
     if isinstance(part, Coordinates):
-        return Coordinates(part.name, part.indices[start:stop], steps)
-    return Directions(part.seeds[start:stop], steps, part.mask)
+        return replace(part, indices=part.indices[start:stop], steps=steps)
+    return replace(part, seeds=part.seeds[start:stop], steps=steps)
 
 
 def trainable(model: torch.nn.Module) -> NamedTensors:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -144,3 +146,22 @@ def test_a_rollout_that_diverges_says_so() -> None:
         SolverLoop(Burgers(), Exploding(1.0)).rollout(states)
     with pytest.raises(NonFiniteError, match="what solver 'logistic' returned must be finite"):
         SolverLoop(LogisticSolver(), Exploding(1.0), gradient="exact").rollout(states, np.ones((1, 1)))
+
+
+@pytest.mark.parametrize(
+    ("returned", "says"),
+    [
+        (lambda states: None, "NoneType"),
+        (lambda states: (states,), "tuple"),
+        (lambda states: states.detach().numpy(), "ndarray"),
+        (lambda states: states.long(), "int64"),
+        (lambda states: states + 0j, "complex128"),
+    ],
+)
+def test_a_correction_that_is_no_tensor_of_numbers_is_refused(returned: Any, says: str) -> None:
+    class Returns(nn.Module):
+        def forward(self, states: torch.Tensor, params: torch.Tensor | None = None) -> Any:
+            return returned(states)
+
+    with pytest.raises(ConfigError, match=f"must return a tensor of real floating-point numbers, not .*{says}"):
+        SolverLoop(Burgers(), Returns(), unroll=1).rollout(initial_states(2))

@@ -31,7 +31,7 @@ from deepzero_sim.coupling import SolverLoop
 from deepzero_sim.errors import ConfigError, DivergedError, InvalidStateError, NonFiniteError
 from deepzero_sim.estimator import CGE, RGE, BackPropagation, Estimator
 from deepzero_sim.models import small
-from deepzero_sim.oracle import LoopOracle, Oracle
+from deepzero_sim.oracle import LoopOracle, ModelOracle, Oracle
 from deepzero_sim.perturbation import UNPERTURBED, Coordinates, Directions
 from deepzero_sim.types import NamedTensors
 
@@ -214,3 +214,45 @@ def test_a_corrector_with_batch_norm_gives_the_same_in_every_process(executors: 
             oracle.executor = executor
             assert_same(CGE().estimate(oracle, batch).grads, expected.grads)
     assert_untouched(oracle.model, before)
+
+
+@pytest.mark.parametrize(
+    ("loss", "says"),
+    [
+        (lambda a, b: (a - b).square(), r"float64 of shape \("),
+        (lambda a, b: (a - b).square().mean().item(), "float"),
+        (lambda a, b: None, "NoneType"),
+        (lambda a, b: (a - b).square().mean() + 0j, "complex128"),
+    ],
+)
+def test_a_loss_that_is_no_number_is_refused(loss: Any, says: str) -> None:
+    oracle, batch = burgers_oracle()
+    oracle.loss_function = loss
+    for estimator in (CGE(1e-3), BackPropagation()):
+        with pytest.raises(ConfigError, match=f"the loss must return a tensor of one real number, not .*{says}"):
+            estimator.estimate(oracle, batch)
+
+
+def test_a_loss_without_a_gradient_is_refused_where_one_is_needed() -> None:
+    oracle, batch = burgers_oracle()
+    oracle.loss_function = lambda a, b: mse(a, b).detach()
+    with pytest.raises(ConfigError, match="the loss has no gradient"):
+        BackPropagation().estimate(oracle, batch)
+    assert CGE(1e-3).estimate(oracle, batch).loss > 0
+
+
+def test_batches_have_as_many_parts_as_they_should() -> None:
+    oracle, batch = burgers_oracle()
+    for wrong in (batch[:2], (*batch, batch[0], batch[0]), None, 3):
+        with pytest.raises(ConfigError, match=r"a batch must be \(states, params, references\)"):
+            CGE(1e-3).estimate(oracle, wrong)
+    plain = ModelOracle(nn.Linear(3, 1), mse)
+    with pytest.raises(ConfigError, match=r"a batch must be \(inputs, targets\), not 1 entries"):
+        plain.prepare((torch.zeros(2, 3),))
+
+
+def test_targets_need_no_batch_axis() -> None:
+    oracle, inputs = ModelOracle(nn.Linear(3, 1), lambda a, b: (a.mean() - b).square()), torch.ones(4, 3)
+    batch = inputs, torch.tensor(1.0)
+    estimate, exact = (estimator.estimate(oracle, batch) for estimator in (CGE(1e-3), BackPropagation()))
+    torch.testing.assert_close(estimate.grads, exact.grads, rtol=1e-2, atol=1e-3)

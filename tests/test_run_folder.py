@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +86,9 @@ def test_metrics_are_lines_and_a_torn_last_one_does_not_count(run: RunFolder) ->
     assert [json.loads(line)["step"] for line in (run.path / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3]
 
 
-def test_damaged_metrics_are_named(run: RunFolder) -> None:
-    (run.path / "metrics.jsonl").write_text('{"step": 1}\n\x00\x00\n{"step": 3}\n')
+@pytest.mark.parametrize("line", [b"\x00\x00", b"\xff\xfe", b"3", b"null", b"[1]", b'{"loss": 1}', b'{"step": null}'])
+def test_damaged_metrics_are_named(run: RunFolder, line: bytes) -> None:
+    (run.path / "metrics.jsonl").write_bytes(b'{"step": 1}\n' + line + b'\n{"step": 3}\n')
     with pytest.raises(RunError, match=r"metrics.jsonl must hold one JSON object a line"):
         run.metrics()
 
@@ -120,6 +122,23 @@ def test_a_process_that_was_killed_while_it_wrote_leaves_nothing(run: RunFolder)
     left.write_bytes(b"half")
     run.save(checkpoint(1.0))
     assert not left.exists()
+
+
+def test_a_checkpoint_without_the_settings_it_was_made_with_is_not_gone_on_from(run: RunFolder) -> None:
+    run.save(checkpoint(1.0))
+    (run.path / "config.yaml").unlink()
+    with pytest.raises(RunError, match=r"holds a checkpoint but no config.yaml"):
+        RunFolder(run.path, SETTINGS)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="folders are locked on POSIX only")
+def test_one_at_a_time(run: RunFolder) -> None:
+    with run.in_use():
+        with pytest.raises(RunError, match="another process is training in"), RunFolder(run.path, SETTINGS).in_use():
+            pass
+        run.save(checkpoint(1.0))
+    with run.in_use():
+        assert run.load() is not None
 
 
 def cut(path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from problems import POINTS, Burgers, burgers_oracle, conv_corrector, initial_states, snapshot, wait_until
+from problems import POINTS, Burgers, Network, burgers_oracle, conv_corrector, initial_states, mse, snapshot, wait_until
 from runs import (
     assert_same_tensors,
     config_file,
@@ -27,13 +27,14 @@ from runs import (
     unfinished,
     without_seconds,
 )
+from torch import nn
 
 from deepzero_sim.components import Component
 from deepzero_sim.coupling import SolverLoop
 from deepzero_sim.errors import ConfigError, DeepZeroError, DivergedError, MissingExtraError, RunError
 from deepzero_sim.estimator import CGE, RGE, BackPropagation, Estimator
 from deepzero_sim.experiment import train
-from deepzero_sim.oracle import LoopOracle
+from deepzero_sim.oracle import LoopOracle, ModelOracle
 from deepzero_sim.perturbation import trainable
 from deepzero_sim.run_folder import CHECKPOINT, RunFolder, load_checkpoint
 from deepzero_sim.settings import TrainSettings, Workers
@@ -359,3 +360,33 @@ def test_a_checkpoint_of_another_optimiser_is_refused(tmp_path: Path) -> None:
     one.optimiser = torch.optim.Adam([{"params": [p]} for p in one.oracle.model.parameters()])
     with pytest.raises(RunError, match="optimiser"):
         go(one, 3)
+
+
+def test_a_checkpoint_that_does_not_say_enough_is_refused(tmp_path: Path) -> None:
+    go(trainer(tmp_path / "run", "Adam"), 2)
+    run = trainer(tmp_path / "run", "Adam").run
+    whole = load_checkpoint(run.path)
+    for key in ("optimiser", "progress"):
+        run.save(replace(whole, state={name: value for name, value in whole.state.items() if name != key}))
+        with pytest.raises(RunError, match=r"the checkpoint in .*: .*restore it"):
+            go(trainer(tmp_path / "run", "Adam"), 3)
+
+
+def test_what_a_network_draws_depends_on_the_step_only(tmp_path: Path) -> None:
+    """Dropout: a run in two parts draws what one in one piece does, and leaves torch's own numbers alone."""
+    ended, inputs = [], torch.ones(4, 3, dtype=torch.float64)
+    for name, parts in (("whole", (4,)), ("parts", (2, 4))):
+        for steps in parts:
+            torch.manual_seed(steps)
+            model = Network(nn.Dropout(0.5), nn.Linear(3, 1)).double()
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter.fill_(0.5)
+            oracle = ModelOracle(model, mse)
+            optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
+            run, before = RunFolder(tmp_path / name, {}), torch.get_rng_state()
+            whole = Trainer(oracle, BackPropagation(), optimiser, lambda step: (inputs, inputs[:, :1]), run, checkpoint_every=2)
+            whole.train(steps, tensorboard=False)
+            assert torch.equal(before, torch.get_rng_state())
+        ended.append(tensors(tmp_path / name))
+    assert_same_tensors(*ended)

@@ -78,7 +78,7 @@ BROKEN = {
     "missing": (lambda path: path.unlink(), "there is none: run 'deepzero-sim generate'"),
     "not HDF5": (lambda path: path.write_text("frames: 3"), "cannot be read as HDF5"),
     "empty": (lambda path: path.write_bytes(b""), "cannot be read as HDF5"),
-    "a folder": (lambda path: (path.unlink(), path.mkdir()), "cannot be read as HDF5"),
+    "a folder": (lambda path: (path.unlink(), path.mkdir()), "but that is a folder"),
     "foreign HDF5": (foreign, "is HDF5, but not a file of"),
     "a later version": (attribute("version", 99), "version 99"),
     "truncated": (truncate, "cannot be read as HDF5"),
