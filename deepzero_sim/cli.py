@@ -86,6 +86,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(f"{what}: mend that (free some space if none is left) and call again; nothing already written is lost.")
     except KeyboardInterrupt:
         return _fail("interrupted; the same command goes on from the last checkpoint.")
+    except Exception as error:
+        return _fail(f"{type(error).__name__}: {error}: a fault of this program; please report it with its settings.")
     return 0
 
 
