@@ -75,20 +75,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         name, settings = _parsed(argv)
         _COMMANDS[name].run(settings)
-    except ArgumentError as error:
-        return _fail(f"{_words(error)}: see the options with 'deepzero-sim COMMAND --help'.")
-    except DeepZeroError as error:
-        return _fail(str(error))
-    except MemoryError as error:
-        return _fail(f"there is not enough memory ({error}): take smaller batches, chunks or grids, and call again.")
-    except OSError as error:
-        what = f"{error.strerror}: {error.filename}" if error.strerror and error.filename else str(error)
-        return _fail(f"{what}: mend that (free some space if none is left) and call again; nothing already written is lost.")
-    except KeyboardInterrupt:
-        return _fail("interrupted; the same command goes on from the last checkpoint.")
-    except Exception as error:
-        return _fail(f"{type(error).__name__}: {error}: a fault of this program; please report it with its settings.")
+    except (Exception, KeyboardInterrupt) as error:
+        return _fail(_sentence(error))
     return 0
+
+
+def _sentence(error: BaseException) -> str:
+    """What went wrong, for people."""
+    match error:
+        case ArgumentError():
+            return f"{_words(error)}: see the options with 'deepzero-sim COMMAND --help'."
+        case DeepZeroError():
+            return str(error)
+        case MemoryError():
+            return f"there is not enough memory ({error}): take smaller batches, chunks or grids, and call again."
+        case OSError():
+            what = f"{error.strerror}: {error.filename}" if error.strerror and error.filename else str(error)
+            return f"{what}: mend that (free some space if none is left) and call again; nothing already written is lost."
+        case KeyboardInterrupt():
+            return "interrupted; the same command goes on from the last checkpoint."
+    return f"{type(error).__name__}: {error}: a fault of this program; please report it with its settings."
 
 
 def _take_any_terminal() -> None:
