@@ -160,8 +160,7 @@ def _set_scales(corrector: nn.Module, data: Trajectories) -> None:
 
 
 def _loss(data: Trajectories) -> RolloutError:
-    scale = torch.from_numpy(data.scales()[0]).view(-1, *[1] * (data.frames.ndim - 3))
-    return RolloutError(scale, torch.from_numpy(data.mask))
+    return RolloutError(torch.from_numpy(data.scales()[0]), torch.from_numpy(data.mask))
 
 
 def _estimator(settings: TrainSettings, method: _Method) -> Estimator:

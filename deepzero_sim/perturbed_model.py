@@ -71,9 +71,8 @@ class PerturbedModel:
         return torch.cat([self._call(changed, block) for changed, block in zip(self._changes(), blocks, strict=True)])
 
     def _call(self, changed: NamedTensors, inputs: tuple[torch.Tensor | None, ...]) -> torch.Tensor:
-        # buffers are copied because a network may update them (batch-norm statistics) while it is queried
-        buffers = {name: buffer.clone() for name, buffer in self._model.named_buffers()}
-        result: torch.Tensor = functional_call(self._model, {**changed, **buffers}, inputs)
+        with _buffers_put_back(self._model):
+            result: torch.Tensor = functional_call(self._model, changed, inputs)
         return result
 
     def _changes(self) -> Iterator[NamedTensors]:
@@ -96,7 +95,7 @@ class PerturbedModel:
 def _buffers_put_back(model: torch.nn.Module) -> Iterator[None]:
     """Undo whatever a network does to its buffers inside, in place (running statistics) or by assignment."""
     kept = [
-        (module._buffers, name, buffer, buffer.clone(), buffer._version)
+        (module._buffers, name, buffer, buffer.clone())
         for module in model.modules()
         for name, buffer in module._buffers.items()
         if buffer is not None
@@ -104,10 +103,9 @@ def _buffers_put_back(model: torch.nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        for buffers, name, buffer, values, version in kept:
+        for buffers, name, buffer, values in kept:
             buffers[name] = buffer
-            if buffer._version != version:
-                buffer.copy_(values)
+            buffer.copy_(values)  # always: batch norm writes its statistics without raising their version
 
 
 class _CannotShareError(Exception):
@@ -176,7 +174,7 @@ class _OneCoordinateEach(TorchFunctionMode):
             blocks[queries, perturbed.indices] += perturbed.steps.view(-1, *[1] * (blocks.dim() - 2))
         if call.weight is perturbed.parameter:
             inputs = self._blocks(call.input)[perturbed.blocks]
-            channel, contribution = _RULES[func](func, call, inputs, perturbed)
+            channel, contribution = _RULES[func](call, inputs, perturbed)
             blocks[queries, channel] += contribution
 
     def _blocks(self, batch: torch.Tensor) -> torch.Tensor:
@@ -201,13 +199,13 @@ class _LayerCall:
 _Change: TypeAlias = tuple[torch.Tensor, torch.Tensor]
 
 
-def _linear_rule(func: Callable[..., Any], call: _LayerCall, inputs: torch.Tensor, perturbed: _Perturbed) -> _Change:
+def _linear_rule(call: _LayerCall, inputs: torch.Tensor, perturbed: _Perturbed) -> _Change:
     output, source, _ = perturbed.position
     picked = inputs[torch.arange(len(inputs)), ..., source]
     return output, picked * perturbed.steps.view(-1, *[1] * (picked.dim() - 1))
 
 
-def _convolution_rule(func: Callable[..., Any], call: _LayerCall, inputs: torch.Tensor, perturbed: _Perturbed) -> _Change:
+def _convolution_rule(call: _LayerCall, inputs: torch.Tensor, perturbed: _Perturbed) -> _Change:
     """What the perturbed tap of each query sees of the one input channel that it reads: a shifted window of it."""
     output, source, _ = perturbed.position
     outputs, sources, *kernel = call.weight.shape
@@ -240,7 +238,7 @@ def _padding(padding: Any, kernel: Sequence[int], dilation: Sequence[int]) -> li
     return [(side, side) for side in _for_each(0 if padding == "valid" else padding, len(kernel))]
 
 
-_RULES: dict[Callable[..., Any], Callable[[Callable[..., Any], _LayerCall, torch.Tensor, _Perturbed], _Change]] = {
+_RULES: dict[Callable[..., Any], Callable[[_LayerCall, torch.Tensor, _Perturbed], _Change]] = {
     F.linear: _linear_rule,
     F.conv1d: _convolution_rule,
     F.conv2d: _convolution_rule,
