@@ -17,7 +17,7 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# on the package as it installs, because solvers/ and datasets/ stand elsewhere in the repository
+# on the package as it installs, because solvers/, datasets/ and benchmarks/ stand elsewhere in the repository
 types: $(READY)
 	rm -rf build
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --target build/types .

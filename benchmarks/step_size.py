@@ -36,6 +36,7 @@ def main() -> None:
     batch = UnrolledBatches(data, advance_frames(solver, data), BATCH, UNROLL)(0)
     loss = dz.RolloutError(torch.from_numpy(data.scales()[0]).view(-1, 1, 1), torch.from_numpy(data.mask))
     mask = dz.RandomMask(0.9)(corrector, 0)
+    assert mask is not None  # as it would be if all coordinates were active
     opaque = dz.LoopOracle(dz.SolverLoop(solver, corrector, UNROLL), loss)
     differentiable = dz.LoopOracle(dz.SolverLoop(PhiFlowWake(), corrector, UNROLL, "exact"), loss)
     exact = flat(dz.BackPropagation().estimate(differentiable, batch, mask))

@@ -5,6 +5,7 @@ Prints one JSON object: for every solver and batch size the milliseconds of a st
 """
 
 import argparse
+import functools
 import json
 import statistics
 import time
@@ -13,8 +14,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from deepzero_sim import Solver
 from deepzero_sim.parallel import single_threaded
+from deepzero_sim.solver import Solver
 from deepzero_sim.solvers import PhiFlowWake, WakeFlow
 from deepzero_sim.solvers.wake import initial_state
 
@@ -38,7 +39,7 @@ def milliseconds(function: Callable[[], object], repeats: int) -> float:
 
 def forward_and_backward(solver: PhiFlowWake, states: np.ndarray, params: np.ndarray) -> None:
     given = torch.from_numpy(states).requires_grad_()
-    solver.differentiable_step(given, torch.from_numpy(params)).sum().backward()
+    solver.differentiable_step(given, torch.from_numpy(params)).sum().backward()  # type: ignore[no-untyped-call]
 
 
 def measure(solver: Solver, step: Callable[[np.ndarray, np.ndarray], object], repeats: int) -> dict[str, float]:
@@ -48,7 +49,7 @@ def measure(solver: Solver, step: Callable[[np.ndarray, np.ndarray], object], re
         states = initial_state(solver.spec, params)
         for _ in range(50):
             states = solver.step(states, params)
-        result[f"ms at batch {batch}"] = round(milliseconds(lambda s=states, p=params: step(s, p), repeats), 3)
+        result[f"ms at batch {batch}"] = round(milliseconds(functools.partial(step, states, params), repeats), 3)
     result["best states/s"] = round(max(1e3 * batch / result[f"ms at batch {batch}"] for batch in BATCHES))
     return result
 

@@ -21,7 +21,7 @@ from deepzero_sim.oracle import LoopOracle, ModelOracle, Oracle
 from deepzero_sim.parallel import open_executor
 from deepzero_sim.run_folder import RunFolder
 from deepzero_sim.solver import DifferentiableSolver, Solver, SolverSpec, as_solver
-from deepzero_sim.sparsity import RandomMask
+from deepzero_sim.sparsity import Densities, ErdosRenyi, GraSP, LayerRatios, RandomMask, Uniform, ZOGraSP
 from deepzero_sim.trainer import Progress, Trainer
 
 __all__ = [
@@ -31,12 +31,16 @@ __all__ = [
     "ConfigError",
     "DataError",
     "DeepZeroError",
+    "Densities",
     "DifferentiableSolver",
     "DivergedError",
+    "ErdosRenyi",
     "Estimator",
     "Evaluation",
+    "GraSP",
     "GradientEstimate",
     "InvalidStateError",
+    "LayerRatios",
     "LoopOracle",
     "MissingExtraError",
     "ModelOracle",
@@ -53,7 +57,9 @@ __all__ = [
     "SolverLoop",
     "SolverSpec",
     "Trainer",
+    "Uniform",
     "WorkerLostError",
+    "ZOGraSP",
     "as_solver",
     "evaluate",
     "open_executor",

@@ -1,4 +1,4 @@
-"""The command line: `deepzero-sim demo | generate | train | evaluate`.
+"""The command line: `deepzero-sim demo | generate | train | evaluate | bench`.
 
 Settings come from one YAML file (`--config`), and every key can be overridden by an option of the same name. What goes
 wrong ends with one sentence on stderr and exit status 2.
@@ -7,10 +7,13 @@ wrong ends with one sentence on stderr and exit status 2.
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, is_dataclass
 from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
@@ -21,8 +24,13 @@ from deepzero_sim.console import console, print_table
 from deepzero_sim.demo import demo, make_data, train_with_bar
 from deepzero_sim.errors import ConfigError, DeepZeroError
 from deepzero_sim.experiment import compare, plain, run_settings
+from deepzero_sim.parallel import open_executor
+from deepzero_sim.ranks import rank_of_torchrun
 from deepzero_sim.report import publish, rows
-from deepzero_sim.settings import DemoSettings, EvaluateSettings, GenerateSettings, TrainSettings
+from deepzero_sim.settings import BenchSettings, DemoSettings, EvaluateSettings, GenerateSettings, TrainSettings
+
+#: Seconds that a rank other than 0 leaves to rank 0 to say what went wrong: it has usually met the same.
+AFTER_RANK_0 = 5.0
 
 
 @dataclass(frozen=True)
@@ -45,12 +53,24 @@ def _evaluate(settings: EvaluateSettings) -> None:
     console.print(f"report: {settings.run / 'report.md'}")
 
 
+def _bench_cge(settings: BenchSettings) -> None:
+    # nothing else needs the benchmarks
+    from deepzero_sim.benchmarks.cge import bench_cge  # noqa: PLC0415
+
+    sys.stdout.write(json.dumps(bench_cge(settings), indent=2) + "\n")
+
+
+#: By all their words.
 _COMMANDS = {
     "demo": _Command(DemoSettings, demo, "correct a coarse wake solver, from data to report, in some minutes"),
     "generate": _Command(GenerateSettings, make_data, "make trajectories with a reference solver"),
     "train": _Command(TrainSettings, _train, "train a corrector, or go on with a run that was interrupted"),
     "evaluate": _Command(EvaluateSettings, _evaluate, "roll a trained run out on unseen data, with a report"),
+    "bench cge": _Command(BenchSettings, _bench_cge, "measure coordinate-wise gradients against a plain loop, as JSON"),
 }
+
+#: Words that commands begin with.
+_GROUPS = {"bench": "measure this machine"}
 
 
 def parser() -> tuple[ArgumentParser, dict[str, ArgumentParser]]:
@@ -58,26 +78,49 @@ def parser() -> tuple[ArgumentParser, dict[str, ArgumentParser]]:
     top = ArgumentParser(
         prog="deepzero-sim", description="Train networks through solvers without gradients.", exit_on_error=False
     )
-    subcommands = top.add_subcommands(dest="command")
+    subcommands = {"": top.add_subcommands(dest="command")}
+    groups = {name: ArgumentParser(description=words, exit_on_error=False) for name, words in _GROUPS.items()}
+    for name, group in groups.items():
+        subcommands[""].add_subcommand(name, group, help=_GROUPS[name])
+        subcommands[name] = group.add_subcommands(dest="command")
     commands = {}
     for name, command in _COMMANDS.items():
         sub = ArgumentParser(description=command.help, exit_on_error=False)
         sub.add_argument("--config", action="config", help="a YAML file of settings")
         sub.add_class_arguments(command.settings)
-        subcommands.add_subcommand(name, sub, help=command.help)
+        within, _, word = name.rpartition(" ")
+        subcommands[within].add_subcommand(word, sub, help=command.help)
         commands[name] = sub
     return top, commands
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status: 0, or 2 if it ended with an error that was reported."""
+    """Run a command; returns the exit status: 0, or 2 if it ended with an error that was reported.
+
+    Raises:
+        SystemExit: on a rank of torchrun other than 0, when rank 0 has run the command.
+    """
     _take_any_terminal()
     try:
         name, settings = _parsed(argv)
-        _COMMANDS[name].run(settings)
+        with _ranks(settings):
+            _COMMANDS[name].run(settings)
     except (Exception, KeyboardInterrupt) as error:
         return _fail(_sentence(error))
     return 0
+
+
+def _ranks(settings: Any) -> AbstractContextManager[object]:
+    """What to run a command in: if torchrun started it, only rank 0 comes through, and the others work for it."""
+    if getattr(getattr(settings, "workers", None), "backend", None) == "ranks":
+        return open_executor("ranks")
+    found = rank_of_torchrun()
+    if found is not None and found[1] > 1:
+        raise ConfigError(
+            f"torchrun started this command {found[1]} times, and each would do all of it: share the work with "
+            "--workers.backend ranks if the command has workers, or start it once, without torchrun."
+        )
+    return nullcontext()
 
 
 def _sentence(error: BaseException) -> str:
@@ -119,9 +162,13 @@ def _parsed(argv: Sequence[str] | None) -> tuple[str, Any]:
         ) from error
     except RecursionError as error:
         raise ConfigError("the settings contain themselves: write out what is named by an anchor (&) in --config.") from error
-    name = given.command
-    _check(_COMMANDS[name].settings, given[name])
-    values = vars(commands[name].instantiate(given[name]))
+    words = []
+    while "command" in given:
+        words.append(given.command)
+        given = given[given.command]
+    name = " ".join(words)
+    _check(_COMMANDS[name].settings, given)
+    values = vars(commands[name].instantiate(given))
     values.pop("config")
     return name, _COMMANDS[name].settings(**values)
 
@@ -156,6 +203,10 @@ def _words(error: ArgumentError) -> str:
 
 
 def _fail(message: str) -> int:
+    found = rank_of_torchrun()
+    if found is not None and found[0] > 0:
+        time.sleep(AFTER_RANK_0)  # torchrun ends this rank in the meantime if rank 0 fails too
+        message = f"rank {found[0]}: {message}"
     print(f"deepzero-sim: {' '.join(message.split())}", file=sys.stderr)  # noqa: T201 - for a terminal and for logs alike
     return 2
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from deepzero_sim.buffers import buffers_put_back
 from deepzero_sim.components import Component, build, call, load
 from deepzero_sim.coupling import SolverGradient, SolverLoop
 from deepzero_sim.datasets import trajectories
@@ -20,14 +21,15 @@ from deepzero_sim.errors import ConfigError, RunError
 from deepzero_sim.estimator import BackPropagation, Estimator
 from deepzero_sim.evaluation import Evaluation, evaluate
 from deepzero_sim.loss import RolloutError
+from deepzero_sim.masking import ActiveSet, RunRatios, active_set, build_ratios
 from deepzero_sim.models.corrector import CORRECTORS, Corrector, NoCorrection
 from deepzero_sim.oracle import LoopOracle
 from deepzero_sim.parallel import open_executor, single_threaded
-from deepzero_sim.perturbation import UNPERTURBED, trainable
+from deepzero_sim.perturbation import trainable
 from deepzero_sim.run_folder import RunFolder, load_checkpoint, read_settings
 from deepzero_sim.settings import MethodName, TrainSettings
 from deepzero_sim.solver import Solver, SolverSpec, build_solver
-from deepzero_sim.sparsity import RandomMask
+from deepzero_sim.sparsity import Densities, GraSP, LayerRatios, RatiosRecord, load_ratios
 from deepzero_sim.trainer import Progress, Trainer, progress_of, restore_network
 
 
@@ -75,6 +77,7 @@ def train(settings: TrainSettings, report: Callable[[Progress], None] = lambda p
         _claim(settings)
         return Progress()
     method = _METHODS[settings.method]
+    ratios = _ratios(settings, method)
     solver = _build_solver(settings)
     data = trajectories.load(settings.train_data, solver.spec)
     corrector = build_corrector(settings.network, solver.spec, settings.seed)
@@ -92,18 +95,20 @@ def train(settings: TrainSettings, report: Callable[[Progress], None] = lambda p
         oracle = LoopOracle(loop, _loss(data), executor, settings.queries_per_chunk)
         if method.queried and solver.spec.deterministic:
             _require_repeatable(oracle, batches(0))
+        estimator, scheduler, run = _estimator(settings, method), _scheduler(settings, optimiser), _claim(settings)
+        active = _active_set(settings, ratios, oracle, batches(0), run) if method.queried else ActiveSet()
         trainer = Trainer(
             oracle,
-            _estimator(settings, method),
+            estimator,
             optimiser,
             batches,
-            _claim(settings),
-            scheduler=_scheduler(settings, optimiser),
-            mask=RandomMask(settings.sparsity, seed=settings.seed) if method.queried else None,
+            run,
+            scheduler=scheduler,
+            mask=active.mask,
             seed=settings.seed,
             checkpoint_every=settings.checkpoint_every,
         )
-        return trainer.train(settings.updates, report, tensorboard=settings.tensorboard)
+        return trainer.train(settings.updates, report, tensorboard=settings.tensorboard, spent=active.spent)
 
 
 def _require_repeatable(oracle: LoopOracle, batch: Any) -> None:
@@ -112,14 +117,39 @@ def _require_repeatable(oracle: LoopOracle, batch: Any) -> None:
     Raises:
         ConfigError: it has.
     """
-    prepared = oracle.prepare(batch)
-    with torch.no_grad(), single_threaded():
-        first, second = (float(oracle.evaluate(prepared, UNPERTURBED).losses) for _ in range(2))
+    with torch.no_grad(), single_threaded(), buffers_put_back(oracle.model):
+        first, second = (float(oracle.differentiable_loss(batch)[0]) for _ in range(2))
     if first != second and isfinite(first):
         raise ConfigError(
             f"ZO-SOL needs a solver and a network that give the same for the same, but the loss was {first} and then {second}: "
             "take out what is random (dropout, for one) or kept from call to call."
         )
+
+
+def _ratios(settings: TrainSettings, method: _Method) -> LayerRatios:
+    ratios = build_ratios(settings.layer_ratios)
+    if method.queried and settings.sparsity and isinstance(ratios, GraSP) and settings.differentiable_solver is None:
+        raise ConfigError(
+            "layer_ratios grasp needs the exact gradients of a differentiable_solver: name one, or take zo-grasp, which "
+            "needs none."
+        )
+    return ratios
+
+
+def _active_set(settings: TrainSettings, ratios: LayerRatios, oracle: LoopOracle, batch: Any, run: RunFolder) -> ActiveSet:
+    def find() -> Densities:
+        return ratios.densities(_oracle_of_ratios(settings, ratios, oracle), batch, settings.sparsity, settings.seed)
+
+    kept = RunRatios(run, settings.layer_ratios.name, settings.sparsity)
+    return active_set(kept, find, oracle.model, settings.mask_refresh, settings.seed)
+
+
+def _oracle_of_ratios(settings: TrainSettings, ratios: LayerRatios, oracle: LoopOracle) -> LoopOracle:
+    """What layer ratios ask: the first-order ones the differentiable solver, all others the opaque one."""
+    if not isinstance(ratios, GraSP) or settings.differentiable_solver is None:
+        return oracle
+    exact = SolverLoop(build_solver(settings.differentiable_solver), oracle.loop.corrector, oracle.loop.unroll, "exact")
+    return LoopOracle(exact, oracle.loss_function)
 
 
 def _claim(settings: TrainSettings) -> RunFolder:
@@ -273,10 +303,11 @@ def cost(path: Path, *later: Path) -> Cost:
 
 @dataclass(frozen=True, eq=False)
 class MethodResult:
-    """One method's evaluation and what its training took."""
+    """One method's evaluation, what its training took, and its layer ratios if not all coordinates were active."""
 
     evaluation: Evaluation
     cost: Cost
+    ratios: RatiosRecord | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -319,7 +350,7 @@ def compare(runs: Mapping[str, Path], data_path: Path, steps: int | None = None)
     methods = {"SRC": MethodResult(_evaluate(SolverLoop(solver, NoCorrection()), data, steps), Cost())}
     for name, loop in loops.items():
         if name != "SRC":
-            methods[name] = MethodResult(_evaluate(loop, data, steps), cost(runs[name]))
+            methods[name] = MethodResult(_evaluate(loop, data, steps), cost(runs[name]), load_ratios(runs[name]))
     return Comparison(methods, torch.from_numpy(data.frames[:, 1 : steps + 1]), solver.spec)
 
 

@@ -2,7 +2,7 @@
 
 An oracle is asked for many perturbed parameter vectors at once, named by coordinate or seed and step, never as copies
 of the weights. It computes once a batch what does not depend on the parameters, answers queries in chunks of a fixed
-size, and deals the chunks out to an executor.
+size, and deals the chunks out to an executor. What it answers is by how much the loss changes.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ import functools
 import math
 import threading
 import uuid
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, get_args
 
 import cloudpickle
 import torch
@@ -23,29 +24,68 @@ import torch
 from deepzero_sim.coupling import SolverLoop, to_array
 from deepzero_sim.errors import ConfigError, DivergedError, NonFiniteError
 from deepzero_sim.parallel import SerialExecutor, run_in_order
-from deepzero_sim.perturbation import UNPERTURBED, Perturbation, chunked
-from deepzero_sim.perturbed_model import PerturbedModel
+from deepzero_sim.perturbation import Coordinates, Perturbation, chunked, in_powers_of_two, parts_of
+from deepzero_sim.queried import Base, Footprint, NetworkWithLoss, QueriedNetwork, scalar
 from deepzero_sim.solver import check_states
 from deepzero_sim.types import NamedTensors
 
 #: `(outputs, targets) -> scalar`
 Loss: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
+#: What differences are carried in: the network's own dtype, or bfloat16, which rounds them but not what they differ from.
+Precision: TypeAlias = Literal["float32", "bfloat16"]
+
+#: Bytes of differences in a chunk that were found fastest, by type of device (`benchmarks/working_set.py`).
+WORKING_SET = defaultdict(lambda: 2**30, cpu=4 * 2**20)
+
+#: Perturbed networks evaluated as one batch, at most.
+MOST_QUERIES = 256
+
+#: Times the size of the differences kept that a chunk takes with its temporaries.
+TEMPORARIES = 4
+
 #: Tasks a worker that the chunks of one question are bundled into: enough to end together, few enough to send cheaply.
 TASKS_PER_WORKER = 3
 
 
+def bundled(chunks: Sequence[Perturbation], costs: Sequence[float], count: int) -> list[list[Perturbation]]:
+    """Chunks in order, in about `count` bundles of about the same cost. Bundling changes nothing of what is computed."""
+    share, spent = sum(costs) / count, 0.0
+    bundles: list[list[Perturbation]] = []
+    for chunk, cost in zip(chunks, costs, strict=True):
+        if not bundles or spent + cost / 2 > share * len(bundles):
+            bundles.append([])
+        bundles[-1].append(chunk)
+        spent += cost
+    return bundles
+
+
 @dataclass(frozen=True)
 class Answers:
-    """What queries cost and gave.
+    """What queries gave and cost.
 
     Args:
-        losses: `(P,)`, float64, in the order asked.
-        solver_steps: states advanced by one step to compute them.
+        changes: `l(theta + step v) - l(theta)`, `(P,)`, float64, in the order asked.
+        loss: `l(theta)`.
+        solver_steps: states advanced by one step to compute the changes.
     """
 
-    losses: torch.Tensor
+    changes: torch.Tensor
+    loss: float
     solver_steps: int
+
+    @property
+    def losses(self) -> torch.Tensor:
+        """`l(theta + step v)`, `(P,)`, float64."""
+        return self.loss + self.changes
+
+
+class Prepared(Protocol):
+    """A batch, with what does not depend on the perturbation computed."""
+
+    @property
+    def loss(self) -> float:
+        """`l(theta)`, of the network as it is."""
 
 
 class Oracle(abc.ABC):
@@ -68,10 +108,11 @@ class Oracle(abc.ABC):
         self.executor = executor or SerialExecutor()
         self.queries_per_chunk = queries_per_chunk
         self._token = uuid.uuid4().hex
+        self._base: tuple[str, Any] = ("", None)
 
     @abc.abstractmethod
     def prepare(self, batch: Any) -> Any:
-        """Compute what does not depend on the parameters, once a batch."""
+        """The loss of the network as it is, and all else that queries have in common: a :class:`Prepared`."""
 
     @abc.abstractmethod
     def preparation_steps(self, batch: Any) -> int:
@@ -82,8 +123,16 @@ class Oracle(abc.ABC):
         """Answer a chunk of queries, here and now."""
 
     @abc.abstractmethod
-    def differentiable_loss(self, prepared: Any) -> tuple[torch.Tensor, int]:
+    def differentiable_loss(self, batch: Any) -> tuple[torch.Tensor, int]:
         """The loss of the network as it is, recorded by autograd, and the solver steps it took."""
+
+    def chunks(self, prepared: Any, perturbations: Sequence[Perturbation]) -> list[Perturbation]:
+        """The queries in the batches that they are evaluated in, whoever does it."""
+        return chunked(perturbations, self.queries_per_chunk)
+
+    def cost(self, prepared: Any, chunk: Perturbation) -> float:
+        """How long a chunk takes, in any unit."""
+        return len(chunk)
 
     def ask(self, prepared: Any, perturbations: Sequence[Perturbation]) -> Answers:
         """Answer queries, wherever the executor runs them.
@@ -91,10 +140,10 @@ class Oracle(abc.ABC):
         Raises:
             SolverError: the solver failed in one of them; with several failures, the first in the order asked.
         """
-        chunks = chunked(perturbations, self.queries_per_chunk)
-        # bundling changes nothing of what is computed; an executor that does not tell its size is taken to have four workers
-        size = math.ceil(len(chunks) / (TASKS_PER_WORKER * getattr(self.executor, "_max_workers", 4)))
-        tasks = [chunks[i : i + size] for i in range(0, len(chunks), size)]
+        chunks = self.chunks(prepared, perturbations)
+        # an executor that does not tell its size is taken to have four workers
+        count = TASKS_PER_WORKER * getattr(self.executor, "_max_workers", 4)
+        tasks = bundled(chunks, [self.cost(prepared, chunk) for chunk in chunks], count)
         answers = []
         for outcome in run_in_order(self.executor, self._task(prepared), tasks):
             if isinstance(outcome, Exception):
@@ -102,22 +151,16 @@ class Oracle(abc.ABC):
             answers.append(outcome)
         return _joined(answers)
 
-    def loss(self, prepared: Any) -> Answers:
-        """The loss of the network as it is, `(1,)`.
+    def _keep(self, token: str, base: Any) -> None:
+        """Keep what the network as it is computes on a batch, in place of the last one's."""
+        self._base = token, base
 
-        Raises:
-            DivergedError: it is not finite.
-        """
-        answers = self.ask(prepared, [UNPERTURBED])
-        require_finite(float(answers.losses[0]))
-        return answers
-
-    def _loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        loss = self.loss_function(outputs, targets)
-        if not isinstance(loss, torch.Tensor) or loss.numel() != 1 or loss.is_complex():
-            what = f"{loss.dtype} of shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else type(loss).__name__
-            raise ConfigError(f"the loss must return a tensor of one real number, not {what}: reduce it, by .mean() for one.")
-        return loss.reshape(())
+    def _kept(self, token: str, compute: Callable[[], Any]) -> Any:
+        """What was kept of a batch, computed where it was not: in a worker."""
+        if self._base[0] != token:
+            self._base = "", None  # free the last one's memory first
+            self._keep(token, compute())
+        return self._base[1]
 
     def _task(self, prepared: Any) -> Callable[[list[Perturbation]], Answers]:
         if isinstance(self.executor, SerialExecutor):
@@ -143,7 +186,7 @@ class Oracle(abc.ABC):
         return pickled
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "executor": SerialExecutor()}
+        return {**self.__dict__, "executor": SerialExecutor(), "_base": ("", None)}
 
 
 class _NetworkState(NamedTuple):
@@ -183,7 +226,7 @@ def _evaluate_all(oracle: Oracle, prepared: Any, chunks: list[Perturbation]) -> 
 
 
 def _joined(answers: Sequence[Answers]) -> Answers:
-    return Answers(torch.cat([a.losses for a in answers]), sum(a.solver_steps for a in answers))
+    return Answers(torch.cat([a.changes for a in answers]), answers[0].loss, sum(a.solver_steps for a in answers))
 
 
 def require_finite(loss: float) -> None:
@@ -200,19 +243,27 @@ def _described(batch: Any) -> str:
 
 
 class LoopBatch(NamedTuple):
-    """A batch of a solver loop, its first solver step already taken.
+    """A batch of a solver loop, rolled out with the network as it is.
 
     Args:
         states: `(B, C, *N)`, where the rollouts start.
         params: `(B, K)` or None.
         references: `(B, T, C, *N)`, what the rollouts should give.
         advanced: `(B, C, *N)`, the solver's first step from `states`: the same for every query.
+        rollout: `(B, T, C, *N)`.
+        seen: what the corrector was called with, step by step.
+        loss: of the rollout.
+        token: names the batch and the network as it is.
     """
 
     states: torch.Tensor
     params: torch.Tensor | None
     references: torch.Tensor
     advanced: torch.Tensor
+    rollout: torch.Tensor
+    seen: list[tuple[torch.Tensor, torch.Tensor | None]]
+    loss: float
+    token: str
 
 
 class LoopOracle(Oracle):
@@ -233,25 +284,37 @@ class LoopOracle(Oracle):
                 "use the process or the serial executor."
             )
         self.loop = loop
+        self._corrector = QueriedNetwork(loop.corrector)
+        self._rollout_loss = QueriedNetwork(None, NetworkWithLoss(None, loss))
 
+    @torch.no_grad()
     def prepare(self, batch: Any) -> LoopBatch:
+        states, params, references, known = self._checked(batch)
+        advanced = self.loop.advance(states, params) if known is None else known
+        seen: list[tuple[torch.Tensor, torch.Tensor | None]] = []
+        bases: list[Base] = []
+
+        def corrected(inputs: torch.Tensor, parameters: torch.Tensor | None) -> torch.Tensor:
+            seen.append((inputs, parameters))
+            bases.append(self._corrector.base(inputs, parameters))
+            return bases[-1].result
+
+        rollout = self.loop.rollout(states, params, advanced=advanced, corrector=corrected)
+        base = self._rollout_loss.base(rollout, references)
+        prepared = LoopBatch(states, params, references, advanced, rollout, seen, float(base.result), uuid.uuid4().hex)
+        self._keep(prepared.token, (bases, base))
+        return prepared
+
+    def preparation_steps(self, batch: Any) -> int:
+        return len(batch[0]) * (self.loop.unroll if len(batch) == 3 else self.loop.unroll - 1)
+
+    def _checked(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor, torch.Tensor | None]:
         if not isinstance(batch, Sequence) or len(batch) not in (3, 4):
             raise ConfigError(
                 f"a batch must be (states, params, references) or with advanced as a fourth, not {_described(batch)}."
             )
-        states, params, references, *known = batch
-        states, references = torch.as_tensor(states), torch.as_tensor(references)
-        params = None if params is None else torch.as_tensor(params)
-        self._check(states, references)
-        with torch.no_grad():
-            advanced = torch.as_tensor(known[0]) if known else self.loop.advance(states, params)
-        check_states(self.loop.solver.spec, to_array(advanced), "the batch's advanced states", "check the data", len(states))
-        return LoopBatch(states, params, references, advanced)
-
-    def preparation_steps(self, batch: Any) -> int:
-        return 0 if len(batch) > 3 else len(batch[0])
-
-    def _check(self, states: torch.Tensor, references: torch.Tensor) -> None:
+        states, params, references, advanced = (None if x is None else torch.as_tensor(x) for x in (*batch, None)[:4])
+        assert states is not None and references is not None
         spec = self.loop.solver.spec
         check_states(spec, to_array(states), "the batch's states", "check the data")
         expected = (len(states), self.loop.unroll, *spec.state_shape)
@@ -262,21 +325,38 @@ class LoopOracle(Oracle):
             )
         if not bool(torch.isfinite(references).all()):
             raise NonFiniteError("a batch's references must be finite, but they hold NaN or infinity: check the data.")
+        if advanced is not None:
+            check_states(spec, to_array(advanced), "the batch's advanced states", "check the data", len(states))
+        return states, params, references, advanced
 
     def evaluate(self, prepared: LoopBatch, perturbation: Perturbation) -> Answers:
         count, size = len(perturbation), len(prepared.states)
+        bases, base_loss = self._kept(prepared.token, lambda: self._bases(prepared))
+        steps = iter(bases)
+
+        def corrected(inputs: torch.Tensor, parameters: torch.Tensor | None) -> torch.Tensor:
+            base = next(steps)
+            moved = None if base is bases[0] else inputs.unflatten(0, (count, size)) - base.inputs[0]
+            return (base.result + self._corrector.changes(base, perturbation, [moved])).flatten(0, 1)
+
         rollout = self.loop.rollout(
             _repeated(prepared.states, count),
             None if prepared.params is None else _repeated(prepared.params, count),
             advanced=_repeated(prepared.advanced, count),
-            corrector=PerturbedModel(self.model, perturbation),
+            corrector=corrected,
         )
-        losses = [self._loss(block, prepared.references) for block in torch.split(rollout, size)]
-        return Answers(torch.stack(losses).double(), count * size * (self.loop.unroll - 1))
+        moved = rollout.unflatten(0, (count, size)) - prepared.rollout
+        changes = self._rollout_loss.changes(base_loss, None, [moved])
+        return Answers(changes.double(), prepared.loss, count * size * (self.loop.unroll - 1))
 
-    def differentiable_loss(self, prepared: LoopBatch) -> tuple[torch.Tensor, int]:
-        rollout = self.loop.rollout(prepared.states, prepared.params, advanced=prepared.advanced)
-        return self._loss(rollout, prepared.references), len(prepared.states) * (self.loop.unroll - 1)
+    def _bases(self, prepared: LoopBatch) -> tuple[list[Base], Base]:
+        bases = [self._corrector.base(*seen) for seen in prepared.seen]
+        return bases, self._rollout_loss.base(prepared.rollout, prepared.references)
+
+    def differentiable_loss(self, batch: Any) -> tuple[torch.Tensor, int]:
+        states, params, references, advanced = self._checked(batch)
+        rollout = self.loop.rollout(states, params, advanced=advanced)
+        return scalar(self.loss_function(rollout, references)), self.preparation_steps(batch)
 
 
 def _repeated(tensor: torch.Tensor, count: int) -> torch.Tensor:
@@ -284,31 +364,113 @@ def _repeated(tensor: torch.Tensor, count: int) -> torch.Tensor:
     return tensor.repeat(count, *[1] * (tensor.dim() - 1))
 
 
-class ModelOracle(Oracle):
-    """The loss of a plain network. Batches are `(inputs, targets)`.
+class ModelBatch(NamedTuple):
+    """A batch of a plain network.
 
     Args:
-        model: called as ``model(inputs)``.
-        loss: `(outputs, targets) -> scalar`, such as ``torch.nn.functional.cross_entropy``.
-        executor: where chunks of queries are answered; this thread if None.
-        queries_per_chunk: perturbed networks evaluated as one batch.
+        inputs: of the network.
+        targets: of the loss.
+        loss: of the network as it is.
+        footprint: by parameter, what a query takes.
+        token: names the batch and the network as it is.
     """
 
-    def prepare(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        if not isinstance(batch, Sequence) or len(batch) != 2:
-            raise ConfigError(f"a batch must be (inputs, targets), not {_described(batch)}.")
-        inputs, targets = batch
-        return torch.as_tensor(inputs), torch.as_tensor(targets)
+    inputs: tuple[Any, ...]
+    targets: Any
+    loss: float
+    footprint: Mapping[str, Footprint]
+    token: str
+
+
+class ModelOracle(Oracle):
+    """The loss of a plain network. Batches are `(inputs, targets)`; several inputs are a tuple.
+
+    Args:
+        model: called as ``model(inputs)``, or ``model(*inputs)`` for a tuple.
+        loss: `(outputs, targets) -> scalar`, such as ``torch.nn.functional.cross_entropy``.
+        executor: where chunks of queries are answered; this thread if None.
+        queries_per_chunk: perturbed networks evaluated as one batch, at most; None for as many as `working_set` holds.
+        precision: ``"float32"`` for differences in the network's own dtype, or ``"bfloat16"``.
+        working_set: bytes of differences that a chunk keeps at once: what stays in the cache is fastest.
+        memory: bytes that activations and differences may take together, in every worker.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        loss: Loss,
+        executor: Executor | None = None,
+        queries_per_chunk: int | None = None,
+        precision: Precision = "float32",
+        working_set: int | None = None,
+        memory: int = 8 * 2**30,
+    ) -> None:
+        super().__init__(model, loss, executor, MOST_QUERIES if queries_per_chunk is None else queries_per_chunk)
+        if precision not in get_args(Precision):
+            raise ConfigError(f"precision must be one of {', '.join(get_args(Precision))}, not {precision!r}.")
+        for name, size in (("working_set", working_set), ("memory", memory)):
+            if size is not None and size < 1:
+                raise ConfigError(f"{name} must be a positive number of bytes, not {size}.")
+        self.precision = precision
+        self.working_set = working_set
+        self.memory = memory
+        dtype = torch.bfloat16 if precision == "bfloat16" else None
+        self._network = QueriedNetwork(model, NetworkWithLoss(model, loss), "network.", dtype)
+
+    def prepare(self, batch: Any) -> ModelBatch:
+        inputs, targets = self._checked(batch)
+        base = self._network.base(inputs, targets)
+        footprint = self._network.footprint(base)
+        self._require_fits(base, footprint)
+        prepared = ModelBatch(inputs, targets, float(base.result), footprint, uuid.uuid4().hex)
+        self._keep(prepared.token, base)
+        return prepared
 
     def preparation_steps(self, batch: Any) -> int:
         return 0
 
-    def evaluate(self, prepared: tuple[torch.Tensor, torch.Tensor], perturbation: Perturbation) -> Answers:
-        inputs, targets = prepared
-        outputs = PerturbedModel(self.model, perturbation)(_repeated(inputs, len(perturbation)))
-        losses = [self._loss(block, targets) for block in outputs.chunk(len(perturbation))]
-        return Answers(torch.stack(losses).double(), 0)
+    def _checked(self, batch: Any) -> tuple[tuple[Any, ...], Any]:
+        if not isinstance(batch, Sequence) or len(batch) != 2:
+            raise ConfigError(f"a batch must be (inputs, targets), not {_described(batch)}.")
+        inputs, targets = (tuple(map(torch.as_tensor, x)) if isinstance(x, tuple) else torch.as_tensor(x) for x in batch)
+        inputs = inputs if isinstance(inputs, tuple) else (inputs,)
+        # images with their channels innermost: everything behind them follows, and runs faster
+        return tuple(x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x for x in inputs), targets
 
-    def differentiable_loss(self, prepared: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, int]:
-        inputs, targets = prepared
-        return self._loss(self.model(inputs), targets), 0
+    def _require_fits(self, base: Base, footprint: Mapping[str, Footprint]) -> None:
+        """Refuse what no splitting into smaller chunks can make fit."""
+        needed = base.size + TEMPORARIES * max((f.size for f in footprint.values()), default=0)
+        if needed > self.memory:
+            raise ConfigError(
+                f"a single query on this batch needs {needed / 2**20:.0f} MiB for activations and differences, more than the "
+                f"{self.memory / 2**20:.0f} MiB of the memory setting: take a smaller batch, or raise memory."
+            )
+
+    def chunks(self, prepared: ModelBatch, perturbations: Sequence[Perturbation]) -> list[Perturbation]:
+        chunks: list[Perturbation] = []
+        for perturbation in perturbations:
+            for part in parts_of(perturbation) or (perturbation,):
+                chunks += in_powers_of_two(part, self._queries_at_once(prepared, part))
+        return chunks
+
+    def _queries_at_once(self, prepared: ModelBatch, part: Perturbation) -> int:
+        """As many as the working set holds."""
+        if not isinstance(part, Coordinates) or part.name not in prepared.footprint:
+            return min(16, self.queries_per_chunk)
+        wanted = WORKING_SET[next(self.model.parameters()).device.type] if self.working_set is None else self.working_set
+        most = min(self.queries_per_chunk, wanted // max(1, prepared.footprint[part.name].size))
+        return 1 << max(0, most.bit_length() - 1)
+
+    def cost(self, prepared: ModelBatch, chunk: Perturbation) -> float:
+        footprint, parts = prepared.footprint, parts_of(chunk)
+        if not parts or not all(part.name in footprint for part in parts):
+            return len(chunk) * max((f.seconds for f in footprint.values()), default=1.0)
+        return sum(len(part) * footprint[part.name].seconds for part in parts)
+
+    def evaluate(self, prepared: ModelBatch, perturbation: Perturbation) -> Answers:
+        base = self._kept(prepared.token, lambda: self._network.base(prepared.inputs, prepared.targets))
+        return Answers(self._network.changes(base, perturbation).double(), prepared.loss, 0)
+
+    def differentiable_loss(self, batch: Any) -> tuple[torch.Tensor, int]:
+        inputs, targets = self._checked(batch)
+        return scalar(self.loss_function(self.model(*inputs), targets)), 0

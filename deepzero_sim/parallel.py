@@ -1,4 +1,4 @@
-"""Executors: where queries are answered. Any `concurrent.futures.Executor` works; three come with names.
+"""Executors: where queries are answered. Any `concurrent.futures.Executor` works; four come with names.
 
 Answers come back in the order asked. What is computed does not depend on the number of workers: every task runs
 on one thread, and a task's content is fixed before it is dealt out.
@@ -21,8 +21,9 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from deepzero_sim.errors import ConfigError, WorkerLostError
+from deepzero_sim.ranks import open_ranks
 
-Backend: TypeAlias = Literal["serial", "thread", "process"]
+Backend: TypeAlias = Literal["serial", "thread", "process", "ranks"]
 
 #: More than any machine serves; a slip of the finger beyond it would take this one down.
 MOST_WORKERS = 1024
@@ -46,15 +47,21 @@ class SerialExecutor(Executor):
 
 
 @contextmanager
-def open_executor(backend: Backend = "serial", workers: int = 1) -> Iterator[Executor]:
+def open_executor(backend: Backend = "serial", workers: int = 1, *, timeout: float = 300.0) -> Iterator[Executor]:
     """An executor by name, closed at the end; its worker processes never outlive this one.
 
+    ``"ranks"`` is for a program that torchrun starts, on one machine or several. All ranks run the program up to here; then
+    rank 0 alone goes on, and every other rank answers its questions until rank 0 closes the executor, and leaves the program.
+
     Args:
-        backend: ``"serial"`` (this thread), ``"thread"`` (enough for external programs), or ``"process"`` (loky).
-        workers: how many.
+        backend: ``"serial"`` (this thread), ``"thread"`` (enough for external programs), ``"process"`` (loky), or ``"ranks"``.
+        workers: how many; of ranks there are as many as torchrun started, whatever is said here.
+        timeout: seconds that ranks have to come together.
 
     Raises:
-        ConfigError: an unknown backend, or no workers.
+        ConfigError: an unknown backend, no workers, or ranks where torchrun started none.
+        WorkerLostError: not all ranks came together.
+        SystemExit: on every rank but 0, with status 0, when rank 0 is done.
     """
     if backend not in get_args(Backend):
         raise ConfigError(f"the executor backend must be one of {', '.join(get_args(Backend))}, not {backend!r}.")
@@ -62,6 +69,10 @@ def open_executor(backend: Backend = "serial", workers: int = 1) -> Iterator[Exe
         raise ConfigError(f"workers must be a positive number up to {MOST_WORKERS}, not {workers}.")
     if backend == "serial":
         yield SerialExecutor()
+        return
+    if backend == "ranks":
+        with open_ranks(timeout) as ranks:
+            yield ranks
         return
     executor: Executor = (
         ThreadPoolExecutor(workers)

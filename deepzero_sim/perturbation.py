@@ -74,11 +74,27 @@ def chunked(perturbations: Sequence[Perturbation], size: int) -> list[Perturbati
     return chunks
 
 
+def in_powers_of_two(part: Coordinates | Directions, size: int) -> list[Perturbation]:
+    """The same queries in the same order, `size` at a time, a power of two; what is left in smaller powers of two.
+
+    So there are few sizes that functions are compiled for.
+    """
+    chunks: list[Perturbation] = []
+    start = 0
+    while start < len(part):
+        while size > len(part) - start:
+            size //= 2
+        chunks.append(_cut(part, start, start + size))
+        start += size
+    return chunks
+
+
 def _append(chunks: list[Perturbation], part: Coordinates | Directions, size: int) -> None:
     """Fill the last chunk up, if it takes what the part asks for, and cut the rest."""
     start = 0
     if isinstance(part, Coordinates) and chunks and isinstance(chunks[-1], CoordinateBatch):
-        start = min(size - len(chunks[-1]), len(part))
+        known = any(other.name == part.name for other in chunks[-1].parts)  # a parameter has one part in a chunk
+        start = 0 if known else min(size - len(chunks[-1]), len(part))
         if start:
             chunks[-1] = CoordinateBatch((*chunks[-1].parts, *parts_of(_cut(part, 0, start))))
     for i in range(start, len(part), size):

@@ -13,6 +13,7 @@ import torch
 import yaml
 from numpy.typing import NDArray
 
+from deepzero_sim import ratios_report
 from deepzero_sim.errors import MissingExtraError
 from deepzero_sim.experiment import Comparison, MethodResult
 from deepzero_sim.files import replacing, write_text
@@ -91,6 +92,7 @@ def publish(folder: Path, title: str, comparison: Comparison, settings: Mapping[
     figures.fields(methods, references)
     figures.error_over_time(methods)
     figures.error_over_cost(methods)
+    figures.ratios(methods)
     simulations, steps = references.shape[:2]
     listed = yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True)
     text = f"""# {title}
@@ -105,13 +107,23 @@ Solver steps and seconds are those of training, the run each method started from
 ![Error against time](error_over_time.png)
 
 ![Error against the solver steps of training](error_over_cost.png)
-
+{_ratios(methods)}
 ## Settings
 
 ```yaml
 {listed}```
 """
     write_text(folder / "report.md", text)
+
+
+def _ratios(methods: Mapping[str, MethodResult]) -> str:
+    """The page's section on layer ratios; empty if all coordinates of all methods were active."""
+    records = ratios_report.recorded(methods)
+    if not records:
+        return ""
+    tables = [f"{ratios_report.heading(n, r)}\n\n{markdown_table(ratios_report.rows(r))}\n" for n, r in records.items()]
+    picture = f"![Share of active coordinates by layer]({ratios_report.FIGURE})\n"
+    return "\n".join(["", "## Active coordinates by layer", "", *tables, picture])
 
 
 class _Figures:
@@ -197,6 +209,12 @@ class _Figures:
         ax.grid(alpha=0.3, which="both")
         ax.legend()
         self._save(figure, "error_over_cost.png")
+
+    def ratios(self, methods: Mapping[str, MethodResult]) -> None:
+        """The share of active coordinates by layer, of the methods that leave some out."""
+        records = ratios_report.recorded(methods)
+        if records:
+            self._save(ratios_report.draw(self._plot, records, COLOURS), ratios_report.FIGURE)
 
     def _label(self) -> str:
         if is_staggered_flow(self._spec):

@@ -5,6 +5,7 @@ metrics.jsonl            one line a training step
 events.out.tfevents.*    the same for TensorBoard
 checkpoint.safetensors   network, optimiser and counters, replaced as a whole
 state.json               the counters of the checkpoint, for people to read
+ratios.json              how the active coordinates are divided among layers, if not all are active
 results.json, report.md  what `evaluate` found
 """
 

@@ -120,7 +120,12 @@ class Trainer:
         self.checkpoint_every = checkpoint_every
 
     def train(
-        self, steps: int, report: Callable[[Progress], None] = lambda progress: None, *, tensorboard: bool = True
+        self,
+        steps: int,
+        report: Callable[[Progress], None] = lambda progress: None,
+        *,
+        tensorboard: bool = True,
+        spent: Progress = Progress(),
     ) -> Progress:
         """Train up to training step number `steps`, from the last checkpoint if there is one.
 
@@ -128,6 +133,7 @@ class Trainer:
             steps: training steps in all.
             report: called after every step.
             tensorboard: whether to write TensorBoard events too.
+            spent: queries, solver steps and seconds of what went before the first training step, counted with all others.
 
         Raises:
             DivergedError: a loss or gradient is not finite.
@@ -136,10 +142,11 @@ class Trainer:
             MissingExtraError: TensorBoard is wanted and not installed.
         """
         with self.run.in_use():
-            return self._train(steps, report, tensorboard)
+            return self._train(steps, report, tensorboard, spent)
 
-    def _train(self, steps: int, report: Callable[[Progress], None], tensorboard: bool) -> Progress:
-        progress = self._resume()
+    def _train(self, steps: int, report: Callable[[Progress], None], tensorboard: bool, spent: Progress) -> Progress:
+        resumed = self._resume()
+        progress = resumed if resumed.step else spent
         if progress.step >= steps:
             return progress
         events = _open_events(self.run.path, progress.step) if tensorboard else None

@@ -15,7 +15,8 @@ assert "site-packages" in deepzero_sim.__file__, deepzero_sim.__file__
 names = [m.name for m in pkgutil.walk_packages(deepzero_sim.__path__, "deepzero_sim.")]
 for name in names:
     importlib.import_module(name)
-for needed in ("solvers.wake", "solvers.wake_phiflow", "datasets.trajectories", "estimator.cge", "models.corrector"):
+apart = ("solvers.wake", "solvers.wake_phiflow", "datasets.trajectories", "benchmarks.cge")
+for needed in (*apart, "estimator.cge", "models.corrector"):
     assert f"deepzero_sim.{needed}" in names, (needed, names)
 print(f"the wheel holds {len(names)} modules, all of them import")
 """

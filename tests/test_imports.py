@@ -17,10 +17,10 @@ ROOT = Path(__file__).parents[1]
 #: but the files of one folder may.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "types"),
-    ("components", "files"),
-    ("solver",),
-    ("coupling", "loss", "parallel", "perturbation", "layer"),
-    ("perturbed_model",),
+    ("buffers", "components", "difference", "files"),
+    ("solver", "ranks"),
+    ("coupling", "loss", "parallel", "perturbation"),
+    ("queried",),
     ("oracle",),
     ("estimator", "models"),
     ("sparsity",),
@@ -33,6 +33,7 @@ APPLICATION = frozenset(
     {
         "__main__",
         "bench",
+        "benchmarks",
         "check",
         "cli",
         "commands",
@@ -40,6 +41,8 @@ APPLICATION = frozenset(
         "demo",
         "evaluation_report",
         "experiment",
+        "masking",
+        "ratios_report",
         "report",
         "settings",
     }
@@ -52,7 +55,8 @@ EXTENSIONS = frozenset({"datasets", "solvers"})
 def modules() -> dict[str, Path]:
     """Every module of the package by its dotted name, `deepzero_sim` left out."""
     found = {}
-    for folder, prefix in ((ROOT / "deepzero_sim", ()), (ROOT / "solvers", ("solvers",)), (ROOT / "datasets", ("datasets",))):
+    apart = {ROOT / name: (name,) for name in ("benchmarks", "datasets", "solvers")}  # installed inside the package
+    for folder, prefix in {ROOT / "deepzero_sim": (), **apart}.items():
         for file in folder.rglob("*.py"):
             found[".".join((*prefix, *file.relative_to(folder).with_suffix("").parts))] = file
     return {name.removesuffix(".__init__"): file for name, file in found.items() if name != "__init__"}
@@ -107,6 +111,13 @@ def test_imports_go_one_way(name: str) -> None:
         if top(name) not in EXTENSIONS:
             assert top(imported) not in EXTENSIONS, f"core module {name} imports {imported}"
             assert layer(imported) < layer(name), f"{name} imports {imported}, which is not below it"
+
+
+def test_only_the_command_line_imports_benchmarks_and_only_when_asked_to() -> None:
+    importing = {name for name in MODULES if any(top(imported) == "benchmarks" for imported in imports(name))}
+    assert {top(name) for name in importing} == {"benchmarks", "cli"}
+    tree = ast.parse(MODULES["cli"].read_text(encoding="utf-8"))
+    assert not any("benchmarks" in ast.unparse(node) for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom))
 
 
 def test_there_are_no_import_cycles() -> None:

@@ -74,7 +74,7 @@ def test_the_limit_to_one_thread_is_lifted_afterwards(executors: dict[str, Execu
 
 
 def test_settings_are_checked() -> None:
-    with pytest.raises(ConfigError, match="must be one of serial, thread, process, not 'gpu'"), open_executor("gpu"):  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="must be one of serial, thread, process, ranks, not 'gpu'"), open_executor("gpu"):  # type: ignore[arg-type]
         pass
     with pytest.raises(ConfigError, match="workers must be a positive number up to 1024, not 0"), open_executor("process", 0):
         pass

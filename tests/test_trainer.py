@@ -257,6 +257,16 @@ def test_checkpoints_come_in_time(tmp_path: Path) -> None:
         trainer(tmp_path / "run", checkpoint_every=0)
 
 
+def test_what_was_spent_before_counts_and_counts_once(tmp_path: Path) -> None:
+    spent = Progress(queries=7, solver_steps=100, seconds=50.0)
+    without = go(trainer(tmp_path / "without"), 4)
+    first = trainer(tmp_path / "with").train(2, tensorboard=False, spent=spent)
+    both = trainer(tmp_path / "with").train(4, tensorboard=False, spent=spent)
+    assert both.queries == without.queries + 7 and both.solver_steps == without.solver_steps + 100
+    assert first.seconds > 50 and 50 < both.seconds < 100
+    assert trainer(tmp_path / "with").run.metrics()[0]["queries"] == without.queries // 4 + 7
+
+
 @pytest.mark.parametrize("optimiser", ["LBFGS"])
 def test_an_optimiser_that_asks_for_losses_itself_is_refused(tmp_path: Path, optimiser: str) -> None:
     oracle, _ = burgers_oracle()
@@ -283,6 +293,7 @@ ZO: dict[str, Any] = {"method": "ZO-SOL", "optimiser": SPARSE_ADAM, "sparsity": 
 KILLED: dict[str, dict[str, Any]] = {
     "NON": {"method": "NON", "updates": 400, "checkpoint_every": 13},
     "ZO-SOL": {**ZO, "updates": 45, "workers": Workers("process", 2)},
+    "ZO-GraSP": {**ZO, "updates": 45, "layer_ratios": Component("zo-grasp", {"num_directions": 9}), "mask_refresh": 3},
     "RGE": {**ZO, "updates": 80, "estimator": Component("deepzero_sim.RGE", {"num_directions": 20}), "sparsity": 0.0},
 }
 
@@ -299,7 +310,7 @@ def kill_at_some_moment(settings: TrainSettings, config: Path, after: int) -> No
 
 
 @pytest.mark.parametrize(
-    "case", ["NON", pytest.param("ZO-SOL", marks=pytest.mark.slow), pytest.param("RGE", marks=pytest.mark.slow)]
+    "case", ["NON", *(pytest.param(case, marks=pytest.mark.slow) for case in ("ZO-SOL", "ZO-GraSP", "RGE"))]
 )
 def test_killed_and_resumed_it_ends_the_same(tmp_path: Path, case: str) -> None:
     (tmp_path / "killed").mkdir()

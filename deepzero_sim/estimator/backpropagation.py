@@ -23,14 +23,14 @@ class BackPropagation(Estimator):
     def estimate(self, oracle: Oracle, batch: Any, mask: Mask | None = None, seed: int = 0) -> GradientEstimate:
         parameters = trainable(oracle.model)
         check_mask(parameters, mask)
-        loss, solver_steps = oracle.differentiable_loss(oracle.prepare(batch))
+        loss, solver_steps = oracle.differentiable_loss(batch)
         value = float(loss.detach())
         require_finite(value)
         if not loss.requires_grad:
             raise ConfigError("the loss has no gradient: look for detach(), no_grad() or numpy in the network and the loss.")
         grads = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True, materialize_grads=True)
         named = {name: g if mask is None else _masked(name, g, mask) for name, g in zip(parameters, grads, strict=True)}
-        return GradientEstimate(named, value, 1, oracle.preparation_steps(batch) + solver_steps)
+        return GradientEstimate(named, value, 1, solver_steps)
 
 
 def _masked(name: str, grad: torch.Tensor, mask: Mask) -> torch.Tensor:

@@ -11,7 +11,7 @@ import torch
 
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.oracle import Oracle, require_finite
-from deepzero_sim.perturbation import UNPERTURBED, Perturbation
+from deepzero_sim.perturbation import Perturbation
 from deepzero_sim.types import Mask, NamedTensors
 
 #: One-sided differences `(l(theta + mu v) - l(theta)) / mu`, or two-sided `(l(theta + mu v) - l(theta - mu v)) / (2 mu)`.
@@ -106,7 +106,7 @@ class Slopes:
 
 
 def ask_slopes(oracle: Oracle, batch: Any, perturbations: Sequence[Perturbation], step_size: float, scheme: Scheme) -> Slopes:
-    """Ask an oracle for the loss and, in the same round, at the steps of the scheme along every direction.
+    """Ask an oracle for the loss, and for its changes at the steps of the scheme along every direction.
 
     Args:
         oracle: whose loss.
@@ -119,19 +119,18 @@ def ask_slopes(oracle: Oracle, batch: Any, perturbations: Sequence[Perturbation]
         DivergedError: the loss is not finite.
     """
     prepared = oracle.prepare(batch)
-    answers = oracle.ask(prepared, [UNPERTURBED, *perturbations])
-    loss = float(answers.losses[0])
-    require_finite(loss)
-    values = differences(answers.losses[1:], loss, step_size, scheme)
-    return Slopes(values, loss, len(answers.losses), oracle.preparation_steps(batch) + answers.solver_steps)
+    require_finite(prepared.loss)
+    answers = oracle.ask(prepared, perturbations)
+    values = differences(answers.changes, step_size, scheme)
+    solver_steps = oracle.preparation_steps(batch) + answers.solver_steps
+    return Slopes(values, prepared.loss, 1 + len(answers.changes), solver_steps)
 
 
-def differences(losses: torch.Tensor, base: float, step_size: float, scheme: Scheme) -> torch.Tensor:
+def differences(changes: torch.Tensor, step_size: float, scheme: Scheme) -> torch.Tensor:
     """Slopes along the queried directions.
 
     Args:
-        losses: `(n,)` at `+mu` for the forward scheme; `(2n,)`, `+mu` and `-mu` in turn, for the central one.
-        base: `l(theta)`.
+        changes: of the loss, `(n,)` at `+mu` for the forward scheme; `(2n,)`, `+mu` and `-mu` in turn, for the central one.
         step_size: `mu`.
         scheme: ``"forward"`` or ``"central"``.
 
@@ -139,8 +138,8 @@ def differences(losses: torch.Tensor, base: float, step_size: float, scheme: Sch
         `(n,)`.
     """
     if scheme == "forward":
-        return (losses - base) / step_size
-    plus, minus = losses.view(-1, 2).unbind(1)
+        return changes / step_size
+    plus, minus = changes.view(-1, 2).unbind(1)
     return (plus - minus) / (2 * step_size)
 
 

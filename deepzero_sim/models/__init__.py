@@ -1,5 +1,18 @@
-"""Networks: correctors for solver loops."""
+"""Networks: correctors for solver loops, and classifiers of small images."""
 
 from deepzero_sim.models.corrector import CORRECTORS, Corrector, NoCorrection, mars_moon, mercury, small
+from deepzero_sim.models.resnet import ResNet, resnet20, resnet32, resnet44, resnet56
 
-__all__ = ["CORRECTORS", "Corrector", "NoCorrection", "mars_moon", "mercury", "small"]
+__all__ = [
+    "CORRECTORS",
+    "Corrector",
+    "NoCorrection",
+    "ResNet",
+    "mars_moon",
+    "mercury",
+    "resnet20",
+    "resnet32",
+    "resnet44",
+    "resnet56",
+    "small",
+]

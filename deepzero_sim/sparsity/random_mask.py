@@ -2,45 +2,81 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.perturbation import trainable
-from deepzero_sim.types import Mask
+from deepzero_sim.sparsity.base import active_count, check_sparsity
+from deepzero_sim.types import Mask, NamedTensors
 
 
 class RandomMask:
-    """The same share of every layer's weights is active, drawn at random, fresh every few steps; biases always are.
+    """A share of every layer's weights is active, drawn at random, fresh every few steps (Chen et al., DeepZero, ICLR 2024,
+    section 4); what has no share is always active. Every tensor keeps at least one active coordinate.
 
     Args:
-        sparsity: share of each weight tensor that is *not* active, in [0, 1).
+        sparsity: share of each tensor of two axes or more that is *not* active, in [0, 1).
         refresh: training steps that one active set serves.
         seed: of the draws: a step's mask depends on nothing else, so that a resumed run draws the same.
+        densities: instead of a sparsity, the share that *is* active of each tensor that they name, in [0, 1], as
+            `LayerRatios.densities(...).by_layer` gives them.
 
     Raises:
-        ConfigError: a sparsity outside [0, 1), or a refresh below 1.
+        ConfigError: a sparsity outside [0, 1), a density outside [0, 1], both of them, or a refresh below 1.
     """
 
-    def __init__(self, sparsity: float, refresh: int = 1, seed: int = 0) -> None:
-        if not 0 <= sparsity < 1:
-            raise ConfigError(f"sparsity must be in [0, 1), the share of weights that is not active, not {sparsity}.")
+    def __init__(
+        self, sparsity: float = 0.0, refresh: int = 1, seed: int = 0, *, densities: Mapping[str, float] | None = None
+    ) -> None:
+        check_sparsity(sparsity)
+        _check_densities(densities or {})
+        if densities is not None and sparsity:
+            raise ConfigError(f"a mask takes a sparsity or densities, not both: leave out the sparsity, {sparsity}.")
         if refresh < 1:
             raise ConfigError(f"a mask must serve at least one step before it is drawn anew, not {refresh}.")
         self.sparsity = sparsity
         self.refresh = refresh
         self.seed = seed
+        self.densities = None if densities is None else dict(densities)
+        self._is_whole = sparsity == 0 if densities is None else all(density == 1 for density in densities.values())
 
     def __call__(self, model: torch.nn.Module, step: int) -> Mask | None:
-        """The active coordinates at a training step; None if all are."""
-        if self.sparsity == 0:
-            return None
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step // self.refresh)
-        return {name: self._draw(p, generator) for name, p in trainable(model).items()}
+        """The active coordinates at a training step; None if all are.
 
-    def _draw(self, parameter: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        if parameter.dim() < 2:
-            return torch.ones(parameter.shape, dtype=torch.bool)
-        size = parameter.numel()
-        active = torch.zeros(size, dtype=torch.bool)
-        active[torch.randperm(size, generator=generator)[: max(1, round((1 - self.sparsity) * size))]] = True
-        return active.view(parameter.shape)
+        Raises:
+            ConfigError: the network trains nothing, or not what the densities name.
+        """
+        if self._is_whole:
+            return None
+        parameters = trainable(model)
+        densities = self._densities(parameters)
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step // self.refresh)
+        return {name: _drawn(p, densities.get(name), generator) for name, p in parameters.items()}
+
+    def _densities(self, parameters: NamedTensors) -> dict[str, float]:
+        if self.densities is None:
+            return {name: 1 - self.sparsity for name, p in parameters.items() if p.dim() > 1}
+        unknown = sorted(self.densities.keys() - parameters.keys())
+        if unknown:
+            raise ConfigError(
+                f"the mask's densities name {unknown[0]!r}, which the network does not train: it has {', '.join(parameters)}."
+            )
+        return self.densities
+
+
+def _check_densities(densities: Mapping[str, float]) -> None:
+    for name, density in densities.items():
+        if not 0 <= density <= 1:
+            raise ConfigError(f"the density of {name!r} must be in [0, 1], the share that is active, not {density}.")
+
+
+def _drawn(parameter: torch.Tensor, density: float | None, generator: torch.Generator) -> torch.Tensor:
+    """Which coordinates of one parameter are active; all of them if it has no density."""
+    if density is None:
+        return torch.ones(parameter.shape, dtype=torch.bool)
+    size = parameter.numel()
+    active = torch.zeros(size, dtype=torch.bool)
+    active[torch.randperm(size, generator=generator)[: active_count(density, size)]] = True
+    return active.view(parameter.shape)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import re
 
 import numpy as np
 import pytest
@@ -17,7 +16,6 @@ from problems import (
     autograd,
     burgers_oracle,
     conv_corrector,
-    fallback_allowed,
     initial_states,
     model_oracle,
     mse,
@@ -51,18 +49,15 @@ def half_mask(model: nn.Module) -> Mask:
 @BOTH
 @pytest.mark.parametrize("name", NETWORKS)
 def test_agrees_with_autograd(name: str, scheme: Scheme) -> None:
-    model, inputs, fallbacks = network(name)
+    model, inputs = network(name)
     oracle, batch = model_oracle(model, inputs)
     before = snapshot(model)
     step_size, tolerance = SCHEMES[scheme]
-    with fallback_allowed() as caught:
-        estimate = CGE(step_size, scheme).estimate(oracle, batch)
-        again = CGE(step_size, scheme).estimate(oracle, batch)
+    estimate = CGE(step_size, scheme).estimate(oracle, batch)
+    again = CGE(step_size, scheme).estimate(oracle, batch)
     assert_untouched(model, before)
     assert relative_error(estimate.grads, autograd(oracle, batch)) < tolerance
     assert all(torch.equal(again.grads[key], estimate.grads[key]) for key in again.grads)
-    warned = [match.group(1) for w in caught if (match := re.match("parameter '(.*?)' of", str(w.message)))]
-    assert sorted(warned) == sorted(fallbacks), "each once, however often it is queried"
     count = sum(p.numel() for p in model.parameters())
     assert estimate.queries == 1 + count * (2 if scheme == "central" else 1)
     assert estimate.solver_steps == 0
@@ -86,12 +81,11 @@ def test_agrees_with_autograd_through_a_solver(scheme: Scheme, unroll: int) -> N
 )
 @pytest.mark.parametrize("name", ["conv2d", "linear", "transposed", "batch norm"])
 def test_a_mask_keeps_active_coordinates_and_zeroes_the_rest(name: str, estimator: Estimator) -> None:
-    model, inputs, _ = network(name)
+    model, inputs = network(name)
     oracle, batch = model_oracle(model, inputs)
     mask = half_mask(model)
-    with fallback_allowed():
-        dense = estimator.estimate(copy.deepcopy(oracle), batch)
-        sparse = estimator.estimate(copy.deepcopy(oracle), batch, mask=mask)
+    dense = estimator.estimate(copy.deepcopy(oracle), batch)
+    sparse = estimator.estimate(copy.deepcopy(oracle), batch, mask=mask)
     assert set(sparse.grads) == set(dense.grads)
     for key, grad in sparse.grads.items():
         active = mask.get(key, torch.zeros_like(grad, dtype=torch.bool))
@@ -120,7 +114,7 @@ ESTIMATORS = [CGE(), RGE(num_directions=2), BackPropagation()]
     ],
 )
 def test_a_wrong_mask_is_refused_in_one_sentence(estimator: Estimator, mask: Mask, words: str) -> None:
-    model, inputs, _ = network("linear")
+    model, inputs = network("linear")
     oracle, batch = model_oracle(model, inputs)
     with pytest.raises(ConfigError, match=words) as caught:
         estimator.estimate(oracle, batch, mask=mask)
@@ -144,7 +138,7 @@ def test_settings_are_checked() -> None:
 
 @pytest.mark.parametrize("estimator", ESTIMATORS, ids=lambda e: type(e).__name__)
 def test_nothing_to_train_and_a_diverged_loss_are_said(estimator: Estimator) -> None:
-    model, inputs, _ = network("linear")
+    model, inputs = network("linear")
     oracle, (_, targets) = model_oracle(model, inputs)
     with pytest.raises(DivergedError, match="the loss must be finite, got nan"):
         estimator.estimate(oracle, (inputs * np.nan, targets))
@@ -155,7 +149,7 @@ def test_nothing_to_train_and_a_diverged_loss_are_said(estimator: Estimator) -> 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS, ids=lambda e: type(e).__name__)
 def test_frozen_parameters_are_left_out(estimator: Estimator) -> None:
-    model, inputs, _ = network("linear")
+    model, inputs = network("linear")
     model.get_parameter("0.weight").requires_grad_(False)
     oracle, batch = model_oracle(model, inputs)
     estimate = estimator.estimate(oracle, batch)
@@ -163,15 +157,14 @@ def test_frozen_parameters_are_left_out(estimator: Estimator) -> None:
 
 
 def test_weights_in_another_memory_format_give_the_same_gradient() -> None:
-    model, inputs, _ = network("conv2d")
+    model, inputs = network("conv2d")
     oracle, batch = model_oracle(model, inputs)
     expected = autograd(oracle, batch)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     assert relative_error(CGE(1e-4).estimate(oracle, batch).grads, expected) < 1e-6
     strided = nn.Sequential(nn.ConvTranspose2d(2, 2, 2)).double().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     oracle, batch = model_oracle(strided, inputs)
-    with fallback_allowed():
-        assert relative_error(CGE(1e-4).estimate(oracle, batch).grads, autograd(oracle, batch)) < 1e-6
+    assert relative_error(CGE(1e-4).estimate(oracle, batch).grads, autograd(oracle, batch)) < 1e-6
 
 
 class LateZero(nn.Module):
@@ -187,29 +180,29 @@ class LateZero(nn.Module):
         return result
 
 
-def test_a_network_that_mixes_samples_is_found_out_while_a_layer_is_zero() -> None:
+def test_a_network_is_followed_after_a_layer_of_zeros_was_trained() -> None:
     model = LateZero().double()
     oracle, batch = model_oracle(model, torch.randn(4, 1, 8, dtype=torch.float64))
-    with fallback_allowed():
-        CGE(1e-4).estimate(oracle, batch)
-        nn.init.normal_(model.last.weight)
-        assert relative_error(CGE(1e-4).estimate(oracle, batch).grads, autograd(oracle, batch)) < 1e-6
+    CGE(1e-4).estimate(oracle, batch)
+    nn.init.normal_(model.last.weight)
+    assert relative_error(CGE(1e-4).estimate(oracle, batch).grads, autograd(oracle, batch)) < 1e-6
 
 
-def test_a_network_that_goes_from_evaluation_to_training_is_tried_again() -> None:
-    model, inputs, _ = network("batch norm, fixed")
+def test_a_network_is_followed_from_evaluation_to_training() -> None:
+    model, inputs = network("batch norm, fixed")
     oracle, batch = model_oracle(model, inputs)
-    with fallback_allowed():
-        CGE(1e-4).estimate(oracle, batch)
-        model.train()
-        assert relative_error(CGE(1e-4).estimate(oracle, batch).grads, autograd(oracle, batch)) < 1e-6
+    fixed = CGE(1e-4).estimate(oracle, batch)
+    model.train()
+    estimate = CGE(1e-4).estimate(oracle, batch)
+    assert relative_error(estimate.grads, autograd(oracle, batch)) < 1e-6
+    assert relative_error(estimate.grads, fixed.grads) > 1e-2
 
 
-def test_running_statistics_of_single_samples_stay() -> None:
+def test_running_statistics_of_instance_norm_stay() -> None:
     model = nn.Sequential(nn.Conv1d(1, 2, 3), nn.InstanceNorm1d(2, track_running_stats=True), nn.Conv1d(2, 1, 1)).double()
     oracle, batch = model_oracle(model, torch.randn(3, 1, 8, dtype=torch.float64))
     before = snapshot(model)
-    estimate = CGE(1e-4).estimate(oracle, batch)  # in one batch: no sample sees another
+    estimate = CGE(1e-4).estimate(oracle, batch)
     assert_untouched(model, before)
     assert relative_error(estimate.grads, autograd(oracle, batch)) < 1e-6
 

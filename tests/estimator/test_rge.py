@@ -39,7 +39,7 @@ def projected(gradient: NamedTensors, parameters: NamedTensors, seed: int, count
 @pytest.mark.parametrize("scheme", ["forward", "central"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_agrees_with_autograd_along_its_directions(name: str, scheme: Scheme) -> None:
-    model, inputs, _ = network(name)
+    model, inputs = network(name)
     oracle, batch = model_oracle(model, inputs)
     before = snapshot(model)
     step_size, tolerance = SCHEMES[scheme]
@@ -50,7 +50,7 @@ def test_agrees_with_autograd_along_its_directions(name: str, scheme: Scheme) ->
 
 
 def test_is_unbiased() -> None:
-    model, inputs, _ = network("linear")
+    model, inputs = network("linear")
     oracle, batch = model_oracle(model, inputs)
     dimension = sum(p.numel() for p in model.parameters())
     error = relative_error(RGE(1e-4, 3000).estimate(oracle, batch).grads, autograd(oracle, batch))
@@ -58,7 +58,7 @@ def test_is_unbiased() -> None:
 
 
 def test_a_mask_confines_the_directions() -> None:
-    model, inputs, _ = network("linear")
+    model, inputs = network("linear")
     oracle, batch = model_oracle(model, inputs)
     mask = {"0.weight": torch.rand(4, 5) < 0.3, "2.bias": torch.ones(2, dtype=torch.bool)}
     estimate = RGE(1e-4, 4).estimate(oracle, batch, mask=mask, seed=1)

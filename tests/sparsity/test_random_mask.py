@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -96,3 +96,80 @@ def test_a_bad_sparsity_is_refused(sparsity: float) -> None:
 def test_a_bad_refresh_is_refused() -> None:
     with pytest.raises(ConfigError, match="must serve at least one step before it is drawn anew, not 0"):
         RandomMask(0.5, refresh=0)
+
+
+def before_densities(network: nn.Module, sparsity: float, seed: int, step: int) -> dict[str, torch.Tensor]:
+    """What version 0.1.0 drew, for runs that it began."""
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
+    masks = {}
+    for name, parameter in trainable(network).items():
+        size = parameter.numel()
+        active = torch.full((size,), parameter.dim() < 2)
+        if parameter.dim() > 1:
+            active[torch.randperm(size, generator=generator)[: max(1, round((1 - sparsity) * size))]] = True
+        masks[name] = active.view(parameter.shape)
+    return masks
+
+
+@given(sparsity=st.floats(0.001, 0.999), seed=st.integers(0, 2**32 - 1), step=st.integers(0, 10**6))
+@settings(max_examples=30)
+def test_a_sparsity_draws_what_it_always_has(sparsity: float, seed: int, step: int) -> None:
+    network = model()
+    expected = before_densities(network, sparsity, seed, step)
+    assert same(drawn(RandomMask(sparsity, seed=seed), network, step), expected)
+    uniform = dict.fromkeys(("0.weight", "2.weight", "3.weight"), 1 - sparsity)
+    assert same(drawn(RandomMask(seed=seed, densities=uniform), network, step), expected)
+
+
+@given(shares=st.lists(st.floats(0, 1), min_size=3, max_size=3))
+def test_every_layer_has_its_density(shares: list[float]) -> None:
+    network = model()
+    densities = dict(zip(("0.weight", "2.weight", "3.weight"), shares, strict=True))
+    masks = RandomMask(densities=densities)(network, 0)
+    if masks is None:
+        assert all(share == 1 for share in shares)
+        return
+    check_mask(trainable(network), masks)
+    for name, share in densities.items():
+        size = network.get_parameter(name).numel()
+        assert int(masks[name].sum()) == max(1, round(share * size))
+
+
+def test_what_has_no_density_is_always_active() -> None:
+    network = model()
+    masks = drawn(RandomMask(densities={"2.weight": 0.5}), network, 0)
+    assert set(masks) == set(trainable(network)) and int(masks["2.weight"].sum()) == 35
+    assert all(active.all() for name, active in masks.items() if name != "2.weight")
+
+
+def test_densities_of_one_are_no_mask() -> None:
+    assert RandomMask(densities={"0.weight": 1.0, "2.weight": 1})(model(), 3) is None
+    assert RandomMask(densities={})(model(), 3) is None
+
+
+def test_densities_are_refreshed_like_a_sparsity() -> None:
+    network, schedule = model(), RandomMask(refresh=3, densities={"0.weight": 0.1})
+    masks = [drawn(schedule, network, step) for step in range(7)]
+    for step in range(1, 7):
+        assert same(masks[step], masks[step - 1]) == (step % 3 != 0)
+
+
+@pytest.mark.parametrize("density", [-0.1, 1.1, float("nan")])
+def test_a_bad_density_is_refused(density: float) -> None:
+    with pytest.raises(ConfigError, match=r"the density of '0.weight' must be in \[0, 1\], the share that is active"):
+        RandomMask(densities={"0.weight": density})
+
+
+def test_a_sparsity_and_densities_are_one_too_many() -> None:
+    with pytest.raises(ConfigError, match="takes a sparsity or densities, not both"):
+        RandomMask(0.5, densities={"0.weight": 0.5})
+
+
+def test_densities_of_another_network_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"the mask's densities name '9\.weight', which the network does not train"):
+        RandomMask(densities={"0.weight": 0.5, "9.weight": 0.5})(model(), 0)
+
+
+def test_a_network_with_nothing_to_train_is_refused() -> None:
+    with pytest.raises(ConfigError, match="has no parameters to train"):
+        RandomMask(0.5)(nn.Tanh(), 0)

@@ -1,0 +1,195 @@
+"""By how much the queries of a chunk change a value: the forms that such a difference takes.
+
+A chunk asks `P` queries, each of a network that differs from the base network in one coordinate of one parameter. Where
+the base network computes a value `v`, query `p` computes `v + delta_p`. The differences are carried instead of the values,
+so that they keep their digits however small the step is, in whichever form is smallest:
+
+- :class:`OneCoordinate`: of a parameter, one entry a query;
+- :class:`OneChannel`: of an activation, one channel (or feature) a query: all that one weight of a layer changes;
+- :class:`Dense`: everything.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import torch
+
+
+@dataclass(frozen=True, eq=False)
+class Dense:
+    """Differences everywhere.
+
+    Args:
+        values: `(P, *shape)`, for a value of shape `shape`.
+    """
+
+    values: torch.Tensor
+
+    @property
+    def count(self) -> int:
+        """`P`."""
+        return len(self.values)
+
+    def dense(self) -> torch.Tensor:
+        """`(P, *shape)`."""
+        return self.values
+
+
+@dataclass(frozen=True, eq=False)
+class OneChannel:
+    """Differences in one channel a query, zero elsewhere.
+
+    Args:
+        values: `(P, *shape)`, with length 1 along the channels.
+        channels: `P` of them, the channel that each query changes.
+        dim: which axis of the value holds the channels.
+        shape: of the value.
+        channels_last: how the value lies in memory.
+    """
+
+    values: torch.Tensor
+    channels: tuple[int, ...]
+    dim: int
+    shape: torch.Size
+    channels_last: bool = False
+
+    @property
+    def count(self) -> int:
+        """`P`."""
+        return len(self.values)
+
+    @functools.cached_property
+    def index(self) -> torch.Tensor:
+        """The channels, `(P,)`."""
+        return torch.tensor(self.channels, device=self.values.device)
+
+    @property
+    def shared_channel(self) -> int | None:
+        """The channel, if all queries change the same one."""
+        return self.channels[0] if len(set(self.channels)) == 1 else None
+
+    def dense(self) -> torch.Tensor:
+        """`(P, *shape)`."""
+        full = zeros(self.count, self.shape, self.values, self.channels_last)
+        self.add_to(full)
+        return full
+
+    def add_to(self, full: torch.Tensor) -> None:
+        """Add the differences to `(P, *shape)` in place."""
+        queries = torch.arange(self.count, device=full.device)
+        full.movedim(self.dim + 1, 1)[queries, self.index] += self.values.squeeze(self.dim + 1)
+
+    def pick(self, base: torch.Tensor) -> torch.Tensor:
+        """What a value or its like holds in each query's channel: `(P, *shape)`, or `(1, *shape)` if they share it."""
+        if self.shared_channel is not None:
+            return base.narrow(self.dim, self.shared_channel, 1).unsqueeze(0)
+        return base.index_select(self.dim, self.index).movedim(self.dim, 0).unsqueeze(self.dim + 1)
+
+    def with_values(self, values: torch.Tensor) -> OneChannel:
+        """Other differences in the same channels."""
+        return OneChannel(values, self.channels, self.dim, self.shape, self.channels_last)
+
+
+@dataclass(frozen=True, eq=False)
+class OneCoordinate:
+    """Differences in single coordinates of a parameter.
+
+    Args:
+        indices: flat positions, one for each of the queries `start` to `start + len(indices)`.
+        steps: signed steps, as many.
+        start: the first of them among the chunk's queries; the others leave the parameter as it is.
+        count: `P`.
+        parameter: whose coordinates.
+    """
+
+    indices: tuple[int, ...]
+    steps: tuple[float, ...]
+    start: int
+    count: int
+    parameter: torch.Tensor
+
+    @property
+    def queries(self) -> slice:
+        """The queries that change it."""
+        return slice(self.start, self.start + len(self.indices))
+
+    @property
+    def complete(self) -> bool:
+        """Whether every query changes it."""
+        return len(self.indices) == self.count
+
+    @functools.cached_property
+    def positions(self) -> list[tuple[int, ...]]:
+        """The place of each index along every axis of the parameter."""
+        axes = torch.unravel_index(torch.tensor(self.indices), self.parameter.shape)
+        return [tuple(place) for place in torch.stack(axes, dim=1).tolist()]
+
+    def column(self, like: torch.Tensor) -> torch.Tensor:
+        """The steps, `(len(indices), 1, ...)`, to be multiplied with something of the rank of `like`."""
+        steps = torch.tensor(self.steps, dtype=torch.float64).to(like)
+        return steps.view(-1, *[1] * (like.dim() - 1))
+
+    def dense(self) -> torch.Tensor:
+        """`(P, *shape)`, all but empty: for rules that have nothing better."""
+        full = torch.zeros(self.count, self.parameter.numel(), dtype=self.parameter.dtype, device=self.parameter.device)
+        rows = torch.arange(self.start, self.start + len(self.indices), device=full.device)
+        full[rows, torch.tensor(self.indices, device=full.device)] = self.column(full[0]).to(full)
+        return full.view(self.count, *self.parameter.shape)
+
+
+#: By how much the queries of a chunk change a value.
+Delta: TypeAlias = Dense | OneChannel | OneCoordinate
+
+
+@dataclass(frozen=True, eq=False)
+class Changed:
+    """An argument of an operation that the queries change.
+
+    Args:
+        base: its value in the base network.
+        delta: by how much.
+        memo: what the operation has computed of the base network, once for all chunks.
+    """
+
+    base: torch.Tensor
+    delta: Delta
+    memo: dict[str, Any] = field(default_factory=dict)
+
+    def once(self, name: str, compute: Callable[[], Any]) -> Any:
+        """What the operation needs of the base network, computed once."""
+        if name not in self.memo:
+            self.memo[name] = compute()
+        return self.memo[name]
+
+    @property
+    def count(self) -> int:
+        """`P`."""
+        return self.delta.count
+
+
+def base_of(argument: Any) -> Any:
+    """An argument's value in the base network."""
+    return argument.base if isinstance(argument, Changed) else argument
+
+
+def zeros(count: int, shape: torch.Size, like: torch.Tensor, channels_last: bool) -> torch.Tensor:
+    """Zeros `(count, *shape)`, laid out in memory as a value of that shape is."""
+    if channels_last and len(shape) == 4:
+        size = (count * shape[0], *shape[1:])
+        flat = torch.empty(size, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
+        return flat.zero_().unflatten(0, (count, shape[0]))
+    return torch.zeros(count, *shape, dtype=like.dtype, device=like.device)
+
+
+def memo_of(*arguments: Any) -> Changed:
+    """The first changed argument of an operation, which holds its memo."""
+    return next(argument for argument in arguments if isinstance(argument, Changed))
+
+
+def is_channels_last(value: torch.Tensor) -> bool:
+    """Whether a batch of images lies in memory with its channels innermost."""
+    return value.dim() == 4 and value.is_contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,64 @@
+"""What has no rule: recomputed from values, query by query, in double precision.
+
+    df = f(x + dx) - f(x)
+
+loses digits that the rules keep, and doubles have digits to lose.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from deepzero_sim.difference.delta import Changed, Dense, base_of
+
+
+def recompute(operation: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The difference of any operation's result, in the form of the result, with None for what is no number.
+
+    Args:
+        operation: called with values; every floating-point tensor comes as double.
+        args: with a :class:`Changed` for what the queries change.
+        kwargs: likewise.
+    """
+    leaves, spec = pytree.tree_flatten((args, kwargs))
+    places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Changed)]
+    base = [_double(base_of(leaf)) for leaf in leaves]
+
+    def result_of(*values: torch.Tensor) -> Any:
+        given = list(base)
+        for i, value in zip(places, values, strict=True):
+            given[i] = value.clone()  # an operation may write into what it is given
+        given_args, given_kwargs = pytree.tree_unflatten(given, spec)
+        return operation(*given_args, **given_kwargs)
+
+    before = result_of(*(base[i] for i in places))
+    moved = [base[i] + leaves[i].delta.dense().to(base[i]) for i in places]
+    after = _for_each_query(result_of, moved)
+    return pytree.tree_map(lambda new, old: _difference(new, old, leaves[places[0]].base), after, before)
+
+
+def _for_each_query(function: Callable[..., Any], stacked: list[torch.Tensor]) -> Any:
+    """`function` of every query's values, the results stacked."""
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "There is a performance drop")
+            return torch.func.vmap(function)(*stacked)
+    except Exception:  # not everything can be mapped: then one after the other
+        results = [function(*values) for values in zip(*stacked, strict=True)]
+        return pytree.tree_map(lambda *each: torch.stack(each) if isinstance(each[0], torch.Tensor) else None, *results)
+
+
+def _double(leaf: Any) -> Any:
+    return leaf.double() if isinstance(leaf, torch.Tensor) and leaf.is_floating_point() else leaf
+
+
+def _difference(after: Any, before: Any, like: torch.Tensor) -> Dense | None:
+    if not isinstance(after, torch.Tensor) or not after.is_floating_point():
+        return None
+    difference = after - before
+    return Dense(difference if before.dim() == 0 else difference.to(like.dtype))

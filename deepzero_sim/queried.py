@@ -1,0 +1,302 @@
+"""A network that answers queries: by how much its result changes where its parameters do.
+
+Steps in single coordinates are carried through the recorded network as differences (`difference/`), many queries at once.
+Random directions, and networks that cannot be recorded, take a whole forward pass a query.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+from torch import nn
+from torch.func import functional_call
+from torch.utils import _pytree as pytree
+
+from deepzero_sim.buffers import buffers_put_back
+from deepzero_sim.difference.delta import Delta, Dense, OneCoordinate
+from deepzero_sim.difference.network import Differences, Meter
+from deepzero_sim.difference.recording import CannotRecordError, Recording, Slot, record
+from deepzero_sim.errors import ConfigError
+from deepzero_sim.perturbation import Coordinates, Directions, Perturbation, parts_of, trainable, unit_direction
+from deepzero_sim.types import NamedTensors
+
+
+@dataclass(frozen=True, eq=False)
+class Base:
+    """A network as it is, on a batch.
+
+    Args:
+        inputs: of the network.
+        result: what it returns.
+        recording: of its forward pass; None if it cannot be recorded.
+        differences: carried through the recording.
+    """
+
+    inputs: tuple[Any, ...]
+    result: torch.Tensor
+    recording: Recording | None = None
+    differences: Differences | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes of what it keeps."""
+        return 0 if self.recording is None else self.recording.size
+
+
+class Footprint(NamedTuple):
+    """What one query takes.
+
+    Args:
+        size: bytes of the differences that are kept at once.
+        seconds: measured once.
+    """
+
+    size: int
+    seconds: float
+
+
+class QueriedNetwork:
+    """A network that answers queries. Its weights and buffers are never written.
+
+    Args:
+        network: the one that is trained; None for a function without parameters.
+        whole: a module that contains it as its ``prefix``, and whose result is asked for; the network itself if None.
+        prefix: of the network's parameters among those of ``whole``.
+        dtype: of the differences between operations; that of the values if None.
+    """
+
+    def __init__(
+        self, network: nn.Module | None, whole: nn.Module | None = None, prefix: str = "", dtype: torch.dtype | None = None
+    ) -> None:
+        self._network = network
+        self._whole = whole or network
+        self._prefix = prefix
+        self._dtype = dtype
+        self._recorded: dict[_Case, bool] = {}
+        self._footprints: dict[_Case, dict[str, Footprint]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_footprints": {}}
+
+    @property
+    def _parameters(self) -> NamedTensors:
+        return {} if self._network is None else trainable(self._network)
+
+    @torch.no_grad()
+    def base(self, *inputs: Any) -> Base:
+        """The network as it is, on a batch: recorded, or just run where it was found that it cannot be."""
+        assert self._whole is not None
+        with buffers_put_back(self._whole):
+            case = _case(self._whole, inputs)
+            if self._recorded.get(case, True):
+                try:
+                    recording = record(self._whole, inputs, list(self._parameters.values()))
+                    if case not in self._recorded:
+                        self._require_agreement(inputs)
+                    self._recorded[case] = True
+                    result = recording.values[recording.output]
+                    return Base(inputs, result, recording, Differences(recording, self._dtype))
+                except CannotRecordError as error:
+                    self._recorded[case] = False
+                    self._warn(error)
+        with buffers_put_back(self._whole):
+            return Base(inputs, self._whole(*_copied(inputs)))
+
+    def _warn(self, error: CannotRecordError) -> None:
+        warnings.warn(
+            f"{type(self._network or self._whole).__name__} is queried by whole forward passes, one at a time, which is "
+            f"slower: no differences can be carried through it ({error}).",
+            stacklevel=4,
+        )
+
+    def _require_agreement(self, inputs: Sequence[Any]) -> None:
+        """Hold differences to two whole passes, the first time: with noise for weights, since layers of zeros, as in
+        untrained correctors, hide all before them.
+
+        Raises:
+            CannotRecordError: something goes past the recording, such as code that torch does not see.
+        """
+        whole = self._whole
+        assert whole is not None
+        noise = _noise(whole)
+        parameters = {name: noise[self._prefix + name] for name in self._parameters}
+        recording = record(lambda *given: functional_call(whole, noise, given), inputs, list(parameters.values()))
+        before = recording.values[recording.output]
+        changes = {
+            name: OneCoordinate((p.numel() // 2,), (float(p.abs().max().clamp(min=0.1)),), 0, 1, p)
+            for name, p in parameters.items()
+        }
+        starts: dict[Slot, Delta] = {
+            recording.parameters[id(p)]: changes[name] for name, p in parameters.items() if id(p) in recording.parameters
+        }
+        leaves, form = pytree.tree_flatten(tuple(inputs))
+        for place, slot in recording.inputs.items():
+            if leaves[place].is_floating_point():
+                varied = _varied(leaves[place])
+                starts[slot] = Dense((varied - leaves[place]).unsqueeze(0))
+                leaves[place] = varied
+        delta = Differences(recording).of(starts)
+        found = before.new_zeros(before.shape) if delta is None else delta.dense()[0].to(before)
+        moved = noise | {self._prefix + name: p + changes[name].dense()[0] for name, p in parameters.items()}
+        expected = functional_call(whole, moved, pytree.tree_unflatten(leaves, form)) - before
+        scale = float(before.abs().max()) + float(expected.abs().max())
+        if bool((found - expected).abs().max() > 1e-3 * scale) and scale < float("inf"):
+            raise CannotRecordError("its differences disagree with two whole passes: it uses parameters out of torch's sight")
+
+    def footprint(self, base: Base) -> dict[str, Footprint]:
+        """What a query of each parameter takes, measured the first time; nothing for networks that are not recorded."""
+        assert self._whole is not None
+        if base.differences is None:
+            return {}
+        case = _case(self._whole, base.inputs)
+        if case not in self._footprints:
+            self._footprints[case] = {name: self._measured(base, name) for name in self._parameters}
+        return self._footprints[case]
+
+    def _measured(self, base: Base, name: str) -> Footprint:
+        query = Coordinates(name, (0,), (0.0,))
+        self.changes(base, query)  # what is done once only
+        meter = Meter()
+        started = time.perf_counter()
+        self.changes(base, query, meter=meter)
+        return Footprint(meter.peak, time.perf_counter() - started)
+
+    @torch.no_grad()
+    def changes(
+        self,
+        base: Base,
+        perturbation: Perturbation | None,
+        inputs: Sequence[torch.Tensor | None] = (),
+        meter: Meter | None = None,
+    ) -> torch.Tensor:
+        """What queries change of the result.
+
+        Args:
+            base: the network as it is.
+            perturbation: `P` queries; None if they change inputs only.
+            inputs: what they change of each input, `(P, *shape)`; None, or nothing at the end, where nothing.
+            meter: is told how much memory the differences take.
+
+        Returns:
+            `(P, *shape)` for a result of shape `shape`.
+        """
+        if base.differences is None or base.recording is None or isinstance(perturbation, Directions):
+            return self._by_whole_passes(base, perturbation, inputs)
+        slots = base.recording.inputs
+        starts: dict[Slot, Delta] = {slots[i]: Dense(change) for i, change in enumerate(inputs) if change is not None}
+        if perturbation is not None:
+            starts |= self._coordinates(base.recording, perturbation)
+        delta = base.differences.of(starts, meter)
+        if delta is None:  # nothing that is used changes
+            return base.result.new_zeros(_count(perturbation, inputs), *base.result.shape)
+        return delta.dense()
+
+    def _coordinates(self, recording: Recording, perturbation: Perturbation) -> dict[Slot, Delta]:
+        parameters, first = self._parameters, 0
+        starts: dict[Slot, Delta] = {}
+        for part in parts_of(perturbation):
+            parameter = parameters[part.name]
+            if id(parameter) in recording.parameters:
+                delta = OneCoordinate(part.indices, part.steps, first, len(perturbation), parameter)
+                starts[recording.parameters[id(parameter)]] = delta
+            first += len(part)
+        return starts
+
+    def _by_whole_passes(
+        self, base: Base, perturbation: Perturbation | None, inputs: Sequence[torch.Tensor | None]
+    ) -> torch.Tensor:
+        assert self._whole is not None
+        moved = [x if change is None else x + change for x, change in zip_longest(base.inputs, inputs)]
+        queries = [{}] * _count(None, inputs) if perturbation is None else _changed_parameters(self._parameters, perturbation)
+        changes = []
+        for query, changed in enumerate(queries):
+            given = tuple(x if x is base.inputs[i] else x[query] for i, x in enumerate(moved))
+            named = {self._prefix + name: tensor for name, tensor in changed.items()}
+            with buffers_put_back(self._whole):
+                changes.append(functional_call(self._whole, named, _copied(given)) - base.result)
+        return torch.stack(changes)
+
+
+def _copied(inputs: Sequence[Any]) -> tuple[Any, ...]:
+    """For a network that may write into them."""
+    copies: tuple[Any, ...] = pytree.tree_map(lambda x: x.clone() if isinstance(x, torch.Tensor) else x, tuple(inputs))
+    return copies
+
+
+def _count(perturbation: Perturbation | None, inputs: Sequence[torch.Tensor | None]) -> int:
+    return len(next(x for x in inputs if x is not None)) if perturbation is None else len(perturbation)
+
+
+#: Which modules are in training mode, and the shapes of a batch.
+_Case: TypeAlias = tuple[Any, ...]
+
+
+def _case(whole: nn.Module, inputs: Sequence[Any]) -> _Case:
+    modes = tuple(module.training for module in whole.modules())
+    leaves = pytree.tree_leaves(list(inputs))
+    return modes, *((x.shape, x.dtype) if isinstance(x, torch.Tensor) else x for x in leaves)
+
+
+def _noise(module: nn.Module) -> NamedTensors:
+    """Other numbers for a module's parameters, of the size that numbers for them have."""
+    generator = torch.Generator().manual_seed(0)
+    return {
+        name: torch.randn(p.shape, generator=generator).to(p) / math.sqrt(max(1, math.prod(p.shape[1:])))
+        for name, p in module.named_parameters()
+    }
+
+
+def _varied(x: torch.Tensor) -> torch.Tensor:
+    """Somewhat other numbers."""
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(x)
+    return x + 0.1 * float(x.abs().max()) * noise
+
+
+def _changed_parameters(parameters: NamedTensors, perturbation: Perturbation) -> Iterator[NamedTensors]:
+    """For each query the parameters that it changes, as changed copies."""
+    if isinstance(perturbation, Directions):
+        for seed, step in zip(perturbation.seeds, perturbation.steps, strict=True):
+            direction = unit_direction(parameters, seed, perturbation.mask) if step else {}
+            yield {name: parameters[name].detach() + step * u for name, u in direction.items()}
+    for part in parts_of(perturbation):
+        for index, step in zip(part.indices, part.steps, strict=True):
+            changed = parameters[part.name].detach().clone(memory_format=torch.contiguous_format)
+            changed.view(-1)[index] += step
+            yield {part.name: changed}
+
+
+class NetworkWithLoss(nn.Module):
+    """`(inputs, targets) -> loss`, as one network.
+
+    Args:
+        network: whose outputs.
+        loss: `(outputs, targets) -> scalar`.
+    """
+
+    def __init__(self, network: nn.Module | None, loss: Any) -> None:
+        super().__init__()
+        self.network = network
+        self.loss = loss
+
+    def forward(self, inputs: Any, targets: Any) -> torch.Tensor:
+        outputs = inputs if self.network is None else self.network(*inputs)
+        return scalar(self.loss(outputs, targets))
+
+
+def scalar(loss: Any) -> torch.Tensor:
+    """A loss as a tensor of no axes.
+
+    Raises:
+        ConfigError: it is not one real number.
+    """
+    if not isinstance(loss, torch.Tensor) or loss.numel() != 1 or loss.is_complex():
+        what = f"{loss.dtype} of shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else type(loss).__name__
+        raise ConfigError(f"the loss must return a tensor of one real number, not {what}: reduce it, by .mean() for one.")
+    return loss.reshape(())
