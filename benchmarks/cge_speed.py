@@ -125,7 +125,7 @@ def mean_seconds(engine: Engine, plain: Sequence[PlainLoop], seconds: float, rep
         repeats: timings of each thing.
     """
     prepared = [(loop, loop.prepare(engine.batch)) for loop in plain]
-    groups = groups_of(trainable(engine.oracle.model), 2 * engine.at_once)
+    groups = groups_of(trainable(engine.oracle.model), 4 * engine.at_once)
     total = torch.zeros(3, dtype=torch.float64)
     for group in groups:
         taken = _seconds_of(group, engine, prepared, seconds, repeats)

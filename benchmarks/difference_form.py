@@ -5,8 +5,8 @@ differences carried through the network in float32 (and in bfloat16), as a diffe
 difference of two float64 losses, which the others are held to. What is shown is `|d - d64| / |d64|`, norms over the
 coordinates.
 
-Run: python benchmarks/difference_form.py [--figure docs/img/difference_form.png] [--batch 32] [--coordinates 4]
-Prints one JSON object, after about a minute.
+Run: python benchmarks/difference_form.py [--figure docs/img/difference_form.png] [--batch 16] [--coordinates 2]
+Prints one JSON object, after some minutes.
 """
 
 import argparse
@@ -91,8 +91,8 @@ def draw(found: dict[str, list[float]], path: str) -> None:
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--figure", default=None)
-    options.add_argument("--batch", type=int, default=32)
-    options.add_argument("--coordinates", type=int, default=4)
+    options.add_argument("--batch", type=int, default=16)
+    options.add_argument("--coordinates", type=int, default=2)
     given = options.parse_args()
     with single_threaded():
         found = errors(given.batch, given.coordinates)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import abc
 import functools
-import math
 import threading
 import uuid
 from collections import defaultdict
@@ -24,7 +23,7 @@ import torch
 from deepzero_sim.coupling import SolverLoop, to_array
 from deepzero_sim.errors import ConfigError, DivergedError, NonFiniteError
 from deepzero_sim.parallel import SerialExecutor, run_in_order
-from deepzero_sim.perturbation import Coordinates, Perturbation, chunked, in_powers_of_two, parts_of
+from deepzero_sim.perturbation import Coordinates, Perturbation, chunked, parts_of
 from deepzero_sim.queried import Base, Footprint, NetworkWithLoss, QueriedNetwork, scalar
 from deepzero_sim.solver import check_states
 from deepzero_sim.types import NamedTensors
@@ -335,8 +334,8 @@ class LoopOracle(Oracle):
         steps = iter(bases)
 
         def corrected(inputs: torch.Tensor, parameters: torch.Tensor | None) -> torch.Tensor:
-            base = next(steps)
-            moved = None if base is bases[0] else inputs.unflatten(0, (count, size)) - base.inputs[0]
+            base: Base = next(steps)
+            moved = None if base is bases[0] else torch.unflatten(inputs, 0, (count, size)) - base.inputs[0]
             return (base.result + self._corrector.changes(base, perturbation, [moved])).flatten(0, 1)
 
         rollout = self.loop.rollout(
@@ -345,7 +344,7 @@ class LoopOracle(Oracle):
             advanced=_repeated(prepared.advanced, count),
             corrector=corrected,
         )
-        moved = rollout.unflatten(0, (count, size)) - prepared.rollout
+        moved = torch.unflatten(rollout, 0, (count, size)) - prepared.rollout
         changes = self._rollout_loss.changes(base_loss, None, [moved])
         return Answers(changes.double(), prepared.loss, count * size * (self.loop.unroll - 1))
 
@@ -450,7 +449,7 @@ class ModelOracle(Oracle):
         chunks: list[Perturbation] = []
         for perturbation in perturbations:
             for part in parts_of(perturbation) or (perturbation,):
-                chunks += in_powers_of_two(part, self._queries_at_once(prepared, part))
+                chunks += chunked([part], self._queries_at_once(prepared, part))
         return chunks
 
     def _queries_at_once(self, prepared: ModelBatch, part: Perturbation) -> int:
@@ -458,8 +457,7 @@ class ModelOracle(Oracle):
         if not isinstance(part, Coordinates) or part.name not in prepared.footprint:
             return min(16, self.queries_per_chunk)
         wanted = WORKING_SET[next(self.model.parameters()).device.type] if self.working_set is None else self.working_set
-        most = min(self.queries_per_chunk, wanted // max(1, prepared.footprint[part.name].size))
-        return 1 << max(0, most.bit_length() - 1)
+        return max(1, min(self.queries_per_chunk, wanted // max(1, prepared.footprint[part.name].size)))
 
     def cost(self, prepared: ModelBatch, chunk: Perturbation) -> float:
         footprint, parts = prepared.footprint, parts_of(chunk)

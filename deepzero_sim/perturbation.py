@@ -60,9 +60,6 @@ class CoordinateBatch:
 
 Perturbation: TypeAlias = Coordinates | Directions | CoordinateBatch
 
-#: The network as it is, as a perturbation of one query.
-UNPERTURBED = Directions(seeds=(0,), steps=(0.0,))
-
 
 def chunked(perturbations: Sequence[Perturbation], size: int) -> list[Perturbation]:
     """The same queries in the same order, at most `size` at a time; coordinates of different parameters share a chunk."""
@@ -71,21 +68,6 @@ def chunked(perturbations: Sequence[Perturbation], size: int) -> list[Perturbati
         parts = list(piece.parts) if isinstance(piece, CoordinateBatch) else [piece]
         for part in parts:
             _append(chunks, part, size)
-    return chunks
-
-
-def in_powers_of_two(part: Coordinates | Directions, size: int) -> list[Perturbation]:
-    """The same queries in the same order, `size` at a time, a power of two; what is left in smaller powers of two.
-
-    So there are few sizes that functions are compiled for.
-    """
-    chunks: list[Perturbation] = []
-    start = 0
-    while start < len(part):
-        while size > len(part) - start:
-            size //= 2
-        chunks.append(_cut(part, start, start + size))
-        start += size
     return chunks
 
 

@@ -147,7 +147,8 @@ class QueriedNetwork:
         moved = noise | {self._prefix + name: p + changes[name].dense()[0] for name, p in parameters.items()}
         expected = functional_call(whole, moved, pytree.tree_unflatten(leaves, form)) - before
         scale = float(before.abs().max()) + float(expected.abs().max())
-        if bool((found - expected).abs().max() > 1e-3 * scale) and scale < float("inf"):
+        error = float((found - expected).abs().max())
+        if math.isfinite(scale) and not error <= 1e-3 * scale:  # NaN is a disagreement, too
             raise CannotRecordError("its differences disagree with two whole passes: it uses parameters out of torch's sight")
 
     def footprint(self, base: Base) -> dict[str, Footprint]:

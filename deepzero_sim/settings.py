@@ -193,7 +193,7 @@ class BenchSettings:
     scheme: Scheme = "forward"
     seconds: float = 0.2
     repeats: int = 3
-    error_coordinates: int = 8
+    error_coordinates: int = 4
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from deepzero_sim.errors import ConfigError
-from deepzero_sim.perturbation import CoordinateBatch, Coordinates, Directions, chunked, in_powers_of_two, parts_of, trainable
+from deepzero_sim.perturbation import CoordinateBatch, Coordinates, Directions, chunked, parts_of, trainable
 
 #: The network as it is, as a perturbation of one query.
 AS_IT_IS = Directions(seeds=(0,), steps=(0.0,))
@@ -37,18 +37,6 @@ def test_directions_are_cut_in_order_and_kept_apart(count: int, size: int) -> No
     assert len(parts) == math.ceil(count / size)
     assert sum((part.steps for part in parts), ()) == steps
     assert all(part.mask is mask and len(part) <= size for part in parts)
-
-
-@given(count=st.integers(1, 70), exponent=st.integers(0, 7), directions=st.booleans())
-def test_powers_of_two_hold_every_query_once_in_order(count: int, exponent: int, directions: bool) -> None:
-    numbers, steps, size = tuple(range(count)), tuple(float(i) for i in range(count)), 2**exponent
-    asked = Directions(numbers, steps) if directions else Coordinates("a", numbers, steps)
-    chunks = in_powers_of_two(asked, size)
-    sizes = [len(chunk) for chunk in chunks]
-    assert all(n <= size and n.bit_count() == 1 for n in sizes) and sizes == sorted(sizes, reverse=True)
-    assert [n for n in sizes if n < size] == sorted({n for n in sizes if n < size}, reverse=True), "a smaller size occurs once"
-    assert sum((chunk.steps for chunk in chunks), ()) == steps
-    assert all(type(chunk) is type(asked) for chunk in chunks)
 
 
 def test_parts_of_coordinates_and_of_directions() -> None:

@@ -27,6 +27,8 @@ from problems import (
 )
 from torch import nn
 
+from deepzero_sim.difference.delta import Dense
+from deepzero_sim.difference.rules import RULES
 from deepzero_sim.estimator import CGE
 from deepzero_sim.oracle import ModelOracle
 from deepzero_sim.perturbation import CoordinateBatch, Coordinates, Directions, Perturbation, trainable, unit_direction
@@ -366,6 +368,15 @@ def test_other_code_is_recorded(function: Callable[[torch.Tensor], torch.Tensor]
     oracle, batch = model_oracle(model, torch.randn(5, 3, dtype=torch.float64))
     estimate = CGE(1e-5).estimate(oracle, batch)  # a fallback would warn, and warnings are errors
     assert relative_error(estimate.grads, plain_differences(model, batch, 1e-5)) < 1e-6
+
+
+def test_differences_that_are_nan_are_a_disagreement(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(RULES, torch.tanh, lambda out, x: Dense(x.delta.dense() * torch.nan))
+    oracle, batch = model_oracle(Wrapped(torch.tanh).double(), torch.randn(5, 3, dtype=torch.float64))
+    with fallback_allowed() as caught:
+        estimate = CGE(1e-4).estimate(oracle, batch)
+    assert len(caught) == 1
+    assert relative_error(estimate.grads, autograd(oracle, batch)) < 1e-6
 
 
 class Traced(nn.Module):

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 
 from deepzero_sim.difference.delta import Changed, Delta, Dense, OneChannel
-from deepzero_sim.difference.rules import rule
+from deepzero_sim.difference.rules import Ruled, rule
 
 _Tensor = torch.Tensor
 _NODES = tuple(float(0.5 + 0.5 * node) for node in np.polynomial.legendre.leggauss(4)[0])
@@ -99,7 +99,8 @@ def _gelu(out: torch.Tensor, input: Changed, approximate: str = "none") -> Delta
 
 def _gelu_difference(x: torch.Tensor, d: torch.Tensor) -> torch.Tensor:
     """`x Phi(x)`, `Phi` the normal distribution."""
-    return d * torch.special.ndtr(x + d) + x * _normal_difference(x, d)
+    phi: torch.Tensor = torch.special.ndtr(x + d)
+    return d * phi + x * _normal_difference(x, d)
 
 
 def _normal_difference(x: torch.Tensor, d: torch.Tensor) -> torch.Tensor:
@@ -117,7 +118,7 @@ def _tanh_gelu_difference(x: torch.Tensor, d: torch.Tensor) -> torch.Tensor:
 
 
 @rule(F.softplus)
-def _softplus(out: torch.Tensor, input: Changed, beta: float = 1, threshold: float = 20) -> Delta:  # noqa: A002
+def _softplus(out: torch.Tensor, input: Changed, beta: float = 1, threshold: float = 20) -> Ruled:  # noqa: A002
     if threshold < 20:  # linear from where it is not yet linear to rounding
         return NotImplemented
     return _elementwise(input, lambda x, d: _softplus_difference(beta * x, beta * d) / beta)
@@ -141,7 +142,7 @@ def _mish(out: torch.Tensor, input: Changed, inplace: bool = False) -> Delta:  #
 
 
 @rule(F.softmax, torch.softmax, _Tensor.softmax)
-def _softmax(out: torch.Tensor, input: Changed, dim: int | None = None, **others: Any) -> Delta:  # noqa: A002
+def _softmax(out: torch.Tensor, input: Changed, dim: int | None = None, **others: Any) -> Ruled:  # noqa: A002
     if dim is None or any(value is not None for key, value in others.items() if key != "_stacklevel"):
         return NotImplemented
     dim = dim % out.dim() + 1
@@ -151,7 +152,7 @@ def _softmax(out: torch.Tensor, input: Changed, dim: int | None = None, **others
 
 
 @rule(F.log_softmax, torch.log_softmax, _Tensor.log_softmax)
-def _log_softmax(out: torch.Tensor, input: Changed, dim: int | None = None, **others: Any) -> Delta:  # noqa: A002
+def _log_softmax(out: torch.Tensor, input: Changed, dim: int | None = None, **others: Any) -> Ruled:  # noqa: A002
     if dim is None or any(value is not None for key, value in others.items() if key != "_stacklevel"):
         return NotImplemented
     dim = dim % out.dim() + 1
@@ -169,14 +170,14 @@ def _max_pool2d(
     dilation: Any = 1,
     ceil_mode: bool = False,
     return_indices: bool = False,
-) -> Delta:
+) -> Ruled:
     """`max_j (x_j + d_j) - max_j x_j = max_j ((x_j - max x) + d_j)`."""
     if ceil_mode or return_indices or dilation not in (1, (1, 1), [1, 1]) or input.base.dim() != 4:
         return NotImplemented
     kernel, step, side = (_pair(value) for value in (kernel_size, stride or kernel_size, padding))
     delta = input.delta.dense()
     below = _windows(input.base, kernel, step, side, -torch.inf) - out.unsqueeze(-1)
-    above = _windows(delta.flatten(0, 1), kernel, step, side, 0.0).unflatten(0, delta.shape[:2])
+    above = torch.unflatten(_windows(delta.flatten(0, 1), kernel, step, side, 0.0), 0, delta.shape[:2])
     return Dense((below + above).amax(-1))
 
 

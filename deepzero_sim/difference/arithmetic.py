@@ -1,8 +1,8 @@
 """Difference rules of arithmetic: sums, products, quotients, squares, and whatever only moves or adds up numbers.
 
-    (a + da) + (b + db) - (a + b) = da + db
-    (a + da) (b + db) - a b       = da b + a db + da db
-    (a + da) / (b + db) - a / b   = (da - (a / b) db) / (b + db)
+(a + da) + (b + db) - (a + b) = da + db
+(a + da) (b + db) - a b       = da b + a db + da db
+(a + da) / (b + db) - a / b   = (da - (a / b) db) / (b + db)
 """
 
 from __future__ import annotations
@@ -15,20 +15,26 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch.utils import _pytree as pytree
 
 from deepzero_sim.difference.delta import Changed, Delta, Dense, OneChannel, OneCoordinate, base_of
-from deepzero_sim.difference.rules import RULES, rule
+from deepzero_sim.difference.rules import RULES, Ruled, rule
 
 _Tensor = torch.Tensor
 
 
+def _reading(attribute: str) -> Callable[..., Any]:
+    """What reading an attribute of a tensor is to torch."""
+    getter: Callable[..., Any] = getattr(_Tensor, attribute).__get__
+    return getter
+
+
 @rule(torch.add, _Tensor.add, _Tensor.add_)
-def _add(out: torch.Tensor, a: Any, b: Any, *, alpha: float = 1) -> Delta:
+def _add(out: torch.Tensor, a: Any, b: Any, *, alpha: float = 1) -> Ruled:
     if alpha != 1:
         return NotImplemented
     return _sum(out, a, b)
 
 
 @rule(torch.sub, _Tensor.sub, _Tensor.sub_)
-def _subtract(out: torch.Tensor, a: Any, b: Any, *, alpha: float = 1) -> Delta:
+def _subtract(out: torch.Tensor, a: Any, b: Any, *, alpha: float = 1) -> Ruled:
     if alpha != 1:
         return NotImplemented
     return _sum(out, a, Changed(b.base, Dense(-b.delta.dense())) if isinstance(b, Changed) else b)
@@ -67,7 +73,7 @@ def _spread(x: Any, out: torch.Tensor) -> Any:
 
 
 @rule(_Tensor.__rsub__)
-def _reversed_subtract(out: torch.Tensor, a: Any, b: Any) -> Delta:
+def _reversed_subtract(out: torch.Tensor, a: Any, b: Any) -> Ruled:
     return _subtract(out, b, a)
 
 
@@ -82,7 +88,7 @@ def _multiply(out: torch.Tensor, a: Any, b: Any) -> Delta:
 
 
 @rule(torch.div, _Tensor.div, _Tensor.div_)
-def _divide(out: torch.Tensor, a: Any, b: Any, *, rounding_mode: str | None = None) -> Delta:
+def _divide(out: torch.Tensor, a: Any, b: Any, *, rounding_mode: str | None = None) -> Ruled:
     if rounding_mode is not None:
         return NotImplemented
     if not isinstance(b, Changed):
@@ -93,7 +99,7 @@ def _divide(out: torch.Tensor, a: Any, b: Any, *, rounding_mode: str | None = No
 
 
 @rule(_Tensor.__rdiv__)
-def _reversed_divide(out: torch.Tensor, a: Any, b: Any) -> Delta:
+def _reversed_divide(out: torch.Tensor, a: Any, b: Any) -> Ruled:
     return _divide(out, b, a)
 
 
@@ -109,14 +115,14 @@ def _square(out: torch.Tensor, a: Changed) -> Delta:
 
 
 @rule(torch.Tensor.__pow__, torch.pow, _Tensor.pow)
-def _power(out: torch.Tensor, a: Any, exponent: Any) -> Delta:
+def _power(out: torch.Tensor, a: Any, exponent: Any) -> Ruled:
     if isinstance(exponent, Changed) or exponent != 2:
         return NotImplemented
     return _square(out, a)
 
 
 @rule(torch.matmul, _Tensor.matmul, torch.bmm, _Tensor.bmm, torch.mm, _Tensor.mm)
-def _matrix_product(out: torch.Tensor, a: Any, b: Any) -> Delta:
+def _matrix_product(out: torch.Tensor, a: Any, b: Any) -> Ruled:
     x, y = base_of(a), base_of(b)
     if min(x.dim(), y.dim()) < 2:
         return NotImplemented
@@ -157,7 +163,7 @@ def _moved(operation: Callable[..., Any]) -> Callable[..., Any]:
     return changed
 
 
-@rule(torch.clone, _Tensor.clone, _Tensor.contiguous, _Tensor.detach, _Tensor.data.__get__)
+@rule(torch.clone, _Tensor.clone, _Tensor.contiguous, _Tensor.detach, _reading("data"))
 def _unchanged(out: torch.Tensor, a: Changed, **kwargs: Any) -> Delta:
     return a.delta
 
@@ -166,7 +172,7 @@ def _unchanged(out: torch.Tensor, a: Changed, **kwargs: Any) -> Delta:
     torch.flatten, torch.reshape, torch.squeeze, torch.unsqueeze,
     _Tensor.flatten, _Tensor.reshape, _Tensor.squeeze, _Tensor.unsqueeze, _Tensor.view, _Tensor.unflatten,
 )  # fmt: skip
-def _reshape(out: torch.Tensor, a: Changed, *args: Any, **kwargs: Any) -> Delta:
+def _reshape(out: torch.Tensor, a: Changed, *args: Any, **kwargs: Any) -> Ruled:
     if args and isinstance(args[0], torch.dtype):
         return NotImplemented
     return Dense(a.delta.dense().reshape(a.count, *out.shape))
@@ -178,7 +184,7 @@ def _of_shape_only(out: torch.Tensor, *args: Any, **kwargs: Any) -> None:
 
 
 @rule(F.pad)
-def _pad(out: torch.Tensor, input: Changed, pad: Any, mode: str = "constant", value: Any = None) -> Any:  # noqa: A002
+def _pad(out: torch.Tensor, input: Changed, pad: Any, mode: str = "constant", value: Any = None) -> Ruled:  # noqa: A002
     return _moved(F.pad)(out, input, pad, mode)
 
 
@@ -186,10 +192,10 @@ _MOVES: tuple[Callable[..., Any], ...] = (
     torch.permute, torch.transpose, torch.movedim,
     torch.sum, torch.mean, torch.cat, torch.concat, torch.stack, torch.chunk, torch.split, torch.unbind, torch.narrow,
     torch.select, torch.roll, torch.flip, torch.t, torch.tile, torch.pixel_shuffle,
-    _Tensor.permute, _Tensor.transpose, 
+    _Tensor.permute, _Tensor.transpose,
     _Tensor.movedim, _Tensor.expand, _Tensor.sum, _Tensor.mean, _Tensor.chunk, _Tensor.split, _Tensor.unbind,
     _Tensor.narrow, _Tensor.select, _Tensor.t, _Tensor.repeat,
-    _Tensor.__getitem__, _Tensor.T.__get__, _Tensor.mT.__get__, _Tensor.float, _Tensor.double, _Tensor.to, _Tensor.type_as,
+    _Tensor.__getitem__, _reading("T"), _reading("mT"), _Tensor.float, _Tensor.double, _Tensor.to, _Tensor.type_as,
     F.unfold, F.fold,
 )  # fmt: skip
 _POOLS = (
@@ -208,7 +214,7 @@ def _pooled(operation: Callable[..., Any]) -> Callable[..., Any]:
         full = delta.dense()
         return Dense(operation(full.flatten(0, 1), *args, **kwargs).unflatten(0, full.shape[:2]))
 
-    def rule_for(out: torch.Tensor, input: Changed, *args: Any, **kwargs: Any) -> Delta:  # noqa: A002
+    def rule_for(out: torch.Tensor, input: Changed, *args: Any, **kwargs: Any) -> Ruled:  # noqa: A002
         batched = input.base.dim() == 2 + int(operation.__name__[-2])
         return changed(out, input, *args, **kwargs) if batched else NotImplemented
 

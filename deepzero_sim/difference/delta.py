@@ -181,7 +181,7 @@ def zeros(count: int, shape: torch.Size, like: torch.Tensor, channels_last: bool
     if channels_last and len(shape) == 4:
         size = (count * shape[0], *shape[1:])
         flat = torch.empty(size, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
-        return flat.zero_().unflatten(0, (count, shape[0]))
+        return torch.unflatten(flat.zero_(), 0, (count, shape[0]))
     return torch.zeros(count, *shape, dtype=like.dtype, device=like.device)
 
 

@@ -7,13 +7,13 @@ to workers. Images lie with their channels innermost, `(N, H, W, C)`.
 from __future__ import annotations
 
 import functools
+import threading
 import types
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - torch's own convention
 
 #: Numbers below which compiling a function is not worth its wait, and calling it not worth its guards.
 SMALLEST = 2**17
@@ -46,12 +46,26 @@ def compiles(x: torch.Tensor) -> bool:
 
 def call(function: Callable[..., Any], *args: Any) -> Any:
     """Call a function compiled for the shapes of its tensors."""
-    key = tuple((x.shape, x.stride(), x.dtype) if isinstance(x, torch.Tensor) else x for x in args)
-    return _compiled(function, key)(*args)
+    key = function, *((x.shape, x.stride(), x.dtype) if isinstance(x, torch.Tensor) else x for x in args)
+    compiled = _compiled.get(key)
+    return _first_call(key, function, args) if compiled is None else compiled(*args)
 
 
-@functools.cache
-def _compiled(function: Callable[..., Any], key: Any) -> Callable[..., Any]:
+_compiled: dict[tuple[Any, ...], Callable[..., Any]] = {}
+_compiling = threading.Lock()
+
+
+def _first_call(key: tuple[Any, ...], function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    """Compile a function by calling it, without the warnings that torch has for its own code."""
+    with _compiling, warnings.catch_warnings():  # which are not for several threads at once
+        warnings.simplefilter("ignore")
+        compiled = _compiled.get(key) or _to_be_compiled(function)
+        result = compiled(*args)
+        _compiled[key] = compiled
+        return result
+
+
+def _to_be_compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     # torch keeps what it compiled with the code object, and gives up after a few shapes: so every shape has its own
     fresh = types.FunctionType(
         function.__code__.replace(), function.__globals__, function.__name__, function.__defaults__, function.__closure__
@@ -59,33 +73,41 @@ def _compiled(function: Callable[..., Any], key: Any) -> Callable[..., Any]:
     return torch.compile(fresh, fullgraph=True, dynamic=False, options={"cpp.threads": 1, "compile_threads": 1})
 
 
-def normalised(d: torch.Tensor, y: torch.Tensor, s: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """The difference of batch normalisation in training mode (`norms.py`).
+def normalised_relu(
+    d: torch.Tensor, y: torch.Tensor, s: torch.Tensor, weight: torch.Tensor, before: torch.Tensor, result: torch.Tensor
+) -> None:
+    """The difference of batch normalisation in training mode and the ReLU behind it, of one query (`norms.py`).
 
     Args:
-        d: `(P, N, C)`.
-        y: normalised values, `(1, N, C)`.
+        d: `(N, C)`.
+        y: normalised values, `(N, C)`.
         s: deviation, `(C,)`.
         weight: `(C,)`.
+        before: what the ReLU gets in the base network, `(N, C)`.
+        result: `(N, C)`, is written.
     """
-    d = d.to(y.dtype)
-    mean = d.mean(1)
-    variance = 2 * s * (y * d).mean(1) + d.square().mean(1) - mean.square()
-    moved = (s.square() + variance).sqrt()
-    a = weight / moved
-    b = -weight * variance / (moved * (s + moved))
-    return a.unsqueeze(1) * d + (b.unsqueeze(1) * y - (a * mean).unsqueeze(1))
-
-
-def normalised_relu(d: torch.Tensor, y: torch.Tensor, s: torch.Tensor, weight: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
-    """... and of the ReLU behind it, `before` which the values are `(1, N, C)`."""
-    z = normalised(d, y, s, weight)
-    return torch.maximum(z + before.clamp(max=0), -before.clamp(min=0)).to(d.dtype)
+    z = _normalised(d.to(y.dtype), y, s, weight)
+    result.copy_(torch.maximum(z + before.clamp(max=0), -before.clamp(min=0)))
 
 
 def normalised_add_relu(
-    d: torch.Tensor, y: torch.Tensor, s: torch.Tensor, weight: torch.Tensor, before: torch.Tensor, skip: torch.Tensor
-) -> torch.Tensor:
-    """... with differences `skip`, `(P, N, C)`, added before the ReLU."""
-    z = normalised(d, y, s, weight) + skip
-    return torch.maximum(z + before.clamp(max=0), -before.clamp(min=0)).to(d.dtype)
+    d: torch.Tensor,
+    y: torch.Tensor,
+    s: torch.Tensor,
+    weight: torch.Tensor,
+    before: torch.Tensor,
+    result: torch.Tensor,
+    skip: torch.Tensor,
+) -> None:
+    """... with differences `skip`, `(N, C)`, added before the ReLU."""
+    z = _normalised(d.to(y.dtype), y, s, weight) + skip
+    result.copy_(torch.maximum(z + before.clamp(max=0), -before.clamp(min=0)))
+
+
+def _normalised(d: torch.Tensor, y: torch.Tensor, s: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    mean = d.mean(0)
+    variance = 2 * s * (y * d).mean(0) + d.square().mean(0) - mean.square()
+    moved = (s.square() + variance).sqrt()
+    a = weight / moved
+    b = -weight * variance / (moved * (s + moved))
+    return a * d + (b * y - a * mean)

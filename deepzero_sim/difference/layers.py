@@ -18,8 +18,18 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 
 from deepzero_sim.difference import winograd
-from deepzero_sim.difference.delta import Changed, Delta, Dense, OneChannel, OneCoordinate, base_of, is_channels_last, memo_of, zeros
-from deepzero_sim.difference.rules import rule
+from deepzero_sim.difference.delta import (
+    Changed,
+    Delta,
+    Dense,
+    OneChannel,
+    OneCoordinate,
+    base_of,
+    is_channels_last,
+    memo_of,
+    zeros,
+)
+from deepzero_sim.difference.rules import Ruled, rule
 
 #: A place in a weight tensor, one number for each of its axes.
 _Place: TypeAlias = Sequence[int]
@@ -59,7 +69,7 @@ class _Layer:
 
 
 @rule(F.linear)
-def _linear(out: torch.Tensor, input: Any, weight: Any, bias: Any = None) -> Delta | None:  # noqa: A002 - torch's names
+def _linear(out: torch.Tensor, input: Any, weight: Any, bias: Any = None) -> Ruled:  # noqa: A002 - torch's names
     layer = _Layer(apply=F.linear, seen=lambda x, places: x, weight=base_of(weight), axis=out.dim() - 1)
     return _difference(layer, out, input, weight, bias)
 
@@ -74,7 +84,7 @@ def _convolution(
     padding: Any = 0,
     dilation: Any = 1,
     groups: int = 1,
-) -> Delta | None:
+) -> Ruled:
     base = base_of(weight)
     dims = base.dim() - 2
     if out.dim() != dims + 2:  # without a batch axis
@@ -92,14 +102,17 @@ def _convolution(
         if is_channels_last(out):  # which torch would lose track of where there is a single channel
             images, w = (tensor.contiguous(memory_format=torch.channels_last) for tensor in (images, w))
         result = _CONVOLUTIONS[dims](images, w, None, stride, padding, dilation, images.shape[1] // w.shape[1])
-        return (result.contiguous(memory_format=torch.channels_last) if is_channels_last(out) else result).unflatten(0, x.shape[:2])
+        result = result.contiguous(memory_format=torch.channels_last) if is_channels_last(out) else result
+        return torch.unflatten(result, 0, x.shape[:2])
 
     def seen(x: torch.Tensor, places: Sequence[_Place]) -> torch.Tensor:
         padded = F.pad(x, [side for pair in reversed(sides) for side in pair])
         reach = [n - d * (k - 1) for n, d, k in zip(padded.shape[3:], dilation, base.shape[2:], strict=True)]
 
         def window(query: torch.Tensor, taps: _Place) -> torch.Tensor:
-            return query[(..., *(slice(d * t, d * t + r, s) for d, t, r, s in zip(dilation, taps, reach, stride, strict=True)))]
+            along = (slice(d * t, d * t + r, s) for d, t, r, s in zip(dilation, taps, reach, stride, strict=True))
+            index: tuple[Any, ...] = (..., *along)
+            return query[index]
 
         return torch.stack([window(query, place[2:]) for query, place in zip(padded, places, strict=True)])
 
@@ -117,7 +130,7 @@ def _transposed(
     output_padding: Any = 0,
     groups: int = 1,
     dilation: Any = 1,
-) -> Delta | None:
+) -> Ruled:
     base = base_of(weight)
     dims = base.dim() - 2
     if out.dim() != dims + 2:
@@ -138,7 +151,7 @@ def _transposed(
 
 
 @rule(F.embedding)
-def _embedding(out: torch.Tensor, input: torch.Tensor, weight: Any, *others: Any, **options: Any) -> Delta:  # noqa: A002
+def _embedding(out: torch.Tensor, input: torch.Tensor, weight: Any, *others: Any, **options: Any) -> Ruled:  # noqa: A002
     """A step in one feature of one row of the table: that feature, wherever the row is looked up."""
     if not isinstance(weight.delta, OneCoordinate) or not weight.delta.complete:
         return NotImplemented
@@ -153,7 +166,7 @@ _TRANSPOSED: dict[int, Callable[..., torch.Tensor]] = {1: F.conv_transpose1d, 2:
 
 def _batched(convolve: Callable[..., torch.Tensor], x: torch.Tensor, *args: Any) -> torch.Tensor:
     """A convolution of `(P, B, C, *N)`: every query through the same weights."""
-    return convolve(x.flatten(0, 1), *args).unflatten(0, x.shape[:2])
+    return torch.unflatten(convolve(x.flatten(0, 1), *args), 0, x.shape[:2])
 
 
 def _for_each(value: Any, dims: int) -> list[int]:
@@ -170,16 +183,15 @@ def _sides(padding: Any, kernel: Sequence[int], dilation: Sequence[int]) -> list
     return [(side, side) for side in _for_each(0 if padding == "valid" else padding, len(kernel))]
 
 
-def _difference(layer: _Layer, out: torch.Tensor, x: Any, weight: Any, bias: Any) -> Delta | None:
+def _difference(layer: _Layer, out: torch.Tensor, x: Any, weight: Any, bias: Any) -> Ruled:
     """What a changed input, and steps in coordinates of weight and bias, change of a layer's outputs."""
-    parameters = [argument.delta for argument in (weight, bias) if isinstance(argument, Changed)]
-    if not all(isinstance(delta, OneCoordinate) for delta in parameters):
+    steps = _steps(weight, bias)
+    if steps is None:
         return NotImplemented
     through = _through(layer, x.delta) if isinstance(x, Changed) else None
     additions = [
-        (argument.delta, _weight_step(layer, out, x, argument.delta) if argument is weight else _bias_step(layer, out, argument.delta))
-        for argument in (weight, bias)
-        if isinstance(argument, Changed)
+        (delta, _weight_step(layer, out, x, delta) if parameter is weight else _bias_step(layer, out, delta))
+        for parameter, delta in steps
     ]
     if through is None and len(additions) == 1 and additions[0][0].complete:
         return additions[0][1]
@@ -188,6 +200,13 @@ def _difference(layer: _Layer, out: torch.Tensor, x: Any, weight: Any, bias: Any
         for delta, addition in additions:
             addition.add_to(through[delta.queries])
     return None if through is None else Dense(through)
+
+
+def _steps(*parameters: Any) -> list[tuple[Changed, OneCoordinate]] | None:
+    """The parameters that change, with their steps; None if one of them changes otherwise than by steps."""
+    changed = [parameter for parameter in parameters if isinstance(parameter, Changed)]
+    steps = [(parameter, parameter.delta) for parameter in changed if isinstance(parameter.delta, OneCoordinate)]
+    return steps if len(steps) == len(changed) else None
 
 
 def _through(layer: _Layer, delta: Delta) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """Difference rules of losses, summed up in double precision: a loss near 2 has no digits to spare for its difference.
 
-    cross entropy:  log sum exp(z + d) - log sum exp(z) - (t . d) = log(1 + sum(softmax(z) (exp(d) - 1))) - t . d
-    squared error:  (z + d - t)^2 - (z - t)^2 = d (2 (z - t) + d)
+cross entropy:  log sum exp(z + d) - log sum exp(z) - (t . d) = log(1 + sum(softmax(z) (exp(d) - 1))) - t . d
+squared error:  (z + d - t)^2 - (z - t)^2 = d (2 (z - t) + d)
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 
 from deepzero_sim.difference.delta import Changed, Delta, Dense
-from deepzero_sim.difference.rules import rule
+from deepzero_sim.difference.rules import Ruled, rule
 
 
 @rule(F.cross_entropy)
@@ -26,7 +26,7 @@ def _cross_entropy(
     reduce: Any = None,
     reduction: str = "mean",
     label_smoothing: float = 0.0,
-) -> Delta:
+) -> Ruled:
     plain = weight is None and size_average is None and reduce is None and not isinstance(target, Changed)
     if not plain or input.base.dim() != 2 or bool((target == ignore_index).any()):
         return NotImplemented
@@ -46,7 +46,7 @@ def _squared_error(
     reduce: Any = None,
     reduction: str = "mean",
     weight: Any = None,
-) -> Delta:
+) -> Ruled:
     plain = weight is None and size_average is None and reduce is None
     if not plain or isinstance(target, Changed) or input.base.shape != target.shape:
         return NotImplemented

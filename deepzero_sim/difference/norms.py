@@ -18,7 +18,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 
 from deepzero_sim.difference import kernels
 from deepzero_sim.difference.delta import Changed, Delta, Dense, OneChannel, OneCoordinate, base_of, is_channels_last, memo_of
-from deepzero_sim.difference.rules import rule
+from deepzero_sim.difference.rules import Ruled, rule
 
 
 @rule(F.batch_norm)
@@ -32,7 +32,7 @@ def _batch_norm(
     training: bool = False,
     momentum: float = 0.1,
     eps: float = 1e-5,
-) -> Delta:
+) -> Ruled:
     if any(isinstance(statistic, Changed) for statistic in (running_mean, running_var)):
         return NotImplemented
     x = base_of(input)
@@ -160,7 +160,7 @@ def _group_norm(
     y = (grouped - mean) / deviation
     dy = None
     if isinstance(input, Changed):
-        delta = input.delta.dense().unflatten(2, (num_groups, -1))
+        delta = torch.unflatten(input.delta.dense(), 2, (num_groups, -1))
         dy = normalised_difference(y, delta, deviation.unsqueeze(0), axes).flatten(2, 3)
     return Dense(_affine(dy, y.flatten(1, 2), weight, bias))
 
@@ -171,7 +171,7 @@ def normalised_and_activated(
     options: tuple[Any, ...],
     before: torch.Tensor,
     skip: Delta | None,
-) -> Delta | None:
+) -> Ruled:
     """Batch normalisation, a sum if there is one, and a ReLU, in one compiled pass over memory.
 
     Args:
@@ -185,25 +185,28 @@ def normalised_and_activated(
     training, _, eps = options
     given = input.delta.values if isinstance(input, Changed) and isinstance(input.delta, Dense) else None
     statistics = training or running_mean is None
-    if given is None or not statistics or not kernels.compiles(given) or any(isinstance(p, Changed) for p in (weight, bias)):
+    if given is None or not statistics or not kernels.compiles(given[0]) or any(isinstance(p, Changed) for p in (weight, bias)):
         return NotImplemented
-    if not is_channels_last(input.base) or not is_channels_last(given.flatten(0, 1)):
+    skips = None if skip is None else skip.dense()
+    if not all(is_channels_last(x) for x in (input.base, before, given[0], *([] if skips is None else [skips[0]]))):
         return NotImplemented
 
     def prepared() -> tuple[torch.Tensor, ...]:
         y, deviation = _normalised(input.base, None, None, [0, *range(2, input.base.dim())], eps)
         s = deviation.flatten()
-        return _in_rows(y.unsqueeze(0)), s, torch.ones_like(s) if weight is None else weight, _in_rows(before.unsqueeze(0))
+        return _in_rows(y), s, torch.ones_like(s) if weight is None else weight, _in_rows(before)
 
     y, s, scale, below = input.once("in rows", prepared)
-    if skip is None:
-        rows = kernels.call(kernels.normalised_relu, _in_rows(given), y, s, scale, below)
-    else:
-        rows = kernels.call(kernels.normalised_add_relu, _in_rows(given), y, s, scale, below, _in_rows(skip.dense()))
-    count, batch, channels, *space = given.shape
-    return Dense(rows.view(count, batch, *space, channels).movedim(-1, 2))
+    result = torch.empty_like(given)
+    for query, (change, answer) in enumerate(zip(given, result, strict=True)):
+        rows = _in_rows(change), y, s, scale, below, _in_rows(answer)
+        if skips is None:
+            kernels.call(kernels.normalised_relu, *rows)
+        else:
+            kernels.call(kernels.normalised_add_relu, *rows, _in_rows(skips[query]))
+    return Dense(result)
 
 
 def _in_rows(x: torch.Tensor) -> torch.Tensor:
-    """`(P, B, C, *N)` to `(P, B * N, C)`."""
-    return x.movedim(2, -1).flatten(1, -2).contiguous()
+    """`(B, C, *N)`, channels innermost, to `(B * N, C)`, a view of the same memory."""
+    return x.movedim(1, -1).view(-1, x.shape[1])

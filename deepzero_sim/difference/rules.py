@@ -12,10 +12,13 @@ from typing import Any, TypeAlias, TypeVar
 
 from deepzero_sim.difference.delta import Delta
 
-#: `(base result, *arguments of the operation) -> difference of the result`; None where nothing changes.
-Rule: TypeAlias = Callable[..., Any]
+#: A difference, None where nothing changes, or :data:`NotImplemented`, whose type is Any to type checkers.
+Ruled: TypeAlias = Delta | Any | None
 
-_R = TypeVar("_R", bound=Callable[..., Delta | None])
+#: `(base result, *arguments of the operation) -> difference of the result`.
+Rule: TypeAlias = Callable[..., Ruled]
+
+_R = TypeVar("_R", bound=Rule)
 
 #: By function, or by unbound method of `torch.Tensor`.
 RULES: dict[Callable[..., Any], Rule] = {}

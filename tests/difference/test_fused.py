@@ -136,7 +136,6 @@ def test_a_norm_that_is_the_result_stays_apart() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, when it compiles for the first time
 def test_compiled_they_agree_with_autograd() -> None:
     """Compiling takes some 20 s."""
     if not kernels.available("cpu"):

@@ -102,7 +102,6 @@ def test_other_dtypes_go_the_plain_way(dtype: torch.dtype, uncompiled: list[Any]
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, when it compiles for the first time
 def test_compiled_it_is_the_convolution() -> None:
     """Compiling takes some 20 s."""
     if not kernels.available("cpu"):
