@@ -30,7 +30,7 @@ _G = torch.tensor(
 )
 
 #: Images of more pixels gain nothing: what the transforms move no longer fits the caches.
-_MOST_PIXELS = 256
+_MOST_PIXELS = 64
 _FEWEST_CHANNELS = 16
 
 
