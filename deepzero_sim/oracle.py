@@ -34,8 +34,9 @@ Loss: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 #: What differences are carried in: the network's own dtype, or bfloat16, which rounds them but not what they differ from.
 Precision: TypeAlias = Literal["float32", "bfloat16"]
 
-#: Bytes of differences in a chunk that were found fastest, by type of device (`benchmarks/working_set.py`).
-WORKING_SET = defaultdict(lambda: 2**30, cpu=4 * 2**20)
+#: Bytes of differences in a chunk, by type of device: on two cores ResNet-20 at batch 64 was fastest so (two queries behind its
+#: last convolutions; 8 and 16 MiB of 2 to 32 were the best); on a GPU, where nothing was measured yet, enough that launches do not matter.
+WORKING_SET = defaultdict(lambda: 2**30, cpu=8 * 2**20)
 
 #: Perturbed networks evaluated as one batch, at most.
 MOST_QUERIES = 256
