@@ -6,7 +6,7 @@ difference of two float64 losses, which the others are held to. What is shown is
 coordinates. What is left of it for carried differences at small steps are ReLUs so close to zero that rounding, in the
 activations themselves, puts them on the other side in float32: a larger batch averages them out.
 
-Run: python benchmarks/difference_form.py [--figure docs/img/difference_form.png] [--batch 64] [--coordinates 1]
+Run: python benchmarks/difference_form.py [--figure docs/img/difference_form.png] [--batch 16] [--coordinates 2]
 Prints one JSON object, after some minutes.
 """
 
@@ -92,8 +92,8 @@ def draw(found: dict[str, list[float]], path: str) -> None:
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--figure", default=None)
-    options.add_argument("--batch", type=int, default=64)
-    options.add_argument("--coordinates", type=int, default=1)
+    options.add_argument("--batch", type=int, default=16)
+    options.add_argument("--coordinates", type=int, default=2)
     given = options.parse_args()
     with single_threaded():
         found = errors(given.batch, given.coordinates)

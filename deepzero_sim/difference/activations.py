@@ -1,6 +1,6 @@
 """Difference rules of activations and of softmax, none of which loses digits to cancellation.
 
-    relu(x + d) - relu(x)          = max(d + min(x, 0), -max(x, 0))
+    relu(x + d) - relu(x)          = max(d + min(x, 0), -max(x, 0)), likewise with a slope below zero
     sigmoid(x + d) - sigmoid(x)    = sigmoid(x + d) sigmoid(-x) (1 - exp(-d)),   tanh(x) = 2 sigmoid(2 x) - 1
     exp(x + d) - exp(x)            = exp(x) (exp(d) - 1)
     softmax(x + d) - softmax(x)    = s (e - sum(s e)) / (1 + sum(s e)),   s = softmax(x), e = exp(d) - 1
@@ -42,13 +42,24 @@ def relu_difference(x: torch.Tensor, d: torch.Tensor) -> torch.Tensor:
 
 @rule(F.relu, torch.relu, _Tensor.relu, F.relu_, torch.relu_, _Tensor.relu_)
 def _relu(out: torch.Tensor, input: Changed, inplace: bool = False) -> Delta:  # noqa: A002 - torch's names
-    return _elementwise(input, relu_difference)
+    return _bent(input, 0.0)
 
 
 @rule(F.leaky_relu)
-def _leaky_relu(out: torch.Tensor, input: Changed, negative_slope: float = 0.01, inplace: bool = False) -> Delta:  # noqa: A002
-    slope = negative_slope
-    return _elementwise(input, lambda x, d: slope * d + (1 - slope) * relu_difference(x, d))
+def _leaky_relu(out: torch.Tensor, input: Changed, negative_slope: float = 0.01, inplace: bool = False) -> Ruled:  # noqa: A002
+    return _bent(input, negative_slope) if 0 <= negative_slope <= 1 else NotImplemented
+
+
+def _bent(input: Changed, slope: float) -> Delta:  # noqa: A002
+    """Of `max(x, a x)`: `max(d + (1 - a) min(x, 0), a d - (1 - a) max(x, 0))`, with what does not depend on `d` kept."""
+    x = input.base
+    below = input.once("below", lambda: (1 - slope) * x.clamp(max=0))
+    above = input.once("above", lambda: (slope - 1) * x.clamp(min=0))
+    if isinstance(input.delta, OneChannel):
+        d, below, above = input.delta.values, input.delta.pick(below), input.delta.pick(above)
+        return input.delta.with_values(torch.maximum(d + below, torch.add(above, d, alpha=slope)))
+    d = input.delta.dense()
+    return Dense(torch.maximum(d + below, torch.add(above, d, alpha=slope) if slope else above))
 
 
 @rule(F.elu)
