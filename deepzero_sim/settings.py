@@ -179,7 +179,7 @@ class BenchSettings:
         scheme: forward or central.
         seconds: that one timing should take; each parameter tensor is timed in some dozen of them.
         repeats: timings of each thing, of which the fastest counts.
-        error_coordinates: coordinates of every layer that are compared with float64; errors relative to few are large by chance.
+        error_coordinates: coordinates of every layer that are compared with float64; few make relative errors large by chance.
         seed: of weights, data, and the choice of coordinates.
     """
 
