@@ -29,7 +29,7 @@ wheel: $(READY)
 	$(BIN)/python -m build --no-isolation --wheel --sdist .
 	$(BIN)/python tests/check_wheel.py dist
 
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml constraints.txt $(wildcard deepzero_sim/difference/native*.[ch])
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt setuptools wheel
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[all,dev]'

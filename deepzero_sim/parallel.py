@@ -100,14 +100,22 @@ def _end_with(parent: int) -> None:
 
 @contextmanager
 def single_threaded() -> Iterator[None]:
-    """One BLAS and torch thread inside: small solver calls are several times faster so, and results do not vary."""
+    """One BLAS and torch thread inside: small solver calls are several times faster so, and results do not vary.
+
+    To find all libraries takes some 20 ms: not for every task.
+    """
+    with threadpool_limits(limits=1), _torch_single_threaded():
+        yield
+
+
+@contextmanager
+def _torch_single_threaded() -> Iterator[None]:
     threads = torch.get_num_threads()
-    with threadpool_limits(limits=1):
-        torch.set_num_threads(1)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(threads)
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def run_in_order(executor: Executor, function: Callable[[_T], _R], tasks: Iterable[_T]) -> list[_R | Exception]:
@@ -128,7 +136,8 @@ def submitted(executor: Executor, function: Callable[[_T], _R], task: _T) -> Fut
 
 
 def _run_single_threaded(function: Callable[[_T], _R], task: _T) -> _R:
-    with single_threaded():
+    """The other libraries are limited already, by who submits or when a worker starts; torch counts by thread."""
+    with _torch_single_threaded():
         return function(task)
 
 

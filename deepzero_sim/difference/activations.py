@@ -31,7 +31,7 @@ _Elementwise = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 def _elementwise(x: Changed, difference: _Elementwise) -> Delta:
     if isinstance(x.delta, OneChannel):
-        return x.delta.with_values(difference(x.delta.pick(x.base), x.delta.values))
+        return x.delta.with_values(difference(x.picked("base", x.base), x.delta.values))
     return Dense(difference(x.base, x.delta.dense()))
 
 
@@ -56,7 +56,7 @@ def _bent(input: Changed, slope: float) -> Delta:  # noqa: A002
     below = input.once("below", lambda: (1 - slope) * x.clamp(max=0))
     above = input.once("above", lambda: (slope - 1) * x.clamp(min=0))
     if isinstance(input.delta, OneChannel):
-        d, below, above = input.delta.values, input.delta.pick(below), input.delta.pick(above)
+        d, below, above = input.delta.values, input.picked("below", below), input.picked("above", above)
         return input.delta.with_values(torch.maximum(d + below, torch.add(above, d, alpha=slope)))
     d = input.delta.dense()
     return Dense(torch.maximum(d + below, torch.add(above, d, alpha=slope) if slope else above))

@@ -83,11 +83,15 @@ class OneChannel:
         queries = torch.arange(self.count, device=full.device)
         full.movedim(self.dim + 1, 1)[queries, self.index] += self.values.squeeze(self.dim + 1)
 
-    def pick(self, base: torch.Tensor) -> torch.Tensor:
-        """What a value or its like holds in each query's channel: `(P, *shape)`, or `(1, *shape)` if they share it."""
-        if self.shared_channel is not None:
-            return base.narrow(self.dim, self.shared_channel, 1).unsqueeze(0)
-        return base.index_select(self.dim, self.index).movedim(self.dim, 0).unsqueeze(self.dim + 1)
+    def pick(self, planes: torch.Tensor) -> torch.Tensor:
+        """What a value or its like holds in each query's channel: `(P, *shape)`, or `(1, *shape)` if they share it.
+
+        Args:
+            planes: the value, with its channels as the first axis: `(C, ...)`.
+        """
+        channel = self.shared_channel
+        picked = planes.index_select(0, self.index) if channel is None else planes.narrow(0, channel, 1)
+        return picked.unsqueeze(self.dim + 1)
 
     def with_values(self, values: torch.Tensor) -> OneChannel:
         """Other differences in the same channels."""
@@ -164,6 +168,12 @@ class Changed:
         if name not in self.memo:
             self.memo[name] = compute()
         return self.memo[name]
+
+    def picked(self, name: str, value: torch.Tensor) -> torch.Tensor:
+        """What a value of the base network holds in each query's channel; see :meth:`OneChannel.pick`."""
+        assert isinstance(self.delta, OneChannel)
+        dim = self.delta.dim
+        return self.delta.pick(self.once(f"planes of {name}", lambda: value.movedim(dim, 0).contiguous()))
 
     @property
     def count(self) -> int:

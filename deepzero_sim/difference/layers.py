@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 
-from deepzero_sim.difference import winograd
+from deepzero_sim.difference import native
 from deepzero_sim.difference.delta import (
     Changed,
     Delta,
@@ -26,9 +26,9 @@ from deepzero_sim.difference.delta import (
     OneCoordinate,
     base_of,
     is_channels_last,
-    memo_of,
     zeros,
 )
+from deepzero_sim.difference.image_convolution import ImageConvolution
 from deepzero_sim.difference.rules import Ruled, rule
 
 #: A place in a weight tensor, one number for each of its axes.
@@ -47,6 +47,7 @@ class _Layer:
         groups: of the channels.
         axis: of the channels, in inputs and outputs alike.
         sources: which of the weight's first two axes the input's channels run along; the other is the output's.
+        fast: another way to apply the weight, for some differences.
     """
 
     apply: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -55,6 +56,7 @@ class _Layer:
     groups: int = 1
     axis: int = 1
     sources: int = 1
+    fast: ImageConvolution | None = None
 
     def source(self, place: _Place) -> int:
         """The input channel that the weight at a place reads."""
@@ -92,12 +94,7 @@ def _convolution(
     stride, dilation = _for_each(stride, dims), _for_each(dilation, dims)
     sides = _sides(padding, base.shape[2:], dilation)
 
-    fast = [*stride, *dilation, groups] == [1] * 5 and sides == [(1, 1)] * 2
-    memo = memo_of(input, weight, bias)
-
     def apply(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
-        if fast and winograd.serves(x, w):
-            return winograd.convolution(x, memo.once("winograd", lambda: winograd.transformed_weight(w)))
         images = x.flatten(0, 1)
         if is_channels_last(out):  # which torch would lose track of where there is a single channel
             images, w = (tensor.contiguous(memory_format=torch.channels_last) for tensor in (images, w))
@@ -116,7 +113,27 @@ def _convolution(
 
         return torch.stack([window(query, place[2:]) for query, place in zip(padded, places, strict=True)])
 
-    return _difference(_Layer(apply=apply, seen=seen, weight=base, groups=groups), out, input, weight, bias)
+    fast = image_convolution(input, weight, bias, stride, padding, dilation, groups) if is_channels_last(out) else None
+    return _difference(_Layer(apply=apply, seen=seen, weight=base, groups=groups, fast=fast), out, input, weight, bias)
+
+
+def image_convolution(
+    input: Any,  # noqa: A002
+    weight: Any,
+    bias: Any = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> ImageConvolution | None:
+    """The fast way of a convolution of images whose input changes, if there is one; arguments are those of the convolution."""
+    base = base_of(weight)
+    if not isinstance(input, Changed) or base.dim() != 4 or base.shape[0] % native.CHANNELS or groups != 1:
+        return None
+    steps, sides = set(_for_each(stride, 2)), {side for pair in _sides(padding, base.shape[2:], [1, 1]) for side in pair}
+    if set(_for_each(dilation, 2)) != {1} or any(len(sizes) > 1 for sizes in (steps, sides, set(base.shape[2:]))):
+        return None
+    return input.once("images", lambda: ImageConvolution(base, *steps, *sides))  # type: ignore[no-any-return]
 
 
 @rule(F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
@@ -188,9 +205,9 @@ def _difference(layer: _Layer, out: torch.Tensor, x: Any, weight: Any, bias: Any
     steps = _steps(weight, bias)
     if steps is None:
         return NotImplemented
-    through = _through(layer, x.delta) if isinstance(x, Changed) else None
+    through = _through(layer, out, x.delta) if isinstance(x, Changed) else None
     additions = [
-        (delta, _weight_step(layer, out, x, delta) if parameter is weight else _bias_step(layer, out, delta))
+        (delta, _weight_step(layer, out, x, parameter) if parameter is weight else _bias_step(layer, out, delta))
         for parameter, delta in steps
     ]
     if through is None and len(additions) == 1 and additions[0][0].complete:
@@ -209,8 +226,10 @@ def _steps(*parameters: Any) -> list[tuple[Changed, OneCoordinate]] | None:
     return steps if len(steps) == len(changed) else None
 
 
-def _through(layer: _Layer, delta: Delta) -> torch.Tensor:
+def _through(layer: _Layer, out: torch.Tensor, delta: Delta) -> torch.Tensor:
     """Differences of the inputs, through the layer's weights: of one channel, at the cost of one channel."""
+    if layer.fast is not None and layer.fast.serves(delta):
+        return layer.fast.through(delta, out.shape[2:])
     if not isinstance(delta, OneChannel) or delta.dim != layer.axis or layer.groups != 1:
         full = delta.dense()
         return layer.apply(full, layer.weight.to(full.dtype))
@@ -223,11 +242,14 @@ def _through(layer: _Layer, delta: Delta) -> torch.Tensor:
     return torch.cat(runs) if len(runs) > 1 else runs[0]
 
 
-def _weight_step(layer: _Layer, out: torch.Tensor, x: Any, delta: OneCoordinate) -> OneChannel:
+def _weight_step(layer: _Layer, out: torch.Tensor, x: Any, weight: Changed) -> OneChannel:
     """What the steps in the weight add: to each query's output channel, what its coordinate sees of its input channel."""
+    delta = weight.delta
+    assert isinstance(delta, OneCoordinate)
     sources, outputs = (tuple(map(channel, delta.positions)) for channel in (layer.source, layer.output))
     inputs = base_of(x)
-    read = inputs.index_select(layer.axis, torch.tensor(sources, device=inputs.device)).movedim(layer.axis, 0)
+    planes = weight.once("planes", lambda: inputs.movedim(layer.axis, 0).contiguous())
+    read = planes.index_select(0, torch.tensor(sources, device=inputs.device))
     if isinstance(x, Changed):
         changes = x.delta.dense()[delta.queries].movedim(layer.axis + 1, 1)
         read = read + changes[torch.arange(len(sources), device=inputs.device), list(sources)]

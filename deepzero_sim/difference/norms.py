@@ -16,7 +16,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 
-from deepzero_sim.difference import kernels
 from deepzero_sim.difference.delta import Changed, Delta, Dense, OneChannel, OneCoordinate, base_of, is_channels_last, memo_of
 from deepzero_sim.difference.rules import Ruled, rule
 
@@ -38,18 +37,20 @@ def _batch_norm(
     x = base_of(input)
     axes = [0, *range(2, x.dim())] if training or running_mean is None else []
     memo = memo_of(input, weight, bias)
-    y, deviation = memo.once("normalised", lambda: _normalised(x, running_mean, running_var, axes, eps))
+    y, deviation = memo.once("normalised", lambda: normalised(x, running_mean, running_var, axes, eps))
     if not isinstance(input, Changed):
         return _parameter_step(out, y, weight, bias)
     if isinstance(input.delta, OneChannel) and input.delta.dim == 1 and not any(isinstance(p, Changed) for p in (weight, bias)):
-        pick = input.delta.pick
-        values = normalised_difference(pick(y), input.delta.values, pick(deviation), axes)
-        return input.delta.with_values(values if weight is None else values * pick(_along_channels(weight, x)))
+        of_channel = (input.picked("normalised", y), input.delta.values, input.picked("deviation", deviation))
+        values = normalised_difference(*of_channel, axes)
+        return input.delta.with_values(
+            values if weight is None else values * input.picked("weight", _along_channels(weight, x))
+        )
     delta = normalised_difference(y, input.delta.dense(), deviation.unsqueeze(0), axes)
     return Dense(_affine(delta, y, weight, bias))
 
 
-def _normalised(
+def normalised(
     x: torch.Tensor, mean: torch.Tensor | None, variance: torch.Tensor | None, axes: Sequence[int], eps: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Normalised values and the deviation, by statistics of the batch or by given ones."""
@@ -96,7 +97,8 @@ def _parameter_step(out: torch.Tensor, y: torch.Tensor, weight: Any, bias: Any) 
         torch.ones(shape, dtype=out.dtype, device=out.device).expand(delta.count, *shape),
         delta.indices, 1, out.shape, is_channels_last(out),
     )  # fmt: skip
-    factor = channel.pick(y) if parameter is weight else channel.values
+    planes = parameter.once("planes of y", lambda: y.movedim(1, 0).contiguous())
+    factor = channel.pick(planes) if parameter is weight else channel.values
     return channel.with_values(factor * delta.column(channel.values))
 
 
@@ -163,50 +165,3 @@ def _group_norm(
         delta = torch.unflatten(input.delta.dense(), 2, (num_groups, -1))
         dy = normalised_difference(y, delta, deviation.unsqueeze(0), axes).flatten(2, 3)
     return Dense(_affine(dy, y.flatten(1, 2), weight, bias))
-
-
-def normalised_and_activated(
-    input: Any,  # noqa: A002
-    parameters: tuple[Any, ...],
-    options: tuple[Any, ...],
-    before: torch.Tensor,
-    skip: Delta | None,
-) -> Ruled:
-    """Batch normalisation, a sum if there is one, and a ReLU, in one compiled pass over memory.
-
-    Args:
-        input: of the normalisation.
-        parameters: its running statistics, weight and bias.
-        options: whether it is in training mode, its momentum and `eps`.
-        before: what the ReLU gets in the base network.
-        skip: differences that are added to the normalisation's.
-    """
-    running_mean, _, weight, bias = parameters
-    training, _, eps = options
-    given = input.delta.values if isinstance(input, Changed) and isinstance(input.delta, Dense) else None
-    statistics = training or running_mean is None
-    if given is None or not statistics or not kernels.compiles(given[0]) or any(isinstance(p, Changed) for p in (weight, bias)):
-        return NotImplemented
-    skips = None if skip is None else skip.dense()
-    if not all(is_channels_last(x) for x in (input.base, before, given[0], *([] if skips is None else [skips[0]]))):
-        return NotImplemented
-
-    def prepared() -> tuple[torch.Tensor, ...]:
-        y, deviation = _normalised(input.base, None, None, [0, *range(2, input.base.dim())], eps)
-        s = deviation.flatten()
-        return _in_rows(y), s, torch.ones_like(s) if weight is None else weight, _in_rows(before)
-
-    y, s, scale, below = input.once("in rows", prepared)
-    result = torch.empty_like(given)
-    for query, (change, answer) in enumerate(zip(given, result, strict=True)):
-        rows = _in_rows(change), y, s, scale, below, _in_rows(answer)
-        if skips is None:
-            kernels.call(kernels.normalised_relu, *rows)
-        else:
-            kernels.call(kernels.normalised_add_relu, *rows, _in_rows(skips[query]))
-    return Dense(result)
-
-
-def _in_rows(x: torch.Tensor) -> torch.Tensor:
-    """`(B, C, *N)`, channels innermost, to `(B * N, C)`, a view of the same memory."""
-    return x.movedim(1, -1).view(-1, x.shape[1])

@@ -1,0 +1,263 @@
+/* The kernels of native.c, written in vectors of VECTOR floats; included once for every set of instructions.
+ *
+ * Images lie with their channels innermost, (images, height, width, channels); channels are whole vectors. No pointer needs
+ * to be aligned. What is called with numbers for `rows` and `vectors` is inlined with them: its sums then stay in registers.
+ */
+
+#define JOINED(name, suffix) name##_##suffix
+#define EXPANDED(name, suffix) JOINED(name, suffix)
+#define NAME(name) EXPANDED(name, SUFFIX)
+#define INLINE static inline __attribute__((always_inline))
+
+typedef float NAME(vector) __attribute__((vector_size(4 * VECTOR), aligned(4), may_alias));
+#define vector NAME(vector)
+#define AT(pointer) (*(const vector *)(pointer))
+#define PUT(pointer, value) (*(vector *)(pointer) = (value))
+
+/* ---- Winograd's minimal filtering, tiles of 6 x 6 (winograd.py has the formulas) ---- */
+
+/* B^T d */
+INLINE void NAME(input_line)(const vector *d, vector *t) {
+    vector a = d[4] - 4 * d[2], b = d[3] - 4 * d[1], c = d[4] - d[2], e = 2 * (d[3] - d[1]);
+    t[0] = 4 * d[0] - 5 * d[2] + d[4];
+    t[1] = a + b;
+    t[2] = a - b;
+    t[3] = c + e;
+    t[4] = c - e;
+    t[5] = 4 * d[1] - 5 * d[3] + d[5];
+}
+
+/* A^T m, for tiles of 4 or 2 outputs */
+INLINE void NAME(output_line)(const vector *m, vector *y, int tile) {
+    vector a = m[1] + m[2], b = m[1] - m[2], p = m[3] + m[4], q = m[3] - m[4];
+    y[0] = m[0] + a + p;
+    if (tile == 2) {
+        y[1] = b + 2 * q + m[5];
+        return;
+    }
+    y[1] = b + 2 * q;
+    y[2] = a + 4 * p;
+    y[3] = b + 8 * q + m[5];
+}
+
+/* B^T d B: pixels at 36 places, to 36 places `step` apart */
+static void NAME(input_tile)(const float *const *pixels, float *tiles, size_t step, int channels) {
+    for (int c = 0; c < channels; c += VECTOR) {
+        vector t[6][6];
+        for (int j = 0; j < 6; j++) {
+            vector d[6], line[6];
+            for (int i = 0; i < 6; i++) d[i] = AT(pixels[6 * i + j] + c);
+            NAME(input_line)(d, line);
+            for (int i = 0; i < 6; i++) t[i][j] = line[i];
+        }
+        for (int i = 0; i < 6; i++) {
+            vector line[6];
+            NAME(input_line)(t[i], line);
+            for (int j = 0; j < 6; j++) PUT(tiles + (6 * i + j) * step + c, line[j]);
+        }
+    }
+}
+
+/* A^T m A: from 36 places `step` apart, to pixels at tile x tile places */
+INLINE void NAME(output_tile)(const float *products, size_t step, float *const *pixels, int channels, int tile) {
+    for (int c = 0; c < channels; c += VECTOR) {
+        vector t[4][6];
+        for (int j = 0; j < 6; j++) {
+            vector m[6], line[4];
+            for (int i = 0; i < 6; i++) m[i] = AT(products + (6 * i + j) * step + c);
+            NAME(output_line)(m, line, tile);
+            for (int i = 0; i < tile; i++) t[i][j] = line[i];
+        }
+        for (int i = 0; i < tile; i++) {
+            vector line[4];
+            NAME(output_line)(t[i], line, tile);
+            for (int j = 0; j < tile; j++) PUT(pixels[tile * i + j] + c, line[j]);
+        }
+    }
+}
+
+/* A few rows and columns of a matrix product, kept in registers */
+INLINE void NAME(panel)(const float *a, const float *b, float *c, int inner, int outer, int rows, int vectors) {
+    vector sum[6][2];
+    for (int r = 0; r < rows; r++)
+        for (int n = 0; n < vectors; n++) sum[r][n] = (vector){0};
+    for (int k = 0; k < inner; k++) {
+        vector right[2];
+        for (int n = 0; n < vectors; n++) right[n] = AT(b + (size_t)k * outer + n * VECTOR);
+        for (int r = 0; r < rows; r++)
+            for (int n = 0; n < vectors; n++) sum[r][n] += a[(size_t)r * inner + k] * right[n];
+    }
+    for (int r = 0; r < rows; r++)
+        for (int n = 0; n < vectors; n++) PUT(c + (size_t)r * outer + n * VECTOR, sum[r][n]);
+}
+
+INLINE void NAME(columns)(const float *a, const float *b, float *c, int rows, int inner, int outer, int vectors) {
+    for (; rows >= 6; rows -= 6, a += (size_t)6 * inner, c += (size_t)6 * outer) NAME(panel)(a, b, c, inner, outer, 6, vectors);
+    switch (rows) {
+    case 5: NAME(panel)(a, b, c, inner, outer, 5, vectors); break;
+    case 4: NAME(panel)(a, b, c, inner, outer, 4, vectors); break;
+    case 3: NAME(panel)(a, b, c, inner, outer, 3, vectors); break;
+    case 2: NAME(panel)(a, b, c, inner, outer, 2, vectors); break;
+    case 1: NAME(panel)(a, b, c, inner, outer, 1, vectors); break;
+    default: break;
+    }
+}
+
+/* c = a b, of (rows, inner) and (inner, outer) */
+static void NAME(product)(const float *a, const float *b, float *c, int rows, int inner, int outer) {
+    int n = 0;
+    for (; n + 2 * VECTOR <= outer; n += 2 * VECTOR) NAME(columns)(a, b + n, c + n, rows, inner, outer, 2);
+    if (n < outer) NAME(columns)(a, b + n, c + n, rows, inner, outer, 1);
+}
+
+/* Where the pixels of a square of an image lie; `outside` for those that are not of the image */
+INLINE void NAME(square)(const float **pixels, const float *image, const float *outside, int top, int left, int side, int height,
+                         int width, int channels) {
+    for (int i = 0; i < side; i++)
+        for (int j = 0; j < side; j++) {
+            int h = top + i, w = left + j, inside = h >= 0 && h < height && w >= 0 && w < width;
+            pixels[side * i + j] = inside ? image + ((size_t)h * width + w) * channels : outside;
+        }
+}
+
+static void NAME(winograd)(const float *x, const float *weight, float *out, float *scratch, const struct convolution *s) {
+    int tile = 7 - s->kernel, border = s->kernel / 2;
+    int down = (s->height + tile - 1) / tile, across = (s->width + tile - 1) / tile, each = down * across;
+    size_t pixels = (size_t)s->height * s->width, total = (size_t)s->images * each;
+    /* a cache line more than the tiles take: places a power of two apart would share a set of the cache */
+    size_t input_step = (size_t)BLOCK * s->inputs + 16, output_step = (size_t)BLOCK * s->outputs + 16;
+    float *zeros = scratch, *unused = zeros + s->inputs, *tiles = unused + s->outputs, *products = tiles + 36 * input_step;
+    for (int c = 0; c < s->inputs; c++) zeros[c] = 0;
+    for (size_t first = 0; first < total; first += BLOCK) {
+        int count = total - first < BLOCK ? (int)(total - first) : BLOCK;
+        for (int t = 0; t < count; t++) {
+            const float *at[36];
+            int place = (int)((first + t) % each);
+            NAME(square)(at, x + (first + t) / each * pixels * s->inputs, zeros, place / across * tile - border,
+                         place % across * tile - border, 6, s->height, s->width, s->inputs);
+            NAME(input_tile)(at, tiles + (size_t)t * s->inputs, input_step, s->inputs);
+        }
+        for (int p = 0; p < 36; p++)
+            NAME(product)(tiles + p * input_step, weight + (size_t)p * s->inputs * s->outputs, products + p * output_step, count,
+                          s->inputs, s->outputs);
+        for (int t = 0; t < count; t++) {
+            const float *at[16];
+            int place = (int)((first + t) % each);
+            NAME(square)(at, out + (first + t) / each * pixels * s->outputs, unused, place / across * tile, place % across * tile,
+                         tile, s->height, s->width, s->outputs);
+            if (tile == 4)
+                NAME(output_tile)(products + (size_t)t * s->outputs, output_step, (float *const *)at, s->outputs, 4);
+            else
+                NAME(output_tile)(products + (size_t)t * s->outputs, output_step, (float *const *)at, s->outputs, 2);
+        }
+    }
+}
+
+/* ---- Convolution by summation ---- */
+
+/* A few pixels in a line, a few vectors of output channels; `x` is where the first pixel's window begins */
+INLINE void NAME(window)(const float *x, size_t pitch, const float *weight, float *out, const struct convolution *s, int pixels,
+                         int vectors) {
+    size_t step = (size_t)s->stride * s->inputs;
+    vector sum[6][2];
+    for (int r = 0; r < pixels; r++)
+        for (int n = 0; n < vectors; n++) sum[r][n] = (vector){0};
+    for (int i = 0; i < s->kernel; i++)
+        for (int k = 0; k < s->kernel * s->inputs; k++, weight += s->outputs) {
+            vector right[2];
+            for (int n = 0; n < vectors; n++) right[n] = AT(weight + n * VECTOR);
+            for (int r = 0; r < pixels; r++)
+                for (int n = 0; n < vectors; n++) sum[r][n] += x[i * pitch + k + r * step] * right[n];
+        }
+    for (int r = 0; r < pixels; r++)
+        for (int n = 0; n < vectors; n++) PUT(out + (size_t)r * s->outputs + n * VECTOR, sum[r][n]);
+}
+
+INLINE void NAME(line)(const float *x, size_t pitch, const float *weight, float *out, const struct convolution *s, int width,
+                       int vectors) {
+    size_t step = (size_t)s->stride * s->inputs;
+    int w = 0;
+    for (; w + 4 <= width; w += 4)
+        NAME(window)(x + w * step, pitch, weight, out + (size_t)w * s->outputs, s, 4, vectors);
+    for (; w < width; w++) NAME(window)(x + w * step, pitch, weight, out + (size_t)w * s->outputs, s, 1, vectors);
+}
+
+static void NAME(summed)(const float *x, const float *weight, float *out, float *scratch, const struct convolution *s) {
+    size_t row = (size_t)s->width * s->inputs, border = (size_t)s->border * s->inputs, pitch = row + 2 * border;
+    int height = (s->height + 2 * s->border - s->kernel) / s->stride + 1, width = (s->width + 2 * s->border - s->kernel) / s->stride + 1;
+    memset(scratch, 0, sizeof(float) * pitch * (s->height + 2 * s->border));
+    for (int image = 0; image < s->images; image++) {
+        for (int h = 0; h < s->height; h++, x += row)
+            memcpy(scratch + (h + s->border) * pitch + border, x, sizeof(float) * row);
+        for (int h = 0; h < height; h++, out += (size_t)width * s->outputs) {
+            const float *from = scratch + (size_t)h * s->stride * pitch;
+            int n = 0;
+            for (; n + 2 * VECTOR <= s->outputs; n += 2 * VECTOR) NAME(line)(from, pitch, weight + n, out + n, s, width, 2);
+            if (n < s->outputs) NAME(line)(from, pitch, weight + n, out + n, s, width, 1);
+        }
+    }
+}
+
+/* ---- Batch normalisation in training mode and a ReLU (norms.py and activations.py have the formulas) ---- */
+
+/* Adds the sums over some rows of d, y d and d^2, for a vector of channels */
+INLINE void NAME(add_moments)(const float *d, const float *y, size_t rows, int channels, double *sums) {
+    vector first = {0}, mixed = {0}, second = {0};
+    for (size_t r = 0; r < rows; r++, d += channels, y += channels) {
+        vector value = AT(d);
+        first += value;
+        mixed += value * AT(y);
+        second += value * value;
+    }
+    for (int i = 0; i < VECTOR; i++) {
+        sums[i] += first[i];
+        sums[channels + i] += mixed[i];
+        sums[2 * channels + i] += second[i];
+    }
+}
+
+typedef int NAME(mask) __attribute__((vector_size(4 * VECTOR)));
+
+/* `a` where `which` is all ones, `b` where it is zero */
+INLINE vector NAME(choice)(NAME(mask) which, vector a, vector b) {
+    return (vector)(((NAME(mask))a & which) | ((NAME(mask))b & ~which));
+}
+
+INLINE void NAME(apply)(const float *d, const float *skip, float *out, const struct normalisation *s, const float *factors) {
+    const float *y = s->y, *before = s->before;
+    int channels = s->channels;
+    for (size_t r = 0; r < s->rows; r++)
+        for (int c = 0; c < channels; c += VECTOR) {
+            size_t at = r * channels + c;
+            vector z = AT(factors + c) * AT(d + at) + AT(factors + channels + c) * AT(y + at) + AT(factors + 2 * channels + c);
+            if (skip) z += AT(skip + at);
+            vector zero = {0}, x = AT(before + at), least = NAME(choice)(x > 0, -x, zero);
+            z += NAME(choice)(x < 0, x, zero);
+            PUT(out + at, NAME(choice)(least > z, least, z)); /* what is not a number stays so */
+        }
+}
+
+static void NAME(normalised_relu)(const float *d, const float *skip, float *out, float *scratch,
+                                  const struct normalisation *s) {
+    int channels = s->channels;
+    double *sums = (double *)(void *)scratch;
+    float *factors = scratch + 6 * channels;
+    for (int i = 0; i < 3 * channels; i++) sums[i] = 0;
+    for (size_t r = 0; r < s->rows; r += ROWS)
+        for (int c = 0; c < channels; c += VECTOR)
+            NAME(add_moments)(d + r * channels + c, s->y + r * channels + c, s->rows - r < ROWS ? s->rows - r : ROWS, channels,
+                              sums + c);
+    factors_of(sums, factors, s);
+    if (skip)
+        NAME(apply)(d, skip, out, s, factors);
+    else
+        NAME(apply)(d, NULL, out, s, factors);
+}
+
+#undef vector
+#undef AT
+#undef PUT
+#undef INLINE
+#undef NAME
+#undef EXPANDED
+#undef JOINED
