@@ -185,7 +185,18 @@ def _of_shape_only(out: torch.Tensor, *args: Any, **kwargs: Any) -> None:
 
 @rule(F.pad)
 def _pad(out: torch.Tensor, input: Changed, pad: Any, mode: str = "constant", value: Any = None) -> Ruled:  # noqa: A002
-    return _moved(F.pad)(out, input, pad, mode)
+    if len(pad) // 2 >= input.base.dim():
+        return _moved(F.pad)(out, input, pad, mode)
+    delta = input.delta.dense()  # the first axis stays as it is: the queries make it longer
+    return Dense(torch.unflatten(F.pad(delta.flatten(0, 1), pad, mode), 0, delta.shape[:2]))
+
+
+@rule(_Tensor.__getitem__)
+def _part(out: torch.Tensor, input: Changed, index: Any) -> Ruled:  # noqa: A002
+    places = index if isinstance(index, tuple) else (index,)
+    if not all(isinstance(place, slice | int) for place in places):
+        return _moved(_Tensor.__getitem__)(out, input, index)
+    return Dense(input.delta.dense()[(slice(None), *places)])
 
 
 _MOVES: tuple[Callable[..., Any], ...] = (
@@ -195,7 +206,7 @@ _MOVES: tuple[Callable[..., Any], ...] = (
     _Tensor.permute, _Tensor.transpose,
     _Tensor.movedim, _Tensor.expand, _Tensor.sum, _Tensor.mean, _Tensor.chunk, _Tensor.split, _Tensor.unbind,
     _Tensor.narrow, _Tensor.select, _Tensor.t, _Tensor.repeat,
-    _Tensor.__getitem__, _reading("T"), _reading("mT"), _Tensor.float, _Tensor.double, _Tensor.to, _Tensor.type_as,
+    _reading("T"), _reading("mT"), _Tensor.float, _Tensor.double, _Tensor.to, _Tensor.type_as,
     F.unfold, F.fold,
 )  # fmt: skip
 _POOLS = (

@@ -28,13 +28,19 @@ def _cross_entropy(
     label_smoothing: float = 0.0,
 ) -> Ruled:
     plain = weight is None and size_average is None and reduce is None and not isinstance(target, Changed)
-    if not plain or input.base.dim() != 2 or bool((target == ignore_index).any()):
+    if not plain or input.base.dim() != 2 or input.once("ignored", lambda: bool((target == ignore_index).any())):
         return NotImplemented
-    logits, delta = input.base.double(), input.delta.dense().double()
-    wanted = target.double() if target.is_floating_point() else F.one_hot(target, logits.shape[1]).double()
-    wanted = wanted * (1 - label_smoothing) + label_smoothing / logits.shape[1]
-    grown = torch.log1p((logits.softmax(1) * torch.expm1(delta)).sum(2))
-    return _reduced(grown * wanted.sum(1) - (wanted * delta).sum(2), reduction, out)
+
+    def prepared() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        logits = input.base.double()
+        wanted = target.double() if target.is_floating_point() else F.one_hot(target, logits.shape[1]).double()
+        wanted = wanted * (1 - label_smoothing) + label_smoothing / logits.shape[1]
+        return logits.softmax(1), wanted, wanted.sum(1)
+
+    shares, wanted, total = input.once("shares", prepared)
+    delta = input.delta.dense().double()
+    grown = torch.log1p((shares * torch.expm1(delta)).sum(2))
+    return _reduced(grown * total - (wanted * delta).sum(2), reduction, out)
 
 
 @rule(F.mse_loss)
