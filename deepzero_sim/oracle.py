@@ -36,13 +36,10 @@ Precision: TypeAlias = Literal["float32", "bfloat16"]
 
 #: Bytes of differences in a chunk, by type of device. On CPUs 8 and 16 MiB, of 2 to 32, were the fastest for ResNet-20 at batch
 #: 64: two queries behind its last convolutions. On a GPU nothing was measured yet: enough that launches should not matter.
-WORKING_SET = defaultdict(lambda: 2**30, cpu=8 * 2**20)
+WORKING_SET = defaultdict(lambda: 2**30, cpu=32 * 2**20)
 
 #: Perturbed networks evaluated as one batch, at most.
 MOST_QUERIES = 256
-
-#: Times the size of the differences kept that a chunk takes with its temporaries.
-TEMPORARIES = 4
 
 #: Tasks a worker that the chunks of one question are bundled into: enough to end together, few enough to send cheaply.
 TASKS_PER_WORKER = 3
@@ -415,13 +412,12 @@ class ModelOracle(Oracle):
         self.working_set = working_set
         self.memory = memory
         dtype = torch.bfloat16 if precision == "bfloat16" else None
-        self._network = QueriedNetwork(model, NetworkWithLoss(model, loss), "network.", dtype)
+        self._network = QueriedNetwork(model, NetworkWithLoss(model, loss), "network.", dtype, rounded_once=True, memory=memory)
 
     def prepare(self, batch: Any) -> ModelBatch:
         inputs, targets = self._checked(batch)
         base = self._network.base(inputs, targets)
         footprint = self._network.footprint(base)
-        self._require_fits(base, footprint)
         prepared = ModelBatch(inputs, targets, float(base.result), footprint, uuid.uuid4().hex)
         self._keep(prepared.token, base)
         return prepared
@@ -436,15 +432,6 @@ class ModelOracle(Oracle):
         inputs = inputs if isinstance(inputs, tuple) else (inputs,)
         # images with their channels innermost: everything behind them follows, and runs faster
         return tuple(x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x for x in inputs), targets
-
-    def _require_fits(self, base: Base, footprint: Mapping[str, Footprint]) -> None:
-        """Refuse what no splitting into smaller chunks can make fit."""
-        needed = base.size + TEMPORARIES * max((f.size for f in footprint.values()), default=0)
-        if needed > self.memory:
-            raise ConfigError(
-                f"a single query on this batch needs {needed / 2**20:.0f} MiB for activations and differences, more than the "
-                f"{self.memory / 2**20:.0f} MiB of the memory setting: take a smaller batch, or raise memory."
-            )
 
     def chunks(self, prepared: ModelBatch, perturbations: Sequence[Perturbation]) -> list[Perturbation]:
         chunks: list[Perturbation] = []

@@ -50,6 +50,10 @@ class Base:
         return 0 if self.recording is None else self.recording.size
 
 
+#: Times the size of the differences kept that a query takes with its temporaries.
+TEMPORARIES = 4
+
+
 class Footprint(NamedTuple):
     """What one query takes.
 
@@ -70,15 +74,25 @@ class QueriedNetwork:
         whole: a module that contains it as its ``prefix``, and whose result is asked for; the network itself if None.
         prefix: of the network's parameters among those of ``whole``.
         dtype: of the differences between operations; that of the values if None.
+        rounded_once: whether values of the network as it is are computed in float64 and rounded (`difference/doubles.py`).
+        memory: bytes that activations and the differences of one query may take; a network that needs more is not recorded.
     """
 
     def __init__(
-        self, network: nn.Module | None, whole: nn.Module | None = None, prefix: str = "", dtype: torch.dtype | None = None
+        self,
+        network: nn.Module | None,
+        whole: nn.Module | None = None,
+        prefix: str = "",
+        dtype: torch.dtype | None = None,
+        rounded_once: bool = False,
+        memory: float = math.inf,
     ) -> None:
         self._network = network
         self._whole = whole or network
         self._prefix = prefix
         self._dtype = dtype
+        self._rounded_once = rounded_once
+        self._memory = memory
         self._recorded: dict[_Case, bool] = {}
         self._footprints: dict[_Case, dict[str, Footprint]] = {}
 
@@ -93,21 +107,35 @@ class QueriedNetwork:
     def base(self, *inputs: Any) -> Base:
         """The network as it is, on a batch: recorded, or just run where it was found that it cannot be."""
         assert self._whole is not None
+        case = _case(self._whole, inputs)
         with buffers_put_back(self._whole):
-            case = _case(self._whole, inputs)
-            if self._recorded.get(case, True):
-                try:
-                    recording = record(self._whole, inputs, list(self._parameters.values()))
-                    if case not in self._recorded:
-                        self._require_agreement(inputs)
-                    self._recorded[case] = True
-                    result = recording.values[recording.output]
-                    return Base(inputs, result, recording, Differences(recording, self._dtype))
-                except CannotRecordError as error:
-                    self._recorded[case] = False
-                    self._warn(error)
+            try:
+                if self._recorded.get(case, True):
+                    return self._recorded_base(case, inputs)
+            except CannotRecordError as error:
+                self._recorded[case] = False
+                self._warn(error)
         with buffers_put_back(self._whole):
             return Base(inputs, self._whole(*_copied(inputs)))
+
+    def _recorded_base(self, case: _Case, inputs: tuple[Any, ...]) -> Base:
+        assert self._whole is not None
+        recording = record(self._whole, inputs, list(self._parameters.values()), self._rounded_once, self._memory)
+        base = Base(inputs, recording.values[recording.output], recording, Differences(recording, self._dtype))
+        if case not in self._recorded:
+            self._require_agreement(inputs)
+            self._require_fits(base)
+            self._recorded[case] = True
+        return base
+
+    def _require_fits(self, base: Base) -> None:
+        """Refuse what no splitting into smaller chunks can make fit."""
+        needed = base.size + TEMPORARIES * max((f.size for f in self.footprint(base).values()), default=0)
+        if needed > self._memory:
+            raise CannotRecordError(
+                f"activations and the differences of a single query take {needed / 2**20:.0f} MiB, more than the "
+                f"{self._memory / 2**20:.0f} MiB of the memory setting; take a smaller batch, or raise memory"
+            )
 
     def _warn(self, error: CannotRecordError) -> None:
         warnings.warn(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from concurrent.futures import Executor
 from typing import Any
 
@@ -151,15 +152,25 @@ def test_wrong_settings_are_refused_in_one_sentence(options: dict[str, Any], wor
     assert "\n" not in str(caught.value)
 
 
-def test_a_query_that_does_not_fit_is_refused_with_both_sizes() -> None:
+@pytest.mark.parametrize(
+    ("share", "words"),
+    [
+        (0.5, r"its activations take more than the \d+ MiB"),
+        (1.5, r"activations and the differences of a single query take \d+ MiB"),
+    ],
+)
+def test_a_network_that_does_not_fit_is_queried_by_whole_passes_and_a_warning_says_why(share: float, words: str) -> None:
+    """Never an out-of-memory error, and never another answer."""
     model, batch = classifier(), labelled()
     size = ModelOracle(model, F.cross_entropy)._network.base(*((batch[0],), batch[1])).size
-    with pytest.raises(ConfigError, match=r"needs \d+ MiB for activations and differences, more than the 0 MiB") as caught:
-        ModelOracle(model, F.cross_entropy, memory=1).prepare(batch)
-    assert "\n" not in str(caught.value)
-    with pytest.raises(ConfigError, match="a single query on this batch"):
-        ModelOracle(model, F.cross_entropy, memory=size).prepare(batch)
-    assert ModelOracle(model, F.cross_entropy, memory=20 * size).prepare(batch).loss > 0
+    expected = CGE(1e-2).estimate(ModelOracle(model, F.cross_entropy), batch)
+    oracle = ModelOracle(model, F.cross_entropy, memory=int(share * size))
+    with pytest.warns(UserWarning, match=words):
+        estimate = CGE(1e-2).estimate(oracle, batch)
+    assert relative_error(estimate.grads, expected.grads) < 1e-3
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # it is said once
+        CGE(1e-2).estimate(oracle, batch, {name: torch.ones_like(p, dtype=torch.bool) for name, p in model.named_parameters()})
 
 
 def test_a_loss_that_is_not_finite_is_said() -> None:

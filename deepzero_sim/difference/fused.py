@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 
-from deepzero_sim.difference import kernels, native
+from deepzero_sim.difference import kernels, memory, native
 from deepzero_sim.difference.carried import Carried
 from deepzero_sim.difference.delta import Changed, Delta, Dense, is_channels_last
 from deepzero_sim.difference.layers import image_convolution
@@ -108,7 +108,7 @@ def _normalised(delta: Delta, skip: torch.Tensor | None, base: native.Normalised
     given = delta.values
     d, skips = _rows_of_queries(given), None if skip is None else _rows_of_queries(skip)
     if _has_kernel(given, base):
-        result = torch.empty_like(d)
+        result = memory.empty(*d.shape)
         for query, answer in enumerate(result):
             native.normalised_relu(d[query], None if skips is None else skips[query], base, answer)
     elif kernels.available(given.device.type):
@@ -128,7 +128,7 @@ def _convolved(
         return NotImplemented
     skips = None if skip is None else _rows_of_queries(skip)
     between = native.scratch_like(out.movedim(1, -1))
-    result = torch.empty(source.count, *base.y.shape)
+    result = memory.empty(source.count, *base.y.shape)
     for query, write in enumerate(convolution.queries(source.delta)):
         write(between)
         native.normalised_relu(between.flatten(0, 2), None if skips is None else skips[query], base, result[query])

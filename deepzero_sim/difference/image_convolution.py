@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 import torch
 
-from deepzero_sim.difference import native, winograd
+from deepzero_sim.difference import memory, native, winograd
 from deepzero_sim.difference.delta import Delta, Dense, OneChannel, OneCoordinate
 
 #: Writes a query's differences behind the convolution, `(B, H', W', O)`.
@@ -70,7 +70,7 @@ class ImageConvolution:
             size: of the results, `(H', W')`.
         """
         assert not isinstance(delta, OneCoordinate)
-        result = torch.empty(*delta.values.shape[:2], *size, self.outputs)
+        result = memory.empty(*delta.values.shape[:2], *size, self.outputs)
         for write, answer in zip(self.queries(delta), result, strict=True):
             write(answer)
         return result.movedim(-1, 2)

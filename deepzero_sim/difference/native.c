@@ -64,26 +64,37 @@ static void factors_of(const double *sums, float *factors, const struct normalis
 #undef VECTOR
 #pragma GCC pop_options
 
-static int has_avx2(void) { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
-
-static int has_avx512(void) {
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-           __builtin_cpu_supports("avx512bw");
+static int found(void) {
+    int wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+               __builtin_cpu_supports("avx512bw");
+    return wide ? 2 : __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 }
 #else
 #define CHOICE 0
+static int found(void) { return 0; }
 #endif
+
+static int most = 2;
+
+/* Sets of instructions: 0 those that every machine of its kind has, 1 AVX2, 2 AVX-512. Uses none beyond `limit` from now on, and
+ * tells the one that is used. */
+int dz_instructions(int limit) {
+    most = limit;
+    int best = found();
+    return best < most ? best : most;
+}
 
 /* Calls a kernel in the widest form that the machine has and that divides the channels */
 #if CHOICE
-#define BEST(kernel, whole, ...)                        \
-    do {                                                \
-        if ((whole) % 16 == 0 && has_avx512())          \
-            kernel##_avx512(__VA_ARGS__);               \
-        else if (has_avx2())                            \
-            kernel##_avx2(__VA_ARGS__);                 \
-        else                                            \
-            kernel##_plain(__VA_ARGS__);                \
+#define BEST(kernel, whole, ...)                         \
+    do {                                                 \
+        int level = dz_instructions(most);               \
+        if (level == 2 && (whole) % 16 == 0)             \
+            kernel##_avx512(__VA_ARGS__);                \
+        else if (level)                                  \
+            kernel##_avx2(__VA_ARGS__);                  \
+        else                                             \
+            kernel##_plain(__VA_ARGS__);                 \
     } while (0)
 #else
 #define BEST(kernel, whole, ...) kernel##_plain(__VA_ARGS__)

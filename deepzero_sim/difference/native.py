@@ -22,6 +22,7 @@ CHANNELS = 8
 _Pointer, _Int, _Size = ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t
 
 _SIGNATURES = {
+    "dz_instructions": (_Int, [_Int]),
     "dz_winograd_scratch": (_Size, [_Int] * 2),
     "dz_winograd": (None, [*[_Pointer] * 4, *[_Int] * 6]),
     "dz_summed_scratch": (_Size, [_Int] * 4),

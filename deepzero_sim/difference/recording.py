@@ -8,6 +8,7 @@ into what is read again, random numbers.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
+
+from deepzero_sim.difference.doubles import Doubles, put_rounded
 
 #: A value's place in a recording.
 Slot = int
@@ -110,18 +113,28 @@ class Recording:
         return needed
 
 
-def record(module: Callable[..., Any], inputs: Sequence[Any], trained: Sequence[torch.Tensor]) -> Recording:
+def record(
+    module: Callable[..., Any],
+    inputs: Sequence[Any],
+    trained: Sequence[torch.Tensor],
+    rounded_once: bool = False,
+    memory: float = math.inf,
+) -> Recording:
     """Run a network on a batch.
 
     Args:
         module: called as ``module(*inputs)``; returns one tensor.
         inputs: tensors, in any form.
         trained: parameters that queries change.
+        rounded_once: compute all values in float64 beside, and keep those, rounded to their own dtype, as far as `memory`
+            reaches. Rounding errors that add up from layer to layer put some inputs of ReLUs on the other side of zero,
+            which no difference that is carried later makes good.
+        memory: bytes that the values may take.
 
     Raises:
-        CannotRecordError: it does what a recording cannot express.
+        CannotRecordError: it does what a recording cannot express, or the values take more memory.
     """
-    recorder = _Recorder(inputs, trained)
+    recorder = _Recorder(inputs, trained, memory, Doubles() if rounded_once else None)
     with recorder:
         result = module(*inputs)
     recorder.finish(result)
@@ -131,15 +144,19 @@ def record(module: Callable[..., Any], inputs: Sequence[Any], trained: Sequence[
 class _Recorder(TorchFunctionMode):
     """While active, writes down every function of torch that is called."""
 
-    def __init__(self, inputs: Sequence[Any], trained: Sequence[torch.Tensor]) -> None:
+    def __init__(self, inputs: Sequence[Any], trained: Sequence[torch.Tensor], memory: float, doubles: Doubles | None) -> None:
         super().__init__()
         self.recording = Recording()
+        self._memory = memory
+        self._doubles = doubles
+        self._storages: set[int] = set()  # addresses of what is kept
+        self._size = 0
         self._slots: dict[int, Slot] = {}
         self._trained = {id(parameter) for parameter in trained}
         self._written: dict[int, torch.Tensor] = {}  # of what is not in a slot; kept alive, so that identities stay theirs
         for place, value in enumerate(pytree.tree_leaves(list(inputs))):
             if isinstance(value, torch.Tensor):
-                self.recording.inputs[place] = self._slots[id(value)] = self.recording.keep(value)
+                self.recording.inputs[place] = self._slots[id(value)] = self._keep(value)
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -155,10 +172,41 @@ class _Recorder(TorchFunctionMode):
             self._before_writing(target, name, depends)
         if func in _NORMS:
             return self._norm(func, args, kwargs)
+        if not depends:
+            return func(*args, **kwargs)
+        return self._run(func, leaves, form, target)
+
+    def _run(
+        self, func: Callable[..., Any], leaves: Sequence[Any], form: pytree.TreeSpec, target: torch.Tensor | None = None
+    ) -> Any:
+        """Call a function and write it down."""
+        arguments = tuple(map(self._read, leaves))
+        slots = [argument.slot if isinstance(argument, Read) else None for argument in arguments]
+        exact = None if self._doubles is None else self._doubles.call(func, leaves, form, slots, target)
+        args, kwargs = pytree.tree_unflatten(list(leaves), form)
         result = func(*args, **kwargs)
-        if depends:
-            self._write_down(func, arguments, form, result)
+        outputs = [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, torch.Tensor)]
+        pairs = list(zip(exact, outputs, strict=True)) if exact is not None and len(exact) == len(outputs) else []
+        views = {_address(x) for x in leaves if isinstance(x, torch.Tensor) and x is not target}
+        put_rounded([(value, leaf) for value, leaf in pairs if _address(leaf) not in views])
+        self._write_down(func, arguments, form, result)
+        if self._doubles is not None:
+            self._doubles.keep({self._slots[id(leaf)]: value for value, leaf in pairs})
         return result
+
+    def _keep(self, value: torch.Tensor) -> Slot:
+        """A new slot, if there is memory for it."""
+        if _address(value) not in self._storages:
+            self._storages.add(_address(value))
+            self._size += value.untyped_storage().nbytes()
+        if self._size > self._memory:
+            raise CannotRecordError(
+                f"its activations take more than the {self._memory / 2**20:.0f} MiB of the memory setting; take a smaller "
+                "batch, or raise memory"
+            )
+        if (1 + Doubles.RATIO) * self._size > self._memory:
+            self._doubles = None
+        return self.recording.keep(value)
 
     def _read(self, leaf: Any) -> Any:
         if not isinstance(leaf, torch.Tensor):
@@ -166,7 +214,7 @@ class _Recorder(TorchFunctionMode):
         if id(leaf) in self._written:
             raise CannotRecordError("it reads a buffer that it has written into")
         if id(leaf) in self._trained and id(leaf) not in self._slots:
-            self.recording.parameters[id(leaf)] = self._slots[id(leaf)] = self.recording.keep(leaf)
+            self.recording.parameters[id(leaf)] = self._slots[id(leaf)] = self._keep(leaf)
         return Read(self._slots[id(leaf)]) if id(leaf) in self._slots else leaf
 
     def _before_writing(self, target: torch.Tensor, name: str, depends: bool) -> None:
@@ -193,15 +241,14 @@ class _Recorder(TorchFunctionMode):
         if given[statistics]:
             given |= {"running_mean": None, "running_var": None}
         leaves, form = pytree.tree_flatten(((), given))
-        result: torch.Tensor = func(**given)
-        self._write_down(func, tuple(map(self._read, leaves)), form, result)
+        result: torch.Tensor = self._run(func, leaves, form)
         return result
 
     def _write_down(self, func: Callable[..., Any], arguments: tuple[Any, ...], form: pytree.TreeSpec, result: Any) -> None:
         outputs: list[Slot | None] = []
         for leaf in pytree.tree_leaves(result):
             if isinstance(leaf, torch.Tensor):
-                self._slots[id(leaf)] = self.recording.keep(leaf)
+                self._slots[id(leaf)] = self._keep(leaf)
                 outputs.append(self._slots[id(leaf)])
             else:
                 outputs.append(None)
@@ -227,6 +274,10 @@ class _Recorder(TorchFunctionMode):
             if reads_numbers and not value.is_floating_point():
                 name = getattr(operation.function, "__name__", "an operation")
                 raise CannotRecordError(f"{name} makes {value.dtype} of values that queries change")
+
+
+def _address(value: torch.Tensor) -> int:
+    return value.untyped_storage().data_ptr()
 
 
 #: Normalisations that write running statistics, and what the argument is called that says so.

@@ -1,4 +1,4 @@
-"""Batch normalisation, a sum and a ReLU together give what they give one after the other."""
+"""A convolution, batch normalisation, a sum and a ReLU together give what they give one after the other."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from problems import autograd, mse, relative_error
 from torch import nn
 
-from deepzero_sim.difference import kernels
-from deepzero_sim.difference.network import fused
+from deepzero_sim.difference import kernels, native
+from deepzero_sim.difference.fused import grouped
 from deepzero_sim.difference.recording import record
 from deepzero_sim.estimator import CGE
 from deepzero_sim.oracle import ModelOracle
@@ -23,9 +23,9 @@ class Block(nn.Module):
 
     def __init__(self, join: Callable[[Any, torch.Tensor, torch.Tensor], torch.Tensor], **norm: Any) -> None:
         super().__init__()
-        self.first, self.conv, self.last = nn.Conv2d(2, 3, 1), nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 2, 1)
-        self.norm, self.norm2, self.join = nn.BatchNorm2d(3, **norm), nn.BatchNorm2d(3), join
-        self.shift = nn.Parameter(torch.randn(3, 1, 1))
+        self.first, self.conv, self.last = nn.Conv2d(2, 8, 1), nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 2, 1)
+        self.norm, self.norm2, self.join = nn.BatchNorm2d(8, **norm), nn.BatchNorm2d(8), join
+        self.shift = nn.Parameter(torch.randn(8, 1, 1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         hidden = torch.tanh(self.first(x))
@@ -64,19 +64,31 @@ JOINS: dict[str, tuple[Callable[[Any, torch.Tensor, torch.Tensor], torch.Tensor]
 }
 
 
+#: What takes one pass, and how it is made to.
+WAYS = ("C", "compiled for GPUs")
+
+
 @pytest.fixture
-def uncompiled(monkeypatch: pytest.MonkeyPatch) -> list[Callable[..., Any]]:
-    """The functions as plain torch, whatever their size; what was called."""
-    called: list[Callable[..., Any]] = []
+def called(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """One pass by the kernels in C, or by those for GPUs as plain torch: for each call whether something was added."""
+    added: list[bool] = []
+    way = getattr(request, "param", "C")
+    module: Any = native if way == "C" else kernels
+    original = module.normalised_relu
 
-    def call(function: Callable[..., Any], *args: Any) -> Any:
-        called.append(function)
-        return function(*args)
+    def normalised_relu(d: torch.Tensor, skip: torch.Tensor | None, *rest: Any) -> Any:
+        added.append(skip is not None)
+        return original(d, skip, *rest)
 
-    monkeypatch.setattr(kernels, "SMALLEST", 1)
-    monkeypatch.setattr(kernels, "available", lambda device: True)
-    monkeypatch.setattr(kernels, "call", call)
-    return called
+    monkeypatch.setattr(module, "normalised_relu", normalised_relu)
+    if way != "C":
+        monkeypatch.setattr(native, "serves", lambda *tensors: False)
+        monkeypatch.setattr(kernels, "available", lambda device: True)
+        monkeypatch.setattr(kernels, "_compiled", lambda function: function)
+    return added
+
+
+both_ways = pytest.mark.parametrize("called", WAYS, indirect=True)
 
 
 def problem(model: nn.Module, dtype: torch.dtype = torch.float32) -> tuple[ModelOracle, tuple[torch.Tensor, torch.Tensor]]:
@@ -84,41 +96,42 @@ def problem(model: nn.Module, dtype: torch.dtype = torch.float32) -> tuple[Model
     return ModelOracle(model, mse), (torch.randn(4, 2, 4, 4, dtype=dtype), torch.randn(4, 2, 4, 4, dtype=dtype))
 
 
+@both_ways
 @pytest.mark.parametrize("name", JOINS)
-def test_agrees_with_autograd(name: str, uncompiled: list[Any]) -> None:
+def test_agrees_with_autograd(name: str, called: list[bool]) -> None:
     join, together = JOINS[name]
     oracle, batch = problem(Block(join))
     estimate = CGE(1e-6).estimate(oracle, batch)  # a small step seldom crosses a kink of the ReLU
     assert relative_error(estimate.grads, autograd(oracle, batch)) < 2e-5
     if not together:
-        assert not uncompiled
+        assert not called
 
 
+@both_ways
 @pytest.mark.parametrize("name", ["relu", "sum"])
-def test_they_do_go_together(name: str, uncompiled: list[Any]) -> None:
+def test_they_do_go_together(name: str, called: list[bool]) -> None:
     CGE(1e-4).estimate(*problem(Block(JOINS[name][0])))
-    assert {kernels.normalised_relu if name == "relu" else kernels.normalised_add_relu} <= set(uncompiled)
+    assert set(called) == {name == "sum"}
 
 
 @pytest.mark.parametrize("name", ["relu", "sum", "sum of two norms"])
 @pytest.mark.parametrize("norm", [{}, {"affine": False}, {"eps": 0.1}, {"track_running_stats": False}], ids=str)
 def test_together_or_apart_is_the_same(name: str, norm: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     oracle, batch = problem(Block(JOINS[name][0], **norm))
-    apart = CGE(1e-3).estimate(oracle, batch)
-    monkeypatch.setattr(kernels, "SMALLEST", 1)
-    monkeypatch.setattr(kernels, "available", lambda device: True)
-    monkeypatch.setattr(kernels, "call", lambda function, *args: function(*args))
     together = CGE(1e-3).estimate(oracle, batch)
+    monkeypatch.setattr(native, "serves", lambda *tensors: False)
+    apart = CGE(1e-3).estimate(oracle, batch)
     assert relative_error(together.grads, apart.grads) < 1e-5
 
 
-def test_in_float64_they_are_as_exact_together(uncompiled: list[Any]) -> None:
+@pytest.mark.parametrize("called", WAYS[1:], indirect=True)
+def test_in_float64_they_are_as_exact_together(called: list[bool]) -> None:
     oracle, batch = problem(Block(JOINS["sum"][0]), torch.float64)
     estimate = CGE(1e-5).estimate(oracle, batch)
     assert relative_error(estimate.grads, autograd(oracle, batch)) < 1e-9
 
 
-def test_in_evaluation_they_are_apart(uncompiled: list[Any]) -> None:
+def test_in_evaluation_they_are_apart(called: list[bool]) -> None:
     oracle, batch = problem(Block(JOINS["sum"][0]).eval())
     estimate = CGE(1e-6).estimate(oracle, batch)
     assert relative_error(estimate.grads, autograd(oracle, batch)) < 2e-5
@@ -129,27 +142,19 @@ def test_a_norm_that_is_the_result_stays_apart() -> None:
     model = nn.Sequential(nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3), nn.ReLU())
     x = torch.randn(2, 2, 3, 3)
     recording = record(model, [x], list(model.parameters()))
-    groups = fused(recording, recording.operations)
-    assert [len(group) for group in groups] == [1, 2]
+    groups = grouped(recording, recording.operations)
+    assert [len(group) for group in groups] == [3]
     (recording.output,) = (slot for slot in recording.operations[1].outputs if slot is not None)
-    assert [len(group) for group in fused(recording, recording.operations)] == [1, 1, 1]
+    assert [len(group) for group in grouped(recording, recording.operations)] == [1, 1, 1]
 
 
 @pytest.mark.slow
-def test_compiled_they_agree_with_autograd() -> None:
-    """Compiling takes some 20 s."""
-    if not kernels.available("cpu"):
-        pytest.skip("torch finds no C++ compiler")
+@pytest.mark.filterwarnings("ignore")  # torch has some for its own code
+def test_compiled_it_is_the_same() -> None:
+    """What GPUs run, compiled for this CPU in some 20 s."""
     torch.manual_seed(0)
-    model = nn.Sequential(
-        nn.Conv2d(2, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16),
-        nn.ReLU(), nn.Conv2d(16, 2, 1),
-    )  # fmt: skip
-    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    oracle = ModelOracle(model, mse)
-    batch = torch.randn(64, 2, 16, 16), torch.randn(64, 2, 16, 16)
-    mask = {name: torch.rand(p.shape) < 8 / p.numel() for name, p in model.named_parameters()}
-    estimate = CGE(1e-3).estimate(oracle, batch, mask)
-    exact = autograd(oracle, batch)
-    expected = {name: grad * mask[name] for name, grad in exact.items()}
-    assert relative_error(estimate.grads, expected) < 1e-3
+    d, skip, y, before = (torch.randn(2, 40, 8) for _ in range(4))
+    base = native.NormalisedBase(y[0], torch.rand(8) + 0.5, torch.randn(8), before[0])
+    for added in (None, skip):
+        expected = kernels._normalised_relu(d, added, *base)
+        torch.testing.assert_close(kernels.normalised_relu(d, added, base), expected, rtol=1e-5, atol=1e-6)

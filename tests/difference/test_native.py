@@ -1,0 +1,167 @@
+"""The kernels in C compute what torch computes in float64, with every set of instructions that the machine has."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own convention
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from deepzero_sim.difference import native, winograd
+from deepzero_sim.difference.activations import relu_difference
+from deepzero_sim.difference.norms import normalised_difference
+
+LOADED: Any = native.library()
+INSTRUCTIONS = ("plain", "AVX2", "AVX-512")
+PROPERTY = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+channels = st.integers(1, 5).map(lambda n: native.CHANNELS * n)
+images = st.tuples(st.integers(1, 3), st.integers(1, 14), st.integers(1, 14))
+
+
+def test_they_were_compiled() -> None:
+    assert LOADED is not None
+
+
+@pytest.fixture(params=range(3), ids=INSTRUCTIONS, autouse=True)
+def instructions(request: pytest.FixtureRequest) -> Iterator[None]:
+    if LOADED.dz_instructions(request.param) < request.param:
+        LOADED.dz_instructions(2)
+        pytest.skip(f"this machine has no {INSTRUCTIONS[request.param]}")
+    yield
+    LOADED.dz_instructions(2)
+
+
+def convolved(x: torch.Tensor, weight: torch.Tensor, stride: int = 1, border: int = 0) -> torch.Tensor:
+    """`(B, H, W, C)` and `(O, C, k, k)` to `(B, H', W', O)`, in float64."""
+    return F.conv2d(x.double().movedim(-1, 1), weight.double(), stride=stride, padding=border).movedim(1, -1)
+
+
+def error(found: torch.Tensor, expected: torch.Tensor) -> float:
+    assert found.shape == expected.shape
+    return float((found - expected).abs().max() / expected.abs().max())
+
+
+@PROPERTY
+@given(size=images, inputs=channels, outputs=channels, kernel=st.sampled_from(winograd.KERNELS), seed=st.integers(0, 99))
+def test_winograd(size: tuple[int, int, int], inputs: int, outputs: int, kernel: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    x, weight = torch.randn(*size, inputs), torch.randn(outputs, inputs, kernel, kernel)
+    result = torch.full((*size, outputs), torch.nan)
+    native.winograd(x, winograd.transformed_weight(weight), kernel, result)
+    assert error(result, convolved(x, weight, 1, kernel // 2)) < 2e-5
+
+
+@PROPERTY
+@given(
+    size=images,
+    inputs=st.integers(1, 9),
+    outputs=channels,
+    kernel=st.integers(1, 5),
+    stride=st.integers(1, 3),
+    border=st.integers(0, 3),
+    seed=st.integers(0, 99),
+)
+def test_summed(
+    size: tuple[int, int, int], inputs: int, outputs: int, kernel: int, stride: int, border: int, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    x, weight = torch.randn(*size, inputs), torch.randn(outputs, inputs, kernel, kernel)
+    if min(size[1:]) + 2 * border < kernel:
+        return
+    expected = convolved(x, weight, stride, border)
+    result = torch.full(expected.shape, torch.nan)
+    native.summed(x, weight.permute(2, 3, 1, 0).contiguous(), stride, border, result)
+    assert error(result, expected) < 2e-6
+
+
+@PROPERTY
+@given(
+    rows=st.integers(2, 300),
+    count=channels,
+    scale=st.sampled_from([1e-6, 1e-2, 1.0]),
+    adds=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_normalised_relu(rows: int, count: int, scale: float, adds: bool, seed: int) -> None:
+    torch.manual_seed(seed)
+    d, skip, y, before = (torch.randn(rows, count) for _ in range(4))
+    deviation, weight = torch.rand(count) + 0.5, torch.randn(count)
+    d, skip = d * scale, skip * scale
+    y = (y - y.mean(0)) / y.std(0, correction=0)
+    result = torch.full_like(d, torch.nan)
+    native.normalised_relu(d, skip if adds else None, native.NormalisedBase(y, deviation, weight, before), result)
+    z = normalised_difference(y.double(), d.double()[None], deviation.double(), [0])[0] * weight.double()
+    expected = relu_difference(before.double(), z + skip.double() if adds else z)
+    assert float((result - expected).abs().max()) < 1e-5 * float(z.abs().max() + skip.abs().max())
+    native.normalised_relu(d, skip if adds else None, native.NormalisedBase(y, deviation, weight, before), d)
+    assert torch.equal(d, result)  # in place
+
+
+def test_what_is_not_a_number_stays_so() -> None:
+    d, base = torch.zeros(4, 8), native.NormalisedBase(torch.zeros(4, 8), torch.ones(8), torch.ones(8), -torch.ones(4, 8))
+    d[1, 2] = torch.nan
+    native.normalised_relu(d, None, base, d)
+    assert d[:, 2].isnan().all()
+    assert (d[:, :2] == 0).all()
+
+
+def test_a_query_does_not_depend_on_its_batch() -> None:
+    """Tiles of several images share a matrix product: what each gives must be its own."""
+    x, weight = torch.randn(5, 9, 7, 16), winograd.transformed_weight(torch.randn(24, 16, 3, 3))
+    together, alone = torch.empty(5, 9, 7, 24), torch.empty(1, 9, 7, 24)
+    native.winograd(x, weight, 3, together)
+    for image, expected in zip(x, together, strict=True):
+        native.winograd(image[None], weight, 3, alone)
+        assert torch.equal(alone[0], expected)
+
+
+WITHOUT = """
+import importlib.util, json, warnings
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *rest: None if name.endswith("_native") else find(name, *rest)
+import torch, deepzero_sim as dz
+from deepzero_sim.models import resnet20
+torch.manual_seed(0)
+model, batch = resnet20(), (torch.randn(4, 3, 16, 16), torch.tensor([0, 1, 2, 3]))
+mask = {"blocks.0.conv1.weight": torch.zeros(16, 16, 3, 3, dtype=torch.bool)}
+mask["blocks.0.conv1.weight"][3, 4] = True
+oracle = dz.ModelOracle(model, torch.nn.functional.cross_entropy)
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    grads = [dz.CGE(1e-4).estimate(oracle, batch, mask).grads["blocks.0.conv1.weight"][3, 4] for _ in range(2)]
+print(json.dumps([str(w.message) for w in caught if "kernels in C" in str(w.message)]))
+print(json.dumps(grads[0].flatten().tolist()))
+"""
+
+
+@pytest.mark.slow
+def test_without_them_torch_computes_the_same_and_a_warning_says_so_once() -> None:
+    (warning,), expected = _printed_by(WITHOUT)
+    assert warning.startswith("deepzero-sim was installed without its kernels in C")
+    warnings, found = _printed_by(WITHOUT.replace('None if name.endswith("_native") else ', ""))
+    assert not warnings
+    assert error(torch.tensor(found), torch.tensor(expected)) < 1e-4
+
+
+def _printed_by(program: str) -> list[Any]:
+    run = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=120)
+    return [json.loads(line) for line in run.stdout.splitlines()]
+
+
+def test_a_library_of_another_version_is_not_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    """Loading must not end in a traceback: what cannot be loaded is as good as not there."""
+    broken = tmp_path / "_native.so"
+    broken.write_bytes(b"no library")
+    spec = importlib.util.spec_from_file_location("_native", broken)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
+    with pytest.warns(UserWarning, match="without its kernels in C"):
+        assert native.library.__wrapped__() is None
