@@ -50,10 +50,10 @@ class Doubles:
         return [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, torch.Tensor)]
 
     def _double(self, leaf: Any, slot: int | None, written: bool) -> Any:
-        if not isinstance(leaf, torch.Tensor) or leaf.dtype not in _ROUNDED:
-            return leaf.clone() if written else leaf
-        known = self._values.get(slot) if slot is not None else None
-        value = leaf.double() if known is None else known
+        if not isinstance(leaf, torch.Tensor):
+            return leaf
+        known = None if slot is None else self._values.get(slot)
+        value = known if known is not None else leaf.double() if leaf.dtype in _ROUNDED else leaf
         return value.clone() if written else value
 
     def keep(self, values: Mapping[int, torch.Tensor]) -> None:
