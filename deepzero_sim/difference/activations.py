@@ -18,7 +18,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 
-from deepzero_sim.difference.delta import Changed, Delta, Dense, OneChannel
+from deepzero_sim.difference import native
+from deepzero_sim.difference.delta import Changed, Delta, Dense, OneChannel, is_channels_last
 from deepzero_sim.difference.rules import Ruled, rule
 
 _Tensor = torch.Tensor
@@ -52,6 +53,11 @@ def _leaky_relu(out: torch.Tensor, input: Changed, negative_slope: float = 0.01,
 
 def _bent(input: Changed, slope: float) -> Delta:  # noqa: A002
     """Of `max(x, a x)`: `max(d + (1 - a) min(x, 0), a d - (1 - a) max(x, 0))`, with what does not depend on `d` kept."""
+    if isinstance(input.delta, Dense) and native.serves(input.delta.values, input.base) and _alike(input.delta, input.base):
+        result = torch.empty_like(input.delta.values)
+        for change, answer in zip(input.delta.values, result, strict=True):
+            native.bent(change, input.base, slope, answer)
+        return Dense(result)
     x = input.base
     below = input.once("below", lambda: (1 - slope) * x.clamp(max=0))
     above = input.once("above", lambda: (slope - 1) * x.clamp(min=0))
@@ -60,6 +66,12 @@ def _bent(input: Changed, slope: float) -> Delta:  # noqa: A002
         return input.delta.with_values(torch.maximum(d + below, torch.add(above, d, alpha=slope)))
     d = input.delta.dense()
     return Dense(torch.maximum(d + below, torch.add(above, d, alpha=slope) if slope else above))
+
+
+def _alike(delta: Dense, base: torch.Tensor) -> bool:
+    """Whether the differences of every query lie in memory as the value does, without gaps."""
+    whole = base.is_contiguous() or is_channels_last(base)
+    return whole and delta.values.stride() == (base.numel(), *base.stride())
 
 
 @rule(F.elu)

@@ -19,22 +19,24 @@ class ImageConvolution:
     """A convolution with a square kernel, the same stride in both directions, and a border of zeros that is the same all round.
 
     Args:
-        weight: `(O, C, k, k)`, `O` a multiple of :data:`native.CHANNELS`.
+        weight: `(O, C, k, k)`.
         stride: in both directions.
         border: on all sides.
     """
 
     def __init__(self, weight: torch.Tensor, stride: int, border: int) -> None:
         self._weight, self._stride, self._border = weight, stride, border
-        outputs, inputs, kernel, _ = weight.shape
+        self.outputs, inputs, kernel, _ = weight.shape
         keeps_size = stride == 1 and kernel == 2 * border + 1
-        self._tiled = keeps_size and inputs % native.CHANNELS == 0 and kernel in winograd.KERNELS
-        self.outputs = outputs
+        self._whole = self.outputs % native.CHANNELS == 0
+        self._tiled = self._whole and keeps_size and inputs % native.CHANNELS == 0 and kernel in winograd.KERNELS
 
     def serves(self, delta: Delta) -> bool:
         """Whether there is a kernel for such differences, `(P, B, C, H, W)`."""
-        known = isinstance(delta, Dense) or (isinstance(delta, OneChannel) and delta.dim == 1)
-        return known and native.serves(delta.values, self._weight)
+        if not (isinstance(delta, Dense) or (isinstance(delta, OneChannel) and delta.dim == 1)):
+            return False
+        few = self._stride == 1 and max(delta.values.shape[2], self.outputs) <= native.FEW_CHANNELS
+        return (self._whole or few) and native.serves(delta.values, self._weight)
 
     @functools.cached_property
     def _transformed(self) -> torch.Tensor:
@@ -55,12 +57,14 @@ class ImageConvolution:
         assert not isinstance(delta, OneCoordinate)
         images = delta.values.movedim(2, -1).contiguous()
         for query, x in enumerate(images):
-            if isinstance(delta, OneChannel):
-                yield functools.partial(native.summed, x, self._by_input[delta.channels[query]], self._stride, self._border)
-            elif self._tiled:
+            if self._tiled and isinstance(delta, Dense):
                 yield functools.partial(native.winograd, x, self._transformed, self._weight.shape[2])
+                continue
+            weight = self._by_place if isinstance(delta, Dense) else self._by_input[delta.channels[query]]
+            if self._whole:
+                yield functools.partial(native.summed, x, weight, self._stride, self._border)
             else:
-                yield functools.partial(native.summed, x, self._by_place, self._stride, self._border)
+                yield functools.partial(native.narrow, x, weight, self._border)
 
     def through(self, delta: Delta, size: torch.Size) -> torch.Tensor:
         """Differences of the results, `(P, B, O, H', W')`.

@@ -17,7 +17,6 @@ from typing import Any, TypeAlias
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 
-from deepzero_sim.difference import native
 from deepzero_sim.difference.delta import (
     Changed,
     Delta,
@@ -128,7 +127,7 @@ def image_convolution(
 ) -> ImageConvolution | None:
     """The fast way of a convolution of images whose input changes, if there is one; arguments are those of the convolution."""
     base = base_of(weight)
-    if not isinstance(input, Changed) or base.dim() != 4 or base.shape[0] % native.CHANNELS or groups != 1:
+    if not isinstance(input, Changed) or base.dim() != 4 or groups != 1:
         return None
     steps, sides = set(_for_each(stride, 2)), {side for pair in _sides(padding, base.shape[2:], [1, 1]) for side in pair}
     if set(_for_each(dilation, 2)) != {1} or any(len(sizes) > 1 for sizes in (steps, sides, set(base.shape[2:]))):

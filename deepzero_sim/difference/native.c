@@ -108,6 +108,10 @@ size_t dz_summed_scratch(int height, int width, int inputs, int border) {
     return (size_t)(height + 2 * border) * (width + 2 * border) * inputs;
 }
 
+size_t dz_narrow_scratch(int height, int width, int inputs, int kernel, int border) {
+    return (size_t)kernel * kernel * inputs * 16 + (size_t)4 * (height + 2 * border) * (width + 2 * border) + 4 * 16;
+}
+
 /* A convolution that keeps the size of the images: x (images, height, width, inputs), weight (36, inputs, outputs) as
  * transformed for a kernel of 3 or 5, out (images, height, width, outputs). Inputs and outputs are multiples of 8. */
 void dz_winograd(const float *x, const float *weight, float *out, float *scratch, int images, int height, int width, int inputs,
@@ -122,6 +126,16 @@ void dz_summed(const float *x, const float *weight, float *out, float *scratch, 
     struct convolution s = {images, height, width, inputs, outputs, kernel, stride, border};
     BEST(summed, outputs, x, weight, out, scratch, &s);
 }
+
+/* Any convolution with stride 1 of at most four channels to at most four, arguments as above. */
+void dz_narrow(const float *x, const float *weight, float *out, float *scratch, int images, int height, int width, int inputs,
+               int outputs, int kernel, int border) {
+    struct convolution s = {images, height, width, inputs, outputs, kernel, 1, border};
+    BEST(narrow, 16, x, weight, out, scratch, &s);
+}
+
+/* What a difference d changes behind max(x, slope x), of any shape; `out` may be `d`. */
+void dz_bent(const float *d, const float *x, float *out, size_t count, float slope) { BEST(bent, 16, d, x, out, count, slope); }
 
 /* What a difference d (rows, channels) changes behind batch normalisation in training mode, a sum with a difference `skip` if
  * it is not NULL, and a ReLU. `out` may be `d`. Scratch is 9 floats a channel. */

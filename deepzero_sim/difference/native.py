@@ -1,8 +1,8 @@
 """Kernels in C for differences of images on CPUs (`native.c`): one pass over memory where torch's operations take several.
 
 They are compiled when the package is installed. Without them the same is computed by torch, at a fraction of the speed.
-Images lie with their channels innermost, in float32, and channels are multiples of :data:`CHANNELS`. Kernels use one thread,
-since queries are dealt out to workers, and serve one query a call: what they give does not depend on its chunk.
+Images lie with their channels innermost, in float32; output channels are multiples of :data:`CHANNELS`, or few. Kernels use one
+thread, since queries are dealt out to workers, and serve one query a call: what they give does not depend on its chunk.
 """
 
 from __future__ import annotations
@@ -16,8 +16,13 @@ from typing import NamedTuple
 
 import torch
 
-#: Channels come in whole vectors.
+from deepzero_sim.difference.delta import is_channels_last
+
+#: Channels come in multiples of this.
 CHANNELS = 8
+
+#: As many have a convolution of their own.
+FEW_CHANNELS = 4
 
 _Pointer, _Int, _Size = ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t
 
@@ -27,6 +32,9 @@ _SIGNATURES = {
     "dz_winograd": (None, [*[_Pointer] * 4, *[_Int] * 6]),
     "dz_summed_scratch": (_Size, [_Int] * 4),
     "dz_summed": (None, [*[_Pointer] * 4, *[_Int] * 8]),
+    "dz_narrow_scratch": (_Size, [_Int] * 5),
+    "dz_narrow": (None, [*[_Pointer] * 4, *[_Int] * 7]),
+    "dz_bent": (None, [*[_Pointer] * 3, _Size, ctypes.c_float]),
     "dz_normalised_relu": (None, [*[_Pointer] * 4, _Size, _Int, *[_Pointer] * 4]),
 }
 
@@ -89,6 +97,20 @@ def summed(x: torch.Tensor, weight: torch.Tensor, stride: int, border: int, resu
     functions.dz_summed(*_at(x, weight, result, scratch), *sizes)
 
 
+def narrow(x: torch.Tensor, weight: torch.Tensor, border: int, result: torch.Tensor) -> None:
+    """As :func:`summed` with stride 1, of at most :data:`FEW_CHANNELS` to at most as many."""
+    count, height, width, inputs = x.shape
+    kernel, outputs = weight.shape[0], weight.shape[3]
+    functions = _library()
+    scratch = _scratch("convolution", functions.dz_narrow_scratch(height, width, inputs, kernel, border))
+    functions.dz_narrow(*_at(x, weight, result, scratch), count, height, width, inputs, outputs, kernel, border)
+
+
+def bent(d: torch.Tensor, x: torch.Tensor, slope: float, result: torch.Tensor) -> None:
+    """The difference of a ReLU with a slope below zero (`activations.py`): three tensors of one shape, any."""
+    _library().dz_bent(*_at(d, x, result), d.numel(), slope)
+
+
 class NormalisedBase(NamedTuple):
     """Batch normalisation and a ReLU in the base network.
 
@@ -132,7 +154,7 @@ def _library() -> ctypes.CDLL:
 
 def _at(*tensors: torch.Tensor | None) -> list[int | None]:
     """Where they lie in memory."""
-    assert all(x is None or x.is_contiguous() for x in tensors)
+    assert all(x is None or x.is_contiguous() or is_channels_last(x) for x in tensors)
     return [None if x is None else x.data_ptr() for x in tensors]
 
 

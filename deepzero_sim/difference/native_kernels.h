@@ -14,6 +14,13 @@ typedef float NAME(vector) __attribute__((vector_size(4 * VECTOR), aligned(4), m
 #define AT(pointer) (*(const vector *)(pointer))
 #define PUT(pointer, value) (*(vector *)(pointer) = (value))
 
+typedef int NAME(mask) __attribute__((vector_size(4 * VECTOR)));
+
+/* `a` where `which` is all ones, `b` where it is zero */
+INLINE vector NAME(choice)(NAME(mask) which, vector a, vector b) {
+    return (vector)(((NAME(mask))a & which) | ((NAME(mask))b & ~which));
+}
+
 /* ---- Winograd's minimal filtering, tiles of 6 x 6 (winograd.py has the formulas) ---- */
 
 /* B^T d */
@@ -198,6 +205,89 @@ static void NAME(summed)(const float *x, const float *weight, float *out, float 
     }
 }
 
+/* ---- Convolution of at most four channels to at most four: a vector holds several pixels of four ---- */
+
+#define PIXELS (VECTOR / 4)
+
+/* Channel k of every pixel, in all four places of that pixel */
+INLINE vector NAME(spread)(vector x, int k) {
+    NAME(mask) from;
+    for (int i = 0; i < VECTOR; i++) from[i] = i / 4 * 4 + k;
+    return __builtin_shuffle(x, from);
+}
+
+/* Four vectors of pixels in a line; `x` is where the first one's window begins */
+INLINE void NAME(quartet)(const float *x, size_t pitch, const float *weight, vector *sum, int kernel, int inputs) {
+    for (int r = 0; r < 4; r++) sum[r] = (vector){0};
+    for (int i = 0; i < kernel; i++)
+        for (int j = 0; j < kernel; j++)
+            for (int k = 0; k < inputs; k++, weight += VECTOR)
+                for (int r = 0; r < 4; r++)
+                    sum[r] += NAME(spread)(AT(x + i * pitch + 4 * j + r * VECTOR), k) * AT(weight);
+}
+
+INLINE void NAME(narrow_line)(const float *x, size_t pitch, const float *weight, float *out, const struct convolution *s, int width,
+                              int inputs) {
+    for (int w = 0; w < width; w += 4 * PIXELS) {
+        vector sum[4];
+        int left = width - w < 4 * PIXELS ? width - w : 4 * PIXELS;
+        NAME(quartet)(x + 4 * (size_t)w, pitch, weight, sum, s->kernel, inputs);
+        if (s->outputs == 4 && left == 4 * PIXELS)
+            for (int r = 0; r < 4; r++) PUT(out + r * VECTOR, sum[r]);
+        else
+            for (int r = 0; r < left; r++)
+                for (int o = 0; o < s->outputs; o++) out[r * s->outputs + o] = sum[r / PIXELS][r % PIXELS * 4 + o];
+        out += (size_t)left * s->outputs;
+    }
+}
+
+static void NAME(narrow)(const float *x, const float *weight, float *out, float *scratch, const struct convolution *s) {
+    int taps = s->kernel * s->kernel * s->inputs;
+    int height = s->height + 2 * s->border - s->kernel + 1, width = s->width + 2 * s->border - s->kernel + 1;
+    size_t pitch = (size_t)4 * (s->width + 2 * s->border);
+    float *weights = scratch, *padded = scratch + (size_t)taps * VECTOR;
+    for (int t = 0; t < taps; t++)
+        for (int i = 0; i < VECTOR; i++) weights[t * VECTOR + i] = i % 4 < s->outputs ? weight[t * s->outputs + i % 4] : 0;
+    memset(padded, 0, sizeof(float) * (pitch * (s->height + 2 * s->border) + 4 * VECTOR));
+    for (int image = 0; image < s->images; image++) {
+        for (int h = 0; h < s->height; h++) {
+            float *row = padded + (h + s->border) * pitch + 4 * s->border;
+            if (s->inputs == 4)
+                memcpy(row, x, sizeof(float) * 4 * s->width);
+            else
+                for (int w = 0; w < s->width; w++)
+                    for (int k = 0; k < s->inputs; k++) row[4 * w + k] = x[w * s->inputs + k];
+            x += (size_t)s->width * s->inputs;
+        }
+        for (int h = 0; h < height; h++, out += (size_t)width * s->outputs) {
+            const float *from = padded + h * pitch;
+            switch (s->inputs) {
+            case 1: NAME(narrow_line)(from, pitch, weights, out, s, width, 1); break;
+            case 2: NAME(narrow_line)(from, pitch, weights, out, s, width, 2); break;
+            case 3: NAME(narrow_line)(from, pitch, weights, out, s, width, 3); break;
+            default: NAME(narrow_line)(from, pitch, weights, out, s, width, 4); break;
+            }
+        }
+    }
+}
+
+/* ---- ReLU, with any slope below zero (activations.py has the formulas) ---- */
+
+static void NAME(bent)(const float *d, const float *x, float *out, size_t count, float slope) {
+    size_t n = 0;
+    vector zero = {0};
+    for (; n + VECTOR <= count; n += VECTOR) {
+        vector value = AT(x + n), change = AT(d + n);
+        vector below = change + (1 - slope) * NAME(choice)(value < 0, value, zero);
+        vector above = slope * change - (1 - slope) * NAME(choice)(value > 0, value, zero);
+        PUT(out + n, NAME(choice)(above > below, above, below)); /* what is not a number stays so */
+    }
+    for (; n < count; n++) {
+        float below = d[n] + (1 - slope) * (x[n] < 0 ? x[n] : 0), above = slope * d[n] - (1 - slope) * (x[n] > 0 ? x[n] : 0);
+        out[n] = above > below ? above : below;
+    }
+}
+
 /* ---- Batch normalisation in training mode and a ReLU (norms.py and activations.py have the formulas) ---- */
 
 /* Adds the sums over some rows of d, y d and d^2, for a vector of channels */
@@ -214,13 +304,6 @@ INLINE void NAME(add_moments)(const float *d, const float *y, size_t rows, int c
         sums[channels + i] += mixed[i];
         sums[2 * channels + i] += second[i];
     }
-}
-
-typedef int NAME(mask) __attribute__((vector_size(4 * VECTOR)));
-
-/* `a` where `which` is all ones, `b` where it is zero */
-INLINE vector NAME(choice)(NAME(mask) which, vector a, vector b) {
-    return (vector)(((NAME(mask))a & which) | ((NAME(mask))b & ~which));
 }
 
 INLINE void NAME(apply)(const float *d, const float *skip, float *out, const struct normalisation *s, const float *factors) {
@@ -254,6 +337,7 @@ static void NAME(normalised_relu)(const float *d, const float *skip, float *out,
         NAME(apply)(d, NULL, out, s, factors);
 }
 
+#undef PIXELS
 #undef vector
 #undef AT
 #undef PUT

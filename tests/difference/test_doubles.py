@@ -65,6 +65,7 @@ def test_they_are_left_out_where_there_is_no_memory_for_them() -> None:
         record(model, [x], list(model.parameters()), memory=0.5 * size)
 
 
+@pytest.mark.filterwarnings("ignore")  # that this kind of tensor will go
 def test_what_takes_no_float64_is_known() -> None:
     def quantized(x: torch.Tensor) -> torch.Tensor:
         return torch.quantize_per_tensor(x, 0.1, 0, torch.qint8).dequantize()  # of float32 only
