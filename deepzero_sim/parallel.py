@@ -6,8 +6,10 @@ on one thread, and a task's content is fixed before it is dealt out.
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -18,7 +20,7 @@ from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
 import loky
 import torch
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from deepzero_sim.errors import ConfigError, WorkerLostError
 from deepzero_sim.ranks import open_ranks
@@ -100,12 +102,15 @@ def _end_with(parent: int) -> None:
 
 @contextmanager
 def single_threaded() -> Iterator[None]:
-    """One BLAS and torch thread inside: small solver calls are several times faster so, and results do not vary.
-
-    To find all libraries takes some 20 ms: not for every task.
-    """
-    with threadpool_limits(limits=1), _torch_single_threaded():
+    """One BLAS and torch thread inside: small solver calls are several times faster so, and results do not vary."""
+    with _libraries(len(sys.modules)).limit(limits=1), _torch_single_threaded():
         yield
+
+
+@functools.lru_cache(maxsize=1)
+def _libraries(modules: int) -> ThreadpoolController:
+    """What has threads in this process; to look for it takes some 20 ms, so it is looked for when modules were imported."""
+    return ThreadpoolController()
 
 
 @contextmanager

@@ -54,10 +54,7 @@ def _leaky_relu(out: torch.Tensor, input: Changed, negative_slope: float = 0.01,
 def _bent(input: Changed, slope: float) -> Delta:  # noqa: A002
     """Of `max(x, a x)`: `max(d + (1 - a) min(x, 0), a d - (1 - a) max(x, 0))`, with what does not depend on `d` kept."""
     if isinstance(input.delta, Dense) and native.serves(input.delta.values, input.base) and _alike(input.delta, input.base):
-        result = torch.empty_like(input.delta.values)
-        for change, answer in zip(input.delta.values, result, strict=True):
-            native.bent(change, input.base, slope, answer)
-        return Dense(result)
+        return Dense(native.bent(input.delta.values, input.base, slope))
     x = input.base
     below = input.once("below", lambda: (1 - slope) * x.clamp(max=0))
     above = input.once("above", lambda: (slope - 1) * x.clamp(min=0))

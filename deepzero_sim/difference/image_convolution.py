@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from typing import TypeAlias
+from typing import TypeAlias, TypeGuard
 
 import torch
 
 from deepzero_sim.difference import memory, native, winograd
-from deepzero_sim.difference.delta import Delta, Dense, OneChannel, OneCoordinate
+from deepzero_sim.difference.delta import Delta, Dense, OneChannel
 
-#: Writes a query's differences behind the convolution, `(B, H', W', O)`.
+#: Writes differences behind the convolution, `(N, H', W', O)`.
 _Write: TypeAlias = Callable[[torch.Tensor], None]
 
 
@@ -31,7 +31,7 @@ class ImageConvolution:
         self._whole = self.outputs % native.CHANNELS == 0
         self._tiled = self._whole and keeps_size and inputs % native.CHANNELS == 0 and kernel in winograd.KERNELS
 
-    def serves(self, delta: Delta) -> bool:
+    def serves(self, delta: Delta) -> TypeGuard[Dense | OneChannel]:
         """Whether there is a kernel for such differences, `(P, B, C, H, W)`."""
         if not (isinstance(delta, Dense) or (isinstance(delta, OneChannel) and delta.dim == 1)):
             return False
@@ -52,29 +52,32 @@ class ImageConvolution:
         """`(C, k, k, 1, O)`."""
         return self._weight.permute(1, 2, 3, 0).unsqueeze(3).contiguous()
 
-    def queries(self, delta: Delta) -> Iterator[_Write]:
+    def queries(self, delta: Dense | OneChannel) -> Iterator[_Write]:
         """For each query what writes its differences."""
-        assert not isinstance(delta, OneCoordinate)
         images = delta.values.movedim(2, -1).contiguous()
         for query, x in enumerate(images):
-            if self._tiled and isinstance(delta, Dense):
-                yield functools.partial(native.winograd, x, self._transformed, self._weight.shape[2])
-                continue
-            weight = self._by_place if isinstance(delta, Dense) else self._by_input[delta.channels[query]]
-            if self._whole:
-                yield functools.partial(native.summed, x, weight, self._stride, self._border)
-            else:
-                yield functools.partial(native.narrow, x, weight, self._border)
+            yield self._written(x, None if isinstance(delta, Dense) else delta.channels[query])
 
-    def through(self, delta: Delta, size: torch.Size) -> torch.Tensor:
+    def through(self, delta: Dense | OneChannel, size: torch.Size) -> torch.Tensor:
         """Differences of the results, `(P, B, O, H', W')`.
 
         Args:
             delta: of the images.
             size: of the results, `(H', W')`.
         """
-        assert not isinstance(delta, OneCoordinate)
         result = memory.empty(*delta.values.shape[:2], *size, self.outputs)
-        for write, answer in zip(self.queries(delta), result, strict=True):
-            write(answer)
+        if isinstance(delta, Dense):  # all in one call
+            self._written(delta.values.movedim(2, -1).flatten(0, 1).contiguous(), None)(result.flatten(0, 1))
+        else:
+            for write, answer in zip(self.queries(delta), result, strict=True):
+                write(answer)
         return result.movedim(-1, 2)
+
+    def _written(self, x: torch.Tensor, channel: int | None) -> _Write:
+        """What writes the differences behind images `(N, H, W, C)` of all channels or of a single one."""
+        if self._tiled and channel is None:
+            return functools.partial(native.winograd, x, self._transformed, self._weight.shape[2])
+        weight = self._by_place if channel is None else self._by_input[channel]
+        if self._whole:
+            return functools.partial(native.summed, x, weight, self._stride, self._border)
+        return functools.partial(native.narrow, x, weight, self._border)

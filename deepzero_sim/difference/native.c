@@ -134,8 +134,10 @@ void dz_narrow(const float *x, const float *weight, float *out, float *scratch, 
     BEST(narrow, 16, x, weight, out, scratch, &s);
 }
 
-/* What a difference d changes behind max(x, slope x), of any shape; `out` may be `d`. */
-void dz_bent(const float *d, const float *x, float *out, size_t count, float slope) { BEST(bent, 16, d, x, out, count, slope); }
+/* What `queries` differences d of `count` numbers each change behind max(x, slope x); `out` may be `d`. */
+void dz_bent(const float *d, const float *x, float *out, int queries, size_t count, float slope) {
+    for (int query = 0; query < queries; query++, d += count, out += count) BEST(bent, 16, d, x, out, count, slope);
+}
 
 /* What a difference d (rows, channels) changes behind batch normalisation in training mode, a sum with a difference `skip` if
  * it is not NULL, and a ReLU. `out` may be `d`. Scratch is 9 floats a channel. */

@@ -2,7 +2,7 @@
 
 They are compiled when the package is installed. Without them the same is computed by torch, at a fraction of the speed.
 Images lie with their channels innermost, in float32; output channels are multiples of :data:`CHANNELS`, or few. Kernels use one
-thread, since queries are dealt out to workers, and serve one query a call: what they give does not depend on its chunk.
+thread, since queries are dealt out to workers, and what they give for a query does not depend on the others of its chunk.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import torch
 
-from deepzero_sim.difference.delta import is_channels_last
+from deepzero_sim.difference import memory
 
 #: Channels come in multiples of this.
 CHANNELS = 8
@@ -34,7 +34,7 @@ _SIGNATURES = {
     "dz_summed": (None, [*[_Pointer] * 4, *[_Int] * 8]),
     "dz_narrow_scratch": (_Size, [_Int] * 5),
     "dz_narrow": (None, [*[_Pointer] * 4, *[_Int] * 7]),
-    "dz_bent": (None, [*[_Pointer] * 3, _Size, ctypes.c_float]),
+    "dz_bent": (None, [*[_Pointer] * 3, _Int, _Size, ctypes.c_float]),
     "dz_normalised_relu": (None, [*[_Pointer] * 4, _Size, _Int, *[_Pointer] * 4]),
 }
 
@@ -106,9 +106,20 @@ def narrow(x: torch.Tensor, weight: torch.Tensor, border: int, result: torch.Ten
     functions.dz_narrow(*_at(x, weight, result, scratch), count, height, width, inputs, outputs, kernel, border)
 
 
-def bent(d: torch.Tensor, x: torch.Tensor, slope: float, result: torch.Tensor) -> None:
-    """The difference of a ReLU with a slope below zero (`activations.py`): three tensors of one shape, any."""
-    _library().dz_bent(*_at(d, x, result), d.numel(), slope)
+def bent(d: torch.Tensor, x: torch.Tensor, slope: float) -> torch.Tensor:
+    """The difference of a ReLU with a slope below zero (`activations.py`).
+
+    Args:
+        d: `(P, *shape)`, each query in memory as `x`.
+        x: `(*shape)`, without gaps.
+        slope: below zero.
+
+    Returns:
+        `(P, *shape)`, laid out as `d`.
+    """
+    result = memory.empty(d.numel()).as_strided(d.shape, d.stride())
+    _library().dz_bent(d.data_ptr(), x.data_ptr(), result.data_ptr(), len(d), x.numel(), slope)
+    return result
 
 
 class NormalisedBase(NamedTuple):
@@ -154,7 +165,7 @@ def _library() -> ctypes.CDLL:
 
 def _at(*tensors: torch.Tensor | None) -> list[int | None]:
     """Where they lie in memory."""
-    assert all(x is None or x.is_contiguous() or is_channels_last(x) for x in tensors)
+    assert all(x is None or x.is_contiguous() for x in tensors)
     return [None if x is None else x.data_ptr() for x in tensors]
 
 

@@ -220,10 +220,12 @@ INLINE vector NAME(spread)(vector x, int k) {
 INLINE void NAME(quartet)(const float *x, size_t pitch, const float *weight, vector *sum, int kernel, int inputs) {
     for (int r = 0; r < 4; r++) sum[r] = (vector){0};
     for (int i = 0; i < kernel; i++)
-        for (int j = 0; j < kernel; j++)
-            for (int k = 0; k < inputs; k++, weight += VECTOR)
+        for (int j = 0; j < kernel; j++, weight += inputs * VECTOR)
+#pragma GCC unroll 4
+            for (int k = 0; k < inputs; k++) /* unrolled, so that every shuffle is one instruction */
+#pragma GCC unroll 4
                 for (int r = 0; r < 4; r++)
-                    sum[r] += NAME(spread)(AT(x + i * pitch + 4 * j + r * VECTOR), k) * AT(weight);
+                    sum[r] += NAME(spread)(AT(x + i * pitch + 4 * j + r * VECTOR), k) * AT(weight + k * VECTOR);
 }
 
 INLINE void NAME(narrow_line)(const float *x, size_t pitch, const float *weight, float *out, const struct convolution *s, int width,

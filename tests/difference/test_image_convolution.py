@@ -29,7 +29,7 @@ def called(monkeypatch: pytest.MonkeyPatch) -> set[str]:
 
         return called_kernel
 
-    for name in ("winograd", "summed"):
+    for name in ("winograd", "summed", "narrow"):
         monkeypatch.setattr(native, name, noting(name))
     return names
 
@@ -61,6 +61,9 @@ CASES: list[tuple[tuple[int, int], int, dict[str, Any], str | None]] = [
     ((16, 8), 1, {"stride": (2, 2)}, "summed"),
     ((16, 8), 7, {"padding": 3}, "summed"),
     ((16, 8), 4, {"padding": 1}, "summed"),
+    ((4, 3), 3, {"padding": 1}, "narrow"),
+    ((3, 4), 5, {"padding": 1}, "narrow"),
+    ((4, 2), 3, {"padding": 1, "stride": 2}, None),
     ((16, 10), 3, {"padding": 1}, None),
     ((16, 8), 3, {"padding": (1, 0)}, None),
     ((16, 8), 3, {"padding": 1, "stride": (1, 2)}, None),
@@ -87,7 +90,8 @@ def test_differences_of_one_channel(
     base, weight = images(BATCH, inputs, 9, 8), torch.randn(outputs, inputs // options.get("groups", 1), kernel, kernel)
     delta = OneChannel(torch.randn(QUERIES, BATCH, 1, 9, 8), (1, 2, 0), 1, base.shape, channels_last=True)
     through(base, delta, weight, **options)
-    assert called == ({"summed"} if by else set())
+    few = outputs <= native.FEW_CHANNELS
+    assert called == ({"narrow" if few else "summed"} if by else set())
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])

@@ -83,6 +83,36 @@ def test_summed(
     assert error(result, expected) < 2e-6
 
 
+few = st.integers(1, native.FEW_CHANNELS)
+
+
+@PROPERTY
+@given(size=images, inputs=few, outputs=few, kernel=st.integers(1, 5), border=st.integers(0, 3), seed=st.integers(0, 99))
+def test_narrow(size: tuple[int, int, int], inputs: int, outputs: int, kernel: int, border: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    x, weight = torch.randn(*size, inputs), torch.randn(outputs, inputs, kernel, kernel)
+    if min(size[1:]) + 2 * border < kernel:
+        return
+    expected = convolved(x, weight, 1, border)
+    result = torch.full(expected.shape, torch.nan)
+    native.narrow(x, weight.permute(2, 3, 1, 0).contiguous(), border, result)
+    assert error(result, expected) < 2e-6
+
+
+@PROPERTY
+@given(
+    shape=st.tuples(st.integers(1, 4), st.integers(1, 70)),
+    slope=st.sampled_from([0.0, 0.3, 1.0]),
+    scale=st.sampled_from([1e-7, 1e-2, 1.0]),
+    seed=st.integers(0, 99),
+)
+def test_bent(shape: tuple[int, int], slope: float, scale: float, seed: int) -> None:
+    torch.manual_seed(seed)
+    d, x = scale * torch.randn(shape), torch.randn(shape[1])
+    expected = F.leaky_relu(x.double() + d.double(), slope) - F.leaky_relu(x.double(), slope)
+    assert float((native.bent(d, x, slope) - expected).abs().max()) < 1e-6 * float(d.abs().max())
+
+
 @PROPERTY
 @given(
     rows=st.integers(2, 300),
