@@ -3,8 +3,7 @@
 The loss of ResNet-20 is differenced along coordinates of every layer, at steps from 1e-6 to 1e-2, in three ways: with
 differences carried through the network in float32 (and in bfloat16), as a difference of two float32 losses, and as a
 difference of two float64 losses, which the others are held to. What is shown is `|d - d64| / |d64|`, norms over the
-coordinates. What is left of it for carried differences at small steps are ReLUs so close to zero that rounding, in the
-activations themselves, puts them on the other side in float32: a larger batch averages them out.
+coordinates.
 
 Run: python benchmarks/difference_form.py [--figure docs/img/difference_form.png] [--batch 16] [--coordinates 2]
 Prints one JSON object, after some minutes.

@@ -88,7 +88,7 @@ class Differences:
     def _through_all(self, operations: Sequence[Operation], carried: Carried) -> None:
         """Enter the differences of what the operations compute; together where that is one pass over memory."""
         first, *others = operations
-        delta = together(operations, carried) if others else NotImplemented
+        delta: Any = together(operations, carried) if others else NotImplemented
         if delta is not NotImplemented:
             (slot,) = operations[-1].outputs
             assert slot is not None
