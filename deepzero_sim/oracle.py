@@ -34,8 +34,9 @@ Loss: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 #: What differences are carried in: the network's own dtype, or bfloat16, which rounds them but not what they differ from.
 Precision: TypeAlias = Literal["float32", "bfloat16"]
 
-#: Bytes of differences in a chunk, by type of device. On CPUs 8 and 16 MiB, of 2 to 32, were the fastest for ResNet-20 at batch
-#: 64: two queries behind its last convolutions. On a GPU nothing was measured yet: enough that launches should not matter.
+#: Bytes of differences in a chunk, by type of device. On CPUs 32 MiB, of 4 to 32, were the fastest for ResNet-20 at batch 64,
+#: though not by much: eight queries behind its last convolutions. On a GPU nothing was measured yet: enough that launches
+#: should not matter.
 WORKING_SET = defaultdict(lambda: 2**30, cpu=32 * 2**20)
 
 #: Perturbed networks evaluated as one batch, at most.

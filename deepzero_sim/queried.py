@@ -47,7 +47,9 @@ class Base:
     @property
     def size(self) -> int:
         """Bytes of what it keeps."""
-        return 0 if self.recording is None else self.recording.size
+        if self.recording is None or self.differences is None:
+            return 0
+        return self.recording.size + self.differences.size
 
 
 #: Times the size of the differences kept that a query takes with its temporaries.
@@ -130,11 +132,12 @@ class QueriedNetwork:
 
     def _require_fits(self, base: Base) -> None:
         """Refuse what no splitting into smaller chunks can make fit."""
-        needed = base.size + TEMPORARIES * max((f.size for f in self.footprint(base).values()), default=0)
+        largest = max((f.size for f in self.footprint(base).values()), default=0)  # asked first: the base keeps more then
+        needed = base.size + TEMPORARIES * largest
         if needed > self._memory:
             raise CannotRecordError(
-                f"activations and the differences of a single query take {needed / 2**20:.0f} MiB, more than the "
-                f"{self._memory / 2**20:.0f} MiB of the memory setting; take a smaller batch, or raise memory"
+                f"activations and the differences of a single query take {needed / 2**20:.3g} MiB, more than the "
+                f"{self._memory / 2**20:.3g} MiB of the memory setting; take a smaller batch, or raise memory"
             )
 
     def _warn(self, error: CannotRecordError) -> None:

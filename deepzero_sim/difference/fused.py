@@ -68,23 +68,28 @@ def together(operations: Sequence[Operation], carried: Carried) -> Ruled:
     norm, *add, relu = operations[1:] if convolution else operations
     if norm.function is not F.batch_norm or not carried.changed(operations[0]):
         return NotImplemented
-    base = _base(norm, add, relu, carried)
+    source = norm.call_arguments(lambda slot: slot)[1]["input"]
+    base = _base(norm, source, add, relu, carried)
     if base is None:
         return NotImplemented
     skips = [carried.deltas[slot] for x in add for slot in x.reads if slot in carried.deltas and slot not in norm.outputs]
     skip = None if not skips else skips[0].dense()
     if convolution is None:
-        return _normalised(carried.deltas[norm.reads[0]], skip, base)
+        return _normalised(carried.deltas[source], skip, base)
     args, kwargs = carried.arguments(convolution)
-    return _convolved(args, kwargs, carried.recording.values[norm.reads[0]], skip, base)
+    return _convolved(args, kwargs, carried.recording.values[source], skip, base)
 
 
-def _base(norm: Operation, add: Sequence[Operation], relu: Operation, carried: Carried) -> native.NormalisedBase | None:
-    """Norm and ReLU in the base network; None where one pass does not do."""
+def _base(
+    norm: Operation, source: Any, add: Sequence[Operation], relu: Operation, carried: Carried
+) -> native.NormalisedBase | None:
+    """Norm, of what is in the slot `source`, and ReLU in the base network; None where one pass does not do."""
     values, memo = carried.recording.values, carried.memos[norm]
-    source, *trained = norm.reads
+    if source not in norm.reads:  # a constant
+        return None
     x, before = values[source], values[relu.reads[0]]
     spread = any(values[slot].shape != x.shape for operation in add for slot in operation.reads)
+    trained = [slot for slot in norm.reads if slot != source]
     if spread or not (is_channels_last(x) and is_channels_last(before)) or not carried.deltas.keys().isdisjoint(trained):
         return None
     if "in rows" not in memo:
@@ -107,7 +112,7 @@ def _normalised(delta: Delta, skip: torch.Tensor | None, base: native.Normalised
         return NotImplemented
     given = delta.values
     d, skips = _rows_of_queries(given), None if skip is None else _rows_of_queries(skip)
-    if _has_kernel(given, base):
+    if _has_kernel(given, skip, base):
         result = memory.empty(*d.shape)
         for query, answer in enumerate(result):
             native.normalised_relu(d[query], None if skips is None else skips[query], base, answer)
@@ -124,7 +129,7 @@ def _convolved(
     """Query by query, so that what the convolution gives is still in the cache."""
     source, *trained = [x for x in (*args, *kwargs.values()) if isinstance(x, Changed)]
     convolution = image_convolution(*args, **kwargs)
-    if trained or convolution is None or not convolution.serves(source.delta) or not _has_kernel(out, base):
+    if trained or convolution is None or not convolution.serves(source.delta) or not _has_kernel(out, skip, base):
         return NotImplemented
     skips = None if skip is None else _rows_of_queries(skip)
     between = native.scratch_like(out.movedim(1, -1))
@@ -135,8 +140,9 @@ def _convolved(
     return _images(result, out.shape[0], out.shape[2:])
 
 
-def _has_kernel(like: torch.Tensor, base: native.NormalisedBase) -> bool:
-    return base.y.shape[1] % native.CHANNELS == 0 and native.serves(like, *base)
+def _has_kernel(given: torch.Tensor, skip: torch.Tensor | None, base: native.NormalisedBase) -> bool:
+    tensors = (given, *base) if skip is None else (given, skip, *base)
+    return base.y.shape[1] % native.CHANNELS == 0 and native.serves(*tensors)
 
 
 def _rows(x: torch.Tensor) -> torch.Tensor:

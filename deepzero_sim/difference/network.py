@@ -15,6 +15,7 @@ from deepzero_sim.difference import activations, arithmetic, layers, losses, nor
 from deepzero_sim.difference.carried import Carried, Memos
 from deepzero_sim.difference.delta import Delta, Dense, OneChannel, OneCoordinate
 from deepzero_sim.difference.fused import grouped, together
+from deepzero_sim.difference.image_convolution import ImageConvolution
 from deepzero_sim.difference.recompute import recompute
 from deepzero_sim.difference.recording import Operation, Recording, Slot
 from deepzero_sim.difference.rules import RULES
@@ -57,6 +58,14 @@ class Differences:
         self._dtype = dtype
         self._plans: dict[frozenset[Slot], list[_Step]] = {}
         self._memos: Memos = defaultdict(dict)
+
+    @property
+    def size(self) -> int:
+        """Bytes of what was computed of the network as it is, beside its values."""
+        known = {x.untyped_storage().data_ptr() for x in self._recording.values}
+        kept = [x for memo in self._memos.values() for x in _tensors(memo)]
+        sizes = {x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in kept}
+        return sum(size for address, size in sizes.items() if address not in known)
 
     def of(self, changes: Mapping[Slot, Delta], meter: Meter | None = None) -> Delta | None:
         """What queries change of the result; None if nothing.
@@ -110,6 +119,12 @@ class Differences:
         for slot, delta in zip(operation.outputs, pytree.tree_leaves(result), strict=True):
             if slot is not None and delta is not None:
                 carried.deltas[slot] = delta if self._dtype is None else _in_dtype(delta, self._dtype)
+
+
+def _tensors(memo: Mapping[str, Any]) -> list[torch.Tensor]:
+    leaves = pytree.tree_leaves(list(memo.values()))
+    inside = [x for leaf in leaves if isinstance(leaf, ImageConvolution) for x in vars(leaf).values()]
+    return [x for x in (*leaves, *inside) if isinstance(x, torch.Tensor)]
 
 
 def _ruled(function: Callable[..., Any], out: torch.Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -212,7 +212,7 @@ class _Recorder(TorchFunctionMode):
             self._size += value.untyped_storage().nbytes()
         if self._size > self._memory:
             raise CannotRecordError(
-                f"its activations take more than the {self._memory / 2**20:.0f} MiB of the memory setting; take a smaller "
+                f"its activations take more than the {self._memory / 2**20:.3g} MiB of the memory setting; take a smaller "
                 "batch, or raise memory"
             )
         if (1 + Doubles.RATIO) * self._size > self._memory:
