@@ -407,8 +407,8 @@ class ModelOracle(Oracle):
         if precision not in get_args(Precision):
             raise ConfigError(f"precision must be one of {', '.join(get_args(Precision))}, not {precision!r}.")
         for name, size in (("working_set", working_set), ("memory", memory)):
-            if size is not None and size < 1:
-                raise ConfigError(f"{name} must be a positive number of bytes, not {size}.")
+            if size is not None and (not isinstance(size, int) or size < 1):
+                raise ConfigError(f"{name} must be a positive whole number of bytes, not {size!r}.")
         self.precision = precision
         self.working_set = working_set
         self.memory = memory

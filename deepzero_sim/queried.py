@@ -116,9 +116,27 @@ class QueriedNetwork:
                     return self._recorded_base(case, inputs)
             except CannotRecordError as error:
                 self._recorded[case] = False
+                self._require_repeatable(inputs)
                 self._warn(error)
+        return Base(inputs, self._whole_pass(inputs))
+
+    def _whole_pass(self, inputs: Sequence[Any]) -> torch.Tensor:
+        assert self._whole is not None
         with buffers_put_back(self._whole):
-            return Base(inputs, self._whole(*_copied(inputs)))
+            result: torch.Tensor = self._whole(*_copied(inputs))
+            return result
+
+    def _require_repeatable(self, inputs: Sequence[Any]) -> None:
+        """Refuse a network whose results of two whole passes could differ more by chance than by a query."""
+        if not torch.equal(*(self._whole_pass(inputs).nan_to_num() for _ in range(2))):
+            raise ConfigError(
+                f"{self._name} gives other results when it is called again, so that differences of them say nothing: take out "
+                "what is random or kept from call to call, or call eval() if that is dropout."
+            )
+
+    @property
+    def _name(self) -> str:
+        return type(self._network or self._whole).__name__
 
     def _recorded_base(self, case: _Case, inputs: tuple[Any, ...]) -> Base:
         assert self._whole is not None
@@ -142,8 +160,8 @@ class QueriedNetwork:
 
     def _warn(self, error: CannotRecordError) -> None:
         warnings.warn(
-            f"{type(self._network or self._whole).__name__} is queried by whole forward passes, one at a time, which is "
-            f"slower: no differences can be carried through it ({error}).",
+            f"{self._name} is queried by whole forward passes, one at a time, which is slower and leaves few digits at steps "
+            f"below 1e-3 in float32: no differences can be carried through it ({error}).",
             stacklevel=4,
         )
 

@@ -138,9 +138,10 @@ def test_bfloat16_rounds_differences_only() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"working_set": 0}, "working_set must be a positive number of bytes, not 0"),
-        ({"working_set": -5}, "working_set must be a positive number of bytes, not -5"),
-        ({"memory": 0}, "memory must be a positive number of bytes, not 0"),
+        ({"working_set": 0}, "working_set must be a positive whole number of bytes, not 0"),
+        ({"working_set": -5}, "working_set must be a positive whole number of bytes, not -5"),
+        ({"memory": "1GB"}, "memory must be a positive whole number of bytes, not '1GB'"),
+        ({"memory": 0}, "memory must be a positive whole number of bytes, not 0"),
         ({"precision": "float16"}, "precision must be one of float32, bfloat16, not 'float16'"),
         ({"queries_per_chunk": 0}, "queries_per_chunk must be a positive number, not 0"),
     ],

@@ -29,6 +29,7 @@ from torch import nn
 
 from deepzero_sim.difference.delta import Dense
 from deepzero_sim.difference.rules import RULES
+from deepzero_sim.errors import ConfigError
 from deepzero_sim.estimator import CGE
 from deepzero_sim.oracle import ModelOracle
 from deepzero_sim.perturbation import CoordinateBatch, Coordinates, Directions, Perturbation, trainable, unit_direction
@@ -453,13 +454,13 @@ class Dropping(nn.Module):
     ids=["Dropout", "dropout", "dropout by name", "randn_like", "randn", "rand", "bernoulli", "normal_", "rrelu", "alpha",
          "attention", "gumbel", "randperm", "exponential_", "normal", "poisson", "distribution"],
 )  # fmt: skip
-def test_random_numbers_are_not_recorded(draw: Callable[[torch.Tensor], torch.Tensor]) -> None:
-    """They would be drawn once and repeated: in whole passes they are what they are."""
-    model = Dropping(draw).double()
-    with fallback_allowed() as caught:
-        base = QueriedNetwork(model).base(torch.randn(4, 3, dtype=torch.float64))
-    assert len(caught) == 1
-    assert base.recording is None
+def test_a_network_that_draws_random_numbers_is_refused(draw: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    """Two passes of it differ by more than any query changes."""
+    torch.manual_seed(0)
+    network = QueriedNetwork(Dropping(draw).double())
+    with pytest.raises(ConfigError, match="Dropping gives other results when it is called again") as caught:
+        network.base(torch.randn(4, 3, dtype=torch.float64))
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -31,13 +31,16 @@ def test_they_were_compiled() -> None:
     assert LOADED is not None
 
 
-@pytest.fixture(params=range(3), ids=INSTRUCTIONS, autouse=True)
+@pytest.fixture(params=range(3), ids=INSTRUCTIONS)
 def instructions(request: pytest.FixtureRequest) -> Iterator[None]:
     if LOADED.dz_instructions(request.param) < request.param:
         LOADED.dz_instructions(2)
         pytest.skip(f"this machine has no {INSTRUCTIONS[request.param]}")
     yield
     LOADED.dz_instructions(2)
+
+
+with_every_set = pytest.mark.usefixtures("instructions")
 
 
 def convolved(x: torch.Tensor, weight: torch.Tensor, stride: int = 1, border: int = 0) -> torch.Tensor:
@@ -50,6 +53,7 @@ def error(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float((found - expected).abs().max() / expected.abs().max())
 
 
+@with_every_set
 @PROPERTY
 @given(size=images, inputs=channels, outputs=channels, kernel=st.sampled_from(winograd.KERNELS), seed=st.integers(0, 99))
 def test_winograd(size: tuple[int, int, int], inputs: int, outputs: int, kernel: int, seed: int) -> None:
@@ -60,6 +64,7 @@ def test_winograd(size: tuple[int, int, int], inputs: int, outputs: int, kernel:
     assert error(result, convolved(x, weight, 1, kernel // 2)) < 2e-5
 
 
+@with_every_set
 @PROPERTY
 @given(
     size=images,
@@ -86,6 +91,7 @@ def test_summed(
 few = st.integers(1, native.FEW_CHANNELS)
 
 
+@with_every_set
 @PROPERTY
 @given(size=images, inputs=few, outputs=few, kernel=st.integers(1, 5), border=st.integers(0, 3), seed=st.integers(0, 99))
 def test_narrow(size: tuple[int, int, int], inputs: int, outputs: int, kernel: int, border: int, seed: int) -> None:
@@ -99,6 +105,7 @@ def test_narrow(size: tuple[int, int, int], inputs: int, outputs: int, kernel: i
     assert error(result, expected) < 2e-6
 
 
+@with_every_set
 @PROPERTY
 @given(
     shape=st.tuples(st.integers(1, 4), st.integers(1, 70)),
@@ -113,6 +120,7 @@ def test_bent(shape: tuple[int, int], slope: float, scale: float, seed: int) -> 
     assert float((native.bent(d, x, slope) - expected).abs().max()) < 1e-6 * float(d.abs().max())
 
 
+@with_every_set
 @PROPERTY
 @given(
     rows=st.integers(2, 300),
@@ -136,6 +144,7 @@ def test_normalised_relu(rows: int, count: int, scale: float, adds: bool, seed: 
     assert torch.equal(d, result)  # in place
 
 
+@with_every_set
 def test_what_is_not_a_number_stays_so() -> None:
     d, base = torch.zeros(4, 8), native.NormalisedBase(torch.zeros(4, 8), torch.ones(8), torch.ones(8), -torch.ones(4, 8))
     d[1, 2] = torch.nan
@@ -144,6 +153,7 @@ def test_what_is_not_a_number_stays_so() -> None:
     assert (d[:, :2] == 0).all()
 
 
+@with_every_set
 def test_a_query_does_not_depend_on_its_batch() -> None:
     """Tiles of several images share a matrix product: what each gives must be its own."""
     x, weight = torch.randn(5, 9, 7, 16), winograd.transformed_weight(torch.randn(24, 16, 3, 3))
