@@ -26,7 +26,7 @@ from deepzero_sim.parallel import SerialExecutor, run_in_order
 from deepzero_sim.perturbation import Coordinates, Perturbation, chunked, parts_of
 from deepzero_sim.queried import Base, Footprint, NetworkWithLoss, QueriedNetwork, scalar
 from deepzero_sim.solver import check_states
-from deepzero_sim.types import NamedTensors
+from deepzero_sim.types import NamedTensors, is_whole
 
 #: `(outputs, targets) -> scalar`
 Loss: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -99,8 +99,10 @@ class Oracle(abc.ABC):
     def __init__(
         self, model: torch.nn.Module, loss: Loss, executor: Executor | None = None, queries_per_chunk: int = 16
     ) -> None:
-        if queries_per_chunk < 1:
-            raise ConfigError(f"queries_per_chunk must be a positive number, not {queries_per_chunk}.")
+        if not is_whole(queries_per_chunk) or queries_per_chunk < 1:
+            raise ConfigError(f"queries_per_chunk must be a positive number, not {queries_per_chunk!r}: a whole one.")
+        if executor is not None and not hasattr(executor, "submit"):
+            raise ConfigError(f"an executor must have submit, as those of dz.open_executor do, but {executor!r} has none.")
         self.model = model
         self.loss_function = loss
         self.executor = executor or SerialExecutor()
@@ -236,6 +238,13 @@ def require_finite(loss: float) -> None:
         )
 
 
+def _tensor(x: Any) -> torch.Tensor:
+    try:
+        return torch.as_tensor(x)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ConfigError(f"a batch must hold tensors or arrays of numbers, not {type(x).__name__}.") from error
+
+
 def _described(batch: Any) -> str:
     return f"{len(batch)} entries" if isinstance(batch, Sequence) else type(batch).__name__
 
@@ -311,8 +320,9 @@ class LoopOracle(Oracle):
             raise ConfigError(
                 f"a batch must be (states, params, references) or with advanced as a fourth, not {_described(batch)}."
             )
-        states, params, references, advanced = (None if x is None else torch.as_tensor(x) for x in (*batch, None)[:4])
-        assert states is not None and references is not None
+        states, params, references, advanced = (None if x is None else _tensor(x) for x in (*batch, None)[:4])
+        if states is None or references is None:
+            raise ConfigError("a batch needs states and references: only params may be None.")
         spec = self.loop.solver.spec
         check_states(spec, to_array(states), "the batch's states", "check the data")
         expected = (len(states), self.loop.unroll, *spec.state_shape)
@@ -407,7 +417,7 @@ class ModelOracle(Oracle):
         if precision not in get_args(Precision):
             raise ConfigError(f"precision must be one of {', '.join(get_args(Precision))}, not {precision!r}.")
         for name, size in (("working_set", working_set), ("memory", memory)):
-            if size is not None and (not isinstance(size, int) or size < 1):
+            if size is not None and (not is_whole(size) or size < 1):
                 raise ConfigError(f"{name} must be a positive whole number of bytes, not {size!r}.")
         self.precision = precision
         self.working_set = working_set
@@ -429,7 +439,7 @@ class ModelOracle(Oracle):
     def _checked(self, batch: Any) -> tuple[tuple[Any, ...], Any]:
         if not isinstance(batch, Sequence) or len(batch) != 2:
             raise ConfigError(f"a batch must be (inputs, targets), not {_described(batch)}.")
-        inputs, targets = (tuple(map(torch.as_tensor, x)) if isinstance(x, tuple) else torch.as_tensor(x) for x in batch)
+        inputs, targets = (tuple(map(_tensor, x)) if isinstance(x, tuple) else _tensor(x) for x in batch)
         inputs = inputs if isinstance(inputs, tuple) else (inputs,)
         # images with their channels innermost: everything behind them follows, and runs faster
         return tuple(x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x for x in inputs), targets

@@ -181,19 +181,22 @@ class QueriedNetwork:
         changes = {
             name: OneCoordinate((p.numel() // 2,), (float(p.abs().max().clamp(min=0.1)),), 0, 1, p)
             for name, p in parameters.items()
+            if p.numel()
         }
         starts: dict[Slot, Delta] = {
-            recording.parameters[id(p)]: changes[name] for name, p in parameters.items() if id(p) in recording.parameters
+            recording.parameters[id(parameters[name])]: change
+            for name, change in changes.items()
+            if id(parameters[name]) in recording.parameters
         }
         leaves, form = pytree.tree_flatten(tuple(inputs))
         for place, slot in recording.inputs.items():
-            if leaves[place].is_floating_point():
+            if leaves[place].is_floating_point() and leaves[place].numel():
                 varied = _varied(leaves[place])
                 starts[slot] = Dense((varied - leaves[place]).unsqueeze(0))
                 leaves[place] = varied
         delta = Differences(recording).of(starts)
         found = before.new_zeros(before.shape) if delta is None else delta.dense()[0].to(before)
-        moved = noise | {self._prefix + name: p + changes[name].dense()[0] for name, p in parameters.items()}
+        moved = noise | {self._prefix + name: parameters[name] + change.dense()[0] for name, change in changes.items()}
         expected = functional_call(whole, moved, pytree.tree_unflatten(leaves, form)) - before
         scale = float(before.abs().max()) + float(expected.abs().max())
         error = float((found - expected).abs().max())
@@ -207,7 +210,7 @@ class QueriedNetwork:
             return {}
         case = _case(self._whole, base.inputs)
         if case not in self._footprints:
-            self._footprints[case] = {name: self._measured(base, name) for name in self._parameters}
+            self._footprints[case] = {name: self._measured(base, name) for name, p in self._parameters.items() if p.numel()}
         return self._footprints[case]
 
     def _measured(self, base: Base, name: str) -> Footprint:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
@@ -14,6 +15,17 @@ Array: TypeAlias = NDArray[np.floating[Any]]
 
 #: Tensors named as in `torch.nn.Module.named_parameters()`: gradients, or the parameters themselves.
 NamedTensors: TypeAlias = dict[str, torch.Tensor]
+
+
+def is_number(value: object) -> bool:
+    """Whether it is a real number, whatever the type hints promised."""
+    return isinstance(value, numbers.Real)
+
+
+def is_whole(value: object) -> bool:
+    """Whether it is a whole number."""
+    return isinstance(value, numbers.Integral)
+
 
 #: Active coordinates: a bool tensor of the parameter's own shape for each name that is active at all.
 Mask: TypeAlias = Mapping[str, torch.Tensor]

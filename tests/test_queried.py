@@ -553,3 +553,19 @@ def test_a_corrector_with_statistics_stays() -> None:
     before = snapshot(corrector)
     CGE().estimate(oracle, batch)
     assert_untouched(corrector, before)
+
+
+def test_an_embedding_that_writes_its_weights_is_refused() -> None:
+    model = nn.Sequential(nn.Embedding(5, 3, max_norm=1.0), nn.Flatten(), nn.Linear(6, 1))
+    kept = snapshot(model)
+    with pytest.raises(ConfigError, match="an embedding with max_norm writes its weights in every pass"):
+        ModelOracle(model, mse).prepare((torch.tensor([[0, 1]]), torch.zeros(1, 1)))
+    assert_untouched(model, kept)
+
+
+def test_empty_parameters_have_an_empty_gradient() -> None:
+    model = nn.Linear(3, 2)
+    model.extra = nn.Parameter(torch.empty(0, 3))
+    estimate = CGE().estimate(ModelOracle(model, mse), (torch.randn(4, 3), torch.randn(4, 2)))
+    assert estimate.grads["extra"].shape == (0, 3)
+    assert estimate.queries == 1 + 2 * 8

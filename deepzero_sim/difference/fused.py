@@ -104,7 +104,8 @@ def _in_training(x: torch.Tensor, before: torch.Tensor, arguments: Mapping[str, 
         return None
     y, deviation = normalised(x, None, None, [0, *range(2, x.dim())], arguments.get("eps", 1e-5))
     s, weight = deviation.flatten(), arguments.get("weight")
-    return native.NormalisedBase(_rows(y), s, torch.ones_like(s) if weight is None else weight, _rows(before))
+    scale = torch.ones_like(s) if weight is None else weight.contiguous()
+    return native.NormalisedBase(_rows(y), s, scale, _rows(before))
 
 
 def _normalised(delta: Delta, skip: torch.Tensor | None, base: native.NormalisedBase) -> Ruled:

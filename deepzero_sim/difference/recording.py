@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from deepzero_sim.difference.doubles import Doubles, put_rounded
+from deepzero_sim.errors import ConfigError
 
 #: A value's place in a recording.
 Slot = int
@@ -144,6 +145,7 @@ def record(
 
     Raises:
         CannotRecordError: it does what a recording cannot express, or the values take more memory.
+        ConfigError: it changes its weights.
     """
     recorder = _Recorder(inputs, trained, memory, Doubles() if rounded_once else None)
     with recorder:
@@ -313,6 +315,8 @@ def _require_recordable(func: Any, name: str, args: Sequence[Any], kwargs: Mappi
     if name in {"bernoulli", "multinomial", "normal_", "uniform_", "bernoulli_", "rand_like", "randn_like", "randint_like",
                 "rand", "randn", "randint", "randperm", "normal", "gumbel_softmax"}:  # fmt: skip
         raise CannotRecordError(f"{name} draws random numbers")
+    if name in {"embedding", "embedding_bag"} and kwargs.get("max_norm", args[3] if len(args) > 3 else None) is not None:
+        raise ConfigError("an embedding with max_norm writes its weights in every pass, which no query may: leave it out.")
     if kwargs.get("out") is not None or (name == "__setitem__" and depends):
         raise CannotRecordError(f"{name} writes into a part of a tensor")
 

@@ -12,7 +12,7 @@ import torch
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.oracle import Oracle, require_finite
 from deepzero_sim.perturbation import Perturbation
-from deepzero_sim.types import Mask, NamedTensors
+from deepzero_sim.types import Mask, NamedTensors, is_number
 
 #: One-sided differences `(l(theta + mu v) - l(theta)) / mu`, or two-sided `(l(theta + mu v) - l(theta - mu v)) / (2 mu)`.
 Scheme: TypeAlias = Literal["forward", "central"]
@@ -61,7 +61,7 @@ def check_scheme(step_size: float, scheme: str) -> None:
     Raises:
         ConfigError: in words.
     """
-    if not 0 < step_size < float("inf"):
+    if not is_number(step_size) or not 0 < step_size < float("inf"):
         raise ConfigError(f"step_size must be a positive number, not {step_size!r}: 1e-3 suits float32 losses.")
     if scheme not in get_args(Scheme):
         raise ConfigError(f"scheme must be one of {', '.join(get_args(Scheme))}, not {scheme!r}.")
@@ -75,10 +75,17 @@ def check_mask(parameters: Mapping[str, torch.Tensor], mask: Mask | None) -> Non
     """
     if mask is None:
         return
+    if not isinstance(mask, Mapping):
+        raise ConfigError(
+            f"a mask must be a bool tensor for each parameter by name, not {type(mask).__name__}: "
+            "RandomMask(0.9)(network, step) makes one."
+        )
     unknown = sorted(set(mask) - set(parameters))
     if unknown:
         raise ConfigError(f"the mask names {unknown[0]!r}, which the network does not train: it has {', '.join(parameters)}.")
     for name, active in mask.items():
+        if not isinstance(active, torch.Tensor):
+            raise ConfigError(f"the mask of {name!r} must be a bool tensor, not {type(active).__name__}.")
         if active.dtype != torch.bool or active.shape != parameters[name].shape:
             raise ConfigError(
                 f"the mask of {name!r} must be a bool tensor of shape {tuple(parameters[name].shape)}, "

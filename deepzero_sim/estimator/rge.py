@@ -18,7 +18,7 @@ from deepzero_sim.estimator.base import (
 )
 from deepzero_sim.oracle import Oracle
 from deepzero_sim.perturbation import Directions, trainable, unit_direction
-from deepzero_sim.types import Mask
+from deepzero_sim.types import Mask, is_number
 
 
 class RGE(Estimator):
@@ -37,8 +37,8 @@ class RGE(Estimator):
 
     def __init__(self, step_size: float = 1e-3, num_directions: int = 192, scheme: Scheme = "central") -> None:
         check_scheme(step_size, scheme)
-        if num_directions < 1 or num_directions != int(num_directions):
-            raise ConfigError(f"num_directions must be a positive whole number, not {num_directions}.")
+        if not is_number(num_directions) or num_directions < 1 or num_directions != int(num_directions):
+            raise ConfigError(f"num_directions must be a positive whole number, not {num_directions!r}.")
         self.step_size = step_size
         self.num_directions = int(num_directions)
         self.scheme: Scheme = scheme

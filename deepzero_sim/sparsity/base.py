@@ -15,7 +15,7 @@ from torch import nn
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.oracle import Oracle
 from deepzero_sim.perturbation import trainable
-from deepzero_sim.types import NamedTensors
+from deepzero_sim.types import NamedTensors, is_number
 
 #: Layers whose weights are scored.
 SCORED = (
@@ -74,7 +74,7 @@ def check_sparsity(sparsity: float) -> None:
     Raises:
         ConfigError: it is outside.
     """
-    if not 0 <= sparsity < 1:
+    if not is_number(sparsity) or not 0 <= sparsity < 1:
         raise ConfigError(f"sparsity must be in [0, 1), the share of weights that is not active, not {sparsity}.")
 
 

@@ -158,3 +158,20 @@ def test_compiled_it_is_the_same() -> None:
     for added in (None, skip):
         expected = kernels._normalised_relu(d, added, *base)
         torch.testing.assert_close(kernels.normalised_relu(d, added, base), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_weight_with_gaps_is_read_right() -> None:
+    """Kernels in C take what lies without gaps in memory."""
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.Tanh(),
+        nn.Conv2d(8, 8, 3, padding=1),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 2, 1),
+    )
+    model[3].weight = nn.Parameter(torch.linspace(0.5, 1, 16)[::2])
+    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    oracle, batch = ModelOracle(model, mse), (torch.randn(2, 3, 5, 5), torch.randn(2, 2, 5, 5))
+    estimate = CGE(1e-5).estimate(oracle, batch)
+    assert relative_error(estimate.grads, autograd(oracle, batch)) < 1e-4

@@ -111,6 +111,8 @@ ESTIMATORS = [CGE(), RGE(num_directions=2), BackPropagation()]
         ({"0.bias": torch.ones(4)}, r"must be a bool tensor of shape \(4,\), not torch.float32 of shape \(4,\)"),
         ({"0.bias": torch.zeros(4, dtype=torch.bool)}, "leaves no coordinate active"),
         ({}, "leaves no coordinate active"),
+        (5, "a mask must be a bool tensor for each parameter by name, not int"),
+        ({"0.bias": None}, "the mask of '0.bias' must be a bool tensor, not NoneType"),
     ],
 )
 def test_a_wrong_mask_is_refused_in_one_sentence(estimator: Estimator, mask: Mask, words: str) -> None:
@@ -122,7 +124,7 @@ def test_a_wrong_mask_is_refused_in_one_sentence(estimator: Estimator, mask: Mas
 
 
 @pytest.mark.parametrize("make", [CGE, RGE])
-@pytest.mark.parametrize("step", [0.0, -1e-3, float("inf"), float("nan")])
+@pytest.mark.parametrize("step", [0.0, -1e-3, float("inf"), float("nan"), "a"])
 def test_a_step_size_must_be_positive(make: type[CGE | RGE], step: float) -> None:
     with pytest.raises(ConfigError, match="step_size must be a positive number"):
         make(step)
