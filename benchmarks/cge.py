@@ -1,7 +1,7 @@
 """Speed and accuracy of a coordinate-wise gradient: the engine against the plain loop, and against what this machine can do.
 
 Run: deepzero-sim bench cge --model resnet20 --batch 64
-Prints one JSON object, after some five minutes with the default settings on 2 cores.
+Prints one JSON object, after ten minutes or more with the default settings on 2 cores.
 """
 
 from __future__ import annotations
