@@ -165,20 +165,29 @@ class Changed:
 
     def once(self, name: str, compute: Callable[[], Any]) -> Any:
         """What the operation needs of the base network, computed once."""
-        if name not in self.memo:
-            self.memo[name] = compute()
-        return self.memo[name]
+        return once(self.memo, name, compute)
+
+    def planes(self, name: str, value: torch.Tensor, dim: int) -> torch.Tensor:
+        """A value of the base network with the channels, its axis `dim`, as the first axis: `(C, ...)`."""
+        planes: torch.Tensor = self.once(f"planes of {name}", lambda: value.movedim(dim, 0).contiguous())
+        return planes
 
     def picked(self, name: str, value: torch.Tensor) -> torch.Tensor:
         """What a value of the base network holds in each query's channel; see :meth:`OneChannel.pick`."""
         assert isinstance(self.delta, OneChannel)
-        dim = self.delta.dim
-        return self.delta.pick(self.once(f"planes of {name}", lambda: value.movedim(dim, 0).contiguous()))
+        return self.delta.pick(self.planes(name, value, self.delta.dim))
 
     @property
     def count(self) -> int:
         """`P`."""
         return self.delta.count
+
+
+def once(memo: dict[str, Any], name: str, compute: Callable[[], Any]) -> Any:
+    """What an operation's memo holds, computed the first time."""
+    if name not in memo:
+        memo[name] = compute()
+    return memo[name]
 
 
 def base_of(argument: Any) -> Any:

@@ -13,7 +13,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 
 from deepzero_sim.difference import kernels, memory, native
 from deepzero_sim.difference.carried import Carried
-from deepzero_sim.difference.delta import Changed, Delta, Dense, is_channels_last
+from deepzero_sim.difference.delta import Changed, Delta, Dense, is_channels_last, once
 from deepzero_sim.difference.layers import image_convolution
 from deepzero_sim.difference.norms import normalised
 from deepzero_sim.difference.recording import Operation, Recording, Slot
@@ -92,17 +92,18 @@ def _base(
     trained = [slot for slot in norm.reads if slot != source]
     if spread or not (is_channels_last(x) and is_channels_last(before)) or not carried.deltas.keys().isdisjoint(trained):
         return None
-    if "in rows" not in memo:
-        _, arguments = norm.call_arguments(values.__getitem__)
-        memo["in rows"] = _in_training(x, before, arguments)
-    found: native.NormalisedBase | None = memo["in rows"]
+    _, arguments = norm.call_arguments(values.__getitem__)
+    if not arguments.get("training") and arguments.get("running_mean") is not None:
+        return None
+    found: native.NormalisedBase = once(memo, "in rows", lambda: _in_training(x, before, arguments, memo))
     return found
 
 
-def _in_training(x: torch.Tensor, before: torch.Tensor, arguments: Mapping[str, Any]) -> native.NormalisedBase | None:
-    if not arguments.get("training") and arguments.get("running_mean") is not None:
-        return None
-    y, deviation = normalised(x, None, None, [0, *range(2, x.dim())], arguments.get("eps", 1e-5))
+def _in_training(
+    x: torch.Tensor, before: torch.Tensor, arguments: Mapping[str, Any], memo: dict[str, Any]
+) -> native.NormalisedBase:
+    axes, eps = [0, *range(2, x.dim())], arguments.get("eps", 1e-5)
+    y, deviation = once(memo, "normalised", lambda: normalised(x, None, None, axes, eps))  # as the rule of the norm alone
     s, weight = deviation.flatten(), arguments.get("weight")
     scale = torch.ones_like(s) if weight is None else weight.contiguous()
     return native.NormalisedBase(_rows(y), s, scale, _rows(before))

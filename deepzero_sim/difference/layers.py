@@ -247,8 +247,7 @@ def _weight_step(layer: _Layer, out: torch.Tensor, x: Any, weight: Changed) -> O
     assert isinstance(delta, OneCoordinate)
     sources, outputs = (tuple(map(channel, delta.positions)) for channel in (layer.source, layer.output))
     inputs = base_of(x)
-    planes = weight.once("planes", lambda: inputs.movedim(layer.axis, 0).contiguous())
-    read = planes.index_select(0, torch.tensor(sources, device=inputs.device))
+    read = weight.planes("inputs", inputs, layer.axis).index_select(0, torch.tensor(sources, device=inputs.device))
     if isinstance(x, Changed):
         changes = x.delta.dense()[delta.queries].movedim(layer.axis + 1, 1)
         read = read + changes[torch.arange(len(sources), device=inputs.device), list(sources)]

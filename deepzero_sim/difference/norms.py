@@ -41,7 +41,7 @@ def _batch_norm(
     if not isinstance(input, Changed):
         return _parameter_step(out, y, weight, bias)
     if isinstance(input.delta, OneChannel) and input.delta.dim == 1 and not any(isinstance(p, Changed) for p in (weight, bias)):
-        of_channel = (input.picked("normalised", y), input.delta.values, input.picked("deviation", deviation))
+        of_channel = (input.picked("y", y), input.delta.values, input.picked("deviation", deviation))
         values = normalised_difference(*of_channel, axes)
         return input.delta.with_values(
             values if weight is None else values * input.picked("weight", _along_channels(weight, x))
@@ -97,8 +97,7 @@ def _parameter_step(out: torch.Tensor, y: torch.Tensor, weight: Any, bias: Any) 
         torch.ones(shape, dtype=out.dtype, device=out.device).expand(delta.count, *shape),
         delta.indices, 1, out.shape, is_channels_last(out),
     )  # fmt: skip
-    planes = parameter.once("planes of y", lambda: y.movedim(1, 0).contiguous())
-    factor = channel.pick(planes) if parameter is weight else channel.values
+    factor = channel.pick(parameter.planes("y", y, 1)) if parameter is weight else channel.values
     return channel.with_values(factor * delta.column(channel.values))
 
 
