@@ -187,13 +187,17 @@ class _Recorder(TorchFunctionMode):
             return self._norm(func, args, kwargs)
         if not depends:
             return func(*args, **kwargs)
-        return self._run(func, leaves, form, target)
+        return self._run(func, leaves, arguments, form, target)
 
     def _run(
-        self, func: Callable[..., Any], leaves: Sequence[Any], form: pytree.TreeSpec, target: torch.Tensor | None = None
+        self,
+        func: Callable[..., Any],
+        leaves: Sequence[Any],
+        arguments: tuple[Any, ...],
+        form: pytree.TreeSpec,
+        target: torch.Tensor | None = None,
     ) -> Any:
-        """Call a function and write it down."""
-        arguments = tuple(map(self._read, leaves))
+        """Call a function and write it down; `arguments` are the leaves, with a :class:`Read` for each that is known."""
         slots = [argument.slot if isinstance(argument, Read) else None for argument in arguments]
         exact = None if self._doubles is None else self._doubles.call(func, leaves, form, slots, target)
         args, kwargs = pytree.tree_unflatten(list(leaves), form)
@@ -254,7 +258,7 @@ class _Recorder(TorchFunctionMode):
         if given[statistics]:
             given |= {"running_mean": None, "running_var": None}
         leaves, form = pytree.tree_flatten(((), given))
-        result: torch.Tensor = self._run(func, leaves, form)
+        result: torch.Tensor = self._run(func, leaves, tuple(map(self._read, leaves)), form)
         return result
 
     def _write_down(self, func: Callable[..., Any], arguments: tuple[Any, ...], form: pytree.TreeSpec, result: Any) -> None:
