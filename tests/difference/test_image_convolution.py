@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -40,14 +41,19 @@ def images(*shape: int) -> torch.Tensor:
     return torch.randn(*batch, height, width, channels).movedim(-1, -3)
 
 
-def through(base: torch.Tensor, delta: Delta, weight: torch.Tensor, **options: Any) -> torch.Tensor:
+def assert_convolved(
+    channels: tuple[int, int], kernel: int, options: dict[str, Any], delta_of: Callable[[torch.Tensor], Delta]
+) -> None:
+    """The rule gives the convolution of the differences `delta_of` makes for a batch of images."""
+    inputs, outputs = channels
+    base, weight = images(BATCH, inputs, 9, 8), torch.randn(outputs, inputs // options.get("groups", 1), kernel, kernel)
+    delta = delta_of(base)
     out = F.conv2d(base, weight, **options).contiguous(memory_format=torch.channels_last)
     found: Delta = RULES[F.conv2d](out, Changed(base, delta), weight, torch.randn(len(weight)), **options)
     full = delta.dense()
     expected = F.conv2d(full.flatten(0, 1).double(), weight.double(), **options)
     assert found.dense().shape == (QUERIES, *out.shape)
     assert float((found.dense().flatten(0, 1) - expected).abs().max() / expected.abs().max()) < 2e-5
-    return found.dense()
 
 
 #: (channels in and out, kernel, options of the convolution, the kernel in C)
@@ -76,9 +82,7 @@ CASES: list[tuple[tuple[int, int], int, dict[str, Any], str | None]] = [
 def test_dense_differences(
     channels: tuple[int, int], kernel: int, options: dict[str, Any], by: str | None, called: set[str]
 ) -> None:
-    inputs, outputs = channels
-    base, weight = images(BATCH, inputs, 9, 8), torch.randn(outputs, inputs // options.get("groups", 1), kernel, kernel)
-    through(base, Dense(images(QUERIES, BATCH, inputs, 9, 8)), weight, **options)
+    assert_convolved(channels, kernel, options, lambda base: Dense(images(QUERIES, *base.shape)))
     assert called == ({by} if by else set())
 
 
@@ -86,11 +90,11 @@ def test_dense_differences(
 def test_differences_of_one_channel(
     channels: tuple[int, int], kernel: int, options: dict[str, Any], by: str | None, called: set[str]
 ) -> None:
-    inputs, outputs = channels
-    base, weight = images(BATCH, inputs, 9, 8), torch.randn(outputs, inputs // options.get("groups", 1), kernel, kernel)
-    delta = OneChannel(torch.randn(QUERIES, BATCH, 1, 9, 8), (1, 2, 0), 1, base.shape, channels_last=True)
-    through(base, delta, weight, **options)
-    few = outputs <= native.FEW_CHANNELS
+    def one_channel(base: torch.Tensor) -> OneChannel:
+        return OneChannel(torch.randn(QUERIES, BATCH, 1, 9, 8), (1, 2, 0), 1, base.shape, channels_last=True)
+
+    assert_convolved(channels, kernel, options, one_channel)
+    few = channels[1] <= native.FEW_CHANNELS
     assert called == ({"narrow" if few else "summed"} if by else set())
 
 
