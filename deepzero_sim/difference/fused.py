@@ -134,7 +134,7 @@ def _convolved(
     if trained or convolution is None or not convolution.serves(source.delta) or not _has_kernel(out, skip, base):
         return NotImplemented
     skips = None if skip is None else _rows_of_queries(skip)
-    between = native.scratch_like(out.movedim(1, -1))
+    between = memory.empty(out.shape[0], *out.shape[2:], out.shape[1])
     result = memory.empty(source.count, *base.y.shape)
     for query, write in enumerate(convolution.queries(source.delta)):
         write(between)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import ctypes
 import functools
 import importlib.util
-import threading
 import warnings
 from typing import NamedTuple
 
@@ -75,7 +74,7 @@ def winograd(x: torch.Tensor, transformed: torch.Tensor, kernel: int, result: to
     count, height, width, inputs = x.shape
     outputs = result.shape[3]
     functions = _library()
-    scratch = _scratch("convolution", functions.dz_winograd_scratch(inputs, outputs))
+    scratch = memory.empty(functions.dz_winograd_scratch(inputs, outputs))
     functions.dz_winograd(*_at(x, transformed, result, scratch), count, height, width, inputs, outputs, kernel)
 
 
@@ -92,7 +91,7 @@ def summed(x: torch.Tensor, weight: torch.Tensor, stride: int, border: int, resu
     count, height, width, inputs = x.shape
     kernel, outputs = weight.shape[0], weight.shape[3]
     functions = _library()
-    scratch = _scratch("convolution", functions.dz_summed_scratch(height, width, inputs, border))
+    scratch = memory.empty(functions.dz_summed_scratch(height, width, inputs, border))
     sizes = (count, height, width, inputs, outputs, kernel, stride, border)
     functions.dz_summed(*_at(x, weight, result, scratch), *sizes)
 
@@ -102,7 +101,7 @@ def narrow(x: torch.Tensor, weight: torch.Tensor, border: int, result: torch.Ten
     count, height, width, inputs = x.shape
     kernel, outputs = weight.shape[0], weight.shape[3]
     functions = _library()
-    scratch = _scratch("convolution", functions.dz_narrow_scratch(height, width, inputs, kernel, border))
+    scratch = memory.empty(functions.dz_narrow_scratch(height, width, inputs, kernel, border))
     functions.dz_narrow(*_at(x, weight, result, scratch), count, height, width, inputs, outputs, kernel, border)
 
 
@@ -148,13 +147,8 @@ def normalised_relu(d: torch.Tensor, skip: torch.Tensor | None, base: Normalised
         result: `(M, C)`, is written; may be `d`.
     """
     rows, channels = base.y.shape
-    pointers = _at(d, skip, result, _scratch("normalisation", 9 * channels))
-    _library().dz_normalised_relu(*pointers, rows, channels, *_at(*base))
-
-
-def scratch_like(x: torch.Tensor) -> torch.Tensor:
-    """Memory of this thread as large as a tensor, written over by the next one who asks: the same stays in the cache."""
-    return _scratch("tensor", x.numel())[: x.numel()].view(x.shape)
+    scratch = memory.empty(9 * channels)
+    _library().dz_normalised_relu(*_at(d, skip, result, scratch), rows, channels, *_at(*base))
 
 
 def _library() -> ctypes.CDLL:
@@ -167,13 +161,3 @@ def _at(*tensors: torch.Tensor | None) -> list[int | None]:
     """Where they lie in memory."""
     assert all(x is None or x.is_contiguous() for x in tensors)
     return [None if x is None else x.data_ptr() for x in tensors]
-
-
-_kept = threading.local()
-
-
-def _scratch(name: str, size: int) -> torch.Tensor:
-    kept: dict[str, torch.Tensor] = _kept.__dict__
-    if name not in kept or kept[name].numel() < size:
-        kept[name] = torch.empty(size)
-    return kept[name]
