@@ -40,6 +40,7 @@ def bench_cge(settings: BenchSettings) -> dict[str, Any]:
     - `queries_per_second`: averaged over the network's parameters, see `cge_speed`; `plain_...` is the plain loop's, with
       torch's threads on all cores, `plain_channels_last_...` in that memory format. `ratio` is engine to plain loop,
       `ratio_to_faster_plain` to the better of the two.
+    - `preparation_seconds`: of what the engine does once a batch, which `queries_per_second` leaves out.
     - `load_average_before`: processes that kept the machine busy already; if it is not near 0, measure again.
     - `..._error`: of the slopes, relative to the layer's largest, see `cge_error`: `largest_error` from the true gradient,
       `largest_rounding_error` from the same differences in exact arithmetic.
@@ -130,6 +131,7 @@ def _measured(settings: BenchSettings, task: Task, executor: Executor, workers: 
     layers = layers_of(task.model, task.batch[0])
     rate = best_rate(layers, settings.batch, settings.device, settings.seconds)
     seconds = mean_seconds(engine, plain, settings.seconds, settings.repeats)
+    preparation = engine.preparation_seconds()
     rate = max(rate, best_rate(layers, settings.batch, settings.device, settings.seconds))
     limit = rate / mean_flops_behind(layers)
     return {
@@ -138,6 +140,7 @@ def _measured(settings: BenchSettings, task: Task, executor: Executor, workers: 
         "plain_channels_last_queries_per_second": 1 / seconds.plain_channels_last,
         "ratio": seconds.plain / seconds.engine,
         "ratio_to_faster_plain": min(seconds.plain, seconds.plain_channels_last) / seconds.engine,
+        "preparation_seconds": preparation,
         **errors(engine, plain[0], settings.error_coordinates),
         "dense_gflops": rate / 1e9,
         "limit_queries_per_second": limit,

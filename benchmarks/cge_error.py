@@ -36,7 +36,7 @@ def errors(engine: Engine, plain: PlainLoop, count: int) -> dict[str, float]:
     true = PlainLoop(model, plain.loss_function, TINY_STEP, "central").estimate(batch, mask)
     exact = PlainLoop(model, plain.loss_function, plain.step_size, plain.scheme).estimate(batch, mask)
     found = {}
-    for prefix, grads in (("", engine.estimate_masked(mask).grads), ("plain_", plain.estimate(engine.batch, mask))):
+    for prefix, grads in (("", engine.estimate(mask).grads), ("plain_", plain.estimate(engine.batch, mask))):
         for kind, reference in (("error", true), ("rounding_error", exact)):
             relative = relative_errors(grads, reference, mask)
             found[f"{prefix}largest_{kind}"] = float(relative.max())

@@ -4,10 +4,9 @@ How long a query takes depends on where its parameter lies, so every parameter t
 coordinates, and the mean is weighted by how many coordinates each has. Tensors too small to keep the engine's workers busy
 (batch norm, biases) are timed together and whole, as a gradient asks for them, or some of them if they are many.
 
-What the engine does once a batch (activations of the network as it is, sending them to workers) is part of a call but shared
-by all queries of a gradient, tens of thousands of them. So `n` and `2 n` coordinates are timed, and the difference is what
-`n` of them take. The plain loop prepares its batch beforehand, outside of what is timed. Calls take turns, so that noise hits
-all alike, and the fastest of each counts.
+What is done once a batch (the network as it is, in every worker) is shared by all queries of a gradient, tens of thousands
+of them. So both sides are timed on a batch that is prepared, and what the engine takes to prepare it is measured apart.
+Calls take turns, so that noise hits all alike, and the fastest of each counts.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ import functools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -31,9 +29,8 @@ from deepzero_sim.types import Mask, NamedTensors
 _T = TypeVar("_T")
 
 
-@dataclass(frozen=True)
 class Engine:
-    """The engine on one batch.
+    """The engine on one batch, which is prepared once.
 
     Args:
         oracle: answers its queries.
@@ -42,18 +39,25 @@ class Engine:
         at_once: coordinates that keep all workers busy, at least.
     """
 
-    oracle: ModelOracle
-    cge: CGE
-    batch: tuple[torch.Tensor, torch.Tensor]
-    at_once: int
+    def __init__(self, oracle: ModelOracle, cge: CGE, batch: tuple[torch.Tensor, torch.Tensor], at_once: int) -> None:
+        self.oracle = oracle
+        self.cge = cge
+        self.batch = batch
+        self.at_once = at_once
+        self._prepared = oracle.prepare(batch)
 
-    def estimate(self, coordinates: Sequence[Coordinate]) -> GradientEstimate:
-        """The gradient along some coordinates."""
-        return self.estimate_masked(mask_of(trainable(self.oracle.model), coordinates))
+    def answer(self, coordinates: Sequence[Coordinate]) -> None:
+        """Ask for the slopes along some coordinates."""
+        self.oracle.ask(self._prepared, self.cge.queries(positions_of(coordinates)))
 
-    def estimate_masked(self, mask: Mask) -> GradientEstimate:
-        """The gradient along those of a mask."""
+    def estimate(self, mask: Mask) -> GradientEstimate:
+        """The gradient along the coordinates of a mask, with all that is done once a batch."""
         return self.cge.estimate(self.oracle, self.batch, mask=mask)
+
+    def preparation_seconds(self) -> float:
+        """What is done once a batch, here and in a worker, and the cheapest query, which is next to nothing."""
+        mask = mask_of(trainable(self.oracle.model), [(list(trainable(self.oracle.model))[-1], 0)])
+        return _seconds(functools.partial(self.estimate, mask), self.batch[0].device)
 
 
 class Seconds(NamedTuple):
@@ -64,51 +68,54 @@ class Seconds(NamedTuple):
     plain_channels_last: float
 
 
+def positions_of(coordinates: Sequence[Coordinate]) -> NamedTensors:
+    """By parameter, the flat positions of some coordinates."""
+    positions: dict[str, list[int]] = {}
+    for name, index in coordinates:
+        positions.setdefault(name, []).append(index)
+    return {name: torch.tensor(some) for name, some in positions.items()}
+
+
 def mask_of(parameters: Mapping[str, torch.Tensor], coordinates: Sequence[Coordinate]) -> NamedTensors:
     """Some coordinates as a mask."""
-    indices: dict[str, list[int]] = {}
-    for name, index in coordinates:
-        indices.setdefault(name, []).append(index)
-    return {name: _active(parameters[name], torch.tensor(some)) for name, some in indices.items()}
+    return {name: _active(parameters[name], positions) for name, positions in positions_of(coordinates).items()}
 
 
-def _active(parameter: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+def _active(parameter: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
     active = torch.zeros(parameter.numel(), dtype=torch.bool)
-    active[indices] = True
+    active[positions] = True
     return active.view(parameter.shape)
 
 
-@dataclass(frozen=True)
-class Group:
+class Group(NamedTuple):
     """Coordinates that are timed together.
 
     Args:
-        coordinates: of one parameter tensor, in random order; or of several, one after the other, in random order.
+        coordinates: of one parameter tensor, in random order; or of several, one after the other.
         parameters: of the network, that these stand for.
-        split: of several tensors, where the second half of them begins.
+        whole: whether they are asked for all at once, or as few as take long enough.
     """
 
     coordinates: list[Coordinate]
     parameters: int
-    split: int | None = None
+    whole: bool
 
 
 def groups_of(parameters: Mapping[str, torch.Tensor], least: int) -> list[Group]:
     """A group for every tensor of at least `least` coordinates, and one for all smaller tensors."""
     orders = {name: [(name, i) for i in torch.randperm(p.numel()).tolist()] for name, p in parameters.items()}
-    large = [Group(order, len(order)) for order in orders.values() if len(order) >= least]
+    large = [Group(order, len(order), False) for order in orders.values() if len(order) >= least]
     small = [order for order in orders.values() if len(order) < least]
     return [*large, _together(small, 2 * least)] if small else large
 
 
 def _together(orders: Sequence[list[Coordinate]], most: int) -> Group:
     """One group of several tensors: a random choice of them, of about `most` coordinates."""
-    chosen: list[list[Coordinate]] = []
+    chosen: list[Coordinate] = []
     for order in _shuffled(orders):
-        if len(chosen) < 2 or sum(map(len, chosen)) < most:
-            chosen.append(order)
-    first, second = ([c for order in half for c in order] for half in (chosen[::2], chosen[1::2]))
-    return Group([*first, *second], sum(map(len, orders)), len(first) if second else None)
+        if len(chosen) < most:
+            chosen += order
+    return Group(chosen, sum(map(len, orders)), True)
 
 
 def _shuffled(things: Sequence[_T]) -> list[_T]:
@@ -135,42 +142,31 @@ def mean_seconds(engine: Engine, plain: Sequence[PlainLoop], seconds: float, rep
 
 def _seconds_of(group: Group, engine: Engine, plain: Sequence[tuple[PlainLoop, Any]], seconds: float, repeats: int) -> Seconds:
     """Seconds of a query of one group."""
-    device, few_and_many = engine.batch[0].device, _few_and_many(group, engine, seconds)
-    masks = [mask_of(trainable(engine.oracle.model), coordinates) for coordinates in few_and_many]
-    order, (first, prepared) = _shuffled(group.coordinates), plain[0]
+    device, (first, prepared) = engine.batch[0].device, plain[0]
+    asked = _enough(group, engine, seconds)
+    order = _shuffled(group.coordinates)
     first.slopes(prepared, order[:1])  # warm-up
     looped = order[: math.ceil(seconds / _seconds(lambda: first.slopes(prepared, order[:1]), device))]
-    calls: list[Callable[[], object]] = [functools.partial(engine.estimate_masked, mask) for mask in masks]
+    calls: list[Callable[[], object]] = [functools.partial(engine.answer, asked)]
     calls += [functools.partial(loop.slopes, what, looped) for loop, what in plain]
-    of_few, of_many, *of_loops = _fastest(calls, repeats, device)
-    few, many = map(len, few_and_many)
-    # where noise hides the difference, the whole call with what is done once a batch is an upper bound
-    of_engine = (of_many - of_few) / (many - few) if of_many > of_few else of_many / many
+    of_engine, *of_loops = _fastest(calls, repeats, device)
     steps = 2 if first.scheme == "central" else 1  # queries a coordinate
-    return Seconds(of_engine / steps, *(of_loop / len(looped) / steps for of_loop in of_loops))
+    return Seconds(of_engine / len(asked) / steps, *(of_loop / len(looped) / steps for of_loop in of_loops))
 
 
-def _few_and_many(group: Group, engine: Engine, seconds: float) -> tuple[list[Coordinate], list[Coordinate]]:
-    """Coordinates of a group, and about twice as many, whose difference in time says what a query takes."""
-    if group.split is not None:
-        return group.coordinates[: group.split], group.coordinates
-    count = _enough(group.coordinates, engine, seconds)
-    return group.coordinates[:count], group.coordinates[: 2 * count]
-
-
-def _enough(group: Sequence[Coordinate], engine: Engine, seconds: float) -> int:
-    """How many coordinates of a group the engine takes some seconds for, half of the group at most."""
-    device, most = engine.batch[0].device, max(1, len(group) // 2)
-    count = min(engine.at_once, most)
-    engine.estimate(group[:count])  # warm-up
-    once = _seconds(functools.partial(engine.estimate, group[:1]), device)
+def _enough(group: Group, engine: Engine, seconds: float) -> list[Coordinate]:
+    """As many coordinates of a group as the engine takes some seconds for, or all of them."""
+    device, coordinates = engine.batch[0].device, group.coordinates
+    most = len(coordinates)
+    count = most if group.whole else min(engine.at_once, most)
+    engine.answer(coordinates[:count])  # warm-up
     while count < most:
-        taken = _seconds(functools.partial(engine.estimate, group[:count]), device) - once
+        taken = _seconds(functools.partial(engine.answer, coordinates[:count]), device)
         if taken >= seconds:
             break
-        growth = min(8.0, 1.2 * seconds / taken) if taken > 0 else 8.0
+        growth = min(8.0, 1.2 * seconds / taken)
         count = min(most, engine.at_once * max(math.ceil(count * growth / engine.at_once), count // engine.at_once + 1))
-    return count
+    return coordinates[:count]
 
 
 def _fastest(calls: Sequence[Callable[[], object]], repeats: int, device: torch.device) -> list[float]:

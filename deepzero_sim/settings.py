@@ -191,7 +191,7 @@ class BenchSettings:
     queries_per_chunk: int | None = None
     step_size: float = 1e-3
     scheme: Scheme = "forward"
-    seconds: float = 0.2
+    seconds: float = 0.5
     repeats: int = 3
     error_coordinates: int = 8
     seed: int = 0

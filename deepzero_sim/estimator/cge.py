@@ -43,17 +43,24 @@ class CGE(Estimator):
         parameters = trainable(oracle.model)
         check_mask(parameters, mask)
         active = _active_indices(parameters, mask)
-        queries = [self._queries(name, indices) for name, indices in active.items()]
-        slopes = ask_slopes(oracle, batch, queries, self.step_size, self.scheme)
+        slopes = ask_slopes(oracle, batch, self.queries(active), self.step_size, self.scheme)
         grads = {name: torch.zeros_like(p, memory_format=torch.contiguous_format) for name, p in parameters.items()}
         parts = torch.split(slopes.values, [len(indices) for indices in active.values()])
         for (name, indices), part in zip(active.items(), parts, strict=True):
             grads[name].view(-1)[indices.to(grads[name].device)] = part.to(grads[name])
         return GradientEstimate(grads, slopes.loss, slopes.queries, slopes.solver_steps)
 
-    def _queries(self, name: str, indices: torch.Tensor) -> Coordinates:
+    def queries(self, active: Mapping[str, torch.Tensor]) -> list[Coordinates]:
+        """What an oracle is asked for.
+
+        Args:
+            active: by parameter, flat positions of its active coordinates, `(n,)`.
+        """
         steps = signed_steps(self.step_size, self.scheme)
-        return Coordinates(name, tuple(indices.repeat_interleave(len(steps)).tolist()), steps * len(indices))
+        return [
+            Coordinates(name, tuple(indices.repeat_interleave(len(steps)).tolist()), steps * len(indices))
+            for name, indices in active.items()
+        ]
 
 
 def _active_indices(parameters: Mapping[str, torch.Tensor], mask: Mask | None) -> NamedTensors:

@@ -44,7 +44,7 @@ def test_it_prints_one_json_object(capsys: pytest.CaptureFixture[str]) -> None:
     speeds = ["queries_per_second", "plain_queries_per_second", "plain_channels_last_queries_per_second"]
     ratios = ["ratio", "ratio_to_faster_plain", "share_of_limit", "dense_gflops", "limit_queries_per_second"]
     errors = [f"{who}{which}_{kind}" for who in ("", "plain_") for which in ("largest", "median") for kind in KINDS]
-    numbers = [*speeds, *ratios, *errors, "threads", "load_average_before", "peak_memory_mb", "seconds"]
+    numbers = [*speeds, *ratios, *errors, "preparation_seconds", "threads", "load_average_before", "peak_memory_mb", "seconds"]
     assert found.keys() == {*settings, "parameters", "workers", *numbers}
     assert all(math.isfinite(found[name]) and found[name] >= 0 for name in numbers)
     assert all(found[name] > 0 for name in (*speeds, *ratios))
@@ -111,15 +111,14 @@ def test_groups_hold_every_coordinate_once() -> None:
     held = [group.coordinates for group in groups]
     assert [{name for name, _ in group} for group in held] == [{"0.weight"}, {"1.weight"}, {"0.bias", "1.bias"}]
     assert [len(group) for group in held] == [20, 12, 7] and len({c for group in held for c in group}) == 39
-    assert [group.split for group in groups[:2]] == [None, None]
-    assert groups[2].split == (4 if held[2][0][0] == "0.bias" else 3)  # whole tensors on either side
+    assert [group.whole for group in groups] == [False, False, True]
     assert [group.parameters for group in groups] == [20, 12, 7]
-    assert [group.split for group in groups_of(parameters, 1)] == [None] * 4
+    assert [group.whole for group in groups_of(parameters, 1)] == [False] * 4
 
 
 def test_of_many_small_tensors_some_stand_for_all() -> None:
     groups = groups_of(dict(nn.Sequential(*(nn.Linear(1, 3) for _ in range(20))).named_parameters()), 6)
-    assert [(len(group.coordinates), group.split, group.parameters) for group in groups] == [(12, 6, 120)]
+    assert [(len(group.coordinates), group.whole, group.parameters) for group in groups] == [(12, True, 120)]
 
 
 def test_a_mask_of_coordinates() -> None:
@@ -149,10 +148,14 @@ def test_speeds_are_means_over_the_parameters_without_what_is_done_once_a_batch(
     batch, loss = (torch.randn(2, 5), torch.randn(2, 3)), nn.functional.mse_loss
     steps = 2 if scheme == "central" else 1
 
-    class Timed(CGE):
-        def estimate(self, *arguments: Any, mask: Any = None, **options: Any) -> Any:
-            clock.now += 100.0 + sum(of_query[name] * int(active.sum()) * steps for name, active in mask.items())
-            return super().estimate(*arguments, mask=mask, **options)
+    class Timed(ModelOracle):
+        def prepare(self, batch: Any) -> Any:
+            clock.now += 100.0
+            return super().prepare(batch)
+
+        def ask(self, prepared: Any, perturbations: Any) -> Any:
+            clock.now += sum(of_query[query.name] * len(query) for query in perturbations)
+            return super().ask(prepared, perturbations)
 
     class TimedLoop(PlainLoop):
         def slopes(self, prepared: Any, coordinates: Any) -> torch.Tensor:
@@ -160,10 +163,11 @@ def test_speeds_are_means_over_the_parameters_without_what_is_done_once_a_batch(
             return super().slopes(prepared, coordinates)
 
     monkeypatch.setattr(cge_speed, "_seconds", clock)
-    engine = Engine(ModelOracle(model, loss), Timed(1e-3, scheme), batch, 2)
+    engine = Engine(Timed(model, loss), CGE(1e-3, scheme), batch, 2)
     loops = [TimedLoop(model, loss, 1e-3, scheme, last) for last in (False, True)]
     seconds = mean_seconds(engine, loops, 1.0, 2)
     assert seconds == pytest.approx(((20 * 0.5 + 12 * 0.25 + 7 * 0.125) / 39, 2.0, 3.0))
+    assert engine.preparation_seconds() == pytest.approx(100 + 0.125 * steps)
 
 
 def test_convolutions_are_counted_by_hand() -> None:
