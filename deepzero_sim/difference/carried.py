@@ -6,6 +6,8 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from deepzero_sim.difference.delta import Changed, Delta
 from deepzero_sim.difference.recording import Operation, Recording, Slot
 
@@ -21,11 +23,15 @@ class Carried:
         recording: of the network as it is.
         memos: of its operations.
         deltas: by slot, what the queries change.
+        moments: by slot, of differences that a norm reads (`native.moments`), where they are known.
+        owned: slots of differences whose memory no other difference shares, so that it may be written when they are done with.
     """
 
     recording: Recording
     memos: Memos
     deltas: dict[Slot, Delta] = field(default_factory=dict)
+    moments: dict[Slot, torch.Tensor] = field(default_factory=dict)
+    owned: set[Slot] = field(default_factory=set)
 
     def arguments(self, operation: Operation) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """An operation's arguments, each that the queries change as a :class:`Changed`."""

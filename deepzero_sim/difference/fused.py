@@ -1,22 +1,25 @@
-"""Operations that go together, in one pass over memory: a convolution, batch normalisation, perhaps a sum, and a ReLU.
+"""Operations that go together, in one pass over memory: batch normalisation, perhaps a sum, a ReLU, and perhaps a convolution.
 
-What lies between them must not be read by others.
+What lies between them must not be read by others; but what the ReLU gives may be, and is kept then. The convolution comes
+last, not first: a norm needs the moments of all its input before it can begin, and everything from there up to the moments of
+the next norm can be done for a few images at a time, in the cache.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence, Set
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 
 from deepzero_sim.difference import kernels, memory, native
 from deepzero_sim.difference.carried import Carried
-from deepzero_sim.difference.delta import Changed, Delta, Dense, is_channels_last, once
+from deepzero_sim.difference.delta import Changed, Dense, is_channels_last, once
 from deepzero_sim.difference.layers import image_convolution
 from deepzero_sim.difference.norms import normalised
-from deepzero_sim.difference.recording import Operation, Recording, Slot
+from deepzero_sim.difference.recording import Operation, Read, Recording, Slot
 from deepzero_sim.difference.rules import Ruled
 
 _RELU = {F.relu, torch.relu, torch.Tensor.relu, torch.Tensor.relu_, torch.relu_}
@@ -25,70 +28,231 @@ _SUM = {torch.add, torch.Tensor.add, torch.Tensor.add_}
 _Readers = Mapping[Slot, Sequence[Operation]]
 
 
-def grouped(recording: Recording, operations: Sequence[Operation]) -> list[tuple[Operation, ...]]:
-    """Operations in order, those that go together in one group at the place of its last one."""
+@dataclass(frozen=True, eq=False)
+class Activation:
+    """Batch normalisation, perhaps a sum, and a ReLU, each read by the next one only.
+
+    Args:
+        operations: norm, perhaps sum, ReLU.
+        source: what the norm reads.
+        skip: what is added to its result, if anything.
+    """
+
+    operations: tuple[Operation, ...]
+    source: Slot
+    skip: Slot | None
+
+    @property
+    def result(self) -> Slot:
+        """Behind the ReLU."""
+        return _result(self.operations[-1])
+
+
+@dataclass(frozen=True, eq=False)
+class Fused:
+    """An activation and what may go with it.
+
+    Args:
+        activation: that goes first.
+        convolution: of its result.
+        behind: the activation whose norm alone reads what the convolution gives.
+    """
+
+    activation: Activation
+    convolution: Operation | None = None
+    behind: Activation | None = None
+
+    @property
+    def operations(self) -> tuple[Operation, ...]:
+        """In order."""
+        return (*self.activation.operations, *([] if self.convolution is None else [self.convolution]))
+
+
+def grouped(recording: Recording, operations: Sequence[Operation]) -> list[Operation | Fused]:
+    """Operations in order, those that go together in one group at the place of its ReLU."""
     readers: dict[Slot, list[Operation]] = {}
     for operation in recording.operations:
         for slot in operation.reads:
             readers.setdefault(slot, []).append(operation)
-    before = {reader: x for x in operations if x.function is F.conv2d and (reader := _only_reader(x, readers))}
-    groups: dict[Operation, tuple[Operation, ...]] = {}
-    for norm in operations:
-        group = _group(norm, readers)
-        if len(group) == 1:
-            continue
-        group = (before[norm], *group) if norm in before else group
-        if recording.output not in [slot for member in group[:-1] for slot in member.outputs]:
-            groups[group[-1]] = group
-    ends = {member: end for end, group in groups.items() for member in group}
-    return [groups.get(operation, (operation,)) for operation in operations if ends.get(operation, operation) is operation]
+    found = [activation for x in operations if (activation := _activation(x, readers, recording.output))]
+    by_norm = {activation.operations[0]: activation for activation in found}
+    computed = {slot for operation in recording.operations for slot in operation.outputs}
+    wanted = set(operations)
+    groups = {}
+    for activation in found:
+        behind_it = [x for x in readers.get(activation.result, ()) if x in wanted]
+        convolution = next((x for x in behind_it if _may_go_first(x, activation.result, computed)), None)
+        reader = None if convolution is None else _only_reader(convolution, readers, recording.output)
+        behind = None if reader is None else by_norm.get(reader)
+        groups[activation.operations[-1]] = Fused(activation, convolution, behind)
+    inside = {operation for group in groups.values() for operation in group.operations} - groups.keys()
+    return [groups.get(operation, operation) for operation in operations if operation not in inside]
 
 
-def _group(norm: Operation, readers: _Readers) -> tuple[Operation, ...]:
-    """From a norm to a ReLU; the operation alone if it is none, or something else follows."""
-    group = [norm]
-    while norm.function is F.batch_norm and len(group) < 3 and (reader := _only_reader(group[-1], readers)):
-        group.append(reader)
-        if reader.function in _RELU:
-            return tuple(group)
-        if reader.function not in _SUM or len(reader.arguments) != 2 or len(set(reader.reads)) != 2:
-            break
-    return (norm,)
+def _activation(norm: Operation, readers: _Readers, output: Slot) -> Activation | None:
+    """From a norm to a ReLU; None if something else follows."""
+    source = norm.call_arguments(Read)[1].get("input") if norm.function is F.batch_norm else None
+    if not isinstance(source, Read):
+        return None
+    reader = _only_reader(norm, readers, output)
+    if reader is None or not _is_sum(reader):
+        return _ended((norm,), reader, source.slot, None)
+    skip = next(slot for slot in reader.reads if slot not in norm.outputs)
+    return _ended((norm, reader), _only_reader(reader, readers, output), source.slot, skip)
 
 
-def _only_reader(operation: Operation, readers: _Readers) -> Operation | None:
+def _ended(operations: tuple[Operation, ...], last: Operation | None, source: Slot, skip: Slot | None) -> Activation | None:
+    """An activation, if its last operation is a ReLU."""
+    return Activation((*operations, last), source, skip) if last is not None and last.function in _RELU else None
+
+
+def _is_sum(operation: Operation) -> bool:
+    """Whether it adds two different values."""
+    return operation.function in _SUM and len(operation.arguments) == 2 and len(set(operation.reads)) == 2
+
+
+def _may_go_first(reader: Operation, slot: Slot, computed: Set[Slot | None]) -> bool:
+    """Whether it is a convolution of what is in a slot with what is there from the beginning."""
+    others = [x for x in reader.reads if x != slot]
+    return reader.function is F.conv2d and len(others) == len(reader.reads) - 1 and computed.isdisjoint(others)
+
+
+def _only_reader(operation: Operation, readers: _Readers, output: Slot) -> Operation | None:
     slot = operation.outputs[0] if len(operation.outputs) == 1 else None
-    found = readers.get(slot, ()) if slot is not None else ()
+    found = readers.get(slot, ()) if slot is not None and slot != output else ()
     return found[0] if len(found) == 1 else None
 
 
-def together(operations: Sequence[Operation], carried: Carried) -> Ruled:
-    """The difference behind a group, or :data:`NotImplemented` where its first operation must go alone."""
-    convolution = operations[0] if operations[0].function is F.conv2d else None
-    norm, *add, relu = operations[1:] if convolution else operations
-    if norm.function is not F.batch_norm or not carried.changed(operations[0]):
-        return NotImplemented
-    source = norm.call_arguments(lambda slot: slot)[1]["input"]
-    base = _base(norm, source, add, relu, carried)
-    if base is None:
-        return NotImplemented
-    skips = [carried.deltas[slot] for x in add for slot in x.reads if slot in carried.deltas and slot not in norm.outputs]
-    skip = None if not skips else skips[0].dense()
-    if convolution is None:
-        return _normalised(carried.deltas[source], skip, base)
-    args, kwargs = carried.arguments(convolution)
-    return _convolved(args, kwargs, carried.recording.values[source], skip, base)
+def _result(operation: Operation) -> Slot:
+    (slot,) = operation.outputs
+    assert slot is not None
+    return slot
 
 
-def _base(
-    norm: Operation, source: Any, add: Sequence[Operation], relu: Operation, carried: Carried
-) -> native.NormalisedBase | None:
-    """Norm, of what is in the slot `source`, and ReLU in the base network; None where one pass does not do."""
-    values, memo = carried.recording.values, carried.memos[norm]
-    if source not in norm.reads:  # a constant
+class _Given(NamedTuple):
+    """What goes into an activation.
+
+    Args:
+        d: of the norm, `(P, M, C)`.
+        skip: that is added, the same.
+        base: norm and ReLU in the base network.
+        images: shape of the value behind, `(B, C, H, W)`.
+    """
+
+    d: torch.Tensor
+    skip: torch.Tensor | None
+    base: native.NormalisedBase
+    images: torch.Size
+
+    @property
+    def has_kernel(self) -> bool:
+        """Whether there is one in C."""
+        tensors = (self.d, *self.base) if self.skip is None else (self.d, self.skip, *self.base)
+        return self.base.y.shape[1] % native.CHANNELS == 0 and native.serves(*tensors)
+
+
+def activated(activation: Activation, carried: Carried) -> Ruled:
+    """The difference behind an activation, or :data:`NotImplemented` where its operations must go one by one."""
+    given = _given(activation, carried)
+    if given is None:
+        return NotImplemented
+    if given.has_kernel:
+        result = memory.empty(*given.d.shape)
+        native.normalised_relu(given.d, _moments(activation, given, carried), given.skip, given.base, result)
+    elif kernels.available(given.d.device.type):
+        result = kernels.normalised_relu(given.d, given.skip, given.base)
+    else:
+        return NotImplemented
+    return _images(result, given.images)
+
+
+def through(group: Fused, done: Collection[Slot], carried: Carried) -> bool:
+    """Enter the differences behind a group with a convolution; False, and nothing is entered, if they cannot go together.
+
+    Args:
+        group: with a convolution.
+        done: slots that nobody reads after it.
+        carried: what is changed so far.
+    """
+    activation, convolution = group.activation, group.convolution
+    given = _given(activation, carried)
+    if convolution is None or given is None or not given.has_kernel:
+        return False
+    weight = _weight(convolution, activation.result, Dense(given.d), carried)
+    if weight is None:
+        return False
+    batch, channels, height, width = given.images
+    behind = carried.recording.values[_result(convolution)].shape
+    in_place = behind == given.images and _may_write(activation.source, done, carried)
+    d = given.d.view(-1, batch, height, width, channels)
+    result = d if in_place else memory.empty(len(d), batch, *behind[2:], weight.outputs)
+    kept = _kept(activation, given, done, carried)
+    next_base = None if group.behind is None else _base(group.behind, carried)
+    sums = _moments(activation, given, carried)
+    next_sums = native.layer(d, sums, given.skip, given.base, kept, weight, next_base and next_base.y, result)
+    if in_place:
+        del carried.deltas[activation.source]
+    if kept is not None:
+        _enter(activation.result, _images(kept, given.images), carried)
+    _enter(_result(convolution), _images(result.flatten(1, 3), behind), carried)
+    if next_sums is not None:
+        carried.moments[_result(convolution)] = next_sums
+    return True
+
+
+def _enter(slot: Slot, delta: Dense, carried: Carried) -> None:
+    carried.deltas[slot] = delta
+    carried.owned.add(slot)
+
+
+def _may_write(slot: Slot, done: Collection[Slot], carried: Carried) -> bool:
+    return slot in done and slot in carried.owned
+
+
+def _kept(activation: Activation, given: _Given, done: Collection[Slot], carried: Carried) -> torch.Tensor | None:
+    """Where to write what the ReLU gives, if others read it: over what is added, if that is done with."""
+    if activation.result in done:
         return None
-    x, before = values[source], values[relu.reads[0]]
-    spread = any(values[slot].shape != x.shape for operation in add for slot in operation.reads)
+    skip = activation.skip
+    if skip is not None and skip != activation.source and given.skip is not None and _may_write(skip, done, carried):
+        del carried.deltas[skip]
+        return given.skip
+    return memory.empty(*given.d.shape)
+
+
+def _moments(activation: Activation, given: _Given, carried: Carried) -> torch.Tensor:
+    known = carried.moments.get(activation.source)
+    return native.moments(given.d, given.base.y) if known is None else known
+
+
+def _weight(convolution: Operation, source: Slot, delta: Dense, carried: Carried) -> native.Weight | None:
+    """Of a convolution of what is in the slot `source`; None if there is no kernel for it or queries change it."""
+    values = carried.recording.values
+    if any(slot in carried.deltas for slot in convolution.reads if slot != source):
+        return None
+    memo = carried.memos[convolution]
+    changed = Changed(values[source], delta, memo)
+    args, kwargs = convolution.call_arguments(lambda slot: changed if slot == source else values[slot])
+    found = image_convolution(*args, **kwargs)
+    weight = None if found is None else found.weight
+    return weight if weight is not None and native.serves(weight.values) else None
+
+
+def _given(activation: Activation, carried: Carried) -> _Given | None:
+    delta = carried.deltas.get(activation.source)
+    base = _base(activation, carried) if isinstance(delta, Dense) else None
+    if base is None or delta is None:
+        return None
+    skip = None if activation.skip is None else carried.deltas.get(activation.skip)
+    rows = None if skip is None else _rows_of_queries(skip.dense())
+    return _Given(_rows_of_queries(delta.dense()), rows, base, carried.recording.values[activation.result].shape)
+
+
+def _base(activation: Activation, carried: Carried) -> native.NormalisedBase | None:
+    """Norm and ReLU in the base network; None where one pass does not do."""
+    norm, source, values = activation.operations[0], activation.source, carried.recording.values
+    x, before, memo = values[source], values[activation.operations[-1].reads[0]], carried.memos[norm]
+    spread = any(values[slot].shape != x.shape for add in activation.operations[1:-1] for slot in add.reads)
     trained = [slot for slot in norm.reads if slot != source]
     if spread or not (is_channels_last(x) and is_channels_last(before)) or not carried.deltas.keys().isdisjoint(trained):
         return None
@@ -109,44 +273,6 @@ def _in_training(
     return native.NormalisedBase(_rows(y), s, scale, _rows(before))
 
 
-def _normalised(delta: Delta, skip: torch.Tensor | None, base: native.NormalisedBase) -> Ruled:
-    if not isinstance(delta, Dense):
-        return NotImplemented
-    given = delta.values
-    d, skips = _rows_of_queries(given), None if skip is None else _rows_of_queries(skip)
-    if _has_kernel(given, skip, base):
-        result = memory.empty(*d.shape)
-        for query, answer in enumerate(result):
-            native.normalised_relu(d[query], None if skips is None else skips[query], base, answer)
-    elif kernels.available(given.device.type):
-        result = kernels.normalised_relu(d, skips, base)
-    else:
-        return NotImplemented
-    return _images(result, given.shape[1], given.shape[3:])
-
-
-def _convolved(
-    args: tuple[Any, ...], kwargs: dict[str, Any], out: torch.Tensor, skip: torch.Tensor | None, base: native.NormalisedBase
-) -> Ruled:
-    """Query by query, so that what the convolution gives is still in the cache."""
-    source, *trained = [x for x in (*args, *kwargs.values()) if isinstance(x, Changed)]
-    convolution = image_convolution(*args, **kwargs)
-    if trained or convolution is None or not convolution.serves(source.delta) or not _has_kernel(out, skip, base):
-        return NotImplemented
-    skips = None if skip is None else _rows_of_queries(skip)
-    between = memory.empty(out.shape[0], *out.shape[2:], out.shape[1])
-    result = memory.empty(source.count, *base.y.shape)
-    for query, write in enumerate(convolution.queries(source.delta)):
-        write(between)
-        native.normalised_relu(between.flatten(0, 2), None if skips is None else skips[query], base, result[query])
-    return _images(result, out.shape[0], out.shape[2:])
-
-
-def _has_kernel(given: torch.Tensor, skip: torch.Tensor | None, base: native.NormalisedBase) -> bool:
-    tensors = (given, *base) if skip is None else (given, skip, *base)
-    return base.y.shape[1] % native.CHANNELS == 0 and native.serves(*tensors)
-
-
 def _rows(x: torch.Tensor) -> torch.Tensor:
     """`(B, C, H, W)` to `(B * H * W, C)`: of channels that lie innermost a view."""
     return x.movedim(1, -1).flatten(0, 2).contiguous()
@@ -157,6 +283,7 @@ def _rows_of_queries(x: torch.Tensor) -> torch.Tensor:
     return x.movedim(2, -1).flatten(1, 3).contiguous()
 
 
-def _images(rows: torch.Tensor, batch: int, size: torch.Size) -> Dense:
+def _images(rows: torch.Tensor, shape: torch.Size) -> Dense:
     """`(P, B * H * W, C)` to `(P, B, C, H, W)`."""
+    batch, _, *size = shape
     return Dense(torch.unflatten(rows, 1, (batch, *size)).movedim(-1, 2))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TypeAlias, TypeGuard
 
 import torch
@@ -52,11 +52,13 @@ class ImageConvolution:
         """`(C, k, k, 1, O)`."""
         return self._weight.permute(1, 2, 3, 0).unsqueeze(3).contiguous()
 
-    def queries(self, delta: Dense | OneChannel) -> Iterator[_Write]:
-        """For each query what writes its differences."""
-        images = delta.values.movedim(2, -1).contiguous()
-        for query, x in enumerate(images):
-            yield self._written(x, None if isinstance(delta, Dense) else delta.channels[query])
+    @property
+    def weight(self) -> native.Weight | None:
+        """As the kernels take it that do more than this convolution; None if it has not whole channels."""
+        if not self._whole or self._weight.shape[1] % native.CHANNELS:
+            return None
+        values = self._transformed if self._tiled else self._by_place
+        return native.Weight(values, self._tiled, self.outputs, self._weight.shape[2], self._stride, self._border)
 
     def through(self, delta: Dense | OneChannel, size: torch.Size) -> torch.Tensor:
         """Differences of the results, `(P, B, O, H', W')`.
@@ -69,8 +71,9 @@ class ImageConvolution:
         if isinstance(delta, Dense):  # all in one call
             self._written(delta.values.movedim(2, -1).flatten(0, 1).contiguous(), None)(result.flatten(0, 1))
         else:
-            for write, answer in zip(self.queries(delta), result, strict=True):
-                write(answer)
+            images = delta.values.movedim(2, -1).contiguous()
+            for x, channel, answer in zip(images, delta.channels, result, strict=True):
+                self._written(x, channel)(answer)
         return result.movedim(-1, 2)
 
     def _written(self, x: torch.Tensor, channel: int | None) -> _Write:

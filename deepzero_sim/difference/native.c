@@ -25,6 +25,22 @@ struct normalisation {
     const float *y, *deviation, *weight, *before; /* (rows, channels), (channels), (channels), (rows, channels) */
 };
 
+struct layer {
+    int queries, tiled; /* whether the convolution is Winograd's */
+    struct normalisation norm;
+    struct convolution convolution;
+    const float *weight, *next; /* what is normalised behind the convolution */
+};
+
+/* Rows or columns behind a convolution */
+static int rows_behind(int rows, const struct convolution *s) { return (rows + 2 * s->border - s->kernel) / s->stride + 1; }
+
+/* So many images that they have about a block of tiles of 4 x 4 */
+static int images_at_once(const struct convolution *s) {
+    int tiles = ((s->height + 3) / 4) * ((s->width + 3) / 4), most = tiles < BLOCK ? BLOCK / tiles : 1;
+    return most < s->images ? most : s->images;
+}
+
 /* The difference of batch normalisation as `a d + b y + c`, from the sums of d, y d and d^2 over all rows */
 static void factors_of(const double *sums, float *factors, const struct normalisation *s) {
     for (int i = 0; i < s->channels; i++) {
@@ -139,10 +155,39 @@ void dz_bent(const float *d, const float *x, float *out, int queries, size_t cou
     for (int query = 0; query < queries; query++, d += count, out += count) BEST(bent, 16, d, x, out, count, slope);
 }
 
-/* What a difference d (rows, channels) changes behind batch normalisation in training mode, a sum with a difference `skip` if
- * it is not NULL, and a ReLU. `out` may be `d`. Scratch is 9 floats a channel. */
-void dz_normalised_relu(const float *d, const float *skip, float *out, float *scratch, size_t rows, int channels, const float *y,
-                        const float *deviation, const float *weight, const float *before) {
+/* Adds the sums over all rows of d, y d and d^2 to `sums` (queries, 3, channels), for d (queries, rows, channels). */
+void dz_moments(const float *d, const float *y, double *sums, int queries, size_t rows, int channels) {
+    for (int query = 0; query < queries; query++, d += rows * channels, sums += 3 * channels)
+        BEST(moments, channels, d, y, rows, channels, sums);
+}
+
+/* What differences d (queries, rows, channels) change behind batch normalisation in training mode, a sum with differences `skip`
+ * if they are not NULL, and a ReLU; `sums` are the moments of d. `out` may be `d`. Scratch is 3 floats a channel. */
+void dz_normalised_relu(const float *d, const double *sums, const float *skip, float *out, float *scratch, int queries, size_t rows,
+                        int channels, const float *y, const float *deviation, const float *weight, const float *before) {
     struct normalisation s = {rows, channels, y, deviation, weight, before};
-    BEST(normalised_relu, channels, d, skip, out, scratch, &s);
+    size_t size = rows * channels;
+    for (int query = 0; query < queries; query++, d += size, sums += 3 * channels, out += size) {
+        factors_of(sums, scratch, &s);
+        BEST(normalised_relu, channels, d, skip ? skip + query * size : NULL, out, 0, rows, scratch, &s);
+    }
+}
+
+size_t dz_layer_scratch(int queries, int images, int height, int width, int inputs, int outputs, int border, int tiled) {
+    struct convolution s = {images, height, width, inputs, outputs, 0, 0, border};
+    size_t rest = tiled ? dz_winograd_scratch(inputs, outputs) : dz_summed_scratch(height, width, inputs, border);
+    return (size_t)queries * 3 * inputs + (size_t)images_at_once(&s) * height * width * inputs + rest;
+}
+
+/* The same, and a convolution behind it (`tiled`: by Winograd's method, else by summation), whose moments with `next`, what a norm
+ * behind it gives in the base network, are added to `next_sums`, if they are not NULL. What the ReLU gives is written to `kept`, if
+ * it is not NULL, which may be `skip`. `out` may be `d` if they are of one size. */
+void dz_layer(const float *d, const double *sums, const float *skip, float *kept, float *out, double *next_sums, float *scratch,
+              const float *y, const float *deviation, const float *norm_weight, const float *before, const float *weight,
+              const float *next, int queries, int images, int height, int width, int inputs, int outputs, int kernel, int stride,
+              int border, int tiled) {
+    struct normalisation norm = {(size_t)images * height * width, inputs, y, deviation, norm_weight, before};
+    struct convolution convolution = {images, height, width, inputs, outputs, kernel, stride, border};
+    struct layer s = {queries, tiled, norm, convolution, weight, next};
+    BEST(layer, inputs | outputs, &s, d, sums, skip, kept, out, next_sums, scratch);
 }

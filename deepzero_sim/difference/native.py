@@ -34,7 +34,10 @@ _SIGNATURES = {
     "dz_narrow_scratch": (_Size, [_Int] * 5),
     "dz_narrow": (None, [*[_Pointer] * 4, *[_Int] * 7]),
     "dz_bent": (None, [*[_Pointer] * 3, _Int, _Size, ctypes.c_float]),
-    "dz_normalised_relu": (None, [*[_Pointer] * 4, _Size, _Int, *[_Pointer] * 4]),
+    "dz_moments": (None, [*[_Pointer] * 3, _Int, _Size, _Int]),
+    "dz_normalised_relu": (None, [*[_Pointer] * 5, _Int, _Size, _Int, *[_Pointer] * 4]),
+    "dz_layer_scratch": (_Size, [_Int] * 8),
+    "dz_layer": (None, [*[_Pointer] * 13, *[_Int] * 10]),
 }
 
 
@@ -137,18 +140,92 @@ class NormalisedBase(NamedTuple):
     before: torch.Tensor
 
 
-def normalised_relu(d: torch.Tensor, skip: torch.Tensor | None, base: NormalisedBase, result: torch.Tensor) -> None:
+class Weight(NamedTuple):
+    """A convolution from and to whole :data:`CHANNELS`.
+
+    Args:
+        values: as :func:`winograd` or as :func:`summed` takes them.
+        tiled: by Winograd's method.
+        outputs: channels.
+        kernel: in both directions, as all that follows.
+        stride: 1 if tiled.
+        border: of zeros, on all sides.
+    """
+
+    values: torch.Tensor
+    tiled: bool
+    outputs: int
+    kernel: int
+    stride: int
+    border: int
+
+
+def moments(d: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Sums over all rows of `d`, `y d` and `d^2`, from which the statistics of a norm follow.
+
+    Args:
+        d: `(P, M, C)`.
+        y: normalised values, `(M, C)`.
+
+    Returns:
+        `(P, 3, C)`, float64.
+    """
+    count, rows, channels = d.shape
+    result = torch.zeros(count, 3, channels, dtype=torch.float64)
+    _library().dz_moments(*_at(d, y, result), count, rows, channels)
+    return result
+
+
+def normalised_relu(
+    d: torch.Tensor, sums: torch.Tensor, skip: torch.Tensor | None, base: NormalisedBase, result: torch.Tensor
+) -> None:
     """The difference behind batch normalisation in training mode, a sum with `skip`, and a ReLU (`norms.py`).
 
     Args:
-        d: `(M, C)`.
-        skip: a difference that is added before the ReLU, `(M, C)`, if any.
+        d: `(P, M, C)`.
+        sums: its :func:`moments`.
+        skip: a difference that is added before the ReLU, `(P, M, C)`, if any.
         base: the network as it is.
-        result: `(M, C)`, is written; may be `d`.
+        result: `(P, M, C)`, is written; may be `d`.
     """
-    rows, channels = base.y.shape
-    scratch = memory.empty(9 * channels)
-    _library().dz_normalised_relu(*_at(d, skip, result, scratch), rows, channels, *_at(*base))
+    scratch = torch.empty(3 * d.shape[2])
+    _library().dz_normalised_relu(*_at(d, sums, skip, result, scratch), *d.shape, *_at(*base))
+
+
+def layer(
+    d: torch.Tensor,
+    sums: torch.Tensor,
+    skip: torch.Tensor | None,
+    base: NormalisedBase,
+    kept: torch.Tensor | None,
+    weight: Weight,
+    next_y: torch.Tensor | None,
+    result: torch.Tensor,
+) -> torch.Tensor | None:
+    """The difference behind what :func:`normalised_relu` does and a convolution, in one pass over memory.
+
+    Args:
+        d: `(P, B, H, W, C)`.
+        sums: its :func:`moments`.
+        skip: as `d`, if any.
+        base: the network as it is.
+        kept: as `d`, is written with what the ReLU gives, if that is wanted; may be `skip`.
+        weight: of the convolution.
+        next_y: what a norm behind the convolution gives in the base network, `(M', O)`, if there is one.
+        result: `(P, B, H', W', O)`, is written; may be `d` if it has the same shape.
+
+    Returns:
+        The moments of the result with `next_y`, if that is given.
+    """
+    sizes = (*d.shape, weight.outputs)
+    functions = _library()
+    scratch = memory.empty(functions.dz_layer_scratch(*sizes, weight.border, weight.tiled))
+    behind = None if next_y is None else torch.zeros(len(d), 3, weight.outputs, dtype=torch.float64)
+    functions.dz_layer(
+        *_at(d, sums, skip, kept, result, behind, scratch), *_at(*base), *_at(weight.values, next_y),
+        *sizes, weight.kernel, weight.stride, weight.border, weight.tiled,
+    )  # fmt: skip
+    return behind
 
 
 def _library() -> ctypes.CDLL:

@@ -191,7 +191,7 @@ INLINE void NAME(line)(const float *x, size_t pitch, const float *weight, float 
 
 static void NAME(summed)(const float *x, const float *weight, float *out, float *scratch, const struct convolution *s) {
     size_t row = (size_t)s->width * s->inputs, border = (size_t)s->border * s->inputs, pitch = row + 2 * border;
-    int height = (s->height + 2 * s->border - s->kernel) / s->stride + 1, width = (s->width + 2 * s->border - s->kernel) / s->stride + 1;
+    int height = rows_behind(s->height, s), width = rows_behind(s->width, s);
     memset(scratch, 0, sizeof(float) * pitch * (s->height + 2 * s->border));
     for (int image = 0; image < s->images; image++) {
         for (int h = 0; h < s->height; h++, x += row)
@@ -245,7 +245,7 @@ INLINE void NAME(narrow_line)(const float *x, size_t pitch, const float *weight,
 
 static void NAME(narrow)(const float *x, const float *weight, float *out, float *scratch, const struct convolution *s) {
     int taps = s->kernel * s->kernel * s->inputs;
-    int height = s->height + 2 * s->border - s->kernel + 1, width = s->width + 2 * s->border - s->kernel + 1;
+    int height = rows_behind(s->height, s), width = rows_behind(s->width, s);
     size_t pitch = (size_t)4 * (s->width + 2 * s->border);
     float *weights = scratch, *padded = scratch + (size_t)taps * VECTOR;
     for (int t = 0; t < taps; t++)
@@ -308,10 +308,18 @@ INLINE void NAME(add_moments)(const float *d, const float *y, size_t rows, int c
     }
 }
 
-INLINE void NAME(apply)(const float *d, const float *skip, float *out, const struct normalisation *s, const float *factors) {
-    const float *y = s->y, *before = s->before;
+static void NAME(moments)(const float *d, const float *y, size_t rows, int channels, double *sums) {
+    for (size_t r = 0; r < rows; r += ROWS)
+        for (int c = 0; c < channels; c += VECTOR)
+            NAME(add_moments)(d + r * channels + c, y + r * channels + c, rows - r < ROWS ? rows - r : ROWS, channels, sums + c);
+}
+
+/* Some rows behind norm, sum and ReLU; `first` is where they begin in the base network */
+INLINE void NAME(apply)(const float *d, const float *skip, float *out, size_t first, size_t rows, const float *factors,
+                        const struct normalisation *s) {
     int channels = s->channels;
-    for (size_t r = 0; r < s->rows; r++)
+    const float *y = s->y + first * channels, *before = s->before + first * channels;
+    for (size_t r = 0; r < rows; r++)
         for (int c = 0; c < channels; c += VECTOR) {
             size_t at = r * channels + c;
             vector z = AT(factors + c) * AT(d + at) + AT(factors + channels + c) * AT(y + at) + AT(factors + 2 * channels + c);
@@ -322,21 +330,42 @@ INLINE void NAME(apply)(const float *d, const float *skip, float *out, const str
         }
 }
 
-static void NAME(normalised_relu)(const float *d, const float *skip, float *out, float *scratch,
+static void NAME(normalised_relu)(const float *d, const float *skip, float *out, size_t first, size_t rows, const float *factors,
                                   const struct normalisation *s) {
-    int channels = s->channels;
-    double *sums = (double *)(void *)scratch;
-    float *factors = scratch + 6 * channels;
-    for (int i = 0; i < 3 * channels; i++) sums[i] = 0;
-    for (size_t r = 0; r < s->rows; r += ROWS)
-        for (int c = 0; c < channels; c += VECTOR)
-            NAME(add_moments)(d + r * channels + c, s->y + r * channels + c, s->rows - r < ROWS ? s->rows - r : ROWS, channels,
-                              sums + c);
-    factors_of(sums, factors, s);
     if (skip)
-        NAME(apply)(d, skip, out, s, factors);
+        NAME(apply)(d, skip, out, first, rows, factors, s);
     else
-        NAME(apply)(d, NULL, out, s, factors);
+        NAME(apply)(d, NULL, out, first, rows, factors, s);
+}
+
+/* ---- Batch normalisation, a sum, a ReLU and a convolution, for a few images at a time: what lies between stays in the cache,
+ * and so does what the queries share of the base network ---- */
+
+static void NAME(layer)(const struct layer *s, const float *d, const double *sums, const float *skip, float *kept, float *out,
+                        double *next_sums, float *scratch) {
+    const struct normalisation *norm = &s->norm;
+    struct convolution c = s->convolution;
+    size_t rows = (size_t)c.height * c.width, results = (size_t)rows_behind(c.height, &c) * rows_behind(c.width, &c);
+    size_t size = c.images * rows * c.inputs, result_size = c.images * results * c.outputs;
+    int all = c.images, most = images_at_once(&c);
+    float *factors = scratch, *hidden = factors + (size_t)s->queries * 3 * c.inputs, *rest = hidden + most * rows * c.inputs;
+    for (int q = 0; q < s->queries; q++)
+        factors_of(sums + (size_t)q * 3 * c.inputs, factors + (size_t)q * 3 * c.inputs, norm);
+    for (int first = 0; first < all; first += most) {
+        c.images = all - first < most ? all - first : most;
+        size_t from = first * rows * c.inputs, to = first * results * c.outputs;
+        for (int q = 0; q < s->queries; q++) {
+            float *x = kept ? kept + q * size + from : hidden, *result = out + q * result_size + to;
+            NAME(normalised_relu)(d + q * size + from, skip ? skip + q * size + from : NULL, x, first * rows, c.images * rows,
+                                  factors + (size_t)q * 3 * c.inputs, norm);
+            if (s->tiled)
+                NAME(winograd)(x, s->weight, result, rest, &c);
+            else
+                NAME(summed)(x, s->weight, result, rest, &c);
+            if (next_sums)
+                NAME(moments)(result, s->next + to, c.images * results, c.outputs, next_sums + (size_t)q * 3 * c.outputs);
+        }
+    }
 }
 
 #undef PIXELS

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 from deepzero_sim.difference import activations, arithmetic, layers, losses, norms  # noqa: F401
 from deepzero_sim.difference.carried import Carried, Memos
 from deepzero_sim.difference.delta import Delta, Dense, OneChannel, OneCoordinate
-from deepzero_sim.difference.fused import grouped, together
+from deepzero_sim.difference.fused import Fused, activated, grouped, through
 from deepzero_sim.difference.image_convolution import ImageConvolution
 from deepzero_sim.difference.recompute import recompute
 from deepzero_sim.difference.recording import Operation, Recording, Slot
@@ -39,10 +39,10 @@ class Meter:
 
 @dataclass(frozen=True)
 class _Step:
-    """Operations of a plan that go together, and the slots whose differences nobody reads after them."""
+    """An operation or some that go together, and the slots whose differences nobody reads after them."""
 
-    operations: tuple[Operation, ...]
-    done: tuple[Slot, ...]
+    what: Operation | Fused
+    done: frozenset[Slot]
 
 
 class Differences:
@@ -76,7 +76,10 @@ class Differences:
         """
         carried = Carried(self._recording, self._memos, dict(changes))
         for step in self._plan(frozenset(changes)):
-            self._through_all(step.operations, carried)
+            if isinstance(step.what, Fused):
+                self._through_group(step.what, step.done, carried)
+            else:
+                self._through(step.what, carried)
             if meter is not None:
                 meter.read(carried.deltas.values())
             for slot in step.done:
@@ -86,31 +89,33 @@ class Differences:
     def _plan(self, starts: frozenset[Slot]) -> list[_Step]:
         if starts not in self._plans:
             groups = grouped(self._recording, self._recording.behind(list(starts)))
-            last = {slot: group for group in groups for operation in group for slot in operation.reads}
+            last = {slot: group for group in groups for slot in _reads(group)}
             last.pop(self._recording.output, None)
-            done: dict[tuple[Operation, ...], list[Slot]] = {}
+            done: dict[Operation | Fused, list[Slot]] = {}
             for slot, group in last.items():
                 done.setdefault(group, []).append(slot)
-            self._plans[starts] = [_Step(group, tuple(done.get(group, ()))) for group in groups]
+            self._plans[starts] = [_Step(group, frozenset(done.get(group, ()))) for group in groups]
         return self._plans[starts]
 
-    def _through_all(self, operations: Sequence[Operation], carried: Carried) -> None:
-        """Enter the differences of what the operations compute; together where that is one pass over memory."""
-        first, *others = operations
-        delta: Any = together(operations, carried) if others else NotImplemented
-        if delta is not NotImplemented:
-            (slot,) = operations[-1].outputs
-            assert slot is not None
-            carried.deltas[slot] = delta
+    def _through_group(self, group: Fused, done: frozenset[Slot], carried: Carried) -> None:
+        """Enter the differences behind a group: together, or its activation at least, or one by one."""
+        if through(group, done, carried):
             return
-        self._through(first, carried)
-        if others:
-            self._through_all(others, carried)
+        activation = group.activation
+        delta: Any = activated(activation, carried)
+        if delta is NotImplemented:
+            for operation in group.operations:
+                self._through(operation, carried)
+            return
+        carried.deltas[activation.result] = delta
+        if group.convolution is not None:
+            self._through(group.convolution, carried)
 
     def _through(self, operation: Operation, carried: Carried) -> None:
         """Enter the differences of what an operation computes."""
         if not carried.changed(operation):
             return
+        carried.owned.difference_update(operation.reads)  # its rule may return what it is given
         args, kwargs = carried.arguments(operation)
         first = next(slot for slot in operation.outputs if slot is not None)
         result = _ruled(operation.function, self._recording.values[first], args, kwargs)
@@ -119,6 +124,11 @@ class Differences:
         for slot, delta in zip(operation.outputs, pytree.tree_leaves(result), strict=True):
             if slot is not None and delta is not None:
                 carried.deltas[slot] = delta if self._dtype is None else _in_dtype(delta, self._dtype)
+
+
+def _reads(group: Operation | Fused) -> list[Slot]:
+    operations = group.operations if isinstance(group, Fused) else (group,)
+    return [slot for operation in operations for slot in operation.reads]
 
 
 def _tensors(memo: Mapping[str, Any]) -> list[torch.Tensor]:

@@ -12,8 +12,8 @@ from problems import autograd, mse, relative_error
 from torch import nn
 
 from deepzero_sim.difference import kernels, native
-from deepzero_sim.difference.fused import grouped
-from deepzero_sim.difference.recording import record
+from deepzero_sim.difference.fused import Fused, grouped
+from deepzero_sim.difference.recording import Operation, record
 from deepzero_sim.estimator import CGE
 from deepzero_sim.oracle import ModelOracle
 
@@ -72,19 +72,18 @@ WAYS = ("C", "compiled for GPUs")
 def called(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """One pass by the kernels in C, or by those for GPUs as plain torch: for each call whether something was added."""
     added: list[bool] = []
-    way = getattr(request, "param", "C")
-    module: Any = native if way == "C" else kernels
-    original = module.normalised_relu
-
-    def normalised_relu(d: torch.Tensor, skip: torch.Tensor | None, *rest: Any) -> Any:
-        added.append(skip is not None)
-        return original(d, skip, *rest)
-
-    monkeypatch.setattr(module, "normalised_relu", normalised_relu)
-    if way != "C":
-        monkeypatch.setattr(native, "serves", lambda *tensors: False)
-        monkeypatch.setattr(kernels, "available", lambda device: True)
-        monkeypatch.setattr(kernels, "_compiled", lambda function: function)
+    if getattr(request, "param", "C") == "C":
+        for name in ("normalised_relu", "layer"):
+            original = getattr(native, name)
+            monkeypatch.setattr(native, name, lambda d, sums, skip, *rest, original=original: (
+                added.append(skip is not None), original(d, sums, skip, *rest))[1])  # fmt: skip
+        return added
+    compiled = kernels.normalised_relu
+    monkeypatch.setattr(kernels, "normalised_relu", lambda d, skip, base: (
+        added.append(skip is not None), compiled(d, skip, base))[1])  # fmt: skip
+    monkeypatch.setattr(native, "serves", lambda *tensors: False)
+    monkeypatch.setattr(kernels, "available", lambda device: True)
+    monkeypatch.setattr(kernels, "_compiled", lambda function: function)
     return added
 
 
@@ -143,9 +142,9 @@ def test_a_norm_that_is_the_result_stays_apart() -> None:
     x = torch.randn(2, 2, 3, 3)
     recording = record(model, [x], list(model.parameters()))
     groups = grouped(recording, recording.operations)
-    assert [len(group) for group in groups] == [3]
+    assert [type(group) for group in groups] == [Operation, Fused]
     (recording.output,) = (slot for slot in recording.operations[1].outputs if slot is not None)
-    assert [len(group) for group in grouped(recording, recording.operations)] == [1, 1, 1]
+    assert [type(group) for group in grouped(recording, recording.operations)] == [Operation] * 3
 
 
 @pytest.mark.slow

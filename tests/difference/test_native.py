@@ -120,37 +120,114 @@ def test_bent(shape: tuple[int, int], slope: float, scale: float, seed: int) -> 
     assert float((native.bent(d, x, slope) - expected).abs().max()) < 1e-6 * float(d.abs().max())
 
 
+def normalised_base(rows: int, count: int) -> native.NormalisedBase:
+    y = torch.randn(rows, count)
+    y = (y - y.mean(0)) / y.std(0, correction=0)
+    return native.NormalisedBase(y, torch.rand(count) + 0.5, torch.randn(count), torch.randn(rows, count))
+
+
+def activated(d: torch.Tensor, skip: torch.Tensor | None, base: native.NormalisedBase) -> torch.Tensor:
+    """`(P, M, C)` behind norm, sum and ReLU, in float64."""
+    z = normalised_difference(base.y.double(), d.double(), base.deviation.double(), [0]) * base.weight.double()
+    return relu_difference(base.before.double(), z if skip is None else z + skip.double())
+
+
+scales = st.sampled_from([1e-6, 1e-2, 1.0])
+
+
 @with_every_set
 @PROPERTY
 @given(
+    queries=st.integers(1, 3),
     rows=st.integers(2, 300),
     count=channels,
-    scale=st.sampled_from([1e-6, 1e-2, 1.0]),
+    scale=scales,
     adds=st.booleans(),
     seed=st.integers(0, 99),
 )
-def test_normalised_relu(rows: int, count: int, scale: float, adds: bool, seed: int) -> None:
+def test_normalised_relu(queries: int, rows: int, count: int, scale: float, adds: bool, seed: int) -> None:
     torch.manual_seed(seed)
-    d, skip, y, before = (torch.randn(rows, count) for _ in range(4))
-    deviation, weight = torch.rand(count) + 0.5, torch.randn(count)
-    d, skip = d * scale, skip * scale
-    y = (y - y.mean(0)) / y.std(0, correction=0)
-    result = torch.full_like(d, torch.nan)
-    native.normalised_relu(d, skip if adds else None, native.NormalisedBase(y, deviation, weight, before), result)
-    z = normalised_difference(y.double(), d.double()[None], deviation.double(), [0])[0] * weight.double()
-    expected = relu_difference(before.double(), z + skip.double() if adds else z)
-    assert float((result - expected).abs().max()) < 1e-5 * float(z.abs().max() + skip.abs().max())
-    native.normalised_relu(d, skip if adds else None, native.NormalisedBase(y, deviation, weight, before), d)
+    base = normalised_base(rows, count)
+    d, added = scale * torch.randn(2, queries, rows, count)
+    skip, result = added if adds else None, torch.full_like(d, torch.nan)
+    sums = native.moments(d, base.y)
+    expected = torch.stack([d.double(), base.y.double() * d.double(), d.double().square()], 1).sum(2)
+    torch.testing.assert_close(sums, expected, rtol=1e-5, atol=1e-5 * scale * rows)
+    native.normalised_relu(d, sums, skip, base, result)
+    assert error(result, activated(d, skip, base)) < 1e-5
+    native.normalised_relu(d, sums, skip, base, d)
     assert torch.equal(d, result)  # in place
 
 
 @with_every_set
 def test_what_is_not_a_number_stays_so() -> None:
-    d, base = torch.zeros(4, 8), native.NormalisedBase(torch.zeros(4, 8), torch.ones(8), torch.ones(8), -torch.ones(4, 8))
-    d[1, 2] = torch.nan
-    native.normalised_relu(d, None, base, d)
-    assert d[:, 2].isnan().all()
-    assert (d[:, :2] == 0).all()
+    d, base = torch.zeros(1, 4, 8), native.NormalisedBase(torch.zeros(4, 8), torch.ones(8), torch.ones(8), -torch.ones(4, 8))
+    d[0, 1, 2] = torch.nan
+    native.normalised_relu(d, native.moments(d, base.y), None, base, d)
+    assert d[..., 2].isnan().all()
+    assert (d[..., :2] == 0).all()
+
+
+@with_every_set
+@PROPERTY
+@given(
+    queries=st.integers(1, 3),
+    size=images,
+    inputs=channels,
+    outputs=channels,
+    kind=st.sampled_from(
+        [(3, 1, 1, True), (5, 1, 2, True), (3, 1, 1, False), (3, 2, 1, False), (1, 1, 0, False), (2, 2, 0, False)]
+    ),
+    scale=scales,
+    adds=st.booleans(),
+    keeps=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_layer(
+    queries: int,
+    size: tuple[int, int, int],
+    inputs: int,
+    outputs: int,
+    kind: tuple[int, int, int, bool],
+    scale: float,
+    adds: bool,
+    keeps: bool,
+    seed: int,
+) -> None:
+    """It computes what its parts do, the moments too; and the same, bit for bit, over its arguments and query by query."""
+    torch.manual_seed(seed)
+    kernel, stride, border, tiled = kind
+    rows = size[0] * size[1] * size[2]
+    if min(size[1:]) + 2 * border < kernel or rows < 8:
+        return
+    base, values = normalised_base(rows, inputs), torch.randn(outputs, inputs, kernel, kernel)
+    laid_out = winograd.transformed_weight(values) if tiled else values.permute(2, 3, 1, 0).contiguous()
+    weight = native.Weight(laid_out, tiled, outputs, kernel, stride, border)
+    d, added = scale * torch.randn(2, queries, *size, inputs)
+    skip, kept = added if adds else None, torch.full_like(d, torch.nan) if keeps else None
+    hidden = activated(d.flatten(1, 3), None if skip is None else skip.flatten(1, 3), base).view(d.shape)
+    expected = torch.stack([convolved(x, values, stride, border) for x in hidden])
+    next_y = torch.randn(expected[0].numel() // outputs, outputs)
+    sums = native.moments(d.flatten(1, 3), base.y)
+
+    result = torch.full(expected.shape, torch.nan)
+    moments = native.layer(d, sums, skip, base, kept, weight, next_y, result)
+    assert error(result, expected) < 3e-5
+    assert kept is None or error(kept, hidden) < 1e-5
+    assert moments is not None
+    torch.testing.assert_close(
+        moments, native.moments(result.flatten(1, 3), next_y), rtol=1e-4, atol=1e-4 * float(result.abs().max())
+    )
+
+    for query in range(queries):
+        alone = torch.full_like(result[:1], torch.nan)
+        one = slice(query, query + 1)
+        its = native.layer(d[one], sums[one], None if skip is None else skip[one], base, None, weight, next_y, alone)
+        assert its is not None and torch.equal(alone[0], result[query]) and torch.equal(its[0], moments[query])
+    over = d if d.shape == result.shape else torch.full_like(result, torch.nan)
+    assert native.layer(d, sums, skip, base, skip if keeps else None, weight, None, over) is None
+    assert torch.equal(over, result)
+    assert kept is None or skip is None or torch.equal(skip, kept)
 
 
 @with_every_set
