@@ -185,7 +185,7 @@ def through(group: Fused, done: Collection[Slot], carried: Carried) -> bool:
     behind = carried.recording.values[_result(convolution)].shape
     in_place = behind == given.images and _may_write(activation.source, done, carried)
     d = given.d.view(-1, batch, height, width, channels)
-    result = d if in_place else memory.empty(len(d), batch, *behind[2:], weight.outputs)
+    result = d if in_place else memory.empty(len(d), batch, *behind[2:], behind[1])
     kept = _kept(activation, given, done, carried)
     next_base = None if group.behind is None else _base(group.behind, carried)
     sums = _moments(activation, given, carried)

@@ -55,10 +55,14 @@ class ImageConvolution:
     @property
     def weight(self) -> native.Weight | None:
         """As the kernels take it that do more than this convolution; None if it has not whole channels."""
-        if not self._whole or self._weight.shape[1] % native.CHANNELS:
-            return None
-        values = self._transformed if self._tiled else self._by_place
-        return native.Weight(values, self._tiled, self.outputs, self._weight.shape[2], self._stride, self._border)
+        return self._dense if self._whole and self._weight.shape[1] % native.CHANNELS == 0 else None
+
+    @functools.cached_property
+    def _dense(self) -> native.Weight:
+        return self._laid_out(self._transformed if self._tiled else self._by_place, self._tiled)
+
+    def _laid_out(self, values: torch.Tensor, tiled: bool) -> native.Weight:
+        return native.Weight(values, tiled, self._weight.shape[2], self._stride, self._border)
 
     def through(self, delta: Dense | OneChannel, size: torch.Size) -> torch.Tensor:
         """Differences of the results, `(P, B, O, H', W')`.
@@ -78,9 +82,8 @@ class ImageConvolution:
 
     def _written(self, x: torch.Tensor, channel: int | None) -> _Write:
         """What writes the differences behind images `(N, H, W, C)` of all channels or of a single one."""
-        if self._tiled and channel is None:
-            return functools.partial(native.winograd, x, self._transformed, self._weight.shape[2])
-        weight = self._by_place if channel is None else self._by_input[channel]
-        if self._whole:
-            return functools.partial(native.summed, x, weight, self._stride, self._border)
-        return functools.partial(native.narrow, x, weight, self._border)
+        if not self._whole:
+            values = self._by_place if channel is None else self._by_input[channel]
+            return functools.partial(native.narrow, x, values, self._border)
+        weight = self._dense if channel is None else self._laid_out(self._by_input[channel], False)
+        return functools.partial(native.convolution, x, weight)

@@ -17,7 +17,38 @@
 
 struct convolution {
     int images, height, width, inputs, outputs, kernel, stride, border;
+    int tiled; /* whether it goes by Winograd's method */
 };
+
+/* Rows or columns behind a convolution */
+static int rows_behind(int rows, const struct convolution *s) { return (rows + 2 * s->border - s->kernel) / s->stride + 1; }
+
+/* Rows or columns with a border, and up to whole tiles */
+static int padded_rows(int rows, const struct convolution *s) {
+    int tile = s->tiled ? 7 - s->kernel : 1;
+    return (rows + tile - 1) / tile * tile + 2 * s->border;
+}
+static int padded_height(const struct convolution *s) { return padded_rows(s->height, s); }
+static int padded_width(const struct convolution *s) { return padded_rows(s->width, s); }
+static size_t padded_size(const struct convolution *s) { return (size_t)padded_height(s) * padded_width(s) * s->inputs; }
+
+/* Where a line of images without a border, counted over all of them, begins among those with one */
+static float *line_of(float *padded, int line, const struct convolution *s) {
+    size_t down = (size_t)(line / s->height) * padded_height(s) + line % s->height + s->border;
+    return padded + (down * padded_width(s) + s->border) * s->inputs;
+}
+
+/* Writes images into those with a border, which is zero already */
+static void pad(const float *x, float *padded, const struct convolution *s) {
+    size_t line = (size_t)s->width * s->inputs;
+    for (int h = 0; h < s->images * s->height; h++, x += line) memcpy(line_of(padded, h, s), x, sizeof(float) * line);
+}
+
+/* So many images that they have about a block of tiles of 4 x 4 */
+static int images_at_once(const struct convolution *s) {
+    int tiles = ((s->height + 3) / 4) * ((s->width + 3) / 4), most = tiles < BLOCK ? BLOCK / tiles : 1;
+    return most < s->images ? most : s->images;
+}
 
 struct normalisation {
     size_t rows;
@@ -26,20 +57,11 @@ struct normalisation {
 };
 
 struct layer {
-    int queries, tiled; /* whether the convolution is Winograd's */
+    int queries;
     struct normalisation norm;
     struct convolution convolution;
     const float *weight, *next; /* what is normalised behind the convolution */
 };
-
-/* Rows or columns behind a convolution */
-static int rows_behind(int rows, const struct convolution *s) { return (rows + 2 * s->border - s->kernel) / s->stride + 1; }
-
-/* So many images that they have about a block of tiles of 4 x 4 */
-static int images_at_once(const struct convolution *s) {
-    int tiles = ((s->height + 3) / 4) * ((s->width + 3) / 4), most = tiles < BLOCK ? BLOCK / tiles : 1;
-    return most < s->images ? most : s->images;
-}
 
 /* The difference of batch normalisation as `a d + b y + c`, from the sums of d, y d and d^2 over all rows */
 static void factors_of(const double *sums, float *factors, const struct normalisation *s) {
@@ -116,37 +138,28 @@ int dz_instructions(int limit) {
 #define BEST(kernel, whole, ...) kernel##_plain(__VA_ARGS__)
 #endif
 
-/* Floats of scratch memory that convolutions need. */
-size_t dz_winograd_scratch(int inputs, int outputs) {
-    return (size_t)(inputs + outputs) * (1 + 36 * BLOCK) + (size_t)2 * 36 * 16;
+/* Floats of scratch memory that a convolution needs, and one of at most four channels. */
+size_t dz_convolution_scratch(int images, int height, int width, int inputs, int outputs, int kernel, int border, int tiled) {
+    struct convolution s = {images, height, width, inputs, outputs, kernel, 1, border, tiled};
+    return images_at_once(&s) * padded_size(&s) + (tiled ? (size_t)36 * (BLOCK * (inputs + outputs) + 32) : 0);
 }
-size_t dz_summed_scratch(int height, int width, int inputs, int border) {
-    return (size_t)(height + 2 * border) * (width + 2 * border) * inputs;
-}
-
 size_t dz_narrow_scratch(int height, int width, int inputs, int kernel, int border) {
     return (size_t)kernel * kernel * inputs * 16 + (size_t)4 * (height + 2 * border) * (width + 2 * border) + 4 * 16;
 }
 
-/* A convolution that keeps the size of the images: x (images, height, width, inputs), weight (36, inputs, outputs) as
- * transformed for a kernel of 3 or 5, out (images, height, width, outputs). Inputs and outputs are multiples of 8. */
-void dz_winograd(const float *x, const float *weight, float *out, float *scratch, int images, int height, int width, int inputs,
-                 int outputs, int kernel) {
-    struct convolution s = {images, height, width, inputs, outputs, kernel, 1, kernel / 2};
-    BEST(winograd, inputs | outputs, x, weight, out, scratch, &s);
-}
-
-/* Any convolution with a border of zeros: weight (kernel, kernel, inputs, outputs), outputs a multiple of 8. */
-void dz_summed(const float *x, const float *weight, float *out, float *scratch, int images, int height, int width, int inputs,
-               int outputs, int kernel, int stride, int border) {
-    struct convolution s = {images, height, width, inputs, outputs, kernel, stride, border};
-    BEST(summed, outputs, x, weight, out, scratch, &s);
+/* Any convolution with a border of zeros: x (images, height, width, inputs), out (images, height', width', outputs), outputs a
+ * multiple of 8. If `tiled`, it goes by Winograd's method and keeps the size of the images, of a multiple of 8 channels, and weight
+ * is (36, inputs, outputs), transformed for a kernel of 3 or 5; else weight is (kernel, kernel, inputs, outputs). */
+void dz_convolution(const float *x, const float *weight, float *out, float *scratch, int images, int height, int width, int inputs,
+                    int outputs, int kernel, int stride, int border, int tiled) {
+    struct convolution s = {images, height, width, inputs, outputs, kernel, stride, border, tiled};
+    BEST(convolution, tiled ? inputs | outputs : outputs, x, weight, out, scratch, &s);
 }
 
 /* Any convolution with stride 1 of at most four channels to at most four, arguments as above. */
 void dz_narrow(const float *x, const float *weight, float *out, float *scratch, int images, int height, int width, int inputs,
                int outputs, int kernel, int border) {
-    struct convolution s = {images, height, width, inputs, outputs, kernel, 1, border};
+    struct convolution s = {images, height, width, inputs, outputs, kernel, 1, border, 0};
     BEST(narrow, 16, x, weight, out, scratch, &s);
 }
 
@@ -173,21 +186,16 @@ void dz_normalised_relu(const float *d, const double *sums, const float *skip, f
     }
 }
 
-size_t dz_layer_scratch(int queries, int images, int height, int width, int inputs, int outputs, int border, int tiled) {
-    struct convolution s = {images, height, width, inputs, outputs, 0, 0, border};
-    size_t rest = tiled ? dz_winograd_scratch(inputs, outputs) : dz_summed_scratch(height, width, inputs, border);
-    return (size_t)queries * 3 * inputs + (size_t)images_at_once(&s) * height * width * inputs + rest;
-}
-
-/* The same, and a convolution behind it (`tiled`: by Winograd's method, else by summation), whose moments with `next`, what a norm
- * behind it gives in the base network, are added to `next_sums`, if they are not NULL. What the ReLU gives is written to `kept`, if
- * it is not NULL, which may be `skip`. `out` may be `d` if they are of one size. */
+/* The same, and a convolution behind it as above, of a multiple of 8 channels. What the ReLU gives is written to `kept`, if it is
+ * not NULL, which may be `skip`. The moments of `out` with `next`, what a norm behind it gives in the base network, are added to
+ * `next_sums`, if they are not NULL. `out` may be `d` if they are of one size. Scratch is that of the convolution, and 3 floats a
+ * query and channel. */
 void dz_layer(const float *d, const double *sums, const float *skip, float *kept, float *out, double *next_sums, float *scratch,
               const float *y, const float *deviation, const float *norm_weight, const float *before, const float *weight,
               const float *next, int queries, int images, int height, int width, int inputs, int outputs, int kernel, int stride,
               int border, int tiled) {
     struct normalisation norm = {(size_t)images * height * width, inputs, y, deviation, norm_weight, before};
-    struct convolution convolution = {images, height, width, inputs, outputs, kernel, stride, border};
-    struct layer s = {queries, tiled, norm, convolution, weight, next};
+    struct convolution convolution = {images, height, width, inputs, outputs, kernel, stride, border, tiled};
+    struct layer s = {queries, norm, convolution, weight, next};
     BEST(layer, inputs | outputs, &s, d, sums, skip, kept, out, next_sums, scratch);
 }

@@ -27,16 +27,13 @@ _Pointer, _Int, _Size = ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t
 
 _SIGNATURES = {
     "dz_instructions": (_Int, [_Int]),
-    "dz_winograd_scratch": (_Size, [_Int] * 2),
-    "dz_winograd": (None, [*[_Pointer] * 4, *[_Int] * 6]),
-    "dz_summed_scratch": (_Size, [_Int] * 4),
-    "dz_summed": (None, [*[_Pointer] * 4, *[_Int] * 8]),
+    "dz_convolution_scratch": (_Size, [_Int] * 8),
+    "dz_convolution": (None, [*[_Pointer] * 4, *[_Int] * 9]),
     "dz_narrow_scratch": (_Size, [_Int] * 5),
     "dz_narrow": (None, [*[_Pointer] * 4, *[_Int] * 7]),
     "dz_bent": (None, [*[_Pointer] * 3, _Int, _Size, ctypes.c_float]),
     "dz_moments": (None, [*[_Pointer] * 3, _Int, _Size, _Int]),
     "dz_normalised_relu": (None, [*[_Pointer] * 5, _Int, _Size, _Int, *[_Pointer] * 4]),
-    "dz_layer_scratch": (_Size, [_Int] * 8),
     "dz_layer": (None, [*[_Pointer] * 13, *[_Int] * 10]),
 }
 
@@ -65,42 +62,50 @@ def serves(*tensors: torch.Tensor) -> bool:
     return all(x.dtype == torch.float32 and x.device.type == "cpu" for x in tensors) and library() is not None
 
 
-def winograd(x: torch.Tensor, transformed: torch.Tensor, kernel: int, result: torch.Tensor) -> None:
-    """A convolution with a border of zeros that keeps the size of the images.
+class Weight(NamedTuple):
+    """The weight of a convolution with a border of zeros, to whole :data:`CHANNELS`.
+
+    Args:
+        values: `(k, k, C, O)`, or `(36, C, O)` as transformed for Winograd's method (`winograd.py`).
+        tiled: by that method, from whole :data:`CHANNELS`, with stride 1 and a border that keeps the size of the images.
+        kernel: in both directions, as all that follows.
+        stride: of the results.
+        border: on all sides.
+    """
+
+    values: torch.Tensor
+    tiled: bool
+    kernel: int
+    stride: int
+    border: int
+
+
+def convolution(x: torch.Tensor, weight: Weight, result: torch.Tensor) -> None:
+    """A convolution without a bias.
 
     Args:
         x: `(B, H, W, C)`.
-        transformed: the weights (`winograd.py`), `(36, C, O)`.
-        kernel: 3 or 5.
-        result: `(B, H, W, O)`, is written.
-    """
-    count, height, width, inputs = x.shape
-    outputs = result.shape[3]
-    functions = _library()
-    scratch = memory.empty(functions.dz_winograd_scratch(inputs, outputs))
-    functions.dz_winograd(*_at(x, transformed, result, scratch), count, height, width, inputs, outputs, kernel)
-
-
-def summed(x: torch.Tensor, weight: torch.Tensor, stride: int, border: int, result: torch.Tensor) -> None:
-    """A convolution with a border of zeros, by summation.
-
-    Args:
-        x: `(B, H, W, C)`, any `C`.
-        weight: `(k, k, C, O)`.
-        stride: in both directions.
-        border: on all sides.
+        weight: from as many channels.
         result: `(B, H', W', O)`, is written.
     """
-    count, height, width, inputs = x.shape
-    kernel, outputs = weight.shape[0], weight.shape[3]
-    functions = _library()
-    scratch = memory.empty(functions.dz_summed_scratch(height, width, inputs, border))
-    sizes = (count, height, width, inputs, outputs, kernel, stride, border)
-    functions.dz_summed(*_at(x, weight, result, scratch), *sizes)
+    functions, sizes = _library(), (*x.shape, result.shape[3])
+    scratch = memory.empty(functions.dz_convolution_scratch(*sizes, weight.kernel, weight.border, weight.tiled))
+    functions.dz_convolution(*_at(x, weight.values, result, scratch), *sizes, *_geometry(weight))
+
+
+def _geometry(weight: Weight) -> tuple[int, int, int, bool]:
+    return weight.kernel, weight.stride, weight.border, weight.tiled
 
 
 def narrow(x: torch.Tensor, weight: torch.Tensor, border: int, result: torch.Tensor) -> None:
-    """As :func:`summed` with stride 1, of at most :data:`FEW_CHANNELS` to at most as many."""
+    """As :func:`convolution` with stride 1, of at most :data:`FEW_CHANNELS` to at most as many.
+
+    Args:
+        x: `(B, H, W, C)`.
+        weight: `(k, k, C, O)`.
+        border: on all sides.
+        result: `(B, H', W', O)`, is written.
+    """
     count, height, width, inputs = x.shape
     kernel, outputs = weight.shape[0], weight.shape[3]
     functions = _library()
@@ -138,26 +143,6 @@ class NormalisedBase(NamedTuple):
     deviation: torch.Tensor
     weight: torch.Tensor
     before: torch.Tensor
-
-
-class Weight(NamedTuple):
-    """A convolution from and to whole :data:`CHANNELS`.
-
-    Args:
-        values: as :func:`winograd` or as :func:`summed` takes them.
-        tiled: by Winograd's method.
-        outputs: channels.
-        kernel: in both directions, as all that follows.
-        stride: 1 if tiled.
-        border: of zeros, on all sides.
-    """
-
-    values: torch.Tensor
-    tiled: bool
-    outputs: int
-    kernel: int
-    stride: int
-    border: int
 
 
 def moments(d: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -217,14 +202,13 @@ def layer(
     Returns:
         The moments of the result with `next_y`, if that is given.
     """
-    sizes = (*d.shape, weight.outputs)
-    functions = _library()
-    scratch = memory.empty(functions.dz_layer_scratch(*sizes, weight.border, weight.tiled))
-    behind = None if next_y is None else torch.zeros(len(d), 3, weight.outputs, dtype=torch.float64)
+    functions, sizes = _library(), (*d.shape, result.shape[4])
+    size = functions.dz_convolution_scratch(*sizes[1:], weight.kernel, weight.border, weight.tiled)
+    scratch = memory.empty(size + 3 * d.shape[0] * d.shape[4])
+    behind = None if next_y is None else torch.zeros(len(d), 3, result.shape[4], dtype=torch.float64)
     functions.dz_layer(
-        *_at(d, sums, skip, kept, result, behind, scratch), *_at(*base), *_at(weight.values, next_y),
-        *sizes, weight.kernel, weight.stride, weight.border, weight.tiled,
-    )  # fmt: skip
+        *_at(d, sums, skip, kept, result, behind, scratch), *_at(*base), *_at(weight.values, next_y), *sizes, *_geometry(weight)
+    )
     return behind
 
 

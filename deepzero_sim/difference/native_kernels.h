@@ -47,13 +47,13 @@ INLINE void NAME(output_line)(const vector *m, vector *y, int tile) {
     y[3] = b + 8 * q + m[5];
 }
 
-/* B^T d B: pixels at 36 places, to 36 places `step` apart */
-static void NAME(input_tile)(const float *const *pixels, float *tiles, size_t step, int channels) {
+/* B^T d B: a square of 6 x 6 pixels of an image with rows of `pitch` floats, to 36 places `step` apart */
+static void NAME(input_tile)(const float *image, size_t pitch, float *tiles, size_t step, int channels) {
     for (int c = 0; c < channels; c += VECTOR) {
         vector t[6][6];
         for (int j = 0; j < 6; j++) {
             vector d[6], line[6];
-            for (int i = 0; i < 6; i++) d[i] = AT(pixels[6 * i + j] + c);
+            for (int i = 0; i < 6; i++) d[i] = AT(image + i * pitch + (size_t)j * channels + c);
             NAME(input_line)(d, line);
             for (int i = 0; i < 6; i++) t[i][j] = line[i];
         }
@@ -65,8 +65,9 @@ static void NAME(input_tile)(const float *const *pixels, float *tiles, size_t st
     }
 }
 
-/* A^T m A: from 36 places `step` apart, to pixels at tile x tile places */
-INLINE void NAME(output_tile)(const float *products, size_t step, float *const *pixels, int channels, int tile) {
+/* A^T m A: from 36 places `step` apart, to a square of tile x tile pixels, of which those inside are written */
+INLINE void NAME(output_tile)(const float *products, size_t step, float *image, size_t pitch, int rows, int columns, int channels,
+                              int tile) {
     for (int c = 0; c < channels; c += VECTOR) {
         vector t[4][6];
         for (int j = 0; j < 6; j++) {
@@ -75,10 +76,11 @@ INLINE void NAME(output_tile)(const float *products, size_t step, float *const *
             NAME(output_line)(m, line, tile);
             for (int i = 0; i < tile; i++) t[i][j] = line[i];
         }
-        for (int i = 0; i < tile; i++) {
+        for (int i = 0; i < tile && i < rows; i++) {
             vector line[4];
             NAME(output_line)(t[i], line, tile);
-            for (int j = 0; j < tile; j++) PUT(pixels[tile * i + j] + c, line[j]);
+            for (int j = 0; j < tile; j++)
+                if (j < columns) PUT(image + i * pitch + (size_t)j * channels + c, line[j]);
         }
     }
 }
@@ -117,45 +119,31 @@ static void NAME(product)(const float *a, const float *b, float *c, int rows, in
     if (n < outer) NAME(columns)(a, b + n, c + n, rows, inner, outer, 1);
 }
 
-/* Where the pixels of a square of an image lie; `outside` for those that are not of the image */
-INLINE void NAME(square)(const float **pixels, const float *image, const float *outside, int top, int left, int side, int height,
-                         int width, int channels) {
-    for (int i = 0; i < side; i++)
-        for (int j = 0; j < side; j++) {
-            int h = top + i, w = left + j, inside = h >= 0 && h < height && w >= 0 && w < width;
-            pixels[side * i + j] = inside ? image + ((size_t)h * width + w) * channels : outside;
-        }
-}
-
 static void NAME(winograd)(const float *x, const float *weight, float *out, float *scratch, const struct convolution *s) {
-    int tile = 7 - s->kernel, border = s->kernel / 2;
-    int down = (s->height + tile - 1) / tile, across = (s->width + tile - 1) / tile, each = down * across;
-    size_t pixels = (size_t)s->height * s->width, total = (size_t)s->images * each;
+    int tile = 7 - s->kernel, down = (s->height + tile - 1) / tile, across = (s->width + tile - 1) / tile, each = down * across;
+    size_t pitch = (size_t)padded_width(s) * s->inputs, image = pitch * padded_height(s), total = (size_t)s->images * each;
+    size_t out_pitch = (size_t)s->width * s->outputs, out_image = out_pitch * s->height;
     /* a cache line more than the tiles take: places a power of two apart would share a set of the cache */
     size_t input_step = (size_t)BLOCK * s->inputs + 16, output_step = (size_t)BLOCK * s->outputs + 16;
-    float *zeros = scratch, *unused = zeros + s->inputs, *tiles = unused + s->outputs, *products = tiles + 36 * input_step;
-    for (int c = 0; c < s->inputs; c++) zeros[c] = 0;
+    float *tiles = scratch, *products = tiles + 36 * input_step;
     for (size_t first = 0; first < total; first += BLOCK) {
         int count = total - first < BLOCK ? (int)(total - first) : BLOCK;
         for (int t = 0; t < count; t++) {
-            const float *at[36];
-            int place = (int)((first + t) % each);
-            NAME(square)(at, x + (first + t) / each * pixels * s->inputs, zeros, place / across * tile - border,
-                         place % across * tile - border, 6, s->height, s->width, s->inputs);
-            NAME(input_tile)(at, tiles + (size_t)t * s->inputs, input_step, s->inputs);
+            int place = (int)((first + t) % each), top = place / across * tile, left = place % across * tile;
+            NAME(input_tile)(x + (first + t) / each * image + top * pitch + (size_t)left * s->inputs, pitch,
+                             tiles + (size_t)t * s->inputs, input_step, s->inputs);
         }
         for (int p = 0; p < 36; p++)
             NAME(product)(tiles + p * input_step, weight + (size_t)p * s->inputs * s->outputs, products + p * output_step, count,
                           s->inputs, s->outputs);
         for (int t = 0; t < count; t++) {
-            const float *at[16];
-            int place = (int)((first + t) % each);
-            NAME(square)(at, out + (first + t) / each * pixels * s->outputs, unused, place / across * tile, place % across * tile,
-                         tile, s->height, s->width, s->outputs);
+            int place = (int)((first + t) % each), top = place / across * tile, left = place % across * tile;
+            const float *from = products + (size_t)t * s->outputs;
+            float *to = out + (first + t) / each * out_image + top * out_pitch + (size_t)left * s->outputs;
             if (tile == 4)
-                NAME(output_tile)(products + (size_t)t * s->outputs, output_step, (float *const *)at, s->outputs, 4);
+                NAME(output_tile)(from, output_step, to, out_pitch, s->height - top, s->width - left, s->outputs, 4);
             else
-                NAME(output_tile)(products + (size_t)t * s->outputs, output_step, (float *const *)at, s->outputs, 2);
+                NAME(output_tile)(from, output_step, to, out_pitch, s->height - top, s->width - left, s->outputs, 2);
         }
     }
 }
@@ -189,19 +177,38 @@ INLINE void NAME(line)(const float *x, size_t pitch, const float *weight, float 
     for (; w < width; w++) NAME(window)(x + w * step, pitch, weight, out + (size_t)w * s->outputs, s, 1, vectors);
 }
 
-static void NAME(summed)(const float *x, const float *weight, float *out, float *scratch, const struct convolution *s) {
-    size_t row = (size_t)s->width * s->inputs, border = (size_t)s->border * s->inputs, pitch = row + 2 * border;
+static void NAME(summed)(const float *x, const float *weight, float *out, const struct convolution *s) {
+    size_t pitch = (size_t)padded_width(s) * s->inputs, image = pitch * padded_height(s);
     int height = rows_behind(s->height, s), width = rows_behind(s->width, s);
-    memset(scratch, 0, sizeof(float) * pitch * (s->height + 2 * s->border));
-    for (int image = 0; image < s->images; image++) {
-        for (int h = 0; h < s->height; h++, x += row)
-            memcpy(scratch + (h + s->border) * pitch + border, x, sizeof(float) * row);
+    for (int i = 0; i < s->images; i++, x += image)
         for (int h = 0; h < height; h++, out += (size_t)width * s->outputs) {
-            const float *from = scratch + (size_t)h * s->stride * pitch;
+            const float *from = x + (size_t)h * s->stride * pitch;
             int n = 0;
             for (; n + 2 * VECTOR <= s->outputs; n += 2 * VECTOR) NAME(line)(from, pitch, weight + n, out + n, s, width, 2);
             if (n < s->outputs) NAME(line)(from, pitch, weight + n, out + n, s, width, 1);
         }
+}
+
+/* ---- Convolution of images that have no border yet, a few at a time ---- */
+
+/* Of images with their border */
+INLINE void NAME(convolved)(const float *x, const float *weight, float *out, float *scratch, const struct convolution *s) {
+    if (s->tiled)
+        NAME(winograd)(x, weight, out, scratch, s);
+    else
+        NAME(summed)(x, weight, out, s);
+}
+
+static void NAME(convolution)(const float *x, const float *weight, float *out, float *scratch, const struct convolution *all) {
+    struct convolution s = *all;
+    int most = images_at_once(all);
+    size_t size = (size_t)s.height * s.width * s.inputs, out_size = (size_t)rows_behind(s.height, all) * rows_behind(s.width, all) * s.outputs;
+    float *padded = scratch, *rest = padded + most * padded_size(all);
+    memset(padded, 0, sizeof(float) * most * padded_size(all));
+    for (int first = 0; first < all->images; first += most) {
+        s.images = all->images - first < most ? all->images - first : most;
+        pad(x + first * size, padded, &s);
+        NAME(convolved)(padded, weight, out + first * out_size, rest, &s);
     }
 }
 
@@ -343,27 +350,28 @@ static void NAME(normalised_relu)(const float *d, const float *skip, float *out,
 
 static void NAME(layer)(const struct layer *s, const float *d, const double *sums, const float *skip, float *kept, float *out,
                         double *next_sums, float *scratch) {
-    const struct normalisation *norm = &s->norm;
     struct convolution c = s->convolution;
-    size_t rows = (size_t)c.height * c.width, results = (size_t)rows_behind(c.height, &c) * rows_behind(c.width, &c);
-    size_t size = c.images * rows * c.inputs, result_size = c.images * results * c.outputs;
+    size_t pixels = (size_t)c.height * c.width, results = (size_t)rows_behind(c.height, &c) * rows_behind(c.width, &c);
+    size_t line = (size_t)c.width * c.inputs, size = c.images * pixels * c.inputs, out_size = c.images * results * c.outputs;
     int all = c.images, most = images_at_once(&c);
-    float *factors = scratch, *hidden = factors + (size_t)s->queries * 3 * c.inputs, *rest = hidden + most * rows * c.inputs;
+    float *factors = scratch, *padded = factors + (size_t)s->queries * 3 * c.inputs, *rest = padded + most * padded_size(&c);
+    memset(padded, 0, sizeof(float) * most * padded_size(&c));
     for (int q = 0; q < s->queries; q++)
-        factors_of(sums + (size_t)q * 3 * c.inputs, factors + (size_t)q * 3 * c.inputs, norm);
+        factors_of(sums + (size_t)q * 3 * c.inputs, factors + (size_t)q * 3 * c.inputs, &s->norm);
     for (int first = 0; first < all; first += most) {
         c.images = all - first < most ? all - first : most;
-        size_t from = first * rows * c.inputs, to = first * results * c.outputs;
         for (int q = 0; q < s->queries; q++) {
-            float *x = kept ? kept + q * size + from : hidden, *result = out + q * result_size + to;
-            NAME(normalised_relu)(d + q * size + from, skip ? skip + q * size + from : NULL, x, first * rows, c.images * rows,
-                                  factors + (size_t)q * 3 * c.inputs, norm);
-            if (s->tiled)
-                NAME(winograd)(x, s->weight, result, rest, &c);
-            else
-                NAME(summed)(x, s->weight, result, rest, &c);
+            size_t from = q * size + first * pixels * c.inputs, row = (size_t)first * c.height;
+            for (int h = 0; h < c.images * c.height; h++)
+                NAME(normalised_relu)(d + from + h * line, skip ? skip + from + h * line : NULL,
+                                      kept ? kept + from + h * line : line_of(padded, h, &c), (row + h) * c.width, c.width,
+                                      factors + (size_t)q * 3 * c.inputs, &s->norm);
+            if (kept) pad(kept + from, padded, &c);
+            float *result = out + q * out_size + first * results * c.outputs;
+            NAME(convolved)(padded, s->weight, result, rest, &c);
             if (next_sums)
-                NAME(moments)(result, s->next + to, c.images * results, c.outputs, next_sums + (size_t)q * 3 * c.outputs);
+                NAME(moments)(result, s->next + first * results * c.outputs, c.images * results, c.outputs,
+                              next_sums + (size_t)q * 3 * c.outputs);
         }
     }
 }
