@@ -167,11 +167,13 @@ class Oracle(abc.ABC):
             return functools.partial(_evaluate_all, self, prepared)
         training = tuple(module.training for module in self.model.modules())
         state = _NetworkState(training, {k: v.cpu() for k, v in self.model.state_dict().items()})
-        return functools.partial(_evaluate_remotely, self._token, self._pickled, state, prepared)
+        # pickled once for all tasks, and unpickled once by every worker
+        question = cloudpickle.dumps((state, prepared))
+        return functools.partial(_evaluate_remotely, (self._token, self._pickled), (uuid.uuid4().hex, question))
 
     @functools.cached_property
     def _pickled(self) -> bytes:
-        """Solver, network and loss for the workers, which keep it; the network's state goes along with every task.
+        """Solver, network and loss for the workers, which keep it; the network's state goes along with every question.
 
         Raises:
             ConfigError: something in them cannot be pickled.
@@ -212,12 +214,24 @@ def _unpickled(token: str, pickled: bytes) -> Oracle:
     return kept[token]
 
 
-def _evaluate_remotely(token: str, pickled: bytes, state: _NetworkState, prepared: Any, chunks: list[Perturbation]) -> Answers:
-    oracle = _unpickled(token, pickled)
-    for module, training in zip(oracle.model.modules(), state.training, strict=True):
-        module.training = training
-    oracle.model.load_state_dict(state.tensors)
-    return _evaluate_all(oracle, prepared, chunks)
+#: Names something, and holds it as bytes.
+_Named: TypeAlias = tuple[str, bytes]
+
+
+def _evaluate_remotely(oracle_as_sent: _Named, question: _Named, chunks: list[Perturbation]) -> Answers:
+    oracle = _unpickled(*oracle_as_sent)
+    return _evaluate_all(oracle, _understood(oracle, *question), chunks)
+
+
+def _understood(oracle: Oracle, token: str, pickled: bytes) -> Any:
+    """The prepared batch of a question, with the network's state of that moment set: once for all tasks of a question."""
+    if _worker.__dict__.get("question", ("", None))[0] != token:
+        state, prepared = cloudpickle.loads(pickled)
+        for module, training in zip(oracle.model.modules(), state.training, strict=True):
+            module.training = training
+        oracle.model.load_state_dict(state.tensors)
+        _worker.question = token, prepared
+    return _worker.question[1]
 
 
 def _evaluate_all(oracle: Oracle, prepared: Any, chunks: list[Perturbation]) -> Answers:
