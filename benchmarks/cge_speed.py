@@ -1,12 +1,12 @@
 """Queries a second of the engine and of the plain loop, averaged over a network's parameters.
 
-How long a query takes depends on where its parameter lies, so every parameter tensor is timed by itself on a sample of its
-coordinates, and the mean is weighted by how many coordinates each has. Tensors too small to keep the engine's workers busy
-(batch norm, biases) are timed together and whole, as a gradient asks for them, or some of them if they are many.
+How long a query takes depends on where its parameter lies. The engine is asked, as for a sparse gradient, for coordinates of
+all parameter tensors at once, from each the same share of its coordinates, one at least. The plain loop has nothing to gain
+from that: every tensor is timed by itself on some of its coordinates, and the mean is weighted by how many each has.
 
 What is done once a batch (the network as it is, in every worker) is shared by all queries of a gradient, tens of thousands
 of them. So both sides are timed on a batch that is prepared, and what the engine takes to prepare it is measured apart.
-Calls take turns, so that noise hits all alike, and the fastest of each counts.
+Both take turns, so that noise hits them alike, and the fastest turn of each counts.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import functools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import torch
 
@@ -26,7 +26,8 @@ from deepzero_sim.oracle import ModelOracle
 from deepzero_sim.perturbation import trainable
 from deepzero_sim.types import Mask, NamedTensors
 
-_T = TypeVar("_T")
+#: Coordinates that the engine is asked for to see how many it takes.
+FIRST = 64
 
 
 class Engine:
@@ -36,14 +37,12 @@ class Engine:
         oracle: answers its queries.
         cge: asks them.
         batch: inputs and targets.
-        at_once: coordinates that keep all workers busy, at least.
     """
 
-    def __init__(self, oracle: ModelOracle, cge: CGE, batch: tuple[torch.Tensor, torch.Tensor], at_once: int) -> None:
+    def __init__(self, oracle: ModelOracle, cge: CGE, batch: tuple[torch.Tensor, torch.Tensor]) -> None:
         self.oracle = oracle
         self.cge = cge
         self.batch = batch
-        self.at_once = at_once
         self._prepared = oracle.prepare(batch)
 
     def answer(self, coordinates: Sequence[Coordinate]) -> None:
@@ -87,39 +86,11 @@ def _active(parameter: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
     return active.view(parameter.shape)
 
 
-class Group(NamedTuple):
-    """Coordinates that are timed together.
-
-    Args:
-        coordinates: of one parameter tensor, in random order; or of several, one after the other.
-        parameters: of the network, that these stand for.
-        whole: whether they are asked for all at once, or as few as take long enough.
-    """
-
-    coordinates: list[Coordinate]
-    parameters: int
-    whole: bool
-
-
-def groups_of(parameters: Mapping[str, torch.Tensor], least: int) -> list[Group]:
-    """A group for every tensor of at least `least` coordinates, and one for all smaller tensors."""
-    orders = {name: [(name, i) for i in torch.randperm(p.numel()).tolist()] for name, p in parameters.items()}
-    large = [Group(order, len(order), False) for order in orders.values() if len(order) >= least]
-    small = [order for order in orders.values() if len(order) < least]
-    return [*large, _together(small, 2 * least)] if small else large
-
-
-def _together(orders: Sequence[list[Coordinate]], most: int) -> Group:
-    """One group of several tensors: a random choice of them, of about `most` coordinates."""
-    chosen: list[Coordinate] = []
-    for order in _shuffled(orders):
-        if len(chosen) < most:
-            chosen += order
-    return Group(chosen, sum(map(len, orders)), True)
-
-
-def _shuffled(things: Sequence[_T]) -> list[_T]:
-    return [things[i] for i in torch.randperm(len(things)).tolist()]
+def share_of_each(parameters: Mapping[str, torch.Tensor], count: int) -> list[Coordinate]:
+    """About `count` coordinates: the same share of every tensor's, one at least, drawn at random."""
+    share = count / sum(p.numel() for p in parameters.values())
+    chosen = {name: torch.randperm(p.numel())[: max(1, round(share * p.numel()))] for name, p in parameters.items()}
+    return [(name, i) for name, some in chosen.items() for i in some.tolist()]
 
 
 def mean_seconds(engine: Engine, plain: Sequence[PlainLoop], seconds: float, repeats: int) -> Seconds:
@@ -131,48 +102,45 @@ def mean_seconds(engine: Engine, plain: Sequence[PlainLoop], seconds: float, rep
         seconds: that a timing should take.
         repeats: timings of each thing.
     """
-    prepared = [(loop, loop.prepare(engine.batch)) for loop in plain]
-    groups = groups_of(trainable(engine.oracle.model), 4 * engine.at_once)
-    total = torch.zeros(3, dtype=torch.float64)
-    for group in groups:
-        taken = _seconds_of(group, engine, prepared, seconds, repeats)
-        total += group.parameters * torch.tensor(taken, dtype=torch.float64)
-    return Seconds(*(total / sum(group.parameters for group in groups)).tolist())
+    device, asked = engine.batch[0].device, _enough(engine, seconds)
+    looped = [_looped(loop, engine.batch, seconds) for loop in plain]
+    calls = [lambda: _seconds(functools.partial(engine.answer, asked), device) / len(asked), *looped]
+    of_engine, *of_loops = (min(turns) for turns in zip(*([call() for call in calls] for _ in range(repeats)), strict=True))
+    steps = 2 if engine.cge.scheme == "central" else 1  # queries a coordinate
+    return Seconds(of_engine / steps, *(of_loop / steps for of_loop in of_loops))
 
 
-def _seconds_of(group: Group, engine: Engine, plain: Sequence[tuple[PlainLoop, Any]], seconds: float, repeats: int) -> Seconds:
-    """Seconds of a query of one group."""
-    device, (first, prepared) = engine.batch[0].device, plain[0]
-    asked = _enough(group, engine, seconds)
-    order = _shuffled(group.coordinates)
-    first.slopes(prepared, order[:1])  # warm-up
-    looped = order[: math.ceil(seconds / _seconds(lambda: first.slopes(prepared, order[:1]), device))]
-    calls: list[Callable[[], object]] = [functools.partial(engine.answer, asked)]
-    calls += [functools.partial(loop.slopes, what, looped) for loop, what in plain]
-    of_engine, *of_loops = _fastest(calls, repeats, device)
-    steps = 2 if first.scheme == "central" else 1  # queries a coordinate
-    return Seconds(of_engine / len(asked) / steps, *(of_loop / len(looped) / steps for of_loop in of_loops))
+def _enough(engine: Engine, seconds: float) -> list[Coordinate]:
+    """As many coordinates as the engine takes some seconds for, or all of them; it is warm then."""
+    parameters, device = trainable(engine.oracle.model), engine.batch[0].device
+    total, count = sum(p.numel() for p in parameters.values()), FIRST
+    while True:
+        asked = share_of_each(parameters, min(count, total))
+        engine.answer(asked)  # warm-up of what is asked for the first time
+        taken = _seconds(functools.partial(engine.answer, asked), device)
+        if taken > seconds / 4 or count >= total:
+            return share_of_each(parameters, min(total, math.ceil(len(asked) * seconds / taken)))
+        count = math.ceil(count * min(8.0, 1.2 * seconds / taken))
 
 
-def _enough(group: Group, engine: Engine, seconds: float) -> list[Coordinate]:
-    """As many coordinates of a group as the engine takes some seconds for, or all of them."""
-    device, coordinates = engine.batch[0].device, group.coordinates
-    most = len(coordinates)
-    count = most if group.whole else min(engine.at_once, most)
-    engine.answer(coordinates[:count])  # warm-up
-    while count < most:
-        taken = _seconds(functools.partial(engine.answer, coordinates[:count]), device)
-        if taken >= seconds:
-            break
-        growth = min(8.0, 1.2 * seconds / taken)
-        count = min(most, engine.at_once * max(math.ceil(count * growth / engine.at_once), count // engine.at_once + 1))
-    return coordinates[:count]
+def _looped(loop: PlainLoop, batch: tuple[torch.Tensor, torch.Tensor], seconds: float) -> Callable[[], float]:
+    """What measures the mean seconds of a coordinate, in about some seconds."""
+    device, prepared, parameters = batch[0].device, loop.prepare(batch), trainable(loop.model)
+    counts = {name: parameter.numel() for name, parameter in parameters.items()}
+    samples = {name: [(name, i) for i in torch.randperm(count).tolist()] for name, count in counts.items()}
+    for name, sample in samples.items():
+        loop.slopes(prepared, sample[:1])  # warm-up
+        taken = _seconds(functools.partial(loop.slopes, prepared, sample[:1]), device)
+        samples[name] = sample[: math.ceil(seconds / len(samples) / taken)]
 
+    def mean() -> float:
+        each = {
+            name: _seconds(functools.partial(loop.slopes, prepared, sample), device) / len(sample)
+            for name, sample in samples.items()
+        }
+        return sum(counts[name] * taken for name, taken in each.items()) / sum(counts.values())
 
-def _fastest(calls: Sequence[Callable[[], object]], repeats: int, device: torch.device) -> list[float]:
-    """The fewest seconds each call took, in turns."""
-    rounds = [[_seconds(call, device) for call in calls] for _ in range(repeats)]
-    return [min(taken) for taken in zip(*rounds, strict=True)]
+    return mean
 
 
 def _seconds(call: Callable[[], object], device: torch.device) -> float:

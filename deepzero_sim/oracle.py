@@ -8,7 +8,9 @@ size, and deals the chunks out to an executor. What it answers is by how much th
 from __future__ import annotations
 
 import abc
+import bisect
 import functools
+import itertools
 import threading
 import uuid
 from collections import defaultdict
@@ -42,20 +44,21 @@ WORKING_SET = defaultdict(lambda: 2**30, cpu=32 * 2**20)
 #: Perturbed networks evaluated as one batch, at most.
 MOST_QUERIES = 256
 
-#: Tasks a worker that the chunks of one question are bundled into: enough to end together, few enough to send cheaply.
-TASKS_PER_WORKER = 3
+#: What its tasks take, one after the other, of a worker's part of a question: ever less, so that workers end together however
+#: well their speed was known, and few of them, since they take time to be sent.
+SHARES = (1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 16)
 
 
-def bundled(chunks: Sequence[Perturbation], costs: Sequence[float], count: int) -> list[list[Perturbation]]:
-    """Chunks in order, in about `count` bundles of about the same cost. Bundling changes nothing of what is computed."""
-    share, spent = sum(costs) / count, 0.0
-    bundles: list[list[Perturbation]] = []
+def bundled(chunks: Sequence[Perturbation], costs: Sequence[float], workers: int) -> list[list[Perturbation]]:
+    """Chunks in order, in tasks of about the costs that :data:`SHARES` says. Bundling changes nothing of what is computed."""
+    part = sum(costs) / workers
+    ends = list(itertools.accumulate(part * share for share in SHARES for _ in range(workers)))
+    bundles: list[list[Perturbation]] = [[] for _ in ends]
+    spent = 0.0
     for chunk, cost in zip(chunks, costs, strict=True):
-        if not bundles or spent + cost / 2 > share * len(bundles):
-            bundles.append([])
-        bundles[-1].append(chunk)
+        bundles[min(bisect.bisect(ends, spent + cost / 2), len(ends) - 1)].append(chunk)
         spent += cost
-    return bundles
+    return [bundle for bundle in bundles if bundle]
 
 
 @dataclass(frozen=True)
@@ -142,8 +145,8 @@ class Oracle(abc.ABC):
         """
         chunks = self.chunks(prepared, perturbations)
         # an executor that does not tell its size is taken to have four workers
-        count = TASKS_PER_WORKER * getattr(self.executor, "_max_workers", 4)
-        tasks = bundled(chunks, [self.cost(prepared, chunk) for chunk in chunks], count)
+        workers = getattr(self.executor, "_max_workers", 4)
+        tasks = bundled(chunks, [self.cost(prepared, chunk) for chunk in chunks], workers)
         answers = []
         for outcome in run_in_order(self.executor, self._task(prepared), tasks):
             if isinstance(outcome, Exception):

@@ -35,12 +35,14 @@ class Base:
     Args:
         inputs: of the network.
         result: what it returns.
+        parameters: that are trained.
         recording: of its forward pass; None if it cannot be recorded.
         differences: carried through the recording.
     """
 
     inputs: tuple[Any, ...]
     result: torch.Tensor
+    parameters: NamedTensors
     recording: Recording | None = None
     differences: Differences | None = None
 
@@ -118,7 +120,7 @@ class QueriedNetwork:
                 self._recorded[case] = False
                 self._require_repeatable(inputs)
                 self._warn(error)
-        return Base(inputs, self._whole_pass(inputs))
+        return Base(inputs, self._whole_pass(inputs), self._parameters)
 
     def _whole_pass(self, inputs: Sequence[Any]) -> torch.Tensor:
         assert self._whole is not None
@@ -140,8 +142,9 @@ class QueriedNetwork:
 
     def _recorded_base(self, case: _Case, inputs: tuple[Any, ...]) -> Base:
         assert self._whole is not None
-        recording = record(self._whole, inputs, list(self._parameters.values()), self._rounded_once, self._memory)
-        base = Base(inputs, recording.values[recording.output], recording, Differences(recording, self._dtype))
+        parameters = self._parameters
+        recording = record(self._whole, inputs, list(parameters.values()), self._rounded_once, self._memory)
+        base = Base(inputs, recording.values[recording.output], parameters, recording, Differences(recording, self._dtype))
         if case not in self._recorded:
             self._require_agreement(inputs)
             self._require_fits(base)
@@ -245,29 +248,18 @@ class QueriedNetwork:
         slots = base.recording.inputs
         starts: dict[Slot, Delta] = {slots[i]: Dense(change) for i, change in enumerate(inputs) if change is not None}
         if perturbation is not None:
-            starts |= self._coordinates(base.recording, perturbation)
+            starts |= _coordinates(base.parameters, base.recording, perturbation)
         delta = base.differences.of(starts, meter)
         if delta is None:  # nothing that is used changes
             return base.result.new_zeros(_count(perturbation, inputs), *base.result.shape)
         return delta.dense()
-
-    def _coordinates(self, recording: Recording, perturbation: Perturbation) -> dict[Slot, Delta]:
-        parameters, first = self._parameters, 0
-        starts: dict[Slot, Delta] = {}
-        for part in parts_of(perturbation):
-            parameter = parameters[part.name]
-            if id(parameter) in recording.parameters:
-                delta = OneCoordinate(part.indices, part.steps, first, len(perturbation), parameter)
-                starts[recording.parameters[id(parameter)]] = delta
-            first += len(part)
-        return starts
 
     def _by_whole_passes(
         self, base: Base, perturbation: Perturbation | None, inputs: Sequence[torch.Tensor | None]
     ) -> torch.Tensor:
         assert self._whole is not None
         moved = [x if change is None else x + change for x, change in zip_longest(base.inputs, inputs)]
-        queries = [{}] * _count(None, inputs) if perturbation is None else _changed_parameters(self._parameters, perturbation)
+        queries = [{}] * _count(None, inputs) if perturbation is None else _changed_parameters(base.parameters, perturbation)
         changes = []
         for query, changed in enumerate(queries):
             given = tuple(x if x is base.inputs[i] else x[query] for i, x in enumerate(moved))
@@ -275,6 +267,18 @@ class QueriedNetwork:
             with buffers_put_back(self._whole):
                 changes.append(functional_call(self._whole, named, _copied(given)) - base.result)
         return torch.stack(changes)
+
+
+def _coordinates(parameters: NamedTensors, recording: Recording, perturbation: Perturbation) -> dict[Slot, Delta]:
+    first = 0
+    starts: dict[Slot, Delta] = {}
+    for part in parts_of(perturbation):
+        parameter = parameters[part.name]
+        if id(parameter) in recording.parameters:
+            delta = OneCoordinate(part.indices, part.steps, first, len(perturbation), parameter)
+            starts[recording.parameters[id(parameter)]] = delta
+        first += len(part)
+    return starts
 
 
 def _copied(inputs: Sequence[Any]) -> tuple[Any, ...]:

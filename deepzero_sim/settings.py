@@ -177,7 +177,7 @@ class BenchSettings:
         queries_per_chunk: perturbed networks that the engine evaluates as one batch, at most; none for what it finds best.
         step_size: of the finite differences.
         scheme: forward or central.
-        seconds: that one timing should take; each parameter tensor is timed in some dozen of them.
+        seconds: that one timing of the engine or the plain loop should take.
         repeats: timings of each thing, of which the fastest counts.
         error_coordinates: coordinates of every layer that are compared with float64; few make relative errors large by chance.
         seed: of weights, data, and the choice of coordinates.
@@ -191,7 +191,7 @@ class BenchSettings:
     queries_per_chunk: int | None = None
     step_size: float = 1e-3
     scheme: Scheme = "forward"
-    seconds: float = 0.5
+    seconds: float = 10.0
     repeats: int = 3
     error_coordinates: int = 8
     seed: int = 0

@@ -14,7 +14,7 @@ from torch import nn
 
 from deepzero_sim.benchmarks import cge_speed
 from deepzero_sim.benchmarks.cge_error import relative_errors, sample
-from deepzero_sim.benchmarks.cge_speed import Engine, groups_of, mask_of, mean_seconds
+from deepzero_sim.benchmarks.cge_speed import Engine, mask_of, mean_seconds, share_of_each
 from deepzero_sim.benchmarks.dense_convolutions import best_rate, layers_of, mean_flops_behind
 from deepzero_sim.benchmarks.networks import make_task
 from deepzero_sim.benchmarks.plain_loop import PlainLoop
@@ -105,20 +105,13 @@ def test_networks_have_a_gradient_everywhere_and_come_from_the_seed(name: str) -
     assert torch.equal(task.batch[0], same.batch[0]) and not torch.equal(task.batch[0], other.batch[0])
 
 
-def test_groups_hold_every_coordinate_once() -> None:
-    parameters = dict(nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 3)).named_parameters())
-    groups = groups_of(parameters, 12)
-    held = [group.coordinates for group in groups]
-    assert [{name for name, _ in group} for group in held] == [{"0.weight"}, {"1.weight"}, {"0.bias", "1.bias"}]
-    assert [len(group) for group in held] == [20, 12, 7] and len({c for group in held for c in group}) == 39
-    assert [group.whole for group in groups] == [False, False, True]
-    assert [group.parameters for group in groups] == [20, 12, 7]
-    assert [group.whole for group in groups_of(parameters, 1)] == [False] * 4
-
-
-def test_of_many_small_tensors_some_stand_for_all() -> None:
-    groups = groups_of(dict(nn.Sequential(*(nn.Linear(1, 3) for _ in range(20))).named_parameters()), 6)
-    assert [(len(group.coordinates), group.whole, group.parameters) for group in groups] == [(12, True, 120)]
+def test_every_tensor_gives_the_same_share() -> None:
+    parameters = dict(nn.Sequential(nn.Linear(50, 8), nn.Linear(8, 5)).named_parameters())
+    held = [name for name, _ in share_of_each(parameters, 45)]
+    assert [held.count(name) for name in parameters] == [40, 1, 4, 1]
+    everything = share_of_each(parameters, 453)
+    assert len(everything) == len(set(everything)) == 453
+    assert sorted(i for name, i in everything if name == "1.weight") == list(range(40))
 
 
 def test_a_mask_of_coordinates() -> None:
@@ -143,7 +136,7 @@ class FakeClock:
 def test_speeds_are_means_over_the_parameters_without_what_is_done_once_a_batch(
     scheme: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock, of_query = FakeClock(), {"0.weight": 0.5, "1.weight": 0.25, "0.bias": 0.125, "1.bias": 0.125}
+    clock, of_query = FakeClock(), {"0.weight": 0.5, "0.bias": 0.125, "1.weight": 0.25, "1.bias": 0.125}
     model = nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 3))
     batch, loss = (torch.randn(2, 5), torch.randn(2, 3)), nn.functional.mse_loss
     steps = 2 if scheme == "central" else 1
@@ -159,14 +152,14 @@ def test_speeds_are_means_over_the_parameters_without_what_is_done_once_a_batch(
 
     class TimedLoop(PlainLoop):
         def slopes(self, prepared: Any, coordinates: Any) -> torch.Tensor:
-            clock.now += (3.0 if self.channels_last else 2.0) * len(coordinates) * steps
+            clock.now += (3.0 if self.channels_last else 2.0) * sum(of_query[name] for name, _ in coordinates) * steps
             return super().slopes(prepared, coordinates)
 
     monkeypatch.setattr(cge_speed, "_seconds", clock)
-    engine = Engine(Timed(model, loss), CGE(1e-3, scheme), batch, 2)
+    engine = Engine(Timed(model, loss), CGE(1e-3, scheme), batch)
     loops = [TimedLoop(model, loss, 1e-3, scheme, last) for last in (False, True)]
-    seconds = mean_seconds(engine, loops, 1.0, 2)
-    assert seconds == pytest.approx(((20 * 0.5 + 12 * 0.25 + 7 * 0.125) / 39, 2.0, 3.0))
+    seconds, mean = mean_seconds(engine, loops, 50.0, 2), (20 * 0.5 + 12 * 0.25 + 7 * 0.125) / 39
+    assert seconds == pytest.approx((mean, 2 * mean, 3 * mean))
     assert engine.preparation_seconds() == pytest.approx(100 + 0.125 * steps)
 
 
