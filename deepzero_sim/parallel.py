@@ -7,6 +7,7 @@ on one thread, and a task's content is fixed before it is dealt out.
 from __future__ import annotations
 
 import functools
+import gc
 import os
 import signal
 import sys
@@ -90,6 +91,7 @@ def open_executor(backend: Backend = "serial", workers: int = 1, *, timeout: flo
 def _start_worker(parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends its workers
     torch.set_num_threads(1)
+    gc.freeze()  # loky collects garbage after tasks, which takes 0.1 s if it looks at all that was imported
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 

@@ -227,15 +227,19 @@ def _moments(activation: Activation, given: _Given, carried: Carried) -> torch.T
 
 def _weight(convolution: Operation, source: Slot, delta: Dense, carried: Carried) -> native.Weight | None:
     """Of a convolution of what is in the slot `source`; None if there is no kernel for it or queries change it."""
-    values = carried.recording.values
     if any(slot in carried.deltas for slot in convolution.reads if slot != source):
         return None
-    memo = carried.memos[convolution]
-    changed = Changed(values[source], delta, memo)
-    args, kwargs = convolution.call_arguments(lambda slot: changed if slot == source else values[slot])
-    found = image_convolution(*args, **kwargs)
-    weight = None if found is None else found.weight
-    return weight if weight is not None and native.serves(weight.values) else None
+    memo, values = carried.memos[convolution], carried.recording.values
+
+    def laid_out() -> native.Weight | None:
+        changed = Changed(values[source], delta, memo)
+        args, kwargs = convolution.call_arguments(lambda slot: changed if slot == source else values[slot])
+        found = image_convolution(*args, **kwargs)
+        weight = None if found is None else found.weight
+        return weight if weight is not None and native.serves(weight.values) else None
+
+    weight: native.Weight | None = once(memo, "laid out", laid_out)
+    return weight
 
 
 def _given(activation: Activation, carried: Carried) -> _Given | None:
@@ -250,22 +254,20 @@ def _given(activation: Activation, carried: Carried) -> _Given | None:
 
 def _base(activation: Activation, carried: Carried) -> native.NormalisedBase | None:
     """Norm and ReLU in the base network; None where one pass does not do."""
-    norm, source, values = activation.operations[0], activation.source, carried.recording.values
-    x, before, memo = values[source], values[activation.operations[-1].reads[0]], carried.memos[norm]
-    spread = any(values[slot].shape != x.shape for add in activation.operations[1:-1] for slot in add.reads)
-    trained = [slot for slot in norm.reads if slot != source]
-    if spread or not (is_channels_last(x) and is_channels_last(before)) or not carried.deltas.keys().isdisjoint(trained):
-        return None
+    norm, values = activation.operations[0], carried.recording.values
+    memo = carried.memos[norm]
+    found: native.NormalisedBase | None = once(memo, "in rows", lambda: _in_training(activation, values, memo))
+    return None if any(slot in carried.deltas for slot in norm.reads if slot != activation.source) else found
+
+
+def _in_training(activation: Activation, values: Sequence[torch.Tensor], memo: dict[str, Any]) -> native.NormalisedBase | None:
+    norm, *add, relu = activation.operations
+    x, before = values[activation.source], values[relu.reads[0]]
     _, arguments = norm.call_arguments(values.__getitem__)
-    if not arguments.get("training") and arguments.get("running_mean") is not None:
+    spread = any(values[slot].shape != x.shape for operation in add for slot in operation.reads)
+    fixed = not arguments.get("training") and arguments.get("running_mean") is not None
+    if spread or fixed or not (is_channels_last(x) and is_channels_last(before)):
         return None
-    found: native.NormalisedBase = once(memo, "in rows", lambda: _in_training(x, before, arguments, memo))
-    return found
-
-
-def _in_training(
-    x: torch.Tensor, before: torch.Tensor, arguments: Mapping[str, Any], memo: dict[str, Any]
-) -> native.NormalisedBase:
     axes, eps = [0, *range(2, x.dim())], arguments.get("eps", 1e-5)
     y, deviation = once(memo, "normalised", lambda: normalised(x, None, None, axes, eps))  # as the rule of the norm alone
     s, weight = deviation.flatten(), arguments.get("weight")
