@@ -50,42 +50,44 @@ class Activation:
 
 @dataclass(frozen=True, eq=False)
 class Fused:
-    """An activation and what may go with it.
+    """An activation, a convolution, or both.
 
     Args:
-        activation: that goes first.
-        convolution: of its result.
-        behind: the activation whose norm alone reads what the convolution gives.
+        activation: goes first.
+        convolution: of its result, if there is an activation.
+        behind: the activation whose norm alone reads what the convolution gives: its moments are taken along.
     """
 
-    activation: Activation
-    convolution: Operation | None = None
-    behind: Activation | None = None
+    activation: Activation | None
+    convolution: Operation | None
+    behind: Activation | None
 
     @property
     def operations(self) -> tuple[Operation, ...]:
         """In order."""
-        return (*self.activation.operations, *([] if self.convolution is None else [self.convolution]))
+        activation = () if self.activation is None else self.activation.operations
+        return activation if self.convolution is None else (*activation, self.convolution)
 
 
 def grouped(recording: Recording, operations: Sequence[Operation]) -> list[Operation | Fused]:
-    """Operations in order, those that go together in one group at the place of its ReLU."""
+    """Operations in order, those that go together in one group at the place of its ReLU, or of its only operation."""
     readers: dict[Slot, list[Operation]] = {}
     for operation in recording.operations:
         for slot in operation.reads:
             readers.setdefault(slot, []).append(operation)
     found = [activation for x in operations if (activation := _activation(x, readers, recording.output))]
-    by_norm = {activation.operations[0]: activation for activation in found}
+    by_norm: dict[Operation | None, Activation] = {activation.operations[0]: activation for activation in found}
     computed = {slot for operation in recording.operations for slot in operation.outputs}
     wanted = set(operations)
-    groups = {}
+    convolutions = [x for x in operations if x.function is F.conv2d]
+    behind = {x: by_norm.get(_only_reader(x, readers, recording.output)) for x in convolutions}
+    groups: dict[Operation, Fused] = {}
     for activation in found:
         behind_it = [x for x in readers.get(activation.result, ()) if x in wanted]
         convolution = next((x for x in behind_it if _may_go_first(x, activation.result, computed)), None)
-        reader = None if convolution is None else _only_reader(convolution, readers, recording.output)
-        behind = None if reader is None else by_norm.get(reader)
-        groups[activation.operations[-1]] = Fused(activation, convolution, behind)
+        groups[activation.operations[-1]] = Fused(activation, convolution, None if convolution is None else behind[convolution])
     inside = {operation for group in groups.values() for operation in group.operations} - groups.keys()
+    groups |= {x: Fused(None, x, activation) for x, activation in behind.items() if activation is not None}
     return [groups.get(operation, operation) for operation in operations if operation not in inside]
 
 
@@ -174,27 +176,51 @@ def through(group: Fused, done: Collection[Slot], carried: Carried) -> bool:
         done: slots that nobody reads after it.
         carried: what is changed so far.
     """
-    activation, convolution = group.activation, group.convolution
+    if group.convolution is None:
+        return False
+    if group.activation is None:
+        return _convolved(group.convolution, group.behind, carried)
+    return _layer(group.activation, group.convolution, group.behind, done, carried)
+
+
+def _convolved(convolution: Operation, behind: Activation | None, carried: Carried) -> bool:
+    args, kwargs = carried.arguments(convolution)
+    changed = [x for x in (*args, *kwargs.values()) if isinstance(x, Changed)]
+    found, base = image_convolution(*args, **kwargs), None if behind is None else _base(behind, carried)
+    if found is None or base is None or len(changed) > 1 or not found.serves(delta := changed[0].delta):
+        return False
+    slot = _result(convolution)
+    result = found.with_moments(delta, carried.recording.values[slot].shape[2:], base.y)
+    if result is None:
+        return False
+    values, carried.moments[slot] = result
+    _enter(slot, Dense(values), carried)
+    return True
+
+
+def _layer(
+    activation: Activation, convolution: Operation, behind: Activation | None, done: Collection[Slot], carried: Carried
+) -> bool:
     given = _given(activation, carried)
-    if convolution is None or given is None or not given.has_kernel:
+    if given is None or not given.has_kernel:
         return False
     weight = _weight(convolution, activation.result, Dense(given.d), carried)
     if weight is None:
         return False
     batch, channels, height, width = given.images
-    behind = carried.recording.values[_result(convolution)].shape
-    in_place = behind == given.images and _may_write(activation.source, done, carried)
+    size = carried.recording.values[_result(convolution)].shape
+    in_place = size == given.images and _may_write(activation.source, done, carried)
     d = given.d.view(-1, batch, height, width, channels)
-    result = d if in_place else memory.empty(len(d), batch, *behind[2:], behind[1])
+    result = d if in_place else memory.empty(len(d), batch, *size[2:], size[1])
     kept = _kept(activation, given, done, carried)
-    next_base = None if group.behind is None else _base(group.behind, carried)
+    next_base = None if behind is None else _base(behind, carried)
     sums = _moments(activation, given, carried)
     next_sums = native.layer(d, sums, given.skip, given.base, kept, weight, next_base and next_base.y, result)
     if in_place:
         del carried.deltas[activation.source]
     if kept is not None:
         _enter(activation.result, _images(kept, given.images), carried)
-    _enter(_result(convolution), _images(result.flatten(1, 3), behind), carried)
+    _enter(_result(convolution), _images(result.flatten(1, 3), size), carried)
     if next_sums is not None:
         carried.moments[_result(convolution)] = next_sums
     return True

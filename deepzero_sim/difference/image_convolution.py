@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import TypeAlias, TypeGuard
+from typing import TypeGuard
 
 import torch
 
 from deepzero_sim.difference import memory, native, winograd
 from deepzero_sim.difference.delta import Delta, Dense, OneChannel
-
-#: Writes differences behind the convolution, `(N, H', W', O)`.
-_Write: TypeAlias = Callable[[torch.Tensor], None]
 
 
 class ImageConvolution:
@@ -73,17 +69,43 @@ class ImageConvolution:
         """
         result = memory.empty(*delta.values.shape[:2], *size, self.outputs)
         if isinstance(delta, Dense):  # all in one call
-            self._written(delta.values.movedim(2, -1).flatten(0, 1).contiguous(), None)(result.flatten(0, 1))
+            self._convolve(delta.values.movedim(2, -1).flatten(0, 1).contiguous(), None, result.flatten(0, 1))
         else:
-            images = delta.values.movedim(2, -1).contiguous()
-            for x, channel, answer in zip(images, delta.channels, result, strict=True):
-                self._written(x, channel)(answer)
+            for x, channel, answer in zip(_images(delta), delta.channels, result, strict=True):
+                self._convolve(x, channel, answer)
         return result.movedim(-1, 2)
 
-    def _written(self, x: torch.Tensor, channel: int | None) -> _Write:
-        """What writes the differences behind images `(N, H, W, C)` of all channels or of a single one."""
+    def with_moments(
+        self, delta: Dense | OneChannel, size: torch.Size, next_y: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Differences as :meth:`through`, and their moments (`native.moments`), `(P, 3, O)`; None for few channels.
+
+        Args:
+            delta: of the images.
+            size: of the results, `(H', W')`.
+            next_y: what a norm behind the convolution gives in the base network, `(M', O)`.
+        """
         if not self._whole:
-            values = self._by_place if channel is None else self._by_input[channel]
-            return functools.partial(native.narrow, x, values, self._border)
-        weight = self._dense if channel is None else self._laid_out(self._by_input[channel], False)
-        return functools.partial(native.convolution, x, weight)
+            return None
+        result = memory.empty(*delta.values.shape[:2], *size, self.outputs)
+        channels = [None] * delta.count if isinstance(delta, Dense) else delta.channels
+        sums = [
+            native.convolution(x, self._weight_from(channel), answer, next_y)
+            for x, channel, answer in zip(_images(delta), channels, result, strict=True)
+        ]
+        return result.movedim(-1, 2), torch.stack([x for x in sums if x is not None])
+
+    def _convolve(self, x: torch.Tensor, channel: int | None, result: torch.Tensor) -> None:
+        """Write the differences behind images `(N, H, W, C)` of all channels or of a single one."""
+        if self._whole:
+            native.convolution(x, self._weight_from(channel), result)
+        else:
+            native.narrow(x, self._by_place if channel is None else self._by_input[channel], self._border, result)
+
+    def _weight_from(self, channel: int | None) -> native.Weight:
+        return self._dense if channel is None else self._laid_out(self._by_input[channel], False)
+
+
+def _images(delta: Dense | OneChannel) -> torch.Tensor:
+    """`(P, B, H, W, C)`."""
+    return delta.values.movedim(2, -1).contiguous()

@@ -23,6 +23,8 @@ struct convolution {
 /* Rows or columns behind a convolution */
 static int rows_behind(int rows, const struct convolution *s) { return (rows + 2 * s->border - s->kernel) / s->stride + 1; }
 
+static size_t pixels_behind(const struct convolution *s) { return (size_t)rows_behind(s->height, s) * rows_behind(s->width, s); }
+
 /* Rows or columns with a border, and up to whole tiles */
 static int padded_rows(int rows, const struct convolution *s) {
     int tile = s->tiled ? 7 - s->kernel : 1;
@@ -149,11 +151,12 @@ size_t dz_narrow_scratch(int height, int width, int inputs, int kernel, int bord
 
 /* Any convolution with a border of zeros: x (images, height, width, inputs), out (images, height', width', outputs), outputs a
  * multiple of 8. If `tiled`, it goes by Winograd's method and keeps the size of the images, of a multiple of 8 channels, and weight
- * is (36, inputs, outputs), transformed for a kernel of 3 or 5; else weight is (kernel, kernel, inputs, outputs). */
-void dz_convolution(const float *x, const float *weight, float *out, float *scratch, int images, int height, int width, int inputs,
+ * is (36, inputs, outputs), transformed for a kernel of 3 or 5; else weight is (kernel, kernel, inputs, outputs). If `sums` are not
+ * NULL, the moments of `out` with `next`, what a norm behind it gives in the base network, are added to them. */
+void dz_convolution(const float *x, const float *weight, const float *next, float *out, double *sums, float *scratch, int images, int height, int width, int inputs,
                     int outputs, int kernel, int stride, int border, int tiled) {
     struct convolution s = {images, height, width, inputs, outputs, kernel, stride, border, tiled};
-    BEST(convolution, tiled ? inputs | outputs : outputs, x, weight, out, scratch, &s);
+    BEST(convolution, tiled ? inputs | outputs : outputs, x, weight, next, out, sums, scratch, &s);
 }
 
 /* Any convolution with stride 1 of at most four channels to at most four, arguments as above. */
@@ -187,8 +190,7 @@ void dz_normalised_relu(const float *d, const double *sums, const float *skip, f
 }
 
 /* The same, and a convolution behind it as above, of a multiple of 8 channels. What the ReLU gives is written to `kept`, if it is
- * not NULL, which may be `skip`. The moments of `out` with `next`, what a norm behind it gives in the base network, are added to
- * `next_sums`, if they are not NULL. `out` may be `d` if they are of one size. Scratch is that of the convolution, and 3 floats a
+ * not NULL, which may be `skip`. `next` and `next_sums` are as there. `out` may be `d` if they are of one size. Scratch is that of the convolution, and 3 floats a
  * query and channel. */
 void dz_layer(const float *d, const double *sums, const float *skip, float *kept, float *out, double *next_sums, float *scratch,
               const float *y, const float *deviation, const float *norm_weight, const float *before, const float *weight,

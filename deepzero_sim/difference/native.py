@@ -28,7 +28,7 @@ _Pointer, _Int, _Size = ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t
 _SIGNATURES = {
     "dz_instructions": (_Int, [_Int]),
     "dz_convolution_scratch": (_Size, [_Int] * 8),
-    "dz_convolution": (None, [*[_Pointer] * 4, *[_Int] * 9]),
+    "dz_convolution": (None, [*[_Pointer] * 6, *[_Int] * 9]),
     "dz_narrow_scratch": (_Size, [_Int] * 5),
     "dz_narrow": (None, [*[_Pointer] * 4, *[_Int] * 7]),
     "dz_bent": (None, [*[_Pointer] * 3, _Int, _Size, ctypes.c_float]),
@@ -80,17 +80,25 @@ class Weight(NamedTuple):
     border: int
 
 
-def convolution(x: torch.Tensor, weight: Weight, result: torch.Tensor) -> None:
+def convolution(
+    x: torch.Tensor, weight: Weight, result: torch.Tensor, next_y: torch.Tensor | None = None
+) -> torch.Tensor | None:
     """A convolution without a bias.
 
     Args:
         x: `(B, H, W, C)`.
         weight: from as many channels.
         result: `(B, H', W', O)`, is written.
+        next_y: what a norm behind the convolution gives in the base network, `(M', O)`, if there is one.
+
+    Returns:
+        The moments of the result with `next_y`, `(3, O)`, float64, if that is given.
     """
     functions, sizes = _library(), (*x.shape, result.shape[3])
     scratch = memory.empty(functions.dz_convolution_scratch(*sizes, weight.kernel, weight.border, weight.tiled))
-    functions.dz_convolution(*_at(x, weight.values, result, scratch), *sizes, *_geometry(weight))
+    sums = None if next_y is None else torch.zeros(3, result.shape[3], dtype=torch.float64)
+    functions.dz_convolution(*_at(x, weight.values, next_y, result, sums, scratch), *sizes, *_geometry(weight))
+    return sums
 
 
 def _geometry(weight: Weight) -> tuple[int, int, int, bool]:
@@ -196,7 +204,7 @@ def layer(
         base: the network as it is.
         kept: as `d`, is written with what the ReLU gives, if that is wanted; may be `skip`.
         weight: of the convolution.
-        next_y: what a norm behind the convolution gives in the base network, `(M', O)`, if there is one.
+        next_y: as in :func:`convolution`.
         result: `(P, B, H', W', O)`, is written; may be `d` if it has the same shape.
 
     Returns:

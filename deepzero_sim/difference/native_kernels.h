@@ -189,26 +189,53 @@ static void NAME(summed)(const float *x, const float *weight, float *out, const 
         }
 }
 
+/* ---- Moments of a difference (norms.py) ---- */
+
+/* Adds the sums over some rows of d, y d and d^2, for a vector of channels */
+INLINE void NAME(add_moments)(const float *d, const float *y, size_t rows, int channels, double *sums) {
+    vector first = {0}, mixed = {0}, second = {0};
+    for (size_t r = 0; r < rows; r++, d += channels, y += channels) {
+        vector value = AT(d);
+        first += value;
+        mixed += value * AT(y);
+        second += value * value;
+    }
+    for (int i = 0; i < VECTOR; i++) {
+        sums[i] += first[i];
+        sums[channels + i] += mixed[i];
+        sums[2 * channels + i] += second[i];
+    }
+}
+
+static void NAME(moments)(const float *d, const float *y, size_t rows, int channels, double *sums) {
+    for (size_t r = 0; r < rows; r += ROWS)
+        for (int c = 0; c < channels; c += VECTOR)
+            NAME(add_moments)(d + r * channels + c, y + r * channels + c, rows - r < ROWS ? rows - r : ROWS, channels, sums + c);
+}
+
 /* ---- Convolution of images that have no border yet, a few at a time ---- */
 
-/* Of images with their border */
-INLINE void NAME(convolved)(const float *x, const float *weight, float *out, float *scratch, const struct convolution *s) {
+/* Of images with their border, and the moments of what it gives */
+INLINE void NAME(convolved)(const float *x, const float *weight, const float *next, float *out, double *sums, float *scratch,
+                            const struct convolution *s) {
     if (s->tiled)
         NAME(winograd)(x, weight, out, scratch, s);
     else
         NAME(summed)(x, weight, out, s);
+    if (sums) NAME(moments)(out, next, s->images * pixels_behind(s), s->outputs, sums);
 }
 
-static void NAME(convolution)(const float *x, const float *weight, float *out, float *scratch, const struct convolution *all) {
+static void NAME(convolution)(const float *x, const float *weight, const float *next, float *out, double *sums, float *scratch,
+                              const struct convolution *all) {
     struct convolution s = *all;
     int most = images_at_once(all);
-    size_t size = (size_t)s.height * s.width * s.inputs, out_size = (size_t)rows_behind(s.height, all) * rows_behind(s.width, all) * s.outputs;
+    size_t size = (size_t)s.height * s.width * s.inputs, out_size = pixels_behind(all) * s.outputs;
     float *padded = scratch, *rest = padded + most * padded_size(all);
     memset(padded, 0, sizeof(float) * most * padded_size(all));
     for (int first = 0; first < all->images; first += most) {
         s.images = all->images - first < most ? all->images - first : most;
         pad(x + first * size, padded, &s);
-        NAME(convolved)(padded, weight, out + first * out_size, rest, &s);
+        NAME(convolved)(padded, weight, sums ? next + first * out_size : NULL, out + first * out_size, sums, rest, &s);
     }
 }
 
@@ -299,28 +326,6 @@ static void NAME(bent)(const float *d, const float *x, float *out, size_t count,
 
 /* ---- Batch normalisation in training mode and a ReLU (norms.py and activations.py have the formulas) ---- */
 
-/* Adds the sums over some rows of d, y d and d^2, for a vector of channels */
-INLINE void NAME(add_moments)(const float *d, const float *y, size_t rows, int channels, double *sums) {
-    vector first = {0}, mixed = {0}, second = {0};
-    for (size_t r = 0; r < rows; r++, d += channels, y += channels) {
-        vector value = AT(d);
-        first += value;
-        mixed += value * AT(y);
-        second += value * value;
-    }
-    for (int i = 0; i < VECTOR; i++) {
-        sums[i] += first[i];
-        sums[channels + i] += mixed[i];
-        sums[2 * channels + i] += second[i];
-    }
-}
-
-static void NAME(moments)(const float *d, const float *y, size_t rows, int channels, double *sums) {
-    for (size_t r = 0; r < rows; r += ROWS)
-        for (int c = 0; c < channels; c += VECTOR)
-            NAME(add_moments)(d + r * channels + c, y + r * channels + c, rows - r < ROWS ? rows - r : ROWS, channels, sums + c);
-}
-
 /* Some rows behind norm, sum and ReLU; `first` is where they begin in the base network */
 INLINE void NAME(apply)(const float *d, const float *skip, float *out, size_t first, size_t rows, const float *factors,
                         const struct normalisation *s) {
@@ -351,7 +356,7 @@ static void NAME(normalised_relu)(const float *d, const float *skip, float *out,
 static void NAME(layer)(const struct layer *s, const float *d, const double *sums, const float *skip, float *kept, float *out,
                         double *next_sums, float *scratch) {
     struct convolution c = s->convolution;
-    size_t pixels = (size_t)c.height * c.width, results = (size_t)rows_behind(c.height, &c) * rows_behind(c.width, &c);
+    size_t pixels = (size_t)c.height * c.width, results = pixels_behind(&c);
     size_t line = (size_t)c.width * c.inputs, size = c.images * pixels * c.inputs, out_size = c.images * results * c.outputs;
     int all = c.images, most = images_at_once(&c);
     float *factors = scratch, *padded = factors + (size_t)s->queries * 3 * c.inputs, *rest = padded + most * padded_size(&c);
@@ -367,11 +372,9 @@ static void NAME(layer)(const struct layer *s, const float *d, const double *sum
                                       kept ? kept + from + h * line : line_of(padded, h, &c), (row + h) * c.width, c.width,
                                       factors + (size_t)q * 3 * c.inputs, &s->norm);
             if (kept) pad(kept + from, padded, &c);
-            float *result = out + q * out_size + first * results * c.outputs;
-            NAME(convolved)(padded, s->weight, result, rest, &c);
-            if (next_sums)
-                NAME(moments)(result, s->next + first * results * c.outputs, c.images * results, c.outputs,
-                              next_sums + (size_t)q * 3 * c.outputs);
+            size_t to = first * results * c.outputs;
+            NAME(convolved)(padded, s->weight, next_sums ? s->next + to : NULL, out + q * out_size + to,
+                            next_sums ? next_sums + (size_t)q * 3 * c.outputs : NULL, rest, &c);
         }
     }
 }

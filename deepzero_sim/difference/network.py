@@ -102,8 +102,8 @@ class Differences:
         if through(group, done, carried):
             return
         activation = group.activation
-        delta: Any = activated(activation, carried)
-        if delta is NotImplemented:
+        delta: Any = NotImplemented if activation is None else activated(activation, carried)
+        if activation is None or delta is NotImplemented:
             for operation in group.operations:
                 self._through(operation, carried)
             return

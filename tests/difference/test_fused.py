@@ -142,7 +142,7 @@ def test_a_norm_that_is_the_result_stays_apart() -> None:
     x = torch.randn(2, 2, 3, 3)
     recording = record(model, [x], list(model.parameters()))
     groups = grouped(recording, recording.operations)
-    assert [type(group) for group in groups] == [Operation, Fused]
+    assert [len(group.operations) for group in groups if isinstance(group, Fused)] == [1, 2] and len(groups) == 2
     (recording.output,) = (slot for slot in recording.operations[1].outputs if slot is not None)
     assert [type(group) for group in grouped(recording, recording.operations)] == [Operation] * 3
 
