@@ -191,7 +191,7 @@ class BenchSettings:
     queries_per_chunk: int | None = None
     step_size: float = 1e-3
     scheme: Scheme = "forward"
-    seconds: float = 10.0
+    seconds: float = 20.0
     repeats: int = 3
     error_coordinates: int = 8
     seed: int = 0

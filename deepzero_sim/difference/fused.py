@@ -240,10 +240,12 @@ def _kept(activation: Activation, given: _Given, done: Collection[Slot], carried
     if activation.result in done:
         return None
     skip = activation.skip
-    if skip is not None and skip != activation.source and given.skip is not None and _may_write(skip, done, carried):
+    if skip is None or given.skip is None or skip == activation.source:
+        return memory.empty(*given.d.shape)
+    if _may_write(skip, done, carried):
         del carried.deltas[skip]
         return given.skip
-    return memory.empty(*given.d.shape)
+    return memory.empty(*given.d.shape) if isinstance(carried.deltas[skip], Dense) else given.skip  # made for this only
 
 
 def _moments(activation: Activation, given: _Given, carried: Carried) -> torch.Tensor:
