@@ -152,7 +152,7 @@ scales = st.sampled_from([1e-6, 1e-2, 1.0])
 @with_every_set
 @PROPERTY
 @given(
-    shape=st.tuples(st.integers(1, 3), st.integers(8, 300), channels), scale=scales, adds=st.booleans(), seed=st.integers(0, 99)
+    shape=st.tuples(st.integers(1, 3), st.integers(2, 300), channels), scale=scales, adds=st.booleans(), seed=st.integers(0, 99)
 )
 def test_normalised_relu(shape: tuple[int, int, int], scale: float, adds: bool, seed: int) -> None:
     torch.manual_seed(seed)
@@ -164,7 +164,8 @@ def test_normalised_relu(shape: tuple[int, int, int], scale: float, adds: bool, 
     expected = torch.stack([d.double(), base.y.double() * d.double(), d.double().square()], 1).sum(2)
     torch.testing.assert_close(sums, expected, rtol=1e-5, atol=1e-5 * scale * rows)
     native.normalised_relu(d, sums, skip, base, result)
-    assert error(result, activated(d, skip, base)) < 1e-5
+    behind = activated(d, skip, base)
+    assert float((result - behind).abs().max()) < 1e-5 * float(behind.abs().max() + added.abs().max())
     native.normalised_relu(d, sums, skip, base, d)
     assert torch.equal(d, result)  # in place
 
