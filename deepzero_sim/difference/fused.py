@@ -20,7 +20,6 @@ from deepzero_sim.difference.delta import Changed, Dense, is_channels_last, once
 from deepzero_sim.difference.layers import image_convolution
 from deepzero_sim.difference.norms import normalised
 from deepzero_sim.difference.recording import Operation, Read, Recording, Slot
-from deepzero_sim.difference.rules import Ruled
 
 _RELU = {F.relu, torch.relu, torch.Tensor.relu, torch.Tensor.relu_, torch.relu_}
 _SUM = {torch.add, torch.Tensor.add, torch.Tensor.add_}
@@ -153,34 +152,46 @@ class _Given(NamedTuple):
         return self.base.y.shape[1] % native.CHANNELS == 0 and native.serves(*tensors)
 
 
-def activated(activation: Activation, carried: Carried) -> Ruled:
-    """The difference behind an activation, or :data:`NotImplemented` where its operations must go one by one."""
+def through(group: Fused, done: Collection[Slot], carried: Carried) -> tuple[Operation, ...]:
+    """Enter the differences behind a group, as far as its operations go together.
+
+    Args:
+        group: in order.
+        done: slots that nobody reads after it.
+        carried: what is changed so far.
+
+    Returns:
+        Its operations that are left, which must go one by one.
+    """
+    activation, convolution = group.activation, group.convolution
+    if activation is None:
+        assert convolution is not None
+        return () if _convolved(convolution, group.behind, carried) else group.operations
     given = _given(activation, carried)
     if given is None:
-        return NotImplemented
+        return group.operations
+    weight = None
+    if convolution is not None and given.has_kernel:
+        weight = _weight(convolution, activation.result, Dense(given.d), carried)
+    if convolution is not None and weight is not None:
+        _layer(group, given, weight, done, carried)
+        return ()
+    rows = _activated(activation, given, carried)
+    if rows is None:
+        return group.operations
+    carried.deltas[activation.result] = _images(rows, given.images)
+    return () if convolution is None else (convolution,)
+
+
+def _activated(activation: Activation, given: _Given, carried: Carried) -> torch.Tensor | None:
+    """The difference behind an activation, `(P, M, C)`; None where its operations must go one by one."""
     if given.has_kernel:
         result = memory.empty(*given.d.shape)
         native.normalised_relu(given.d, _moments(activation, given, carried), given.skip, given.base, result)
-    elif kernels.available(given.d.device.type):
-        result = kernels.normalised_relu(given.d, given.skip, given.base)
-    else:
-        return NotImplemented
-    return _images(result, given.images)
-
-
-def through(group: Fused, done: Collection[Slot], carried: Carried) -> bool:
-    """Enter the differences behind a group with a convolution; False, and nothing is entered, if they cannot go together.
-
-    Args:
-        group: with a convolution.
-        done: slots that nobody reads after it.
-        carried: what is changed so far.
-    """
-    if group.convolution is None:
-        return False
-    if group.activation is None:
-        return _convolved(group.convolution, group.behind, carried)
-    return _layer(group.activation, group.convolution, group.behind, done, carried)
+        return result
+    if kernels.available(given.d.device.type):
+        return kernels.normalised_relu(given.d, given.skip, given.base)
+    return None
 
 
 def _convolved(convolution: Operation, behind: Activation | None, carried: Carried) -> bool:
@@ -198,15 +209,10 @@ def _convolved(convolution: Operation, behind: Activation | None, carried: Carri
     return True
 
 
-def _layer(
-    activation: Activation, convolution: Operation, behind: Activation | None, done: Collection[Slot], carried: Carried
-) -> bool:
-    given = _given(activation, carried)
-    if given is None or not given.has_kernel:
-        return False
-    weight = _weight(convolution, activation.result, Dense(given.d), carried)
-    if weight is None:
-        return False
+def _layer(group: Fused, given: _Given, weight: native.Weight, done: Collection[Slot], carried: Carried) -> None:
+    """Activation and convolution together, and the moments of the norm behind them."""
+    activation, convolution, behind = group.activation, group.convolution, group.behind
+    assert activation is not None and convolution is not None
     batch, channels, height, width = given.images
     size = carried.recording.values[_result(convolution)].shape
     in_place = size == given.images and _may_write(activation.source, done, carried)
@@ -223,7 +229,6 @@ def _layer(
     _enter(_result(convolution), _images(result.flatten(1, 3), size), carried)
     if next_sums is not None:
         carried.moments[_result(convolution)] = next_sums
-    return True
 
 
 def _enter(slot: Slot, delta: Dense, carried: Carried) -> None:

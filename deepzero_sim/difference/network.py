@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 from deepzero_sim.difference import activations, arithmetic, layers, losses, norms  # noqa: F401
 from deepzero_sim.difference.carried import Carried, Memos
 from deepzero_sim.difference.delta import Delta, Dense, OneChannel, OneCoordinate
-from deepzero_sim.difference.fused import Fused, activated, grouped, through
+from deepzero_sim.difference.fused import Fused, grouped, through
 from deepzero_sim.difference.image_convolution import ImageConvolution
 from deepzero_sim.difference.recompute import recompute
 from deepzero_sim.difference.recording import Operation, Recording, Slot
@@ -76,10 +76,9 @@ class Differences:
         """
         carried = Carried(self._recording, self._memos, dict(changes))
         for step in self._plan(frozenset(changes)):
-            if isinstance(step.what, Fused):
-                self._through_group(step.what, step.done, carried)
-            else:
-                self._through(step.what, carried)
+            left = through(step.what, step.done, carried) if isinstance(step.what, Fused) else (step.what,)
+            for operation in left:
+                self._through(operation, carried)
             if meter is not None:
                 meter.read(carried.deltas.values())
             for slot in step.done:
@@ -96,20 +95,6 @@ class Differences:
                 done.setdefault(group, []).append(slot)
             self._plans[starts] = [_Step(group, frozenset(done.get(group, ()))) for group in groups]
         return self._plans[starts]
-
-    def _through_group(self, group: Fused, done: frozenset[Slot], carried: Carried) -> None:
-        """Enter the differences behind a group: together, or its activation at least, or one by one."""
-        if through(group, done, carried):
-            return
-        activation = group.activation
-        delta: Any = NotImplemented if activation is None else activated(activation, carried)
-        if activation is None or delta is NotImplemented:
-            for operation in group.operations:
-                self._through(operation, carried)
-            return
-        carried.deltas[activation.result] = delta
-        if group.convolution is not None:
-            self._through(group.convolution, carried)
 
     def _through(self, operation: Operation, carried: Carried) -> None:
         """Enter the differences of what an operation computes."""
