@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch.utils import _pytree as pytree
 
-from deepzero_sim.difference.delta import Changed, Delta, Dense, OneChannel, OneCoordinate, base_of
+from deepzero_sim.difference.delta import Changed, Delta, Dense, OneChannel, OneCoordinate, base_of, is_channels_last, zeros
 from deepzero_sim.difference.rules import RULES, Ruled, rule
 
 _Tensor = torch.Tensor
@@ -187,7 +187,14 @@ def _of_shape_only(out: torch.Tensor, *args: Any, **kwargs: Any) -> None:
 def _pad(out: torch.Tensor, input: Changed, pad: Any, mode: str = "constant", value: Any = None) -> Ruled:  # noqa: A002
     if len(pad) // 2 >= input.base.dim():
         return _moved(F.pad)(out, input, pad, mode)
-    delta = input.delta.dense()  # the first axis stays as it is: the queries make it longer
+    delta = input.delta.dense()
+    if mode == "constant" and all(side >= 0 for side in pad):
+        full = zeros(input.count, out.shape, delta, is_channels_last(out))
+        for_axes = zip(pad[-2::-2], pad[-1::-2], out.shape[out.dim() - len(pad) // 2 :], strict=True)
+        inside: tuple[Any, ...] = tuple(slice(before, size - after) for before, after, size in for_axes)
+        full[(..., *inside)].copy_(delta)
+        return Dense(full)
+    # the first axis stays as it is: the queries make it longer
     return Dense(torch.unflatten(F.pad(delta.flatten(0, 1), pad, mode), 0, delta.shape[:2]))
 
 

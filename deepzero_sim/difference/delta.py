@@ -18,6 +18,8 @@ from typing import Any, TypeAlias
 
 import torch
 
+from deepzero_sim.difference import memory
+
 
 @dataclass(frozen=True, eq=False)
 class Dense:
@@ -198,10 +200,15 @@ def base_of(argument: Any) -> Any:
 def zeros(count: int, shape: torch.Size, like: torch.Tensor, channels_last: bool) -> torch.Tensor:
     """Zeros `(count, *shape)`, laid out in memory as a value of that shape is."""
     if channels_last and len(shape) == 4:
-        size = (count * shape[0], *shape[1:])
-        flat = torch.empty(size, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
-        return torch.unflatten(flat.zero_(), 0, (count, shape[0]))
-    return torch.zeros(count, *shape, dtype=like.dtype, device=like.device)
+        batch, channels, *size = shape
+        return _zeros((count, batch, *size, channels), like).movedim(-1, 2)
+    return _zeros((count, *shape), like)
+
+
+def _zeros(shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
+    if like.dtype == torch.float32 and like.device.type == "cpu":
+        return memory.empty(*shape).zero_()
+    return torch.zeros(shape, dtype=like.dtype, device=like.device)
 
 
 def memo_of(*arguments: Any) -> Changed:

@@ -1,4 +1,5 @@
-"""Operations that go together, in one pass over memory: batch normalisation, perhaps a sum, a ReLU, and perhaps a convolution.
+"""Operations that go together, in one pass over memory: batch normalisation, perhaps a sum, a ReLU, and perhaps a convolution
+or a mean over pixels.
 
 What lies between them must not be read by others; but what the ReLU gives may be, and is kept then. The convolution comes
 last, not first: a norm needs the moments of all its input before it can begin, and everything from there up to the moments of
@@ -16,7 +17,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 
 from deepzero_sim.difference import kernels, memory, native
 from deepzero_sim.difference.carried import Carried
-from deepzero_sim.difference.delta import Changed, Dense, is_channels_last, once
+from deepzero_sim.difference.delta import Changed, Delta, Dense, OneChannel, is_channels_last, once
 from deepzero_sim.difference.layers import image_convolution
 from deepzero_sim.difference.norms import normalised
 from deepzero_sim.difference.recording import Operation, Read, Recording, Slot
@@ -49,23 +50,31 @@ class Activation:
 
 @dataclass(frozen=True, eq=False)
 class Fused:
-    """An activation, a convolution, or both.
+    """An activation, perhaps with a convolution or a mean behind it, or a convolution alone.
 
     Args:
         activation: goes first.
         convolution: of its result, if there is an activation.
         behind: the activation whose norm alone reads what the convolution gives: its moments are taken along.
+        mean: over all pixels, which alone reads the activation's result.
     """
 
     activation: Activation | None
-    convolution: Operation | None
-    behind: Activation | None
+    convolution: Operation | None = None
+    behind: Activation | None = None
+    mean: Operation | None = None
 
     @property
     def operations(self) -> tuple[Operation, ...]:
         """In order."""
         activation = () if self.activation is None else self.activation.operations
-        return activation if self.convolution is None else (*activation, self.convolution)
+        return (*activation, *(x for x in (self.convolution, self.mean) if x is not None))
+
+    @property
+    def rest(self) -> tuple[Operation | Fused, ...]:
+        """What is left of it behind the activation."""
+        convolution = () if self.convolution is None else (Fused(None, self.convolution, self.behind),)
+        return convolution if self.mean is None else (self.mean,)
 
 
 def grouped(recording: Recording, operations: Sequence[Operation]) -> list[Operation | Fused]:
@@ -84,7 +93,10 @@ def grouped(recording: Recording, operations: Sequence[Operation]) -> list[Opera
     for activation in found:
         behind_it = [x for x in readers.get(activation.result, ()) if x in wanted]
         convolution = next((x for x in behind_it if _may_go_first(x, activation.result, computed)), None)
-        groups[activation.operations[-1]] = Fused(activation, convolution, None if convolution is None else behind[convolution])
+        mean = _mean(_only_reader(activation.operations[-1], readers, recording.output), recording)
+        groups[activation.operations[-1]] = Fused(
+            activation, convolution, None if convolution is None else behind[convolution], mean
+        )
     inside = {operation for group in groups.values() for operation in group.operations} - groups.keys()
     groups |= {x: Fused(None, x, activation) for x, activation in behind.items() if activation is not None}
     return [groups.get(operation, operation) for operation in operations if operation not in inside]
@@ -118,6 +130,12 @@ def _may_go_first(reader: Operation, slot: Slot, computed: Set[Slot | None]) -> 
     return reader.function is F.conv2d and len(others) == len(reader.reads) - 1 and computed.isdisjoint(others)
 
 
+def _mean(reader: Operation | None, recording: Recording) -> Operation | None:
+    """An operation, if it is the mean over all pixels."""
+    pools = reader is not None and reader.function is F.adaptive_avg_pool2d
+    return reader if reader is not None and pools and recording.values[_result(reader)].shape[2:] == (1, 1) else None
+
+
 def _only_reader(operation: Operation, readers: _Readers, output: Slot) -> Operation | None:
     slot = operation.outputs[0] if len(operation.outputs) == 1 else None
     found = readers.get(slot, ()) if slot is not None and slot != output else ()
@@ -135,24 +153,24 @@ class _Given(NamedTuple):
 
     Args:
         d: of the norm, `(P, M, C)`.
-        skip: that is added, the same.
+        skip: what is added, if anything.
         base: norm and ReLU in the base network.
         images: shape of the value behind, `(B, C, H, W)`.
     """
 
     d: torch.Tensor
-    skip: torch.Tensor | None
+    skip: native.Added | None
     base: native.NormalisedBase
     images: torch.Size
 
     @property
     def has_kernel(self) -> bool:
         """Whether there is one in C."""
-        tensors = (self.d, *self.base) if self.skip is None else (self.d, self.skip, *self.base)
+        tensors = (self.d, *self.base) if self.skip is None else (self.d, self.skip.values, *self.base)
         return self.base.y.shape[1] % native.CHANNELS == 0 and native.serves(*tensors)
 
 
-def through(group: Fused, done: Collection[Slot], carried: Carried) -> tuple[Operation, ...]:
+def through(group: Fused, done: Collection[Slot], carried: Carried) -> tuple[Operation | Fused, ...]:
     """Enter the differences behind a group, as far as its operations go together.
 
     Args:
@@ -161,7 +179,7 @@ def through(group: Fused, done: Collection[Slot], carried: Carried) -> tuple[Ope
         carried: what is changed so far.
 
     Returns:
-        Its operations that are left, which must go one by one.
+        What is left of it, to be taken in order.
     """
     activation, convolution = group.activation, group.convolution
     if activation is None:
@@ -169,18 +187,23 @@ def through(group: Fused, done: Collection[Slot], carried: Carried) -> tuple[Ope
         return () if _convolved(convolution, group.behind, carried) else group.operations
     given = _given(activation, carried)
     if given is None:
-        return group.operations
+        return (*activation.operations, *group.rest)
+    if group.mean is not None and given.has_kernel:
+        sums, images = _moments(activation, given, carried), given.images[0]
+        means = native.normalised_mean(given.d, sums, given.skip, given.base, images)
+        carried.deltas[_result(group.mean)] = Dense(means[..., None, None])
+        return ()
     weight = None
     if convolution is not None and given.has_kernel:
         weight = _weight(convolution, activation.result, Dense(given.d), carried)
-    if convolution is not None and weight is not None:
+    if weight is not None:
         _layer(group, given, weight, done, carried)
         return ()
     rows = _activated(activation, given, carried)
     if rows is None:
-        return group.operations
+        return (*activation.operations, *group.rest)
     carried.deltas[activation.result] = _images(rows, given.images)
-    return () if convolution is None else (convolution,)
+    return group.rest
 
 
 def _activated(activation: Activation, given: _Given, carried: Carried) -> torch.Tensor | None:
@@ -190,7 +213,7 @@ def _activated(activation: Activation, given: _Given, carried: Carried) -> torch
         native.normalised_relu(given.d, _moments(activation, given, carried), given.skip, given.base, result)
         return result
     if kernels.available(given.d.device.type):
-        return kernels.normalised_relu(given.d, given.skip, given.base)
+        return kernels.normalised_relu(given.d, None if given.skip is None else given.skip.values, given.base)
     return None
 
 
@@ -198,7 +221,7 @@ def _convolved(convolution: Operation, behind: Activation | None, carried: Carri
     args, kwargs = carried.arguments(convolution)
     changed = [x for x in (*args, *kwargs.values()) if isinstance(x, Changed)]
     found, base = image_convolution(*args, **kwargs), None if behind is None else _base(behind, carried)
-    if found is None or base is None or len(changed) > 1 or not found.serves(delta := changed[0].delta):
+    if found is None or base is None or len(changed) != 1 or not found.serves(delta := changed[0].delta):
         return False
     slot = _result(convolution)
     result = found.with_moments(delta, carried.recording.values[slot].shape[2:], base.y)
@@ -244,13 +267,12 @@ def _kept(activation: Activation, given: _Given, done: Collection[Slot], carried
     """Where to write what the ReLU gives, if others read it: over what is added, if that is done with."""
     if activation.result in done:
         return None
-    skip = activation.skip
-    if skip is None or given.skip is None or skip == activation.source:
+    skip, added = activation.skip, given.skip
+    has_all = added is not None and added.channels is None
+    if added is None or skip is None or not has_all or skip == activation.source or not _may_write(skip, done, carried):
         return memory.empty(*given.d.shape)
-    if _may_write(skip, done, carried):
-        del carried.deltas[skip]
-        return given.skip
-    return memory.empty(*given.d.shape) if isinstance(carried.deltas[skip], Dense) else given.skip  # made for this only
+    del carried.deltas[skip]
+    return added.values
 
 
 def _moments(activation: Activation, given: _Given, carried: Carried) -> torch.Tensor:
@@ -281,8 +303,14 @@ def _given(activation: Activation, carried: Carried) -> _Given | None:
     if base is None or delta is None:
         return None
     skip = None if activation.skip is None else carried.deltas.get(activation.skip)
-    rows = None if skip is None else _rows_of_queries(skip.dense())
-    return _Given(_rows_of_queries(delta.dense()), rows, base, carried.recording.values[activation.result].shape)
+    images = carried.recording.values[activation.result].shape
+    return _Given(_rows_of_queries(delta.dense()), None if skip is None else _added(skip), base, images)
+
+
+def _added(skip: Delta) -> native.Added:
+    if isinstance(skip, OneChannel) and skip.dim == 1 and native.serves(skip.values):
+        return native.Added(skip.values.flatten(1).contiguous(), torch.tensor(skip.channels, dtype=torch.int32))
+    return native.Added(_rows_of_queries(skip.dense()))
 
 
 def _base(activation: Activation, carried: Carried) -> native.NormalisedBase | None:

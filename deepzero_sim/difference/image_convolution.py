@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import TypeGuard
 
 import torch
@@ -16,16 +17,18 @@ class ImageConvolution:
 
     Args:
         weight: `(O, C, k, k)`.
+        size: of the images, `(H, W)`.
         stride: in both directions.
         border: on all sides.
     """
 
-    def __init__(self, weight: torch.Tensor, stride: int, border: int) -> None:
+    def __init__(self, weight: torch.Tensor, size: Sequence[int], stride: int, border: int) -> None:
         self._weight, self._stride, self._border = weight, stride, border
         self.outputs, inputs, kernel, _ = weight.shape
         keeps_size = stride == 1 and kernel == 2 * border + 1
         self._whole = self.outputs % native.CHANNELS == 0
-        self._tiled = self._whole and keeps_size and inputs % native.CHANNELS == 0 and kernel in winograd.KERNELS
+        tiled = self._whole and keeps_size and inputs % native.CHANNELS == 0 and kernel in winograd.KERNELS
+        self._points = winograd.best_points(kernel, size) if tiled else 0
 
     def serves(self, delta: Delta) -> TypeGuard[Dense | OneChannel]:
         """Whether there is a kernel for such differences, `(P, B, C, H, W)`."""
@@ -36,7 +39,7 @@ class ImageConvolution:
 
     @functools.cached_property
     def _transformed(self) -> torch.Tensor:
-        return winograd.transformed_weight(self._weight)
+        return winograd.transformed_weight(self._weight, self._points)
 
     @functools.cached_property
     def _by_place(self) -> torch.Tensor:
@@ -55,10 +58,10 @@ class ImageConvolution:
 
     @functools.cached_property
     def _dense(self) -> native.Weight:
-        return self._laid_out(self._transformed if self._tiled else self._by_place, self._tiled)
+        return self._laid_out(self._transformed if self._points else self._by_place, self._points)
 
-    def _laid_out(self, values: torch.Tensor, tiled: bool) -> native.Weight:
-        return native.Weight(values, tiled, self._weight.shape[2], self._stride, self._border)
+    def _laid_out(self, values: torch.Tensor, points: int) -> native.Weight:
+        return native.Weight(values, points, self._weight.shape[2], self._stride, self._border)
 
     def through(self, delta: Dense | OneChannel, size: torch.Size) -> torch.Tensor:
         """Differences of the results, `(P, B, O, H', W')`.
@@ -103,7 +106,7 @@ class ImageConvolution:
             native.narrow(x, self._by_place if channel is None else self._by_input[channel], self._border, result)
 
     def _weight_from(self, channel: int | None) -> native.Weight:
-        return self._dense if channel is None else self._laid_out(self._by_input[channel], False)
+        return self._dense if channel is None else self._laid_out(self._by_input[channel], 0)
 
 
 def _images(delta: Dense | OneChannel) -> torch.Tensor:

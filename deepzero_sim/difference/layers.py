@@ -132,7 +132,7 @@ def image_convolution(
     steps, sides = set(_for_each(stride, 2)), {side for pair in _sides(padding, base.shape[2:], [1, 1]) for side in pair}
     if set(_for_each(dilation, 2)) != {1} or any(len(sizes) > 1 for sizes in (steps, sides, set(base.shape[2:]))):
         return None
-    return input.once("images", lambda: ImageConvolution(base, *steps, *sides))  # type: ignore[no-any-return]
+    return input.once("images", lambda: ImageConvolution(base, input.base.shape[2:], *steps, *sides))  # type: ignore[no-any-return]
 
 
 @rule(F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)

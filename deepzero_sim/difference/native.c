@@ -8,17 +8,62 @@
 #include <stddef.h>
 #include <string.h>
 
-/* Tiles of Winograd's method that are transformed together: so many that a matrix of them is worth a product, and few enough
- * that 36 of those stay in the cache. A multiple of the 6 rows that a product keeps in registers. */
-#define BLOCK 48
+/* Tiles of Winograd's method that are transformed together, at most: so many that a matrix of them is worth a product. A multiple
+ * of the 6 rows that a product keeps in registers. */
+#define MOST_TILES 48
 
-/* Rows that are summed up in float32 before they go into a sum in float64. */
+/* Floats of tiles and of products that stay in the cache */
+#define CACHED (1 << 17)
+
+/* Rows that are taken together: that are summed up in float32 before they go into a sum in float64, or that a ReLU is taken of. */
 #define ROWS 64
 
 struct convolution {
     int images, height, width, inputs, outputs, kernel, stride, border;
-    int tiled; /* whether it goes by Winograd's method */
+    int points; /* of Winograd's method in a direction, 6 or 10; 0 if it goes by summation */
 };
+
+/* Points of Winograd's method: pairs p and -p, then 0 and infinity, which have no numbers here. `powers` are those of p, from 0 on;
+ * `others` the coefficients of the product of x^2 - q^2 over the other pairs, `all` those over all pairs, both from the constant
+ * on. */
+struct points {
+    int pairs;
+    float powers[4][8], others[4][4], all[5];
+};
+
+#define POWERS(p) {1, p, p * p, p * p * p, p * p * p * p, p * p * p * p * p, p * p * p * p * p * p, p * p * p * p * p * p * p}
+#define OTHERS(a, b, c) {-a * b * c, a * b + a * c + b * c, -(a + b + c), 1}
+
+/* Their squares */
+#define A 0.390625
+#define B 2.25
+static const struct points SIX = {
+    .pairs = 2,
+    .powers = {POWERS(0.625), POWERS(1.5)},
+    .others = {{-B, 1}, {-A, 1}},
+    .all = {A * B, -(A + B), 1},
+};
+#undef A
+#undef B
+
+#define A 0.140625
+#define B 0.66015625
+#define C 1.5625
+#define D 5.0625
+static const struct points TEN = {
+    .pairs = 4,
+    .powers = {POWERS(0.375), POWERS(0.8125), POWERS(1.25), POWERS(2.25)},
+    .others = {OTHERS(B, C, D), OTHERS(A, C, D), OTHERS(A, B, D), OTHERS(A, B, C)},
+    .all = {A * B * C * D, -(A * B * C + A * B * D + A * C * D + B * C * D), A * B + A * C + A * D + B * C + B * D + C * D,
+            -(A + B + C + D), 1},
+};
+#undef A
+#undef B
+#undef C
+#undef D
+
+/* Rows and columns that a tile gives */
+static int tile_of(const struct convolution *s) { return s->points ? s->points + 1 - s->kernel : 1; }
 
 /* Rows or columns behind a convolution */
 static int rows_behind(int rows, const struct convolution *s) { return (rows + 2 * s->border - s->kernel) / s->stride + 1; }
@@ -27,7 +72,7 @@ static size_t pixels_behind(const struct convolution *s) { return (size_t)rows_b
 
 /* Rows or columns with a border, and up to whole tiles */
 static int padded_rows(int rows, const struct convolution *s) {
-    int tile = s->tiled ? 7 - s->kernel : 1;
+    int tile = tile_of(s);
     return (rows + tile - 1) / tile * tile + 2 * s->border;
 }
 static int padded_height(const struct convolution *s) { return padded_rows(s->height, s); }
@@ -46,9 +91,24 @@ static void pad(const float *x, float *padded, const struct convolution *s) {
     for (int h = 0; h < s->images * s->height; h++, x += line) memcpy(line_of(padded, h, s), x, sizeof(float) * line);
 }
 
-/* So many images that they have about a block of tiles of 4 x 4 */
+static int tiles_at_once(const struct convolution *s) {
+    int most = CACHED / (s->points * s->points * (s->inputs + s->outputs)) / 6 * 6;
+    return most < 6 ? 6 : most < MOST_TILES ? most : MOST_TILES;
+}
+
+/* Floats from one place of tiles to the next: a cache line more than they take, since places a power of two apart would share a
+ * set of the cache */
+static size_t step_of(int tiles, int channels) { return (size_t)tiles * channels + 16; }
+
+static size_t winograd_scratch(const struct convolution *s) {
+    int most = tiles_at_once(s);
+    return (size_t)s->points * s->points * (step_of(most, s->inputs) + step_of(most, s->outputs));
+}
+
+/* So many images that they have about the tiles that are transformed together, or as many of 4 x 4 */
 static int images_at_once(const struct convolution *s) {
-    int tiles = ((s->height + 3) / 4) * ((s->width + 3) / 4), most = tiles < BLOCK ? BLOCK / tiles : 1;
+    int tile = s->points ? tile_of(s) : 4, tiles = ((s->height + tile - 1) / tile) * ((s->width + tile - 1) / tile);
+    int together = s->points ? tiles_at_once(s) : MOST_TILES, most = tiles < together ? together / tiles : 1;
     return most < s->images ? most : s->images;
 }
 
@@ -58,9 +118,28 @@ struct normalisation {
     const float *y, *deviation, *weight, *before; /* (rows, channels), (channels), (channels), (rows, channels) */
 };
 
+/* What is added before a ReLU: differences (queries, rows, channels), of nothing if `values` is NULL; or of one channel a query, (queries,
+ * rows), if `channel` is not NULL */
+struct addition {
+    const float *values;
+    const int *channel;
+};
+
+/* That of some rows, `first` to `first + rows`: where it is, or in `buffer` */
+static const float *added(const struct addition *s, const struct normalisation *norm, int query, size_t first, size_t rows,
+                          float *buffer) {
+    if (!s->values) return NULL;
+    size_t row = query * norm->rows + first;
+    if (!s->channel) return s->values + row * norm->channels;
+    memset(buffer, 0, sizeof(float) * rows * norm->channels);
+    for (size_t r = 0; r < rows; r++) buffer[r * norm->channels + s->channel[query]] = s->values[row + r];
+    return buffer;
+}
+
 struct layer {
     int queries;
     struct normalisation norm;
+    struct addition skip;
     struct convolution convolution;
     const float *weight, *next; /* what is normalised behind the convolution */
 };
@@ -141,22 +220,22 @@ int dz_instructions(int limit) {
 #endif
 
 /* Floats of scratch memory that a convolution needs, and one of at most four channels. */
-size_t dz_convolution_scratch(int images, int height, int width, int inputs, int outputs, int kernel, int border, int tiled) {
-    struct convolution s = {images, height, width, inputs, outputs, kernel, 1, border, tiled};
-    return images_at_once(&s) * padded_size(&s) + (tiled ? (size_t)36 * (BLOCK * (inputs + outputs) + 32) : 0);
+size_t dz_convolution_scratch(int images, int height, int width, int inputs, int outputs, int kernel, int border, int points) {
+    struct convolution s = {images, height, width, inputs, outputs, kernel, 1, border, points};
+    return images_at_once(&s) * padded_size(&s) + (points ? winograd_scratch(&s) : 0);
 }
 size_t dz_narrow_scratch(int height, int width, int inputs, int kernel, int border) {
     return (size_t)kernel * kernel * inputs * 16 + (size_t)4 * (height + 2 * border) * (width + 2 * border) + 4 * 16;
 }
 
 /* Any convolution with a border of zeros: x (images, height, width, inputs), out (images, height', width', outputs), outputs a
- * multiple of 8. If `tiled`, it goes by Winograd's method and keeps the size of the images, of a multiple of 8 channels, and weight
- * is (36, inputs, outputs), transformed for a kernel of 3 or 5; else weight is (kernel, kernel, inputs, outputs). If `sums` are not
+ * multiple of 8. With `points` 6 or 10 it goes by Winograd's method and keeps the size of the images, of a multiple of 8 channels,
+ * and weight is (points^2, inputs, outputs), transformed for a kernel of 3 or 5; with 0 it is (kernel, kernel, inputs, outputs). If `sums` are not
  * NULL, the moments of `out` with `next`, what a norm behind it gives in the base network, are added to them. */
 void dz_convolution(const float *x, const float *weight, const float *next, float *out, double *sums, float *scratch, int images, int height, int width, int inputs,
-                    int outputs, int kernel, int stride, int border, int tiled) {
-    struct convolution s = {images, height, width, inputs, outputs, kernel, stride, border, tiled};
-    BEST(convolution, tiled ? inputs | outputs : outputs, x, weight, next, out, sums, scratch, &s);
+                    int outputs, int kernel, int stride, int border, int points) {
+    struct convolution s = {images, height, width, inputs, outputs, kernel, stride, border, points};
+    BEST(convolution, points ? inputs | outputs : outputs, x, weight, next, out, sums, scratch, &s);
 }
 
 /* Any convolution with stride 1 of at most four channels to at most four, arguments as above. */
@@ -178,26 +257,50 @@ void dz_moments(const float *d, const float *y, double *sums, int queries, size_
 }
 
 /* What differences d (queries, rows, channels) change behind batch normalisation in training mode, a sum with differences `skip`
- * if they are not NULL, and a ReLU; `sums` are the moments of d. `out` may be `d`. Scratch is 3 floats a channel. */
-void dz_normalised_relu(const float *d, const double *sums, const float *skip, float *out, float *scratch, int queries, size_t rows,
-                        int channels, const float *y, const float *deviation, const float *weight, const float *before) {
+ * if they are not NULL, and a ReLU; `sums` are the moments of d. `skip` is of the channel `skip_channel` of each query only, if
+ * that is not NULL. `out` may be `d`. Scratch is 3 + ROWS floats a channel. */
+void dz_normalised_relu(const float *d, const double *sums, const float *skip, const int *skip_channel, float *out, float *scratch,
+                        int queries, size_t rows, int channels, const float *y, const float *deviation, const float *weight,
+                        const float *before) {
     struct normalisation s = {rows, channels, y, deviation, weight, before};
-    size_t size = rows * channels;
-    for (int query = 0; query < queries; query++, d += size, sums += 3 * channels, out += size) {
-        factors_of(sums, scratch, &s);
-        BEST(normalised_relu, channels, d, skip ? skip + query * size : NULL, out, 0, rows, scratch, &s);
+    struct addition addition = {skip, skip_channel};
+    float *buffer = scratch + 3 * channels;
+    for (int query = 0; query < queries; query++) {
+        factors_of(sums + 3 * query * channels, scratch, &s);
+        for (size_t first = 0; first < rows; first += ROWS) {
+            size_t count = rows - first < ROWS ? rows - first : ROWS, at = (query * rows + first) * channels;
+            const float *more = added(&addition, &s, query, first, count, buffer);
+            BEST(normalised_relu, channels, d + at, more, out + at, first, count, scratch, &s);
+        }
     }
 }
 
-/* The same, and a convolution behind it as above, of a multiple of 8 channels. What the ReLU gives is written to `kept`, if it is
- * not NULL, which may be `skip`. `next` and `next_sums` are as there. `out` may be `d` if they are of one size. Scratch is that of the convolution, and 3 floats a
- * query and channel. */
-void dz_layer(const float *d, const double *sums, const float *skip, float *kept, float *out, double *next_sums, float *scratch,
-              const float *y, const float *deviation, const float *norm_weight, const float *before, const float *weight,
-              const float *next, int queries, int images, int height, int width, int inputs, int outputs, int kernel, int stride,
-              int border, int tiled) {
+/* The same, and the mean over the pixels of each image: out (queries, images, channels) for d (queries, images, pixels, channels).
+ * Scratch is 3 + pixels floats a channel. */
+void dz_normalised_mean(const float *d, const double *sums, const float *skip, const int *skip_channel, float *out, float *scratch,
+                        int queries, int images, size_t pixels, int channels, const float *y, const float *deviation,
+                        const float *weight, const float *before) {
+    struct normalisation s = {images * pixels, channels, y, deviation, weight, before};
+    struct addition addition = {skip, skip_channel};
+    float *buffer = scratch + 3 * channels;
+    for (int query = 0; query < queries; query++) {
+        factors_of(sums + 3 * query * channels, scratch, &s);
+        for (int image = 0; image < images; image++, d += pixels * channels, out += channels) {
+            const float *more = added(&addition, &s, query, image * pixels, pixels, buffer);
+            BEST(normalised_mean, channels, d, more, out, image * pixels, pixels, scratch, &s);
+        }
+    }
+}
+
+/* As dz_normalised_relu, and a convolution behind it as above, of a multiple of 8 channels. What the ReLU gives is written to
+ * `kept`, if it is not NULL, which may be `skip` if that has all channels. `next` and `next_sums` are as there. `out` may be `d` if
+ * they are of one size. Scratch is that of the convolution, and 3 floats a query and channel, and one a channel for a row of pixels. */
+void dz_layer(const float *d, const double *sums, const float *skip, const int *skip_channel, float *kept, float *out,
+              double *next_sums, float *scratch, const float *y, const float *deviation, const float *norm_weight,
+              const float *before, const float *weight, const float *next, int queries, int images, int height, int width,
+              int inputs, int outputs, int kernel, int stride, int border, int points) {
     struct normalisation norm = {(size_t)images * height * width, inputs, y, deviation, norm_weight, before};
-    struct convolution convolution = {images, height, width, inputs, outputs, kernel, stride, border, tiled};
-    struct layer s = {queries, norm, convolution, weight, next};
-    BEST(layer, inputs | outputs, &s, d, sums, skip, kept, out, next_sums, scratch);
+    struct convolution convolution = {images, height, width, inputs, outputs, kernel, stride, border, points};
+    struct layer s = {queries, norm, {skip, skip_channel}, convolution, weight, next};
+    BEST(layer, inputs | outputs, &s, d, sums, kept, out, next_sums, scratch);
 }

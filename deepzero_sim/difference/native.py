@@ -33,8 +33,9 @@ _SIGNATURES = {
     "dz_narrow": (None, [*[_Pointer] * 4, *[_Int] * 7]),
     "dz_bent": (None, [*[_Pointer] * 3, _Int, _Size, ctypes.c_float]),
     "dz_moments": (None, [*[_Pointer] * 3, _Int, _Size, _Int]),
-    "dz_normalised_relu": (None, [*[_Pointer] * 5, _Int, _Size, _Int, *[_Pointer] * 4]),
-    "dz_layer": (None, [*[_Pointer] * 13, *[_Int] * 10]),
+    "dz_normalised_relu": (None, [*[_Pointer] * 6, _Int, _Size, _Int, *[_Pointer] * 4]),
+    "dz_normalised_mean": (None, [*[_Pointer] * 6, _Int, _Int, _Size, _Int, *[_Pointer] * 4]),
+    "dz_layer": (None, [*[_Pointer] * 14, *[_Int] * 10]),
 }
 
 
@@ -66,15 +67,16 @@ class Weight(NamedTuple):
     """The weight of a convolution with a border of zeros, to whole :data:`CHANNELS`.
 
     Args:
-        values: `(k, k, C, O)`, or `(36, C, O)` as transformed for Winograd's method (`winograd.py`).
-        tiled: by that method, from whole :data:`CHANNELS`, with stride 1 and a border that keeps the size of the images.
+        values: `(k, k, C, O)`, or `(n^2, C, O)` as transformed for Winograd's method (`winograd.py`).
+        points: `n` of that method, from whole :data:`CHANNELS`, with stride 1 and a border that keeps the size of the images;
+            0 for the other form.
         kernel: in both directions, as all that follows.
         stride: of the results.
         border: on all sides.
     """
 
     values: torch.Tensor
-    tiled: bool
+    points: int
     kernel: int
     stride: int
     border: int
@@ -95,14 +97,14 @@ def convolution(
         The moments of the result with `next_y`, `(3, O)`, float64, if that is given.
     """
     functions, sizes = _library(), (*x.shape, result.shape[3])
-    scratch = memory.empty(functions.dz_convolution_scratch(*sizes, weight.kernel, weight.border, weight.tiled))
+    scratch = memory.empty(functions.dz_convolution_scratch(*sizes, weight.kernel, weight.border, weight.points))
     sums = None if next_y is None else torch.zeros(3, result.shape[3], dtype=torch.float64)
     functions.dz_convolution(*_at(x, weight.values, next_y, result, sums, scratch), *sizes, *_geometry(weight))
     return sums
 
 
-def _geometry(weight: Weight) -> tuple[int, int, int, bool]:
-    return weight.kernel, weight.stride, weight.border, weight.tiled
+def _geometry(weight: Weight) -> tuple[int, int, int, int]:
+    return weight.kernel, weight.stride, weight.border, weight.points
 
 
 def narrow(x: torch.Tensor, weight: torch.Tensor, border: int, result: torch.Tensor) -> None:
@@ -169,26 +171,62 @@ def moments(d: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return result
 
 
+class Added(NamedTuple):
+    """A difference that is added before a ReLU.
+
+    Args:
+        values: `(P, M, C)`, or `(P, M)` of one channel a query.
+        channels: `(P,)`, int32, which one; None if it has all.
+    """
+
+    values: torch.Tensor
+    channels: torch.Tensor | None = None
+
+
+#: Rows that a ReLU is taken of together.
+_ROWS = 64
+
+_NOTHING: tuple[None, None] = (None, None)
+
+
 def normalised_relu(
-    d: torch.Tensor, sums: torch.Tensor, skip: torch.Tensor | None, base: NormalisedBase, result: torch.Tensor
+    d: torch.Tensor, sums: torch.Tensor, skip: Added | None, base: NormalisedBase, result: torch.Tensor
 ) -> None:
     """The difference behind batch normalisation in training mode, a sum with `skip`, and a ReLU (`norms.py`).
 
     Args:
         d: `(P, M, C)`.
         sums: its :func:`moments`.
-        skip: a difference that is added before the ReLU, `(P, M, C)`, if any.
+        skip: if something is added.
         base: the network as it is.
         result: `(P, M, C)`, is written; may be `d`.
     """
-    scratch = torch.empty(3 * d.shape[2])
-    _library().dz_normalised_relu(*_at(d, sums, skip, result, scratch), *d.shape, *_at(*base))
+    scratch = torch.empty((3 + _ROWS) * d.shape[2])
+    _library().dz_normalised_relu(*_at(d, sums, *(skip or _NOTHING), result, scratch), *d.shape, *_at(*base))
+
+
+def normalised_mean(d: torch.Tensor, sums: torch.Tensor, skip: Added | None, base: NormalisedBase, images: int) -> torch.Tensor:
+    """The mean over the pixels of each image of what :func:`normalised_relu` gives, `(P, B, C)`.
+
+    Args:
+        d: `(P, M, C)`.
+        sums: its :func:`moments`.
+        skip: if something is added.
+        base: the network as it is.
+        images: `B`, of `M / B` pixels each.
+    """
+    count, rows, channels = d.shape
+    pixels = rows // images
+    result, scratch = torch.empty(count, images, channels), torch.empty((3 + pixels) * channels)
+    pointers = _at(d, sums, *(skip or _NOTHING), result, scratch)
+    _library().dz_normalised_mean(*pointers, count, images, pixels, channels, *_at(*base))
+    return result
 
 
 def layer(
     d: torch.Tensor,
     sums: torch.Tensor,
-    skip: torch.Tensor | None,
+    skip: Added | None,
     base: NormalisedBase,
     kept: torch.Tensor | None,
     weight: Weight,
@@ -200,9 +238,9 @@ def layer(
     Args:
         d: `(P, B, H, W, C)`.
         sums: its :func:`moments`.
-        skip: as `d`, if any.
+        skip: if something is added.
         base: the network as it is.
-        kept: as `d`, is written with what the ReLU gives, if that is wanted; may be `skip`.
+        kept: as `d`, is written with what the ReLU gives, if that is wanted; may be what is added, if that has all channels.
         weight: of the convolution.
         next_y: as in :func:`convolution`.
         result: `(P, B, H', W', O)`, is written; may be `d` if it has the same shape.
@@ -211,12 +249,12 @@ def layer(
         The moments of the result with `next_y`, if that is given.
     """
     functions, sizes = _library(), (*d.shape, result.shape[4])
-    size = functions.dz_convolution_scratch(*sizes[1:], weight.kernel, weight.border, weight.tiled)
-    scratch = memory.empty(size + 3 * d.shape[0] * d.shape[4])
-    behind = None if next_y is None else torch.zeros(len(d), 3, result.shape[4], dtype=torch.float64)
-    functions.dz_layer(
-        *_at(d, sums, skip, kept, result, behind, scratch), *_at(*base), *_at(weight.values, next_y), *sizes, *_geometry(weight)
-    )
+    queries, *_, width, channels = d.shape
+    size = functions.dz_convolution_scratch(*sizes[1:], weight.kernel, weight.border, weight.points)
+    scratch = memory.empty(size + (3 * queries + width) * channels)
+    behind = None if next_y is None else torch.zeros(queries, 3, result.shape[4], dtype=torch.float64)
+    pointers = _at(d, sums, *(skip or _NOTHING), kept, result, behind, scratch, *base, weight.values, next_y)
+    functions.dz_layer(*pointers, *sizes, *_geometry(weight))
     return behind
 
 

@@ -11,6 +11,8 @@
 
 typedef float NAME(vector) __attribute__((vector_size(4 * VECTOR), aligned(4), may_alias));
 #define vector NAME(vector)
+/* Keeps the compiler from working out many addresses ahead, for which there are no registers */
+#define OPAQUE(pointer) __asm__("" : "+r"(pointer))
 #define AT(pointer) (*(const vector *)(pointer))
 #define PUT(pointer, value) (*(vector *)(pointer) = (value))
 
@@ -21,68 +23,116 @@ INLINE vector NAME(choice)(NAME(mask) which, vector a, vector b) {
     return (vector)(((NAME(mask))a & which) | ((NAME(mask))b & ~which));
 }
 
-/* ---- Winograd's minimal filtering, tiles of 6 x 6 (winograd.py has the formulas) ---- */
+/* ---- Winograd's minimal filtering (winograd.py has the formulas) ---- */
 
-/* B^T d */
-INLINE void NAME(input_line)(const vector *d, vector *t) {
-    vector a = d[4] - 4 * d[2], b = d[3] - 4 * d[1], c = d[4] - d[2], e = 2 * (d[3] - d[1]);
-    t[0] = 4 * d[0] - 5 * d[2] + d[4];
-    t[1] = a + b;
-    t[2] = a - b;
-    t[3] = c + e;
-    t[4] = c - e;
-    t[5] = 4 * d[1] - 5 * d[3] + d[5];
-}
-
-/* A^T m, for tiles of 4 or 2 outputs */
-INLINE void NAME(output_line)(const vector *m, vector *y, int tile) {
-    vector a = m[1] + m[2], b = m[1] - m[2], p = m[3] + m[4], q = m[3] - m[4];
-    y[0] = m[0] + a + p;
-    if (tile == 2) {
-        y[1] = b + 2 * q + m[5];
-        return;
-    }
-    y[1] = b + 2 * q;
-    y[2] = a + 4 * p;
-    y[3] = b + 8 * q + m[5];
-}
-
-/* B^T d B: a square of 6 x 6 pixels of an image with rows of `pitch` floats, to 36 places `step` apart */
-static void NAME(input_tile)(const float *image, size_t pitch, float *tiles, size_t step, int channels) {
-    for (int c = 0; c < channels; c += VECTOR) {
-        vector t[6][6];
-        for (int j = 0; j < 6; j++) {
-            vector d[6], line[6];
-            for (int i = 0; i < 6; i++) d[i] = AT(image + i * pitch + (size_t)j * channels + c);
-            NAME(input_line)(d, line);
-            for (int i = 0; i < 6; i++) t[i][j] = line[i];
-        }
-        for (int i = 0; i < 6; i++) {
-            vector line[6];
-            NAME(input_line)(t[i], line);
-            for (int j = 0; j < 6; j++) PUT(tiles + (6 * i + j) * step + c, line[j]);
-        }
+/* Vectors that are `step` apart in memory */
+INLINE void NAME(gather)(const float *from, size_t step, int count, vector *to) {
+#pragma GCC unroll 10
+    for (int i = 0; i < count; i++, from += step) {
+        OPAQUE(from);
+        to[i] = AT(from);
     }
 }
 
-/* A^T m A: from 36 places `step` apart, to a square of tile x tile pixels, of which those inside are written */
+/* Two entries of B^T d: those of a pair of points, or of 0 and infinity, which come last */
+INLINE void NAME(input_pair)(const vector *d, const struct points *s, int pair, vector *t) {
+    const float *factors = pair < s->pairs ? s->others[pair] : s->all;
+    int first = pair < s->pairs ? 2 : 0, terms = pair < s->pairs ? s->pairs : s->pairs + 1;
+    vector even = factors[0] * d[first], odd = factors[0] * d[1];
+#pragma GCC unroll 5
+    for (int k = 1; k < terms; k++) {
+        even += factors[k] * d[first + 2 * k];
+        odd += factors[k] * d[1 + 2 * k];
+    }
+    if (pair < s->pairs) {
+        odd *= s->powers[pair][1];
+        t[0] = even + odd;
+        t[1] = even - odd;
+    } else {
+        t[0] = even;
+        t[1] = odd;
+    }
+}
+
+/* B^T d, to places `step` apart */
+INLINE void NAME(input_line)(const vector *d, float *to, size_t step, const struct points *s) {
+#pragma GCC unroll 5
+    for (int pair = 0; pair <= s->pairs; pair++, to += 2 * step) {
+        vector t[2];
+        OPAQUE(to);
+        NAME(input_pair)(d, s, pair, t);
+        PUT(to, t[0]);
+        PUT(to + step, t[1]);
+    }
+}
+
+/* B^T d B: a square of pixels of an image with rows of `pitch` floats, to as many places `step` apart; by pairs of rows, which
+ * the registers hold */
+INLINE void NAME(input_tile)(const float *image, size_t pitch, float *tiles, size_t step, int channels, const struct points *s) {
+    int count = 2 * s->pairs + 2;
+    for (int c = 0; c < channels; c += VECTOR)
+#pragma GCC unroll 5
+        for (int pair = 0; pair <= s->pairs; pair++) {
+            vector first[10], second[10];
+            const float *from = image + c;
+            float *to = tiles + (size_t)2 * pair * count * step + c;
+#pragma GCC unroll 10
+            for (int j = 0; j < count; j++, from += channels) {
+                vector d[10], t[2];
+                OPAQUE(from);
+                NAME(gather)(from, pitch, count, d);
+                NAME(input_pair)(d, s, pair, t);
+                first[j] = t[0];
+                second[j] = t[1];
+            }
+            NAME(input_line)(first, to, step, s);
+            NAME(input_line)(second, to + count * step, step, s);
+        }
+}
+
+/* An entry of A^T m, for tiles of `tile` outputs */
+INLINE vector NAME(output)(const vector *m, const struct points *s, int tile, int j) {
+    vector sum = {0};
+#pragma GCC unroll 4
+    for (int i = 0; i < s->pairs; i++) sum += s->powers[i][j] * (j % 2 ? m[2 * i] - m[2 * i + 1] : m[2 * i] + m[2 * i + 1]);
+    if (j == 0) sum += m[2 * s->pairs];
+    if (j == tile - 1) sum += m[2 * s->pairs + 1];
+    return sum;
+}
+
+/* A^T m, to pixels in a line, of which those inside are written */
+INLINE void NAME(output_line)(const vector *m, float *to, int columns, int channels, int tile, const struct points *s) {
+#pragma GCC unroll 8
+    for (int j = 0; j < tile; j++, to += channels) {
+        OPAQUE(to);
+        if (j < columns) PUT(to, NAME(output)(m, s, tile, j));
+    }
+}
+
+/* A^T m A: from places `step` apart, to a square of tile x tile pixels, of which those inside are written; by rows that are two
+ * apart, which have sums in common */
 INLINE void NAME(output_tile)(const float *products, size_t step, float *image, size_t pitch, int rows, int columns, int channels,
-                              int tile) {
-    for (int c = 0; c < channels; c += VECTOR) {
-        vector t[4][6];
-        for (int j = 0; j < 6; j++) {
-            vector m[6], line[4];
-            for (int i = 0; i < 6; i++) m[i] = AT(products + (6 * i + j) * step + c);
-            NAME(output_line)(m, line, tile);
-            for (int i = 0; i < tile; i++) t[i][j] = line[i];
+                              int tile, const struct points *s) {
+    int count = 2 * s->pairs + 2;
+    for (int c = 0; c < channels; c += VECTOR)
+#pragma GCC unroll 4
+        for (int group = 0; group < (tile + 3) / 4 * 2; group++) {
+            vector first[10], second[10];
+            int row = group / 2 * 4 + group % 2;
+            const float *from = products + c;
+            float *to = image + row * pitch + c;
+            if (row >= rows) continue;
+#pragma GCC unroll 10
+            for (int j = 0; j < count; j++, from += step) {
+                vector m[10];
+                OPAQUE(from);
+                NAME(gather)(from, count * step, count, m);
+                first[j] = NAME(output)(m, s, tile, row);
+                if (row + 2 < tile) second[j] = NAME(output)(m, s, tile, row + 2);
+            }
+            NAME(output_line)(first, to, columns, channels, tile, s);
+            if (row + 2 < tile && row + 2 < rows) NAME(output_line)(second, to + 2 * pitch, columns, channels, tile, s);
         }
-        for (int i = 0; i < tile && i < rows; i++) {
-            vector line[4];
-            NAME(output_line)(t[i], line, tile);
-            for (int j = 0; j < tile; j++)
-                if (j < columns) PUT(image + i * pitch + (size_t)j * channels + c, line[j]);
-        }
-    }
 }
 
 /* A few rows and columns of a matrix product, kept in registers */
@@ -119,33 +169,42 @@ static void NAME(product)(const float *a, const float *b, float *c, int rows, in
     if (n < outer) NAME(columns)(a, b + n, c + n, rows, inner, outer, 1);
 }
 
-static void NAME(winograd)(const float *x, const float *weight, float *out, float *scratch, const struct convolution *s) {
-    int tile = 7 - s->kernel, down = (s->height + tile - 1) / tile, across = (s->width + tile - 1) / tile, each = down * across;
-    size_t pitch = (size_t)padded_width(s) * s->inputs, image = pitch * padded_height(s), total = (size_t)s->images * each;
-    size_t out_pitch = (size_t)s->width * s->outputs, out_image = out_pitch * s->height;
-    /* a cache line more than the tiles take: places a power of two apart would share a set of the cache */
-    size_t input_step = (size_t)BLOCK * s->inputs + 16, output_step = (size_t)BLOCK * s->outputs + 16;
-    float *tiles = scratch, *products = tiles + 36 * input_step;
-    for (size_t first = 0; first < total; first += BLOCK) {
-        int count = total - first < BLOCK ? (int)(total - first) : BLOCK;
+/* For tiles of `tile` outputs from numbers that are known when this is compiled */
+INLINE void NAME(tiles)(const float *x, const float *weight, float *out, float *scratch, const struct convolution *s, int tile,
+                        const struct points *points) {
+    int across = (s->width + tile - 1) / tile, down = (s->height + tile - 1) / tile, total = s->images * down * across;
+    int most = tiles_at_once(s), places = s->points * s->points;
+    size_t pitch = (size_t)padded_width(s) * s->inputs, out_pitch = (size_t)s->width * s->outputs;
+    size_t input_step = step_of(most, s->inputs), output_step = step_of(most, s->outputs);
+    float *tiles = scratch, *products = tiles + places * input_step;
+    for (int first = 0; first < total; first += most) {
+        int count = total - first < most ? total - first : most;
         for (int t = 0; t < count; t++) {
-            int place = (int)((first + t) % each), top = place / across * tile, left = place % across * tile;
-            NAME(input_tile)(x + (first + t) / each * image + top * pitch + (size_t)left * s->inputs, pitch,
-                             tiles + (size_t)t * s->inputs, input_step, s->inputs);
+            int row = (first + t) / across, top = row % down * tile, left = (first + t) % across * tile;
+            const float *from = x + ((size_t)row / down * padded_height(s) + top) * pitch + (size_t)left * s->inputs;
+            NAME(input_tile)(from, pitch, tiles + (size_t)t * s->inputs, input_step, s->inputs, points);
         }
-        for (int p = 0; p < 36; p++)
+        for (int p = 0; p < places; p++)
             NAME(product)(tiles + p * input_step, weight + (size_t)p * s->inputs * s->outputs, products + p * output_step, count,
                           s->inputs, s->outputs);
         for (int t = 0; t < count; t++) {
-            int place = (int)((first + t) % each), top = place / across * tile, left = place % across * tile;
-            const float *from = products + (size_t)t * s->outputs;
-            float *to = out + (first + t) / each * out_image + top * out_pitch + (size_t)left * s->outputs;
-            if (tile == 4)
-                NAME(output_tile)(from, output_step, to, out_pitch, s->height - top, s->width - left, s->outputs, 4);
-            else
-                NAME(output_tile)(from, output_step, to, out_pitch, s->height - top, s->width - left, s->outputs, 2);
+            int row = (first + t) / across, top = row % down * tile, left = (first + t) % across * tile;
+            float *to = out + ((size_t)row / down * s->height + top) * out_pitch + (size_t)left * s->outputs;
+            NAME(output_tile)(products + (size_t)t * s->outputs, output_step, to, out_pitch, s->height - top, s->width - left,
+                              s->outputs, tile, points);
         }
     }
+}
+
+static void NAME(winograd)(const float *x, const float *weight, float *out, float *scratch, const struct convolution *s) {
+    if (s->points == 6 && s->kernel == 3)
+        NAME(tiles)(x, weight, out, scratch, s, 4, &SIX);
+    else if (s->points == 6)
+        NAME(tiles)(x, weight, out, scratch, s, 2, &SIX);
+    else if (s->kernel == 3)
+        NAME(tiles)(x, weight, out, scratch, s, 8, &TEN);
+    else
+        NAME(tiles)(x, weight, out, scratch, s, 6, &TEN);
 }
 
 /* ---- Convolution by summation ---- */
@@ -218,7 +277,7 @@ static void NAME(moments)(const float *d, const float *y, size_t rows, int chann
 /* Of images with their border, and the moments of what it gives */
 INLINE void NAME(convolved)(const float *x, const float *weight, const float *next, float *out, double *sums, float *scratch,
                             const struct convolution *s) {
-    if (s->tiled)
+    if (s->points)
         NAME(winograd)(x, weight, out, scratch, s);
     else
         NAME(summed)(x, weight, out, s);
@@ -326,20 +385,25 @@ static void NAME(bent)(const float *d, const float *x, float *out, size_t count,
 
 /* ---- Batch normalisation in training mode and a ReLU (norms.py and activations.py have the formulas) ---- */
 
-/* Some rows behind norm, sum and ReLU; `first` is where they begin in the base network */
+/* Behind norm, sum and ReLU, for a vector of channels from `c` on; pointers are those of the row */
+INLINE vector NAME(activated)(const float *d, const float *skip, const float *y, const float *before, const float *factors,
+                              int channels, int c) {
+    vector z = AT(factors + c) * AT(d + c) + AT(factors + channels + c) * AT(y + c) + AT(factors + 2 * channels + c);
+    if (skip) z += AT(skip + c);
+    vector zero = {0}, x = AT(before + c), least = NAME(choice)(x > 0, -x, zero);
+    z += NAME(choice)(x < 0, x, zero);
+    return NAME(choice)(least > z, least, z); /* what is not a number stays so */
+}
+
+/* Some rows; `first` is where they begin in the base network */
 INLINE void NAME(apply)(const float *d, const float *skip, float *out, size_t first, size_t rows, const float *factors,
                         const struct normalisation *s) {
     int channels = s->channels;
     const float *y = s->y + first * channels, *before = s->before + first * channels;
-    for (size_t r = 0; r < rows; r++)
-        for (int c = 0; c < channels; c += VECTOR) {
-            size_t at = r * channels + c;
-            vector z = AT(factors + c) * AT(d + at) + AT(factors + channels + c) * AT(y + at) + AT(factors + 2 * channels + c);
-            if (skip) z += AT(skip + at);
-            vector zero = {0}, x = AT(before + at), least = NAME(choice)(x > 0, -x, zero);
-            z += NAME(choice)(x < 0, x, zero);
-            PUT(out + at, NAME(choice)(least > z, least, z)); /* what is not a number stays so */
-        }
+    for (size_t r = 0; r < rows; r++, d += channels, y += channels, before += channels, out += channels) {
+        for (int c = 0; c < channels; c += VECTOR) PUT(out + c, NAME(activated)(d, skip, y, before, factors, channels, c));
+        if (skip) skip += channels;
+    }
 }
 
 static void NAME(normalised_relu)(const float *d, const float *skip, float *out, size_t first, size_t rows, const float *factors,
@@ -350,16 +414,30 @@ static void NAME(normalised_relu)(const float *d, const float *skip, float *out,
         NAME(apply)(d, NULL, out, first, rows, factors, s);
 }
 
+/* The mean over some rows; arguments as above */
+static void NAME(normalised_mean)(const float *d, const float *skip, float *out, size_t first, size_t rows, const float *factors,
+                                  const struct normalisation *s) {
+    int channels = s->channels;
+    const float *y = s->y + first * channels, *before = s->before + first * channels;
+    memset(out, 0, sizeof(float) * channels);
+    for (size_t r = 0; r < rows; r++, d += channels, y += channels, before += channels) {
+        for (int c = 0; c < channels; c += VECTOR)
+            PUT(out + c, AT(out + c) + NAME(activated)(d, skip, y, before, factors, channels, c));
+        if (skip) skip += channels;
+    }
+    for (int c = 0; c < channels; c += VECTOR) PUT(out + c, AT(out + c) / (float)rows);
+}
+
 /* ---- Batch normalisation, a sum, a ReLU and a convolution, for a few images at a time: what lies between stays in the cache,
  * and so does what the queries share of the base network ---- */
 
-static void NAME(layer)(const struct layer *s, const float *d, const double *sums, const float *skip, float *kept, float *out,
-                        double *next_sums, float *scratch) {
+static void NAME(layer)(const struct layer *s, const float *d, const double *sums, float *kept, float *out, double *next_sums, float *scratch) {
     struct convolution c = s->convolution;
     size_t pixels = (size_t)c.height * c.width, results = pixels_behind(&c);
     size_t line = (size_t)c.width * c.inputs, size = c.images * pixels * c.inputs, out_size = c.images * results * c.outputs;
     int all = c.images, most = images_at_once(&c);
-    float *factors = scratch, *padded = factors + (size_t)s->queries * 3 * c.inputs, *rest = padded + most * padded_size(&c);
+    float *factors = scratch, *buffer = factors + (size_t)s->queries * 3 * c.inputs, *padded = buffer + line;
+    float *rest = padded + most * padded_size(&c);
     memset(padded, 0, sizeof(float) * most * padded_size(&c));
     for (int q = 0; q < s->queries; q++)
         factors_of(sums + (size_t)q * 3 * c.inputs, factors + (size_t)q * 3 * c.inputs, &s->norm);
@@ -367,10 +445,11 @@ static void NAME(layer)(const struct layer *s, const float *d, const double *sum
         c.images = all - first < most ? all - first : most;
         for (int q = 0; q < s->queries; q++) {
             size_t from = q * size + first * pixels * c.inputs, row = (size_t)first * c.height;
-            for (int h = 0; h < c.images * c.height; h++)
-                NAME(normalised_relu)(d + from + h * line, skip ? skip + from + h * line : NULL,
-                                      kept ? kept + from + h * line : line_of(padded, h, &c), (row + h) * c.width, c.width,
-                                      factors + (size_t)q * 3 * c.inputs, &s->norm);
+            for (int h = 0; h < c.images * c.height; h++) {
+                const float *more = added(&s->skip, &s->norm, q, (row + h) * c.width, c.width, buffer);
+                NAME(normalised_relu)(d + from + h * line, more, kept ? kept + from + h * line : line_of(padded, h, &c),
+                                      (row + h) * c.width, c.width, factors + (size_t)q * 3 * c.inputs, &s->norm);
+            }
             if (kept) pad(kept + from, padded, &c);
             size_t to = first * results * c.outputs;
             NAME(convolved)(padded, s->weight, next_sums ? s->next + to : NULL, out + q * out_size + to,
@@ -382,6 +461,7 @@ static void NAME(layer)(const struct layer *s, const float *d, const double *sum
 #undef PIXELS
 #undef vector
 #undef AT
+#undef OPAQUE
 #undef PUT
 #undef INLINE
 #undef NAME

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,9 +76,7 @@ class Differences:
         """
         carried = Carried(self._recording, self._memos, dict(changes))
         for step in self._plan(frozenset(changes)):
-            left = through(step.what, step.done, carried) if isinstance(step.what, Fused) else (step.what,)
-            for operation in left:
-                self._through(operation, carried)
+            self._through(step.what, step.done, carried)
             if meter is not None:
                 meter.read(carried.deltas.values())
             for slot in step.done:
@@ -96,10 +94,15 @@ class Differences:
             self._plans[starts] = [_Step(group, frozenset(done.get(group, ()))) for group in groups]
         return self._plans[starts]
 
-    def _through(self, operation: Operation, carried: Carried) -> None:
-        """Enter the differences of what an operation computes."""
-        if not carried.changed(operation):
-            return
+    def _through(self, what: Operation | Fused, done: Collection[Slot], carried: Carried) -> None:
+        """Enter the differences of what an operation computes, or some that go together."""
+        if isinstance(what, Fused):
+            for left in through(what, done, carried):
+                self._through(left, done, carried)
+        elif carried.changed(what):
+            self._alone(what, carried)
+
+    def _alone(self, operation: Operation, carried: Carried) -> None:
         carried.owned.difference_update(operation.reads)  # its rule may return what it is given
         args, kwargs = carried.arguments(operation)
         first = next(slot for slot in operation.outputs if slot is not None)

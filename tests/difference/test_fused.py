@@ -73,7 +73,7 @@ def called(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> l
     """One pass by the kernels in C, or by those for GPUs as plain torch: for each call whether something was added."""
     added: list[bool] = []
     if getattr(request, "param", "C") == "C":
-        for name in ("normalised_relu", "layer"):
+        for name in ("normalised_relu", "normalised_mean", "layer"):
             original = getattr(native, name)
             monkeypatch.setattr(native, name, lambda d, sums, skip, *rest, original=original: (
                 added.append(skip is not None), original(d, sums, skip, *rest))[1])  # fmt: skip

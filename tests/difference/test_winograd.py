@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
+import numpy as np
+import pytest
 import torch
 
 from deepzero_sim.difference import winograd
 
-#: Of F(4x4, 3x3), as printed by Lavin & Gray, CVPR 2016, section 4.3.
-G = [
-    [1 / 4, 0, 0],
-    [-1 / 6, -1 / 6, -1 / 6],
-    [-1 / 6, 1 / 6, -1 / 6],
-    [1 / 24, 1 / 12, 1 / 6],
-    [1 / 24, -1 / 12, 1 / 6],
-    [0, 0, 1],
-]
+CASES = [(kernel, points) for kernel in winograd.KERNELS for points in winograd.PAIRS]
 
 
-def test_the_transform_is_the_published_one() -> None:
-    weight = torch.randn(3, 2, 3, 3, dtype=torch.float64)
-    g = torch.tensor(G, dtype=torch.float64)
-    expected = torch.einsum("ia,ocab,jb->ijco", g, weight, g).reshape(36, 2, 3)
-    torch.testing.assert_close(winograd.transformed_weight(weight), expected, rtol=1e-12, atol=1e-12)
+def transforms(kernel: int, points: int) -> tuple[np.ndarray, np.ndarray]:
+    """`A^T`, `(m, n)`, and `B^T`, `(n, n)`: powers of the points, and the polynomials that vanish at all other points."""
+    finite = [*(sign * p for p in winograd.PAIRS[points] for sign in (1, -1)), 0.0]
+    a, b = np.zeros((points + 1 - kernel, points)), np.zeros((points, points))
+    for i, point in enumerate(finite):
+        a[:, i] = [point**power for power in range(len(a))]
+        b[i, :-1] = np.poly([other for other in finite if other != point])[::-1]
+    a[-1, -1] = 1
+    b[-1] = np.poly(finite)[::-1]
+    return a, b
+
+
+@pytest.mark.parametrize(("kernel", "points"), CASES)
+def test_they_give_the_convolution(kernel: int, points: int) -> None:
+    a, b = transforms(kernel, points)
+    g, d = torch.randn(1, 1, kernel, kernel, dtype=torch.float64), np.random.default_rng(0).standard_normal((points, points))
+    weight = winograd.transformed_weight(g, points).numpy().reshape(points, points)
+    expected = torch.nn.functional.conv2d(torch.from_numpy(d)[None, None], g)[0, 0].numpy()
+    np.testing.assert_allclose(a @ (weight * (b @ d @ b.T)) @ a.T, expected, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "size", "best"), [(3, (8, 8), 10), (3, (4, 4), 6), (3, (9, 4), 6), (5, (64, 32), 10), (5, (2, 2), 6)]
+)
+def test_the_fewest_multiplications_are_best(kernel: int, size: tuple[int, int], best: int) -> None:
+    assert winograd.best_points(kernel, size) == best
