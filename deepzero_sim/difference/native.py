@@ -51,7 +51,7 @@ def library() -> ctypes.CDLL | None:
     except (OSError, AttributeError) as error:
         warnings.warn(
             f"deepzero-sim was installed without its kernels in C ({error}): queries of convolutional networks take some "
-            "three times as long; install a C compiler such as gcc, then install deepzero-sim again.",
+            "four times as long; install a C compiler such as gcc, then install deepzero-sim again.",
             stacklevel=2,
         )
         return None
