@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -25,6 +24,7 @@ from deepzero_sim.demo import demo, make_data, train_with_bar
 from deepzero_sim.errors import ConfigError, DeepZeroError
 from deepzero_sim.experiment import compare, plain, run_settings
 from deepzero_sim.parallel import open_executor
+from deepzero_sim.parser_words import words
 from deepzero_sim.ranks import rank_of_torchrun
 from deepzero_sim.report import publish, rows
 from deepzero_sim.settings import BenchSettings, DemoSettings, EvaluateSettings, GenerateSettings, TrainSettings
@@ -127,7 +127,7 @@ def _sentence(error: BaseException) -> str:
     """What went wrong, for people."""
     match error:
         case ArgumentError():
-            return f"{_words(error)}: see the options with 'deepzero-sim COMMAND --help'."
+            return f"{words(error)}: see the options with 'deepzero-sim COMMAND --help'."
         case DeepZeroError():
             return str(error)
         case MemoryError():
@@ -185,21 +185,6 @@ def _check(settings: type, given: Any, within: str = "") -> None:
             raise ConfigError(f"{key} must have a value, not null: give it one, or leave it out.")
         for keys in () if value is None or get_origin(kind) is list else filter(is_dataclass, kinds):
             _check(keys, value, key)  # type: ignore[arg-type]
-
-
-def _words(error: ArgumentError) -> str:
-    """What the parser says, shorter where it lists all it has tried."""
-    message = str(error).rstrip(".")
-    keyless = re.match(
-        r'Parser key "([\w.]+)":\s+(?:Unable to load config|Subclasses are disabled|Does not validate .*Component)',
-        message,
-        re.DOTALL,
-    )
-    if keyless is None:
-        return message
-    value = re.search(r"(?:Unable to load config|thus) '(.*?)'|Given value: (.*)", message, re.DOTALL)
-    came = next(filter(None, value.groups()), "nothing") if value else "that"
-    return f"{keyless[1]} must hold keys with values, such as {{name: package.module.Name, args: {{}}}}, not {came}"
 
 
 def _fail(message: str) -> int:

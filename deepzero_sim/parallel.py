@@ -25,6 +25,7 @@ from threadpoolctl import ThreadpoolController
 
 from deepzero_sim.errors import ConfigError, WorkerLostError
 from deepzero_sim.ranks import open_ranks
+from deepzero_sim.types import is_whole
 
 Backend: TypeAlias = Literal["serial", "thread", "process", "ranks"]
 
@@ -68,8 +69,8 @@ def open_executor(backend: Backend = "serial", workers: int = 1, *, timeout: flo
     """
     if backend not in get_args(Backend):
         raise ConfigError(f"the executor backend must be one of {', '.join(get_args(Backend))}, not {backend!r}.")
-    if not 1 <= workers <= MOST_WORKERS:
-        raise ConfigError(f"workers must be a positive number up to {MOST_WORKERS}, not {workers}.")
+    if not is_whole(workers) or not 1 <= workers <= MOST_WORKERS:
+        raise ConfigError(f"workers must be a whole number from 1 to {MOST_WORKERS}, not {workers!r}.")
     if backend == "serial":
         yield SerialExecutor()
         return

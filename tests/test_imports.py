@@ -42,6 +42,7 @@ APPLICATION = frozenset(
         "evaluation_report",
         "experiment",
         "masking",
+        "parser_words",
         "ratios_report",
         "report",
         "settings",

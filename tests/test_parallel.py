@@ -76,8 +76,10 @@ def test_the_limit_to_one_thread_is_lifted_afterwards(executors: dict[str, Execu
 def test_settings_are_checked() -> None:
     with pytest.raises(ConfigError, match="must be one of serial, thread, process, ranks, not 'gpu'"), open_executor("gpu"):  # type: ignore[arg-type]
         pass
-    with pytest.raises(ConfigError, match="workers must be a positive number up to 1024, not 0"), open_executor("process", 0):
-        pass
+    for count in (0, 1025, 1.5):
+        message = f"workers must be a whole number from 1 to 1024, not {count}"
+        with pytest.raises(ConfigError, match=message), open_executor("process", count):  # type: ignore[arg-type]
+            pass
 
 
 def test_the_serial_executor_works_in_this_thread() -> None:

@@ -3,8 +3,7 @@ recognition", CVPR 2016, section 4.2).
 
 A 3 x 3 convolution to 16 channels, then three stages of `n` residual blocks with 16, 32 and 64 channels, each stage at half
 the resolution of the one before, the mean over all pixels, and a linear layer: `6 n + 2` layers with weights. Shortcuts are
-option A, without parameters. Nothing is written in place and no shape is looked at, so that the networks can be traced
-(`torch.fx`).
+option A, without parameters. Nothing is written in place.
 """
 
 from __future__ import annotations
