@@ -68,7 +68,7 @@ def test_it_prints_one_json_object(capsys: pytest.CaptureFixture[str]) -> None:
         (["--error_coordinates", "0"], "error_coordinates must be a positive number"),
         (["--seed", "-1"], "seed must be 0 or a positive number"),
         (["--step_size", "0", "--model", "small"], "step_size must be a positive number"),
-        (["--workers.count", "0", "--model", "small"], "workers must be a positive number"),
+        (["--workers.count", "0", "--model", "small"], "workers must be a whole number"),
         (["--queries_per_chunk", "0", "--model", "small"], "queries_per_chunk must be a positive number"),
     ],
 )
