@@ -23,6 +23,7 @@ import numpy as np
 
 from deepzero_sim.components import Component, load
 from deepzero_sim.datasets import trajectories
+from deepzero_sim.datasets.hdf5 import writing
 from deepzero_sim.datasets.trajectories import Trajectories
 from deepzero_sim.errors import ConfigError, DataError, DeepZeroError
 from deepzero_sim.files import write_text
@@ -144,7 +145,7 @@ def _run_missing(tasks: list[_Task], executor: Executor, report: Callable[[str],
 def _simulate(task: _Task) -> None:
     """Run one simulation and leave its part."""
     frames = np.concatenate(list(_frames(task.simulations, task.params)))
-    with trajectories.writing(task.part) as file:
+    with writing(task.part) as file:
         file["frames"] = frames
 
 

@@ -10,10 +10,7 @@ attributes                 format, version, name, dt, first_step, channels and p
 
 from __future__ import annotations
 
-import io
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,8 +19,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from deepzero_sim.datasets.hdf5 import writing
 from deepzero_sim.errors import DataError
-from deepzero_sim.files import replacing
 from deepzero_sim.solver import SolverSpec
 from deepzero_sim.types import Array
 
@@ -68,20 +65,6 @@ class Trajectories:
                 f"{path} holds {self.params.shape[1]} parameters a simulation, but solver {spec.name!r} takes "
                 f"{len(spec.parameters)} ({', '.join(spec.parameters) or 'none'}): use data made for it."
             )
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[h5py.File]:
-    """An HDF5 file that appears when it is whole. It is made in memory: HDF5 cannot give up cleanly on a full disk.
-
-    Yields:
-        The open file.
-    """
-    image = io.BytesIO()
-    with h5py.File(image, "w") as file:
-        yield file
-    with replacing(path) as aside:
-        aside.write_bytes(image.getbuffer())
 
 
 def save(path: Path, trajectories: Trajectories, spec: SolverSpec) -> None:

@@ -20,6 +20,7 @@ from deepzero_sim.loss import RolloutError
 from deepzero_sim.oracle import LoopOracle, ModelOracle, Oracle
 from deepzero_sim.parallel import open_executor
 from deepzero_sim.run_folder import RunFolder
+from deepzero_sim.schedules import warm_up_cosine
 from deepzero_sim.solver import DifferentiableSolver, Solver, SolverSpec, as_solver
 from deepzero_sim.sparsity import Densities, ErdosRenyi, GraSP, LayerRatios, RandomMask, Uniform, ZOGraSP
 from deepzero_sim.trainer import Progress, Trainer
@@ -63,4 +64,5 @@ __all__ = [
     "as_solver",
     "evaluate",
     "open_executor",
+    "warm_up_cosine",
 ]

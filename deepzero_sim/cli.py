@@ -1,4 +1,4 @@
-"""The command line: `deepzero-sim demo | generate | train | evaluate | bench`.
+"""The command line: `deepzero-sim demo | generate | train | evaluate | classify | compare | bench`.
 
 Settings come from one YAML file (`--config`), and every key can be overridden by an option of the same name. What goes
 wrong ends with one sentence on stderr and exit status 2.
@@ -14,20 +14,32 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, is_dataclass
+from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
-from deepzero_sim.console import console, print_table
+from deepzero_sim import classification_report
+from deepzero_sim.classification import classify
+from deepzero_sim.console import console, print_table, training_bar
 from deepzero_sim.demo import demo, make_data, train_with_bar
 from deepzero_sim.errors import ConfigError, DeepZeroError
-from deepzero_sim.experiment import compare, plain, run_settings
+from deepzero_sim.experiment import compare, run_settings
 from deepzero_sim.parallel import open_executor
 from deepzero_sim.parser_words import words
+from deepzero_sim.plain import plain
 from deepzero_sim.ranks import rank_of_torchrun
 from deepzero_sim.report import publish, rows
-from deepzero_sim.settings import BenchSettings, DemoSettings, EvaluateSettings, GenerateSettings, TrainSettings
+from deepzero_sim.settings import (
+    BenchSettings,
+    ClassifySettings,
+    CompareSettings,
+    DemoSettings,
+    EvaluateSettings,
+    GenerateSettings,
+    TrainSettings,
+)
 
 #: Seconds that a rank other than 0 leaves to rank 0 to say what went wrong: it has usually met the same.
 AFTER_RANK_0 = 5.0
@@ -38,6 +50,7 @@ class _Command:
     settings: type
     run: Callable[[Any], None]
     help: str
+    folders: str | None = None  # a setting that is given by paths without an option
 
 
 def _train(settings: TrainSettings) -> None:
@@ -53,6 +66,22 @@ def _evaluate(settings: EvaluateSettings) -> None:
     console.print(f"report: {settings.run / 'report.md'}")
 
 
+def _classify(settings: ClassifySettings) -> None:
+    classify(settings, lambda updates: training_bar(f"training {settings.run.name}", updates, queries=True))
+    _published(settings.run, settings.run.name, [settings.run])
+
+
+def _compare(settings: CompareSettings) -> None:
+    _published(settings.output, "Classifiers compared", settings.runs)
+
+
+def _published(folder: Path, title: str, paths: Sequence[Path]) -> None:
+    runs = classification_report.named(paths)
+    print_table(classification_report.rows(runs))
+    classification_report.publish(folder, title, runs)
+    console.print(f"report: {folder / 'report.md'}")
+
+
 def _bench_cge(settings: BenchSettings) -> None:
     # nothing else needs the benchmarks
     from deepzero_sim.benchmarks.cge import bench_cge  # noqa: PLC0415
@@ -66,6 +95,8 @@ _COMMANDS = {
     "generate": _Command(GenerateSettings, make_data, "make trajectories with a reference solver"),
     "train": _Command(TrainSettings, _train, "train a corrector, or go on with a run that was interrupted"),
     "evaluate": _Command(EvaluateSettings, _evaluate, "roll a trained run out on unseen data, with a report"),
+    "classify": _Command(ClassifySettings, _classify, "train a classifier of images, or go on with a run, with a report"),
+    "compare": _Command(CompareSettings, _compare, "trained classifiers side by side, with a report", "runs"),
     "bench cge": _Command(BenchSettings, _bench_cge, "measure coordinate-wise gradients against a plain loop, as JSON"),
 }
 
@@ -87,7 +118,9 @@ def parser() -> tuple[ArgumentParser, dict[str, ArgumentParser]]:
     for name, command in _COMMANDS.items():
         sub = ArgumentParser(description=command.help, exit_on_error=False)
         sub.add_argument("--config", action="config", help="a YAML file of settings")
-        sub.add_class_arguments(command.settings)
+        if command.folders is not None:
+            sub.add_argument(command.folders, nargs="+", type=Path, help="run folders")
+        sub.add_class_arguments(command.settings, skip={command.folders} - {None})
         within, _, word = name.rpartition(" ")
         subcommands[within].add_subcommand(word, sub, help=command.help)
         commands[name] = sub

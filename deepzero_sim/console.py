@@ -15,13 +15,14 @@ console = Console(markup=False)  # names of folders may look like markup
 
 
 @contextmanager
-def training_bar(title: str, updates: int) -> Iterator[Callable[[TrainingProgress], None]]:
-    """A bar with loss, solver steps so far and time left; yields what to call after every update."""
-    with _bar("loss {task.fields[loss]}", "{task.fields[steps]} steps") as progress:
-        task = progress.add_task(title, total=updates, loss="-", steps="0")
+def training_bar(title: str, updates: int, *, queries: bool = False) -> Iterator[Callable[[TrainingProgress], None]]:
+    """A bar with loss, solver steps or queries so far, and time left; yields what to call after every update."""
+    with _bar("loss {task.fields[loss]}", "{task.fields[spent]}") as progress:
+        task = progress.add_task(title, total=updates, loss="-", spent="")
 
         def report(now: TrainingProgress) -> None:
-            progress.update(task, completed=now.step, loss=f"{now.loss:.1e}", steps=_short(now.solver_steps))
+            spent = f"{_short(now.queries)} queries" if queries else f"{_short(now.solver_steps)} steps"
+            progress.update(task, completed=now.step, loss=f"{now.loss:.1e}", spent=spent)
 
         yield report
 

@@ -17,8 +17,9 @@ from deepzero_sim.components import Component
 from deepzero_sim.console import console, counting_bar, print_table, training_bar
 from deepzero_sim.datasets.generate import Simulations, generate, software
 from deepzero_sim.errors import MissingExtraError
-from deepzero_sim.experiment import compare, plain, train
+from deepzero_sim.experiment import compare, train
 from deepzero_sim.parallel import open_executor
+from deepzero_sim.plain import plain
 from deepzero_sim.report import publish, rows
 from deepzero_sim.run_folder import peak_memory_gb
 from deepzero_sim.settings import DataFile, DemoSettings, GenerateSettings, MethodName, TrainSettings, Workers

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,13 +12,14 @@ import torch
 from torch import nn
 
 from deepzero_sim.buffers import buffers_put_back
-from deepzero_sim.components import Component, build, call, load
+from deepzero_sim.building import build_estimator, build_optimiser, build_scheduler
+from deepzero_sim.components import Component, call, load
 from deepzero_sim.coupling import SolverGradient, SolverLoop
 from deepzero_sim.datasets import trajectories
 from deepzero_sim.datasets.batches import UnrolledBatches, advance_frames
 from deepzero_sim.datasets.trajectories import Trajectories
 from deepzero_sim.errors import ConfigError, RunError
-from deepzero_sim.estimator import BackPropagation, Estimator
+from deepzero_sim.estimator import BackPropagation
 from deepzero_sim.evaluation import Evaluation, evaluate
 from deepzero_sim.loss import RolloutError
 from deepzero_sim.masking import ActiveSet, RunRatios, active_set, build_ratios
@@ -26,6 +27,7 @@ from deepzero_sim.models.corrector import CORRECTORS, Corrector, NoCorrection
 from deepzero_sim.oracle import LoopOracle
 from deepzero_sim.parallel import open_executor, single_threaded
 from deepzero_sim.perturbation import trainable
+from deepzero_sim.plain import plain
 from deepzero_sim.run_folder import RunFolder, load_checkpoint, read_settings
 from deepzero_sim.settings import MethodName, TrainSettings
 from deepzero_sim.solver import Solver, SolverSpec, build_solver
@@ -88,14 +90,13 @@ def train(settings: TrainSettings, report: Callable[[Progress], None] = lambda p
     loop = SolverLoop(solver, corrector, unroll, method.gradient)
     batches = UnrolledBatches(data, advance_frames(solver, data), settings.batch_size, unroll, settings.seed)
     trainable(corrector)  # says it if there is nothing to train
-    optimiser = call(load(settings.optimiser.name), settings.optimiser, corrector.parameters())
-    if not isinstance(optimiser, torch.optim.Optimizer):
-        raise ConfigError(f"optimiser {settings.optimiser.name!r} must make a torch optimiser, not {type(optimiser).__name__}.")
+    optimiser = build_optimiser(settings.optimiser, corrector)
     with open_executor(settings.workers.backend if method.queried else "serial", settings.workers.count) as executor:
         oracle = LoopOracle(loop, _loss(data), executor, settings.queries_per_chunk)
         if method.queried and solver.spec.deterministic:
             _require_repeatable(oracle, batches(0))
-        estimator, scheduler, run = _estimator(settings, method), _scheduler(settings, optimiser), _claim(settings)
+        estimator = build_estimator(settings.estimator) if method.queried else BackPropagation()
+        scheduler, run = build_scheduler(settings.scheduler, optimiser, settings.updates), _claim(settings)
         active = _active_set(settings, ratios, oracle, batches(0), run) if method.queried else ActiveSet()
         trainer = Trainer(
             oracle,
@@ -191,39 +192,6 @@ def _set_scales(corrector: nn.Module, data: Trajectories) -> None:
 
 def _loss(data: Trajectories) -> RolloutError:
     return RolloutError(torch.from_numpy(data.scales()[0]), torch.from_numpy(data.mask))
-
-
-def _estimator(settings: TrainSettings, method: _Method) -> Estimator:
-    if not method.queried:
-        return BackPropagation()
-    estimator = build(settings.estimator)
-    if not isinstance(estimator, Estimator):
-        raise ConfigError(f"{settings.estimator.name} must make an Estimator such as deepzero_sim.CGE.")
-    return estimator
-
-
-def _scheduler(settings: TrainSettings, optimiser: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler | None:
-    if settings.scheduler is None:
-        return None
-    args = {key: settings.updates if value == "updates" else value for key, value in settings.scheduler.args.items()}
-    component = Component(settings.scheduler.name, args)
-    scheduler = call(load(component.name), component, optimiser)
-    if not isinstance(scheduler, torch.optim.lr_scheduler.LRScheduler):
-        raise ConfigError(f"scheduler {component.name!r} must make a torch scheduler, not {type(scheduler).__name__}.")
-    return scheduler
-
-
-def plain(settings: Any) -> dict[str, Any]:
-    """Settings as plain values, the run's own path left out: a folder may be moved."""
-
-    def value(item: Any) -> Any:
-        if isinstance(item, dict):
-            return {key: value(entry) for key, entry in item.items()}
-        if isinstance(item, list | tuple):
-            return [value(entry) for entry in item]
-        return str(item) if isinstance(item, Path) else item
-
-    return {key: value(item) for key, item in asdict(settings).items() if key != "run"}
 
 
 def run_settings(path: Path) -> dict[str, Any]:

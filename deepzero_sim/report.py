@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,11 @@ import yaml
 from numpy.typing import NDArray
 
 from deepzero_sim import ratios_report
-from deepzero_sim.errors import MissingExtraError
 from deepzero_sim.experiment import Comparison, MethodResult
-from deepzero_sim.files import replacing, write_text
+from deepzero_sim.figures import pyplot, save
+from deepzero_sim.files import write_text
 from deepzero_sim.solver import SolverSpec
+from deepzero_sim.tables import markdown_table
 
 #: One colour a method, the same in every figure (Okabe and Ito: told apart without red and green).
 COLOURS = {
@@ -65,13 +66,6 @@ def rows(methods: Mapping[str, MethodResult]) -> list[tuple[str, ...]]:
         for name, r in methods.items()
     ]
     return [("method", "MAE", "std over simulations", "MAE / SRC", "solver steps of training", "seconds of training"), *body]
-
-
-def markdown_table(table: Sequence[Sequence[str]]) -> str:
-    """A table whose first row is its head."""
-    head, *body = table
-    lines = [head, ["---"] * len(head), *body]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def publish(folder: Path, title: str, comparison: Comparison, settings: Mapping[str, Any]) -> None:
@@ -130,14 +124,7 @@ class _Figures:
     """Figures in one folder."""
 
     def __init__(self, folder: Path, spec: SolverSpec) -> None:
-        try:
-            import matplotlib as mpl  # noqa: PLC0415 - optional, and slow to import
-
-            mpl.use("Agg")
-            from matplotlib import pyplot  # noqa: PLC0415
-        except ImportError as error:
-            raise MissingExtraError("drawing figures", "matplotlib", "report") from error
-        self._plot = pyplot
+        self._plot = pyplot()
         self._folder = folder
         self._spec = spec
 
@@ -225,9 +212,7 @@ class _Figures:
         return (self._spec.channel_units or ("1",))[0]
 
     def _save(self, figure: Any, name: str) -> None:
-        with replacing(self._folder / name) as aside:
-            figure.savefig(aside, format="png", dpi=110, bbox_inches="tight")
-        self._plot.close(figure)
+        save(self._plot, self._folder / name, figure)
 
 
 def _axis(spec: SolverSpec, axis: int) -> str:

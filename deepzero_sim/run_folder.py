@@ -2,6 +2,7 @@
 
 config.yaml              the resolved settings; a folder is never used with others
 metrics.jsonl            one line a training step
+accuracy.jsonl           one line an epoch, of a classifier
 events.out.tfevents.*    the same for TensorBoard
 checkpoint.safetensors   network, optimiser and counters, replaced as a whole
 state.json               the counters of the checkpoint, for people to read
@@ -29,6 +30,8 @@ from deepzero_sim.files import replacing, write_text
 from deepzero_sim.types import NamedTensors
 
 CHECKPOINT = "checkpoint.safetensors"
+METRICS = "metrics.jsonl"
+ACCURACY = "accuracy.jsonl"
 
 
 @dataclass(frozen=True)
@@ -103,33 +106,19 @@ class RunFolder:
         finally:
             os.close(folder)
 
-    def append_metrics(self, metrics: dict[str, Any]) -> None:
-        """Add a line to `metrics.jsonl`."""
-        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+    def append_metrics(self, metrics: dict[str, Any], name: str = METRICS) -> None:
+        """Add a line to a file of metrics."""
+        with (self.path / name).open("a", encoding="utf-8") as file:
             file.write(json.dumps(metrics) + "\n")
 
-    def metrics(self) -> list[dict[str, Any]]:
-        """The lines of `metrics.jsonl`; a last line that was cut off by a kill is left out.
+    def metrics(self, name: str = METRICS) -> list[dict[str, Any]]:
+        """The lines of a file of metrics; see :func:`read_metrics`."""
+        return read_metrics(self.path / name)
 
-        Raises:
-            RunError: it is damaged.
-        """
-        path = self.path / "metrics.jsonl"
-        if not path.exists():
-            return []
-        try:
-            lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-            return [_metrics(line) for line in lines if line.strip()]
-        except ValueError as error:
-            raise RunError(
-                f"{path} must hold one JSON object a line, but it is damaged ({error}): remove the lines that are not, or "
-                "delete it; the checkpoint does not need it."
-            ) from error
-
-    def forget_metrics_after(self, step: int) -> None:
+    def forget_metrics_after(self, step: int, name: str = METRICS) -> None:
         """Drop what a killed run had logged beyond its checkpoint: those steps are done again."""
-        kept = [line for line in self.metrics() if line["step"] <= step]
-        write_text(self.path / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
+        kept = [line for line in self.metrics(name) if line["step"] <= step]
+        write_text(self.path / name, "".join(json.dumps(line) + "\n" for line in kept))
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Replace the checkpoint; a kill at any moment leaves the old one or the new one.
@@ -148,6 +137,24 @@ class RunFolder:
     def load(self) -> Checkpoint | None:
         """The checkpoint, or None if there is none yet."""
         return load_checkpoint(self.path) if (self.path / CHECKPOINT).exists() else None
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a file of metrics; a last line that was cut off by a kill is left out.
+
+    Raises:
+        RunError: it is damaged.
+    """
+    if not path.exists():
+        return []
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+        return [_metrics(line) for line in lines if line.strip()]
+    except ValueError as error:
+        raise RunError(
+            f"{path} must hold one JSON object a line, but it is damaged ({error}): remove the lines that are not, or "
+            "delete it; the checkpoint does not need it."
+        ) from error
 
 
 def _metrics(line: str) -> dict[str, Any]:

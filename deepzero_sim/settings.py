@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from deepzero_sim.components import Component
+from deepzero_sim.datasets.cifar_archive import MD5
 from deepzero_sim.datasets.generate import Simulations
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.estimator.base import Scheme
@@ -27,6 +28,16 @@ def _adam() -> Component:
 
 def _cosine() -> Component:
     return Component("torch.optim.lr_scheduler.CosineAnnealingLR", {"T_max": "updates"})
+
+
+def _require_positive(name: str, value: int) -> None:
+    if not 1 <= value < 2**31:
+        raise ConfigError(f"{name} must be a positive number below 2**31, not {value}.")
+
+
+def _require_seed(seed: int) -> None:
+    if not 0 <= seed < 2**32:
+        raise ConfigError(f"seed must be 0 or a positive number below 2**32, not {seed}.")
 
 
 @dataclass
@@ -97,11 +108,104 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         for name in ("updates", "batch_size", "unroll", "mask_refresh"):
-            if not 1 <= getattr(self, name) < 2**31:
-                raise ConfigError(f"{name} must be a positive number below 2**31, not {getattr(self, name)}.")
-        if not 0 <= self.seed < 2**32:
-            raise ConfigError(f"seed must be 0 or a positive number below 2**32, not {self.seed}.")
+            _require_positive(name, getattr(self, name))
+        _require_seed(self.seed)
         check_sparsity(self.sparsity)
+
+
+def _sgd() -> Component:
+    return Component("torch.optim.SGD", {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4})
+
+
+def _warm_up() -> Component:
+    return Component("deepzero_sim.warm_up_cosine", {"steps": "updates", "warm_up": 0.06})
+
+
+@dataclass
+class ClassifySettings:
+    """One training of a classifier of images.
+
+    The defaults are DeepZero's (Chen et al., ICLR 2024), with gradients from forward passes alone. First-order training is the
+    estimator deepzero_sim.BackPropagation; all else is the same.
+
+    Args:
+        run: the run folder.
+        data: CIFAR-10's python archive, an archive or folder of images by class, an npz file of arrays, or cifar10 to fetch it.
+        more_test_data: other data whose test images are classified too, at the end.
+        cache: the folder where data are kept once they were read.
+        md5: the checksum of a python archive.
+        network: resnet20 to resnet56, small_cnn, or an import path or file.py:Name called with the number of classes.
+        estimator: CGE, RGE or BackPropagation with their arguments.
+        epochs: how often training goes through the images.
+        batch_size: images of a gradient.
+        augment: whether images are shifted and mirrored at random.
+        optimiser: any of torch.optim.
+        scheduler: any of torch.optim.lr_scheduler, or deepzero_sim.warm_up_cosine; an argument "updates" is their number.
+        sparsity: share of the weights of convolutions and linear layers that is left out of a gradient.
+        layer_ratios: how what is left is divided among layers: uniform, erdos-renyi, zo-grasp, grasp, or an import path or
+            file.py:Name of a LayerRatios.
+        images_for_ratios: of each class, that layer ratios are found with.
+        mask_refresh: epochs that one random draw of the active weights serves; none for all of them.
+        sparse_weights: whether weights that are not active are zero (with one draw for all epochs).
+        workers: where queries are answered.
+        device: cpu or cuda.
+        seed: fixes everything that is drawn.
+        checkpoint_every: updates between checkpoints.
+        tensorboard: whether to write TensorBoard events.
+    """
+
+    run: Path
+    data: Path
+    more_test_data: Path | None = None
+    cache: Path = Path("data")
+    md5: str = MD5
+    network: Component = field(default_factory=lambda: Component("resnet20"))
+    estimator: Component = field(
+        default_factory=lambda: Component("deepzero_sim.CGE", {"step_size": 5e-3, "scheme": "forward"})
+    )
+    epochs: int = 50
+    batch_size: int = 256
+    augment: bool = True
+    optimiser: Component = field(default_factory=_sgd)
+    scheduler: Component | None = field(default_factory=_warm_up)
+    sparsity: float = 0.9
+    layer_ratios: Component = field(default_factory=lambda: Component("zo-grasp"))
+    images_for_ratios: int = 25
+    mask_refresh: int | None = 5
+    sparse_weights: bool = False
+    workers: Workers = field(default_factory=Workers)
+    device: Literal["cpu", "cuda"] = "cpu"
+    seed: int = 0
+    checkpoint_every: int = 50
+    tensorboard: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "images_for_ratios", "checkpoint_every"):
+            _require_positive(name, getattr(self, name))
+        if not 2 <= self.batch_size < 2**31:
+            raise ConfigError(f"batch_size must be at least 2, for batch norm, and below 2**31, not {self.batch_size}.")
+        if self.mask_refresh is not None:
+            _require_positive("mask_refresh", self.mask_refresh)
+        if self.sparse_weights and self.mask_refresh is not None:
+            raise ConfigError(
+                "sparse_weights needs one draw of the active weights for all epochs: set mask_refresh to null, not "
+                f"{self.mask_refresh}."
+            )
+        _require_seed(self.seed)
+        check_sparsity(self.sparsity)
+
+
+@dataclass
+class CompareSettings:
+    """A comparison of trained classifiers.
+
+    Args:
+        runs: the run folders.
+        output: the folder of the comparison's report.md and figures.
+    """
+
+    runs: list[Path]
+    output: Path = Path("runs/comparison")
 
 
 @dataclass
@@ -202,9 +306,7 @@ class BenchSettings:
             why = " whose batch norm compares images," if least > 1 else ""
             raise ConfigError(f"batch must be at least {least} for {self.model},{why} and below 2**31, not {self.batch}.")
         for name in ("repeats", "error_coordinates"):
-            if not 1 <= getattr(self, name) < 2**31:
-                raise ConfigError(f"{name} must be a positive number below 2**31, not {getattr(self, name)}.")
+            _require_positive(name, getattr(self, name))
         if not 0 < self.seconds < float("inf"):
             raise ConfigError(f"seconds must be a positive number, not {self.seconds}.")
-        if not 0 <= self.seed < 2**32:
-            raise ConfigError(f"seed must be 0 or a positive number below 2**32, not {self.seed}.")
+        _require_seed(self.seed)

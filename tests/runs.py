@@ -17,7 +17,7 @@ from problems import Burgers, initial_states
 
 from deepzero_sim.components import Component
 from deepzero_sim.datasets import Trajectories, trajectories
-from deepzero_sim.experiment import plain
+from deepzero_sim.plain import plain
 from deepzero_sim.run_folder import load_checkpoint
 from deepzero_sim.settings import TrainSettings, Workers
 from deepzero_sim.types import NamedTensors

@@ -16,14 +16,14 @@ import yaml
 
 from deepzero_sim.cli import parser
 from deepzero_sim.demo import METHODS, WAKE, data_settings, training_settings
-from deepzero_sim.experiment import plain
-from deepzero_sim.settings import GenerateSettings, TrainSettings, Workers
+from deepzero_sim.plain import plain
+from deepzero_sim.settings import ClassifySettings, GenerateSettings, TrainSettings, Workers
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 FILES = sorted(EXAMPLES.rglob("*.yaml"))
 
 #: What tells the commands' settings apart.
-KEYS = {"files": "generate", "train_data": "train", "data": "evaluate"}
+KEYS = {"files": "generate", "train_data": "train", "epochs": "classify", "data": "evaluate"}
 
 
 def command(path: Path) -> str:
@@ -34,7 +34,7 @@ def command(path: Path) -> str:
 def parsed(path: Path) -> Any:
     _, commands = parser()
     sub = commands[command(path)]
-    kind = {"generate": GenerateSettings, "train": TrainSettings}.get(command(path), dict)
+    kind = {"generate": GenerateSettings, "train": TrainSettings, "classify": ClassifySettings}.get(command(path), dict)
     values = vars(sub.instantiate(sub.parse_args(["--config", str(path)])))
     values.pop("config")
     return kind(**values)

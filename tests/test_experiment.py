@@ -15,9 +15,10 @@ from runs import PARAMETERS, assert_same_tensors, line_data, tensors, train_sett
 from deepzero_sim.components import Component
 from deepzero_sim.datasets.generate import Simulations, generate
 from deepzero_sim.errors import ConfigError, DataError, DeepZeroError, RunError
-from deepzero_sim.experiment import Cost, build_corrector, compare, cost, plain, train, trained_loop
+from deepzero_sim.experiment import Cost, build_corrector, compare, cost, train, trained_loop
 from deepzero_sim.models.corrector import Corrector, NoCorrection
 from deepzero_sim.parallel import SerialExecutor
+from deepzero_sim.plain import plain
 from deepzero_sim.run_folder import load_checkpoint
 from deepzero_sim.settings import MethodName, TrainSettings
 

@@ -16,9 +16,10 @@ from problems import Burgers
 from deepzero_sim.errors import MissingExtraError
 from deepzero_sim.evaluation import Evaluation
 from deepzero_sim.experiment import Comparison, Cost, MethodResult
-from deepzero_sim.report import markdown_table, picture, publish, results, rows, vorticity
+from deepzero_sim.report import picture, publish, results, rows, vorticity
 from deepzero_sim.solver import SolverSpec
 from deepzero_sim.solvers.wake import WakeGrid
+from deepzero_sim.tables import markdown_table
 from deepzero_sim.types import Array
 
 WAKE = WakeGrid(16).spec("wake", "float32")

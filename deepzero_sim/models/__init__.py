@@ -2,6 +2,7 @@
 
 from deepzero_sim.models.corrector import CORRECTORS, Corrector, NoCorrection, mars_moon, mercury, small
 from deepzero_sim.models.resnet import ResNet, resnet20, resnet32, resnet44, resnet56
+from deepzero_sim.models.small_cnn import small_cnn
 
 __all__ = [
     "CORRECTORS",
@@ -15,4 +16,5 @@ __all__ = [
     "resnet44",
     "resnet56",
     "small",
+    "small_cnn",
 ]

@@ -1,0 +1,56 @@
+"""How well a network classifies images that it was not trained on."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own convention
+from torch import nn
+
+#: `(inputs (B, C, H, W), labels (B,))`
+Labelled = tuple[torch.Tensor, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """What a network makes of some images.
+
+    Args:
+        accuracy: share of them that it puts into their class.
+        loss: mean cross-entropy.
+        images: how many.
+    """
+
+    accuracy: float
+    loss: float
+    images: int
+
+
+def calibrated(model: nn.Module, inputs: Iterable[torch.Tensor]) -> nn.Module:
+    """A copy of a network in evaluation mode, its running statistics those of some inputs: the mean over their batches.
+
+    While a network is queried its buffers stay as they are, running statistics too. So they are taken where they are needed.
+
+    Args:
+        model: any network.
+        inputs: batches, as they are in training.
+    """
+    found = copy.deepcopy(model)
+    torch.optim.swa_utils.update_bn(inputs, found)
+    return found.eval()
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, batches: Iterable[Labelled]) -> Accuracy:
+    """Classify images with a network in evaluation mode."""
+    right = count = 0
+    loss = 0.0
+    for inputs, labels in batches:
+        scores = model(inputs)
+        right += int((scores.argmax(1) == labels).sum())
+        loss += float(F.cross_entropy(scores, labels, reduction="sum"))
+        count += len(labels)
+    return Accuracy(right / count, loss / count, count)

@@ -1,0 +1,163 @@
+"""Trained classifiers side by side: a table, figures and a page of Markdown."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from deepzero_sim import ratios_report
+from deepzero_sim.errors import RunError
+from deepzero_sim.figures import pyplot, save
+from deepzero_sim.files import write_text
+from deepzero_sim.run_folder import ACCURACY, read_metrics
+from deepzero_sim.sparsity import RatiosRecord, load_ratios
+from deepzero_sim.tables import markdown_table
+
+#: Colours of runs, in order (Okabe and Ito).
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+
+#: What the horizontal axis of a figure shows, by the figure's name.
+_OVER = {
+    "accuracy_over_epochs.png": ("epoch", "epoch", 1.0),
+    "accuracy_over_images.png": ("images_forwarded", "images forwarded (millions)", 1e6),
+}
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run that has ended.
+
+    Args:
+        results: what `results.json` holds.
+        curve: how well it classified after every epoch.
+        ratios: which share of each layer was active, if not all.
+    """
+
+    results: dict[str, Any]
+    curve: list[dict[str, Any]]
+    ratios: RatiosRecord | None
+
+
+def read(path: Path) -> TrainedRun:
+    """A run folder of `deepzero-sim classify`.
+
+    Raises:
+        RunError: it is none, or its training has not ended.
+    """
+    try:
+        results = json.loads((path / "results.json").read_text(encoding="utf-8"))
+        curve = read_metrics(path / ACCURACY)
+        _row("", results)
+    except FileNotFoundError as error:
+        raise RunError(
+            f"expected a run of 'deepzero-sim classify' that has ended in {path}, but there is no results.json: end it with "
+            "the command it was begun with, or check the path."
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(
+            f"{path / 'results.json'} is not that of 'deepzero-sim classify' ({type(error).__name__}: {error}): check the path."
+        ) from error
+    return TrainedRun(results, curve, load_ratios(path))
+
+
+def named(paths: Sequence[Path]) -> dict[str, TrainedRun]:
+    """Runs by the names of their folders, or by their paths where two have the same name."""
+    names = [path.name for path in paths]
+    return {path.name if names.count(path.name) == 1 else str(path): read(path) for path in paths}
+
+
+def rows(runs: Mapping[str, TrainedRun]) -> list[tuple[str, ...]]:
+    """The table: a head, then a row a run."""
+    head = ("run", "test %", "more %", "sparsity", "epochs", "queries", "images", "seconds", "GB")
+    return [head, *(_row(name, run.results) for name, run in runs.items())]
+
+
+def _row(name: str, results: Mapping[str, Any]) -> tuple[str, ...]:
+    accuracy = results["accuracy"]
+    more = accuracy.get("more_test_data")
+    return (
+        name,
+        f"{100 * accuracy['test']['accuracy']:.2f}",
+        "-" if more is None else f"{100 * more['accuracy']:.2f}",
+        f"{results['settings']['sparsity']:g}",
+        f"{results['epochs']}",
+        f"{results['queries']:,}",
+        f"{results['images_forwarded']:,}",
+        f"{results['seconds']:,.0f}",
+        f"{results['peak_memory_gb']:.1f}",
+    )
+
+
+def publish(folder: Path, title: str, runs: Mapping[str, TrainedRun]) -> None:
+    """Write `report.md` and its figures.
+
+    Args:
+        folder: where.
+        title: of the page.
+        runs: by name.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    plot = pyplot()
+    colours = dict(zip(runs, [_COLOURS[i % len(_COLOURS)] for i in range(len(runs))], strict=True))
+    for name, (key, label, unit) in _OVER.items():
+        save(plot, folder / name, _curves(plot, runs, colours, (key, unit), label))
+    records = {name: run.ratios for name, run in runs.items() if run.ratios is not None}
+    if records:
+        save(plot, folder / ratios_report.FIGURE, ratios_report.draw(plot, records, colours))
+    write_text(folder / "report.md", _page(title, runs, records))
+
+
+def _page(title: str, runs: Mapping[str, TrainedRun], records: Mapping[str, RatiosRecord]) -> str:
+    settings = {name: run.results["settings"] for name, run in runs.items()}
+    tables = [f"{ratios_report.heading(n, r)}\n\n{markdown_table(ratios_report.rows(r))}\n" for n, r in records.items()]
+    picture = f"![Share of active coordinates by layer]({ratios_report.FIGURE})\n"
+    ratios = "\n".join(["## Active coordinates by layer", "", *tables, picture]) if records else ""
+    return f"""# {title}
+
+Test % is the accuracy on test images, of the last epoch's network; more % that on the test images of more_test_data. A query is
+one loss of a batch. Images are those that went through the network: of all queries, the layer ratios' included, and of
+first-order training those of its forward passes. Seconds are those of training alone.
+
+{markdown_table(rows(runs))}
+
+![Test accuracy against epochs](accuracy_over_epochs.png)
+
+![Test accuracy against images forwarded](accuracy_over_images.png)
+
+{ratios}
+## Settings
+
+```yaml
+{yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)}```
+"""
+
+
+def _curves(
+    plot: Any,
+    runs: Mapping[str, TrainedRun],
+    colours: Mapping[str, str],
+    over: tuple[str, float],
+    label: str,
+) -> Any:
+    figure, (accuracy, loss) = plot.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    for name, run in runs.items():
+        places = [line[over[0]] / over[1] for line in run.curve]
+        style = {"color": colours[name], "marker": "." if len(places) < 60 else None}
+        accuracy.plot(places, [100 * line["test_accuracy"] for line in run.curve], label=name, **style)
+        loss.plot(places, [line["test_loss"] for line in run.curve], **style)
+    accuracy.set(xlabel=label, ylabel="accuracy on test images (%)", ylim=(0, 100))
+    loss.set(xlabel=label, ylabel="cross-entropy on test images (nats)", ylim=(0, None))
+    for ax in (accuracy, loss):
+        ax.grid(alpha=0.3)
+        if label.startswith("images") and len(runs) > 1:
+            ax.set_xscale("log")
+    accuracy.legend(loc="lower right")
+    return figure
