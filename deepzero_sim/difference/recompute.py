@@ -46,7 +46,9 @@ def _for_each_query(function: Callable[..., Any], stacked: list[torch.Tensor]) -
     """`function` of every query's values, the results stacked."""
     try:
         with warnings.catch_warnings():
+            # what torch says of its own code, for scaled dot products and PReLUs
             warnings.filterwarnings("ignore", "There is a performance drop")
+            warnings.filterwarnings("ignore", "An output with one or more elements was resized")
             return torch.func.vmap(function)(*stacked)
     except Exception:  # not everything can be mapped: then one after the other
         results = [function(*values) for values in zip(*stacked, strict=True)]
