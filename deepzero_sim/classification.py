@@ -91,7 +91,7 @@ def classify(settings: ClassifySettings, reporting: Reporting = _silent) -> dict
     first_order = isinstance(estimator, BackPropagation)
     optimiser = build_optimiser(settings.optimiser, model)
     scheduler = build_scheduler(settings.scheduler, optimiser, updates)
-    run = RunFolder(settings.run, plain(settings), free=("workers", "checkpoint_every", "tensorboard", "cache", "device"))
+    run = RunFolder(settings.run, plain(settings), free=("workers", "checkpoint_every", "tensorboard", "cache"))
     with open_executor("serial" if first_order else settings.workers.backend, settings.workers.count) as executor:
         active = _active_set(settings, data, model, executor, run, updates, parts.train.epoch)
         if settings.sparse_weights and active.mask is not None:
