@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from deepzero_sim.buffers import buffers_put_back
 from deepzero_sim.estimator.base import Scheme, check_mask, check_scheme
 from deepzero_sim.models import ResNet
+from deepzero_sim.module_state import state_put_back
 from deepzero_sim.oracle import Loss
 from deepzero_sim.perturbation import trainable
 from deepzero_sim.types import Mask, NamedTensors
@@ -84,7 +84,7 @@ class PlainLoop:
         if self.channels_last and x.dim() == 4:
             x = x.contiguous(memory_format=torch.channels_last)
         inputs = []
-        with buffers_put_back(self.model):
+        with state_put_back(self.model):
             for block in self._blocks:
                 inputs.append(x)
                 x = block(x)
@@ -93,7 +93,7 @@ class PlainLoop:
     @torch.no_grad()
     def slopes(self, prepared: Prepared, coordinates: Sequence[Coordinate]) -> torch.Tensor:
         """The loss's slope along each coordinate, `(n,)`, float64."""
-        with buffers_put_back(self.model):
+        with state_put_back(self.model):
             slopes = [self._slope(prepared, coordinate) for coordinate in coordinates]
         return torch.tensor(slopes, dtype=torch.float64)
 

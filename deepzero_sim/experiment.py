@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from deepzero_sim.buffers import buffers_put_back
 from deepzero_sim.building import build_estimator, build_optimiser, build_scheduler
 from deepzero_sim.components import Component, call, load
 from deepzero_sim.coupling import SolverGradient, SolverLoop
@@ -24,6 +23,7 @@ from deepzero_sim.evaluation import Evaluation, evaluate
 from deepzero_sim.loss import RolloutError
 from deepzero_sim.masking import ActiveSet, RunRatios, active_set, build_ratios
 from deepzero_sim.models.corrector import CORRECTORS, Corrector, NoCorrection
+from deepzero_sim.module_state import state_put_back
 from deepzero_sim.oracle import LoopOracle
 from deepzero_sim.parallel import open_executor, single_threaded
 from deepzero_sim.perturbation import trainable
@@ -118,7 +118,7 @@ def _require_repeatable(oracle: LoopOracle, batch: Any) -> None:
     Raises:
         ConfigError: it has.
     """
-    with torch.no_grad(), single_threaded(), buffers_put_back(oracle.model):
+    with torch.no_grad(), single_threaded(), state_put_back(oracle.model):
         first, second = (float(oracle.differentiable_loss(batch)[0]) for _ in range(2))
     if first != second and isfinite(first):
         raise ConfigError(

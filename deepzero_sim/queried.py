@@ -16,14 +16,13 @@ from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import nn
-from torch.func import functional_call
 from torch.utils import _pytree as pytree
 
-from deepzero_sim.buffers import buffers_put_back
 from deepzero_sim.difference.delta import Delta, Dense, OneCoordinate
 from deepzero_sim.difference.network import Differences, Meter
 from deepzero_sim.difference.recording import CannotRecordError, Recording, Slot, record
 from deepzero_sim.errors import ConfigError
+from deepzero_sim.module_state import called_with, state_put_back
 from deepzero_sim.perturbation import Coordinates, Directions, Perturbation, parts_of, trainable, unit_direction
 from deepzero_sim.types import NamedTensors
 
@@ -112,7 +111,7 @@ class QueriedNetwork:
         """The network as it is, on a batch: recorded, or just run where it was found that it cannot be."""
         assert self._whole is not None
         case = _case(self._whole, inputs)
-        with buffers_put_back(self._whole):
+        with state_put_back(self._whole):
             try:
                 if self._recorded.get(case, True):
                     return self._recorded_base(case, inputs)
@@ -124,7 +123,7 @@ class QueriedNetwork:
 
     def _whole_pass(self, inputs: Sequence[Any]) -> torch.Tensor:
         assert self._whole is not None
-        with buffers_put_back(self._whole):
+        with state_put_back(self._whole):
             result: torch.Tensor = self._whole(*_copied(inputs))
             return result
 
@@ -179,7 +178,7 @@ class QueriedNetwork:
         assert whole is not None
         noise = _noise(whole)
         parameters = {name: noise[self._prefix + name] for name in self._parameters}
-        recording = record(lambda *given: functional_call(whole, noise, given), inputs, list(parameters.values()))
+        recording = record(lambda *given: called_with(whole, noise, given), inputs, list(parameters.values()))
         before = recording.values[recording.output]
         changes = {
             name: OneCoordinate((p.numel() // 2,), (float(p.abs().max().clamp(min=0.1)),), 0, 1, p)
@@ -200,7 +199,7 @@ class QueriedNetwork:
         delta = Differences(recording).of(starts)
         found = before.new_zeros(before.shape) if delta is None else delta.dense()[0].to(before)
         moved = noise | {self._prefix + name: parameters[name] + change.dense()[0] for name, change in changes.items()}
-        expected = functional_call(whole, moved, pytree.tree_unflatten(leaves, form)) - before
+        expected = called_with(whole, moved, pytree.tree_unflatten(leaves, form)) - before
         scale = float(before.abs().max()) + float(expected.abs().max())
         error = float((found - expected).abs().max())
         if math.isfinite(scale) and not error <= 1e-3 * scale:  # NaN is a disagreement, too
@@ -264,8 +263,8 @@ class QueriedNetwork:
         for query, changed in enumerate(queries):
             given = tuple(x if x is base.inputs[i] else x[query] for i, x in enumerate(moved))
             named = {self._prefix + name: tensor for name, tensor in changed.items()}
-            with buffers_put_back(self._whole):
-                changes.append(functional_call(self._whole, named, _copied(given)) - base.result)
+            with state_put_back(self._whole):
+                changes.append(called_with(self._whole, named, _copied(given)) - base.result)
         return torch.stack(changes)
 
 
