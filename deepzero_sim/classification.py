@@ -16,7 +16,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import nn
 
 from deepzero_sim import models
-from deepzero_sim.accuracy import Accuracy, calibrated, evaluate
+from deepzero_sim.accuracy import Labelled, calibrated, evaluate
 from deepzero_sim.building import build_estimator, build_optimiser, build_scheduler
 from deepzero_sim.components import Component, call, load
 from deepzero_sim.datasets import image_cache
@@ -52,10 +52,12 @@ class Parts(NamedTuple):
 
     Args:
         train: batches by the number of the training step.
+        for_ratios: a batch of training images, the same number of each class, that layer ratios are found with.
         tests: images that are classified, by name.
     """
 
     train: ImageBatches
+    for_ratios: Labelled
     tests: dict[str, Normalised]
 
 
@@ -93,7 +95,7 @@ def classify(settings: ClassifySettings, reporting: Reporting = _silent) -> dict
     scheduler = build_scheduler(settings.scheduler, optimiser, updates)
     run = RunFolder(settings.run, plain(settings), free=("workers", "checkpoint_every", "tensorboard", "cache"))
     with open_executor("serial" if first_order else settings.workers.backend, settings.workers.count) as executor:
-        active = _active_set(settings, data, model, executor, run, updates, parts.train.epoch)
+        active = _active_set(settings, parts, model, executor, run)
         if settings.sparse_weights and active.mask is not None:
             _prune(model, active.mask(model, 0))
         trainer = Trainer(
@@ -107,10 +109,11 @@ def classify(settings: ClassifySettings, reporting: Reporting = _silent) -> dict
             seed=settings.seed,
             checkpoint_every=settings.checkpoint_every,
         )
+        images = _images_forwarded(settings, parts, active)
         with reporting(updates) as report:
-            noting = _Noting(run, parts, model, _images_of(settings, data, active), report)
+            noting = _Noting(run, parts, model, images, report)
             progress = trainer.train(updates, noting, tensorboard=settings.tensorboard, spent=active.spent)
-    found = results(settings, model, parts, progress, _images_of(settings, data, active)(progress))
+    found = results(settings, model, parts, progress, images(progress))
     write_text(settings.run / "results.json", json.dumps(found, indent=2) + "\n")
     return found
 
@@ -147,37 +150,35 @@ def _parts(settings: ClassifySettings, data: ImageData) -> Parts:
             )
         tests["more_test_data"] = Normalised(more.test, statistics, settings.device)
     batches = ImageBatches(train, settings.batch_size, settings.seed, augment=settings.augment)
-    return Parts(batches, tests)
+    of_classes = Normalised(_some_of_each_class(settings, data), statistics, settings.device)
+    return Parts(batches, next(of_classes.in_order(len(of_classes))), tests)
 
 
-def _active_set(
-    settings: ClassifySettings, data: ImageData, model: nn.Module, executor: Executor, run: RunFolder, updates: int, epoch: int
-) -> ActiveSet:
-    ratios = build_ratios(settings.layer_ratios)
-
-    def find() -> Densities:
-        oracle = ModelOracle(model, F.cross_entropy, executor)
-        return ratios.densities(oracle, _some_of_each_class(settings, data), settings.sparsity, settings.seed)
-
-    refresh = updates if settings.mask_refresh is None else settings.mask_refresh * epoch
-    kept = RunRatios(run, settings.layer_ratios.name, settings.sparsity)
-    return active_set(kept, find, model, refresh, settings.seed)
-
-
-def _some_of_each_class(settings: ClassifySettings, data: ImageData) -> tuple[torch.Tensor, torch.Tensor]:
-    """A batch of the same number of images of each class, as many as there are at most."""
+def _some_of_each_class(settings: ClassifySettings, data: ImageData) -> Images:
+    """The same number of images of each class, as many as there are at most."""
     shuffled = np.random.default_rng([settings.seed, 3]).permutation(len(data.train))
     labels = data.train.labels[shuffled]
     places = [np.flatnonzero(labels == label)[: settings.images_for_ratios] for label in range(len(data.classes))]
     chosen = shuffled[np.concatenate(places)]
-    images = Images(data.train.pixels[chosen], data.train.labels[chosen])
-    return next(Normalised(images, data.train.statistics(), settings.device).in_order(len(images)))
+    return Images(data.train.pixels[chosen], data.train.labels[chosen])
 
 
-def _images_of(settings: ClassifySettings, data: ImageData, active: ActiveSet) -> Callable[[Progress], int]:
+def _active_set(settings: ClassifySettings, parts: Parts, model: nn.Module, executor: Executor, run: RunFolder) -> ActiveSet:
+    ratios = build_ratios(settings.layer_ratios)
+
+    def find() -> Densities:
+        oracle = ModelOracle(model, F.cross_entropy, executor)
+        return ratios.densities(oracle, parts.for_ratios, settings.sparsity, settings.seed)
+
+    epochs = settings.epochs if settings.mask_refresh is None else settings.mask_refresh
+    kept = RunRatios(run, settings.layer_ratios.name, settings.sparsity)
+    return active_set(kept, find, model, epochs * parts.train.epoch, settings.seed)
+
+
+def _images_forwarded(settings: ClassifySettings, parts: Parts, active: ActiveSet) -> Callable[[Progress], int]:
     """How many images went through the network so far: a query is of a whole batch."""
     before = active.spent.queries
-    of_ratios = before * len(_some_of_each_class(settings, data)[1]) if before else 0
+    of_ratios = before * len(parts.for_ratios[1])
     return lambda progress: of_ratios + (progress.queries - before) * settings.batch_size
 
 
@@ -199,15 +200,13 @@ class _Noting:
         images: Callable[[Progress], int],
         report: Callable[[Progress], None],
     ) -> None:
-        checkpoint = run.load()
-        run.forget_metrics_after(0 if checkpoint is None else checkpoint.state["progress"]["step"], ACCURACY)
         self._run, self._parts, self._model, self._images, self._report = run, parts, model, images, report
 
     def __call__(self, progress: Progress) -> None:
         self._report(progress)
         if progress.step % self._parts.train.epoch == 0:
             started = time.perf_counter()
-            found = accuracies(self._model, self._parts)["test"]
+            found = evaluate(_ready(self._model, self._parts), self._parts.tests["test"].in_order(TEST_BATCH))
             self._run.append_metrics(
                 {
                     "step": progress.step,
@@ -224,25 +223,25 @@ class _Noting:
             )
 
 
-def accuracies(model: nn.Module, parts: Parts) -> dict[str, Accuracy]:
-    """How well a network as it is in training classifies the test images, by name.
+def _ready(model: nn.Module, parts: Parts) -> nn.Module:
+    """A network as it is in training, ready to classify.
 
     Running statistics are those of training batches, shifted and mirrored: with those of images as they are, without black
     borders, a small network that put 54 % of the test images into their class did so with 39 %.
     """
-    ready = calibrated(model, [parts.train(step)[0] for step in range(min(CALIBRATION_BATCHES, parts.train.epoch))])
-    return {name: evaluate(ready, images.in_order(TEST_BATCH)) for name, images in parts.tests.items()}
+    return calibrated(model, [parts.train(step)[0] for step in range(min(CALIBRATION_BATCHES, parts.train.epoch))])
 
 
-def results(settings: ClassifySettings, model: nn.Module, parts: Parts, progress: Progress, images: int) -> dict[str, Any]:
+def results(settings: ClassifySettings, model: nn.Module, parts: Parts, progress: Progress, forwarded: int) -> dict[str, Any]:
     """What `results.json` holds: how well the trained network classifies, and what its training took."""
+    ready = _ready(model, parts)
     return {
-        "accuracy": {name: asdict(found) for name, found in accuracies(model, parts).items()},
+        "accuracy": {name: asdict(evaluate(ready, images.in_order(TEST_BATCH))) for name, images in parts.tests.items()},
         "parameters": sum(p.numel() for p in model.parameters()),
         "epochs": settings.epochs,
         "updates": progress.step,
         "queries": progress.queries,
-        "images_forwarded": images,
+        "images_forwarded": forwarded,
         "seconds": round(progress.seconds, 2),
         "peak_memory_gb": round(peak_memory_gb(), 2),
         "settings": plain(settings),

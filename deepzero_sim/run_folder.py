@@ -111,14 +111,16 @@ class RunFolder:
         with (self.path / name).open("a", encoding="utf-8") as file:
             file.write(json.dumps(metrics) + "\n")
 
-    def metrics(self, name: str = METRICS) -> list[dict[str, Any]]:
-        """The lines of a file of metrics; see :func:`read_metrics`."""
-        return read_metrics(self.path / name)
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of `metrics.jsonl`; see :func:`read_metrics`."""
+        return read_metrics(self.path / METRICS)
 
-    def forget_metrics_after(self, step: int, name: str = METRICS) -> None:
+    def forget_metrics_after(self, step: int) -> None:
         """Drop what a killed run had logged beyond its checkpoint: those steps are done again."""
-        kept = [line for line in self.metrics(name) if line["step"] <= step]
-        write_text(self.path / name, "".join(json.dumps(line) + "\n" for line in kept))
+        for path in (self.path / METRICS, self.path / ACCURACY):
+            if path.exists():
+                kept = [line for line in read_metrics(path) if line["step"] <= step]
+                write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Replace the checkpoint; a kill at any moment leaves the old one or the new one.

@@ -13,12 +13,12 @@ import torch
 import yaml
 
 from deepzero_sim.accuracy import calibrated, evaluate
-from deepzero_sim.classification import build_classifier, classify
+from deepzero_sim.classification import _Noting, build_classifier, classify
 from deepzero_sim.cli import main
 from deepzero_sim.components import Component
 from deepzero_sim.errors import ConfigError, DataError
 from deepzero_sim.plain import plain
-from deepzero_sim.run_folder import load_checkpoint
+from deepzero_sim.run_folder import ACCURACY, load_checkpoint, read_metrics
 from deepzero_sim.schedules import warm_up_cosine
 from deepzero_sim.settings import ClassifySettings, Workers
 
@@ -114,7 +114,10 @@ def test_killed_and_resumed_is_undisturbed(at: int, data: Path, tmp_path: Path, 
     expected = classify(undisturbed)
     run = settings(tmp_path / "run", data)
 
+    noting = _Noting.__call__
+
     def dying(self: Any, progress: Any) -> None:
+        noting(self, progress)
         if progress.step == at:
             raise _KilledError
 
@@ -124,6 +127,10 @@ def test_killed_and_resumed_is_undisturbed(at: int, data: Path, tmp_path: Path, 
             classify(run)
     found = classify(run)
     assert found["accuracy"] == expected["accuracy"] and found["queries"] == expected["queries"]
+    ours, theirs = (
+        [(line["step"], line["test_loss"]) for line in read_metrics(path.run / ACCURACY)] for path in (run, undisturbed)
+    )
+    assert ours == theirs
     ours, theirs = (load_checkpoint(path.run).tensors for path in (run, undisturbed))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
