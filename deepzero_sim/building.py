@@ -1,6 +1,9 @@
-"""The parts of a training that settings name: optimiser, scheduler, estimator."""
+"""The parts of a training that settings name: network, optimiser, scheduler, estimator."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -8,6 +11,30 @@ from torch import nn
 from deepzero_sim.components import Component, build, call, load
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.estimator import Estimator
+
+
+def build_network(component: Component, short: Mapping[str, Callable[..., nn.Module]], what_for: Any, seed: int) -> nn.Module:
+    """A network with weights drawn from a seed.
+
+    Args:
+        component: a short name, an import path or file.py:Name, called with what it is for and the component's args.
+        short: the networks that have a short name.
+        what_for: a solver's spec, or the number of classes.
+        seed: of the weights.
+
+    Raises:
+        ConfigError: it is no network, has layers without weights, or cannot be made.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = call(short.get(component.name) or load(component.name), component, what_for)
+    if not isinstance(network, nn.Module):
+        raise ConfigError(f"network {component.name!r} must make a torch.nn.Module, not {type(network).__name__}.")
+    if any(isinstance(p, nn.parameter.UninitializedParameter) for p in network.parameters()):
+        raise ConfigError(
+            f"network {component.name!r} has lazy layers without weights: give them their sizes, or call it once."
+        )
+    return network
 
 
 def build_optimiser(component: Component, model: nn.Module) -> torch.optim.Optimizer:

@@ -17,8 +17,7 @@ from torch import nn
 
 from deepzero_sim import models
 from deepzero_sim.accuracy import Labelled, calibrated, evaluate
-from deepzero_sim.building import build_estimator, build_optimiser, build_scheduler
-from deepzero_sim.components import Component, call, load
+from deepzero_sim.building import build_estimator, build_network, build_optimiser, build_scheduler
 from deepzero_sim.datasets import image_cache
 from deepzero_sim.datasets.image_batches import ImageBatches, Normalised
 from deepzero_sim.datasets.images import ImageData, Images
@@ -86,7 +85,7 @@ def classify(settings: ClassifySettings, reporting: Reporting = _silent) -> dict
         raise ConfigError("device cuda needs a GPU that torch can use, and there is none here: take --device cpu.")
     data = image_cache.load(settings.data, settings.cache, settings.md5)
     parts = _parts(settings, data)
-    model = build_classifier(settings.network, len(data.classes), settings.seed).to(settings.device)
+    model = build_network(settings.network, CLASSIFIERS, len(data.classes), settings.seed).to(settings.device)
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     updates = settings.epochs * parts.train.epoch
     estimator = build_estimator(settings.estimator)
@@ -116,25 +115,6 @@ def classify(settings: ClassifySettings, reporting: Reporting = _silent) -> dict
     found = results(settings, model, parts, progress, images(progress))
     write_text(settings.run / "results.json", json.dumps(found, indent=2) + "\n")
     return found
-
-
-def build_classifier(network: Component, classes: int, seed: int) -> nn.Module:
-    """The network that settings name, with weights drawn from the seed.
-
-    Args:
-        network: a short name, an import path or file.py:Name, called with the number of classes and the component's args.
-        classes: how many.
-        seed: of the weights.
-
-    Raises:
-        ConfigError: it is no network, or cannot be made.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = call(CLASSIFIERS.get(network.name) or load(network.name), network, classes)
-    if not isinstance(model, nn.Module):
-        raise ConfigError(f"network {network.name!r} must make a torch.nn.Module, not {type(model).__name__}.")
-    return model
 
 
 def _parts(settings: ClassifySettings, data: ImageData) -> Parts:

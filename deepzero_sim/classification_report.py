@@ -117,9 +117,6 @@ def publish(folder: Path, title: str, runs: Mapping[str, TrainedRun]) -> None:
 
 def _page(title: str, runs: Mapping[str, TrainedRun], records: Mapping[str, RatiosRecord]) -> str:
     settings = {name: run.results["settings"] for name, run in runs.items()}
-    tables = [f"{ratios_report.heading(n, r)}\n\n{markdown_table(ratios_report.rows(r))}\n" for n, r in records.items()]
-    picture = f"![Share of active coordinates by layer]({ratios_report.FIGURE})\n"
-    ratios = "\n".join(["## Active coordinates by layer", "", *tables, picture]) if records else ""
     return f"""# {title}
 
 Test % is the accuracy on test images, of the last epoch's network; more % that on the test images of more_test_data. A query is
@@ -131,8 +128,7 @@ first-order training those of its forward passes. Seconds are those of training 
 ![Test accuracy against epochs](accuracy_over_epochs.png)
 
 ![Test accuracy against images forwarded](accuracy_over_images.png)
-
-{ratios}
+{ratios_report.section(records)}
 ## Settings
 
 ```yaml

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from deepzero_sim.building import build_estimator, build_optimiser, build_scheduler
-from deepzero_sim.components import Component, call, load
+from deepzero_sim.building import build_estimator, build_network, build_optimiser, build_scheduler
+from deepzero_sim.components import Component
 from deepzero_sim.coupling import SolverGradient, SolverLoop
 from deepzero_sim.datasets import trajectories
 from deepzero_sim.datasets.batches import UnrolledBatches, advance_frames
@@ -173,15 +173,7 @@ def build_corrector(network: Component, spec: SolverSpec, seed: int) -> nn.Modul
         spec: of the solver.
         seed: of the weights.
     """
-    factory = CORRECTORS.get(network.name)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        corrector = call(factory or load(network.name), network, spec)
-    if not isinstance(corrector, nn.Module):
-        raise ConfigError(f"network {network.name!r} must make a torch.nn.Module, not {type(corrector).__name__}.")
-    if any(isinstance(p, nn.parameter.UninitializedParameter) for p in corrector.parameters()):
-        raise ConfigError(f"network {network.name!r} has lazy layers without weights: give them their sizes, or call it once.")
-    return corrector.to(getattr(torch, spec.dtype))
+    return build_network(network, CORRECTORS, spec, seed).to(getattr(torch, spec.dtype))
 
 
 def _set_scales(corrector: nn.Module, data: Trajectories) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from deepzero_sim.experiment import MethodResult
 from deepzero_sim.sparsity import RatiosRecord
+from deepzero_sim.tables import markdown_table
 
 #: The figure's name, beside the page that shows it.
 FIGURE = "ratios.png"
@@ -42,6 +43,15 @@ def heading(name: str, record: RatiosRecord) -> str:
         f"{name}: layer ratios {record.method} at a sparsity of {record.sparsity:g}, found with {cost}. "
         "Which coordinates of a layer are active is drawn at random, again and again."
     )
+
+
+def section(records: Mapping[str, RatiosRecord]) -> str:
+    """A page's section on them, with the figure's place; empty if there are none."""
+    if not records:
+        return ""
+    tables = [f"{heading(name, record)}\n\n{markdown_table(rows(record))}\n" for name, record in records.items()]
+    picture = f"![Share of active coordinates by layer]({FIGURE})\n"
+    return "\n".join(["", "## Active coordinates by layer", "", *tables, picture])
 
 
 def draw(plot: Any, records: Mapping[str, RatiosRecord], colours: Mapping[str, str]) -> Any:

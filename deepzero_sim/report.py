@@ -101,23 +101,13 @@ Solver steps and seconds are those of training, the run each method started from
 ![Error against time](error_over_time.png)
 
 ![Error against the solver steps of training](error_over_cost.png)
-{_ratios(methods)}
+{ratios_report.section(ratios_report.recorded(methods))}
 ## Settings
 
 ```yaml
 {listed}```
 """
     write_text(folder / "report.md", text)
-
-
-def _ratios(methods: Mapping[str, MethodResult]) -> str:
-    """The page's section on layer ratios; empty if all coordinates of all methods were active."""
-    records = ratios_report.recorded(methods)
-    if not records:
-        return ""
-    tables = [f"{ratios_report.heading(n, r)}\n\n{markdown_table(ratios_report.rows(r))}\n" for n, r in records.items()]
-    picture = f"![Share of active coordinates by layer]({ratios_report.FIGURE})\n"
-    return "\n".join(["", "## Active coordinates by layer", "", *tables, picture])
 
 
 class _Figures:

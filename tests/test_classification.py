@@ -13,7 +13,7 @@ import torch
 import yaml
 
 from deepzero_sim.accuracy import calibrated, evaluate
-from deepzero_sim.classification import _Noting, build_classifier, classify
+from deepzero_sim.classification import _Noting, classify
 from deepzero_sim.cli import main
 from deepzero_sim.components import Component
 from deepzero_sim.errors import ConfigError, DataError
@@ -179,7 +179,7 @@ def test_other_things_that_cannot_be(data: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="a batch of 181 needs as many images, these are 180"):
         classify(settings(tmp_path / "run", data, batch_size=181))
     with pytest.raises(ConfigError, match=r"must make a torch\.nn\.Module, not bytearray"):
-        build_classifier(Component("builtins.bytearray"), 3, 0)
+        classify(settings(tmp_path / "run", data, network=Component("builtins.bytearray")))
 
 
 def test_running_statistics_are_those_of_the_batches() -> None:

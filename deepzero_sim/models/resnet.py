@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import nn
 
+from deepzero_sim.models.convolution import convolution, start_kaiming_normal
+
 #: Channels of the three stages.
 WIDTHS = (16, 32, 64)
 
@@ -42,9 +44,9 @@ class ResidualBlock(nn.Module):
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         shrinking = inputs != outputs
-        self.conv1 = _convolution(inputs, outputs, stride=2 if shrinking else 1)
+        self.conv1 = convolution(inputs, outputs, stride=2 if shrinking else 1)
         self.norm1 = nn.BatchNorm2d(outputs)
-        self.conv2 = _convolution(outputs, outputs)
+        self.conv2 = convolution(outputs, outputs)
         self.norm2 = nn.BatchNorm2d(outputs)
         self.shortcut = ShrinkingShortcut(inputs, outputs) if shrinking else nn.Identity()
 
@@ -68,21 +70,15 @@ class ResNet(nn.Module):
     def __init__(self, blocks_per_stage: int, classes: int = 10) -> None:
         super().__init__()
         channels = (WIDTHS[0], *(width for width in WIDTHS for _ in range(blocks_per_stage)))
-        self.stem = nn.Sequential(_convolution(3, WIDTHS[0]), nn.BatchNorm2d(WIDTHS[0]), nn.ReLU())
+        self.stem = nn.Sequential(convolution(3, WIDTHS[0]), nn.BatchNorm2d(WIDTHS[0]), nn.ReLU())
         self.blocks = nn.Sequential(*(ResidualBlock(i, o) for i, o in pairwise(channels)))
         self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(WIDTHS[-1], classes))
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d | nn.Linear):
-                nn.init.kaiming_normal_(module.weight)
+        start_kaiming_normal(self)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """`(B, 3, H, W)` to `(B, classes)`."""
         scores: torch.Tensor = self.head(self.blocks(self.stem(images)))
         return scores
-
-
-def _convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
 
 
 def resnet20(classes: int = 10) -> ResNet:

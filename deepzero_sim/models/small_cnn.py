@@ -11,6 +11,7 @@ from itertools import pairwise
 from torch import nn
 
 from deepzero_sim.errors import ConfigError
+from deepzero_sim.models.convolution import convolution, start_kaiming_normal
 
 
 def small_cnn(classes: int = 10, widths: Sequence[int] = (16, 16, 24, 24)) -> nn.Sequential:
@@ -31,10 +32,7 @@ def small_cnn(classes: int = 10, widths: Sequence[int] = (16, 16, 24, 24)) -> nn
         raise ConfigError(f"widths must be positive numbers of channels, not {list(widths)}.")
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise((3, *widths)):
-        convolution = nn.Conv2d(inputs, outputs, 3, stride=2 if layers else 1, padding=1, bias=False)
-        layers += [convolution, nn.BatchNorm2d(outputs), nn.ReLU()]
+        layers += [convolution(inputs, outputs, stride=2 if layers else 1), nn.BatchNorm2d(outputs), nn.ReLU()]
     network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], classes))
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            nn.init.kaiming_normal_(module.weight)
+    start_kaiming_normal(network)
     return network
