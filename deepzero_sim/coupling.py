@@ -13,7 +13,7 @@ import torch
 
 from deepzero_sim.errors import ConfigError, DeepZeroError, NonFiniteError
 from deepzero_sim.solver import DifferentiableSolver, Solver, checked_step
-from deepzero_sim.types import Array
+from deepzero_sim.types import Array, is_whole
 
 #: How the gradient passes the solver under autograd: not at all, as if its Jacobian were the identity, or exactly.
 SolverGradient: TypeAlias = Literal["detached", "straight-through", "exact"]
@@ -39,8 +39,12 @@ class SolverLoop:
     def __init__(
         self, solver: Solver, corrector: torch.nn.Module, unroll: int = 8, gradient: SolverGradient = "detached"
     ) -> None:
-        if unroll < 1:
-            raise ConfigError(f"unroll must be a positive number of steps, not {unroll}.")
+        if not isinstance(solver, Solver):
+            raise ConfigError(f"a loop needs a solver, which dz.as_solver makes of a function, not {type(solver).__name__}.")
+        if not isinstance(corrector, torch.nn.Module):
+            raise ConfigError(f"a loop needs a torch.nn.Module that corrects, not {type(corrector).__name__}.")
+        if not is_whole(unroll) or unroll < 1:
+            raise ConfigError(f"unroll must be a positive number of steps, not {unroll!r}: a whole one.")
         if gradient not in get_args(SolverGradient):
             raise ConfigError(f"gradient must be one of {', '.join(get_args(SolverGradient))}, not {gradient!r}.")
         if gradient == "exact" and not isinstance(solver, DifferentiableSolver):
@@ -117,8 +121,8 @@ class SolverLoop:
             SolverError: the solver failed.
         """
         steps = self.unroll if steps is None else steps
-        if steps < 1:
-            raise ConfigError(f"a rollout needs a positive number of steps, not {steps}.")
+        if not is_whole(steps) or steps < 1:
+            raise ConfigError(f"a rollout needs a positive number of steps, not {steps!r}: a whole one.")
         states = torch.as_tensor(states)
         params = None if params is None else torch.as_tensor(params)
         trajectory = []

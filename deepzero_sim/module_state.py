@@ -4,31 +4,48 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from deepzero_sim.types import NamedTensors
 
 
+class _Kept(NamedTuple):
+    """A tensor, another view of its memory as it lies now, and its values."""
+
+    tensor: torch.Tensor
+    view: torch.Tensor
+    values: torch.Tensor
+
+
 @contextmanager
 def state_put_back(model: torch.nn.Module) -> Iterator[None]:
-    """Undo whatever a network does to its parameters and buffers inside, in place (running statistics) or by assignment."""
-    kept: list[tuple[dict[str, Any], str, torch.Tensor, torch.Tensor]] = [
-        (tensors, name, tensor, tensor.detach().clone())
-        for module in model.modules()
-        for tensors in (module._parameters, module._buffers)
-        for name, tensor in tensors.items()
-        if tensor is not None
-    ]
+    """Whatever is done to a network's parameters and buffers inside, afterwards they are what they were, bit for bit.
+
+    A network itself may write into them (running statistics), assign others, resize, register or delete them.
+    """
+    places = [(tensors, dict(tensors)) for m in model.modules() for tensors in (m._parameters, m._buffers)]
+    tensors = {id(t): t for _, entries in places for t in entries.values() if t is not None}
+    kept = [_Kept(t, t.detach(), t.detach().clone()) for t in tensors.values()]
     try:
         yield
     finally:
+        for tensors_now, entries in places:
+            tensors_now.clear()
+            tensors_now.update(entries)  # type: ignore[arg-type]
         with torch.no_grad():
-            for tensors, name, tensor, values in kept:
-                tensors[name] = tensor
+            for tensor, view, values in kept:
+                if not _lies_as(tensor, view):
+                    tensor.data = view
                 if not torch.equal(tensor, values):  # batch norm writes its statistics without raising their version
                     tensor.copy_(values)
+
+
+def _lies_as(tensor: torch.Tensor, view: torch.Tensor) -> bool:
+    """Whether a tensor is the same piece of memory, seen in the same way."""
+    ours, theirs = ((t.dtype, t.device, t.shape, t.stride(), t.data_ptr()) for t in (tensor, view))
+    return ours == theirs
 
 
 def called_with(model: torch.nn.Module, tensors: NamedTensors, inputs: Sequence[Any]) -> Any:

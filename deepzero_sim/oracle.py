@@ -26,7 +26,7 @@ from deepzero_sim.coupling import SolverLoop, to_array
 from deepzero_sim.errors import ConfigError, DivergedError, NonFiniteError
 from deepzero_sim.parallel import SerialExecutor, run_in_order
 from deepzero_sim.perturbation import Coordinates, Perturbation, chunked, parts_of
-from deepzero_sim.queried import Base, Footprint, NetworkWithLoss, QueriedNetwork, scalar
+from deepzero_sim.queried import Base, Footprint, NetworkWithLoss, QueriedNetwork
 from deepzero_sim.solver import check_states
 from deepzero_sim.types import NamedTensors, is_whole
 
@@ -104,6 +104,10 @@ class Oracle(abc.ABC):
     ) -> None:
         if not is_whole(queries_per_chunk) or queries_per_chunk < 1:
             raise ConfigError(f"queries_per_chunk must be a positive number, not {queries_per_chunk!r}: a whole one.")
+        if not isinstance(model, torch.nn.Module):
+            raise ConfigError(f"an oracle asks a torch.nn.Module, not {type(model).__name__}: wrap a function in one.")
+        if not callable(loss):
+            raise ConfigError(f"a loss must be callable as loss(outputs, targets), but {loss!r} is not.")
         if executor is not None and not hasattr(executor, "submit"):
             raise ConfigError(f"an executor must have submit, as those of dz.open_executor do, but {executor!r} has none.")
         self.model = model
@@ -301,6 +305,8 @@ class LoopOracle(Oracle):
     """
 
     def __init__(self, loop: SolverLoop, loss: Loss, executor: Executor | None = None, queries_per_chunk: int = 16) -> None:
+        if not isinstance(loop, SolverLoop):
+            raise ConfigError(f"a LoopOracle asks a dz.SolverLoop, not {type(loop).__name__}: dz.ModelOracle asks a network.")
         super().__init__(loop.corrector, loss, executor, queries_per_chunk)
         if isinstance(executor, ThreadPoolExecutor) and not loop.solver.spec.thread_safe:
             raise ConfigError(
@@ -309,7 +315,8 @@ class LoopOracle(Oracle):
             )
         self.loop = loop
         self._corrector = QueriedNetwork(loop.corrector)
-        self._rollout_loss = QueriedNetwork(None, NetworkWithLoss(None, loss))
+        self._loss = NetworkWithLoss(None, loss)
+        self._rollout_loss = QueriedNetwork(None, self._loss)
 
     @torch.no_grad()
     def prepare(self, batch: Any) -> LoopBatch:
@@ -381,7 +388,7 @@ class LoopOracle(Oracle):
     def differentiable_loss(self, batch: Any) -> tuple[torch.Tensor, int]:
         states, params, references, advanced = self._checked(batch)
         rollout = self.loop.rollout(states, params, advanced=advanced)
-        return scalar(self.loss_function(rollout, references)), self.preparation_steps(batch)
+        return self._loss(rollout, references), self.preparation_steps(batch)
 
 
 def _repeated(tensor: torch.Tensor, count: int) -> torch.Tensor:
@@ -433,14 +440,15 @@ class ModelOracle(Oracle):
         super().__init__(model, loss, executor, MOST_QUERIES if queries_per_chunk is None else queries_per_chunk)
         if precision not in get_args(Precision):
             raise ConfigError(f"precision must be one of {', '.join(get_args(Precision))}, not {precision!r}.")
-        for name, size in (("working_set", working_set), ("memory", memory)):
-            if size is not None and (not is_whole(size) or size < 1):
+        for name, size in {"memory": memory, **({} if working_set is None else {"working_set": working_set})}.items():
+            if not is_whole(size) or size < 1:
                 raise ConfigError(f"{name} must be a positive whole number of bytes, not {size!r}.")
         self.precision = precision
         self.working_set = working_set
         self.memory = memory
+        self._whole = NetworkWithLoss(model, loss)
         dtype = torch.bfloat16 if precision == "bfloat16" else None
-        self._network = QueriedNetwork(model, NetworkWithLoss(model, loss), "network.", dtype, rounded_once=True, memory=memory)
+        self._network = QueriedNetwork(model, self._whole, "network.", dtype, rounded_once=True, memory=memory)
 
     def prepare(self, batch: Any) -> ModelBatch:
         inputs, targets = self._checked(batch)
@@ -487,4 +495,4 @@ class ModelOracle(Oracle):
 
     def differentiable_loss(self, batch: Any) -> tuple[torch.Tensor, int]:
         inputs, targets = self._checked(batch)
-        return scalar(self.loss_function(self.model(*inputs), targets)), 0
+        return self._whole(inputs, targets), 0

@@ -135,12 +135,14 @@ def run_in_order(executor: Executor, function: Callable[[_T], _R], tasks: Iterab
 
 def submitted(executor: Executor, function: Callable[[_T], _R], task: _T) -> Future[_R]:
     """One task for an executor, on one thread; a failure to take it is a future that fails."""
+    future: Future[_R] = Future()
     try:
         return executor.submit(_run_single_threaded, function, task)
     except BrokenProcessPool as error:  # a worker died while tasks were still being dealt out
-        future: Future[_R] = Future()
         future.set_exception(error)
-        return future
+    except RuntimeError as error:  # what executors say when they were shut down
+        future.set_exception(ConfigError(f"the executor takes no tasks ({error}): use it within 'with dz.open_executor(...)'."))
+    return future
 
 
 def _run_single_threaded(function: Callable[[_T], _R], task: _T) -> _R:

@@ -12,6 +12,7 @@ from typing import TypeAlias
 import torch
 
 from deepzero_sim.errors import ConfigError
+from deepzero_sim.randomness import seeded
 from deepzero_sim.types import Mask, NamedTensors
 
 
@@ -96,17 +97,23 @@ def trainable(model: torch.nn.Module) -> NamedTensors:
     """The parameters that are trained, by name.
 
     Raises:
-        ConfigError: there are none.
+        ConfigError: there are none, or they have no values yet.
     """
     parameters: NamedTensors = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    if not parameters:
+    for name, parameter in parameters.items():
+        if isinstance(parameter, torch.nn.parameter.UninitializedParameter) or parameter.is_meta:
+            raise ConfigError(
+                f"parameter {name!r} of the network {type(model).__name__} has no values yet: give its layer the sizes, "
+                "call the network once, or load weights."
+            )
+    if not any(p.numel() for p in parameters.values()):
         raise ConfigError(f"the network {type(model).__name__} has no parameters to train: give it some with requires_grad.")
     return parameters
 
 
 def unit_direction(parameters: Mapping[str, torch.Tensor], seed: int, mask: Mask | None) -> NamedTensors:
     """A Gaussian direction over the active coordinates, of unit norm; a seed gives the same one on every machine."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     direction = {name: torch.randn(p.shape, generator=generator, dtype=torch.float64) for name, p in parameters.items()}
     if mask is not None:
         direction = {name: u * mask[name] for name, u in direction.items() if name in mask}

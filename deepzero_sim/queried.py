@@ -10,6 +10,7 @@ import math
 import time
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any, NamedTuple, TypeAlias
@@ -21,9 +22,10 @@ from torch.utils import _pytree as pytree
 from deepzero_sim.difference.delta import Delta, Dense, OneCoordinate
 from deepzero_sim.difference.network import Differences, Meter
 from deepzero_sim.difference.recording import CannotRecordError, Recording, Slot, record
-from deepzero_sim.errors import ConfigError
+from deepzero_sim.errors import ConfigError, DeepZeroError
 from deepzero_sim.module_state import called_with, state_put_back
 from deepzero_sim.perturbation import Coordinates, Directions, Perturbation, parts_of, trainable, unit_direction
+from deepzero_sim.randomness import seeded, shared_state
 from deepzero_sim.types import NamedTensors
 
 
@@ -129,10 +131,19 @@ class QueriedNetwork:
 
     def _require_repeatable(self, inputs: Sequence[Any]) -> None:
         """Refuse a network whose results of two whole passes could differ more by chance than by a query."""
-        if not torch.equal(*(self._whole_pass(inputs).nan_to_num() for _ in range(2))):
+        before = shared_state()
+        same = torch.equal(*(self._whole_pass(inputs).nan_to_num() for _ in range(2)))
+        self._require_no_chance(before, same)
+
+    def _require_no_chance(self, before: object, same: bool = True) -> None:
+        """Refuse a network that has drawn random numbers since `before`, the generators' state, or whose results vary.
+
+        Draws are refused even where results are the same: what a layer of zeros hides now, it may not hide an update later.
+        """
+        if not same or shared_state() != before:
             raise ConfigError(
-                f"{self._name} gives other results when it is called again, so that differences of them say nothing: take out "
-                "what is random or kept from call to call, or call eval() if that is dropout."
+                f"{self._name} draws random numbers or gives other results when it is called again, so that differences of "
+                "them say nothing: take out what is random or kept from call to call, or call eval() if that is dropout."
             )
 
     @property
@@ -142,9 +153,11 @@ class QueriedNetwork:
     def _recorded_base(self, case: _Case, inputs: tuple[Any, ...]) -> Base:
         assert self._whole is not None
         parameters = self._parameters
+        before = shared_state()
         recording = record(self._whole, inputs, list(parameters.values()), self._rounded_once, self._memory)
         base = Base(inputs, recording.values[recording.output], parameters, recording, Differences(recording, self._dtype))
         if case not in self._recorded:
+            self._require_no_chance(before)
             self._require_agreement(inputs)
             self._require_fits(base)
             self._recorded[case] = True
@@ -302,7 +315,7 @@ def _case(whole: nn.Module, inputs: Sequence[Any]) -> _Case:
 
 def _noise(module: nn.Module) -> NamedTensors:
     """Other numbers for a module's parameters, of the size that numbers for them have."""
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded(0)
     return {
         name: torch.randn(p.shape, generator=generator).to(p) / math.sqrt(max(1, math.prod(p.shape[1:])))
         for name, p in module.named_parameters()
@@ -311,7 +324,7 @@ def _noise(module: nn.Module) -> NamedTensors:
 
 def _varied(x: torch.Tensor) -> torch.Tensor:
     """Somewhat other numbers."""
-    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(x)
+    noise = torch.randn(x.shape, generator=seeded(0)).to(x)
     return x + 0.1 * float(x.abs().max()) * noise
 
 
@@ -342,17 +355,41 @@ class NetworkWithLoss(nn.Module):
         self.loss = loss
 
     def forward(self, inputs: Any, targets: Any) -> torch.Tensor:
-        outputs = inputs if self.network is None else self.network(*inputs)
-        return scalar(self.loss(outputs, targets))
+        outputs = inputs
+        if self.network is not None:
+            with _blamed("the network", inputs):
+                outputs = self.network(*inputs)
+        with _blamed("the loss", (outputs, targets)):
+            return _scalar(self.loss(outputs, targets))
 
 
-def scalar(loss: Any) -> torch.Tensor:
+@contextmanager
+def _blamed(what: str, given: Any) -> Iterator[None]:
+    """Say whose code raised what, and what it was called with.
+
+    Raises:
+        ConfigError: it raised an error, other than one of ours.
+    """
+    try:
+        yield
+    except (DeepZeroError, CannotRecordError):
+        raise
+    except Exception as error:
+        shapes = ", ".join(f"{tuple(x.shape)}" for x in pytree.tree_leaves(given) if isinstance(x, torch.Tensor))
+        raise ConfigError(
+            f"{what} raised {type(error).__name__} on shapes {shapes or 'of no tensor'}: {error}; check that they fit."
+        ) from error
+
+
+def _scalar(loss: Any) -> torch.Tensor:
     """A loss as a tensor of no axes.
 
     Raises:
-        ConfigError: it is not one real number.
+        ConfigError: it is not one floating-point number.
     """
-    if not isinstance(loss, torch.Tensor) or loss.numel() != 1 or loss.is_complex():
+    if not isinstance(loss, torch.Tensor) or loss.numel() != 1 or not loss.is_floating_point():
         what = f"{loss.dtype} of shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else type(loss).__name__
-        raise ConfigError(f"the loss must return a tensor of one real number, not {what}: reduce it, by .mean() for one.")
+        raise ConfigError(
+            f"the loss must return a tensor of one floating-point number, not {what}: reduce it, as .mean() does."
+        )
     return loss.reshape(())

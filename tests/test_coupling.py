@@ -85,13 +85,18 @@ def test_a_correction_of_wrong_shape_is_refused(corrector: nn.Module, came: str)
 
 def test_settings_are_checked() -> None:
     solver, corrector = Burgers(), conv_corrector()
-    with pytest.raises(ConfigError, match="unroll must be a positive"):
-        SolverLoop(solver, corrector, unroll=0)
+    for unroll in (0, 1.5, "a", None):
+        with pytest.raises(ConfigError, match=f"unroll must be a positive number of steps, not {unroll!r}"):
+            SolverLoop(solver, corrector, unroll=unroll)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"a loop needs a solver, which dz\.as_solver makes of a function, not function"):
+        SolverLoop(lambda states: states, corrector)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"a loop needs a torch\.nn\.Module that corrects, not NoneType"):
+        SolverLoop(solver, None)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="gradient must be one of detached, straight-through, exact, not 'adjoint'"):
         SolverLoop(solver, corrector, gradient="adjoint")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="solver 'burgers' offers no gradient"):
         SolverLoop(solver, corrector, gradient="exact")
-    for steps in (0, -1):
+    for steps in (0, -1, 2.5):
         with pytest.raises(ConfigError, match=f"positive number of steps, not {steps}"):
             SolverLoop(solver, corrector).rollout(initial_states(1), steps=steps)
 

@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 #: but the files of one folder may.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "types"),
+    ("randomness",),
     ("accuracy", "components", "difference", "files", "module_state", "plain", "schedules", "tables"),
     ("solver", "ranks"),
     ("coupling", "loss", "parallel", "perturbation"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Any
 
@@ -14,8 +15,9 @@ from problems import assert_untouched, autograd, fallback_allowed, mse, relative
 from torch import nn
 
 from deepzero_sim.errors import ConfigError, DivergedError
-from deepzero_sim.estimator import CGE, RGE, Estimator
-from deepzero_sim.oracle import ModelOracle
+from deepzero_sim.estimator import CGE, RGE, BackPropagation, Estimator
+from deepzero_sim.oracle import LoopOracle, ModelOracle
+from deepzero_sim.parallel import Backend, open_executor
 from deepzero_sim.perturbation import Coordinates, parts_of, trainable
 from deepzero_sim.types import NamedTensors
 
@@ -141,6 +143,7 @@ def test_bfloat16_rounds_differences_only() -> None:
         ({"working_set": 0}, "working_set must be a positive whole number of bytes, not 0"),
         ({"working_set": -5}, "working_set must be a positive whole number of bytes, not -5"),
         ({"memory": "1GB"}, "memory must be a positive whole number of bytes, not '1GB'"),
+        ({"memory": None}, "memory must be a positive whole number of bytes, not None"),
         ({"memory": 0}, "memory must be a positive whole number of bytes, not 0"),
         ({"precision": "float16"}, "precision must be one of float32, bfloat16, not 'float16'"),
         ({"queries_per_chunk": 0}, "queries_per_chunk must be a positive number, not 0"),
@@ -190,6 +193,56 @@ def test_a_network_without_parameters_is_refused() -> None:
     frozen = classifier().requires_grad_(False)
     with pytest.raises(ConfigError, match="Sequential has no parameters to train"):
         CGE().estimate(ModelOracle(frozen, F.cross_entropy), labelled())
+
+
+@pytest.mark.parametrize("estimator", [CGE(), RGE(num_directions=2), BackPropagation()], ids=lambda e: type(e).__name__)
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda x, y: (x[:, :, 0], y), "the network raised RuntimeError on shapes .*; check that they fit"),
+        (lambda x, y: (x.long(), y), "the network raised RuntimeError on shapes "),
+        (lambda x, y: ((x, x), y), "the network raised TypeError on shapes "),
+        (lambda x, y: (x, y[:2]), "the loss raised ValueError on shapes "),
+        (lambda x, y: (x, y + 100), "the loss raised IndexError on shapes "),
+        (lambda x, y: (x, y > 0), "the loss raised .*Error on shapes "),
+    ],
+    ids=["shape", "dtype", "count", "sizes", "labels", "targets"],
+)
+def test_a_batch_that_does_not_fit_is_said(estimator: Estimator, change: Callable[..., Any], words: str) -> None:
+    oracle = ModelOracle(classifier(), F.cross_entropy)
+    with pytest.raises(ConfigError, match=words):
+        estimator.estimate(oracle, change(*labelled()))
+
+
+@pytest.mark.parametrize(
+    ("loss", "words"),
+    [
+        (lambda a, b: 1 / 0, "the loss raised ZeroDivisionError"),
+        (lambda a, b: (a.argmax(1) != b).any(), "the loss must return a tensor of one floating-point number, not torch.bool"),
+        (lambda a, b: (a.argmax(1) != b).sum(), "the loss must return a tensor of one floating-point number, not torch.int64"),
+    ],
+    ids=["raises", "bool", "int"],
+)
+def test_a_loss_that_is_none_is_said(loss: Callable[..., Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        CGE().estimate(ModelOracle(classifier(), loss), labelled())
+
+
+def test_what_an_oracle_is_made_of_is_checked() -> None:
+    with pytest.raises(ConfigError, match=r"an oracle asks a torch\.nn\.Module, not NoneType"):
+        ModelOracle(None, mse)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"a loss must be callable as loss\(outputs, targets\), but None is not"):
+        ModelOracle(classifier(), None)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"a LoopOracle asks a dz\.SolverLoop, not Sequential"):
+        LoopOracle(classifier(), mse)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("backend", ["thread", "process"])
+def test_a_closed_executor_is_said(backend: Backend) -> None:
+    with open_executor(backend, 2) as executor:
+        pass
+    with pytest.raises(ConfigError, match=r"the executor takes no tasks .*: use it within 'with dz\.open_executor"):
+        CGE().estimate(ModelOracle(classifier(), F.cross_entropy, executor), labelled())
 
 
 @pytest.mark.parametrize("batch", [None, 3, (torch.zeros(2, 3),), (torch.zeros(2), torch.zeros(2), torch.zeros(2))], ids=str)

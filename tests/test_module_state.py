@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
+from problems import assert_untouched, snapshot
 from torch import nn
 
 import deepzero_sim as dz
-from deepzero_sim.module_state import called_with
+from deepzero_sim.module_state import called_with, state_put_back
 
 
 class TwoNames(nn.Module):
@@ -98,3 +101,74 @@ def test_a_call_that_raises_puts_them_back() -> None:
     with pytest.raises(RuntimeError):
         called_with(model, {"a.weight": torch.zeros(4, 4)}, [torch.zeros(2, 5)])
     assert model.a.weight is before
+
+
+class Forgetful(nn.Module):
+    """A network that puts another buffer in place of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(2, 2)
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen = self.seen + 1
+        result: torch.Tensor = self.linear(x)
+        return result
+
+
+def test_everything_is_put_back_after_an_error_too() -> None:
+    network = nn.Sequential(nn.Conv1d(1, 2, 3), nn.BatchNorm1d(2), Forgetful()).float()
+    before = snapshot(network)
+    owned = [id(t) for t in (*network.parameters(), *network.buffers())]
+    with pytest.raises(KeyboardInterrupt), state_put_back(network):
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.mul_(1.1).add_(0.3)
+        network(torch.randn(3, 1, 4))
+        raise KeyboardInterrupt
+    assert_untouched(network, before)
+    assert [id(t) for t in (*network.parameters(), *network.buffers())] == owned
+
+
+class Meddling(nn.Module):
+    """Does something to its own buffers and parameters in every pass."""
+
+    def __init__(self, meddle: Callable[[Any, torch.Tensor], Any]) -> None:
+        super().__init__()
+        self.linear, self.meddle = nn.Linear(4, 3), meddle
+        self.register_buffer("seen", torch.ones(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h: torch.Tensor = self.linear(x)
+        self.meddle(self, h.detach())
+        return h
+
+
+MEDDLING: dict[str, Callable[[Any, torch.Tensor], Any]] = {
+    "resize_": lambda m, h: m.seen.resize_(5),
+    "unsqueeze_": lambda m, h: m.seen.unsqueeze_(0),
+    "set_": lambda m, h: m.seen.set_(torch.zeros(3)),
+    "data": lambda m, h: setattr(m.seen, "data", torch.zeros(7)),
+    "data of a weight": lambda m, h: setattr(m.linear.weight, "data", m.linear.weight.data * 1.01),
+    "double": lambda m, h: setattr(m, "seen", m.seen.double()),
+    "another": lambda m, h: setattr(m, "seen", h.mean(0)),
+    "none": lambda m, h: setattr(m, "seen", None),
+    "gone": lambda m, h: delattr(m, "seen"),
+    "new": lambda m, h: m.register_buffer("new", h),
+    "new weight": lambda m, h: setattr(m.linear, "weight", nn.Parameter(m.linear.weight * 1.0)),
+    "renorm_": lambda m, h: m.linear.weight.data.renorm_(2, 0, 0.3),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*whole")
+@pytest.mark.filterwarnings("ignore:.*non-inference|.*resize")
+@pytest.mark.parametrize("name", MEDDLING)
+def test_whatever_a_network_does_to_itself_is_undone(name: str) -> None:
+    network = Meddling(MEDDLING[name])
+    before = snapshot(network)
+    owned = [(key, id(x)) for key, x in (*network.named_parameters(), *network.named_buffers())]
+    with contextlib.suppress(dz.ConfigError):  # such as weights that are another object in every pass
+        dz.CGE(1e-3).estimate(dz.ModelOracle(network, F.cross_entropy), (torch.randn(5, 4), torch.tensor([0, 1, 2, 0, 1])))
+    assert_untouched(network, before)
+    assert [(key, id(x)) for key, x in (*network.named_parameters(), *network.named_buffers())] == owned

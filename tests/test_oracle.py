@@ -239,7 +239,7 @@ def test_a_loss_that_is_no_number_is_refused(loss: Any, says: str) -> None:
     for estimator in (CGE(1e-3), BackPropagation()):
         with (
             fallback_allowed(),
-            pytest.raises(ConfigError, match=f"the loss must return a tensor of one real number, not .*{says}"),
+            pytest.raises(ConfigError, match=f"the loss must return a tensor of one floating-point number, not .*{says}"),
         ):
             estimator.estimate(LoopOracle(oracle.loop, loss), batch)
 

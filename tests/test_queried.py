@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import random
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -371,6 +372,35 @@ def test_other_code_is_recorded(function: Callable[[torch.Tensor], torch.Tensor]
     assert relative_error(estimate.grads, plain_differences(model, batch, 1e-5)) < 1e-6
 
 
+#: The same functions of torch by other names of their arguments.
+BY_NAME: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "cat": lambda h: torch.cat(tensors=[h[:, :1], h[:, 1:]], dim=1),
+    "stack": lambda h: torch.stack(tensors=[h, h]).sum(0),
+    "add": lambda h: torch.add(h, other=h.tanh()),
+    "sub": lambda h: torch.sub(input=h, other=0.3 * h),
+    "mul": lambda h: torch.mul(input=h, other=h),
+    "mul by number": lambda h: torch.mul(input=h, other=2),
+    "div": lambda h: h.div(other=2.0),
+    "matmul": lambda h: torch.matmul(h, other=h.T @ h),
+    "mean": lambda h: h - torch.mean(input=h, dim=1, keepdim=True),
+    "square": lambda h: torch.square(input=h),
+    "clone": lambda h: torch.clone(input=h),
+    "reshape": lambda h: torch.reshape(input=h, shape=(-1, 2)).reshape(h.shape),
+    "pow": lambda h: torch.pow(input=h, exponent=2),
+    "exponent": lambda h: torch.pow(h, exponent=2),
+    "tensor exponent": lambda h: h ** torch.tensor([2.0, 3.0, 2.0, 2.0], dtype=h.dtype),
+    "changed exponent": lambda h: (h.detach() * 0 + 2) ** h,
+    "softmax": lambda h: torch.softmax(input=h, dim=1),
+    "softmax in doubles": lambda h: torch.softmax(h, 1, torch.float64),
+    "relu": lambda h: torch.relu(input=h),
+}
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_arguments_by_whatever_name(name: str) -> None:
+    test_other_code_is_recorded(BY_NAME[name])
+
+
 def test_differences_that_are_nan_are_a_disagreement(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(RULES, torch.tanh, lambda out, x: Dense(x.delta.dense() * torch.nan))
     oracle, batch = model_oracle(Wrapped(torch.tanh).double(), torch.randn(5, 3, dtype=torch.float64))
@@ -455,12 +485,60 @@ class Dropping(nn.Module):
          "attention", "gumbel", "randperm", "exponential_", "normal", "poisson", "distribution"],
 )  # fmt: skip
 def test_a_network_that_draws_random_numbers_is_refused(draw: Callable[[torch.Tensor], torch.Tensor]) -> None:
-    """Two passes of it differ by more than any query changes."""
+    """Two passes of it differ by more than any query changes, or will once it is trained."""
     torch.manual_seed(0)
     network = QueriedNetwork(Dropping(draw).double())
-    with pytest.raises(ConfigError, match="Dropping gives other results when it is called again") as caught:
+    with pytest.raises(ConfigError, match="Dropping draws random numbers") as caught:
         network.base(torch.randn(4, 3, dtype=torch.float64))
     assert "\n" not in str(caught.value)
+
+
+def hidden_dropout() -> nn.Module:
+    """Before a layer of zeros, as the last ones of untrained correctors are."""
+    model = nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5), nn.Linear(4, 2))
+    nn.init.zeros_(model[2].weight)  # type: ignore[arg-type]
+    return model
+
+
+class Recurrent(nn.Module):
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.layer(x)[0]
+        return result
+
+
+class DrawingOutsideTorch(nn.Linear):
+    def __init__(self, draw: Callable[[], float]) -> None:
+        super().__init__(3, 2)
+        self.draw = draw
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) * (1.0 if self.draw() < 2 else 0.0)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        hidden_dropout,
+        lambda: nn.Sequential(nn.Linear(3, 2), nn.Dropout(1e-4)),
+        lambda: Recurrent(nn.LSTM(3, 2, 2, dropout=0.01)),
+        lambda: Recurrent(nn.GRU(3, 2, 2, dropout=0.01)),
+        lambda: nn.TransformerEncoderLayer(3, 1, 4, dropout=1e-3),
+        lambda: nn.Sequential(nn.Linear(3, 2), nn.FractionalMaxPool2d((1, 1), output_size=1)),
+        lambda: DrawingOutsideTorch(lambda: float(np.random.rand())),
+        lambda: DrawingOutsideTorch(random.random),
+    ],
+    ids=["before zeros", "rarely", "LSTM", "GRU", "transformer", "pooling", "numpy", "Python"],
+)
+@pytest.mark.parametrize("memory", [2**30, 1], ids=["recorded", "whole passes"])
+def test_draws_that_leave_two_passes_the_same_are_refused_too(make: Callable[[], nn.Module], memory: int) -> None:
+    torch.manual_seed(0)
+    network = QueriedNetwork(make(), memory=memory)
+    with pytest.raises(ConfigError, match="draws random numbers"):
+        network.base(torch.randn(1, 4, 3))
 
 
 @pytest.mark.parametrize(
@@ -539,7 +617,7 @@ def test_weights_and_buffers_stay_when_the_loss_raises(calls: int) -> None:
     oracle, batch = ModelOracle(model, loss), (x, torch.zeros(4, 2, 6, dtype=torch.float64))
     before = snapshot(model)
     loss.calls_left = calls
-    with pytest.raises(RuntimeError, match="no loss"):
+    with pytest.raises(ConfigError, match=r"the loss raised RuntimeError on shapes \(4, 2, 6\), \(4, 2, 6\): no loss"):
         for _ in range(2):
             oracle.ask(oracle.prepare(batch), QUERIES)
     assert_untouched(model, before)

@@ -116,7 +116,7 @@ def _square(out: torch.Tensor, a: Changed) -> Delta:
 
 @rule(torch.Tensor.__pow__, torch.pow, _Tensor.pow)
 def _power(out: torch.Tensor, a: Any, exponent: Any) -> Ruled:
-    if isinstance(exponent, Changed) or exponent != 2:
+    if not isinstance(a, Changed) or not isinstance(exponent, int | float) or exponent != 2:
         return NotImplemented
     return _square(out, a)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -18,7 +20,7 @@ from deepzero_sim.difference.fused import Fused, grouped, through
 from deepzero_sim.difference.image_convolution import ImageConvolution
 from deepzero_sim.difference.recompute import recompute
 from deepzero_sim.difference.recording import Operation, Recording, Slot
-from deepzero_sim.difference.rules import RULES
+from deepzero_sim.difference.rules import RULES, Rule
 
 
 @dataclass
@@ -128,8 +130,19 @@ def _tensors(memo: Mapping[str, Any]) -> list[torch.Tensor]:
 def _ruled(function: Callable[..., Any], out: torch.Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """By its rule, or recomputed from values if there is none for such arguments."""
     rule = RULES.get(function)
-    delta = NotImplemented if rule is None else rule(out, *args, **kwargs)
+    known = rule is not None and _takes(rule, len(args), tuple(kwargs))
+    delta = rule(out, *args, **kwargs) if rule is not None and known else NotImplemented
     return recompute(function, args, kwargs) if delta is NotImplemented else delta
+
+
+@functools.cache
+def _takes(rule: Rule, count: int, names: tuple[str, ...]) -> bool:
+    """Whether a rule takes so many arguments by place and these by name: those of torch have several names for some."""
+    try:
+        inspect.signature(rule).bind(None, *[None] * count, **dict.fromkeys(names))
+    except TypeError:
+        return False
+    return True
 
 
 def _in_dtype(delta: Delta, dtype: torch.dtype) -> Delta:

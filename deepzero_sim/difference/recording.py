@@ -3,7 +3,7 @@
 The network runs on a batch as it is, and each of torch's functions that it calls is written down. So code may branch on
 shapes, loop, and pass tensors about in any form; a module that is more than one function (attention, a recurrent network)
 is the one function that torch makes of it. What cannot be written down is refused: to read a value as a number, to write
-into what is read again, random numbers.
+into what is read again.
 """
 
 from __future__ import annotations
@@ -304,21 +304,10 @@ _NORMS: dict[Callable[..., Any], str] = {F.batch_norm: "training", F.instance_no
 _AS_NUMBERS = {"item", "tolist", "numpy", "__bool__", "__float__", "__int__", "__index__", "__array__", "__complex__",
                "__contains__", "nonzero", "unique", "masked_select", "equal", "allclose", "is_nonzero"}  # fmt: skip
 
-_RANDOM = {"dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout", "rrelu"}
-
 
 def _require_recordable(func: Any, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], depends: bool) -> None:
     if name in _AS_NUMBERS and depends:
         raise CannotRecordError(f"it reads values as numbers, by {name}")
-    if name in _RANDOM or "dropout_p" in kwargs or "dropout" in kwargs:
-        training = kwargs.get("training", args[2] if name in _RANDOM and len(args) > 2 else True)
-        share = kwargs.get("p", args[1] if name in _RANDOM and len(args) > 1 else 0.5)
-        share = kwargs.get("dropout_p", share)
-        if training and share:
-            raise CannotRecordError(f"{name} draws random numbers")
-    if name in {"bernoulli", "multinomial", "normal_", "uniform_", "bernoulli_", "rand_like", "randn_like", "randint_like",
-                "rand", "randn", "randint", "randperm", "normal", "gumbel_softmax"}:  # fmt: skip
-        raise CannotRecordError(f"{name} draws random numbers")
     if name in {"embedding", "embedding_bag"} and kwargs.get("max_norm", args[3] if len(args) > 3 else None) is not None:
         raise ConfigError("an embedding with max_norm writes its weights in every pass, which no query may: leave it out.")
     if kwargs.get("out") is not None or (name == "__setitem__" and depends):

@@ -7,9 +7,8 @@ from typing import Any
 import torch
 
 from deepzero_sim.errors import ConfigError
-from deepzero_sim.estimator.base import Estimator, GradientEstimate, check_mask
+from deepzero_sim.estimator.base import Estimator, GradientEstimate, parameters_of
 from deepzero_sim.oracle import Oracle, require_finite
-from deepzero_sim.perturbation import trainable
 from deepzero_sim.types import Mask
 
 
@@ -21,8 +20,7 @@ class BackPropagation(Estimator):
     """
 
     def estimate(self, oracle: Oracle, batch: Any, mask: Mask | None = None, seed: int = 0) -> GradientEstimate:
-        parameters = trainable(oracle.model)
-        check_mask(parameters, mask)
+        parameters = parameters_of(oracle, mask)
         loss, solver_steps = oracle.differentiable_loss(batch)
         value = float(loss.detach())
         require_finite(value)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import abc
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 
-from deepzero_sim.errors import ConfigError
+from deepzero_sim.errors import ConfigError, DivergedError
 from deepzero_sim.oracle import Oracle, require_finite
-from deepzero_sim.perturbation import Perturbation
+from deepzero_sim.perturbation import Perturbation, trainable
 from deepzero_sim.types import Mask, NamedTensors, is_number
 
 #: One-sided differences `(l(theta + mu v) - l(theta)) / mu`, or two-sided `(l(theta + mu v) - l(theta - mu v)) / (2 mu)`.
@@ -61,10 +62,43 @@ def check_scheme(step_size: float, scheme: str) -> None:
     Raises:
         ConfigError: in words.
     """
-    if not is_number(step_size) or not 0 < step_size < float("inf"):
+    if not is_number(step_size) or not 0 < step_size <= sys.float_info.max:
         raise ConfigError(f"step_size must be a positive number, not {step_size!r}: 1e-3 suits float32 losses.")
     if scheme not in get_args(Scheme):
         raise ConfigError(f"scheme must be one of {', '.join(get_args(Scheme))}, not {scheme!r}.")
+
+
+def check_precision(parameters: Mapping[str, torch.Tensor], step_size: float) -> None:
+    """Hold parameters to numbers in which differences keep digits, and a step size to what these numbers can hold squared.
+
+    Raises:
+        ConfigError: half precision or complex parameters, or a step too small or too large for them.
+    """
+    for name, parameter in parameters.items():
+        if parameter.dtype not in (torch.float32, torch.float64):
+            raise ConfigError(
+                f"parameter {name!r} must be of float32 or float64 to be queried, not {parameter.dtype}: convert "
+                "the network, as .float() does."
+            )
+        smallest, largest = (limit**0.5 for limit in (torch.finfo(parameter.dtype).tiny, torch.finfo(parameter.dtype).max))
+        if not smallest <= step_size <= largest:
+            raise ConfigError(
+                f"step_size must be from {smallest:.2g} to {largest:.2g} for parameters of {parameter.dtype}, whose numbers "
+                f"hold no other's square, not {step_size:.6g}: 1e-3 suits float32 losses."
+            )
+
+
+def parameters_of(oracle: Oracle, mask: Mask | None) -> NamedTensors:
+    """What the network of an oracle trains, by name.
+
+    Raises:
+        ConfigError: it trains nothing, the mask does not fit, or it is no oracle.
+    """
+    if not isinstance(oracle, Oracle):
+        raise ConfigError(f"an estimator asks a dz.ModelOracle or dz.LoopOracle, not {type(oracle).__name__}.")
+    parameters = trainable(oracle.model)
+    check_mask(parameters, mask)
+    return parameters
 
 
 def check_mask(parameters: Mapping[str, torch.Tensor], mask: Mask | None) -> None:
@@ -80,12 +114,16 @@ def check_mask(parameters: Mapping[str, torch.Tensor], mask: Mask | None) -> Non
             f"a mask must be a bool tensor for each parameter by name, not {type(mask).__name__}: "
             "RandomMask(0.9)(network, step) makes one."
         )
-    unknown = sorted(set(mask) - set(parameters))
+    unknown = sorted(set(mask) - set(parameters), key=str)
     if unknown:
         raise ConfigError(f"the mask names {unknown[0]!r}, which the network does not train: it has {', '.join(parameters)}.")
     for name, active in mask.items():
         if not isinstance(active, torch.Tensor):
             raise ConfigError(f"the mask of {name!r} must be a bool tensor, not {type(active).__name__}.")
+        if active.layout != torch.strided or active.is_meta:
+            raise ConfigError(
+                f"the mask of {name!r} must be a dense tensor with values, not {active.layout} on {active.device}."
+            )
         if active.dtype != torch.bool or active.shape != parameters[name].shape:
             raise ConfigError(
                 f"the mask of {name!r} must be a bool tensor of shape {tuple(parameters[name].shape)}, "
@@ -123,12 +161,19 @@ def ask_slopes(oracle: Oracle, batch: Any, perturbations: Sequence[Perturbation]
         scheme: ``"forward"`` or ``"central"``.
 
     Raises:
-        DivergedError: the loss is not finite.
+        ConfigError: the network's numbers are too coarse, or the step does not suit them.
+        DivergedError: the loss is not finite, here or a step from here.
     """
+    check_precision(trainable(oracle.model), step_size)
     prepared = oracle.prepare(batch)
     require_finite(prepared.loss)
     answers = oracle.ask(prepared, perturbations)
     values = differences(answers.changes, step_size, scheme)
+    if not bool(torch.isfinite(values).all()):
+        raise DivergedError(
+            f"the loss is finite, but {int((~torch.isfinite(values)).sum())} of {len(values)} slopes over steps of "
+            f"{step_size:g} are not: take a smaller step_size, or an earlier checkpoint."
+        )
     solver_steps = oracle.preparation_steps(batch) + answers.solver_steps
     return Slopes(values, prepared.loss, 1 + len(answers.changes), solver_steps)
 

@@ -12,12 +12,12 @@ from deepzero_sim.estimator.base import (
     GradientEstimate,
     Scheme,
     ask_slopes,
-    check_mask,
     check_scheme,
+    parameters_of,
     signed_steps,
 )
 from deepzero_sim.oracle import Oracle
-from deepzero_sim.perturbation import Coordinates, trainable
+from deepzero_sim.perturbation import Coordinates
 from deepzero_sim.types import Mask, NamedTensors
 
 
@@ -40,8 +40,7 @@ class CGE(Estimator):
         self.scheme: Scheme = scheme
 
     def estimate(self, oracle: Oracle, batch: Any, mask: Mask | None = None, seed: int = 0) -> GradientEstimate:
-        parameters = trainable(oracle.model)
-        check_mask(parameters, mask)
+        parameters = parameters_of(oracle, mask)
         active = _active_indices(parameters, mask)
         slopes = ask_slopes(oracle, batch, self.queries(active), self.step_size, self.scheme)
         grads = {name: torch.zeros_like(p, memory_format=torch.contiguous_format) for name, p in parameters.items()}

@@ -12,13 +12,14 @@ from deepzero_sim.estimator.base import (
     GradientEstimate,
     Scheme,
     ask_slopes,
-    check_mask,
     check_scheme,
+    parameters_of,
     signed_steps,
 )
 from deepzero_sim.oracle import Oracle
-from deepzero_sim.perturbation import Directions, trainable, unit_direction
-from deepzero_sim.types import Mask, is_number
+from deepzero_sim.perturbation import Directions, unit_direction
+from deepzero_sim.randomness import seeded
+from deepzero_sim.types import Mask, is_whole
 
 
 class RGE(Estimator):
@@ -37,16 +38,15 @@ class RGE(Estimator):
 
     def __init__(self, step_size: float = 1e-3, num_directions: int = 192, scheme: Scheme = "central") -> None:
         check_scheme(step_size, scheme)
-        if not is_number(num_directions) or num_directions < 1 or num_directions != int(num_directions):
+        if not is_whole(num_directions) or num_directions < 1:
             raise ConfigError(f"num_directions must be a positive whole number, not {num_directions!r}.")
         self.step_size = step_size
         self.num_directions = int(num_directions)
         self.scheme: Scheme = scheme
 
     def estimate(self, oracle: Oracle, batch: Any, mask: Mask | None = None, seed: int = 0) -> GradientEstimate:
-        parameters = trainable(oracle.model)
-        check_mask(parameters, mask)
-        seeds = torch.randint(2**62, (self.num_directions,), generator=torch.Generator().manual_seed(seed)).tolist()
+        parameters = parameters_of(oracle, mask)
+        seeds = torch.randint(2**62, (self.num_directions,), generator=seeded(seed)).tolist()
         steps = signed_steps(self.step_size, self.scheme)
         queries = Directions(tuple(s for s in seeds for _ in steps), steps * len(seeds), mask)
         slopes = ask_slopes(oracle, batch, [queries], self.step_size, self.scheme)

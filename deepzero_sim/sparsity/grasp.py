@@ -8,9 +8,10 @@ from typing import Any, final
 import torch
 
 from deepzero_sim.errors import ConfigError
+from deepzero_sim.module_state import state_put_back
 from deepzero_sim.oracle import Oracle, require_finite
 from deepzero_sim.sparsity.base import Densities, LayerRatios, check_sparsity, scored_weights
-from deepzero_sim.sparsity.scores import HessianGradient, Rule, check_rule, grasp_densities, put_back
+from deepzero_sim.sparsity.scores import HessianGradient, Rule, check_rule, grasp_densities
 
 _TWICE = "GraSP differentiates the loss twice, but part of it can be differentiated only once"
 
@@ -45,7 +46,7 @@ class GraSP(LayerRatios):
             DivergedError: the loss is not finite.
         """
         weights = scored_weights(oracle.model)
-        with put_back(oracle.model):
+        with state_put_back(oracle.model):
             loss, solver_steps = oracle.differentiable_loss(batch)
             require_finite(float(loss.detach()))
             products = _product(loss, list(weights.values()))

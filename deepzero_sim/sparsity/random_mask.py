@@ -8,8 +8,9 @@ import torch
 
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.perturbation import trainable
+from deepzero_sim.randomness import seeded
 from deepzero_sim.sparsity.base import active_count, check_sparsity
-from deepzero_sim.types import Mask, NamedTensors
+from deepzero_sim.types import Mask, NamedTensors, is_number, is_whole
 
 
 class RandomMask:
@@ -24,18 +25,19 @@ class RandomMask:
             `LayerRatios.densities(...).by_layer` gives them.
 
     Raises:
-        ConfigError: a sparsity outside [0, 1), a density outside [0, 1], both of them, or a refresh below 1.
+        ConfigError: a sparsity outside [0, 1), a density outside [0, 1], both of them, a refresh below 1, or a seed below 0.
     """
 
     def __init__(
         self, sparsity: float = 0.0, refresh: int = 1, seed: int = 0, *, densities: Mapping[str, float] | None = None
     ) -> None:
         check_sparsity(sparsity)
-        _check_densities(densities or {})
+        _check_densities({} if densities is None else densities)
         if densities is not None and sparsity:
             raise ConfigError(f"a mask takes a sparsity or densities, not both: leave out the sparsity, {sparsity}.")
-        if refresh < 1:
-            raise ConfigError(f"a mask must serve at least one step before it is drawn anew, not {refresh}.")
+        if not is_whole(refresh) or refresh < 1:
+            raise ConfigError(f"a mask must serve at least one step before it is drawn anew, not {refresh!r}: a whole number.")
+        seeded(seed)  # refuses what is no seed
         self.sparsity = sparsity
         self.refresh = refresh
         self.seed = seed
@@ -50,9 +52,11 @@ class RandomMask:
         """
         if self._is_whole:
             return None
+        if not is_whole(step) or step < 0:
+            raise ConfigError(f"a mask is drawn for a training step, a whole number from 0, not {step!r}.")
         parameters = trainable(model)
         densities = self._densities(parameters)
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step // self.refresh)
+        generator = seeded((self.seed * 1_000_003 + step // self.refresh) % 2**63)
         return {name: _drawn(p, densities.get(name), generator) for name, p in parameters.items()}
 
     def _densities(self, parameters: NamedTensors) -> dict[str, float]:
@@ -67,9 +71,11 @@ class RandomMask:
 
 
 def _check_densities(densities: Mapping[str, float]) -> None:
+    if not isinstance(densities, Mapping):
+        raise ConfigError(f"densities must be a share for each parameter by name, not {type(densities).__name__}.")
     for name, density in densities.items():
-        if not 0 <= density <= 1:
-            raise ConfigError(f"the density of {name!r} must be in [0, 1], the share that is active, not {density}.")
+        if not is_number(density) or not 0 <= density <= 1:
+            raise ConfigError(f"the density of {name!r} must be in [0, 1], the share that is active, not {density!r}.")
 
 
 def _drawn(parameter: torch.Tensor, density: float | None, generator: torch.Generator) -> torch.Tensor:

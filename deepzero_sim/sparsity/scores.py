@@ -14,13 +14,11 @@ whether it would shrink or grow without them. Both are here, as `rule`; the firs
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
 import torch
-from torch import nn
 
 from deepzero_sim.errors import ConfigError, DivergedError
 from deepzero_sim.sparsity.base import Densities
@@ -100,23 +98,3 @@ def require_finite_tensors(tensors: Mapping[str, torch.Tensor], what: str) -> No
                 f"the {what} of {name!r} is not finite, so layers cannot be ranked: take a smaller step_size for the layer "
                 "ratios, fewer unrolled steps, or uniform ratios."
             )
-
-
-@contextmanager
-def put_back(model: nn.Module) -> Iterator[None]:
-    """Whatever is done to a network's parameters and buffers inside, afterwards they are what they were, bit for bit."""
-    kept = [(p, p.detach().clone()) for p in model.parameters()]
-    buffers = [
-        (module, name, buffer, buffer.clone())
-        for module in model.modules()
-        for name, buffer in module.named_buffers(recurse=False)
-    ]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for parameter, values in kept:
-                parameter.copy_(values)
-            for module, name, buffer, values in buffers:
-                setattr(module, name, buffer)  # a network may have assigned another
-                buffer.copy_(values)

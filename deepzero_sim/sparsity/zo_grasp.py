@@ -9,6 +9,7 @@ import torch
 from deepzero_sim.errors import ConfigError, DivergedError, NonFiniteError
 from deepzero_sim.estimator import CGE, RGE, Estimator, GradientEstimate
 from deepzero_sim.estimator.base import Scheme
+from deepzero_sim.module_state import state_put_back
 from deepzero_sim.oracle import Oracle
 from deepzero_sim.sparsity.base import Densities, LayerRatios, check_sparsity, scored_weights
 from deepzero_sim.sparsity.scores import (
@@ -16,7 +17,6 @@ from deepzero_sim.sparsity.scores import (
     Rule,
     check_rule,
     grasp_densities,
-    put_back,
     require_finite_tensors,
 )
 from deepzero_sim.types import Mask, NamedTensors
@@ -86,7 +86,7 @@ class ZOGraSP(LayerRatios):
         scored = {name: torch.ones(w.shape, dtype=torch.bool) for name, w in weights.items()}
         here = self._gradient.estimate(oracle, batch, scored, seed)
         require_finite_tensors(here.grads, "gradient")
-        with put_back(oracle.model):
+        with state_put_back(oracle.model):
             there = self._displaced(oracle, batch, scored, seed, {name: here.grads[name] for name in weights})
         values = {name: (there.grads[name] - here.grads[name]) / self.step_size for name in weights}
         return HessianGradient(values, here.queries + there.queries, here.solver_steps + there.solver_steps)

@@ -78,8 +78,6 @@ REFUSED: dict[str, tuple[Callable[[torch.Tensor], Any], str]] = {
     "tolist": (lambda x: x * sum(x.flatten().tolist()), "reads values as numbers, by tolist"),
     "numpy": (lambda x: torch.from_numpy(x.detach().numpy()), "reads values as numbers, by numpy"),
     "nonzero": (lambda x: x[x.nonzero()[:, 0]], "reads values as numbers, by nonzero"),
-    "dropout": (lambda x: F.dropout(x, 0.5), "dropout draws random numbers"),
-    "noise": (lambda x: x + torch.randn_like(x), "randn_like draws random numbers"),
     "setitem": (lambda x: (1 * x).__setitem__(0, x[1]), "__setitem__ writes into a part of a tensor"),
     "out": (lambda x: torch.mul(x, 2, out=torch.empty(5, 2)), "mul writes into a part of a tensor"),
     "argmax": (lambda x: x * x.argmax(1, keepdim=True), "argmax makes torch.int64 of values that queries change"),

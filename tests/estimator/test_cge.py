@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+import re
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from problems import (
     NETWORKS,
     Burgers,
@@ -29,7 +32,8 @@ from deepzero_sim.coupling import SolverLoop
 from deepzero_sim.errors import ConfigError, DivergedError
 from deepzero_sim.estimator import CGE, RGE, BackPropagation, Estimator
 from deepzero_sim.estimator.base import Scheme
-from deepzero_sim.oracle import LoopOracle
+from deepzero_sim.oracle import LoopOracle, ModelOracle
+from deepzero_sim.sparsity import LayerRatios, RandomMask, ZOGraSP
 from deepzero_sim.types import Mask
 
 #: For each scheme a step, and how far from autograd it may be: its bias is of order `mu` or `mu^2`.
@@ -112,6 +116,9 @@ ESTIMATORS = [CGE(), RGE(num_directions=2), BackPropagation()]
         ({"0.bias": torch.zeros(4, dtype=torch.bool)}, "leaves no coordinate active"),
         ({}, "leaves no coordinate active"),
         (5, "a mask must be a bool tensor for each parameter by name, not int"),
+        ({1: torch.ones(4) > 0, "q": torch.ones(4) > 0}, "the mask names 1, which the network does not train"),
+        ({"0.bias": (torch.ones(4) > 0).to_sparse()}, "the mask of '0.bias' must be a dense tensor with values"),
+        ({"0.bias": torch.ones(4, device="meta") > 0}, "the mask of '0.bias' must be a dense tensor with values"),
         ({"0.bias": None}, "the mask of '0.bias' must be a bool tensor, not NoneType"),
     ],
 )
@@ -124,10 +131,83 @@ def test_a_wrong_mask_is_refused_in_one_sentence(estimator: Estimator, mask: Mas
 
 
 @pytest.mark.parametrize("make", [CGE, RGE])
-@pytest.mark.parametrize("step", [0.0, -1e-3, float("inf"), float("nan"), "a"])
+@pytest.mark.parametrize("step", [0.0, -1e-3, float("inf"), float("nan"), "a", None, 10**400])
 def test_a_step_size_must_be_positive(make: type[CGE | RGE], step: float) -> None:
     with pytest.raises(ConfigError, match="step_size must be a positive number"):
         make(step)
+
+
+@pytest.mark.parametrize("estimator", [CGE, RGE, ZOGraSP])
+@pytest.mark.parametrize(("dtype", "step"), [(torch.float32, 1e-20), (torch.float32, 1e20), (torch.float64, 1e-160)])
+def test_a_step_size_must_suit_the_numbers(estimator: type[CGE | RGE | ZOGraSP], dtype: torch.dtype, step: float) -> None:
+    model, inputs = network("linear")
+    oracle, batch = model_oracle(model.to(dtype), inputs.to(dtype))
+    with pytest.raises(
+        ConfigError, match=f"step_size must be from .* for parameters of {dtype}.*, not {re.escape(f'{step:g}')}"
+    ):
+        ask(estimator(step), oracle, batch)
+
+
+@pytest.mark.parametrize("estimator", [CGE(1e18), RGE(1e18), ZOGraSP(1e18)], ids=lambda e: type(e).__name__)
+def test_a_step_to_where_the_loss_is_not_finite_is_said(estimator: CGE | RGE | ZOGraSP) -> None:
+    class Steep(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x).pow(4)
+
+    oracle, batch = model_oracle(Steep(3, 2), torch.randn(4, 3))
+    with pytest.raises(DivergedError, match=r"slopes over steps of 1e\+18 are not: take a smaller step_size"):
+        ask(estimator, oracle, batch)
+
+
+@pytest.mark.parametrize("estimator", [CGE(), RGE(), ZOGraSP()], ids=lambda e: type(e).__name__)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.complex64])
+@pytest.mark.filterwarnings("ignore:Complex modules")
+def test_coarse_and_complex_numbers_are_refused(estimator: CGE | RGE | ZOGraSP, dtype: torch.dtype) -> None:
+    oracle = ModelOracle(nn.Linear(3, 2).to(dtype), lambda outputs, targets: outputs.abs().float().mean())
+    with pytest.raises(ConfigError, match=f"parameter 'weight' must be of float32 or float64 to be queried, not {dtype}"):
+        ask(estimator, oracle, (torch.randn(4, 3, dtype=dtype), torch.zeros(4)))
+
+
+def ask(estimator: Estimator | LayerRatios, oracle: ModelOracle, batch: Any) -> object:
+    if isinstance(estimator, LayerRatios):
+        return estimator.densities(oracle, batch, 0.5)
+    return estimator.estimate(oracle, batch)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS, ids=lambda e: type(e).__name__)
+def test_an_estimator_asks_oracles_only(estimator: Estimator) -> None:
+    with pytest.raises(ConfigError, match=r"an estimator asks a dz\.ModelOracle or dz\.LoopOracle, not Linear"):
+        estimator.estimate(nn.Linear(3, 2), (torch.zeros(1, 3), torch.zeros(1, 2)))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS, ids=lambda e: type(e).__name__)
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (nn.LazyLinear(2), "parameter 'weight' of the network LazyLinear has no values yet"),
+        (nn.Linear(3, 2, device="meta"), "parameter 'weight' of the network Linear has no values yet"),
+        (nn.ParameterList([nn.Parameter(torch.empty(0))]), "ParameterList has no parameters to train"),
+    ],
+    ids=["lazy", "meta", "empty"],
+)
+def test_parameters_without_values_are_refused(estimator: Estimator, model: nn.Module, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        estimator.estimate(ModelOracle(model, F.mse_loss), (torch.zeros(1, 3), torch.zeros(1, 2)))
+
+
+@pytest.mark.parametrize("count", [0, -1, 1.5, float("inf"), float("nan"), "a", None])
+def test_directions_are_counted_in_whole_numbers(count: Any) -> None:
+    with pytest.raises(ConfigError, match="num_directions must be a positive whole number"):
+        RGE(num_directions=count)
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, "a", None, 2**63, float("nan")])
+def test_a_seed_is_a_whole_number(seed: Any) -> None:
+    model, inputs = network("linear")
+    with pytest.raises(ConfigError, match=r"a seed must be a whole number from 0 to below 2\*\*63, not"):
+        RGE(num_directions=2).estimate(*model_oracle(model, inputs), seed=seed)
+    with pytest.raises(ConfigError, match="a seed must be a whole number"):
+        RandomMask(0.5, seed=seed)
 
 
 def test_settings_are_checked() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -93,9 +95,22 @@ def test_a_bad_sparsity_is_refused(sparsity: float) -> None:
         RandomMask(sparsity)
 
 
+@pytest.mark.parametrize("step", [-1, 0.5, "a", None])
+def test_a_step_is_a_whole_number(step: Any) -> None:
+    with pytest.raises(ConfigError, match="a mask is drawn for a training step, a whole number from 0, not"):
+        RandomMask(0.5)(nn.Linear(3, 2), step)
+
+
+@pytest.mark.parametrize("densities", ["a", 0.5, {"weight": "a"}, {"weight": None}, {"weight": float("nan")}])
+def test_densities_are_numbers_by_name(densities: Any) -> None:
+    with pytest.raises(ConfigError, match=r"densit(y|ies) .*, not"):
+        RandomMask(densities=densities)
+
+
 def test_a_bad_refresh_is_refused() -> None:
-    with pytest.raises(ConfigError, match="must serve at least one step before it is drawn anew, not 0"):
-        RandomMask(0.5, refresh=0)
+    for refresh in (0, 1.5, "a", None):
+        with pytest.raises(ConfigError, match=f"must serve at least one step before it is drawn anew, not {refresh!r}"):
+            RandomMask(0.5, refresh=refresh)  # type: ignore[arg-type]
 
 
 def before_densities(network: nn.Module, sparsity: float, seed: int, step: int) -> dict[str, torch.Tensor]:

@@ -6,14 +6,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from problems import assert_untouched, mse, snapshot
+from problems import mse
 from quadratic import Branches, Quadratic
 from torch import nn
 
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.oracle import ModelOracle
 from deepzero_sim.sparsity import GraSP, ZOGraSP
-from deepzero_sim.sparsity.scores import lowest_shares, put_back
+from deepzero_sim.sparsity.scores import lowest_shares
 
 scores = st.lists(st.lists(st.integers(-3, 3), min_size=1, max_size=12), min_size=1, max_size=5)
 
@@ -93,34 +93,6 @@ def test_the_score_is_half_the_slope_of_the_squared_gradient() -> None:
                 with torch.no_grad():
                     weight.view(-1)[index] = value
             assert (slope[0] - slope[1]) / 2e-5 == pytest.approx(2 * float(score.view(-1)[index]), rel=1e-5, abs=1e-8)
-
-
-class Forgetful(nn.Module):
-    """A network that puts another buffer in place of its own."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.linear = nn.Linear(2, 2)
-        self.register_buffer("seen", torch.zeros(()))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.seen = self.seen + 1
-        result: torch.Tensor = self.linear(x)
-        return result
-
-
-def test_everything_is_put_back_after_an_error_too() -> None:
-    network = nn.Sequential(nn.Conv1d(1, 2, 3), nn.BatchNorm1d(2), Forgetful()).float()
-    before = snapshot(network)
-    owned = [id(t) for t in (*network.parameters(), *network.buffers())]
-    with pytest.raises(KeyboardInterrupt), put_back(network):
-        with torch.no_grad():
-            for parameter in network.parameters():
-                parameter.mul_(1.1).add_(0.3)
-        network(torch.randn(3, 1, 4))
-        raise KeyboardInterrupt
-    assert_untouched(network, before)
-    assert [id(t) for t in (*network.parameters(), *network.buffers())] == owned
 
 
 @pytest.mark.parametrize("make", [GraSP, ZOGraSP])
