@@ -261,9 +261,12 @@ def require_finite(loss: float) -> None:
 
 def _tensor(x: Any) -> torch.Tensor:
     try:
-        return torch.as_tensor(x)
+        tensor = torch.as_tensor(x)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ConfigError(f"a batch must hold tensors or arrays of numbers, not {type(x).__name__}.") from error
+    if tensor.layout != torch.strided or tensor.is_meta:
+        raise ConfigError(f"a batch must hold dense tensors with values, not {tensor.layout} on {tensor.device}.")
+    return tensor
 
 
 def _described(batch: Any) -> str:

@@ -245,6 +245,12 @@ def test_a_closed_executor_is_said(backend: Backend) -> None:
         CGE().estimate(ModelOracle(classifier(), F.cross_entropy, executor), labelled())
 
 
+def test_a_batch_is_of_dense_tensors() -> None:
+    for strange in (torch.zeros(8, 1, 8, 8).to_sparse(), torch.zeros(8, 1, 8, 8, device="meta")):
+        with pytest.raises(ConfigError, match="a batch must hold dense tensors with values, not torch"):
+            ModelOracle(classifier(), F.cross_entropy).prepare((strange, torch.zeros(8, dtype=torch.long)))
+
+
 @pytest.mark.parametrize("batch", [None, 3, (torch.zeros(2, 3),), (torch.zeros(2), torch.zeros(2), torch.zeros(2))], ids=str)
 def test_a_batch_is_inputs_and_targets(batch: Any) -> None:
     with pytest.raises(ConfigError, match=r"a batch must be \(inputs, targets\), not"):
