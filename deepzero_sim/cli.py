@@ -9,10 +9,12 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from types import NoneType
@@ -135,12 +137,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     _take_any_terminal()
     try:
-        name, settings = _parsed(argv)
-        with _ranks(settings):
-            _COMMANDS[name].run(settings)
+        with _terminated_as_interrupted():
+            name, settings = _parsed(argv)
+            with _ranks(settings):
+                _COMMANDS[name].run(settings)
     except (Exception, KeyboardInterrupt) as error:
         return _fail(_sentence(error))
     return 0
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """SIGTERM, by which batch systems end programs, is taken as Ctrl-C is. What torchrun's ranks do with it is their own."""
+    if threading.current_thread() is not threading.main_thread() or rank_of_torchrun() is not None:
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def _ranks(settings: Any) -> AbstractContextManager[object]:
@@ -169,7 +185,7 @@ def _sentence(error: BaseException) -> str:
             what = f"{error.strerror}: {error.filename}" if error.strerror and error.filename else str(error)
             return f"{what}: mend that (free some space if none is left) and call again; nothing already written is lost."
         case KeyboardInterrupt():
-            return "interrupted; the same command goes on from the last checkpoint."
+            return "interrupted; the same command goes on from the last checkpoint, if it makes any."
     return f"{type(error).__name__}: {error}: a fault of this program; please report it with its settings."
 
 

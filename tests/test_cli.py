@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -549,7 +549,7 @@ def test_no_space_left_for_data(folder: Path, tiny_disk: Path, capsys: pytest.Ca
     assert trajectories.load(tiny_disk / "wake.h5").frames.shape == (3, 11, 2, 17, 9)
 
 
-# ---- Ctrl-C
+# ---- Ctrl-C, and SIGTERM
 
 
 def children(process: int) -> set[int]:
@@ -561,16 +561,25 @@ def children(process: int) -> set[int]:
     return found
 
 
+def by_keyboard(process: int) -> None:
+    os.killpg(process, signal.SIGINT)  # to the workers too
+
+
+def by_batch_system(process: int) -> None:
+    os.kill(process, signal.SIGTERM)
+
+
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["serial", "process"])
-def test_interrupted_from_the_keyboard(folder: Path, backend: Any) -> None:
+@pytest.mark.parametrize("end", [by_keyboard, by_batch_system])
+def test_interrupted(folder: Path, backend: Any, end: Callable[[int], None]) -> None:
     changes = {"method": "ZO-SOL", "updates": 2000, "checkpoint_every": 2, "workers": Workers(backend, 2)}
     config_file(folder / "long.yaml", settings(folder, **changes))
     process = start("train", "--config", "long.yaml", cwd=folder, start_new_session=True)
     assert wait_until(lambda: lines(folder / "run" / "metrics.jsonl") >= 3 or process.poll() is not None, 60)
     workers = children(process.pid)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too
+    end(process.pid)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 2
     assert_sentence(errors, "interrupted; the same command goes on from the last checkpoint")
