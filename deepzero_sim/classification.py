@@ -151,8 +151,9 @@ def _active_set(settings: ClassifySettings, parts: Parts, model: nn.Module, exec
         return ratios.densities(oracle, parts.for_ratios, settings.sparsity, settings.seed)
 
     epochs = settings.epochs if settings.mask_refresh is None else settings.mask_refresh
+    refresh = max(1, round(epochs * parts.train.epoch))
     kept = RunRatios(run, settings.layer_ratios.name, settings.sparsity)
-    return active_set(kept, find, model, epochs * parts.train.epoch, settings.seed)
+    return active_set(kept, find, model, refresh, settings.seed)
 
 
 def _images_forwarded(settings: ClassifySettings, parts: Parts, active: ActiveSet) -> Callable[[Progress], int]:

@@ -12,6 +12,7 @@ import bisect
 import functools
 import itertools
 import threading
+import time
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +25,7 @@ import torch
 
 from deepzero_sim.coupling import SolverLoop, to_array
 from deepzero_sim.errors import ConfigError, DivergedError, NonFiniteError
+from deepzero_sim.ledger import Ledger, Portion
 from deepzero_sim.parallel import SerialExecutor, run_in_order
 from deepzero_sim.perturbation import Coordinates, Perturbation, chunked, parts_of
 from deepzero_sim.queried import Base, Footprint, NetworkWithLoss, QueriedNetwork
@@ -81,6 +83,10 @@ class Answers:
         return self.loss + self.changes
 
 
+#: Answers chunks, here or in a worker.
+_Task: TypeAlias = Callable[[list[Perturbation]], Answers]
+
+
 class Prepared(Protocol):
     """A batch, with what does not depend on the perturbation computed."""
 
@@ -97,6 +103,9 @@ class Oracle(abc.ABC):
         loss: `(outputs, targets) -> scalar`.
         executor: where chunks of queries are answered; this thread if None.
         queries_per_chunk: perturbed networks evaluated as one batch.
+
+    Attributes:
+        ledger: where the answers to long questions are kept on the way, None for nowhere; a trainer sets it.
     """
 
     def __init__(
@@ -114,6 +123,7 @@ class Oracle(abc.ABC):
         self.loss_function = loss
         self.executor = executor or SerialExecutor()
         self.queries_per_chunk = queries_per_chunk
+        self.ledger: Ledger | None = None
         self._token = uuid.uuid4().hex
         self._base: tuple[str, Any] = ("", None)
 
@@ -148,11 +158,36 @@ class Oracle(abc.ABC):
             SolverError: the solver failed in one of them; with several failures, the first in the order asked.
         """
         chunks = self.chunks(prepared, perturbations)
+        costs = [self.cost(prepared, chunk) for chunk in chunks]
+        task = self._task(prepared)
+        if self.ledger is None:
+            return self._dealt(task, chunks, costs)
+        return self._by_portions(self.ledger, prepared, task, chunks, costs)
+
+    def _by_portions(
+        self, ledger: Ledger, prepared: Any, task: _Task, chunks: Sequence[Perturbation], costs: Sequence[float]
+    ) -> Answers:
+        """The answers to chunks, a portion after the other; what was answered before a kill is read."""
+        portions = ledger.begin(prepared.loss, sum(map(len, chunks)))
+        answers = [Answers(torch.tensor(p.changes, dtype=torch.float64), prepared.loss, p.solver_steps) for p in portions]
+        first = sum(portion.chunks for portion in portions)
+        while first < len(chunks):
+            end = first + ledger.size_of_next(costs[first:])
+            started = time.perf_counter()
+            answers.append(self._dealt(task, chunks[first:end], costs[first:end]))
+            seconds = time.perf_counter() - started
+            if end < len(chunks):  # otherwise the gradient is there in a moment
+                portion = Portion(end - first, answers[-1].changes.tolist(), answers[-1].solver_steps)
+                ledger.keep(portion, sum(costs[first:end]), seconds)
+            first = end
+        return _joined(answers)
+
+    def _dealt(self, task: _Task, chunks: Sequence[Perturbation], costs: Sequence[float]) -> Answers:
+        """The answers to some chunks, dealt out to the executor's workers."""
         # an executor that does not tell its size is taken to have four workers
         workers = getattr(self.executor, "_max_workers", 4)
-        tasks = bundled(chunks, [self.cost(prepared, chunk) for chunk in chunks], workers)
         answers = []
-        for outcome in run_in_order(self.executor, self._task(prepared), tasks):
+        for outcome in run_in_order(self.executor, task, bundled(chunks, costs, workers)):
             if isinstance(outcome, Exception):
                 raise outcome
             answers.append(outcome)
@@ -169,7 +204,7 @@ class Oracle(abc.ABC):
             self._keep(token, compute())
         return self._base[1]
 
-    def _task(self, prepared: Any) -> Callable[[list[Perturbation]], Answers]:
+    def _task(self, prepared: Any) -> _Task:
         if isinstance(self.executor, SerialExecutor):
             return functools.partial(_evaluate_all, self, prepared)
         training = tuple(module.training for module in self.model.modules())
@@ -195,7 +230,7 @@ class Oracle(abc.ABC):
         return pickled
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "executor": SerialExecutor(), "_base": ("", None)}
+        return {**self.__dict__, "executor": SerialExecutor(), "ledger": None, "_base": ("", None)}
 
 
 class _NetworkState(NamedTuple):

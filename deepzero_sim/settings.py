@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -78,7 +79,7 @@ class TrainSettings:
         queries_per_chunk: perturbed networks evaluated as one batch.
         workers: where queries are answered.
         seed: fixes everything that is drawn.
-        checkpoint_every: updates between checkpoints.
+        checkpoint_every: updates between checkpoints; one is written after a minute, too.
         tensorboard: whether to write TensorBoard events.
     """
 
@@ -145,12 +146,13 @@ class ClassifySettings:
         layer_ratios: how what is left is divided among layers: uniform, erdos-renyi, zo-grasp, grasp, or an import path or
             file.py:Name of a LayerRatios.
         images_for_ratios: of each class, that layer ratios are found with.
-        mask_refresh: epochs that one random draw of the active weights serves; none for all of them.
+        mask_refresh: epochs that one random draw of the active weights serves, or a part of one, down to a single update; none
+            for all of them.
         sparse_weights: whether weights that are not active are zero (with one draw for all epochs).
         workers: where queries are answered.
         device: cpu or cuda.
         seed: fixes everything that is drawn.
-        checkpoint_every: updates between checkpoints.
+        checkpoint_every: updates between checkpoints; one is written after a minute, too.
         tensorboard: whether to write TensorBoard events.
     """
 
@@ -171,7 +173,7 @@ class ClassifySettings:
     sparsity: float = 0.9
     layer_ratios: Component = field(default_factory=lambda: Component("zo-grasp"))
     images_for_ratios: int = 25
-    mask_refresh: int | None = 5
+    mask_refresh: float | None = 5
     sparse_weights: bool = False
     workers: Workers = field(default_factory=Workers)
     device: Literal["cpu", "cuda"] = "cpu"
@@ -184,8 +186,8 @@ class ClassifySettings:
             _require_positive(name, getattr(self, name))
         if not 2 <= self.batch_size < 2**31:
             raise ConfigError(f"batch_size must be at least 2, for batch norm, and below 2**31, not {self.batch_size}.")
-        if self.mask_refresh is not None:
-            _require_positive("mask_refresh", self.mask_refresh)
+        if self.mask_refresh is not None and not 0 < self.mask_refresh < math.inf:
+            raise ConfigError(f"mask_refresh must be a positive number of epochs, or null, not {self.mask_refresh}.")
         if self.sparse_weights and self.mask_refresh is not None:
             raise ConfigError(
                 "sparse_weights needs one draw of the active weights for all epochs: set mask_refresh to null, not "

@@ -18,11 +18,15 @@ import torch
 
 from deepzero_sim.errors import ConfigError, DivergedError, MissingExtraError, RunError
 from deepzero_sim.estimator import Estimator, GradientEstimate
+from deepzero_sim.ledger import Ledger
 from deepzero_sim.oracle import Oracle
 from deepzero_sim.parallel import single_threaded
 from deepzero_sim.perturbation import trainable
-from deepzero_sim.run_folder import Checkpoint, RunFolder, detached
+from deepzero_sim.run_folder import ANSWERS, Checkpoint, RunFolder, detached
 from deepzero_sim.types import Mask
+
+#: Seconds after which a checkpoint is written, however few training steps were done: it takes a fraction of one.
+CHECKPOINT_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,7 @@ class Trainer:
         mask: the active coordinates of a training step; None for all of them.
         run: where metrics and checkpoints go.
         seed: of the estimator's random directions.
-        checkpoint_every: training steps between checkpoints.
+        checkpoint_every: training steps between checkpoints; fewer where they take long.
     """
 
     def __init__(
@@ -150,16 +154,23 @@ class Trainer:
         if progress.step >= steps:
             return progress
         events = _open_events(self.run.path, progress.step) if tensorboard else None
+        ledger = self.oracle.ledger = Ledger(self.run.path / ANSWERS)
+        saved = time.monotonic()
         try:
             # explicit, because torch warns of leaving it open; our sparse gradients are sorted and in range by construction
             with single_threaded(), torch.sparse.check_sparse_tensor_invariants(enable=False):  # type: ignore[no-untyped-call]
                 for step in range(progress.step, steps):
+                    ledger.at(step)
                     progress = self._step(step, progress)
                     self._log(progress, events)
                     report(progress)
-                    if progress.step % self.checkpoint_every == 0 or progress.step == steps:
+                    due = progress.step % self.checkpoint_every == 0 or time.monotonic() - saved > CHECKPOINT_SECONDS
+                    if due or progress.step == steps:
                         self.run.save(self._checkpoint(progress))
+                        saved = time.monotonic()
+            ledger.forget()
         finally:
+            self.oracle.ledger = None
             if events is not None:
                 events.close()
         return progress

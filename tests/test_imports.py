@@ -19,7 +19,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "types"),
     ("randomness",),
     ("accuracy", "components", "difference", "files", "module_state", "plain", "schedules", "tables"),
-    ("solver", "ranks"),
+    ("ledger", "solver", "ranks"),
     ("coupling", "loss", "parallel", "perturbation"),
     ("queried",),
     ("oracle",),
