@@ -84,7 +84,7 @@ class SolverLoop:
     ) -> torch.Tensor:
         """Add the correction to advanced states: `P(s) + C(P(s); theta)`, `(B, C, *N)`."""
         weight = next(self.corrector.parameters(), advanced)
-        inputs = advanced.to(weight)
+        inputs = advanced.to(weight, copy=True)  # it may write into them
         correction = _corrected(corrector or self.corrector, inputs, None if params is None else params.to(weight))
         if not isinstance(correction, torch.Tensor) or not correction.is_floating_point():
             what = correction.dtype if isinstance(correction, torch.Tensor) else type(correction).__name__

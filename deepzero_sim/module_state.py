@@ -1,45 +1,52 @@
-"""A network's parameters and buffers, such as running statistics, are not ours to change."""
+"""A network's parameters, buffers and attributes are not ours to change, nor its own while it is queried."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
-from deepzero_sim.types import NamedTensors
-
 
 class _Kept(NamedTuple):
-    """A tensor, another view of its memory as it lies now, and its values."""
+    """A tensor, another view of its memory as it lies now, its values, and whether it is trained."""
 
     tensor: torch.Tensor
     view: torch.Tensor
     values: torch.Tensor
+    trained: bool
 
 
 @contextmanager
 def state_put_back(model: torch.nn.Module) -> Iterator[None]:
-    """Whatever is done to a network's parameters and buffers inside, afterwards they are what they were, bit for bit.
+    """Whatever is done to a network inside, afterwards it is what it was, its parameters and buffers bit for bit.
 
-    A network itself may write into them (running statistics), assign others, resize, register or delete them.
+    A network itself may write into them (running statistics), resize or replace them; register others, count its calls, keep
+    what it computed, exchange its modules.
     """
-    places = [(tensors, dict(tensors)) for m in model.modules() for tensors in (m._parameters, m._buffers)]
-    tensors = {id(t): t for _, entries in places for t in entries.values() if t is not None}
-    kept = [_Kept(t, t.detach(), t.detach().clone()) for t in tensors.values()]
+    attributes = [(vars(module), dict(vars(module))) for module in model.modules()]
+    for _, kept_attributes in list(attributes):
+        named = (kept_attributes[name] for name in ("_parameters", "_buffers", "_modules"))
+        attributes += [(entries, dict(entries)) for entries in named]
+    kept = [
+        _Kept(tensor, tensor.data, tensor.data.clone(), tensor.requires_grad)
+        for tensor in dict.fromkeys((*model.parameters(), *model.buffers()))
+        if tensor.layout == torch.strided
+    ]
     try:
         yield
     finally:
-        for tensors_now, entries in places:
-            tensors_now.clear()
-            tensors_now.update(entries)  # type: ignore[arg-type]
-        with torch.no_grad():
-            for tensor, view, values in kept:
-                if not _lies_as(tensor, view):
-                    tensor.data = view
-                if not torch.equal(tensor, values):  # batch norm writes its statistics without raising their version
-                    tensor.copy_(values)
+        for now, before in attributes:
+            now.clear()
+            now.update(before)
+        for tensor, view, values, trained in kept:
+            if not _lies_as(tensor, view):
+                tensor.data = view
+            if not torch.equal(view, values):  # batch norm writes its statistics without raising their version
+                view.copy_(values)
+            if tensor.requires_grad != trained:
+                tensor.requires_grad_(trained)
 
 
 def _lies_as(tensor: torch.Tensor, view: torch.Tensor) -> bool:
@@ -48,27 +55,14 @@ def _lies_as(tensor: torch.Tensor, view: torch.Tensor) -> bool:
     return ours == theirs
 
 
-def called_with(model: torch.nn.Module, tensors: NamedTensors, inputs: Sequence[Any]) -> Any:
-    """What a network gives with other tensors for some of its parameters, wherever in it they are used.
+def write(model: torch.nn.Module, values: Mapping[str, torch.Tensor]) -> None:
+    """Write values into a network's parameters, where everything sees them that holds or shares their memory.
 
-    `torch.func.functional_call` loses the weights of a module that stands in two places: it puts the other tensors back.
+    To put other tensors in their places does not: lists and views that the network keeps stay with the old ones.
 
     Args:
         model: the network.
-        tensors: by the names of `named_parameters()`.
-        inputs: that it is called with.
+        values: by the names of `named_parameters()`.
     """
-    given = {id(model.get_parameter(name)): tensor for name, tensor in tensors.items()}
-    places = [
-        (module._parameters, name, parameter)
-        for module in model.modules()
-        for name, parameter in module._parameters.items()
-        if id(parameter) in given
-    ]
-    try:
-        for parameters, name, parameter in places:
-            parameters[name] = given[id(parameter)]  # type: ignore[assignment]
-        return model(*inputs)
-    finally:
-        for parameters, name, parameter in places:
-            parameters[name] = parameter
+    for name, tensor in values.items():
+        model.get_parameter(name).data.copy_(tensor)

@@ -10,6 +10,8 @@ from __future__ import annotations
 import abc
 import bisect
 import functools
+import hashlib
+import io
 import itertools
 import threading
 import time
@@ -83,6 +85,9 @@ class Answers:
         return self.loss + self.changes
 
 
+#: Names something, and holds it as bytes.
+_Named: TypeAlias = tuple[str, bytes]
+
 #: Answers chunks, here or in a worker.
 _Task: TypeAlias = Callable[[list[Perturbation]], Answers]
 
@@ -115,6 +120,8 @@ class Oracle(abc.ABC):
             raise ConfigError(f"queries_per_chunk must be a positive number, not {queries_per_chunk!r}: a whole one.")
         if not isinstance(model, torch.nn.Module):
             raise ConfigError(f"an oracle asks a torch.nn.Module, not {type(model).__name__}: wrap a function in one.")
+        if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+            raise ConfigError("a network that was scripted or traced hides its parameters: take the module it was made from.")
         if not callable(loss):
             raise ConfigError(f"a loss must be callable as loss(outputs, targets), but {loss!r} is not.")
         if executor is not None and not hasattr(executor, "submit"):
@@ -124,7 +131,7 @@ class Oracle(abc.ABC):
         self.executor = executor or SerialExecutor()
         self.queries_per_chunk = queries_per_chunk
         self.ledger: Ledger | None = None
-        self._token = uuid.uuid4().hex
+        self._pickled: tuple[bytes, str, bytes] = b"", "", b""
         self._base: tuple[str, Any] = ("", None)
 
     @abc.abstractmethod
@@ -207,37 +214,67 @@ class Oracle(abc.ABC):
     def _task(self, prepared: Any) -> _Task:
         if isinstance(self.executor, SerialExecutor):
             return functools.partial(_evaluate_all, self, prepared)
+        sent = self._sent()
         training = tuple(module.training for module in self.model.modules())
-        state = _NetworkState(training, {k: v.cpu() for k, v in self.model.state_dict().items()})
+        state = _NetworkState(training, {name: tensor.detach().cpu() for name, tensor in _state(self.model).items()})
         # pickled once for all tasks, and unpickled once by every worker
         question = cloudpickle.dumps((state, prepared))
-        return functools.partial(_evaluate_remotely, (self._token, self._pickled), (uuid.uuid4().hex, question))
+        return functools.partial(_evaluate_remotely, sent, (uuid.uuid4().hex, question))
 
-    @functools.cached_property
-    def _pickled(self) -> bytes:
-        """Solver, network and loss for the workers, which keep it; the network's state goes along with every question.
+    def _sent(self) -> _Named:
+        """Solver, network and loss for the workers, which keep them; the network's state goes along with every question.
+
+        They are sent anew when anything in network or loss has changed but the values of parameters and buffers.
 
         Raises:
             ConfigError: something in them cannot be pickled.
         """
         try:
-            pickled: bytes = cloudpickle.dumps(self)
+            structure = _structure(self.model, self.loss_function)
+            if structure != self._pickled[0]:
+                self._pickled = structure, uuid.uuid4().hex, cloudpickle.dumps(self)
         except Exception as error:
             raise ConfigError(
                 "solver, network and loss must be picklable to be sent to workers, but pickling raised "
                 f"{type(error).__name__}: {error}; use the serial executor, or open files and connections only in the step."
             ) from error
-        return pickled
+        return self._pickled[1:]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "executor": SerialExecutor(), "ledger": None, "_base": ("", None)}
+        mine = {"executor": SerialExecutor(), "ledger": None, "_base": ("", None), "_pickled": (b"", "", b"")}
+        return {**self.__dict__, **mine}
 
 
 class _NetworkState(NamedTuple):
-    """Whether each module is in training mode, and the state dict."""
+    """Whether each module is in training mode, and its parameters and buffers, whether a state dict has them or not."""
 
     training: tuple[bool, ...]
     tensors: NamedTensors
+
+
+def _state(model: torch.nn.Module) -> NamedTensors:
+    return dict(model.named_parameters()) | dict(model.named_buffers())
+
+
+class _StructurePickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """Leaves the values of a network's parameters and buffers out."""
+
+    def __init__(self, file: io.BytesIO, model: torch.nn.Module) -> None:
+        super().__init__(file)
+        self._numbers = {id(tensor): number for number, tensor in enumerate(_state(model).values())}
+
+    def persistent_id(self, obj: Any) -> Any:
+        """What stands for an object that is left out."""
+        if id(obj) not in self._numbers:
+            return None
+        return self._numbers[id(obj)], str(obj.dtype), tuple(obj.shape), obj.requires_grad
+
+
+def _structure(model: torch.nn.Module, loss: Loss) -> bytes:
+    """A digest of all that answers depend on, in a network and a loss, beside the values of parameters and buffers."""
+    pickled = io.BytesIO()
+    _StructurePickler(pickled, model).dump((model, loss))
+    return hashlib.sha256(pickled.getvalue()).digest()
 
 
 #: How many oracles a worker keeps, such as those of training and validation.
@@ -256,10 +293,6 @@ def _unpickled(token: str, pickled: bytes) -> Oracle:
     return kept[token]
 
 
-#: Names something, and holds it as bytes.
-_Named: TypeAlias = tuple[str, bytes]
-
-
 def _evaluate_remotely(oracle_as_sent: _Named, question: _Named, chunks: list[Perturbation]) -> Answers:
     oracle = _unpickled(*oracle_as_sent)
     return _evaluate_all(oracle, _understood(oracle, *question), chunks)
@@ -271,7 +304,8 @@ def _understood(oracle: Oracle, token: str, pickled: bytes) -> Any:
         state, prepared = cloudpickle.loads(pickled)
         for module, training in zip(oracle.model.modules(), state.training, strict=True):
             module.training = training
-        oracle.model.load_state_dict(state.tensors)
+        for name, tensor in _state(oracle.model).items():
+            tensor.data.copy_(state.tensors[name])
         _worker.question = token, prepared
     return _worker.question[1]
 
@@ -299,7 +333,7 @@ def _tensor(x: Any) -> torch.Tensor:
         tensor = torch.as_tensor(x)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ConfigError(f"a batch must hold tensors or arrays of numbers, not {type(x).__name__}.") from error
-    if tensor.layout != torch.strided or tensor.is_meta:
+    if tensor.layout != torch.strided or tensor.is_meta or tensor.is_nested:
         raise ConfigError(f"a batch must hold dense tensors with values, not {tensor.layout} on {tensor.device}.")
     return tensor
 
@@ -352,7 +386,7 @@ class LoopOracle(Oracle):
                 "use the process or the serial executor."
             )
         self.loop = loop
-        self._corrector = QueriedNetwork(loop.corrector)
+        self._corrector = QueriedNetwork(loop.corrector, in_loop=True)
         self._loss = NetworkWithLoss(None, loss)
         self._rollout_loss = QueriedNetwork(None, self._loss)
 

@@ -106,6 +106,11 @@ def trainable(model: torch.nn.Module) -> NamedTensors:
                 f"parameter {name!r} of the network {type(model).__name__} has no values yet: give its layer the sizes, "
                 "call the network once, or load weights."
             )
+        if any(stride == 0 and size > 1 for stride, size in zip(parameter.stride(), parameter.shape, strict=True)):
+            raise ConfigError(
+                f"parameter {name!r} of the network {type(model).__name__} has several coordinates in one place of memory, as "
+                "expand() makes them: take its clone()."
+            )
     if not any(p.numel() for p in parameters.values()):
         raise ConfigError(f"the network {type(model).__name__} has no parameters to train: give it some with requires_grad.")
     return parameters

@@ -23,9 +23,9 @@ from deepzero_sim.difference.delta import Delta, Dense, OneCoordinate
 from deepzero_sim.difference.network import Differences, Meter
 from deepzero_sim.difference.recording import CannotRecordError, Recording, Slot, record
 from deepzero_sim.errors import ConfigError, DeepZeroError
-from deepzero_sim.module_state import called_with, state_put_back
+from deepzero_sim.module_state import state_put_back, write
 from deepzero_sim.perturbation import Coordinates, Directions, Perturbation, parts_of, trainable, unit_direction
-from deepzero_sim.randomness import seeded, shared_state
+from deepzero_sim.randomness import Draws, seeded
 from deepzero_sim.types import NamedTensors
 
 
@@ -81,6 +81,7 @@ class QueriedNetwork:
         dtype: of the differences between operations; that of the values if None.
         rounded_once: whether values of the network as it is are computed in float64 and rounded (`difference/doubles.py`).
         memory: bytes that activations and the differences of one query may take; a network that needs more is not recorded.
+        in_loop: whether it is called again and again in a loop, where it must keep nothing from call to call.
     """
 
     def __init__(
@@ -91,7 +92,9 @@ class QueriedNetwork:
         dtype: torch.dtype | None = None,
         rounded_once: bool = False,
         memory: float = math.inf,
+        in_loop: bool = False,
     ) -> None:
+        self._in_loop = in_loop
         self._network = network
         self._whole = whole or network
         self._prefix = prefix
@@ -113,34 +116,58 @@ class QueriedNetwork:
         """The network as it is, on a batch: recorded, or just run where it was found that it cannot be."""
         assert self._whole is not None
         case = _case(self._whole, inputs)
-        with state_put_back(self._whole):
-            try:
-                if self._recorded.get(case, True):
-                    return self._recorded_base(case, inputs)
-            except CannotRecordError as error:
-                self._recorded[case] = False
-                self._require_repeatable(inputs)
-                self._warn(error)
+        if case not in self._recorded:
+            self._recorded[case] = self._can_be_recorded(inputs)
+        if self._recorded[case]:
+            with state_put_back(self._whole):
+                return self._recorded_base(inputs)
         return Base(inputs, self._whole_pass(inputs), self._parameters)
+
+    def _can_be_recorded(self, inputs: tuple[Any, ...]) -> bool:
+        """Try it, the first time.
+
+        Raises:
+            ConfigError: the network can be queried in no way.
+        """
+        self._require_repeatable(inputs)
+        try:
+            self._require_agreement(inputs)
+            self._require_fits(self._recorded_base(inputs))
+        except ConfigError:
+            raise
+        except CannotRecordError as error:
+            self._warn(str(error))
+            return False
+        except Exception as error:  # the network itself works, as was seen
+            self._warn(f"to record it raised {type(error).__name__}: {error}")
+            return False
+        return True
 
     def _whole_pass(self, inputs: Sequence[Any]) -> torch.Tensor:
         assert self._whole is not None
         with state_put_back(self._whole):
-            result: torch.Tensor = self._whole(*_copied(inputs))
-            return result
+            return self._called(inputs).clone()  # it may be a buffer, which is put back
+
+    def _called(self, inputs: Sequence[Any]) -> torch.Tensor:
+        assert self._whole is not None
+        result = self._whole(*_copied(inputs))
+        if not isinstance(result, torch.Tensor):
+            raise ConfigError(f"{self._name} must return a tensor, not {type(result).__name__}.")
+        return result
 
     def _require_repeatable(self, inputs: Sequence[Any]) -> None:
-        """Refuse a network whose results of two whole passes could differ more by chance than by a query."""
-        before = shared_state()
-        same = torch.equal(*(self._whole_pass(inputs).nan_to_num() for _ in range(2)))
-        self._require_no_chance(before, same)
-
-    def _require_no_chance(self, before: object, same: bool = True) -> None:
-        """Refuse a network that has drawn random numbers since `before`, the generators' state, or whose results vary.
+        """Refuse a network whose results could differ more by chance, or by being called before, than by a query.
 
         Draws are refused even where results are the same: what a layer of zeros hides now, it may not hide an update later.
         """
-        if not same or shared_state() != before:
+        assert self._whole is not None
+        with Draws() as draws:
+            first = self._whole_pass(inputs)
+        with state_put_back(self._whole):
+            second = self._called(inputs)
+            third = self._called(inputs) if self._in_loop else second
+        same = all(torch.equal(first.nan_to_num(), other.nan_to_num()) for other in (second, third))
+        if draws.found or not same:
             raise ConfigError(
                 f"{self._name} draws random numbers or gives other results when it is called again, so that differences of "
                 "them say nothing: take out what is random or kept from call to call, or call eval() if that is dropout."
@@ -150,18 +177,12 @@ class QueriedNetwork:
     def _name(self) -> str:
         return type(self._network or self._whole).__name__
 
-    def _recorded_base(self, case: _Case, inputs: tuple[Any, ...]) -> Base:
+    def _recorded_base(self, inputs: tuple[Any, ...]) -> Base:
         assert self._whole is not None
         parameters = self._parameters
-        before = shared_state()
-        recording = record(self._whole, inputs, list(parameters.values()), self._rounded_once, self._memory)
-        base = Base(inputs, recording.values[recording.output], parameters, recording, Differences(recording, self._dtype))
-        if case not in self._recorded:
-            self._require_no_chance(before)
-            self._require_agreement(inputs)
-            self._require_fits(base)
-            self._recorded[case] = True
-        return base
+        with state_put_back(self._whole):
+            recording = record(self._whole, inputs, list(parameters.values()), self._rounded_once, self._memory)
+        return Base(inputs, recording.values[recording.output], parameters, recording, Differences(recording, self._dtype))
 
     def _require_fits(self, base: Base) -> None:
         """Refuse what no splitting into smaller chunks can make fit."""
@@ -173,26 +194,47 @@ class QueriedNetwork:
                 f"{self._memory / 2**20:.3g} MiB of the memory setting; take a smaller batch, or raise memory"
             )
 
-    def _warn(self, error: CannotRecordError) -> None:
+    def _warn(self, why: str) -> None:
         warnings.warn(
             f"{self._name} is queried by whole forward passes, one at a time, which is slower and leaves few digits at steps "
-            f"below 1e-3 in float32: no differences can be carried through it ({error}).",
+            f"below 1e-3 in float32: no differences can be carried through it ({why}).",
             stacklevel=4,
         )
 
     def _require_agreement(self, inputs: Sequence[Any]) -> None:
-        """Hold differences to two whole passes, the first time: with noise for weights, since layers of zeros, as in
-        untrained correctors, hide all before them.
+        """Hold differences to two whole passes: with noise for weights, since layers of zeros, as in untrained correctors, hide
+        all before them; or with weights that are changed a little, where noise gives no numbers.
 
         Raises:
             CannotRecordError: something goes past the recording, such as code that torch does not see.
         """
-        whole = self._whole
-        assert whole is not None
-        noise = _noise(whole)
-        parameters = {name: noise[self._prefix + name] for name in self._parameters}
-        recording = record(lambda *given: called_with(whole, noise, given), inputs, list(parameters.values()))
-        before = recording.values[recording.output]
+        assert self._whole is not None
+        for values in (_noise(self._whole), _nearby(self._whole)):
+            with state_put_back(self._whole):
+                write(self._whole, values)
+                if not self._gives_numbers(inputs):
+                    continue
+                found, expected, scale = self._two_ways(inputs)
+            rounding = 100 * torch.finfo(found.dtype).eps * scale
+            if math.isfinite(scale) and not _largest(found - expected) <= 1e-3 * _largest(expected) + rounding:
+                raise CannotRecordError(
+                    "its differences disagree with two whole passes: it uses parameters out of torch's sight"
+                )
+            return
+
+    def _gives_numbers(self, inputs: Sequence[Any]) -> bool:
+        """Whether it works with the weights that it has now: not all may be noise, such as positive definite matrices."""
+        try:
+            return bool(torch.isfinite(self._whole_pass(inputs)).all())
+        except Exception:
+            return False
+
+    def _two_ways(self, inputs: Sequence[Any]) -> tuple[torch.Tensor, torch.Tensor, float]:
+        """What a change of all parameters and inputs changes of the result, carried and by whole passes; and its size."""
+        assert self._whole is not None
+        parameters = self._parameters
+        recording = record(self._whole, _copied(inputs), list(parameters.values()), memory=self._memory)
+        before = recording.values[recording.output].clone()
         changes = {
             name: OneCoordinate((p.numel() // 2,), (float(p.abs().max().clamp(min=0.1)),), 0, 1, p)
             for name, p in parameters.items()
@@ -211,12 +253,9 @@ class QueriedNetwork:
                 leaves[place] = varied
         delta = Differences(recording).of(starts)
         found = before.new_zeros(before.shape) if delta is None else delta.dense()[0].to(before)
-        moved = noise | {self._prefix + name: parameters[name] + change.dense()[0] for name, change in changes.items()}
-        expected = called_with(whole, moved, pytree.tree_unflatten(leaves, form)) - before
-        scale = float(before.abs().max()) + float(expected.abs().max())
-        error = float((found - expected).abs().max())
-        if math.isfinite(scale) and not error <= 1e-3 * scale:  # NaN is a disagreement, too
-            raise CannotRecordError("its differences disagree with two whole passes: it uses parameters out of torch's sight")
+        write(self._whole, {self._prefix + name: parameters[name] + change.dense()[0] for name, change in changes.items()})
+        expected = self._whole(*pytree.tree_unflatten(leaves, form)) - before
+        return found, expected, _largest(before) + _largest(expected)
 
     def footprint(self, base: Base) -> dict[str, Footprint]:
         """What a query of each parameter takes, measured the first time; nothing for networks that are not recorded."""
@@ -277,8 +316,13 @@ class QueriedNetwork:
             given = tuple(x if x is base.inputs[i] else x[query] for i, x in enumerate(moved))
             named = {self._prefix + name: tensor for name, tensor in changed.items()}
             with state_put_back(self._whole):
-                changes.append(called_with(self._whole, named, _copied(given)) - base.result)
+                write(self._whole, named)
+                changes.append(self._called(given) - base.result)
         return torch.stack(changes)
+
+
+def _largest(x: torch.Tensor) -> float:
+    return float(x.abs().max()) if x.numel() else 0.0
 
 
 def _coordinates(parameters: NamedTensors, recording: Recording, perturbation: Perturbation) -> dict[Slot, Delta]:
@@ -319,6 +363,17 @@ def _noise(module: nn.Module) -> NamedTensors:
     return {
         name: torch.randn(p.shape, generator=generator).to(p) / math.sqrt(max(1, math.prod(p.shape[1:])))
         for name, p in module.named_parameters()
+        if p.is_floating_point()
+    }
+
+
+def _nearby(module: nn.Module) -> NamedTensors:
+    """A module's parameters, each some percent larger."""
+    generator = seeded(0)
+    return {
+        name: p + 0.05 * torch.rand(p.shape, generator=generator).to(p) * p
+        for name, p in module.named_parameters()
+        if p.is_floating_point()
     }
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import random
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.types import is_whole
@@ -24,9 +23,24 @@ def seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(seed))
 
 
-def shared_state() -> tuple[Any, ...]:
-    """The state of the generators that all code shares, those of torch, numpy and Python: it changes when any of them draws."""
-    on_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
-    tensors = [x.numpy().tobytes() for x in (torch.get_rng_state(), *on_gpus)]
-    of_numpy = pytree.tree_leaves(np.random.get_state(legacy=False))
-    return (*tensors, *(x.tobytes() if isinstance(x, np.ndarray) else x for x in of_numpy), random.getstate())
+class Draws(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """While active, notices whether this thread has torch draw random numbers, from whichever generator."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.found = False
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            # operations that can draw, such as attention, are the same where they are told not to
+            schema = func._schema.arguments
+            given = {x.name: x.default_value for x in schema} | dict(zip((x.name for x in schema), args, strict=False)) | kwargs
+            self.found |= not any(name in given and not given[name] for name in _WHETHER)
+        return func(*args, **kwargs)
+
+
+#: Arguments that say whether an operation draws.
+_WHETHER = ("dropout", "dropout_p", "p", "train", "training")

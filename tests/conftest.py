@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 import torch
@@ -34,3 +38,21 @@ def executors() -> Iterator[dict[str, Executor]]:
         opened = {"thread": ("thread", 3), "one process": ("process", 1), "two processes": ("process", 2)}
         shared = {name: stack.enter_context(open_executor(*how)) for name, how in opened.items()}  # type: ignore[arg-type]
         yield {"serial": SerialExecutor(), **shared}
+
+
+@pytest.fixture
+def tiny_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 256 KiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = shutil.which("mount")
+    if mount is None or os.geteuid() != 0:
+        pytest.skip("only root can mount a small file system")
+    command = [mount, "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)]
+    made = subprocess.run(command, capture_output=True, check=False)
+    if made.returncode:
+        pytest.skip("mounting is not allowed here")
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)  # noqa: S607

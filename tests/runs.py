@@ -105,3 +105,10 @@ def without_seconds(metrics: Any) -> Any:
 def unfinished(folder: Path) -> list[Path]:
     """Files that were being written."""
     return sorted(folder.rglob("*.part"))
+
+
+def fill(disk: Path, left: int) -> Path:
+    """Leave some bytes of a disk."""
+    filler, free = disk / "filler", os.statvfs(disk)
+    filler.write_bytes(b"x" * (free.f_bavail * free.f_frsize - left))
+    return filler

@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
-import subprocess
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,7 @@ import numpy as np
 import pytest
 import yaml
 from problems import wait_until
-from runs import assert_same_tensors, config_file, line_data, lines, start, tensors, train_settings, unfinished
+from runs import assert_same_tensors, config_file, fill, line_data, lines, start, tensors, train_settings, unfinished
 
 from deepzero_sim.cli import main
 from deepzero_sim.components import Component
@@ -468,31 +466,6 @@ def test_a_simulation_that_fails(folder: Path, capsys: pytest.CaptureFixture[str
 
 
 # ---- no space left
-
-
-@pytest.fixture
-def tiny_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 256 KiB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = shutil.which("mount")
-    if mount is None or os.geteuid() != 0:
-        pytest.skip("only root can mount a small file system")
-    command = [mount, "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)]
-    made = subprocess.run(command, capture_output=True, check=False)
-    if made.returncode:
-        pytest.skip("mounting is not allowed here")
-    try:
-        yield disk
-    finally:
-        subprocess.run(["umount", "--lazy", str(disk)], check=True)  # noqa: S607
-
-
-def fill(disk: Path, left: int) -> Path:
-    """Leave some bytes of the disk."""
-    filler, free = disk / "filler", os.statvfs(disk)
-    filler.write_bytes(b"x" * (free.f_bavail * free.f_frsize - left))
-    return filler
 
 
 def test_no_space_left_in_training(folder: Path, tiny_disk: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -169,6 +169,18 @@ def _unchanged(out: torch.Tensor, a: Changed, **kwargs: Any) -> Delta:
 
 
 @rule(
+    _Tensor.float, _Tensor.double, _Tensor.half, _Tensor.bfloat16, _Tensor.to, _Tensor.type, _Tensor.type_as,
+)  # fmt: skip
+def _converted(out: torch.Tensor, a: Any, *args: Any, **kwargs: Any) -> Ruled:
+    """To another dtype or device. Differences keep the digits that values lose, as if a conversion did not round."""
+    if not isinstance(a, Changed):
+        return None
+    if isinstance(a.delta, OneCoordinate) or a.base.device != out.device:
+        return Dense(a.delta.dense().to(out.device))
+    return a.delta
+
+
+@rule(
     torch.flatten, torch.reshape, torch.squeeze, torch.unsqueeze,
     _Tensor.flatten, _Tensor.reshape, _Tensor.squeeze, _Tensor.unsqueeze, _Tensor.view, _Tensor.unflatten,
 )  # fmt: skip
@@ -213,7 +225,7 @@ _MOVES: tuple[Callable[..., Any], ...] = (
     _Tensor.permute, _Tensor.transpose,
     _Tensor.movedim, _Tensor.expand, _Tensor.sum, _Tensor.mean, _Tensor.chunk, _Tensor.split, _Tensor.unbind,
     _Tensor.narrow, _Tensor.select, _Tensor.t, _Tensor.repeat,
-    _reading("T"), _reading("mT"), _Tensor.float, _Tensor.double, _Tensor.to, _Tensor.type_as,
+    _reading("T"), _reading("mT"),
     F.unfold, F.fold,
 )  # fmt: skip
 _POOLS = (

@@ -71,6 +71,8 @@ class _Layer:
 
 @rule(F.linear)
 def _linear(out: torch.Tensor, input: Any, weight: Any, bias: Any = None) -> Ruled:  # noqa: A002 - torch's names
+    if base_of(weight).dim() != 2 or (bias is not None and base_of(bias).dim() != 1):
+        return NotImplemented
     layer = _Layer(apply=F.linear, seen=lambda x, places: x, weight=base_of(weight), axis=out.dim() - 1)
     return _difference(layer, out, input, weight, bias)
 
@@ -167,13 +169,29 @@ def _transposed(
 
 
 @rule(F.embedding)
-def _embedding(out: torch.Tensor, input: torch.Tensor, weight: Any, *others: Any, **options: Any) -> Ruled:  # noqa: A002
-    """A step in one feature of one row of the table: that feature, wherever the row is looked up."""
-    if not isinstance(weight.delta, OneCoordinate) or not weight.delta.complete:
+def _embedding(
+    out: torch.Tensor,
+    input: torch.Tensor,  # noqa: A002
+    weight: Any,
+    padding_idx: int | None = None,
+    *others: Any,
+    **options: Any,
+) -> Ruled:
+    """A step in one feature of one row of the table: that feature, wherever the row is looked up.
+
+    The row of padding has no slope, which is torch's convention: it is not trained.
+    """
+    if not isinstance(weight.delta, OneCoordinate):
         return NotImplemented
     rows, features = zip(*weight.delta.positions, strict=True)
-    found = torch.stack([input == row for row in rows]).unsqueeze(-1).to(out)
-    return OneChannel(found * weight.delta.column(found), features, out.dim() - 1, out.shape)
+    padding = None if padding_idx is None else padding_idx % len(weight.base)
+    found = torch.stack([(input == row) & (row != padding) for row in rows]).unsqueeze(-1).to(out)
+    one = OneChannel(found * weight.delta.column(found), features, out.dim() - 1, out.shape)
+    if weight.delta.complete:
+        return one
+    full = zeros(weight.count, out.shape, one.values, channels_last=False)
+    full[weight.delta.queries] = one.dense()
+    return Dense(full)
 
 
 _CONVOLUTIONS: dict[int, Callable[..., torch.Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}

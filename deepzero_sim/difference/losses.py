@@ -54,7 +54,7 @@ def _squared_error(
     weight: Any = None,
 ) -> Ruled:
     plain = weight is None and size_average is None and reduce is None
-    if not plain or isinstance(target, Changed) or input.base.shape != target.shape:
+    if not plain or isinstance(target, Changed) or input.base.shape != target.shape or target.dtype == torch.bool:
         return NotImplemented
     delta = input.delta.dense().double()
     return _reduced(delta * (2 * (input.base.double() - target) + delta), reduction, out)

@@ -113,7 +113,7 @@ class Differences:
             return
         for slot, delta in zip(operation.outputs, pytree.tree_leaves(result), strict=True):
             if slot is not None and delta is not None:
-                carried.deltas[slot] = delta if self._dtype is None else _in_dtype(delta, self._dtype)
+                carried.deltas[slot] = _in_dtype(delta, self._dtype or _wide(self._recording.values[slot].dtype))
 
 
 def _reads(group: Operation | Fused) -> list[Slot]:
@@ -143,6 +143,11 @@ def _takes(rule: Rule, count: int, names: tuple[str, ...]) -> bool:
     except TypeError:
         return False
     return True
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    """What differences of values are carried in: in half precision those of small steps would be zero."""
+    return torch.promote_types(dtype, torch.float32)
 
 
 def _in_dtype(delta: Delta, dtype: torch.dtype) -> Delta:

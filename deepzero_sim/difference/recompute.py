@@ -18,7 +18,7 @@ from deepzero_sim.difference.delta import Changed, Dense, base_of
 
 
 def recompute(operation: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The difference of any operation's result, in the form of the result, with None for what is no number.
+    """The difference of any operation's result, in double precision, in the result's form, with None for what is no number.
 
     Args:
         operation: called with values; every floating-point tensor comes as double.
@@ -39,7 +39,7 @@ def recompute(operation: Callable[..., Any], args: tuple[Any, ...], kwargs: dict
     before = result_of(*(base[i] for i in places))
     moved = [base[i] + leaves[i].delta.dense().to(base[i]) for i in places]
     after = _for_each_query(result_of, moved)
-    return pytree.tree_map(lambda new, old: _difference(new, old, leaves[places[0]].base), after, before)
+    return pytree.tree_map(_difference, after, before)
 
 
 def _for_each_query(function: Callable[..., Any], stacked: list[torch.Tensor]) -> Any:
@@ -56,11 +56,12 @@ def _for_each_query(function: Callable[..., Any], stacked: list[torch.Tensor]) -
 
 
 def _double(leaf: Any) -> Any:
+    """Values, and dtypes that the operation is told to compute in, in double precision."""
+    if isinstance(leaf, torch.dtype):
+        return torch.float64 if leaf.is_floating_point else leaf
     return leaf.double() if isinstance(leaf, torch.Tensor) and leaf.is_floating_point() else leaf
 
 
-def _difference(after: Any, before: Any, like: torch.Tensor) -> Dense | None:
-    if not isinstance(after, torch.Tensor) or not after.is_floating_point():
-        return None
-    difference = after - before
-    return Dense(difference if before.dim() == 0 else difference.to(like.dtype))
+def _difference(after: Any, before: Any) -> Dense | None:
+    numbers = isinstance(after, torch.Tensor) and after.is_floating_point()
+    return Dense(after - before) if numbers else None

@@ -166,7 +166,10 @@ class _Recorder(TorchFunctionMode):
         self._size = 0
         self._slots: dict[int, Slot] = {}
         self._trained = {id(parameter) for parameter in trained}
-        self._written: dict[int, torch.Tensor] = {}  # of what is not in a slot; kept alive, so that identities stay theirs
+        self._of_trained = {_address(parameter) for parameter in trained}
+        self._written: dict[
+            int, torch.Tensor
+        ] = {}  # by address, what is not in a slot; kept alive, so that the address stays its
         for place, value in enumerate(pytree.tree_leaves(list(inputs))):
             if isinstance(value, torch.Tensor):
                 self.recording.inputs[place] = self._slots[id(value)] = self._keep(value)
@@ -228,18 +231,23 @@ class _Recorder(TorchFunctionMode):
     def _read(self, leaf: Any) -> Any:
         if not isinstance(leaf, torch.Tensor):
             return leaf
-        if id(leaf) in self._written:
+        if id(leaf) in self._slots:
+            return Read(self._slots[id(leaf)])
+        if leaf.layout == torch.strided and _address(leaf) in self._written:
             raise CannotRecordError("it reads a buffer that it has written into")
-        if id(leaf) in self._trained and id(leaf) not in self._slots:
+        if id(leaf) in self._trained:
             self.recording.parameters[id(leaf)] = self._slots[id(leaf)] = self._keep(leaf)
-        return Read(self._slots[id(leaf)]) if id(leaf) in self._slots else leaf
+            return Read(self._slots[id(leaf)])
+        if leaf.layout == torch.strided and leaf.numel() and _address(leaf) in self._of_trained:
+            raise CannotRecordError("it reads a view of a parameter that was made before")
+        return leaf
 
     def _before_writing(self, target: torch.Tensor, name: str, depends: bool) -> None:
         """Keep what is written over: it is still an argument of the operations before."""
         if id(target) not in self._slots:
             if depends:
                 raise CannotRecordError(f"{name} writes values that queries change into a tensor that they do not")
-            self._written[id(target)] = target
+            self._written[_address(target)] = target
             return
         if id(target) in self._trained or self._slots[id(target)] in self.recording.inputs.values():
             raise CannotRecordError(f"{name} writes into a parameter or an input")
@@ -306,6 +314,8 @@ _AS_NUMBERS = {"item", "tolist", "numpy", "__bool__", "__float__", "__int__", "_
 
 
 def _require_recordable(func: Any, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], depends: bool) -> None:
+    if func == _SET_DATA:
+        raise CannotRecordError("it puts other data into a tensor")
     if name in _AS_NUMBERS and depends:
         raise CannotRecordError(f"it reads values as numbers, by {name}")
     if name in {"embedding", "embedding_bag"} and kwargs.get("max_norm", args[3] if len(args) > 3 else None) is not None:
@@ -316,10 +326,14 @@ def _require_recordable(func: Any, name: str, args: Sequence[Any], kwargs: Mappi
 
 def _written_by(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> torch.Tensor | None:
     """The tensor that an operation writes into."""
-    in_place = (name.endswith("_") and not name.endswith("__")) or name == "__setitem__" or name in _IN_PLACE
+    in_place = (name.endswith("_") and not name.endswith("__")) or name in _IN_PLACE
     if not (in_place or kwargs.get("inplace")) or not args or not isinstance(args[0], torch.Tensor):
         return None
     return args[0]
 
 
-_IN_PLACE = {"__iadd__", "__isub__", "__imul__", "__itruediv__", "__ipow__"}
+#: What it is to torch to put other data into a tensor.
+_SET_DATA = torch.Tensor.data.__set__  # type: ignore[attr-defined]
+
+#: Functions that write into their first argument without a name that says so.
+_IN_PLACE = {"__iadd__", "__isub__", "__imul__", "__itruediv__", "__ipow__", "__setitem__"}

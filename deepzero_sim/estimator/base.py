@@ -75,6 +75,8 @@ def check_precision(parameters: Mapping[str, torch.Tensor], step_size: float) ->
         ConfigError: half precision or complex parameters, or a step too small or too large for them.
     """
     for name, parameter in parameters.items():
+        if torch.is_autocast_enabled(parameter.device.type):
+            raise ConfigError("autocast rounds the results that differences are taken of: estimate gradients outside of it.")
         if parameter.dtype not in (torch.float32, torch.float64):
             raise ConfigError(
                 f"parameter {name!r} must be of float32 or float64 to be queried, not {parameter.dtype}: convert "

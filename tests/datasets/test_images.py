@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from runs import fill
 
 from deepzero_sim.datasets import cifar_archive, image_cache, images
 from deepzero_sim.datasets.images import ImageData, Images
@@ -217,6 +218,17 @@ def test_a_disk_that_fills_up_leaves_no_cache(tmp_path: Path, monkeypatch: pytes
             image_cache.load(source, tmp_path / "cache")
     assert not list((tmp_path / "cache").glob("*"))
     assert len(image_cache.load(source, tmp_path / "cache").train) == 4
+
+
+@pytest.mark.parametrize("left", [0, 2, 10])
+def test_a_full_disk_leaves_no_cache(tmp_path: Path, tiny_disk: Path, left: int) -> None:
+    source = tar_of(tmp_path / "images.tar.xz", by_class(some(40), some(4)))
+    filler = fill(tiny_disk, 4096 * left)
+    with pytest.raises(OSError, match=r"[Nn]o space left|errno = 28"):
+        image_cache.load(source, tiny_disk)
+    assert [path.name for path in tiny_disk.iterdir()] == ["filler"]
+    filler.unlink()
+    assert len(image_cache.load(source, tiny_disk).train) == 40
 
 
 def test_a_damaged_cache_is_refused(tmp_path: Path) -> None:

@@ -256,7 +256,7 @@ def test_what_has_no_rule_is_recomputed_in_float64(seed: int, size: float) -> No
     args, deltas = (draw(seed, 3, 4), draw(seed + 1, 4)), {0: draw(seed + 2, 3, 3, 4, scale=10**size)}
     assert operation not in RULES
     found = recompute(operation, (Changed(args[0], Dense(deltas[0])), args[1]), {})
-    assert found.dense().dtype == torch.float32
+    assert found.dense().dtype == torch.float64
     assert error(found.dense(), subtracted(operation, args, deltas)) < 1e-5
 
 
