@@ -133,13 +133,13 @@ class QueriedNetwork:
         try:
             self._require_agreement(inputs)
             self._require_fits(self._recorded_base(inputs))
-        except ConfigError:
-            raise
         except CannotRecordError as error:
             self._warn(str(error))
             return False
         except Exception as error:  # the network itself works, as was seen
-            self._warn(f"to record it raised {type(error).__name__}: {error}")
+            if isinstance(error, DeepZeroError) and error.__cause__ is None:
+                raise
+            self._warn(f"it cannot be recorded: {error}")
             return False
         return True
 
@@ -209,34 +209,41 @@ class QueriedNetwork:
             CannotRecordError: something goes past the recording, such as code that torch does not see.
         """
         assert self._whole is not None
-        for values in (_noise(self._whole), _nearby(self._whole)):
+        for values, share in ((_noise(self._whole), 1.0), (_nearby(self._whole), 0.01)):
             with state_put_back(self._whole):
                 write(self._whole, values)
-                if not self._gives_numbers(inputs):
-                    continue
-                found, expected, scale = self._two_ways(inputs)
+                ways = self._two_ways(inputs, share)
+            if ways is None:
+                continue
+            found, expected, scale = ways
             rounding = 100 * torch.finfo(found.dtype).eps * scale
-            if math.isfinite(scale) and not _largest(found - expected) <= 1e-3 * _largest(expected) + rounding:
+            if not _largest(found - expected) <= 1e-3 * _largest(expected) + rounding:
                 raise CannotRecordError(
                     "its differences disagree with two whole passes: it uses parameters out of torch's sight"
                 )
             return
 
-    def _gives_numbers(self, inputs: Sequence[Any]) -> bool:
-        """Whether it works with the weights that it has now: not all may be noise, such as positive definite matrices."""
+    def _numbers(self, inputs: Sequence[Any]) -> torch.Tensor | None:
+        """What it gives with the weights that it has now; None if it fails: not all may be noise, such as covariances."""
         try:
-            return bool(torch.isfinite(self._whole_pass(inputs)).all())
+            result = self._whole_pass(inputs)
         except Exception:
-            return False
+            return None
+        return result if bool(torch.isfinite(result).all()) else None
 
-    def _two_ways(self, inputs: Sequence[Any]) -> tuple[torch.Tensor, torch.Tensor, float]:
-        """What a change of all parameters and inputs changes of the result, carried and by whole passes; and its size."""
+    def _two_ways(self, inputs: Sequence[Any], share: float) -> tuple[torch.Tensor, torch.Tensor, float] | None:
+        """What a change of all parameters and inputs changes of the result, carried and by whole passes, and the result's size.
+
+        None if the network does not work with its weights as they are, or changed.
+        """
         assert self._whole is not None
+        if self._numbers(inputs) is None:
+            return None
         parameters = self._parameters
         recording = record(self._whole, _copied(inputs), list(parameters.values()), memory=self._memory)
         before = recording.values[recording.output].clone()
         changes = {
-            name: OneCoordinate((p.numel() // 2,), (float(p.abs().max().clamp(min=0.1)),), 0, 1, p)
+            name: OneCoordinate((p.numel() // 2,), (share * float(p.abs().max().clamp(min=0.1)),), 0, 1, p)
             for name, p in parameters.items()
             if p.numel()
         }
@@ -248,14 +255,14 @@ class QueriedNetwork:
         leaves, form = pytree.tree_flatten(tuple(inputs))
         for place, slot in recording.inputs.items():
             if leaves[place].is_floating_point() and leaves[place].numel():
-                varied = _varied(leaves[place])
+                varied = _varied(leaves[place], share)
                 starts[slot] = Dense((varied - leaves[place]).unsqueeze(0))
                 leaves[place] = varied
         delta = Differences(recording).of(starts)
         found = before.new_zeros(before.shape) if delta is None else delta.dense()[0].to(before)
         write(self._whole, {self._prefix + name: parameters[name] + change.dense()[0] for name, change in changes.items()})
-        expected = self._whole(*pytree.tree_unflatten(leaves, form)) - before
-        return found, expected, _largest(before) + _largest(expected)
+        after = self._numbers(pytree.tree_unflatten(leaves, form))
+        return None if after is None else (found, after - before, _largest(before) + _largest(after))
 
     def footprint(self, base: Base) -> dict[str, Footprint]:
         """What a query of each parameter takes, measured the first time; nothing for networks that are not recorded."""
@@ -377,10 +384,10 @@ def _nearby(module: nn.Module) -> NamedTensors:
     }
 
 
-def _varied(x: torch.Tensor) -> torch.Tensor:
+def _varied(x: torch.Tensor, share: float) -> torch.Tensor:
     """Somewhat other numbers."""
     noise = torch.randn(x.shape, generator=seeded(0)).to(x)
-    return x + 0.1 * float(x.abs().max()) * noise
+    return x + 0.1 * share * float(x.abs().max()) * noise
 
 
 def _changed_parameters(parameters: NamedTensors, perturbation: Perturbation) -> Iterator[NamedTensors]:

@@ -237,6 +237,61 @@ def test_what_an_oracle_is_made_of_is_checked() -> None:
         LoopOracle(classifier(), mse)  # type: ignore[arg-type]
 
 
+class Scaling(nn.Module):
+    """Uses an attribute, and a buffer that state dicts leave out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last, self.factor = nn.Linear(4, 5), nn.Linear(5, 3), 1.0
+        self.register_buffer("scale", torch.ones(5), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(torch.tanh(self.first(x)) * self.scale) * self.factor  # type: ignore[no-any-return]
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"version": 1}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        pass
+
+
+CHANGES: dict[str, Callable[[Any], Any]] = {
+    "buffer": lambda m: m.scale.fill_(5.0),
+    "attribute": lambda m: setattr(m, "factor", 3.0),
+    "hook": lambda m: m.first.register_forward_hook(lambda module, inputs, output: 2 * output),
+    "frozen": lambda m: m.first.weight.requires_grad_(False),
+    "another layer": lambda m: setattr(m, "first", nn.Linear(4, 5)),
+    "weights": lambda m: m.first.weight.data.mul_(2),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("kind", ["thread", "two processes"])
+def test_workers_follow_whatever_changes(executors: dict[str, Executor], kind: str, change: str) -> None:
+    model, batch = Scaling(), (torch.randn(6, 4), torch.randn(6, 3))
+    ours, alone = ModelOracle(model, F.mse_loss, executors[kind]), ModelOracle(model, F.mse_loss)
+    assert_same(*(CGE().estimate(oracle, batch).grads for oracle in (ours, alone)))
+    CHANGES[change](model)
+    assert_same(*(CGE().estimate(oracle, batch).grads for oracle in (ours, alone)))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_scripted_networks_and_autocast_are_refused() -> None:
+    plain = nn.Sequential(nn.Linear(4, 3))
+    batch = torch.randn(6, 4), torch.randn(6, 3)
+    with pytest.raises(ConfigError, match="a network that was scripted or traced hides its parameters"):
+        ModelOracle(torch.jit.trace(plain, batch[0]), F.mse_loss)  # type: ignore[no-untyped-call]
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(ConfigError, match="autocast rounds the results"):
+        CGE().estimate(ModelOracle(plain, F.mse_loss), batch)
+
+
+def test_overlapping_parameters_are_refused() -> None:
+    model = nn.Linear(4, 3)
+    model.weight = nn.Parameter(torch.randn(1, 4).expand(3, 4))
+    with pytest.raises(ConfigError, match=r"parameter 'weight' .* has several coordinates in one place of memory"):
+        CGE().estimate(ModelOracle(model, F.mse_loss), (torch.randn(6, 4), torch.randn(6, 3)))
+
+
 @pytest.mark.parametrize("backend", ["thread", "process"])
 def test_a_closed_executor_is_said(backend: Backend) -> None:
     with open_executor(backend, 2) as executor:

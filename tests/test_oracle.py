@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import threading
+from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from problems import (
     Burgers,
     Counting,
+    Network,
     assert_untouched,
     burgers_oracle,
     conv_corrector,
@@ -223,6 +225,71 @@ def test_a_corrector_with_batch_norm_gives_the_same_in_every_process(executors: 
         oracle.executor = executor
         assert_same(CGE().estimate(oracle, batch).grads, expected.grads)
     assert_untouched(oracle.model, before)
+
+
+class Remembering(nn.Module):
+    """A corrector with something from call to call."""
+
+    def __init__(self, remember: Callable[[Any, torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.layer, self.remember = conv_corrector(), remember
+        self.register_buffer("calls", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("hidden", torch.zeros(1, 1, 1, dtype=torch.float64))
+        self.count = 0
+
+    def forward(self, states: torch.Tensor, params: torch.Tensor | None) -> torch.Tensor:
+        return self.remember(self, self.layer(states, params))
+
+
+def by_buffer(corrector: Any, correction: torch.Tensor) -> torch.Tensor:
+    corrector.calls += 1
+    return correction * corrector.calls
+
+
+def by_hidden_state(corrector: Any, correction: torch.Tensor) -> torch.Tensor:
+    result: torch.Tensor = correction + corrector.hidden
+    corrector.hidden = result.detach().mean((0, 1, 2), keepdim=True)
+    return result
+
+
+def by_attribute(corrector: Any, correction: torch.Tensor) -> torch.Tensor:
+    corrector.count += 1
+    return correction * corrector.count
+
+
+@pytest.mark.parametrize("remember", [by_buffer, by_hidden_state, by_attribute])
+def test_a_corrector_that_remembers_is_refused(remember: Callable[..., torch.Tensor]) -> None:
+    """In a rollout it would be another one at every step."""
+    oracle, batch = burgers_oracle(corrector=Remembering(remember))
+    with pytest.raises(ConfigError, match="gives other results when it is called again"):
+        CGE().estimate(oracle, batch)
+
+
+class WritingStates(Network):
+    """A corrector that writes into the states it is given."""
+
+    def forward(self, states: torch.Tensor, params: torch.Tensor | None) -> torch.Tensor:
+        return super().forward(states.mul_(2), params)
+
+
+@pytest.mark.filterwarnings("ignore:.*whole")
+def test_a_corrector_may_write_into_its_states() -> None:
+    oracle, batch = burgers_oracle(corrector=WritingStates(conv_corrector().layers))
+    estimate = CGE(1e-4).estimate(oracle, batch)
+    rollout = oracle.loop.rollout(torch.as_tensor(batch[0])).detach()
+    assert estimate.loss == pytest.approx(float(mse(rollout, torch.as_tensor(batch[2]))), rel=1e-12)
+    plain = BackPropagation().estimate(oracle, batch)
+    assert plain.loss == pytest.approx(estimate.loss, rel=1e-12)
+
+
+def test_a_corrector_that_returns_no_tensor_is_said() -> None:
+    class Pair(Network):
+        def forward(self, states: torch.Tensor, params: torch.Tensor | None) -> Any:
+            return (super().forward(states, params),)
+
+    oracle, batch = burgers_oracle(corrector=Pair(conv_corrector().layers))
+    with pytest.raises(ConfigError, match="Pair must return a tensor, not tuple"):
+        CGE().estimate(oracle, batch)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -30,7 +31,7 @@ from torch import nn
 from deepzero_sim.difference.delta import Dense
 from deepzero_sim.difference.rules import RULES
 from deepzero_sim.errors import ConfigError
-from deepzero_sim.estimator import CGE
+from deepzero_sim.estimator import CGE, BackPropagation
 from deepzero_sim.oracle import ModelOracle
 from deepzero_sim.perturbation import CoordinateBatch, Coordinates, Directions, Perturbation, trainable, unit_direction
 from deepzero_sim.queried import QueriedNetwork
@@ -371,6 +372,165 @@ def test_other_code_is_recorded(function: Callable[[torch.Tensor], torch.Tensor]
     assert relative_error(estimate.grads, plain_differences(model, batch, 1e-5)) < 1e-6
 
 
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda h: F.softmax(h, -1, dtype=torch.float32),
+        lambda h: F.log_softmax(h, -1, dtype=torch.float32),
+        lambda h: h.cumsum(-1, dtype=torch.float32),
+        lambda h: h.type(torch.float32).tanh(),
+        lambda h: h.to(torch.float16).float(),
+        lambda h: h.half().float(),
+        lambda h: h.bfloat16().float(),
+        lambda h: h.double().tanh().float(),
+        lambda h: torch.linalg.vector_norm(h, dim=1, keepdim=True, dtype=torch.float32) * h,
+        lambda h: F.softmax(h, -1, dtype=torch.float64).float(),
+    ],
+    ids=["softmax", "log_softmax", "cumsum", "type", "to", "half", "bfloat16", "double", "norm", "float64"],
+)
+def test_dtypes_in_between_lose_no_digits(function: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    """A conversion to fewer digits is taken as one that does not round, as autograd takes it."""
+    model, batch = Wrapped(function), (torch.randn(5, 3), torch.randn(5, 2))
+    exact = BackPropagation().estimate(ModelOracle(model, mse), batch).grads
+    # which rounds to bfloat16 on its way back
+    assert relative_error(CGE(1e-6).estimate(ModelOracle(model, mse), batch).grads, exact) < 1e-2
+
+
+def test_a_row_of_padding_has_no_slope() -> None:
+    model = nn.Sequential(nn.Embedding(5, 4, padding_idx=-4), nn.Flatten(), nn.Linear(8, 2)).double()
+    batch = torch.tensor([[0, 1], [1, 4], [2, 3]]), torch.randn(3, 2, dtype=torch.float64)
+    for queries_per_chunk in (3, 256):  # some chunks have coordinates of several parameters
+        oracle = ModelOracle(model, mse, queries_per_chunk=queries_per_chunk)
+        found = CGE(1e-5).estimate(oracle, batch).grads
+        assert relative_error(found, BackPropagation().estimate(oracle, batch).grads) < 1e-6
+
+
+class Graph(nn.Module):
+    """Neighbours by a sparse matrix."""
+
+    def __init__(self, layout: torch.layout) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(3, 4), nn.Linear(4, 2)
+        self.register_buffer("neighbours", torch.eye(5).roll(1, 0).double().to_sparse(layout=layout))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.last(torch.sparse.mm(self.neighbours, torch.tanh(self.first(x))))
+        return result
+
+
+class Cholesky(nn.Module):
+    """With a parameter that not all numbers suit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.covariance = nn.Linear(3, 2), nn.Parameter(torch.eye(2) + 0.1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.first(x) @ torch.linalg.cholesky(self.covariance)
+        return result
+
+
+class Indexed(nn.Module):
+    """With a parameter of whole numbers, which is not trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.order = nn.Linear(3, 2), nn.Parameter(torch.tensor([1, 0]), requires_grad=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.first(x)[:, self.order] * torch.tensor([1.0, 2.0], dtype=x.dtype)
+        return result
+
+
+class OneDimensional(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.randn(3)), nn.Parameter(torch.randn(5, 2))
+        self.last = nn.Parameter(torch.randn(2, 3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.linear(x, self.last, self.bias) + F.linear(x, self.weight)[:, None]
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR")
+@pytest.mark.parametrize(
+    "make",
+    [lambda: Graph(torch.sparse_coo), lambda: Graph(torch.sparse_csr), Cholesky, Indexed, OneDimensional],
+    ids=["sparse", "sparse rows", "Cholesky", "whole numbers", "one-dimensional"],
+)
+def test_uncommon_parameters_and_buffers(make: Callable[[], nn.Module]) -> None:
+    torch.manual_seed(0)
+    model = make().double()
+    oracle, batch = ModelOracle(model, mse), (torch.randn(5, 3).double(), torch.randn(5, 2).double())
+    if isinstance(model, Cholesky):  # whose gradient is by convention that of both halves of the matrix
+        exact = plain_differences(model, batch, 1e-5)
+    else:
+        exact = BackPropagation().estimate(oracle, batch).grads
+    assert relative_error(CGE(1e-5).estimate(oracle, batch).grads, exact) < 1e-6  # a fallback would warn
+
+
+def test_targets_may_be_bool() -> None:
+    model = nn.Linear(3, 2).double()
+    oracle, batch = ModelOracle(model, F.mse_loss), (torch.randn(5, 3).double(), torch.randn(5, 2) > 0)
+    exact = BackPropagation().estimate(oracle, batch).grads
+    assert relative_error(CGE(1e-5).estimate(oracle, batch).grads, exact) < 1e-6
+
+
+def mapped(x: torch.Tensor) -> torch.Tensor:
+    return torch.vmap(lambda row: row * row.sum())(x)
+
+
+def inner_gradient(x: torch.Tensor) -> torch.Tensor:
+    with torch.enable_grad():
+        point = x.detach().clone().requires_grad_()
+        (slope,) = torch.autograd.grad(point.pow(3).sum(), point)
+    return x + slope
+
+
+@pytest.mark.parametrize("function", [mapped, inner_gradient])
+def test_what_fails_when_it_is_recorded_is_called_as_it_is(function: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    model = Wrapped(function).double()
+    oracle, batch = model_oracle(model, torch.randn(5, 3, dtype=torch.float64))
+    with fallback_allowed():
+        estimate = CGE(1e-5).estimate(oracle, batch)
+    assert relative_error(estimate.grads, plain_differences(model, batch, 1e-5)) < 1e-6
+
+
+def test_another_thread_may_draw() -> None:
+    """Such as one that fetches data."""
+    done = threading.Event()
+
+    def draw() -> None:
+        while not done.is_set():
+            torch.rand(10)
+
+    thread = threading.Thread(target=draw)
+    thread.start()
+    try:
+        for _ in range(5):
+            QueriedNetwork(nn.Linear(3, 2)).base(torch.randn(4, 3))
+    finally:
+        done.set()
+        thread.join()
+
+
+@pytest.mark.parametrize("offset", [0.0, 300.0])
+def test_what_torch_does_not_show_is_noticed_however_large_the_loss(offset: float) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch says that it is old
+        scripted = torch.jit.script(twice_tanh)
+    model = Wrapped(scripted).double()
+    oracle, batch = ModelOracle(model, mse), (torch.randn(5, 3).double(), torch.randn(5, 2).double() + offset)
+    with fallback_allowed() as caught:
+        estimate = CGE(1e-4).estimate(oracle, batch)
+    assert len(caught) == 1
+    assert relative_error(estimate.grads, gradient(model, *batch)) < 1e-5
+
+
+def twice_tanh(x: torch.Tensor) -> torch.Tensor:
+    return torch.tanh(x) * 2
+
+
 #: The same functions of torch by other names of their arguments.
 BY_NAME: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "cat": lambda h: torch.cat(tensors=[h[:, :1], h[:, 1:]], dim=1),
@@ -606,6 +766,7 @@ class Failing:
         return mse(outputs, targets)
 
 
+@pytest.mark.filterwarnings("ignore:.*whole")
 @pytest.mark.parametrize("calls", [0, 1, 2])
 def test_weights_and_buffers_stay_when_the_loss_raises(calls: int) -> None:
     model, loss = Writing().double(), Failing()

@@ -19,7 +19,7 @@ from deepzero_sim.difference.delta import Delta, Dense, OneChannel, OneCoordinat
 from deepzero_sim.difference.fused import Fused, grouped, through
 from deepzero_sim.difference.image_convolution import ImageConvolution
 from deepzero_sim.difference.recompute import recompute
-from deepzero_sim.difference.recording import Operation, Recording, Slot
+from deepzero_sim.difference.recording import Operation, Recording, Slot, address, size_of
 from deepzero_sim.difference.rules import RULES, Rule
 
 
@@ -64,10 +64,10 @@ class Differences:
     @property
     def size(self) -> int:
         """Bytes of what was computed of the network as it is, beside its values."""
-        known = {x.untyped_storage().data_ptr() for x in self._recording.values}
+        known = {address(x) for x in self._recording.values}
         kept = [x for memo in self._memos.values() for x in _tensors(memo)]
-        sizes = {x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in kept}
-        return sum(size for address, size in sizes.items() if address not in known)
+        sizes = {address(x): size_of(x) for x in kept}
+        return sum(size for where, size in sizes.items() if where not in known)
 
     def of(self, changes: Mapping[Slot, Delta], meter: Meter | None = None) -> Delta | None:
         """What queries change of the result; None if nothing.

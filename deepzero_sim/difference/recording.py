@@ -96,7 +96,7 @@ class Recording:
     @property
     def size(self) -> int:
         """Bytes of the values, views counted once."""
-        storages = {x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in self.values}
+        storages = {address(x): size_of(x) for x in self.values}
         return sum(storages.values())
 
     def keep(self, value: torch.Tensor) -> Slot:
@@ -166,7 +166,7 @@ class _Recorder(TorchFunctionMode):
         self._size = 0
         self._slots: dict[int, Slot] = {}
         self._trained = {id(parameter) for parameter in trained}
-        self._of_trained = {_address(parameter) for parameter in trained}
+        self._of_trained = {address(parameter) for parameter in trained}
         self._written: dict[
             int, torch.Tensor
         ] = {}  # by address, what is not in a slot; kept alive, so that the address stays its
@@ -207,8 +207,8 @@ class _Recorder(TorchFunctionMode):
         result = func(*args, **kwargs)
         outputs = [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, torch.Tensor)]
         pairs = list(zip(exact, outputs, strict=True)) if exact is not None and len(exact) == len(outputs) else []
-        views = {_address(x) for x in leaves if isinstance(x, torch.Tensor) and x is not target}
-        put_rounded([(value, leaf) for value, leaf in pairs if _address(leaf) not in views])
+        views = {address(x) for x in leaves if isinstance(x, torch.Tensor) and x is not target}
+        put_rounded([(value, leaf) for value, leaf in pairs if address(leaf) not in views])
         self._write_down(func, arguments, form, result)
         if self._doubles is not None:
             self._doubles.keep({self._slots[id(leaf)]: value for value, leaf in pairs})
@@ -216,9 +216,9 @@ class _Recorder(TorchFunctionMode):
 
     def _keep(self, value: torch.Tensor) -> Slot:
         """A new slot, if there is memory for it."""
-        if _address(value) not in self._storages:
-            self._storages.add(_address(value))
-            self._size += value.untyped_storage().nbytes()
+        if address(value) not in self._storages:
+            self._storages.add(address(value))
+            self._size += size_of(value)
         if self._size > self._memory:
             raise CannotRecordError(
                 f"its activations take more than the {self._memory / 2**20:.3g} MiB of the memory setting; take a smaller "
@@ -233,12 +233,12 @@ class _Recorder(TorchFunctionMode):
             return leaf
         if id(leaf) in self._slots:
             return Read(self._slots[id(leaf)])
-        if leaf.layout == torch.strided and _address(leaf) in self._written:
+        if address(leaf) in self._written:
             raise CannotRecordError("it reads a buffer that it has written into")
         if id(leaf) in self._trained:
             self.recording.parameters[id(leaf)] = self._slots[id(leaf)] = self._keep(leaf)
             return Read(self._slots[id(leaf)])
-        if leaf.layout == torch.strided and leaf.numel() and _address(leaf) in self._of_trained:
+        if leaf.numel() and address(leaf) in self._of_trained:
             raise CannotRecordError("it reads a view of a parameter that was made before")
         return leaf
 
@@ -247,14 +247,13 @@ class _Recorder(TorchFunctionMode):
         if id(target) not in self._slots:
             if depends:
                 raise CannotRecordError(f"{name} writes values that queries change into a tensor that they do not")
-            self._written[_address(target)] = target
+            self._written[address(target)] = target
             return
         if id(target) in self._trained or self._slots[id(target)] in self.recording.inputs.values():
             raise CannotRecordError(f"{name} writes into a parameter or an input")
         slot = self._slots[id(target)]
-        storage = target.untyped_storage().data_ptr()
         for other, value in enumerate(self.recording.values):
-            if other != slot and value.untyped_storage().data_ptr() == storage:
+            if other != slot and address(value) == address(target):
                 raise CannotRecordError(f"{name} writes into a tensor that others are views of")
         self.recording.values[slot] = target.clone()
 
@@ -301,8 +300,14 @@ class _Recorder(TorchFunctionMode):
                 raise CannotRecordError(f"{name} makes {value.dtype} of values that queries change")
 
 
-def _address(value: torch.Tensor) -> int:
-    return value.untyped_storage().data_ptr()
+def address(value: torch.Tensor) -> int:
+    """Of its memory; that of a sparse tensor, which has none of its own, is nobody else's."""
+    return value.untyped_storage().data_ptr() if value.layout == torch.strided else -id(value)
+
+
+def size_of(value: torch.Tensor) -> int:
+    """Bytes of its memory."""
+    return value.untyped_storage().nbytes() if value.layout == torch.strided else value.element_size() * value._nnz()
 
 
 #: Normalisations that write running statistics, and what the argument is called that says so.
