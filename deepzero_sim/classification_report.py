@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from deepzero_sim import ratios_report
 from deepzero_sim.errors import RunError
 from deepzero_sim.figures import pyplot, save
 from deepzero_sim.files import write_text
-from deepzero_sim.run_folder import ACCURACY, read_metrics
+from deepzero_sim.run_folder import ACCURACY, METRICS, read_metrics
 from deepzero_sim.sparsity import RatiosRecord, load_ratios
 from deepzero_sim.tables import markdown_table
 
@@ -35,11 +36,13 @@ class TrainedRun:
     Args:
         results: what `results.json` holds.
         curve: how well it classified after every epoch.
+        training: loss and queries so far, of every update.
         ratios: which share of each layer was active, if not all.
     """
 
     results: dict[str, Any]
     curve: list[dict[str, Any]]
+    training: list[dict[str, Any]]
     ratios: RatiosRecord | None
 
 
@@ -51,7 +54,7 @@ def read(path: Path) -> TrainedRun:
     """
     try:
         results = json.loads((path / "results.json").read_text(encoding="utf-8"))
-        curve = read_metrics(path / ACCURACY)
+        curve, training = read_metrics(path / ACCURACY), read_metrics(path / METRICS)
         _row("", results)
     except FileNotFoundError as error:
         raise RunError(
@@ -62,7 +65,7 @@ def read(path: Path) -> TrainedRun:
         raise RunError(
             f"{path / 'results.json'} is not that of 'deepzero-sim classify' ({type(error).__name__}: {error}): check the path."
         ) from error
-    return TrainedRun(results, curve, load_ratios(path))
+    return TrainedRun(results, curve, training, load_ratios(path))
 
 
 def named(paths: Sequence[Path]) -> dict[str, TrainedRun]:
@@ -109,6 +112,7 @@ def publish(folder: Path, title: str, runs: Mapping[str, TrainedRun]) -> None:
     colours = dict(zip(runs, [_COLOURS[i % len(_COLOURS)] for i in range(len(runs))], strict=True))
     for name, (key, label, unit) in _OVER.items():
         save(plot, folder / name, _curves(plot, runs, colours, (key, unit), label))
+    save(plot, folder / "training_loss.png", _training_loss(plot, runs, colours))
     records = {name: run.ratios for name, run in runs.items() if run.ratios is not None}
     if records:
         save(plot, folder / ratios_report.FIGURE, ratios_report.draw(plot, records, colours))
@@ -128,12 +132,33 @@ first-order training those of its forward passes. Seconds are those of training 
 ![Test accuracy against epochs](accuracy_over_epochs.png)
 
 ![Test accuracy against images forwarded](accuracy_over_images.png)
+
+![Training loss against updates and queries](training_loss.png)
 {ratios_report.section(records)}
 ## Settings
 
 ```yaml
 {yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)}```
 """
+
+
+def _training_loss(plot: Any, runs: Mapping[str, TrainedRun], colours: Mapping[str, str]) -> Any:
+    """Of the batches, each the mean of some fifty in a row at most: single ones hide the curve."""
+    figure, axes = plot.subplots(1, 2, figsize=(11, 4), layout="constrained", sharey=True)
+    for name, run in runs.items():
+        if not run.training:  # its metrics were removed, which no run needs
+            continue
+        losses = np.array([line["loss"] for line in run.training])
+        window = min(50, max(1, len(losses) // 20))
+        means = np.convolve(losses, np.full(window, 1 / window), mode="valid")
+        for ax, key in zip(axes, ("step", "queries"), strict=True):
+            ax.plot([line[key] for line in run.training[window - 1 :]], means, label=name, color=colours[name])
+    axes[0].set(xlabel="update", ylabel="cross-entropy on training batches (nats)")
+    axes[1].set(xlabel="queries", xscale="log" if len(runs) > 1 else "linear")
+    for ax in axes:
+        ax.grid(alpha=0.3)
+    axes[0].legend()
+    return figure
 
 
 def _curves(

@@ -28,9 +28,10 @@ import torch
 from deepzero_sim.coupling import SolverLoop, to_array
 from deepzero_sim.errors import ConfigError, DivergedError, NonFiniteError
 from deepzero_sim.ledger import Ledger, Portion
+from deepzero_sim.network_with_loss import NetworkWithLoss
 from deepzero_sim.parallel import SerialExecutor, run_in_order
 from deepzero_sim.perturbation import Coordinates, Perturbation, chunked, parts_of
-from deepzero_sim.queried import Base, Footprint, NetworkWithLoss, QueriedNetwork
+from deepzero_sim.queried import Base, Footprint, QueriedNetwork
 from deepzero_sim.solver import check_states
 from deepzero_sim.types import NamedTensors, is_whole
 

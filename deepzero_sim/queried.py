@@ -10,7 +10,6 @@ import math
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any, NamedTuple, TypeAlias
@@ -72,7 +71,7 @@ class Footprint(NamedTuple):
 
 
 class QueriedNetwork:
-    """A network that answers queries. Its weights and buffers are never written.
+    """A network that answers queries. Whole passes write into its weights; afterwards it is what it was, bit for bit.
 
     Args:
         network: the one that is trained; None for a function without parameters.
@@ -119,8 +118,7 @@ class QueriedNetwork:
         if case not in self._recorded:
             self._recorded[case] = self._can_be_recorded(inputs)
         if self._recorded[case]:
-            with state_put_back(self._whole):
-                return self._recorded_base(inputs)
+            return self._recorded_base(inputs)
         return Base(inputs, self._whole_pass(inputs), self._parameters)
 
     def _can_be_recorded(self, inputs: tuple[Any, ...]) -> bool:
@@ -401,57 +399,3 @@ def _changed_parameters(parameters: NamedTensors, perturbation: Perturbation) ->
             changed = parameters[part.name].detach().clone(memory_format=torch.contiguous_format)
             changed.view(-1)[index] += step
             yield {part.name: changed}
-
-
-class NetworkWithLoss(nn.Module):
-    """`(inputs, targets) -> loss`, as one network.
-
-    Args:
-        network: whose outputs.
-        loss: `(outputs, targets) -> scalar`.
-    """
-
-    def __init__(self, network: nn.Module | None, loss: Any) -> None:
-        super().__init__()
-        self.network = network
-        self.loss = loss
-
-    def forward(self, inputs: Any, targets: Any) -> torch.Tensor:
-        outputs = inputs
-        if self.network is not None:
-            with _blamed("the network", inputs):
-                outputs = self.network(*inputs)
-        with _blamed("the loss", (outputs, targets)):
-            return _scalar(self.loss(outputs, targets))
-
-
-@contextmanager
-def _blamed(what: str, given: Any) -> Iterator[None]:
-    """Say whose code raised what, and what it was called with.
-
-    Raises:
-        ConfigError: it raised an error, other than one of ours.
-    """
-    try:
-        yield
-    except (DeepZeroError, CannotRecordError):
-        raise
-    except Exception as error:
-        shapes = ", ".join(f"{tuple(x.shape)}" for x in pytree.tree_leaves(given) if isinstance(x, torch.Tensor))
-        raise ConfigError(
-            f"{what} raised {type(error).__name__} on shapes {shapes or 'of no tensor'}: {error}; check that they fit."
-        ) from error
-
-
-def _scalar(loss: Any) -> torch.Tensor:
-    """A loss as a tensor of no axes.
-
-    Raises:
-        ConfigError: it is not one floating-point number.
-    """
-    if not isinstance(loss, torch.Tensor) or loss.numel() != 1 or not loss.is_floating_point():
-        what = f"{loss.dtype} of shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else type(loss).__name__
-        raise ConfigError(
-            f"the loss must return a tensor of one floating-point number, not {what}: reduce it, as .mean() does."
-        )
-    return loss.reshape(())

@@ -13,7 +13,8 @@ import torch
 import yaml
 
 from deepzero_sim.accuracy import calibrated, evaluate
-from deepzero_sim.classification import _Noting, classify
+from deepzero_sim.building import build_network
+from deepzero_sim.classification import CLASSIFIERS, _Noting, classify
 from deepzero_sim.cli import main
 from deepzero_sim.components import Component
 from deepzero_sim.errors import ConfigError, DataError
@@ -103,6 +104,33 @@ def test_sparse_weights_stay_zero(data: Path, tmp_path: Path) -> None:
     assert 0.85 < zero < 0.95
 
 
+def test_masks_may_change_within_an_epoch(data: Path, tmp_path: Path) -> None:
+    """Plain gradient descent moves the coordinates that were active, and no others."""
+    moved = {}
+    for refresh in (None, 1, 0.25, 1e-9):
+        run = settings(
+            tmp_path / f"{refresh}", data, estimator=FIRST_ORDER, mask_refresh=refresh, layer_ratios=Component("uniform")
+        )
+        run = replace(run, optimiser=Component("torch.optim.SGD", {"lr": 0.01}), scheduler=None)
+        classify(run)
+        start = build_network(run.network, CLASSIFIERS, 3, run.seed).state_dict()
+        weights = {
+            name: x - start[name.removeprefix("network.")]
+            for name, x in load_checkpoint(run.run).tensors.items()
+            if x.dim() > 1
+        }
+        moved[refresh] = sum(int((x != 0).sum()) for x in weights.values()) / sum(x.numel() for x in weights.values())
+    assert moved[None] == pytest.approx(0.1, abs=0.01)
+    assert moved[None] < moved[1] < moved[0.25] == moved[1e-9]
+    assert moved[0.25] == pytest.approx(1 - 0.9**12, abs=0.05)  # a fresh draw for each of twelve updates
+
+
+@pytest.mark.parametrize("refresh", [0.0, -1.0, float("nan"), float("inf")])
+def test_masks_serve_some_time(data: Path, tmp_path: Path, refresh: float) -> None:
+    with pytest.raises(ConfigError, match="mask_refresh must be a positive number of epochs, or null, not"):
+        settings(tmp_path / "run", data, mask_refresh=refresh)
+
+
 class _KilledError(Exception):
     pass
 
@@ -150,7 +178,7 @@ def test_from_the_command_line_to_a_comparison(data: Path, tmp_path: Path, capsy
     assert main(["compare", *(str(tmp_path / name) for name in names), "--output", str(output)]) == 0
     page = (output / "report.md").read_text()
     assert all(f"| {name} |" in page for name in names)
-    for figure in ("accuracy_over_epochs.png", "accuracy_over_images.png", "ratios.png"):
+    for figure in ("accuracy_over_epochs.png", "accuracy_over_images.png", "training_loss.png", "ratios.png"):
         assert figure in page and (output / figure).stat().st_size > 5000
 
 

@@ -21,7 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("accuracy", "components", "difference", "files", "module_state", "plain", "schedules", "tables"),
     ("ledger", "solver", "ranks"),
     ("coupling", "loss", "parallel", "perturbation"),
-    ("queried",),
+    ("network_with_loss", "queried"),
     ("oracle",),
     ("estimator", "models"),
     ("building", "sparsity"),

@@ -32,6 +32,7 @@ from deepzero_sim.coupling import SolverLoop
 from deepzero_sim.errors import ConfigError, DivergedError
 from deepzero_sim.estimator import CGE, RGE, BackPropagation, Estimator
 from deepzero_sim.estimator.base import Scheme
+from deepzero_sim.models import resnet20
 from deepzero_sim.oracle import LoopOracle, ModelOracle
 from deepzero_sim.sparsity import LayerRatios, RandomMask, ZOGraSP
 from deepzero_sim.types import Mask
@@ -227,6 +228,18 @@ def test_nothing_to_train_and_a_diverged_loss_are_said(estimator: Estimator) -> 
     model.requires_grad_(False)
     with pytest.raises(ConfigError, match="Sequential has no parameters to train"):
         estimator.estimate(oracle, (inputs, targets))
+
+
+@pytest.mark.slow
+def test_all_of_resnet20_agrees_with_autograd() -> None:
+    """All 269,722 coordinates, in training mode."""
+    model, batch = resnet20(), (torch.randn(4, 3, 8, 8), torch.randint(10, (4,)))
+    oracle = ModelOracle(model, F.cross_entropy)
+    estimate, exact = CGE(1e-6, "forward").estimate(oracle, batch), BackPropagation().estimate(oracle, batch)
+    assert estimate.queries == 1 + 269_722
+    for name, gradient in exact.grads.items():
+        assert float((estimate.grads[name] - gradient).norm()) < 1e-3 * float(gradient.norm()), name
+    assert relative_error(estimate.grads, exact.grads) < 1e-4
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS, ids=lambda e: type(e).__name__)
