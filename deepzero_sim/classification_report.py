@@ -154,11 +154,16 @@ def _training_loss(plot: Any, runs: Mapping[str, TrainedRun], colours: Mapping[s
         for ax, key in zip(axes, ("step", "queries"), strict=True):
             ax.plot([line[key] for line in run.training[window - 1 :]], means, label=name, color=colours[name])
     axes[0].set(xlabel="update", ylabel="cross-entropy on training batches (nats)")
-    axes[1].set(xlabel="queries", xscale="log" if len(runs) > 1 else "linear")
+    axes[1].set(xlabel="queries", xscale=_scale([run.results["queries"] for run in runs.values()]))
     for ax in axes:
         ax.grid(alpha=0.3)
     axes[0].legend()
     return figure
+
+
+def _scale(ends: Sequence[float]) -> str:
+    """Of an axis on which some runs end much further than others."""
+    return "log" if max(ends) > 5 * min(ends) else "linear"
 
 
 def _curves(
@@ -178,7 +183,7 @@ def _curves(
     loss.set(xlabel=label, ylabel="cross-entropy on test images (nats)", ylim=(0, None))
     for ax in (accuracy, loss):
         ax.grid(alpha=0.3)
-        if label.startswith("images") and len(runs) > 1:
-            ax.set_xscale("log")
+        if label.startswith("images"):
+            ax.set_xscale(_scale([run.results["images_forwarded"] for run in runs.values()]))
     accuracy.legend(loc="lower right")
     return figure
