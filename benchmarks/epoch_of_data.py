@@ -44,7 +44,8 @@ def main() -> None:
     generator = np.random.default_rng(0)
     images = Images(generator.integers(256, size=(IMAGES, 32, 32, 3), dtype=np.uint8), generator.integers(10, size=IMAGES))
     batches = ImageBatches(Normalised(images, images.statistics(), given.device), given.batch, 0, augment=True)
-    model = resnet20().to(given.device, memory_format=torch.channels_last)
+    model = resnet20().to(given.device)
+    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     oracle, optimiser = ModelOracle(model, F.cross_entropy), torch.optim.SGD(model.parameters(), lr=0.1)
     batch = batches(0)
 
