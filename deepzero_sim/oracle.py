@@ -29,7 +29,7 @@ from deepzero_sim.coupling import SolverLoop, to_array
 from deepzero_sim.errors import ConfigError, DivergedError, NonFiniteError
 from deepzero_sim.ledger import Ledger, Portion
 from deepzero_sim.network_with_loss import NetworkWithLoss
-from deepzero_sim.parallel import SerialExecutor, run_in_order
+from deepzero_sim.parallel import SerialExecutor, kept_in_worker, run_in_order
 from deepzero_sim.perturbation import Coordinates, Perturbation, chunked, parts_of
 from deepzero_sim.queried import Base, Footprint, QueriedNetwork
 from deepzero_sim.solver import check_states
@@ -278,24 +278,11 @@ def _structure(model: torch.nn.Module, loss: Loss) -> bytes:
     return hashlib.sha256(pickled.getvalue()).digest()
 
 
-#: How many oracles a worker keeps, such as those of training and validation.
-KEPT = 4
-
 _worker = threading.local()
 
 
-def _unpickled(token: str, pickled: bytes) -> Oracle:
-    """A copy for each thread: a query replaces parameters of the network for a moment, which no other may see."""
-    kept: dict[str, Oracle] = _worker.__dict__.setdefault("oracles", {})
-    if token not in kept:
-        while len(kept) >= KEPT:
-            kept.pop(next(iter(kept)))
-        kept[token] = cloudpickle.loads(pickled)
-    return kept[token]
-
-
 def _evaluate_remotely(oracle_as_sent: _Named, question: _Named, chunks: list[Perturbation]) -> Answers:
-    oracle = _unpickled(*oracle_as_sent)
+    oracle: Oracle = kept_in_worker(*oracle_as_sent)
     return _evaluate_all(oracle, _understood(oracle, *question), chunks)
 
 
