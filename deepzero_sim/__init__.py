@@ -1,6 +1,6 @@
 """Train neural networks through numerical solvers that offer no gradients."""
 
-from deepzero_sim import vjp
+from deepzero_sim import vjp as vjp
 from deepzero_sim.coupling import SolverLoop
 from deepzero_sim.errors import (
     ConfigError,
@@ -67,6 +67,5 @@ __all__ = [
     "as_solver",
     "evaluate",
     "open_executor",
-    "vjp",
     "warm_up_cosine",
 ]

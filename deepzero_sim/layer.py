@@ -9,10 +9,10 @@ import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-from deepzero_sim.coupling import to_array
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.probing import Probes
 from deepzero_sim.solver import Solver, checked_step
+from deepzero_sim.types import to_array
 from deepzero_sim.vjp import StepTaken, VectorJacobianProduct
 
 
@@ -69,8 +69,7 @@ class SolverLayer(nn.Module):
 
     def take(self, states: torch.Tensor, params: torch.Tensor | None) -> StepTaken:
         """Advance states, for autograd to go back from."""
-        dtype = getattr(torch, self.solver.spec.dtype)
-        given = to_array(states.to(dtype))
+        given = to_array(states)
         scenario = None if params is None else to_array(params)
         self.forward_steps += len(given)
         return StepTaken(given, scenario, checked_step(self.solver, given, scenario))
@@ -88,11 +87,10 @@ class _Step(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, states: torch.Tensor, params: torch.Tensor | None, layer: SolverLayer) -> torch.Tensor:
         ctx.layer, ctx.taken = layer, layer.take(states, params)
-        ctx.like = states.dtype, states.device
+        ctx.device = states.device
         return torch.from_numpy(ctx.taken.advanced).to(states.device)
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, cotangents: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        dtype, device = ctx.like
-        return ctx.layer.pull_back(ctx.taken, cotangents).to(device, dtype), None, None
+        return ctx.layer.pull_back(ctx.taken, cotangents).to(ctx.device), None, None

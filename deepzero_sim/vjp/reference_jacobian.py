@@ -109,8 +109,8 @@ class ReferenceJacobian(VectorJacobianProduct):
         if needed > self.memory:
             raise ConfigError(
                 f"{references} Jacobians of solver {name!r}, {points} x {points} each, would take {needed / 2**30:.3g} GiB, "
-                f"more than the {self.memory / 2**30:.3g} GiB of memory: take fewer references, raise memory, or take Coloured with "
-                "the radius within which a step carries most."
+                f"more than the {self.memory / 2**30:.3g} GiB of memory: take fewer references, raise memory, or take "
+                "Coloured with the radius within which a step carries most."
             )
 
 
