@@ -1,5 +1,6 @@
 """Train neural networks through numerical solvers that offer no gradients."""
 
+from deepzero_sim import vjp as vjp
 from deepzero_sim.coupling import SolverLoop
 from deepzero_sim.errors import (
     ConfigError,
@@ -16,6 +17,7 @@ from deepzero_sim.errors import (
 )
 from deepzero_sim.estimator import CGE, RGE, BackPropagation, Estimator, GradientEstimate
 from deepzero_sim.evaluation import Evaluation, evaluate
+from deepzero_sim.layer import SolverLayer
 from deepzero_sim.loss import RolloutError
 from deepzero_sim.oracle import LoopOracle, ModelOracle, Oracle
 from deepzero_sim.parallel import open_executor
@@ -55,6 +57,7 @@ __all__ = [
     "Solver",
     "SolverCrashError",
     "SolverError",
+    "SolverLayer",
     "SolverLoop",
     "SolverSpec",
     "Trainer",

@@ -11,6 +11,7 @@ from torch import nn
 from deepzero_sim.components import Component, build, call, load
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.estimator import Estimator
+from deepzero_sim.vjp import VectorJacobianProduct
 
 
 def build_network(component: Component, short: Mapping[str, Callable[..., nn.Module]], what_for: Any, seed: int) -> nn.Module:
@@ -81,3 +82,15 @@ def build_estimator(component: Component) -> Estimator:
     if not isinstance(estimator, Estimator):
         raise ConfigError(f"{component.name} must make an Estimator such as deepzero_sim.CGE.")
     return estimator
+
+
+def build_product(component: Component) -> VectorJacobianProduct:
+    """A solver's vector-Jacobian product.
+
+    Raises:
+        ConfigError: it is none, or cannot be made.
+    """
+    product = build(component)
+    if not isinstance(product, VectorJacobianProduct):
+        raise ConfigError(f"vjp {component.name!r} must make a dz.vjp.VectorJacobianProduct, not {type(product).__name__}.")
+    return product

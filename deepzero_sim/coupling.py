@@ -6,16 +6,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Executor
 from typing import Literal, TypeAlias, get_args
 
-import numpy as np
 import torch
 
 from deepzero_sim.errors import ConfigError, DeepZeroError, NonFiniteError
-from deepzero_sim.solver import DifferentiableSolver, Solver, checked_step
+from deepzero_sim.layer import SolverLayer
+from deepzero_sim.solver import DifferentiableSolver, Solver
 from deepzero_sim.types import Array, is_whole
+from deepzero_sim.vjp import Detached, StraightThrough, VectorJacobianProduct
 
-#: How the gradient passes the solver under autograd: not at all, as if its Jacobian were the identity, or exactly.
+#: How the gradient passes the solver under autograd: not at all, as if its Jacobian were the identity, or exactly. These are
+#: short for `vjp.Detached()`, `vjp.StraightThrough()`, and for what a :class:`DifferentiableSolver` does itself.
 SolverGradient: TypeAlias = Literal["detached", "straight-through", "exact"]
 
 #: `(states (B, C, *N), params (B, K) or None) -> correction (B, C, *N)`
@@ -30,14 +33,21 @@ class SolverLoop:
         corrector: a module called as ``corrector(states, params)``, `(B, C, *N)` and `(B, K)` or None to `(B, C, *N)`.
             It computes in its own dtype, on its own device.
         unroll: steps of a rollout when none are asked for, and in training.
-        gradient: what autograd sees of the solver. Only a :class:`DifferentiableSolver` offers ``"exact"``.
+        gradient: what autograd sees of the solver: a vector-Jacobian product, or one of three by name. Only a
+            :class:`DifferentiableSolver` offers ``"exact"``.
+        executor: where solver steps run that a vector-Jacobian product asks for; this thread if None.
 
     Raises:
         ConfigError: unroll is not positive, or the solver has no exact gradient.
     """
 
     def __init__(
-        self, solver: Solver, corrector: torch.nn.Module, unroll: int = 8, gradient: SolverGradient = "detached"
+        self,
+        solver: Solver,
+        corrector: torch.nn.Module,
+        unroll: int = 8,
+        gradient: SolverGradient | VectorJacobianProduct = "detached",
+        executor: Executor | None = None,
     ) -> None:
         if not isinstance(solver, Solver):
             raise ConfigError(f"a loop needs a solver, which dz.as_solver makes of a function, not {type(solver).__name__}.")
@@ -45,8 +55,11 @@ class SolverLoop:
             raise ConfigError(f"a loop needs a torch.nn.Module that corrects, not {type(corrector).__name__}.")
         if not is_whole(unroll) or unroll < 1:
             raise ConfigError(f"unroll must be a positive number of steps, not {unroll!r}: a whole one.")
-        if gradient not in get_args(SolverGradient):
-            raise ConfigError(f"gradient must be one of {', '.join(get_args(SolverGradient))}, not {gradient!r}.")
+        if not isinstance(gradient, VectorJacobianProduct) and gradient not in get_args(SolverGradient):
+            raise ConfigError(
+                f"gradient must be one of {', '.join(get_args(SolverGradient))}, or a vector-Jacobian product of dz.vjp, "
+                f"not {gradient!r}."
+            )
         if gradient == "exact" and not isinstance(solver, DifferentiableSolver):
             raise ConfigError(
                 f"solver {solver.spec.name!r} offers no gradient: use a DifferentiableSolver for gradient='exact', "
@@ -55,19 +68,20 @@ class SolverLoop:
         self.solver = solver
         self.corrector = corrector
         self.unroll = unroll
-        self.gradient: SolverGradient = gradient
+        self.gradient = gradient
+        self.layer = None if gradient == "exact" else SolverLayer(solver, _product(gradient), executor)
 
     def advance(self, states: torch.Tensor, params: torch.Tensor | None = None) -> torch.Tensor:
         """One step of the solver alone, `P(s)`: `(B, C, *N)` to `(B, C, *N)`, with the gradient that was chosen."""
-        if self.gradient == "exact":
+        if self.layer is None:
             return self._differentiable_step(states, params)
-        advanced = self._opaque_step(states, params)
-        # the second term is zero: it only lends the identity's gradient to the result
-        return advanced + (states - states.detach()) if self.gradient == "straight-through" else advanced
+        advanced: torch.Tensor = self.layer(states, params)
+        return advanced
 
-    def _opaque_step(self, states: torch.Tensor, params: torch.Tensor | None) -> torch.Tensor:
-        advanced = checked_step(self.solver, to_array(states), None if params is None else to_array(params))
-        return torch.from_numpy(advanced).to(states.device)
+    @property
+    def backward_steps(self) -> int:
+        """States advanced so far for vector-Jacobian products."""
+        return 0 if self.layer is None else self.layer.backward_steps
 
     def _differentiable_step(self, states: torch.Tensor, params: torch.Tensor | None) -> torch.Tensor:
         assert isinstance(self.solver, DifferentiableSolver)
@@ -133,6 +147,12 @@ class SolverLoop:
         return torch.stack(trajectory, dim=1)
 
 
+def _product(gradient: SolverGradient | VectorJacobianProduct) -> VectorJacobianProduct:
+    if isinstance(gradient, VectorJacobianProduct):
+        return gradient
+    return StraightThrough() if gradient == "straight-through" else Detached()
+
+
 def _corrected(corrector: CorrectorFunction, states: torch.Tensor, params: torch.Tensor | None) -> torch.Tensor:
     try:
         return corrector(states, params)
@@ -143,9 +163,3 @@ def _corrected(corrector: CorrectorFunction, states: torch.Tensor, params: torch
             f"the corrector raised {type(error).__name__} on states of shape {tuple(states.shape)}: {error}; "
             "it is called as corrector(states, params) and returns a correction of the states' shape."
         ) from error
-
-
-def to_array(tensor: torch.Tensor) -> Array:
-    """A tensor's values as a numpy array, without a copy where it lies in main memory."""
-    array: Array = tensor.detach().cpu().numpy()
-    return np.ascontiguousarray(array)

@@ -43,7 +43,7 @@ DECAYING = Component("torch.optim.AdamW", {"lr": 5e-3, "weight_decay": 0.1})
 LAZY = Component("torch.optim.SparseAdam", {"lr": 2e-3, "betas": [0.9, 0.99]})
 
 #: In the order they are trained: NON, from whose network all others start, the free baselines, ours, the upper bound.
-METHODS: tuple[MethodName, ...] = ("NON", "DETACHED", "STRAIGHT-THROUGH", "ZO-SOL", "FO-SOL")
+METHODS: tuple[MethodName, ...] = ("NON", "DETACHED", "STRAIGHT-THROUGH", "ZO-SOL", "SolverLayer", "FO-SOL")
 
 
 def data_settings(folder: Path, workers: Workers) -> GenerateSettings:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 
-from deepzero_sim.building import build_estimator, build_network, build_optimiser, build_scheduler
+from deepzero_sim.building import build_estimator, build_network, build_optimiser, build_product, build_scheduler
 from deepzero_sim.components import Component
 from deepzero_sim.coupling import SolverGradient, SolverLoop
 from deepzero_sim.datasets import trajectories
@@ -33,12 +35,15 @@ from deepzero_sim.settings import MethodName, TrainSettings
 from deepzero_sim.solver import Solver, SolverSpec, build_solver
 from deepzero_sim.sparsity import Densities, GraSP, LayerRatios, RatiosRecord, load_ratios
 from deepzero_sim.trainer import Progress, Trainer, progress_of, restore_network
+from deepzero_sim.vjp import ReferenceJacobian, spread
 
 
 class _Method(NamedTuple):
-    """What tells the trained methods apart: the solver's gradient, whether queries replace it, and the loop's length."""
+    """What tells the trained methods apart: the solver's gradient (that of the settings if None), whether queries replace it,
+    and the loop's length.
+    """
 
-    gradient: SolverGradient
+    gradient: SolverGradient | None
     queried: bool = False
     unrolled: bool = True
 
@@ -46,6 +51,7 @@ class _Method(NamedTuple):
 _METHODS: dict[MethodName, _Method] = {
     "NON": _Method("detached", unrolled=False),
     "ZO-SOL": _Method("detached", queried=True),
+    "SolverLayer": _Method(None),
     "FO-SOL": _Method("exact"),
     "DETACHED": _Method("detached"),
     "STRAIGHT-THROUGH": _Method("straight-through"),
@@ -87,11 +93,13 @@ def train(settings: TrainSettings, report: Callable[[Progress], None] = lambda p
     if settings.start is not None:
         restore_network(corrector, load_checkpoint(settings.start), settings.start)
     unroll = settings.unroll if method.unrolled else 1
-    loop = SolverLoop(solver, corrector, unroll, method.gradient)
+    gradient = build_product(settings.vjp) if method.gradient is None else method.gradient
     batches = UnrolledBatches(data, advance_frames(solver, data), settings.batch_size, unroll, settings.seed)
     trainable(corrector)  # says it if there is nothing to train
     optimiser = build_optimiser(settings.optimiser, corrector)
-    with open_executor(settings.workers.backend if method.queried else "serial", settings.workers.count) as executor:
+    asks = method.queried or method.gradient is None
+    with open_executor(settings.workers.backend if asks else "serial", settings.workers.count) as executor:
+        loop = SolverLoop(solver, corrector, unroll, gradient, executor)
         oracle = LoopOracle(loop, _loss(data), executor, settings.queries_per_chunk)
         if method.queried and solver.spec.deterministic:
             _require_repeatable(oracle, batches(0))
@@ -109,7 +117,25 @@ def train(settings: TrainSettings, report: Callable[[Progress], None] = lambda p
             seed=settings.seed,
             checkpoint_every=settings.checkpoint_every,
         )
-        return trainer.train(settings.updates, report, tensorboard=settings.tensorboard, spent=active.spent)
+        spent = _measured(loop, data) if isinstance(gradient, ReferenceJacobian) else active.spent
+        return trainer.train(settings.updates, report, tensorboard=settings.tensorboard, spent=spent)
+
+
+#: States of the training data that references are chosen from.
+CANDIDATES = 64
+
+
+def _measured(loop: SolverLoop, data: Trajectories) -> Progress:
+    """Measure Jacobians at states of the training data far from each other, the same ones whenever a run goes on."""
+    assert loop.layer is not None and isinstance(loop.gradient, ReferenceJacobian)
+    started = time.perf_counter()
+    simulations, times = data.frames.shape[:2]
+    places = np.unravel_index(np.linspace(0, simulations * times - 1, CANDIDATES, dtype=int), (simulations, times))
+    states, params = data.frames[places], data.params[places[0]]
+    chosen = spread(states, loop.gradient.references)
+    with single_threaded():
+        loop.gradient.measure(states[chosen], params[chosen] if params.shape[1] else None, loop.layer.probes)
+    return Progress(solver_steps=loop.backward_steps, seconds=time.perf_counter() - started)
 
 
 def _require_repeatable(oracle: LoopOracle, batch: Any) -> None:

@@ -25,15 +25,15 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, get_args
 import cloudpickle
 import torch
 
-from deepzero_sim.coupling import SolverLoop, to_array
+from deepzero_sim.coupling import SolverLoop
 from deepzero_sim.errors import ConfigError, DivergedError, NonFiniteError
 from deepzero_sim.ledger import Ledger, Portion
 from deepzero_sim.network_with_loss import NetworkWithLoss
-from deepzero_sim.parallel import SerialExecutor, run_in_order
+from deepzero_sim.parallel import SerialExecutor, kept_in_worker, run_in_order
 from deepzero_sim.perturbation import Coordinates, Perturbation, chunked, parts_of
 from deepzero_sim.queried import Base, Footprint, QueriedNetwork
 from deepzero_sim.solver import check_states
-from deepzero_sim.types import NamedTensors, is_whole
+from deepzero_sim.types import NamedTensors, is_whole, to_array
 
 #: `(outputs, targets) -> scalar`
 Loss: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -150,6 +150,11 @@ class Oracle(abc.ABC):
     @abc.abstractmethod
     def differentiable_loss(self, batch: Any) -> tuple[torch.Tensor, int]:
         """The loss of the network as it is, recorded by autograd, and the solver steps it took."""
+
+    @property
+    def backward_steps(self) -> int:
+        """Solver steps that back-propagation has taken so far, through losses of :meth:`differentiable_loss`."""
+        return 0
 
     def chunks(self, prepared: Any, perturbations: Sequence[Perturbation]) -> list[Perturbation]:
         """The queries in the batches that they are evaluated in, whoever does it."""
@@ -278,24 +283,11 @@ def _structure(model: torch.nn.Module, loss: Loss) -> bytes:
     return hashlib.sha256(pickled.getvalue()).digest()
 
 
-#: How many oracles a worker keeps, such as those of training and validation.
-KEPT = 4
-
 _worker = threading.local()
 
 
-def _unpickled(token: str, pickled: bytes) -> Oracle:
-    """A copy for each thread: a query replaces parameters of the network for a moment, which no other may see."""
-    kept: dict[str, Oracle] = _worker.__dict__.setdefault("oracles", {})
-    if token not in kept:
-        while len(kept) >= KEPT:
-            kept.pop(next(iter(kept)))
-        kept[token] = cloudpickle.loads(pickled)
-    return kept[token]
-
-
 def _evaluate_remotely(oracle_as_sent: _Named, question: _Named, chunks: list[Perturbation]) -> Answers:
-    oracle = _unpickled(*oracle_as_sent)
+    oracle: Oracle = kept_in_worker(*oracle_as_sent)
     return _evaluate_all(oracle, _understood(oracle, *question), chunks)
 
 
@@ -433,6 +425,10 @@ class LoopOracle(Oracle):
         if advanced is not None:
             check_states(spec, to_array(advanced), "the batch's advanced states", "check the data", len(states))
         return states, params, references, advanced
+
+    @property
+    def backward_steps(self) -> int:
+        return self.loop.backward_steps
 
     def evaluate(self, prepared: LoopBatch, perturbation: Perturbation) -> Answers:
         count, size = len(perturbation), len(prepared.states)

@@ -19,6 +19,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
+import cloudpickle
 import loky
 import torch
 from threadpoolctl import ThreadpoolController
@@ -149,6 +150,27 @@ def _run_single_threaded(function: Callable[[_T], _R], task: _T) -> _R:
     """The other libraries are limited already, by who submits or when a worker starts; torch counts by thread."""
     with _torch_single_threaded():
         return function(task)
+
+
+#: How many things a worker keeps, such as the oracles of training and validation.
+KEPT = 4
+
+_worker = threading.local()
+
+
+def kept_in_worker(token: str, pickled: bytes) -> Any:
+    """What was sent to a worker, unpickled once: a copy for each thread, which no other sees.
+
+    Args:
+        token: its name.
+        pickled: it.
+    """
+    kept: dict[str, Any] = _worker.__dict__.setdefault("kept", {})
+    if token not in kept:
+        while len(kept) >= KEPT:
+            kept.pop(next(iter(kept)))
+        kept[token] = cloudpickle.loads(pickled)
+    return kept[token]
 
 
 def outcome(future: Future[_R]) -> _R | Exception:

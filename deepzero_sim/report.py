@@ -28,6 +28,7 @@ COLOURS = {
     "STRAIGHT-THROUGH": "#CC79A7",
     "ZO-SOL": "#D55E00",
     "FO-SOL": "#009E73",
+    "SolverLayer": "#0072B2",
 }
 
 

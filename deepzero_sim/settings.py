@@ -15,9 +15,10 @@ from deepzero_sim.estimator.base import Scheme
 from deepzero_sim.parallel import Backend
 from deepzero_sim.sparsity.base import check_sparsity
 
-#: The solver alone; trained without the solver in the loop; through it from forward steps only; through it by exact
-#: back-propagation; and the free baselines: through it with no solver gradient, or with the identity for it.
-MethodName: TypeAlias = Literal["SRC", "NON", "ZO-SOL", "FO-SOL", "DETACHED", "STRAIGHT-THROUGH"]
+#: The solver alone; trained without the solver in the loop; through it from forward steps only, by losses or by the solver's
+#: vector-Jacobian products; through it by exact back-propagation; and the free baselines: through it with no solver gradient,
+#: or with the identity for it.
+MethodName: TypeAlias = Literal["SRC", "NON", "ZO-SOL", "SolverLayer", "FO-SOL", "DETACHED", "STRAIGHT-THROUGH"]
 
 #: Classifiers of images of 32 x 32, and correctors on the wake's states.
 BenchModel: TypeAlias = Literal["resnet20", "resnet32", "resnet44", "resnet56", "small", "mercury", "mars_moon"]
@@ -72,6 +73,7 @@ class TrainSettings:
         optimiser: any of torch.optim.
         scheduler: any of torch.optim.lr_scheduler; an argument "updates" stands for their number.
         estimator: CGE or RGE with their arguments, for ZO-SOL.
+        vjp: the solver's vector-Jacobian product with its arguments, for SolverLayer.
         sparsity: share of the weights of convolutions and linear layers that is left out of a gradient (ZO-SOL).
         layer_ratios: how what is left is divided among layers: uniform, erdos-renyi, zo-grasp, grasp (needs a
             differentiable_solver), or an import path or file.py:Name of a LayerRatios.
@@ -98,6 +100,7 @@ class TrainSettings:
     estimator: Component = field(
         default_factory=lambda: Component("deepzero_sim.CGE", {"step_size": 1e-4, "scheme": "central"})
     )
+    vjp: Component = field(default_factory=lambda: Component("deepzero_sim.vjp.ReferenceJacobian"))
     sparsity: float = 0.0
     layer_ratios: Component = field(default_factory=lambda: Component("uniform"))
     mask_refresh: int = 1

@@ -17,6 +17,12 @@ Array: TypeAlias = NDArray[np.floating[Any]]
 NamedTensors: TypeAlias = dict[str, torch.Tensor]
 
 
+def to_array(tensor: torch.Tensor) -> Array:
+    """A tensor's values as a numpy array, without a copy where it lies in main memory."""
+    array: Array = tensor.detach().cpu().numpy()
+    return np.ascontiguousarray(array)
+
+
 def is_number(value: object) -> bool:
     """Whether it is a real number, whatever the type hints promised."""
     return isinstance(value, numbers.Real)

@@ -38,6 +38,7 @@ COSTS: dict[MethodName, int] = {
     "DETACHED": 4 * 2 * 2,
     "STRAIGHT-THROUGH": 4 * 2 * 2,
     "ZO-SOL": 4 * 2 * 2 * (PARAMETERS + 1),
+    "SolverLayer": 4 * 2 * 2 + 3 * (1 + 2 * 16),  # three Jacobians by central differences
 }
 
 

@@ -21,6 +21,7 @@ class BackPropagation(Estimator):
 
     def estimate(self, oracle: Oracle, batch: Any, mask: Mask | None = None, seed: int = 0) -> GradientEstimate:
         parameters = parameters_of(oracle, mask)
+        before = oracle.backward_steps
         loss, solver_steps = oracle.differentiable_loss(batch)
         value = float(loss.detach())
         require_finite(value)
@@ -28,7 +29,7 @@ class BackPropagation(Estimator):
             raise ConfigError("the loss has no gradient: look for detach(), no_grad() or numpy in the network and the loss.")
         grads = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True, materialize_grads=True)
         named = {name: g if mask is None else _masked(name, g, mask) for name, g in zip(parameters, grads, strict=True)}
-        return GradientEstimate(named, value, 1, solver_steps)
+        return GradientEstimate(named, value, 1, solver_steps + oracle.backward_steps - before)
 
 
 def _masked(name: str, grad: torch.Tensor, mask: Mask) -> torch.Tensor:

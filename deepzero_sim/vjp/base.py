@@ -1,0 +1,48 @@
+"""What back-propagation asks of a solver: `w -> J^T w`, with `J = dP/ds` the Jacobian of one step."""
+
+from __future__ import annotations
+
+import abc
+from dataclasses import dataclass
+
+from deepzero_sim.probing import Probes
+from deepzero_sim.types import Array
+
+
+@dataclass(frozen=True, eq=False)
+class StepTaken:
+    """Steps that were taken on the way forward.
+
+    Args:
+        states: `(B, C, *N)`.
+        params: `(B, K)` or None.
+        advanced: `P(states)`, `(B, C, *N)`.
+    """
+
+    states: Array
+    params: Array | None
+    advanced: Array
+
+
+class VectorJacobianProduct(abc.ABC):
+    """Estimates vector-Jacobian products of a solver's step.
+
+    Padding (`SolverSpec.mask`) has no gradient: products are zero there, whatever is given.
+    """
+
+    @abc.abstractmethod
+    def product(self, taken: StepTaken, cotangents: Array, probes: Probes) -> Array:
+        """`J(s)^T w` of every state.
+
+        Args:
+            taken: the steps, with their states `s`.
+            cotangents: `w`, `(B, C, *N)`, zero in padding.
+            probes: advances states, if any are asked for.
+
+        Returns:
+            `(B, C, *N)`.
+
+        Raises:
+            ConfigError: the method does not suit the solver.
+            SolverError: the solver failed.
+        """

@@ -1,0 +1,218 @@
+"""Solvers as layers: gradients against Jacobians that are known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Executor
+
+import numpy as np
+import pytest
+import torch
+from problems import Burgers, LinearSolver, LogisticSolver, initial_states
+
+from deepzero_sim import SolverLayer, SolverSpec, as_solver, vjp
+from deepzero_sim.errors import ConfigError, SolverCrashError
+from deepzero_sim.solver import Solver
+from deepzero_sim.types import Array
+
+
+def advection(points: tuple[int, ...] = (8, 6), channels: int = 2, periodic: bool = True, dtype: str = "float64") -> Solver:
+    """Linear and local: every channel moves along every axis, and the channels mix."""
+    mixing = np.random.default_rng(0).normal(size=(channels, channels))
+
+    def step(states: Array) -> Array:
+        moved = states
+        for axis in range(2, states.ndim):
+            other = np.roll(moved, 1, axis)
+            if not periodic:
+                np.moveaxis(other, axis, 0)[0] = 0
+            moved = 0.7 * moved + 0.3 * other
+        return np.einsum("dc,bc...->bd...", mixing, moved).astype(states.dtype)
+
+    return as_solver(step, SolverSpec(name="advection", state_shape=(channels, *points), dt=1.0, dtype=dtype, stencil=1))
+
+
+def masked(dtype: str = "float64") -> Solver:
+    """A nonlinear step on a padded grid."""
+    mask = np.ones((2, 5, 4), dtype=bool)
+    mask[0, -1], mask[1, :, -1] = False, False
+
+    def step(states: Array) -> Array:
+        around = np.roll(states, 1, 2) + np.roll(states, -1, 3) * states[:, ::-1]
+        return np.asarray((states + 0.1 * np.tanh(around)) * mask, dtype=states.dtype)
+
+    return as_solver(step, SolverSpec(name="masked", state_shape=(2, 5, 4), dt=1.0, dtype=dtype, mask=mask, stencil=1))
+
+
+def projection(points: int = 9) -> Solver:
+    """Global: takes a state's mean and its first mode away."""
+    modes = np.linalg.qr(np.stack([np.ones(points), np.cos(np.arange(points))], axis=1))[0]
+    matrix = np.eye(points) - modes @ modes.T
+    spec = SolverSpec(name="projection", state_shape=(1, points), dt=1.0, dtype="float64")
+    return as_solver(lambda states: states @ matrix, spec)
+
+
+def exact_jacobian(solver: Solver, state: Array) -> Array:
+    """By central differences of every point, a state at a time: `(outputs, inputs)`, zero in padding."""
+    active, columns = solver.spec.active(), []
+    for index in range(state.size):
+        change = np.zeros(state.size)
+        change[index] = 1e-5 * active.reshape(-1)[index]
+        ends = [solver.step((state + sign * change.reshape(state.shape))[None])[0] * active for sign in (1, -1)]
+        columns.append((ends[0] - ends[1]).reshape(-1) / 2e-5)
+    return np.stack(columns, axis=1)
+
+
+def random_states(solver: Solver, count: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    states = torch.randn(count, *solver.spec.state_shape, generator=generator, dtype=torch.float64)
+    return (states * torch.from_numpy(solver.spec.active())).to(getattr(torch, solver.spec.dtype))
+
+
+SOLVERS: dict[str, Callable[[], Solver]] = {
+    "advection": advection,
+    "with walls": lambda: advection(periodic=False),
+    "on a line": lambda: advection((11,), 3),
+    "on short axes": lambda: advection((2, 7), 1),
+    "Burgers": Burgers,
+    "masked": masked,
+}
+
+LOCAL = [vjp.Coloured(), vjp.Coloured(scheme="forward"), vjp.Coloured(radius=2)]
+DENSE = [vjp.ReferenceJacobian(4), vjp.ReferenceJacobian(4, scheme="forward")]
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize("method", [*LOCAL, *DENSE], ids=["coloured", "forward", "wider", "reference", "reference, forward"])
+def test_products_are_those_of_the_jacobian(name: str, method: vjp.VectorJacobianProduct) -> None:
+    solver = SOLVERS[name]()
+    if isinstance(method, vjp.ReferenceJacobian):
+        method = vjp.ReferenceJacobian(4, scheme=method.scheme)  # nothing measured yet
+    radius = None if solver.spec.stencil is not None else 1
+    method = vjp.Coloured(radius, scheme=method.scheme) if isinstance(method, vjp.Coloured) and radius else method
+    states = random_states(solver, 3).requires_grad_()
+    layer = SolverLayer(solver, method)
+    w = torch.randn(3, *solver.spec.state_shape, dtype=torch.float64)
+    (found,) = torch.autograd.grad(layer(states), states, w)
+    for state, cotangent, product in zip(states.detach().numpy(), w.numpy(), found.numpy(), strict=True):
+        expected = cotangent.reshape(-1) @ exact_jacobian(solver, state)
+        np.testing.assert_allclose(product.reshape(-1), expected, rtol=1e-5, atol=1e-6)
+    assert layer.forward_steps == 3 and layer.backward_steps > 0
+
+
+def test_a_projection_is_measured_whole() -> None:
+    solver = projection()
+    states = random_states(solver, 2).requires_grad_()
+    layer = SolverLayer(solver, vjp.ReferenceJacobian(1))
+    assert torch.autograd.gradcheck(layer, (states,), eps=1e-6, atol=1e-6)
+    assert layer.backward_steps == 1 + 2 * 9  # once for all products
+
+
+def test_coloured_counts_its_steps() -> None:
+    layer = SolverLayer(advection((12, 9), 2), vjp.Coloured(scheme="forward"))
+    states = random_states(layer.solver, 5).requires_grad_()
+    layer(states).sum().backward()
+    assert layer.backward_steps == 5 * 2 * 3 * 3
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_free_baselines_cost_nothing(dtype: str) -> None:
+    solver = masked(dtype)
+    states = random_states(solver, 2).requires_grad_()
+    active = torch.from_numpy(solver.spec.active())
+    for method, expected in ((vjp.Detached(), 0.0), (vjp.StraightThrough(), 1.0)):
+        layer = SolverLayer(solver, method)
+        (found,) = torch.autograd.grad(layer(states).sum(), states)
+        assert torch.equal(found, expected * active.to(states).expand_as(found)) and layer.backward_steps == 0
+
+
+@pytest.mark.parametrize("scheme", ["forward", "central"])
+def test_float32_states_keep_some_digits(scheme: vjp.Scheme) -> None:
+    states = random_states(masked("float32"), 3)
+    found, expected = (
+        torch.autograd.grad(SolverLayer(masked(str(s.dtype)[6:]), vjp.Coloured(scheme=scheme))(s).square().sum(), s)[0]
+        for s in (states.requires_grad_(), states.detach().double().requires_grad_())
+    )
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), expected, rtol=2e-2, atol=5e-3 if scheme == "forward" else 2e-4)
+
+
+@pytest.mark.parametrize("method", [vjp.Coloured(1), vjp.ReferenceJacobian(2)], ids=["coloured", "reference"])
+def test_a_rollout_with_parameters_has_the_gradient_of_a_differentiable_solver(method: vjp.VectorJacobianProduct) -> None:
+    solver = LogisticSolver()
+    network = torch.nn.Conv1d(1, 1, 3, padding=1, padding_mode="circular").double()
+    params = torch.tensor([[0.5], [0.9]], dtype=torch.float64)
+    gradients = []
+    layer = SolverLayer(solver, vjp.Coloured(1) if isinstance(method, vjp.Coloured) else vjp.ReferenceJacobian(100))
+    if isinstance(layer.vjp, vjp.ReferenceJacobian):  # at every state of the rollout, so that it is exact
+        seen, at = [], torch.from_numpy(initial_states(2))
+        for _ in range(4):
+            seen.append(at)
+            at = solver.differentiable_step(at, params)
+            at = (at + 0.1 * network(at)).detach()
+        layer.vjp.measure(torch.cat(seen).numpy(), params.repeat(4, 1).numpy(), layer.probes)
+    for step in (layer, solver.differentiable_step):
+        states = torch.from_numpy(initial_states(2))
+        for _ in range(4):
+            states = step(states, params)
+            states = states + 0.1 * network(states)
+        gradients.append(torch.autograd.grad(states.square().mean(), list(network.parameters())))
+    for found, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-9)
+
+
+def test_workers_change_nothing(executors: dict[str, Executor]) -> None:
+    found = {}
+    for name, executor in executors.items():
+        states = random_states(masked(), 4).requires_grad_()
+        layer = SolverLayer(masked(), vjp.Coloured(), executor)
+        (found[name],) = torch.autograd.grad(layer(states).square().sum(), states)
+    assert all(torch.equal(gradient, found["serial"]) for gradient in found.values())
+
+
+def test_linear_is_its_own_jacobian() -> None:
+    solver = LinearSolver(np.random.default_rng(0).normal(size=(7, 7)))
+    states = random_states(solver, 2).requires_grad_()
+    layer = SolverLayer(solver, vjp.ReferenceJacobian(1, scheme="forward"))
+    w = torch.randn_like(states)
+    (found,) = torch.autograd.grad(layer(states), states, w)
+    torch.testing.assert_close(found, w @ torch.from_numpy(solver.matrix), rtol=1e-6, atol=1e-7)
+
+
+def test_refusals() -> None:
+    wild = as_solver(lambda s: s, SolverSpec(name="wild", state_shape=(1, 4), dt=1.0, deterministic=False))
+    with pytest.raises(ConfigError, match="solver 'wild' is not deterministic"):
+        SolverLayer(wild, vjp.Detached())
+    with pytest.raises(ConfigError, match=r"vjp must be a dz\.vjp\.VectorJacobianProduct, such as .*, not 'exact'"):
+        SolverLayer(Burgers(), "exact")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"a SolverLayer holds a solver, which .* makes of a function, not function"):
+        SolverLayer(lambda s: s, vjp.Detached())  # type: ignore[arg-type]
+    states = random_states(projection(), 1).requires_grad_()
+    with pytest.raises(ConfigError, match="solver 'projection' does not say how far a step carries information"):
+        SolverLayer(projection(), vjp.Coloured())(states).sum().backward()
+    with pytest.raises(ConfigError, match=r"1 Jacobians of solver 'projection', 9 x 9 each, would take .* GiB, more than"):
+        SolverLayer(projection(), vjp.ReferenceJacobian(1, memory=100))(states).sum().backward()
+    with pytest.raises(ConfigError, match="step_size 1e-17 is below the noise floor of float64 states"):
+        SolverLayer(projection(), vjp.ReferenceJacobian(1, step_size=1e-17))(states).sum().backward()
+    for wrong in (0, -1.0, float("nan"), "a"):
+        with pytest.raises(ConfigError, match="step_size must be a positive number"):
+            vjp.Coloured(step_size=wrong)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="scheme must be one of forward, central, not 'backward'"):
+        vjp.ReferenceJacobian(scheme="backward")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="radius must be a whole number of points"):
+        vjp.Coloured(radius=-1)
+    with pytest.raises(ConfigError, match="references must be a positive whole number"):
+        vjp.ReferenceJacobian(0)
+
+
+def test_a_solver_that_fails_on_the_way_back_is_said() -> None:
+    def step(states: Array) -> Array:
+        if len(states) > 1:
+            raise RuntimeError("too many")
+        return states
+
+    solver = as_solver(step, SolverSpec(name="fragile", state_shape=(1, 6), dt=1.0, dtype="float64", stencil=0))
+    states = random_states(solver, 1).requires_grad_()
+    advanced = SolverLayer(solver, vjp.ReferenceJacobian(1))(states)
+    with pytest.raises(SolverCrashError, match="solver 'fragile' raised RuntimeError: too many"):
+        advanced.sum().backward()
