@@ -77,6 +77,8 @@ def checked(data: ImageData, source: Path) -> ImageData:
                 f"{source} must hold pixels as uint8 (N, H, W, C) and a label for each image, not {part.pixels.dtype} "
                 f"{part.pixels.shape} and {part.labels.shape} labels: check the file."
             )
+        if not part.pixels.size:
+            raise DataError(f"{source} must hold images of some size, not {part.pixels.shape[1:]}: check the file.")
         if not 0 <= part.labels.min() <= part.labels.max() < len(data.classes):
             raise DataError(f"{source} must have labels from 0 to {len(data.classes) - 1}: check the file.")
     return data

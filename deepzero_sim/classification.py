@@ -25,6 +25,7 @@ from deepzero_sim.errors import ConfigError, DataError
 from deepzero_sim.estimator import BackPropagation
 from deepzero_sim.files import write_text
 from deepzero_sim.masking import ActiveSet, RunRatios, active_set, build_ratios
+from deepzero_sim.module_state import state_put_back
 from deepzero_sim.oracle import ModelOracle
 from deepzero_sim.parallel import open_executor
 from deepzero_sim.plain import plain
@@ -87,6 +88,7 @@ def classify(settings: ClassifySettings, reporting: Reporting = _silent) -> dict
     parts = _parts(settings, data)
     model = build_network(settings.network, CLASSIFIERS, len(data.classes), settings.seed).to(settings.device)
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    _require_outputs(model, parts, len(data.classes))
     updates = settings.epochs * parts.train.epoch
     estimator = build_estimator(settings.estimator)
     first_order = isinstance(estimator, BackPropagation)
@@ -115,6 +117,20 @@ def classify(settings: ClassifySettings, reporting: Reporting = _silent) -> dict
     found = results(settings, model, parts, progress, images(progress))
     write_text(settings.run / "results.json", json.dumps(found, indent=2) + "\n")
     return found
+
+
+@torch.no_grad()
+def _require_outputs(model: nn.Module, parts: Parts, classes: int) -> None:
+    """Refuse a network that gives another number of scores than there are classes."""
+    try:
+        with state_put_back(model), torch.random.fork_rng(devices=[]):
+            shape = tuple(model(parts.for_ratios[0][:2]).shape)
+    except Exception:  # said when it is trained
+        return
+    if shape != (2, classes):
+        raise ConfigError(
+            f"a network must give a score for each of {classes} classes, (batch, {classes}), not {shape}: check its last layer."
+        )
 
 
 def _parts(settings: ClassifySettings, data: ImageData) -> Parts:

@@ -75,8 +75,13 @@ class SolverLoop:
         """One step of the solver alone, `P(s)`: `(B, C, *N)` to `(B, C, *N)`, with the gradient that was chosen."""
         if self.layer is None:
             return self._differentiable_step(states, params)
-        advanced: torch.Tensor = self.layer(states, params)
-        return advanced
+        if isinstance(self.gradient, VectorJacobianProduct):
+            advanced: torch.Tensor = self.layer(states, params)
+            return advanced
+        # both names can be differentiated twice: the layer is no part of the graph, and the second term, which is zero, lends
+        # the identity's gradient to the result
+        opaque: torch.Tensor = self.layer(states.detach(), params)
+        return opaque + (states - states.detach()) if self.gradient == "straight-through" else opaque
 
     @property
     def backward_steps(self) -> int:

@@ -91,6 +91,6 @@ class _Step(torch.autograd.Function):
         return torch.from_numpy(ctx.taken.advanced).to(states.device)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, cotangents: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         return ctx.layer.pull_back(ctx.taken, cotangents).to(ctx.device), None, None

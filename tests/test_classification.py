@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from torch import nn
 
 from deepzero_sim.accuracy import calibrated, evaluate
 from deepzero_sim.building import build_network
@@ -203,11 +204,17 @@ def test_what_cannot_be_done_is_said(
     assert says in message and message.count("\n") == 1
 
 
+def seven_scores(classes: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(192, 7))
+
+
 def test_other_things_that_cannot_be(data: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="a batch of 181 needs as many images, these are 180"):
         classify(settings(tmp_path / "run", data, batch_size=181))
     with pytest.raises(ConfigError, match=r"must make a torch\.nn\.Module, not bytearray"):
         classify(settings(tmp_path / "run", data, network=Component("builtins.bytearray")))
+    with pytest.raises(ConfigError, match=r"a network must give a score for each of 3 classes, \(batch, 3\), not \(2, 7\)"):
+        classify(settings(tmp_path / "other", data, network=Component(f"{__file__}:seven_scores")))
 
 
 def test_running_statistics_are_those_of_the_batches() -> None:

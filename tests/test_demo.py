@@ -43,7 +43,7 @@ def test_the_demo_runs_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture
     pytest.importorskip("phi")
     assert main(["demo", "--run", str(tmp_path)]) == 0
     found = json.loads((tmp_path / "results.json").read_text())
-    assert list(found["methods"]) == ["SRC", "NON", "DETACHED", "STRAIGHT-THROUGH", "ZO-SOL", "FO-SOL"]
+    assert list(found["methods"]) == ["SRC", "NON", "DETACHED", "STRAIGHT-THROUGH", "ZO-SOL", "SolverLayer", "FO-SOL"]
     for method in found["methods"].values():
         assert set(method) == {"mae", "mae_std", "solver_steps", "seconds"}
         assert method["mae"] > 0

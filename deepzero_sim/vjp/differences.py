@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
@@ -54,7 +54,7 @@ class Differences:
             return np.asarray((plus - advanced) / step)
         return np.asarray((plus - probes(state - step * directions, many)) / (2 * step))
 
-    def _step(self, state: Array) -> Array:
+    def _step(self, state: Array) -> np.floating[Any]:
         """Of the states' own dtype, as it is added to them: a power of two, so that no digit of it is lost."""
         eps = float(np.finfo(state.dtype).eps)
         share = self.step_size or eps ** (1 / 2 if self.scheme == "forward" else 1 / 3)
@@ -64,4 +64,5 @@ class Differences:
                 f"step_size {share:g} is below the noise floor of {state.dtype} states, {4 * eps:.2g} of their size: take a "
                 "larger one, or None to have it chosen."
             )
-        return state.dtype.type(2.0 ** round(np.log2(share * size)))
+        step: np.floating[Any] = state.dtype.type(2.0 ** round(np.log2(share * size)))
+        return step

@@ -220,6 +220,35 @@ def test_a_disk_that_fills_up_leaves_no_cache(tmp_path: Path, monkeypatch: pytes
     assert len(image_cache.load(source, tmp_path / "cache").train) == 4
 
 
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"train_y": np.array([0, 300_000, 1, 1])}, "training images of every class, numbered from 0 without gaps"),
+        ({"train_y": np.array([0, 2, 0, 2])}, "training images of every class, numbered from 0 without gaps"),
+        ({"train_y": np.array([0.5, 1.5, 0.5, 1.5])}, "labels that are whole numbers, not float64"),
+        ({"train_y": np.array([0.0, np.nan, 1.0, 1.0])}, "labels that are whole numbers, not float64"),
+        ({"train_y": np.array(["0", "1", "0", "1"])}, "labels that are whole numbers, not <U1"),
+        ({"test_y": np.array([0, 1, 2, 4])}, "must have labels from 0 to 1"),
+        ({"test_y": np.array([0, 1, -1, 0])}, "must have labels from 0 to 1"),
+        ({"train_x": np.zeros((4, 0, 8, 3), np.uint8), "test_x": np.zeros((4, 0, 8, 3), np.uint8)}, "images of some size"),
+    ],
+    ids=["large", "gap", "halves", "NaN", "text", "untrained", "negative", "no pixels"],
+)
+def test_wrong_arrays_are_said(changes: dict[str, np.ndarray], says: str, tmp_path: Path) -> None:
+    images = some(4)
+    arrays = {f"{name}_{part}": x for name in ("train", "test") for part, x in (("x", images.pixels), ("y", images.labels))}
+    np.savez(tmp_path / "a.npz", **(arrays | changes))
+    with pytest.raises(DataError, match=says):
+        image_cache.load(tmp_path / "a.npz", tmp_path / "cache")
+
+
+def test_a_single_array_is_said(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.zeros(3))
+    (tmp_path / "a.npy").rename(tmp_path / "a.npz")
+    with pytest.raises(DataError, match="must hold train_x and test_x"):
+        image_cache.load(tmp_path / "a.npz", tmp_path / "cache")
+
+
 @pytest.mark.parametrize("left", [0, 2, 10])
 def test_a_full_disk_leaves_no_cache(tmp_path: Path, tiny_disk: Path, left: int) -> None:
     source = tar_of(tmp_path / "images.tar.xz", by_class(some(40), some(4)))
