@@ -13,12 +13,11 @@ import torch
 
 from deepzero_sim.errors import ConfigError, DeepZeroError, NonFiniteError
 from deepzero_sim.layer import SolverLayer
-from deepzero_sim.solver import DifferentiableSolver, Solver
-from deepzero_sim.types import Array, is_whole
-from deepzero_sim.vjp import Detached, StraightThrough, VectorJacobianProduct
+from deepzero_sim.solver import DifferentiableSolver, Solver, checked_step
+from deepzero_sim.types import Array, is_whole, to_array
+from deepzero_sim.vjp import VectorJacobianProduct
 
-#: How the gradient passes the solver under autograd: not at all, as if its Jacobian were the identity, or exactly. These are
-#: short for `vjp.Detached()`, `vjp.StraightThrough()`, and for what a :class:`DifferentiableSolver` does itself.
+#: How the gradient passes the solver under autograd: not at all, as if its Jacobian were the identity, or exactly.
 SolverGradient: TypeAlias = Literal["detached", "straight-through", "exact"]
 
 #: `(states (B, C, *N), params (B, K) or None) -> correction (B, C, *N)`
@@ -69,19 +68,22 @@ class SolverLoop:
         self.corrector = corrector
         self.unroll = unroll
         self.gradient = gradient
-        self.layer = None if gradient == "exact" else SolverLayer(solver, _product(gradient), executor)
+        self.layer = SolverLayer(solver, gradient, executor) if isinstance(gradient, VectorJacobianProduct) else None
 
     def advance(self, states: torch.Tensor, params: torch.Tensor | None = None) -> torch.Tensor:
         """One step of the solver alone, `P(s)`: `(B, C, *N)` to `(B, C, *N)`, with the gradient that was chosen."""
-        if self.layer is None:
+        if self.layer is not None:
+            through: torch.Tensor = self.layer(states, params)
+            return through
+        if self.gradient == "exact":
             return self._differentiable_step(states, params)
-        if isinstance(self.gradient, VectorJacobianProduct):
-            advanced: torch.Tensor = self.layer(states, params)
-            return advanced
-        # both names can be differentiated twice: the layer is no part of the graph, and the second term, which is zero, lends
-        # the identity's gradient to the result
-        opaque: torch.Tensor = self.layer(states.detach(), params)
-        return opaque + (states - states.detach()) if self.gradient == "straight-through" else opaque
+        advanced = self._opaque_step(states, params)
+        # the second term is zero: it only lends the identity's gradient to the result
+        return advanced + (states - states.detach()) if self.gradient == "straight-through" else advanced
+
+    def _opaque_step(self, states: torch.Tensor, params: torch.Tensor | None) -> torch.Tensor:
+        advanced = checked_step(self.solver, to_array(states), None if params is None else to_array(params))
+        return torch.from_numpy(advanced).to(states.device)
 
     @property
     def backward_steps(self) -> int:
@@ -150,12 +152,6 @@ class SolverLoop:
             states = self.correct(advanced if known else self.advance(states, params), params, corrector)  # type: ignore[arg-type]
             trajectory.append(states)
         return torch.stack(trajectory, dim=1)
-
-
-def _product(gradient: SolverGradient | VectorJacobianProduct) -> VectorJacobianProduct:
-    if isinstance(gradient, VectorJacobianProduct):
-        return gradient
-    return StraightThrough() if gradient == "straight-through" else Detached()
 
 
 def _corrected(corrector: CorrectorFunction, states: torch.Tensor, params: torch.Tensor | None) -> torch.Tensor:

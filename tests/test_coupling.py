@@ -10,6 +10,7 @@ import torch
 from problems import Burgers, Counting, LinearSolver, LogisticSolver, Network, conv_corrector, initial_states
 from torch import nn
 
+from deepzero_sim import vjp
 from deepzero_sim.coupling import SolverGradient, SolverLoop
 from deepzero_sim.errors import ConfigError, NonFiniteError
 from deepzero_sim.types import Array
@@ -81,6 +82,14 @@ def test_a_corrector_without_parameters_works() -> None:
 def test_a_correction_of_wrong_shape_is_refused(corrector: nn.Module, came: str) -> None:
     with pytest.raises(ConfigError, match=rf"shape \(2, 1, 16\), not {came}: check its padding"):
         SolverLoop(Burgers(), corrector.double()).rollout(initial_states(2))
+
+
+@pytest.mark.parametrize("gradient", ["detached", "straight-through"])
+def test_a_solver_need_not_be_deterministic_where_nothing_is_asked_of_it(gradient: SolverGradient) -> None:
+    loop = SolverLoop(Burgers(deterministic=False), conv_corrector(), gradient=gradient)
+    assert loop.rollout(initial_states(2), steps=2).requires_grad
+    with pytest.raises(ConfigError, match="solver 'burgers' is not deterministic"):
+        SolverLoop(Burgers(deterministic=False), conv_corrector(), gradient=vjp.Coloured())
 
 
 def test_settings_are_checked() -> None:
