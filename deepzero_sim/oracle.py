@@ -18,7 +18,7 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, get_args
 
@@ -29,7 +29,7 @@ from deepzero_sim.coupling import SolverLoop
 from deepzero_sim.errors import ConfigError, DivergedError, NonFiniteError
 from deepzero_sim.ledger import Ledger, Portion
 from deepzero_sim.network_with_loss import NetworkWithLoss
-from deepzero_sim.parallel import SerialExecutor, kept_in_worker, run_in_order
+from deepzero_sim.parallel import SerialExecutor, kept_in_worker, pickling_for_workers, require_thread_safe, run_in_order
 from deepzero_sim.perturbation import Coordinates, Perturbation, chunked, parts_of
 from deepzero_sim.queried import Base, Footprint, QueriedNetwork
 from deepzero_sim.solver import check_states
@@ -235,15 +235,10 @@ class Oracle(abc.ABC):
         Raises:
             ConfigError: something in them cannot be pickled.
         """
-        try:
+        with pickling_for_workers("solver, network and loss"):
             structure = _structure(self.model, self.loss_function)
             if structure != self._pickled[0]:
                 self._pickled = structure, uuid.uuid4().hex, cloudpickle.dumps(self)
-        except Exception as error:
-            raise ConfigError(
-                "solver, network and loss must be picklable to be sent to workers, but pickling raised "
-                f"{type(error).__name__}: {error}; use the serial executor, or open files and connections only in the step."
-            ) from error
         return self._pickled[1:]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -373,11 +368,7 @@ class LoopOracle(Oracle):
         if not isinstance(loop, SolverLoop):
             raise ConfigError(f"a LoopOracle asks a dz.SolverLoop, not {type(loop).__name__}: dz.ModelOracle asks a network.")
         super().__init__(loop.corrector, loss, executor, queries_per_chunk)
-        if isinstance(executor, ThreadPoolExecutor) and not loop.solver.spec.thread_safe:
-            raise ConfigError(
-                f"solver {loop.solver.spec.name!r} may not be called by several threads at once: "
-                "use the process or the serial executor."
-            )
+        require_thread_safe(loop.solver, executor)
         self.loop = loop
         self._corrector = QueriedNetwork(loop.corrector, in_loop=True)
         self._loss = NetworkWithLoss(None, loss)

@@ -26,6 +26,7 @@ from threadpoolctl import ThreadpoolController
 
 from deepzero_sim.errors import ConfigError, WorkerLostError
 from deepzero_sim.ranks import open_ranks
+from deepzero_sim.solver import Solver
 from deepzero_sim.types import is_whole
 
 Backend: TypeAlias = Literal["serial", "thread", "process", "ranks"]
@@ -171,6 +172,37 @@ def kept_in_worker(token: str, pickled: bytes) -> Any:
             kept.pop(next(iter(kept)))
         kept[token] = cloudpickle.loads(pickled)
     return kept[token]
+
+
+@contextmanager
+def pickling_for_workers(what: str) -> Iterator[None]:
+    """Say it in words if something cannot be pickled inside.
+
+    Args:
+        what: is pickled, for people: `"a solver"`.
+
+    Raises:
+        ConfigError: it, or something in it, cannot be pickled.
+    """
+    try:
+        yield
+    except Exception as error:
+        raise ConfigError(
+            f"{what} must be picklable to be sent to workers, but pickling raised {type(error).__name__}: {error}; use the "
+            "serial executor, or open files and connections only in the step."
+        ) from error
+
+
+def require_thread_safe(solver: Solver, executor: Executor | None) -> None:
+    """Refuse threads for a solver that several may not call at once.
+
+    Raises:
+        ConfigError: they would.
+    """
+    if isinstance(executor, ThreadPoolExecutor) and not solver.spec.thread_safe:
+        raise ConfigError(
+            f"solver {solver.spec.name!r} may not be called by several threads at once: use the process or the serial executor."
+        )
 
 
 def outcome(future: Future[_R]) -> _R | Exception:

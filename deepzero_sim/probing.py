@@ -5,14 +5,13 @@ from __future__ import annotations
 import functools
 import uuid
 from collections.abc import Callable
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from typing import Any
 
 import cloudpickle
 import numpy as np
 
-from deepzero_sim.errors import ConfigError
-from deepzero_sim.parallel import SerialExecutor, kept_in_worker, run_in_order
+from deepzero_sim.parallel import SerialExecutor, kept_in_worker, pickling_for_workers, require_thread_safe, run_in_order
 from deepzero_sim.solver import Solver, SolverSpec, checked_step
 from deepzero_sim.types import Array
 
@@ -32,11 +31,7 @@ class Probes:
     """
 
     def __init__(self, solver: Solver, executor: Executor | None = None) -> None:
-        if isinstance(executor, ThreadPoolExecutor) and not solver.spec.thread_safe:
-            raise ConfigError(
-                f"solver {solver.spec.name!r} may not be called by several threads at once: "
-                "use the process or the serial executor."
-            )
+        require_thread_safe(solver, executor)
         self.solver = solver
         self.steps = 0
         self._executor = executor or SerialExecutor()
@@ -66,13 +61,8 @@ class Probes:
     def _task(self) -> Callable[[tuple[Array, Array | None]], Array]:
         if isinstance(self._executor, SerialExecutor):
             return functools.partial(_advance, self.solver)
-        try:
+        with pickling_for_workers("a solver"):
             sent = uuid.uuid4().hex, cloudpickle.dumps(self.solver)
-        except Exception as error:
-            raise ConfigError(
-                f"a solver must be picklable to be sent to workers, but pickling raised {type(error).__name__}: {error}; use "
-                "the serial executor, or open files and connections only in the step."
-            ) from error
         return functools.partial(_advance_remotely, sent)
 
     def __getstate__(self) -> dict[str, Any]:
