@@ -95,7 +95,9 @@ class QueriedNetwork:
     ) -> None:
         self._in_loop = in_loop
         self._network = network
-        self._whole = whole or network
+        found = whole or network
+        assert found is not None
+        self._whole = found
         self._prefix = prefix
         self._dtype = dtype
         self._rounded_once = rounded_once
@@ -113,7 +115,6 @@ class QueriedNetwork:
     @torch.no_grad()
     def base(self, *inputs: Any) -> Base:
         """The network as it is, on a batch: recorded, or just run where it was found that it cannot be."""
-        assert self._whole is not None
         case = _case(self._whole, inputs)
         if case not in self._recorded:
             self._recorded[case] = self._can_be_recorded(inputs)
@@ -142,12 +143,10 @@ class QueriedNetwork:
         return True
 
     def _whole_pass(self, inputs: Sequence[Any]) -> torch.Tensor:
-        assert self._whole is not None
         with state_put_back(self._whole):
             return self._called(inputs).clone()  # it may be a buffer, which is put back
 
     def _called(self, inputs: Sequence[Any]) -> torch.Tensor:
-        assert self._whole is not None
         result = self._whole(*_copied(inputs))
         if not isinstance(result, torch.Tensor):
             raise ConfigError(f"{self._name} must return a tensor, not {type(result).__name__}.")
@@ -158,7 +157,6 @@ class QueriedNetwork:
 
         Draws are refused even where results are the same: what a layer of zeros hides now, it may not hide an update later.
         """
-        assert self._whole is not None
         with Draws() as draws:
             first = self._whole_pass(inputs)
         with state_put_back(self._whole):
@@ -176,7 +174,6 @@ class QueriedNetwork:
         return type(self._network or self._whole).__name__
 
     def _recorded_base(self, inputs: tuple[Any, ...]) -> Base:
-        assert self._whole is not None
         parameters = self._parameters
         with state_put_back(self._whole):
             recording = record(self._whole, inputs, list(parameters.values()), self._rounded_once, self._memory)
@@ -206,7 +203,6 @@ class QueriedNetwork:
         Raises:
             CannotRecordError: something goes past the recording, such as code that torch does not see.
         """
-        assert self._whole is not None
         for values, share in ((_noise(self._whole), 1.0), (_nearby(self._whole), 0.01)):
             with state_put_back(self._whole):
                 write(self._whole, values)
@@ -234,7 +230,6 @@ class QueriedNetwork:
 
         None if the network does not work with its weights as they are, or changed.
         """
-        assert self._whole is not None
         if self._numbers(inputs) is None:
             return None
         parameters = self._parameters
@@ -264,7 +259,6 @@ class QueriedNetwork:
 
     def footprint(self, base: Base) -> dict[str, Footprint]:
         """What a query of each parameter takes, measured the first time; nothing for networks that are not recorded."""
-        assert self._whole is not None
         if base.differences is None:
             return {}
         case = _case(self._whole, base.inputs)
@@ -313,7 +307,6 @@ class QueriedNetwork:
     def _by_whole_passes(
         self, base: Base, perturbation: Perturbation | None, inputs: Sequence[torch.Tensor | None]
     ) -> torch.Tensor:
-        assert self._whole is not None
         moved = [x if change is None else x + change for x, change in zip_longest(base.inputs, inputs)]
         queries = [{}] * _count(None, inputs) if perturbation is None else _changed_parameters(base.parameters, perturbation)
         changes = []

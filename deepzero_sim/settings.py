@@ -11,8 +11,8 @@ from deepzero_sim.components import Component
 from deepzero_sim.datasets.cifar_archive import MD5
 from deepzero_sim.datasets.generate import Simulations
 from deepzero_sim.errors import ConfigError
-from deepzero_sim.estimator.base import Scheme
 from deepzero_sim.parallel import Backend
+from deepzero_sim.schemes import Scheme
 from deepzero_sim.sparsity.base import check_sparsity
 
 #: The solver alone; trained without the solver in the loop; through it from forward steps only, by losses or by the solver's

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "types"),
     ("randomness",),
-    ("accuracy", "components", "difference", "files", "module_state", "plain", "schedules", "tables"),
+    ("accuracy", "components", "difference", "files", "module_state", "plain", "schedules", "schemes", "tables"),
     ("ledger", "solver", "ranks"),
     ("loss", "parallel", "perturbation"),
     ("probing",),

@@ -12,6 +12,7 @@ from problems import Burgers, LinearSolver, LogisticSolver, initial_states
 
 from deepzero_sim import SolverLayer, SolverSpec, as_solver, vjp
 from deepzero_sim.errors import ConfigError, SolverCrashError
+from deepzero_sim.schemes import Scheme
 from deepzero_sim.solver import Solver
 from deepzero_sim.types import Array
 
@@ -127,7 +128,7 @@ def test_free_baselines_cost_nothing(dtype: str) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["forward", "central"])
-def test_float32_states_keep_some_digits(scheme: vjp.Scheme) -> None:
+def test_float32_states_keep_some_digits(scheme: Scheme) -> None:
     states = random_states(masked("float32"), 3)
     found, expected = (
         torch.autograd.grad(SolverLayer(masked(str(s.dtype)[6:]), vjp.Coloured(scheme=scheme))(s).square().sum(), s)[0]

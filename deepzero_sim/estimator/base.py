@@ -6,17 +6,15 @@ import abc
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any
 
 import torch
 
 from deepzero_sim.errors import ConfigError, DivergedError
 from deepzero_sim.oracle import Oracle, require_finite
 from deepzero_sim.perturbation import Perturbation, trainable
+from deepzero_sim.schemes import Scheme, require_scheme
 from deepzero_sim.types import Mask, NamedTensors, is_number
-
-#: One-sided differences `(l(theta + mu v) - l(theta)) / mu`, or two-sided `(l(theta + mu v) - l(theta - mu v)) / (2 mu)`.
-Scheme: TypeAlias = Literal["forward", "central"]
 
 
 @dataclass(frozen=True)
@@ -64,8 +62,7 @@ def check_scheme(step_size: float, scheme: str) -> None:
     """
     if not is_number(step_size) or not 0 < step_size <= sys.float_info.max:
         raise ConfigError(f"step_size must be a positive number, not {step_size!r}: 1e-3 suits float32 losses.")
-    if scheme not in get_args(Scheme):
-        raise ConfigError(f"scheme must be one of {', '.join(get_args(Scheme))}, not {scheme!r}.")
+    require_scheme(scheme)
 
 
 def check_precision(parameters: Mapping[str, torch.Tensor], step_size: float) -> None:

@@ -10,7 +10,6 @@ import torch
 from deepzero_sim.estimator.base import (
     Estimator,
     GradientEstimate,
-    Scheme,
     ask_slopes,
     check_scheme,
     parameters_of,
@@ -18,6 +17,7 @@ from deepzero_sim.estimator.base import (
 )
 from deepzero_sim.oracle import Oracle
 from deepzero_sim.perturbation import Coordinates
+from deepzero_sim.schemes import Scheme
 from deepzero_sim.types import Mask, NamedTensors
 
 

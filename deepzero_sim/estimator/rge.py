@@ -10,7 +10,6 @@ from deepzero_sim.errors import ConfigError
 from deepzero_sim.estimator.base import (
     Estimator,
     GradientEstimate,
-    Scheme,
     ask_slopes,
     check_scheme,
     parameters_of,
@@ -19,6 +18,7 @@ from deepzero_sim.estimator.base import (
 from deepzero_sim.oracle import Oracle
 from deepzero_sim.perturbation import Directions, unit_direction
 from deepzero_sim.randomness import seeded
+from deepzero_sim.schemes import Scheme
 from deepzero_sim.types import Mask, is_whole
 
 

@@ -8,9 +8,9 @@ import torch
 
 from deepzero_sim.errors import ConfigError, DivergedError, NonFiniteError
 from deepzero_sim.estimator import CGE, RGE, Estimator, GradientEstimate
-from deepzero_sim.estimator.base import Scheme
 from deepzero_sim.module_state import state_put_back
 from deepzero_sim.oracle import Oracle
+from deepzero_sim.schemes import Scheme
 from deepzero_sim.sparsity.base import Densities, LayerRatios, check_sparsity, scored_weights
 from deepzero_sim.sparsity.scores import (
     HessianGradient,

@@ -3,7 +3,6 @@
 from deepzero_sim.vjp.base import StepTaken, VectorJacobianProduct
 from deepzero_sim.vjp.coloured import Coloured
 from deepzero_sim.vjp.detached import Detached
-from deepzero_sim.vjp.differences import Scheme
 from deepzero_sim.vjp.reference_jacobian import ReferenceJacobian, spread
 from deepzero_sim.vjp.straight_through import StraightThrough
 
@@ -11,7 +10,6 @@ __all__ = [
     "Coloured",
     "Detached",
     "ReferenceJacobian",
-    "Scheme",
     "StepTaken",
     "StraightThrough",
     "VectorJacobianProduct",

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any
 
 import numpy as np
 
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.probing import Probes
+from deepzero_sim.schemes import Scheme, require_scheme
 from deepzero_sim.types import Array, is_number
-
-Scheme: TypeAlias = Literal["forward", "central"]
 
 
 class Differences:
@@ -28,8 +27,7 @@ class Differences:
     def __init__(self, step_size: float | None, scheme: Scheme) -> None:
         if step_size is not None and (not is_number(step_size) or not 0 < step_size < float("inf")):
             raise ConfigError(f"step_size must be a positive number, or None to be chosen, not {step_size!r}.")
-        if scheme not in get_args(Scheme):
-            raise ConfigError(f"scheme must be one of {', '.join(get_args(Scheme))}, not {scheme!r}.")
+        require_scheme(scheme)
         self.step_size = step_size
         self.scheme: Scheme = scheme
 

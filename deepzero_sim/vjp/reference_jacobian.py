@@ -8,9 +8,10 @@ import numpy as np
 
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.probing import Probes
+from deepzero_sim.schemes import Scheme
 from deepzero_sim.types import Array, is_whole
 from deepzero_sim.vjp.base import StepTaken, VectorJacobianProduct
-from deepzero_sim.vjp.differences import Differences, Scheme
+from deepzero_sim.vjp.differences import Differences
 
 #: Directions that are probed together: their states, and what the solver makes of them, take memory.
 TOGETHER = 256

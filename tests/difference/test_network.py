@@ -13,8 +13,8 @@ from torch import nn
 from zoo import ACTIVATIONS, ZOO
 
 from deepzero_sim.estimator import CGE
-from deepzero_sim.estimator.base import Scheme
 from deepzero_sim.oracle import ModelOracle
+from deepzero_sim.schemes import Scheme
 
 #: For each scheme a step, and how far from autograd it may be: its bias is of order `mu` or `mu^2`.
 SCHEMES: dict[Scheme, tuple[float, float]] = {"forward": (1e-6, 1e-4), "central": (1e-4, 1e-6)}

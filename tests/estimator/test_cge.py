@@ -31,9 +31,9 @@ from torch import nn
 from deepzero_sim.coupling import SolverLoop
 from deepzero_sim.errors import ConfigError, DivergedError
 from deepzero_sim.estimator import CGE, RGE, BackPropagation, Estimator
-from deepzero_sim.estimator.base import Scheme
 from deepzero_sim.models import resnet20
 from deepzero_sim.oracle import LoopOracle, ModelOracle
+from deepzero_sim.schemes import Scheme
 from deepzero_sim.sparsity import LayerRatios, RandomMask, ZOGraSP
 from deepzero_sim.types import Mask
 

@@ -16,8 +16,8 @@ from problems import (
 )
 
 from deepzero_sim.estimator import RGE
-from deepzero_sim.estimator.base import Scheme
 from deepzero_sim.perturbation import trainable, unit_direction
+from deepzero_sim.schemes import Scheme
 from deepzero_sim.types import Mask, NamedTensors
 
 SCHEMES: dict[Scheme, tuple[float, float]] = {"forward": (1e-6, 1e-4), "central": (1e-4, 1e-6)}
