@@ -117,8 +117,15 @@ def train(settings: TrainSettings, report: Callable[[Progress], None] = lambda p
             seed=settings.seed,
             checkpoint_every=settings.checkpoint_every,
         )
-        spent = _measured(loop, data) if isinstance(gradient, ReferenceJacobian) else active.spent
+        measures = isinstance(gradient, ReferenceJacobian) and not _has_ended(run, settings.updates)
+        spent = _measured(loop, data) if measures else active.spent
         return trainer.train(settings.updates, report, tensorboard=settings.tensorboard, spent=spent)
+
+
+def _has_ended(run: RunFolder, updates: int) -> bool:
+    """Whether a run has nothing left to train."""
+    checkpoint = run.load()
+    return checkpoint is not None and progress_of(checkpoint, run.path).step >= updates
 
 
 #: States of the training data that references are chosen from.

@@ -54,6 +54,13 @@ def test_a_method_trains_and_costs_what_it_asked(tmp_path: Path, data: Path, met
     assert found.methods[method].evaluation.mae != found.methods["SRC"].evaluation.mae
 
 
+def test_a_run_that_has_ended_measures_nothing(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = train_settings(tmp_path / "run", data, method="SolverLayer")
+    first = train(settings)
+    monkeypatch.delattr("deepzero_sim.vjp.ReferenceJacobian.measure")
+    assert train(settings) == first
+
+
 def test_a_start_hands_on_its_network_and_its_cost(tmp_path: Path, data: Path) -> None:
     non = train_settings(tmp_path / "NON", data, method="NON")
     zo = train_settings(tmp_path / "ZO", data, start=non.run, estimator=FORWARD)
