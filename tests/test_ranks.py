@@ -190,10 +190,12 @@ def test_what_cannot_be_sent_fails_alone(ranks: Ranks) -> None:
 
 
 def wait_for_end(task: int) -> None:
+    BEGUN.append(task)
     END.wait(20)
 
 
 END = threading.Event()
+BEGUN: list[int] = []
 
 
 def test_a_lost_rank_fails_what_is_under_way_and_what_comes(ranks: Ranks) -> None:
@@ -233,12 +235,19 @@ def test_shutdown_waits_for_what_is_under_way(ranks: Ranks) -> None:
 
 def test_shutdown_need_not_wait(ranks: Ranks, monkeypatch: pytest.MonkeyPatch) -> None:
     END.clear()
+    BEGUN.clear()
     left: list[int] = []
-    monkeypatch.setattr(os, "_exit", left.append)  # as a rank in the middle of a task does
+
+    def leave(status: int) -> None:  # as a rank in the middle of a task does
+        left.append(status)
+        END.set()
+
+    monkeypatch.setattr(os, "_exit", leave)
     futures = [ranks.executor.submit(wait_for_end, task) for task in range(5)]
-    threading.Timer(1.5, END.set).start()
+    assert wait_until(lambda: len(BEGUN) == 2, 10), "both ranks are in the middle of one"
     ranks.executor.shutdown(wait=False, cancel_futures=True)
     assert all(future.done() and isinstance(future.exception(), RuntimeError) for future in futures)
+    assert END.wait(10)
     assert left == [0]
 
 
