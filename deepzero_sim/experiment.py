@@ -22,6 +22,7 @@ from deepzero_sim.datasets.trajectories import Trajectories
 from deepzero_sim.errors import ConfigError, RunError
 from deepzero_sim.estimator import BackPropagation
 from deepzero_sim.evaluation import Evaluation, evaluate
+from deepzero_sim.layer import SolverLayer
 from deepzero_sim.loss import RolloutError
 from deepzero_sim.masking import ActiveSet, RunRatios, active_set, build_ratios
 from deepzero_sim.models.corrector import CORRECTORS, Corrector, NoCorrection
@@ -30,12 +31,13 @@ from deepzero_sim.oracle import LoopOracle
 from deepzero_sim.parallel import open_executor, single_threaded
 from deepzero_sim.perturbation import trainable
 from deepzero_sim.plain import plain
-from deepzero_sim.run_folder import RunFolder, load_checkpoint, read_settings
+from deepzero_sim.run_folder import JACOBIANS, RunFolder, load_checkpoint, read_settings
 from deepzero_sim.settings import MethodName, TrainSettings
 from deepzero_sim.solver import Solver, SolverSpec, build_solver
 from deepzero_sim.sparsity import Densities, GraSP, LayerRatios, RatiosRecord, load_ratios
 from deepzero_sim.trainer import Progress, Trainer, progress_of, restore_network
-from deepzero_sim.vjp import ReferenceJacobian, spread
+from deepzero_sim.types import Array
+from deepzero_sim.vjp import ReferenceJacobian
 
 
 class _Method(NamedTuple):
@@ -117,32 +119,30 @@ def train(settings: TrainSettings, report: Callable[[Progress], None] = lambda p
             seed=settings.seed,
             checkpoint_every=settings.checkpoint_every,
         )
-        measures = isinstance(gradient, ReferenceJacobian) and not _has_ended(run, settings.updates)
-        spent = _measured(loop, data) if measures else active.spent
+        if isinstance(gradient, ReferenceJacobian) and gradient.file is None:
+            gradient.file = run.path / JACOBIANS
+        spent = active.spent if loop.layer is None or run.load() is not None else _prepared(loop.layer, data)
         return trainer.train(settings.updates, report, tensorboard=settings.tensorboard, spent=spent)
 
 
-def _has_ended(run: RunFolder, updates: int) -> bool:
-    """Whether a run has nothing left to train."""
-    checkpoint = run.load()
-    return checkpoint is not None and progress_of(checkpoint, run.path).step >= updates
+#: States of the training data that a vector-Jacobian product is prepared with.
+CANDIDATES = 256
 
 
-#: States of the training data that references are chosen from.
-CANDIDATES = 64
-
-
-def _measured(loop: SolverLoop, data: Trajectories) -> Progress:
-    """Measure Jacobians at states of the training data far from each other, the same ones whenever a run goes on."""
-    assert loop.layer is not None and isinstance(loop.gradient, ReferenceJacobian)
+def _prepared(layer: SolverLayer, data: Trajectories) -> Progress:
+    """Let a vector-Jacobian product learn of the solver what it needs, at states of the training data."""
     started = time.perf_counter()
-    simulations, times = data.frames.shape[:2]
-    places = np.unravel_index(np.linspace(0, simulations * times - 1, CANDIDATES, dtype=int), (simulations, times))
-    states, params = data.frames[places], data.params[places[0]]
-    chosen = spread(states, loop.gradient.references)
+    states, params = samples(data, CANDIDATES)
     with single_threaded():
-        loop.gradient.measure(states[chosen], params[chosen] if params.shape[1] else None, loop.layer.probes)
-    return Progress(solver_steps=loop.backward_steps, seconds=time.perf_counter() - started)
+        layer.vjp.prepare(states, params, layer.probes)
+    return Progress(solver_steps=layer.backward_steps, seconds=time.perf_counter() - started)
+
+
+def samples(data: Trajectories, count: int) -> tuple[Array, Array | None]:
+    """States of all simulations and times alike, `(B, C, *N)`, and their parameters, `(B, K)` or None."""
+    simulations, times = data.frames.shape[:2]
+    places = np.unravel_index(np.linspace(0, simulations * times - 1, count, dtype=int), (simulations, times))
+    return data.frames[places], data.params[places[0]] if data.params.shape[1] else None
 
 
 def _require_repeatable(oracle: LoopOracle, batch: Any) -> None:

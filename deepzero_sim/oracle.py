@@ -156,6 +156,13 @@ class Oracle(abc.ABC):
         """Solver steps that back-propagation has taken so far, through losses of :meth:`differentiable_loss`."""
         return 0
 
+    def learnt(self) -> dict[str, torch.Tensor]:
+        """What a checkpoint must keep beside the network, by name: what back-propagation has learnt of a solver."""
+        return {}
+
+    def relearn(self, learnt: dict[str, torch.Tensor]) -> None:  # noqa: B027 - most have learnt nothing
+        """Take up what :meth:`learnt` gave."""
+
     def chunks(self, prepared: Any, perturbations: Sequence[Perturbation]) -> list[Perturbation]:
         """The queries in the batches that they are evaluated in, whoever does it."""
         return chunked(perturbations, self.queries_per_chunk)
@@ -420,6 +427,14 @@ class LoopOracle(Oracle):
     @property
     def backward_steps(self) -> int:
         return self.loop.backward_steps
+
+    def learnt(self) -> dict[str, torch.Tensor]:
+        layer = self.loop.layer
+        return {} if layer is None else {name: torch.from_numpy(array) for name, array in layer.vjp.learnt().items()}
+
+    def relearn(self, learnt: dict[str, torch.Tensor]) -> None:
+        if self.loop.layer is not None:
+            self.loop.layer.vjp.relearn({name: to_array(tensor) for name, tensor in learnt.items()})
 
     def evaluate(self, prepared: LoopBatch, perturbation: Perturbation) -> Answers:
         count, size = len(perturbation), len(prepared.states)

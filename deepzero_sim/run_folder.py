@@ -6,6 +6,7 @@ accuracy.jsonl           one line an epoch, of a classifier
 events.out.tfevents.*    the same for TensorBoard
 checkpoint.safetensors   network, optimiser and counters, replaced as a whole
 state.json               the counters of the checkpoint, for people to read
+jacobians.safetensors    what was measured of the solver, of runs with a ReferenceJacobian that names no other file
 answers.jsonl            answers to the queries of a long gradient that is on its way
 ratios.json              how the active coordinates are divided among layers, if not all are active
 results.json, report.md  what `evaluate` found
@@ -34,6 +35,7 @@ CHECKPOINT = "checkpoint.safetensors"
 METRICS = "metrics.jsonl"
 ACCURACY = "accuracy.jsonl"
 ANSWERS = "answers.jsonl"
+JACOBIANS = "jacobians.safetensors"
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from deepzero_sim.oracle import Oracle
 from deepzero_sim.parallel import single_threaded
 from deepzero_sim.perturbation import trainable
 from deepzero_sim.run_folder import ANSWERS, Checkpoint, RunFolder, detached
-from deepzero_sim.types import Mask
+from deepzero_sim.types import Mask, NamedTensors
 
 #: Seconds after which a checkpoint is written, however few training steps were done: it takes a fraction of one.
 CHECKPOINT_SECONDS = 60.0
@@ -235,6 +235,7 @@ class Trainer:
     def _checkpoint(self, progress: Progress) -> Checkpoint:
         optimiser = self.optimiser.state_dict()
         tensors = {f"network.{name}": tensor for name, tensor in self.oracle.model.state_dict().items()}
+        tensors |= {f"oracle.{name}": tensor for name, tensor in self.oracle.learnt().items()}
         scalars: dict[str, dict[str, Any]] = {}
         for index, values in optimiser["state"].items():
             for key, value in values.items():
@@ -255,6 +256,7 @@ class Trainer:
             self.run.forget_metrics_after(0)
             return Progress()
         restore_network(self.oracle.model, checkpoint, self.run.path)
+        self.oracle.relearn(tensors_of("oracle", checkpoint))
         try:
             progress = self._restore_state(checkpoint)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -268,11 +270,9 @@ class Trainer:
     def _restore_state(self, checkpoint: Checkpoint) -> Progress:
         """Everything of a checkpoint but the network."""
         state: dict[int, dict[str, Any]] = {int(i): dict(s) for i, s in checkpoint.state["optimiser"]["scalars"].items()}
-        for name, tensor in checkpoint.tensors.items():
-            kind, _, rest = name.partition(".")
-            if kind == "optimiser":
-                index, _, key = rest.partition(".")
-                state.setdefault(int(index), {})[key] = tensor
+        for name, tensor in tensors_of("optimiser", checkpoint).items():
+            index, _, key = name.partition(".")
+            state.setdefault(int(index), {})[key] = tensor
         self.optimiser.load_state_dict({"state": state, "param_groups": checkpoint.state["optimiser"]["param_groups"]})
         if self.scheduler is not None:
             self.scheduler.load_state_dict(_with_whole_keys(checkpoint.state["scheduler"]))
@@ -291,13 +291,18 @@ def progress_of(checkpoint: Checkpoint, path: Path) -> Progress:
         raise RunError(f"the checkpoint in {path} does not say how far it is ({error}): restore it, or train anew.") from error
 
 
+def tensors_of(part: str, checkpoint: Checkpoint) -> NamedTensors:
+    """The tensors of the network, the optimiser or the oracle, by their names there."""
+    return {name.removeprefix(f"{part}."): t for name, t in checkpoint.tensors.items() if name.startswith(f"{part}.")}
+
+
 def restore_network(model: torch.nn.Module, checkpoint: Checkpoint, path: Path) -> None:
     """Load a checkpoint's network.
 
     Raises:
         RunError: it is another network's.
     """
-    tensors = {name.removeprefix("network."): t for name, t in checkpoint.tensors.items() if name.startswith("network.")}
+    tensors = tensors_of("network", checkpoint)
     expected = {name: t.shape for name, t in model.state_dict().items()}
     if {name: t.shape for name, t in tensors.items()} != expected:
         raise RunError(

@@ -46,3 +46,23 @@ class VectorJacobianProduct(abc.ABC):
             ConfigError: the method does not suit the solver.
             SolverError: the solver failed.
         """
+
+    def prepare(self, states: Array, params: Array | None, probes: Probes) -> None:  # noqa: B027 - most need nothing
+        """Learn what is needed once, from states like those to come; the first product does it with its own otherwise.
+
+        Args:
+            states: `(B, C, *N)`.
+            params: `(B, K)` or None.
+            probes: advances states.
+
+        Raises:
+            ConfigError: the method does not suit the solver.
+            SolverError: the solver failed.
+        """
+
+    def learnt(self) -> dict[str, Array]:
+        """What was learnt since, by name, for a checkpoint."""
+        return {}
+
+    def relearn(self, learnt: dict[str, Array]) -> None:  # noqa: B027 - likewise
+        """Take up what :meth:`learnt` gave."""

@@ -1,0 +1,73 @@
+"""Probes along some directions, which improve on another vector-Jacobian product."""
+
+from __future__ import annotations
+
+import abc
+
+import numpy as np
+
+from deepzero_sim.errors import ConfigError
+from deepzero_sim.probing import Probes
+from deepzero_sim.schemes import Scheme
+from deepzero_sim.types import Array, is_whole
+from deepzero_sim.vjp.base import StepTaken, VectorJacobianProduct
+from deepzero_sim.vjp.differences import Differences
+from deepzero_sim.vjp.straight_through import StraightThrough
+
+
+class ControlVariate(VectorJacobianProduct):
+    """`J^T w ~ B^T w + c sum_i (w^T J v_i - (B^T w)^T v_i) v_i` for `m` directions `v_i`: where it was probed, another product
+    `B^T w` is put right. It takes `m` solver steps a product and state, twice that if central, and those of `B`.
+
+    Args:
+        count: `m`.
+        control: `B`; the identity if None.
+        step_size: as of :class:`~deepzero_sim.vjp.differences.Differences`.
+        scheme: ``"forward"`` or ``"central"``.
+
+    Raises:
+        ConfigError: an argument that cannot be used.
+    """
+
+    def __init__(
+        self, count: int, control: VectorJacobianProduct | None, step_size: float | None, scheme: Scheme, weight: float
+    ) -> None:
+        if not is_whole(count) or count < 1:
+            raise ConfigError(f"the number of probes must be a positive whole one, not {count!r}.")
+        if control is not None and not isinstance(control, VectorJacobianProduct):
+            raise ConfigError(f"control must be another dz.vjp.VectorJacobianProduct, not {control!r}.")
+        self.count = count
+        self.control = StraightThrough() if control is None else control
+        self.scheme: Scheme = scheme
+        self._differences = Differences(step_size, scheme)
+        self._weight = weight
+
+    @abc.abstractmethod
+    def _directions(self, state: Array, product: Array, active: np.ndarray) -> Array:
+        """`v_i`, `(m, C, *N)`, zero in padding.
+
+        Args:
+            state: where, `(C, *N)`.
+            product: `B^T w`, `(C, *N)`.
+            active: where a state holds values, `(C, *N)`.
+        """
+
+    def prepare(self, states: Array, params: Array | None, probes: Probes) -> None:
+        self.control.prepare(states, params, probes)
+
+    def product(self, taken: StepTaken, cotangents: Array, probes: Probes) -> Array:
+        result = self.control.product(taken, cotangents, probes)
+        active = probes.spec.active()
+        for b, (state, advanced, w) in enumerate(zip(taken.states, taken.advanced, cotangents, strict=True)):
+            directions = self._directions(state, result[b], active)
+            params = None if taken.params is None else taken.params[b]
+            answers = self._differences.along(probes, state, params, advanced, directions)
+            left = (answers * w - directions * result[b]).reshape(len(directions), -1).sum(1)
+            result[b] += np.tensordot(left, directions, 1) * np.asarray(self._weight, state.dtype)
+        return result
+
+    def learnt(self) -> dict[str, Array]:
+        return self.control.learnt()
+
+    def relearn(self, learnt: dict[str, Array]) -> None:
+        self.control.relearn(learnt)

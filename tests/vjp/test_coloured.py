@@ -1,0 +1,54 @@
+"""Local steps whose reach nobody has declared."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from jacobians import advection, exact_jacobian, projection, random_states
+
+from deepzero_sim import as_solver
+from deepzero_sim.errors import ConfigError
+from deepzero_sim.probing import Probes
+from deepzero_sim.solver import Solver
+from deepzero_sim.types import Array
+from deepzero_sim.vjp import Coloured, StepTaken
+
+
+def undeclared(steps: int) -> Solver:
+    """Some steps of advection, which reach as many points."""
+    inner = advection((13, 17), 2)
+
+    def step(states: Array) -> Array:
+        for _ in range(steps):
+            states = inner.step(states)
+        return states
+
+    return as_solver(step, replace(inner.spec, stencil=None))
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_the_reach_is_found(steps: int) -> None:
+    solver = undeclared(steps)
+    states = np.asarray(random_states(solver, 2).numpy())
+    method, probes = Coloured(), Probes(solver)
+    method.prepare(states, None, probes)
+    assert method.learnt()["radius"] == steps
+    assert probes.steps == 1 + 2 * 2 * 8  # 8 points of both channels
+    w = np.random.default_rng(0).normal(size=states.shape)
+    found = method.product(StepTaken(states, None, solver.step(states)), w, probes)
+    for state, cotangent, product in zip(states, w, found, strict=True):
+        expected = cotangent.reshape(-1) @ exact_jacobian(solver, state)
+        np.testing.assert_allclose(product.reshape(-1), expected, atol=1e-6)
+    again, counted = Coloured(), Probes(solver)
+    again.relearn(method.learnt())
+    np.testing.assert_array_equal(again.product(StepTaken(states, None, solver.step(states)), w, counted), found)
+    assert counted.steps == probes.steps - 33, "it is not looked for again"
+
+
+def test_a_global_step_is_refused() -> None:
+    solver = projection()
+    states = np.asarray(random_states(solver, 1).numpy())
+    with pytest.raises(ConfigError, match=r"solver 'projection' carries information over 4 points or more of 9, too far"):
+        Coloured().prepare(states, None, Probes(solver))
