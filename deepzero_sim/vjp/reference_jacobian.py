@@ -235,6 +235,6 @@ class ReferenceJacobian(VectorJacobianProduct):
         if needed > self.memory:
             raise ConfigError(
                 f"the Jacobian of solver {spec.name!r} and {references} references would take {needed / 2**30:.3g} GiB, more "
-                f"than the {self.memory / 2**30:.3g} GiB of memory: take block={2 * self.block}, which needs a fourth on a plane, "
-                "fewer references, a smaller radius, more memory, or Coloured."
+                f"than the {self.memory / 2**30:.3g} GiB of memory: take block={2 * self.block}, which needs a fourth on a "
+                "plane, fewer references, a smaller radius, more memory, or Coloured."
             )
