@@ -35,6 +35,7 @@ from deepzero_sim.settings import MethodName, TrainSettings
 from deepzero_sim.solver import Solver, SolverSpec, build_solver
 from deepzero_sim.sparsity import Densities, GraSP, LayerRatios, RatiosRecord, load_ratios
 from deepzero_sim.trainer import Progress, Trainer, progress_of, restore_network
+from deepzero_sim.types import Array
 from deepzero_sim.vjp import ReferenceJacobian, spread
 
 
@@ -88,10 +89,7 @@ def train(settings: TrainSettings, report: Callable[[Progress], None] = lambda p
     ratios = _ratios(settings, method)
     solver = _build_solver(settings)
     data = trajectories.load(settings.train_data, solver.spec)
-    corrector = build_corrector(settings.network, solver.spec, settings.seed)
-    _set_scales(corrector, data)
-    if settings.start is not None:
-        restore_network(corrector, load_checkpoint(settings.start), settings.start)
+    corrector = starting_network(settings.network, settings.start, solver.spec, data, settings.seed)
     unroll = settings.unroll if method.unrolled else 1
     gradient = build_product(settings.vjp) if method.gradient is None else method.gradient
     batches = UnrolledBatches(data, advance_frames(solver, data), settings.batch_size, unroll, settings.seed)
@@ -100,7 +98,7 @@ def train(settings: TrainSettings, report: Callable[[Progress], None] = lambda p
     asks = method.queried or method.gradient is None
     with open_executor(settings.workers.backend if asks else "serial", settings.workers.count) as executor:
         loop = SolverLoop(solver, corrector, unroll, gradient, executor)
-        oracle = LoopOracle(loop, _loss(data), executor, settings.queries_per_chunk)
+        oracle = LoopOracle(loop, rollout_loss(data), executor, settings.queries_per_chunk)
         if method.queried and solver.spec.deterministic:
             _require_repeatable(oracle, batches(0))
         estimator = build_estimator(settings.estimator) if method.queried else BackPropagation()
@@ -136,13 +134,18 @@ def _measured(loop: SolverLoop, data: Trajectories) -> Progress:
     """Measure Jacobians at states of the training data far from each other, the same ones whenever a run goes on."""
     assert loop.layer is not None and isinstance(loop.gradient, ReferenceJacobian)
     started = time.perf_counter()
+    with single_threaded():
+        loop.gradient.measure(*reference_states(data, loop.gradient.references), loop.layer.probes)
+    return Progress(solver_steps=loop.backward_steps, seconds=time.perf_counter() - started)
+
+
+def reference_states(data: Trajectories, count: int) -> tuple[Array, Array | None]:
+    """States of the data far from each other, and their parameters, at which to measure Jacobians."""
     simulations, times = data.frames.shape[:2]
     places = np.unravel_index(np.linspace(0, simulations * times - 1, CANDIDATES, dtype=int), (simulations, times))
     states, params = data.frames[places], data.params[places[0]]
-    chosen = spread(states, loop.gradient.references)
-    with single_threaded():
-        loop.gradient.measure(states[chosen], params[chosen] if params.shape[1] else None, loop.layer.probes)
-    return Progress(solver_steps=loop.backward_steps, seconds=time.perf_counter() - started)
+    chosen = spread(states, count)
+    return states[chosen], params[chosen] if params.shape[1] else None
 
 
 def _require_repeatable(oracle: LoopOracle, batch: Any) -> None:
@@ -209,13 +212,31 @@ def build_corrector(network: Component, spec: SolverSpec, seed: int) -> nn.Modul
     return build_network(network, CORRECTORS, spec, seed).to(getattr(torch, spec.dtype))
 
 
+def starting_network(network: Component, start: Path | None, spec: SolverSpec, data: Trajectories, seed: int) -> nn.Module:
+    """What training starts from: the network that settings name, in the data's units, or as a run left it.
+
+    Args:
+        network: as of :func:`build_corrector`.
+        start: a run folder, or None.
+        spec: of the solver.
+        data: of training.
+        seed: of the weights.
+    """
+    corrector = build_corrector(network, spec, seed)
+    _set_scales(corrector, data)
+    if start is not None:
+        restore_network(corrector, load_checkpoint(start), start)
+    return corrector
+
+
 def _set_scales(corrector: nn.Module, data: Trajectories) -> None:
     """Normalise our own correctors by the training data; a user's network keeps to itself."""
     if isinstance(corrector, Corrector):
         corrector.set_scales(*(torch.from_numpy(scale) for scale in data.scales()))
 
 
-def _loss(data: Trajectories) -> RolloutError:
+def rollout_loss(data: Trajectories) -> RolloutError:
+    """The error of a rollout, in units of the data."""
     return RolloutError(torch.from_numpy(data.scales()[0]), torch.from_numpy(data.mask))
 
 
