@@ -94,8 +94,8 @@ def _how(check: GradientCheck) -> str:
         f"Gradients of a rollout's loss by the network's parameters, on {samples} batches, against {truth}. The check took "
         f"{check.steps.check:,} solver steps.\n\n"
         f"Slopes by central differences hold still for step sizes from {sweep.plateau[0]:g} to {sweep.plateau[1]:g} of the "
-        f"parameters' norm, best at {sweep.best:g}. There they change by {sweep.noise_floor:.1e} of themselves from one step size "
-        f"to the next: that is their noise floor. The loss itself has noise of about {sweep.rounding:.0e} of its size.\n\n"
+        f"parameters' norm, best at {sweep.best:g}. There they change by {sweep.noise_floor:.1e} of themselves from one step "
+        f"size to the next: that is their noise floor. The loss itself has noise of about {sweep.rounding:.0e} of its size.\n\n"
         "Steps are solver steps: of one gradient, forward and backward, and once, before all of them."
     )
 
@@ -152,7 +152,8 @@ def _sweep(ax: Any, sweep: Sweep) -> None:
         shown = [(step, value) for step, value in zip(sweep.step_sizes, values, strict=True) if value]
         if shown:
             ax.plot(*zip(*shown, strict=True), style, color=colour, label=label)
-    ax.axhline(sweep.noise_floor or None, color=GREY, linestyle=":", label=f"noise floor {sweep.noise_floor:.1e}")
+    if sweep.noise_floor > 0:  # zero has no place on a logarithmic axis
+        ax.axhline(sweep.noise_floor, color=GREY, linestyle=":", label=f"noise floor {sweep.noise_floor:.1e}")
     ax.axvspan(*sweep.plateau, color=GREY, alpha=0.12, label="plateau")
     ax.set(xscale="log", yscale="log")
     ax.set_xlabel("step size μ, relative to the size of what is perturbed (1)")

@@ -151,7 +151,8 @@ def _subject(subject: SolverLayer | Oracle, batches: Sequence[Any], estimator: E
         return LayerProducts(subject, batch, None, seed + 1)
     if not isinstance(batch, tuple | list) or len(batch) != 2:
         raise ConfigError(f"a layer is checked at states or (states, params), not {type(batch).__name__} of another make.")
-    return LayerProducts(subject, *batch, seed + 1)  # the directions have the seed itself
+    states, params = batch
+    return LayerProducts(subject, states, params, seed + 1)  # the directions have the seed itself
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
