@@ -53,7 +53,8 @@ class LayerProducts(Subject):
     def found(self) -> Found:
         before = self._layer.forward_steps, self._layer.backward_steps
         states = self._states.detach().clone().requires_grad_()
-        (products,) = torch.autograd.grad(self._layer(states, self._params), states, self._w)
+        advanced = self._layer(states, self._params)
+        (products,) = torch.autograd.grad(advanced, states, self._w.to(advanced))
         taken = self._layer.forward_steps - before[0], self._layer.backward_steps - before[1]
         return Found(self._flat(products), *taken)
 
