@@ -150,6 +150,14 @@ def test_a_network_without_a_solver() -> None:
     assert found.cosine == pytest.approx(1, abs=1e-8) and found.steps.check == found.steps.forward == 0
 
 
+def test_running_statistics_are_not_touched() -> None:
+    network = sequence(torch.nn.Conv1d(2, 3, 3), torch.nn.BatchNorm1d(3), torch.nn.Tanh()).double()
+    oracle, batch = model_oracle(network, torch.randn(4, 2, 8).double())
+    before = snapshot(network)
+    assert dz.check_gradient(oracle, batch).cosine == pytest.approx(1, abs=1e-6)
+    assert_untouched(network, before)
+
+
 def test_padding_is_not_touched() -> None:
     given = np.random.default_rng(0).normal(size=(3, 1, 6)) * Padded().spec.active()
     assert dz.check_gradient(dz.SolverLayer(Padded(), Sines()), given).cosine == pytest.approx(1, abs=1e-8)
