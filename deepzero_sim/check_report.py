@@ -88,7 +88,7 @@ def _how(check: GradientCheck) -> str:
         "the exact ones, by back-propagation through the differentiable solver"
         if check.exact
         else "slopes of the loss along random directions, from forward steps only; numbers after ± are standard errors of the "
-        f"directions drawn. The true gradient itself would show a cosine of {sweep.cosine_ceiling:.6f}, for the noise in them"
+        f"directions drawn. The true gradient itself would show a cosine of {sweep.cosine_ceiling:.6f} or more, for the noise in them"
     )
     return (
         f"Gradients of a rollout's loss by the network's parameters, on {samples} batches, against {truth}. The check took "
@@ -159,4 +159,4 @@ def _sweep(ax: Any, sweep: Sweep) -> None:
     ax.set_xlabel("step size μ, relative to the size of what is perturbed (1)")
     ax.set_ylabel("central differences: relative change (1)")
     ax.grid(alpha=0.3)
-    ax.legend()
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, 1.2), ncols=2, frameon=False)

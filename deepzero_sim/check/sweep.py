@@ -30,7 +30,7 @@ class Sweep:
         errors: the same to the exact slopes; None where there are no exact ones, or the solver failed.
         best: the step size of the least change.
         plateau: the least and the largest step size around it whose slopes change by no more than ten times that.
-        noise_floor: the least change: slopes are known no better.
+        noise_floor: the least change; slopes at the best step size are known to that, or somewhat better.
         rounding: noise of the differenced value itself, relative to its size: `sqrt(2) mu` times the change of slopes at the
             steps from the best one down.
     """
@@ -45,7 +45,7 @@ class Sweep:
 
     @property
     def cosine_ceiling(self) -> float:
-        """The cosine that the true gradient itself would show against measured slopes: their noise lowers it."""
+        """The cosine that the true gradient itself would show, at least, against measured slopes: their noise lowers it."""
         return float((1 + self.noise_floor**2) ** -0.5)
 
 
