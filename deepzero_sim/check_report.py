@@ -88,7 +88,8 @@ def _how(check: GradientCheck) -> str:
         "the exact ones, by back-propagation through the differentiable solver"
         if check.exact
         else "slopes of the loss along random directions, from forward steps only; numbers after ± are standard errors of the "
-        f"directions drawn. The true gradient itself would show a cosine of {sweep.cosine_ceiling:.6f} or more, for the noise in them"
+        f"directions drawn. The true gradient itself would show a cosine of {sweep.cosine_ceiling:.6f} or more, for the noise "
+        "in them"
     )
     return (
         f"Gradients of a rollout's loss by the network's parameters, on {samples} batches, against {truth}. The check took "
