@@ -1,6 +1,7 @@
 """Train neural networks through numerical solvers that offer no gradients."""
 
 from deepzero_sim import vjp as vjp
+from deepzero_sim.check import GradientCheck, check_gradient
 from deepzero_sim.coupling import SolverLoop
 from deepzero_sim.errors import (
     ConfigError,
@@ -41,6 +42,7 @@ __all__ = [
     "Estimator",
     "Evaluation",
     "GraSP",
+    "GradientCheck",
     "GradientEstimate",
     "InvalidStateError",
     "LayerRatios",
@@ -65,6 +67,7 @@ __all__ = [
     "WorkerLostError",
     "ZOGraSP",
     "as_solver",
+    "check_gradient",
     "evaluate",
     "open_executor",
     "warm_up_cosine",

@@ -1,4 +1,4 @@
-"""The command line: `deepzero-sim demo | generate | train | evaluate | classify | compare | bench`.
+"""The command line: `deepzero-sim demo | generate | train | check-gradient | evaluate | classify | compare | bench`.
 
 Settings come from one YAML file (`--config`), and every key can be overridden by an option of the same name. What goes
 wrong ends with one sentence on stderr and exit status 2.
@@ -22,9 +22,10 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
-from deepzero_sim import classification_report
+from deepzero_sim import check_report, classification_report
+from deepzero_sim.checking import check
 from deepzero_sim.classification import classify
-from deepzero_sim.console import console, print_table, training_bar
+from deepzero_sim.console import console, counting_bar, print_table, training_bar
 from deepzero_sim.demo import demo, make_data, train_with_bar
 from deepzero_sim.errors import ConfigError, DeepZeroError
 from deepzero_sim.experiment import compare, run_settings
@@ -35,6 +36,7 @@ from deepzero_sim.ranks import rank_of_torchrun
 from deepzero_sim.report import publish, rows
 from deepzero_sim.settings import (
     BenchSettings,
+    CheckSettings,
     ClassifySettings,
     CompareSettings,
     DemoSettings,
@@ -58,6 +60,16 @@ class _Command:
 def _train(settings: TrainSettings) -> None:
     train_with_bar(settings)
     console.print(f"trained: {settings.run}")
+
+
+def _check(settings: CheckSettings) -> None:
+    with counting_bar("checking gradients", 1 + len(settings.vjp) + (settings.estimator is not None)) as report:
+        checked = check(settings, report)
+    print_table(check_report.rows(checked.checks))
+    for name, why in checked.left_out.items():
+        console.print(f"left out {name}: {why}")
+    check_report.publish(settings.output, checked, plain(settings))
+    console.print(f"report: {settings.output / 'check.md'}")
 
 
 def _evaluate(settings: EvaluateSettings) -> None:
@@ -96,6 +108,7 @@ _COMMANDS = {
     "demo": _Command(DemoSettings, demo, "correct a coarse wake solver, from data to report, in some minutes"),
     "generate": _Command(GenerateSettings, make_data, "make trajectories with a reference solver"),
     "train": _Command(TrainSettings, _train, "train a corrector, or go on with a run that was interrupted"),
+    "check-gradient": _Command(CheckSettings, _check, "compare gradients past a solver with the true one, with a report"),
     "evaluate": _Command(EvaluateSettings, _evaluate, "roll a trained run out on unseen data, with a report"),
     "classify": _Command(ClassifySettings, _classify, "train a classifier of images, or go on with a run, with a report"),
     "compare": _Command(CompareSettings, _compare, "trained classifiers side by side, with a report", "runs"),
@@ -216,13 +229,13 @@ def _parsed(argv: Sequence[str] | None) -> tuple[str, Any]:
         words.append(given.command)
         given = given[given.command]
     name = " ".join(words)
-    _check(_COMMANDS[name].settings, given)
+    _check_keys(_COMMANDS[name].settings, given)
     values = vars(commands[name].instantiate(given))
     values.pop("config")
     return name, _COMMANDS[name].settings(**values)
 
 
-def _check(settings: type, given: Any, within: str = "") -> None:
+def _check_keys(settings: type, given: Any, within: str = "") -> None:
     """Refuse what the parser lets pass: null where a value is needed, a plain value where there must be keys."""
     hints = get_type_hints(settings)
     if not isinstance(given, Namespace):
@@ -233,7 +246,7 @@ def _check(settings: type, given: Any, within: str = "") -> None:
         if value is None and NoneType not in kinds:
             raise ConfigError(f"{key} must have a value, not null: give it one, or leave it out.")
         for keys in () if value is None or get_origin(kind) is list else filter(is_dataclass, kinds):
-            _check(keys, value, key)  # type: ignore[arg-type]
+            _check_keys(keys, value, key)  # type: ignore[arg-type]
 
 
 def _fail(message: str) -> int:

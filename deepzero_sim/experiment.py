@@ -90,10 +90,7 @@ def train(settings: TrainSettings, report: Callable[[Progress], None] = lambda p
     ratios = _ratios(settings, method)
     solver = _build_solver(settings)
     data = trajectories.load(settings.train_data, solver.spec)
-    corrector = build_corrector(settings.network, solver.spec, settings.seed)
-    _set_scales(corrector, data)
-    if settings.start is not None:
-        restore_network(corrector, load_checkpoint(settings.start), settings.start)
+    corrector = starting_network(settings.network, settings.start, solver.spec, data, settings.seed)
     unroll = settings.unroll if method.unrolled else 1
     gradient = build_product(settings.vjp) if method.gradient is None else method.gradient
     batches = UnrolledBatches(data, advance_frames(solver, data), settings.batch_size, unroll, settings.seed)
@@ -102,7 +99,7 @@ def train(settings: TrainSettings, report: Callable[[Progress], None] = lambda p
     asks = method.queried or method.gradient is None
     with open_executor(settings.workers.backend if asks else "serial", settings.workers.count) as executor:
         loop = SolverLoop(solver, corrector, unroll, gradient, executor)
-        oracle = LoopOracle(loop, _loss(data), executor, settings.queries_per_chunk)
+        oracle = LoopOracle(loop, rollout_loss(data), executor, settings.queries_per_chunk)
         if method.queried and solver.spec.deterministic:
             _require_repeatable(oracle, batches(0))
         estimator = build_estimator(settings.estimator) if method.queried else BackPropagation()
@@ -126,22 +123,22 @@ def train(settings: TrainSettings, report: Callable[[Progress], None] = lambda p
 
 
 #: States of the training data that a vector-Jacobian product is prepared with.
-CANDIDATES = 256
+SAMPLES = 256
 
 
 def _prepared(layer: SolverLayer, data: Trajectories) -> Progress:
     """Let a vector-Jacobian product learn of the solver what it needs, at states of the training data."""
     started = time.perf_counter()
-    states, params = samples(data, CANDIDATES)
+    states, params = samples(data)
     with single_threaded():
         layer.vjp.prepare(states, params, layer.probes)
     return Progress(solver_steps=layer.backward_steps, seconds=time.perf_counter() - started)
 
 
-def samples(data: Trajectories, count: int) -> tuple[Array, Array | None]:
+def samples(data: Trajectories) -> tuple[Array, Array | None]:
     """States of all simulations and times alike, `(B, C, *N)`, and their parameters, `(B, K)` or None."""
     simulations, times = data.frames.shape[:2]
-    places = np.unravel_index(np.linspace(0, simulations * times - 1, count, dtype=int), (simulations, times))
+    places = np.unravel_index(np.linspace(0, simulations * times - 1, SAMPLES, dtype=int), (simulations, times))
     return data.frames[places], data.params[places[0]] if data.params.shape[1] else None
 
 
@@ -209,13 +206,31 @@ def build_corrector(network: Component, spec: SolverSpec, seed: int) -> nn.Modul
     return build_network(network, CORRECTORS, spec, seed).to(getattr(torch, spec.dtype))
 
 
+def starting_network(network: Component, start: Path | None, spec: SolverSpec, data: Trajectories, seed: int) -> nn.Module:
+    """What training starts from: the network that settings name, in the data's units, or as a run left it.
+
+    Args:
+        network: as of :func:`build_corrector`.
+        start: a run folder, or None.
+        spec: of the solver.
+        data: of training.
+        seed: of the weights.
+    """
+    corrector = build_corrector(network, spec, seed)
+    _set_scales(corrector, data)
+    if start is not None:
+        restore_network(corrector, load_checkpoint(start), start)
+    return corrector
+
+
 def _set_scales(corrector: nn.Module, data: Trajectories) -> None:
     """Normalise our own correctors by the training data; a user's network keeps to itself."""
     if isinstance(corrector, Corrector):
         corrector.set_scales(*(torch.from_numpy(scale) for scale in data.scales()))
 
 
-def _loss(data: Trajectories) -> RolloutError:
+def rollout_loss(data: Trajectories) -> RolloutError:
+    """The error of a rollout, in units of the data."""
     return RolloutError(torch.from_numpy(data.scales()[0]), torch.from_numpy(data.mask))
 
 

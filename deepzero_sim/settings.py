@@ -213,6 +213,55 @@ class CompareSettings:
     output: Path = Path("runs/comparison")
 
 
+def default_products() -> list[Component]:
+    """The vector-Jacobian products that a check compares if none are named, as far as they suit the solver."""
+    return [Component(f"deepzero_sim.vjp.{name}") for name in ("Detached", "StraightThrough", "Coloured", "ReferenceJacobian")]
+
+
+@dataclass
+class CheckSettings:
+    """A check of the gradients that training through a solver would follow.
+
+    Args:
+        output: the folder of the check's check.json, check.md and check.png.
+        train_data: HDF5 trajectories.
+        solver: the coarse solver.
+        differentiable_solver: the same physics with exact gradients, to compare with; none for slopes from forward steps.
+        network: small, mercury, mars_moon, or an import path or file.py:Name called with the solver's spec.
+        start: a run folder whose network is taken; none for one that is not trained.
+        vjp: the solver's vector-Jacobian products that are compared, with their arguments.
+        estimator: CGE or RGE with their arguments, to be compared too; none for neither.
+        unroll: solver steps of a rollout.
+        batch_size: rollouts a gradient is averaged over.
+        batches: gradients of each method.
+        directions: along which slopes of the loss are measured, on every batch, if there is no differentiable_solver.
+        workers: where queries are answered and solver steps of backward passes run.
+        seed: fixes everything that is drawn.
+    """
+
+    output: Path
+    train_data: Path
+    solver: Component = field(default_factory=lambda: Component("deepzero_sim.solvers.WakeFlow"))
+    differentiable_solver: Component | None = None
+    network: Component = field(default_factory=lambda: Component("small"))
+    start: Path | None = None
+    vjp: list[Component] = field(default_factory=default_products)
+    estimator: Component | None = None
+    unroll: int = 8
+    batch_size: int = 2
+    batches: int = 4
+    directions: int = 64
+    workers: Workers = field(default_factory=Workers)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("unroll", "batch_size", "batches", "directions"):
+            _require_positive(name, getattr(self, name))
+        _require_seed(self.seed)
+        if not self.vjp and self.estimator is None:
+            raise ConfigError("no gradients are asked for: give vjp at least one, or name an estimator.")
+
+
 @dataclass
 class EvaluateSettings:
     """An evaluation of a trained run on unseen data.

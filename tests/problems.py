@@ -254,3 +254,13 @@ def network(name: str) -> tuple[nn.Module, torch.Tensor]:
     """A network in float64, and inputs for it."""
     make, shape = NETWORKS[name]
     return make().double(), torch.randn(shape, dtype=torch.float64)
+
+
+class DifferentiableBurgers(Burgers, DifferentiableSolver):
+    """The same step in torch."""
+
+    def differentiable_step(self, states: torch.Tensor, params: torch.Tensor | None = None) -> torch.Tensor:
+        spacing, viscosity = 2 * np.pi / states.shape[-1], 0.05
+        flux = 0.5 * states.clamp(min=0) ** 2 + 0.5 * torch.roll(states, -1, -1).clamp(max=0) ** 2
+        diffusion = torch.roll(states, -1, -1) - 2 * states + torch.roll(states, 1, -1)
+        return states + self.spec.dt * (viscosity * diffusion / spacing**2 - (flux - torch.roll(flux, 1, -1)) / spacing)

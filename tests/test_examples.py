@@ -15,15 +15,15 @@ import pytest
 import yaml
 
 from deepzero_sim.cli import parser
-from deepzero_sim.demo import METHODS, WAKE, data_settings, training_settings
+from deepzero_sim.demo import METHODS, PHIFLOW_WAKE, WAKE, data_settings, training_settings
 from deepzero_sim.plain import plain
-from deepzero_sim.settings import ClassifySettings, GenerateSettings, TrainSettings, Workers
+from deepzero_sim.settings import CheckSettings, ClassifySettings, GenerateSettings, TrainSettings, Workers
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 FILES = sorted(EXAMPLES.rglob("*.yaml"))
 
 #: What tells the commands' settings apart.
-KEYS = {"files": "generate", "train_data": "train", "epochs": "classify", "data": "evaluate"}
+KEYS = {"files": "generate", "output": "check-gradient", "train_data": "train", "epochs": "classify", "data": "evaluate"}
 
 
 def command(path: Path) -> str:
@@ -34,7 +34,13 @@ def command(path: Path) -> str:
 def parsed(path: Path) -> Any:
     _, commands = parser()
     sub = commands[command(path)]
-    kind = {"generate": GenerateSettings, "train": TrainSettings, "classify": ClassifySettings}.get(command(path), dict)
+    kinds = {
+        "generate": GenerateSettings,
+        "train": TrainSettings,
+        "check-gradient": CheckSettings,
+        "classify": ClassifySettings,
+    }
+    kind = kinds.get(command(path), dict)
     values = vars(sub.instantiate(sub.parse_args(["--config", str(path)])))
     values.pop("config")
     return kind(**values)
@@ -53,7 +59,11 @@ def test_the_wake_is_the_demos(path: Path) -> None:
     if isinstance(settings, GenerateSettings):
         assert asdict(settings.simulations) == asdict(data_settings(Path(), Workers()).simulations)
         return
-    assert settings.solver == WAKE and settings.method in METHODS
+    assert settings.solver == WAKE
+    if isinstance(settings, CheckSettings):
+        assert settings.differentiable_solver == PHIFLOW_WAKE
+        return
+    assert settings.method in METHODS
     expected = plain(training_settings(settings.run.parent, settings.train_data, settings.method, settings.workers))
     ours = plain(settings)
     free = {"workers", "checkpoint_every", "start", "train_data", "differentiable_solver", "tensorboard"}

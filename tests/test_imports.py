@@ -28,7 +28,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("network_with_loss", "queried"),
     ("oracle",),
     ("estimator", "models"),
-    ("building", "sparsity"),
+    ("building", "check", "sparsity"),
     ("evaluation", "run_folder"),
     ("trainer",),
 )
@@ -39,7 +39,8 @@ APPLICATION = frozenset(
         "__main__",
         "bench",
         "benchmarks",
-        "check",
+        "check_report",
+        "checking",
         "classification",
         "classification_report",
         "cli",
