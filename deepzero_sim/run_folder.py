@@ -6,6 +6,7 @@ accuracy.jsonl           one line an epoch, of a classifier
 events.out.tfevents.*    the same for TensorBoard
 checkpoint.safetensors   network, optimiser and counters, replaced as a whole
 state.json               the counters of the checkpoint, for people to read
+snapshots/<step>/        checkpoints of earlier training steps, if any were to be kept
 answers.jsonl            answers to the queries of a long gradient that is on its way
 ratios.json              how the active coordinates are divided among layers, if not all are active
 results.json, report.md  what `evaluate` found
@@ -34,6 +35,7 @@ CHECKPOINT = "checkpoint.safetensors"
 METRICS = "metrics.jsonl"
 ACCURACY = "accuracy.jsonl"
 ANSWERS = "answers.jsonl"
+SNAPSHOTS = "snapshots"
 
 
 @dataclass(frozen=True)
@@ -130,17 +132,29 @@ class RunFolder:
         Raises:
             OSError: no space is left; the old one stands.
         """
-        state = json.dumps(checkpoint.state)
-        with replacing(self.path / CHECKPOINT) as aside:
-            try:
-                save_file(checkpoint.tensors, aside, metadata={"state": state})
-            except SafetensorError as error:  # its name for an input/output error
-                raise OSError(f"the checkpoint in {self.path} cannot be written ({error})") from error
-        write_text(self.path / "state.json", json.dumps(checkpoint.state, indent=2) + "\n")
+        _save(self.path, checkpoint)
+
+    def keep(self, checkpoint: Checkpoint, step: int) -> None:
+        """Keep a checkpoint for good, beside the one to go on from."""
+        _save(self.path / SNAPSHOTS / f"{step:06d}", checkpoint)
+
+    def snapshots(self) -> list[Path]:
+        """Folders of the checkpoints that are kept, from the first to the last; each is read by :func:`load_checkpoint`."""
+        return sorted(file.parent for file in (self.path / SNAPSHOTS).glob(f"*/{CHECKPOINT}"))
 
     def load(self) -> Checkpoint | None:
         """The checkpoint, or None if there is none yet."""
         return load_checkpoint(self.path) if (self.path / CHECKPOINT).exists() else None
+
+
+def _save(folder: Path, checkpoint: Checkpoint) -> None:
+    state = json.dumps(checkpoint.state)
+    with replacing(folder / CHECKPOINT) as aside:
+        try:
+            save_file(checkpoint.tensors, aside, metadata={"state": state})
+        except SafetensorError as error:  # its name for an input/output error
+            raise OSError(f"the checkpoint in {folder} cannot be written ({error})") from error
+    write_text(folder / "state.json", json.dumps(checkpoint.state, indent=2) + "\n")
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -23,6 +23,25 @@ MethodName: TypeAlias = Literal["SRC", "NON", "ZO-SOL", "SolverLayer", "FO-SOL",
 #: Classifiers of images of 32 x 32, and correctors on the wake's states.
 BenchModel: TypeAlias = Literal["resnet20", "resnet32", "resnet44", "resnet56", "small", "mercury", "mars_moon"]
 
+#: Optimisers that only see losses.
+BlackBoxName: TypeAlias = Literal["CMA-ES", "Nevergrad", "ES"]
+
+#: Where `bench wake` starts from; gradients past the solver, from none to exact; gradients from losses; losses only.
+WakeMethod: TypeAlias = (
+    Literal[
+        "NON",
+        "Detached",
+        "StraightThrough",
+        "Coloured",
+        "ReferenceJacobian",
+        "FO-SOL",
+        "CGE",
+        "CGE-ZO-GraSP",
+        "RGE",
+    ]
+    | BlackBoxName
+)
+
 
 def _adam() -> Component:
     return Component("torch.optim.Adam", {"lr": 1e-3})
