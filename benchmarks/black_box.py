@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from deepzero_sim.errors import MissingExtraError
-from deepzero_sim.settings import BlackBoxName
+from deepzero_sim.settings import WakeMethod
 
 #: `(d,)`, `(P, d)` or `(P,)`
 Numbers = NDArray[np.float64]
@@ -175,7 +175,7 @@ def centred_ranks(losses: Numbers) -> Numbers:
     return np.asarray(below / max(1, len(losses) - 1) - 0.5)
 
 
-BLACK_BOXES: dict[BlackBoxName, type[BlackBox]] = {"CMA-ES": CMAES, "Nevergrad": Nevergrad, "ES": EvolutionStrategies}
+BLACK_BOXES: dict[WakeMethod, type[BlackBox]] = {"CMA-ES": CMAES, "Nevergrad": Nevergrad, "ES": EvolutionStrategies}
 
 
 def usual_population(dimension: int) -> int:

@@ -30,7 +30,7 @@ from deepzero_sim.parallel import open_executor, single_threaded
 from deepzero_sim.perturbation import Displacements, trainable
 from deepzero_sim.plain import plain
 from deepzero_sim.run_folder import Checkpoint, RunFolder, detached, load_checkpoint
-from deepzero_sim.settings import BlackBoxName, Workers
+from deepzero_sim.settings import WakeMethod, Workers
 from deepzero_sim.solver import build_solver
 from deepzero_sim.trainer import Progress, progress_of, restore_network
 
@@ -58,7 +58,7 @@ class BlackBoxSettings:
 
     run: Path
     train_data: Path
-    method: BlackBoxName
+    method: WakeMethod
     start: Path
     solver: Component
     network: Component

@@ -136,15 +136,16 @@ class RunFolder:
 
     def keep(self, checkpoint: Checkpoint, step: int) -> None:
         """Keep a checkpoint for good, beside the one to go on from."""
-        _save(self.path / SNAPSHOTS / f"{step:06d}", checkpoint)
-
-    def snapshots(self) -> list[Path]:
-        """Folders of the checkpoints that are kept, from the first to the last; each is read by :func:`load_checkpoint`."""
-        return sorted(file.parent for file in (self.path / SNAPSHOTS).glob(f"*/{CHECKPOINT}"))
+        _save(snapshot(self.path, step), checkpoint)
 
     def load(self) -> Checkpoint | None:
         """The checkpoint, or None if there is none yet."""
         return load_checkpoint(self.path) if (self.path / CHECKPOINT).exists() else None
+
+
+def snapshot(path: Path, step: int) -> Path:
+    """The folder of a checkpoint that a run keeps for good, which :func:`load_checkpoint` reads."""
+    return path / SNAPSHOTS / f"{step:06d}"
 
 
 def _save(folder: Path, checkpoint: Checkpoint) -> None:
