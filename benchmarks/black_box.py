@@ -1,7 +1,7 @@
 """Optimisers that only see losses, by one interface: ask for candidates, tell their losses, be asked where the optimum lies.
 
-What a user would pick who has a loss and no gradient: CMA-ES, nevergrad, and evolution strategies. Each draws from a generator of its
-own, so that the same losses lead it the same way again: a run that was interrupted is told what it had found out.
+What a user would pick who has a loss and no gradient: CMA-ES, nevergrad, and evolution strategies. Each draws from a generator
+of its own, so that the same losses lead it the same way again: a run that was interrupted is told what it had found out.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import abc
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, final
@@ -76,7 +76,7 @@ class CMAES(BlackBox):
         options = {
             "popsize": search.population,
             "CMA_diagonal": True,
-            "randn": np.random.RandomState(search.seed).randn,  # noqa: NPY002 - what it takes
+            "randn": np.random.RandomState(search.seed).randn,
             "seed": np.nan,  # leave numpy's own generator alone
             "verbose": -9,
         }
@@ -100,7 +100,11 @@ class CMAES(BlackBox):
 
 @final
 class Nevergrad(BlackBox):
-    """What the package `nevergrad` chooses by itself for a problem of this size and budget (its `NGOpt`)."""
+    """What the package `nevergrad` recommends for noisy losses of many parameters, neural networks' in particular: test-based
+    population size adaptation. Its own first population, four candidates a coordinate, would use the budget up in some
+    generations; it starts from ours. (`NGOpt`, which chooses by itself, chooses CMA-ES here, and fails with recent versions of
+    `cma`.)
+    """
 
     def __init__(self, search: Search) -> None:
         try:
@@ -110,9 +114,10 @@ class Nevergrad(BlackBox):
             raise MissingExtraError("Nevergrad", "nevergrad", "bench") from error
         with _quiet():
             space = nevergrad.p.Array(init=search.start).set_mutation(sigma=search.sigma)
-            space.random_state = np.random.RandomState(search.seed)  # noqa: NPY002 - what it takes
+            space.random_state = np.random.RandomState(search.seed)
             budget = search.population * search.generations
-            self._optimiser = nevergrad.optimizers.NGOpt(space, budget=budget, num_workers=search.population)
+            adaptive = nevergrad.families.ParametrizedTBPSA(initial_popsize=search.population)
+            self._optimiser = adaptive(space, budget=budget, num_workers=search.population)
         self._population = search.population
         self._asked: list[Any] = []
 
@@ -138,8 +143,8 @@ class EvolutionStrategies(BlackBox):
 
         g = 1/(P sigma) * sum_i r_i eps_i,   candidates theta + sigma eps_i in pairs of opposite eps_i,
 
-    `r_i` the losses' centred ranks, in [-1/2, 1/2]; then a step of Adam along it, as long as that of the gradient methods, its length
-    a cosine over the generations like theirs.
+    `r_i` the losses' centred ranks, in [-1/2, 1/2]; then a step of Adam along it, as long as that of the gradient methods, its
+    length a cosine over the generations like theirs.
     """
 
     #: Adam's, of :data:`deepzero_sim.demo.LAZY`.
@@ -175,7 +180,7 @@ def centred_ranks(losses: Numbers) -> Numbers:
     return np.asarray(below / max(1, len(losses) - 1) - 0.5)
 
 
-BLACK_BOXES: dict[WakeMethod, type[BlackBox]] = {"CMA-ES": CMAES, "Nevergrad": Nevergrad, "ES": EvolutionStrategies}
+BLACK_BOXES: dict[WakeMethod, Callable[[Search], BlackBox]] = {"CMA-ES": CMAES, "Nevergrad": Nevergrad, "ES": EvolutionStrategies}
 
 
 def usual_population(dimension: int) -> int:

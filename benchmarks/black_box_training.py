@@ -1,8 +1,8 @@
 """Training a corrector by an optimiser that only sees losses, in a run folder that an interrupted run goes on in.
 
-The losses are those of :class:`LoopOracle`, as CGE asks for them: same loss, same batches, a fresh one a generation, on which all its
-candidates are judged. A run keeps the losses of every generation; to go on, the optimiser is told them again, which takes no solver
-steps and leads it the same way.
+The losses are those of :class:`LoopOracle`, as CGE asks for them: same loss, same batches, a fresh one a generation, on which
+all its candidates are judged. A run keeps the losses of every generation; to go on, the optimiser is told them again, which
+takes no solver steps and leads it the same way.
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ def flat(model: torch.nn.Module) -> Numbers:
 def _checkpoint(oracle: LoopOracle, black_box: BlackBox, progress: Progress) -> Checkpoint:
     """Of the network where the optimiser takes the minimum to lie."""
     parameters = trainable(oracle.model)
-    parts = torch.from_numpy(black_box.best).split([p.numel() for p in parameters.values()])
+    parts = torch.split(torch.from_numpy(black_box.best), [p.numel() for p in parameters.values()])
     with state_put_back(oracle.model):
         write(oracle.model, {name: part.view(p.shape) for (name, p), part in zip(parameters.items(), parts, strict=True)})
         tensors = detached({f"network.{name}": tensor for name, tensor in oracle.model.state_dict().items()})

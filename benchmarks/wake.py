@@ -1,8 +1,8 @@
 """What it costs to train through the wake, and what is gained: error on unseen Reynolds numbers against solver steps spent.
 
 Run: deepzero-sim bench wake
-Prints a table and writes results.json, report.md and wake.png, after hours with the default settings on 2 cores. Each run keeps its
-own folder, so that a benchmark that was interrupted goes on where it was, and one that has ended is only evaluated again.
+Prints a table and writes results.json, report.md and wake.png, after an hour or two with the default settings on 2 cores. Each
+run keeps its own folder: a benchmark that was interrupted goes on where it was, and one that has ended is only evaluated.
 """
 
 from __future__ import annotations

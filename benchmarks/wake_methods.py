@@ -1,7 +1,7 @@
 """The runs that `bench wake` compares: what is the demo's of each, and what is not.
 
-All start from the network of one seed's NON, with the same data, loss and batches. Those that take gradients have the same optimiser
-and schedule too.
+All start from the network of one seed's NON, with the same data, loss and batches. Those that take gradients have the same
+optimiser and schedule too.
 """
 
 from __future__ import annotations
@@ -86,9 +86,8 @@ def updates_of(run: Run) -> int:
 
 def _as_in_the_demo(settings: BenchWakeSettings, folders: Folders, name: str, changes: dict[str, Any]) -> TrainSettings:
     run = demo.training_settings(folders.runs, folders.train_data, changes["method"], settings.workers)
-    common = {"batch_size": settings.batch_size, "unroll": settings.unroll} if changes["method"] != "NON" else {}
-    own = {"run": folders.runs / name, "network": settings.network, "seed": folders.seed, "tensorboard": False}
-    return replace(run, **common, **own, **changes)
+    run = replace(run, run=folders.runs / name, network=settings.network, seed=folders.seed, tensorboard=False, **changes)
+    return run if name == "NON" else replace(run, batch_size=settings.batch_size, unroll=settings.unroll)
 
 
 def _querying(method: WakeMethod, settings: BenchWakeSettings, folders: Folders) -> TrainSettings:

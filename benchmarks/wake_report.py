@@ -25,7 +25,7 @@ FIGURE = "wake.png"
 #: The upper bound, that all are held to.
 BOUND = "FO-SOL"
 
-#: By line, what is done past the solver, from losses to gradients, and from losses only; by colour (Okabe and Ito), which it is.
+#: The line tells gradients past the solver, gradients from losses, and losses only apart; the colour (Okabe and Ito) methods.
 STYLES: dict[str, dict[str, Any]] = {
     "Detached": {"color": "#E69F00", "linestyle": "-", "marker": "o"},
     "StraightThrough": {"color": "#CC79A7", "linestyle": "-", "marker": "o"},
@@ -222,16 +222,16 @@ def publish(settings: BenchWakeSettings, found: Found) -> None:
     text = f"""# Training through the wake: error against solver steps
 
 Mean absolute error over {settings.steps} steps of simulations with Reynolds numbers that were not trained on; mean over
-{settings.seeds} seeds. Every method starts from the network of its seed's NON, with the same data, loss and batches. Solver steps and
-seconds are those of training, NON's included; SRC is the solver alone. The steps of FO-SOL are those of a differentiable copy of the
-solver, which an opaque one does not offer: it is the upper bound.
+{settings.seeds} seeds. Every method starts from the network of its seed's NON, with the same data, loss and batches. Solver
+steps and seconds are those of training, NON's included; SRC is the solver alone. FO-SOL takes the steps of a differentiable
+copy of the solver, which an opaque one does not offer: it is the upper bound.
 
 {markdown_table(rows(found))}
 
 ![Error against the solver steps of training]({FIGURE})
 
-Lines are means over the seeds, bands reach from the best seed to the worst. A cross at the top: training or a rollout diverged for some
-seed; a line that leaves the figure at the top is worse than anything shown.
+Lines are means over the seeds, bands reach from the best seed to the worst. A cross at the top says that training or a rollout
+diverged for some seed; a line that leaves the figure at the top is worse than all that is shown.
 {_diverged(found)}
 ## Settings
 

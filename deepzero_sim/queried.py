@@ -389,10 +389,9 @@ def _changed_parameters(parameters: NamedTensors, perturbation: Perturbation) ->
             yield {name: parameters[name].detach() + step * u for name, u in direction.items()}
     if isinstance(perturbation, Displacements):
         for move in perturbation.moves:
-            parts = move.split([p.numel() for p in parameters.values()])
+            parts = torch.split(move, [p.numel() for p in parameters.values()])
             yield {
-                name: p.detach() + part.view(p.shape).to(p)
-                for (name, p), part in zip(parameters.items(), parts, strict=True)
+                name: p.detach() + part.view(p.shape).to(p) for (name, p), part in zip(parameters.items(), parts, strict=True)
             }
     for part in parts_of(perturbation):
         for index, step in zip(part.indices, part.steps, strict=True):

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-import torch
 from runs import without_seconds
 
 from deepzero_sim import demo
@@ -122,9 +121,7 @@ class KilledError(Exception):
 
 @pytest.mark.usefixtures("cut_short")
 @pytest.mark.parametrize("method", ["Detached", "CGE", "ES"])
-def test_interrupted_it_goes_on_and_finds_the_same(
-    method: WakeMethod, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_interrupted_it_goes_on_and_finds_the_same(method: WakeMethod, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("matplotlib")
     bench_wake(short(tmp_path / "whole", [method]))
     with monkeypatch.context() as patch:
@@ -227,7 +224,12 @@ def test_methods_that_ask_for_losses_spend_what_they_may(method: WakeMethod, tmp
 
 @pytest.mark.parametrize(
     ("method", "module", "extra"),
-    [("FO-SOL", "phi", "phiflow"), ("CMA-ES", "cma", "bench"), ("Nevergrad", "nevergrad", "bench"), ("ES", "matplotlib", "report")],
+    [
+        ("FO-SOL", "phi", "phiflow"),
+        ("CMA-ES", "cma", "bench"),
+        ("Nevergrad", "nevergrad", "bench"),
+        ("ES", "matplotlib", "report"),
+    ],
 )
 def test_what_is_missing_is_said_before_hours_are_spent(
     method: str, module: str, extra: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
