@@ -180,7 +180,11 @@ def centred_ranks(losses: Numbers) -> Numbers:
     return np.asarray(below / max(1, len(losses) - 1) - 0.5)
 
 
-BLACK_BOXES: dict[WakeMethod, Callable[[Search], BlackBox]] = {"CMA-ES": CMAES, "Nevergrad": Nevergrad, "ES": EvolutionStrategies}
+BLACK_BOXES: dict[WakeMethod, Callable[[Search], BlackBox]] = {
+    "CMA-ES": CMAES,
+    "Nevergrad": Nevergrad,
+    "ES": EvolutionStrategies,
+}
 
 
 def usual_population(dimension: int) -> int:

@@ -141,14 +141,14 @@ def summary(trainings: Sequence[Training]) -> Summary:
 
 def results(settings: BenchWakeSettings, found: Found) -> dict[str, Any]:
     """What `results.json` holds; what is infinite is null there, because something diverged: JSON has no infinity."""
-    bound = summary(found.of(BOUND)) if found.of(BOUND) else None
+    error, steps = _bound(found)
     methods = {}
     for method in found.methods:
         over_seeds = summary(found.of(method))
         methods[method] = {
             **_without_infinity(asdict(over_seeds)),
-            "mae_to_fo_sol": _ratio(over_seeds.mae, bound.mae) if bound else None,
-            "solver_steps_to_fo_sol": _ratio(over_seeds.solver_steps, bound.solver_steps) if bound else None,
+            "mae_to_fo_sol": _ratio(over_seeds.mae, error),
+            "solver_steps_to_fo_sol": _ratio(over_seeds.solver_steps, steps),
             "trainings": [_training(training) for training in found.of(method)],
         }
     return {
@@ -158,6 +158,14 @@ def results(settings: BenchWakeSettings, found: Found) -> dict[str, Any]:
         "software": software(),
         "settings": _plain(settings),
     }
+
+
+def _bound(found: Found) -> tuple[float, float]:
+    """Error and solver steps of the upper bound; not a number if it was not trained."""
+    if not found.of(BOUND):
+        return math.nan, math.nan
+    bound = summary(found.of(BOUND))
+    return bound.mae, bound.solver_steps
 
 
 def _training(training: Training) -> dict[str, Any]:
@@ -183,8 +191,8 @@ def _ratio(number: float, to: float) -> float | None:
 
 def rows(found: Found) -> list[tuple[str, ...]]:
     """The table: a head, then a row a method."""
-    bound = summary(found.of(BOUND)) if found.of(BOUND) else None
-    body = [("SRC", f"{found.source:.4f}", "-", "-", _times(found.source, bound and bound.mae), "0", "-", "0")]
+    error, steps = _bound(found)
+    body = [("SRC", f"{found.source:.4f}", "-", "-", _times(found.source, error), "0", "-", "0")]
     for method in found.methods:
         s = summary(found.of(method))
         seeds = len(found.of(method))
@@ -194,9 +202,9 @@ def rows(found: Found) -> list[tuple[str, ...]]:
                 f"diverged for {s.diverged} of {seeds}" if s.diverged else f"{s.mae:.4f}",
                 f"{s.std:.4f}" if seeds > 1 and not s.diverged else "-",
                 f"{s.least:.4f} to {s.most:.4f}",
-                _times(s.mae, bound and bound.mae),
+                _times(s.mae, error),
                 f"{s.solver_steps:,.0f}",
-                _times(s.solver_steps, bound and bound.solver_steps),
+                _times(s.solver_steps, steps),
                 f"{s.seconds:.0f}",
             )
         )
@@ -204,8 +212,8 @@ def rows(found: Found) -> list[tuple[str, ...]]:
     return [head, *body]
 
 
-def _times(number: float, to: float | None) -> str:
-    ratio = None if to is None else _ratio(number, to)
+def _times(number: float, to: float) -> str:
+    ratio = _ratio(number, to)
     return "-" if ratio is None else f"{ratio:.2f}"
 
 
