@@ -42,8 +42,9 @@ SPARSITY = 0.9
 #: Ratios from gradients by coordinates: the manual says why.
 ZO_GRASP = Component("zo-grasp", {"gradient": "cge", "step_size": 1e-3})
 
-#: Length of RGE's steps.
-RGE_STEP = 1e-3
+#: Length of RGE's steps. Of forward differences along 20 directions from NON's network, those at 1e-4 were the nearest to the
+#: exact slopes (relative error 0.84 at 1e-2, 0.08 at 1e-3, 0.008 at 1e-4, 0.04 at 1e-5).
+RGE_STEP = 1e-4
 
 #: Standard deviation of a coordinate of the first candidates, in root mean squares of the start's parameters.
 SPREADS: dict[WakeMethod, float] = {"CMA-ES": 0.02, "Nevergrad": 0.02, "ES": 0.02}

@@ -22,6 +22,9 @@ from deepzero_sim.tables import markdown_table
 
 FIGURE = "wake.png"
 
+#: Drawn by themselves: they do not ask for losses.
+PAST_THE_SOLVER = ("Detached", "StraightThrough", "Coloured", "ReferenceJacobian", "FO-SOL")
+
 #: The upper bound, that all are held to.
 BOUND = "FO-SOL"
 
@@ -201,14 +204,23 @@ def rows(found: Found) -> list[tuple[str, ...]]:
                 method,
                 f"diverged for {s.diverged} of {seeds}" if s.diverged else f"{s.mae:.4f}",
                 f"{s.std:.4f}" if seeds > 1 and not s.diverged else "-",
-                f"{s.least:.4f} to {s.most:.4f}",
+                f"{s.least:.4f} to {s.most:.4f}" if seeds > 1 else "-",
                 _times(s.mae, error),
                 f"{s.solver_steps:,.0f}",
                 _times(s.solver_steps, steps),
                 f"{s.seconds:.0f}",
             )
         )
-    head = ("method", "MAE", "std over seeds", "from to", "x FO-SOL's", "solver steps", "x FO-SOL's", "seconds")
+    head = (
+        "method",
+        "MAE",
+        "std over seeds",
+        "best to worst seed",
+        "MAE / FO-SOL",
+        "solver steps",
+        "steps / FO-SOL",
+        "seconds",
+    )
     return [head, *body]
 
 
@@ -238,8 +250,9 @@ copy of the solver, which an opaque one does not offer: it is the upper bound.
 
 ![Error against the solver steps of training]({FIGURE})
 
-Lines are means over the seeds, bands reach from the best seed to the worst. A cross at the top says that training or a rollout
-diverged for some seed; a line that leaves the figure at the top is worse than all that is shown.
+Lines are means over the seeds; bars in the end, moved apart sideways, reach from the best seed to the worst, as the grey band
+does for NON. A cross at the top says that training or a rollout diverged for some seed; a line that leaves the figure at the
+top is worse than all that is shown.
 {_diverged(found)}
 ## Settings
 
@@ -256,34 +269,56 @@ def _diverged(found: Found) -> str:
 
 
 def draw(plot: Any, found: Found) -> Any:
-    """Error over solver steps, a line a method."""
-    figure, ax = plot.subplots(figsize=(9, 5), layout="constrained")
-    non = summary(found.of("NON"))
-    top = 1.1 * max([found.source, *(x for x in (non.most,) if math.isfinite(x))])
-    ax.axhline(found.source, color="black", linestyle="--", linewidth=1, label="SRC (no training)")
-    if math.isfinite(non.mae):
-        ax.axhline(non.mae, color="grey", linestyle="-.", linewidth=1, label="NON (where all start)")
-        ax.axhspan(non.least, non.most, color="grey", alpha=0.08, linewidth=0)
-    for method in found.methods:
-        if method != "NON":
-            _line(ax, method, found.of(method), top)
-    ax.set(xscale="log", ylim=(0, top), xlabel="solver steps of training", ylabel="mean absolute error (length/time)")
-    ax.grid(alpha=0.3, which="both")
-    figure.legend(loc="outside right upper", fontsize="small")
+    """Error over solver steps, a line a method: gradients past the solver beside what asks for losses, the bound in both."""
+    figure, panels = plot.subplots(1, 2, figsize=(12, 5), sharex=True, sharey=True, layout="constrained")
+    past_the_solver = [method for method in found.methods if method in PAST_THE_SOLVER]
+    asking = [method for method in found.methods if method != "NON" and method not in PAST_THE_SOLVER]
+    bound = [method for method in found.methods if method == BOUND]
+    top = 1.1 * max(x for x in (found.source, summary(found.of("NON")).most) if math.isfinite(x))
+    for ax, methods, title in zip(
+        panels, (past_the_solver, [*bound, *asking]), ("a gradient past the solver", "losses only"), strict=True
+    ):
+        _baselines(ax, found)
+        for number, method in enumerate(methods):
+            _line(ax, method, found.of(method), top, 1.04 ** (number - len(methods) / 2))
+        ax.set(xscale="log", ylim=(0, top), title=title, xlabel="solver steps of training")
+        ax.grid(alpha=0.3, which="both")
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3, fontsize="small")
+    panels[0].set_ylabel("mean absolute error (length/time)")
     return figure
 
 
-def _line(ax: Any, method: str, trainings: Sequence[Training], top: float) -> None:
-    """One method: what all seeds reached; where some did not, a cross."""
+def _baselines(ax: Any, found: Found) -> None:
+    """Where there is no way to go along."""
+    ax.axhline(found.source, color="black", linestyle="--", linewidth=1, label="SRC (no training)")
+    non = summary(found.of("NON"))
+    if math.isfinite(non.mae):
+        ax.axhline(non.mae, color="grey", linestyle="-.", linewidth=1, label="NON (where all start)")
+        ax.axhspan(non.least, non.most, color="grey", alpha=0.1, linewidth=0)
+
+
+def _line(ax: Any, method: str, trainings: Sequence[Training], top: float, aside: float) -> None:
+    """One method: what all seeds reached, in the end with the best and the worst of them; where some did not, a cross.
+
+    Args:
+        ax: where to draw.
+        method: its name.
+        trainings: one a seed.
+        top: of the axis.
+        aside: the bar in the end stands at so many times its solver steps, to be told from others that end there.
+    """
     by_update: dict[int, list[Point]] = {}
     for training in trainings:
         for point in training.points:
             by_update.setdefault(point.update, []).append(point)
-    steps = np.array([np.mean([point.solver_steps for point in points]) for points in by_update.values()])
-    errors = [[p.mae for p in points] if len(points) == len(trainings) else [math.inf] for points in by_update.values()]
-    mean, least, most = (np.array([f(e) for e in errors]) for f in (np.mean, np.min, np.max))
+    groups = list(by_update.values())
+    steps = np.array([np.mean([point.solver_steps for point in group]) for group in groups])
+    mean = np.array([np.mean([p.mae for p in group]) if len(group) == len(trainings) else math.inf for group in groups])
     whole = np.isfinite(mean)
     ax.plot(steps[whole], mean[whole], label=method, markersize=4, linewidth=1.5, **STYLES[method])
-    ax.fill_between(steps[whole], least[whole], most[whole], color=STYLES[method]["color"], alpha=0.12, linewidth=0)
+    colour, over_seeds = STYLES[method]["color"], summary(trainings)
+    if math.isfinite(over_seeds.mae):
+        bar = [[over_seeds.mae - over_seeds.least], [over_seeds.most - over_seeds.mae]]
+        ax.errorbar(aside * steps[-1], over_seeds.mae, bar, color=colour, capsize=3, linewidth=1)
     crosses = [*steps[~whole], *(t.points[-1].solver_steps for t in trainings if t.diverged)]
-    ax.plot(crosses, [0.98 * top] * len(crosses), "x", color=STYLES[method]["color"])
+    ax.plot(crosses, [0.98 * top] * len(crosses), "x", color=colour)

@@ -200,7 +200,7 @@ def test_what_diverged_is_shown_and_not_averaged_away(tmp_path: Path) -> None:
 def test_ratios_are_to_the_upper_bound() -> None:
     trainings = [training("NON", 0, [0.8]), training("CGE", 0, [0.8, 0.3]), training("FO-SOL", 0, [0.8, 0.5, 0.2])]
     head, source, _, cge, bound = rows(Found(1.0, trainings))
-    errors, steps = (i for i, name in enumerate(head) if name == "x FO-SOL's")
+    errors, steps = head.index("MAE / FO-SOL"), head.index("steps / FO-SOL")
     assert (source[errors], cge[errors], bound[errors]) == ("5.00", "1.50", "1.00")
     assert (cge[steps], bound[steps]) == (f"{110 / 120:.2f}", "1.00")
     assert {row[errors] for row in rows(Found(1.0, trainings[:2]))[1:]} == {"-"}
