@@ -102,7 +102,7 @@ class CMAES(BlackBox):
 class Nevergrad(BlackBox):
     """What the package `nevergrad` recommends for noisy losses of many parameters, neural networks' in particular: test-based
     population size adaptation. Its own first population, four candidates a coordinate, would use the budget up in some
-    generations; it starts from ours. (`NGOpt`, which chooses by itself, chooses CMA-ES here, and fails with version 4.5 of `cma`.)
+    generations; it starts from ours. (`NGOpt`, which chooses by itself, chooses CMA-ES here, and fails with `cma` 4.5.)
     """
 
     def __init__(self, search: Search) -> None:
