@@ -142,12 +142,13 @@ class EvolutionStrategies(BlackBox):
 
         g = 1/(P sigma) * sum_i r_i eps_i,   candidates theta + sigma eps_i in pairs of opposite eps_i,
 
-    `r_i` the losses' centred ranks, in [-1/2, 1/2]; then a step of Adam along it, as long as that of the gradient methods, its
-    length a cosine over the generations like theirs.
+    `r_i` the losses' centred ranks, in [-1/2, 1/2]; then a step of Adam against it, whose length is a cosine over the
+    generations.
     """
 
-    #: Adam's, of :data:`deepzero_sim.demo.LAZY`.
-    RATE, BETAS = 2e-3, (0.9, 0.99)
+    #: Adam's. With the gradient methods' rate, 2e-3, so noisy a gradient reached an error of 0.081 on the wake after 40,000
+    #: solver steps, with this one 0.073.
+    RATE, BETAS = 5e-4, (0.9, 0.99)
 
     def __init__(self, search: Search) -> None:
         self._search = search

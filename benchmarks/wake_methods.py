@@ -48,8 +48,8 @@ RGE_STEP = 1e-4
 
 #: Standard deviation of a coordinate of the first candidates, in root mean squares of the start's parameters. Each is the best
 #: of those tried from seed 0's NON (error 0.087): CMA-ES reached 0.123, 0.073 and 0.073 with 0.1, 0.02 and 0.005 after 40,000
-#: solver steps, 0.071 and 0.083 with the last two after 20,000; ES 0.135 and 0.081 with 0.1 and 0.02 after 40,000; Nevergrad
-#: 0.24 and 0.21 with 0.1 and 0.02 after 40,000, and 0.089 with 0.004 after 20,000.
+#: solver steps, 0.071 and 0.083 with the last two after 20,000; ES 0.135 and 0.081 with 0.1 and 0.02 after 40,000 (at a rate
+#: of 2e-3); Nevergrad 0.24 and 0.21 with 0.1 and 0.02 after 40,000, and 0.089 with 0.004 after 20,000.
 SPREADS: dict[WakeMethod, float] = {"CMA-ES": 0.02, "Nevergrad": 0.004, "ES": 0.02}
 
 

@@ -48,12 +48,13 @@ def minimised(optimiser: BlackBox, generations: int, loss: Callable[[Numbers], N
     return optimiser.best
 
 
-@pytest.mark.parametrize(("method", "share"), [("CMA-ES", 0.1), ("Nevergrad", 0.5), ("ES", 0.9)])
-def test_a_quadratic_gets_smaller(method: WakeMethod, share: float) -> None:
-    optimiser = black_box(method)
-    assert optimiser.best == pytest.approx(np.full(20, 0.5), abs=0.5)
+@pytest.mark.parametrize(("method", "start", "share"), [("CMA-ES", 0.5, 0.1), ("Nevergrad", 0.5, 0.5), ("ES", 0.02, 0.5)])
+def test_a_quadratic_gets_smaller(method: WakeMethod, start: float, share: float) -> None:
+    optimiser = black_box(method, start=np.full(20, start), sigma=start / 5)
+    assert optimiser.best == pytest.approx(np.full(20, start))
     assert optimiser.ask().shape == (14, 20)
-    assert float(sphere(minimised(black_box(method), 60))) < share * 20 * 0.25
+    optimiser = black_box(method, start=np.full(20, start), sigma=start / 5)
+    assert float(sphere(minimised(optimiser, 60))) < share * 20 * start**2
 
 
 @pytest.mark.parametrize("method", BLACK_BOXES)
@@ -91,7 +92,7 @@ def test_the_gradient_of_evolution_strategies_points_uphill() -> None:
     slope = np.arange(1.0, 21.0)
     moved = minimised(black_box("ES", population=400), 1, lambda candidates: candidates @ slope) - 0.5
     # Adam's first step is the learning rate against each coordinate's sign
-    assert np.abs(moved) == pytest.approx(np.full(20, 2e-3), rel=1e-3)
+    assert np.abs(moved) == pytest.approx(np.full(20, 5e-4), rel=1e-3)
     assert (moved[5:] < 0).all()
 
 
