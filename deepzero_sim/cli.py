@@ -36,6 +36,7 @@ from deepzero_sim.ranks import rank_of_torchrun
 from deepzero_sim.report import publish, rows
 from deepzero_sim.settings import (
     BenchSettings,
+    BenchWakeSettings,
     CheckSettings,
     ClassifySettings,
     CompareSettings,
@@ -103,6 +104,13 @@ def _bench_cge(settings: BenchSettings) -> None:
     sys.stdout.write(json.dumps(bench_cge(settings), indent=2) + "\n")
 
 
+def _bench_wake(settings: BenchWakeSettings) -> None:
+    from deepzero_sim.benchmarks.wake import bench_wake  # noqa: PLC0415 - as above
+
+    print_table(bench_wake(settings))
+    console.print(f"report: {settings.output / 'report.md'}")
+
+
 #: By all their words.
 _COMMANDS = {
     "demo": _Command(DemoSettings, demo, "correct a coarse wake solver, from data to report, in some minutes"),
@@ -113,10 +121,11 @@ _COMMANDS = {
     "classify": _Command(ClassifySettings, _classify, "train a classifier of images, or go on with a run, with a report"),
     "compare": _Command(CompareSettings, _compare, "trained classifiers side by side, with a report", "runs"),
     "bench cge": _Command(BenchSettings, _bench_cge, "measure coordinate-wise gradients against a plain loop, as JSON"),
+    "bench wake": _Command(BenchWakeSettings, _bench_wake, "compare ways to train through the wake by what they cost"),
 }
 
 #: Words that commands begin with.
-_GROUPS = {"bench": "measure this machine"}
+_GROUPS = {"bench": "measure this machine, or compare methods"}
 
 
 def parser() -> tuple[ArgumentParser, dict[str, ArgumentParser]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -73,12 +73,15 @@ class Cost:
     seconds: float = 0.0
 
 
-def train(settings: TrainSettings, report: Callable[[Progress], None] = lambda progress: None) -> Progress:
+def train(
+    settings: TrainSettings, report: Callable[[Progress], None] = lambda progress: None, keep: Collection[int] = ()
+) -> Progress:
     """Train a corrector, or go on with the run of that folder.
 
     Args:
         settings: the run.
         report: called after every update.
+        keep: numbers of updates after which the network is kept, as one of the run's snapshots.
 
     Raises:
         DeepZeroError: in words.
@@ -119,7 +122,7 @@ def train(settings: TrainSettings, report: Callable[[Progress], None] = lambda p
         if isinstance(gradient, ReferenceJacobian) and gradient.file is None:
             gradient.file = run.path / JACOBIANS
         spent = active.spent if loop.layer is None or run.load() is not None else _prepared(loop.layer, data)
-        return trainer.train(settings.updates, report, tensorboard=settings.tensorboard, spent=spent)
+        return trainer.train(settings.updates, report, tensorboard=settings.tensorboard, spent=spent, keep=keep)
 
 
 #: States of the training data that a vector-Jacobian product is prepared with.
@@ -230,7 +233,7 @@ def _set_scales(corrector: nn.Module, data: Trajectories) -> None:
 
 
 def rollout_loss(data: Trajectories) -> RolloutError:
-    """The error of a rollout, in units of the data."""
+    """What correctors are trained to make small on these data."""
     return RolloutError(torch.from_numpy(data.scales()[0]), torch.from_numpy(data.mask))
 
 
@@ -355,13 +358,14 @@ def compare(runs: Mapping[str, Path], data_path: Path, steps: int | None = None)
     solver = next(iter(loops.values())).solver
     data = trajectories.load(data_path, solver.spec)
     steps = data.frames.shape[1] - 1 if steps is None else steps
-    methods = {"SRC": MethodResult(_evaluate(SolverLoop(solver, NoCorrection()), data, steps), Cost())}
+    methods = {"SRC": MethodResult(evaluate_on(SolverLoop(solver, NoCorrection()), data, steps), Cost())}
     for name, loop in loops.items():
         if name != "SRC":
-            methods[name] = MethodResult(_evaluate(loop, data, steps), cost(runs[name]), load_ratios(runs[name]))
+            methods[name] = MethodResult(evaluate_on(loop, data, steps), cost(runs[name]), load_ratios(runs[name]))
     return Comparison(methods, torch.from_numpy(data.frames[:, 1 : steps + 1]), solver.spec)
 
 
-def _evaluate(loop: SolverLoop, data: Trajectories, steps: int) -> Evaluation:
+def evaluate_on(loop: SolverLoop, data: Trajectories, steps: int) -> Evaluation:
+    """Roll a loop out from the first frames of the data."""
     params = torch.from_numpy(data.params) if data.params.shape[1] else None
     return evaluate(loop, torch.from_numpy(data.frames), params, torch.from_numpy(data.mask), steps)

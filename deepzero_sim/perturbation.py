@@ -1,6 +1,7 @@
 """Perturbations of a network's parameters, named by coordinate or seed and step: what an oracle is asked for.
 
-A query asks for the network at `theta + step * v`, where `v` is a single coordinate or a random direction.
+A query asks for the network at `theta + step * v`, where `v` is a single coordinate or a random direction; or, for whoever
+has no use for either, at any other place.
 """
 
 from __future__ import annotations
@@ -59,7 +60,25 @@ class CoordinateBatch:
         return sum(map(len, self.parts))
 
 
-Perturbation: TypeAlias = Coordinates | Directions | CoordinateBatch
+@dataclass(frozen=True, eq=False)
+class Displacements:
+    """`P` perturbations of all parameters at once, written out: `theta + moves[p]`. They are sent about as they are.
+
+    Args:
+        moves: `(P, d)`, over the trained parameters in the order of `named_parameters()`, each flattened.
+    """
+
+    moves: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.moves)
+
+
+Perturbation: TypeAlias = Coordinates | Directions | CoordinateBatch | Displacements
+
+
+#: What a chunk may hold a piece of.
+_Part: TypeAlias = Coordinates | Directions | Displacements
 
 
 def chunked(perturbations: Sequence[Perturbation], size: int) -> list[Perturbation]:
@@ -72,7 +91,7 @@ def chunked(perturbations: Sequence[Perturbation], size: int) -> list[Perturbati
     return chunks
 
 
-def _append(chunks: list[Perturbation], part: Coordinates | Directions, size: int) -> None:
+def _append(chunks: list[Perturbation], part: _Part, size: int) -> None:
     """Fill the last chunk up, if it takes what the part asks for, and cut the rest."""
     start = 0
     if isinstance(part, Coordinates) and chunks and isinstance(chunks[-1], CoordinateBatch):
@@ -85,8 +104,10 @@ def _append(chunks: list[Perturbation], part: Coordinates | Directions, size: in
         chunks.append(CoordinateBatch((cut,)) if isinstance(cut, Coordinates) else cut)
 
 
-def _cut(part: Coordinates | Directions, start: int, stop: int) -> Coordinates | Directions:
+def _cut(part: _Part, start: int, stop: int) -> _Part:
     """Queries `start` to `stop` of a part."""
+    if isinstance(part, Displacements):
+        return Displacements(part.moves[start:stop])
     steps = part.steps[start:stop]
     if isinstance(part, Coordinates):
         return replace(part, indices=part.indices[start:stop], steps=steps)

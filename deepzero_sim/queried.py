@@ -1,7 +1,7 @@
 """A network that answers queries: by how much its result changes where its parameters do.
 
 Steps in single coordinates are carried through the recorded network as differences (`difference/`), many queries at once.
-Random directions, and networks that cannot be recorded, take a whole forward pass a query.
+Random directions, other displacements, and networks that cannot be recorded, take a whole forward pass a query.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from deepzero_sim.difference.network import Differences, Meter
 from deepzero_sim.difference.recording import CannotRecordError, Recording, Slot, record
 from deepzero_sim.errors import ConfigError, DeepZeroError
 from deepzero_sim.module_state import state_put_back, write
-from deepzero_sim.perturbation import Coordinates, Directions, Perturbation, parts_of, trainable, unit_direction
+from deepzero_sim.perturbation import Coordinates, Directions, Displacements, Perturbation, parts_of, trainable, unit_direction
 from deepzero_sim.randomness import Draws, seeded
 from deepzero_sim.types import NamedTensors
 
@@ -293,7 +293,7 @@ class QueriedNetwork:
         Returns:
             `(P, *shape)` for a result of shape `shape`.
         """
-        if base.differences is None or base.recording is None or isinstance(perturbation, Directions):
+        if base.differences is None or base.recording is None or isinstance(perturbation, Directions | Displacements):
             return self._by_whole_passes(base, perturbation, inputs)
         slots = base.recording.inputs
         starts: dict[Slot, Delta] = {slots[i]: Dense(change) for i, change in enumerate(inputs) if change is not None}
@@ -387,6 +387,12 @@ def _changed_parameters(parameters: NamedTensors, perturbation: Perturbation) ->
         for seed, step in zip(perturbation.seeds, perturbation.steps, strict=True):
             direction = unit_direction(parameters, seed, perturbation.mask) if step else {}
             yield {name: parameters[name].detach() + step * u for name, u in direction.items()}
+    if isinstance(perturbation, Displacements):
+        for move in perturbation.moves:
+            parts = torch.split(move, [p.numel() for p in parameters.values()])
+            yield {
+                name: p.detach() + part.view(p.shape).to(p) for (name, p), part in zip(parameters.items(), parts, strict=True)
+            }
     for part in parts_of(perturbation):
         for index, step in zip(part.indices, part.steps, strict=True):
             changed = parameters[part.name].detach().clone(memory_format=torch.contiguous_format)

@@ -6,6 +6,7 @@ accuracy.jsonl           one line an epoch, of a classifier
 events.out.tfevents.*    the same for TensorBoard
 checkpoint.safetensors   network, optimiser and counters, replaced as a whole
 state.json               the counters of the checkpoint, for people to read
+snapshots/<step>/        checkpoints of earlier training steps, if any were to be kept
 jacobians.safetensors    what was measured of the solver, of runs with a ReferenceJacobian that names no other file
 answers.jsonl            answers to the queries of a long gradient that is on its way
 ratios.json              how the active coordinates are divided among layers, if not all are active
@@ -36,6 +37,7 @@ METRICS = "metrics.jsonl"
 ACCURACY = "accuracy.jsonl"
 ANSWERS = "answers.jsonl"
 JACOBIANS = "jacobians.safetensors"
+SNAPSHOTS = "snapshots"
 
 
 @dataclass(frozen=True)
@@ -132,17 +134,30 @@ class RunFolder:
         Raises:
             OSError: no space is left; the old one stands.
         """
-        state = json.dumps(checkpoint.state)
-        with replacing(self.path / CHECKPOINT) as aside:
-            try:
-                save_file(checkpoint.tensors, aside, metadata={"state": state})
-            except SafetensorError as error:  # its name for an input/output error
-                raise OSError(f"the checkpoint in {self.path} cannot be written ({error})") from error
-        write_text(self.path / "state.json", json.dumps(checkpoint.state, indent=2) + "\n")
+        _save(self.path, checkpoint)
+
+    def keep(self, checkpoint: Checkpoint, step: int) -> None:
+        """Keep a checkpoint for good, beside the one to go on from."""
+        _save(snapshot(self.path, step), checkpoint)
 
     def load(self) -> Checkpoint | None:
         """The checkpoint, or None if there is none yet."""
         return load_checkpoint(self.path) if (self.path / CHECKPOINT).exists() else None
+
+
+def snapshot(path: Path, step: int) -> Path:
+    """The folder of a checkpoint that a run keeps for good, which :func:`load_checkpoint` reads."""
+    return path / SNAPSHOTS / f"{step:06d}"
+
+
+def _save(folder: Path, checkpoint: Checkpoint) -> None:
+    state = json.dumps(checkpoint.state)
+    with replacing(folder / CHECKPOINT) as aside:
+        try:
+            save_file(checkpoint.tensors, aside, metadata={"state": state})
+        except SafetensorError as error:  # its name for an input/output error
+            raise OSError(f"the checkpoint in {folder} cannot be written ({error})") from error
+    write_text(folder / "state.json", json.dumps(checkpoint.state, indent=2) + "\n")
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 from deepzero_sim.components import Component
 from deepzero_sim.datasets.cifar_archive import MD5
@@ -22,6 +22,24 @@ MethodName: TypeAlias = Literal["SRC", "NON", "ZO-SOL", "SolverLayer", "FO-SOL",
 
 #: Classifiers of images of 32 x 32, and correctors on the wake's states.
 BenchModel: TypeAlias = Literal["resnet20", "resnet32", "resnet44", "resnet56", "small", "mercury", "mars_moon"]
+
+#: Optimisers that only see losses.
+BlackBoxName: TypeAlias = Literal["CMA-ES", "Nevergrad", "ES"]
+
+#: Ways to train through the wake: gradients past the solver, from none to exact; gradients from losses; losses only.
+WakeMethod: TypeAlias = Literal[
+    "Detached",
+    "StraightThrough",
+    "Coloured",
+    "ReferenceJacobian",
+    "FO-SOL",
+    "CGE",
+    "CGE-ZO-GraSP",
+    "RGE",
+    "CMA-ES",
+    "Nevergrad",
+    "ES",
+]
 
 
 def _adam() -> Component:
@@ -364,3 +382,41 @@ class BenchSettings:
         if not 0 < self.seconds < float("inf"):
             raise ConfigError(f"seconds must be a positive number, not {self.seconds}.")
         _require_seed(self.seed)
+
+
+@dataclass
+class BenchWakeSettings:
+    """A comparison of ways to train through the wake: error on unseen Reynolds numbers against solver steps spent.
+
+    Args:
+        output: where its data, runs and report go.
+        seeds: how many; each trains NON and, from its network, every method.
+        methods: which to compare with the solver alone and with NON.
+        updates: of the methods with a gradient past the solver.
+        query_steps: solver steps that each method may spend that asks for losses.
+        unroll: solver steps of a rollout in training.
+        batch_size: rollouts of a gradient or loss.
+        network: small, mercury, mars_moon, or an import path or file.py:Name called with the solver's spec.
+        steps: of the rollouts that are compared.
+        workers: where queries are answered and simulations run.
+    """
+
+    output: Path = Path("runs/bench_wake")
+    seeds: int = 3
+    methods: list[WakeMethod] = field(default_factory=lambda: list(get_args(WakeMethod)))
+    updates: int = 600
+    query_steps: int = 200_000
+    unroll: int = 8
+    batch_size: int = 2
+    network: Component = field(default_factory=lambda: Component("small"))
+    steps: int = 250
+    workers: Workers = field(default_factory=Workers)
+
+    def __post_init__(self) -> None:
+        for name in ("seeds", "updates", "query_steps", "batch_size", "steps"):
+            _require_positive(name, getattr(self, name))
+        if not 2 <= self.unroll < 2**31:
+            raise ConfigError(
+                f"unroll must be at least 2, because the first step does not depend on the network, and below 2**31, "
+                f"not {self.unroll}."
+            )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -130,6 +130,7 @@ class Trainer:
         *,
         tensorboard: bool = True,
         spent: Progress = Progress(),
+        keep: Collection[int] = (),
     ) -> Progress:
         """Train up to training step number `steps`, from the last checkpoint if there is one.
 
@@ -138,6 +139,7 @@ class Trainer:
             report: called after every step.
             tensorboard: whether to write TensorBoard events too.
             spent: queries, solver steps and seconds of what went before the first training step, counted with all others.
+            keep: training steps after which the checkpoint is kept for good, as one of the run's snapshots.
 
         Raises:
             DivergedError: a loss or gradient is not finite.
@@ -146,9 +148,11 @@ class Trainer:
             MissingExtraError: TensorBoard is wanted and not installed.
         """
         with self.run.in_use():
-            return self._train(steps, report, tensorboard, spent)
+            return self._train(steps, report, tensorboard, spent, keep)
 
-    def _train(self, steps: int, report: Callable[[Progress], None], tensorboard: bool, spent: Progress) -> Progress:
+    def _train(
+        self, steps: int, report: Callable[[Progress], None], tensorboard: bool, spent: Progress, keep: Collection[int]
+    ) -> Progress:
         resumed = self._resume()
         progress = resumed if resumed.step else spent
         if progress.step >= steps:
@@ -164,6 +168,8 @@ class Trainer:
                     progress = self._step(step, progress)
                     self._log(progress, events)
                     report(progress)
+                    if progress.step in keep:  # before the checkpoint to go on from, so that a run beyond it has it
+                        self.run.keep(self._checkpoint(progress), progress.step)
                     due = progress.step % self.checkpoint_every == 0 or time.monotonic() - saved > CHECKPOINT_SECONDS
                     if due or progress.step == steps:
                         self.run.save(self._checkpoint(progress))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from deepzero_sim.errors import ConfigError
-from deepzero_sim.perturbation import CoordinateBatch, Coordinates, Directions, chunked, parts_of, trainable
+from deepzero_sim.perturbation import CoordinateBatch, Coordinates, Directions, Displacements, chunked, parts_of, trainable
 
 #: The network as it is, as a perturbation of one query.
 AS_IT_IS = Directions(seeds=(0,), steps=(0.0,))
@@ -37,6 +37,14 @@ def test_directions_are_cut_in_order_and_kept_apart(count: int, size: int) -> No
     assert len(parts) == math.ceil(count / size)
     assert sum((part.steps for part in parts), ()) == steps
     assert all(part.mask is mask and len(part) <= size for part in parts)
+
+
+def test_displacements_are_cut_in_order_and_kept_apart() -> None:
+    moves = torch.arange(15.0).view(5, 3)
+    first, *parts, last = chunked([Coordinates("a", (0,), (1.0,)), Displacements(moves), AS_IT_IS], 2)
+    assert isinstance(first, CoordinateBatch) and last == AS_IT_IS
+    assert [len(part) for part in parts] == [2, 2, 1] and parts_of(parts[0]) == ()
+    assert torch.equal(torch.cat([part.moves for part in parts]), moves)
 
 
 def test_parts_of_coordinates_and_of_directions() -> None:

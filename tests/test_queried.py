@@ -33,7 +33,15 @@ from deepzero_sim.difference.rules import RULES
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.estimator import CGE, BackPropagation
 from deepzero_sim.oracle import ModelOracle
-from deepzero_sim.perturbation import CoordinateBatch, Coordinates, Directions, Perturbation, trainable, unit_direction
+from deepzero_sim.perturbation import (
+    CoordinateBatch,
+    Coordinates,
+    Directions,
+    Displacements,
+    Perturbation,
+    trainable,
+    unit_direction,
+)
 from deepzero_sim.queried import QueriedNetwork
 
 
@@ -139,6 +147,23 @@ def test_directions_by_whole_passes() -> None:
     queried = QueriedNetwork(model)
     base = queried.base(inputs)
     assert not queried.changes(base, Directions((0,), (0.0,))).any(), "a step of zero changes nothing"
+
+
+def test_displacements_move_all_parameters_in_their_order() -> None:
+    model, inputs = network("conv2d")
+    before, sizes = snapshot(model), [p.numel() for p in trainable(model).values()]
+    moves = 0.1 * torch.randn(3, sum(sizes), dtype=torch.float64)
+    queried = QueriedNetwork(model)
+    base = queried.base(inputs)
+    found = base.result + queried.changes(base, Displacements(moves))
+    for result, move in zip(found, moves, strict=True):
+        changed = copy.deepcopy(model)
+        with torch.no_grad():
+            for p, part in zip(trainable(changed).values(), torch.split(move, sizes), strict=True):
+                p.add_(part.view(p.shape))
+            torch.testing.assert_close(result, changed(inputs), rtol=1e-10, atol=1e-10)
+    assert not queried.changes(base, Displacements(torch.zeros(1, sum(sizes)))).any(), "no move changes nothing"
+    assert_untouched(model, before)
 
 
 class TwoInputs(nn.Module):

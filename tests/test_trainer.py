@@ -37,6 +37,7 @@ from deepzero_sim.experiment import train
 from deepzero_sim.oracle import LoopOracle, ModelOracle
 from deepzero_sim.perturbation import trainable
 from deepzero_sim.run_folder import CHECKPOINT, RunFolder, load_checkpoint
+from deepzero_sim.run_folder import snapshot as snapshot_of
 from deepzero_sim.settings import TrainSettings, Workers
 from deepzero_sim.solver import as_solver
 from deepzero_sim.sparsity import RandomMask
@@ -166,6 +167,21 @@ def test_a_finished_run_is_left_alone(tmp_path: Path) -> None:
     assert_same_tensors(
         snapshot(again.oracle.model), {k[8:]: v for k, v in tensors(tmp_path / "run").items() if "network" in k}
     )
+
+
+def test_what_is_to_be_kept_is_kept_whole_and_the_same_when_resumed(tmp_path: Path) -> None:
+    trainer(tmp_path / "a").train(5, tensorboard=False, keep=(2, 5))
+    trainer(tmp_path / "b").train(3, tensorboard=False, keep=(2, 5))
+    assert load_checkpoint(snapshot_of(tmp_path / "b", 2)).state["progress"]["step"] == 2
+    trainer(tmp_path / "b").train(5, tensorboard=False, keep=(2, 5))
+    for step in (2, 5):
+        kept = [load_checkpoint(snapshot_of(tmp_path / name, step)) for name in ("a", "b")]
+        assert_same_tensors(kept[0].tensors, kept[1].tensors)
+        assert without_seconds(kept[0].state) == without_seconds(kept[1].state)
+    assert_same_tensors(kept[0].tensors, tensors(tmp_path / "a"))
+    assert sorted(path.name for path in (tmp_path / "a" / "snapshots").iterdir()) == ["000002", "000005"]
+    go(trainer(tmp_path / "two"), 2)
+    assert_same_tensors(load_checkpoint(snapshot_of(tmp_path / "a", 2)).tensors, tensors(tmp_path / "two"))
 
 
 def test_the_gradient_is_in_grad(tmp_path: Path) -> None:

@@ -1,0 +1,139 @@
+"""What it costs to train through the wake, and what is gained: error on unseen Reynolds numbers against solver steps spent.
+
+Run: deepzero-sim bench wake
+Prints a table and writes results.json, report.md and wake.png, after an hour or two with the default settings on 2 cores. Each
+run keeps its own folder: a benchmark that was interrupted goes on where it was, and one that has ended is only evaluated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+
+from deepzero_sim import demo
+from deepzero_sim.benchmarks.black_box_training import BlackBoxSettings, train_black_box
+from deepzero_sim.benchmarks.wake_methods import Folders, Run, run_of, start_run, updates_of
+from deepzero_sim.benchmarks.wake_report import Found, Point, Training, publish, rows
+from deepzero_sim.console import console, training_bar
+from deepzero_sim.coupling import SolverLoop
+from deepzero_sim.datasets import trajectories
+from deepzero_sim.datasets.trajectories import Trajectories
+from deepzero_sim.errors import DivergedError, MissingExtraError, NonFiniteError
+from deepzero_sim.experiment import build_corrector, cost, evaluate_on, train
+from deepzero_sim.models.corrector import NoCorrection
+from deepzero_sim.run_folder import load_checkpoint, snapshot
+from deepzero_sim.settings import BenchWakeSettings
+from deepzero_sim.solver import Solver, build_solver
+from deepzero_sim.trainer import progress_of, restore_network
+
+#: How often the error is looked at on the way, each time after twice as many updates.
+POINTS = 7
+
+
+def bench_wake(settings: BenchWakeSettings) -> Sequence[tuple[str, ...]]:
+    """Train, evaluate and report; see the module. Returns the table.
+
+    Raises:
+        MissingExtraError: something that is needed is not installed; said before hours are spent.
+    """
+    _require_extras(settings)
+    data = demo.data_settings(settings.output / "data", settings.workers)
+    demo.make_data(data)
+    train_path, test_path = (file.output for file in data.files)
+    trainings: list[Training] = []
+    for seed in range(settings.seeds):
+        folders = Folders(settings.output / f"seed{seed}", train_path, seed)
+        trainings += _seed(settings, folders, test_path)
+    solver = build_solver(demo.WAKE if not trainings else start_run(settings, folders).solver)
+    source = evaluate_on(SolverLoop(solver, NoCorrection()), trajectories.load(test_path, solver.spec), settings.steps)
+    found = Found(source.mae, trainings)
+    publish(settings, found)
+    return rows(found)
+
+
+def _require_extras(settings: BenchWakeSettings) -> None:
+    needed = [("FO-SOL", "phi", "phiflow"), ("CMA-ES", "cma", "bench"), ("Nevergrad", "nevergrad", "bench")]
+    if find_spec("matplotlib") is None:
+        raise MissingExtraError("bench wake", "matplotlib", "report")
+    for method, module, extra in needed:
+        if method in settings.methods and find_spec(module) is None:
+            raise MissingExtraError(f"{method} in bench wake", module, extra)
+
+
+@dataclass(frozen=True)
+class _Start:
+    """NON's network, and what it took.
+
+    Args:
+        mae: of its rollouts.
+        solver_steps: states advanced by one step.
+        seconds: of training.
+    """
+
+    mae: float
+    solver_steps: int
+    seconds: float
+
+
+def _seed(settings: BenchWakeSettings, folders: Folders, test_path: Path) -> list[Training]:
+    """All methods from one start."""
+    non = start_run(settings, folders)
+    with training_bar(f"seed {folders.seed}: NON", non.updates) as report:
+        train(non, report)
+    solver = build_solver(non.solver)
+    tests = _Tests(solver, trajectories.load(test_path, solver.spec), settings.steps)
+    spent = cost(non.run)
+    start = _Start(tests.mae(non, non.run), spent.solver_steps, spent.seconds)
+    trainings = [Training("NON", folders.seed, [Point(non.updates, start.solver_steps, start.seconds, start.mae)])]
+    for method in settings.methods:
+        run = run_of(method, settings, folders)
+        trainings.append(_trained(method, folders.seed, run, start, tests))
+    return trainings
+
+
+@dataclass(frozen=True, eq=False)
+class _Tests:
+    """Unseen Reynolds numbers."""
+
+    solver: Solver
+    data: Trajectories
+    steps: int
+
+    def mae(self, run: Run, checkpoint: Path) -> float:
+        """The error of a checkpoint's network."""
+        corrector = build_corrector(run.network, self.solver.spec, run.seed)
+        restore_network(corrector, load_checkpoint(checkpoint), checkpoint)
+        return evaluate_on(SolverLoop(self.solver, corrector), self.data, self.steps).mae
+
+
+def _trained(method: str, seed: int, run: Run, start: _Start, tests: _Tests) -> Training:
+    """Train a method, or go on, and evaluate what it was on the way. A training that diverges is a result too."""
+    looked_at, why = points_of(updates_of(run)), ""
+    with training_bar(f"seed {seed}: {method}", updates_of(run)) as report:
+        try:
+            if isinstance(run, BlackBoxSettings):
+                train_black_box(run, report, looked_at)
+            else:
+                train(run, report, looked_at)
+        except (DivergedError, NonFiniteError) as error:
+            why = str(error)
+            console.print(f"{method} diverged: {why}")
+    # the solver's first step from all frames is taken once a run, and costs what it cost NON, who took no other
+    before = 2 * start.solver_steps
+    points = [Point(0, before, start.seconds, start.mae)]
+    for update in looked_at:
+        folder = snapshot(run.run, update)
+        if folder.exists():
+            progress = progress_of(load_checkpoint(folder), folder)
+            solver_steps, seconds = before + progress.solver_steps, start.seconds + progress.seconds
+            points.append(Point(update, solver_steps, seconds, tests.mae(run, folder)))
+    return Training(method, seed, points, why)
+
+
+def points_of(updates: int) -> list[int]:
+    """Numbers of updates, each about twice the one before, and the last one."""
+    return sorted({max(1, round(x)) for x in np.geomspace(updates / 2 ** (POINTS - 1), updates, POINTS)})

@@ -1,0 +1,146 @@
+"""The runs that `bench wake` compares: what is the demo's of each, and what is not.
+
+All start from the network of one seed's NON, with the same data, loss and batches. Those that take gradients have the same
+optimiser and schedule too, but for RGE's rate.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+
+from deepzero_sim import demo
+from deepzero_sim.benchmarks.black_box import BLACK_BOXES, usual_population
+from deepzero_sim.benchmarks.black_box_training import BlackBoxSettings
+from deepzero_sim.components import Component
+from deepzero_sim.experiment import build_corrector
+from deepzero_sim.perturbation import trainable
+from deepzero_sim.settings import BenchWakeSettings, TrainSettings, WakeMethod
+from deepzero_sim.solver import build_solver
+from deepzero_sim.sparsity import RandomMask
+
+#: Any of the runs.
+Run: TypeAlias = TrainSettings | BlackBoxSettings
+
+#: With a gradient past the solver: in what they are not the demo's run of the method they name.
+PAST_THE_SOLVER: dict[WakeMethod, dict[str, Any]] = {
+    "Detached": {"method": "DETACHED"},
+    "StraightThrough": {"method": "STRAIGHT-THROUGH"},
+    "Coloured": {"method": "SolverLayer", "vjp": Component("deepzero_sim.vjp.Coloured", {"radius": 2})},
+    "ReferenceJacobian": {"method": "SolverLayer", "vjp": JACOBIAN},
+    "FO-SOL": {"method": "FO-SOL"},
+}
+
+#: Share of the weights that CGE leaves out of a gradient.
+SPARSITY = 0.9
+
+#: Ratios from gradients by coordinates: the manual says why.
+ZO_GRASP = Component("zo-grasp", {"gradient": "cge", "step_size": 1e-3})
+
+#: Length of RGE's steps. Of forward differences along 20 directions from NON's network, those at 1e-4 were the nearest to the
+#: exact slopes (relative error 0.84 at 1e-2, 0.08 at 1e-3, 0.008 at 1e-4, 0.04 at 1e-5).
+RGE_STEP = 1e-4
+
+#: RGE's learning rate: its gradients are so noisy that with the others' rate, 2e-3, it reached an error of 0.084 from seed 0's
+#: NON after 40,000 solver steps, with this one 0.072.
+RGE_RATE = 5e-4
+
+#: Standard deviation of a coordinate of the first candidates, in root mean squares of the start's parameters. Each is the best
+#: of those tried from seed 0's NON (error 0.087): CMA-ES reached 0.123, 0.073 and 0.073 with 0.1, 0.02 and 0.005 after 40,000
+#: solver steps, 0.071 and 0.083 with the last two after 20,000; ES 0.135 and 0.081 with 0.1 and 0.02 after 40,000 (at a rate
+#: of 2e-3); Nevergrad 0.24 and 0.21 with 0.1 and 0.02 after 40,000, and 0.089 with 0.004 after 20,000.
+SPREADS: dict[WakeMethod, float] = {"CMA-ES": 0.02, "Nevergrad": 0.004, "ES": 0.02}
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where the runs of a seed lie.
+
+    Args:
+        runs: one folder a run.
+        train_data: HDF5 trajectories.
+        seed: of all of them.
+    """
+
+    runs: Path
+    train_data: Path
+    seed: int
+
+
+def start_run(settings: BenchWakeSettings, folders: Folders) -> TrainSettings:
+    """NON, from whose network all others start."""
+    return _as_in_the_demo(settings, folders, "NON", {"method": "NON"})
+
+
+def run_of(method: WakeMethod, settings: BenchWakeSettings, folders: Folders) -> Run:
+    """A method's run."""
+    if method in PAST_THE_SOLVER:
+        run = _as_in_the_demo(settings, folders, method, PAST_THE_SOLVER[method])
+        return replace(run, updates=settings.updates)
+    if method in BLACK_BOXES:
+        return _black_box(method, settings, folders)
+    return _querying(method, settings, folders)
+
+
+def updates_of(run: Run) -> int:
+    """Updates of the network, or generations."""
+    return run.generations if isinstance(run, BlackBoxSettings) else run.updates
+
+
+def _as_in_the_demo(settings: BenchWakeSettings, folders: Folders, name: str, changes: dict[str, Any]) -> TrainSettings:
+    run = demo.training_settings(folders.runs, folders.train_data, changes["method"], settings.workers)
+    run = replace(run, run=folders.runs / name, network=settings.network, seed=folders.seed, tensorboard=False, **changes)
+    return run if name == "NON" else replace(run, batch_size=settings.batch_size, unroll=settings.unroll)
+
+
+def _querying(method: WakeMethod, settings: BenchWakeSettings, folders: Folders) -> TrainSettings:
+    """As many updates as the solver steps suffice for; RGE asks for as many losses an update as CGE does."""
+    run = _as_in_the_demo(settings, folders, method, {"method": "ZO-SOL", "sparsity": SPARSITY})
+    network = _network(run)
+    mask = RandomMask(SPARSITY)(network, 0)
+    assert mask is not None
+    queries = sum(int(active.sum()) for active in mask.values())
+    left = settings.query_steps
+    if method == "CGE-ZO-GraSP":
+        weights = sum(p.numel() for p in trainable(network).values() if p.dim() > 1)
+        left -= 2 * (weights + 1) * _steps_of_a_loss(settings)  # what the ratios take
+        run = replace(run, layer_ratios=ZO_GRASP)
+    if method == "RGE":
+        args = {"step_size": RGE_STEP, "num_directions": queries, "scheme": "forward"}
+        slower = Component(demo.LAZY.name, {**demo.LAZY.args, "lr": RGE_RATE})
+        run = replace(run, sparsity=0.0, estimator=Component("deepzero_sim.RGE", args), optimiser=slower)
+    return replace(run, updates=max(1, left // ((queries + 1) * _steps_of_a_loss(settings))))
+
+
+def _black_box(method: WakeMethod, settings: BenchWakeSettings, folders: Folders) -> BlackBoxSettings:
+    start = start_run(settings, folders)
+    population = usual_population(sum(p.numel() for p in trainable(_network(start)).values()))
+    # one loss more a generation: the start's, from which candidates are told apart
+    generations = max(1, settings.query_steps // ((population + 1) * _steps_of_a_loss(settings)))
+    return BlackBoxSettings(
+        run=folders.runs / method,
+        train_data=folders.train_data,
+        method=method,
+        start=start.run,
+        solver=start.solver,
+        network=settings.network,
+        generations=generations,
+        population=population,
+        spread=SPREADS[method],
+        batch_size=settings.batch_size,
+        unroll=settings.unroll,
+        workers=settings.workers,
+        seed=folders.seed,
+    )
+
+
+def _network(run: TrainSettings) -> torch.nn.Module:
+    return build_corrector(run.network, build_solver(run.solver).spec, run.seed)
+
+
+def _steps_of_a_loss(settings: BenchWakeSettings) -> int:
+    """Solver steps: the first of a rollout is known."""
+    return settings.batch_size * (settings.unroll - 1)

@@ -1,0 +1,324 @@
+"""What `bench wake` found, as results.json, a table, a figure and a page of Markdown."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import yaml
+
+from deepzero_sim.datasets.generate import software
+from deepzero_sim.figures import pyplot, save
+from deepzero_sim.files import write_text
+from deepzero_sim.plain import plain
+from deepzero_sim.settings import BenchWakeSettings
+from deepzero_sim.tables import markdown_table
+
+FIGURE = "wake.png"
+
+#: Drawn by themselves: they do not ask for losses.
+PAST_THE_SOLVER = ("Detached", "StraightThrough", "Coloured", "ReferenceJacobian", "FO-SOL")
+
+#: The upper bound, that all are held to.
+BOUND = "FO-SOL"
+
+#: The line tells gradients past the solver, gradients from losses, and losses only apart; the colour (Okabe and Ito) methods.
+STYLES: dict[str, dict[str, Any]] = {
+    "Detached": {"color": "#E69F00", "linestyle": "-", "marker": "o"},
+    "StraightThrough": {"color": "#CC79A7", "linestyle": "-", "marker": "o"},
+    "Coloured": {"color": "#56B4E9", "linestyle": "-", "marker": "o"},
+    "ReferenceJacobian": {"color": "#0072B2", "linestyle": "-", "marker": "o"},
+    "FO-SOL": {"color": "#009E73", "linestyle": "-", "marker": "o"},
+    "CGE": {"color": "#D55E00", "linestyle": "--", "marker": "s"},
+    "CGE-ZO-GraSP": {"color": "#0072B2", "linestyle": "--", "marker": "s"},
+    "RGE": {"color": "#CC79A7", "linestyle": "--", "marker": "s"},
+    "CMA-ES": {"color": "#E69F00", "linestyle": ":", "marker": "^"},
+    "Nevergrad": {"color": "#56B4E9", "linestyle": ":", "marker": "^"},
+    "ES": {"color": "#009E73", "linestyle": ":", "marker": "^"},
+}
+
+
+@dataclass(frozen=True)
+class Point:
+    """A network on the way.
+
+    Args:
+        update: after how many updates, or generations.
+        solver_steps: states advanced by one step until then, NON's included.
+        seconds: of training until then, NON's included.
+        mae: mean absolute error of its rollouts on unseen Reynolds numbers; infinite if one of them diverged.
+    """
+
+    update: int
+    solver_steps: int
+    seconds: float
+    mae: float
+
+
+@dataclass(frozen=True)
+class Training:
+    """A method's training from one seed's start.
+
+    Args:
+        method: its name.
+        seed: of everything.
+        points: in the order of updates, the start first.
+        diverged: why it ended before its last update; nothing if it did not.
+    """
+
+    method: str
+    seed: int
+    points: list[Point] = field(default_factory=list)
+    diverged: str = ""
+
+    @property
+    def mae(self) -> float:
+        """In the end; infinite if there was none."""
+        return math.inf if self.diverged else self.points[-1].mae
+
+
+@dataclass(frozen=True)
+class Found:
+    """All that was found.
+
+    Args:
+        source: mean absolute error of the solver alone.
+        trainings: of NON and every method, from every seed.
+    """
+
+    source: float
+    trainings: list[Training]
+
+    @property
+    def methods(self) -> list[str]:
+        """In the order they were trained."""
+        return list(dict.fromkeys(training.method for training in self.trainings))
+
+    def of(self, method: str) -> list[Training]:
+        """A method's trainings, one a seed."""
+        return [training for training in self.trainings if training.method == method]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A method over the seeds.
+
+    Args:
+        mae: the mean in the end, infinite if it diverged for some seed.
+        std: standard deviation over the seeds, of a sample; 0 of a single one.
+        least, most: errors of the best and the worst seed.
+        diverged: for how many seeds training or a rollout diverged.
+        solver_steps: of training, on average.
+        seconds: of training, on average.
+    """
+
+    mae: float
+    std: float
+    least: float
+    most: float
+    diverged: int
+    solver_steps: float
+    seconds: float
+
+
+def summary(trainings: Sequence[Training]) -> Summary:
+    """Over the seeds."""
+    errors = np.array([training.mae for training in trainings])
+    finite = bool(np.isfinite(errors).all())
+    return Summary(
+        mae=float(errors.mean()),
+        std=(float(errors.std(ddof=1)) if len(errors) > 1 else 0.0) if finite else math.inf,
+        least=float(errors.min()),
+        most=float(errors.max()),
+        diverged=int((~np.isfinite(errors)).sum()),
+        solver_steps=float(np.mean([training.points[-1].solver_steps for training in trainings])),
+        seconds=float(np.mean([training.points[-1].seconds for training in trainings])),
+    )
+
+
+def results(settings: BenchWakeSettings, found: Found) -> dict[str, Any]:
+    """What `results.json` holds; what is infinite is null there, because something diverged: JSON has no infinity."""
+    error, steps = _bound(found)
+    methods = {}
+    for method in found.methods:
+        over_seeds = summary(found.of(method))
+        methods[method] = {
+            **_without_infinity(asdict(over_seeds)),
+            "mae_to_fo_sol": _ratio(over_seeds.mae, error),
+            "solver_steps_to_fo_sol": _ratio(over_seeds.solver_steps, steps),
+            "trainings": [_training(training) for training in found.of(method)],
+        }
+    return {
+        "source_mae": _finite(found.source),
+        "methods": methods,
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}",
+        "software": software(),
+        "settings": _plain(settings),
+    }
+
+
+def _bound(found: Found) -> tuple[float, float]:
+    """Error and solver steps of the upper bound; not a number if it was not trained."""
+    if not found.of(BOUND):
+        return math.nan, math.nan
+    bound = summary(found.of(BOUND))
+    return bound.mae, bound.solver_steps
+
+
+def _training(training: Training) -> dict[str, Any]:
+    points = [_without_infinity(asdict(point)) for point in training.points]
+    return {"seed": training.seed, "diverged": training.diverged or None, "points": points}
+
+
+def _plain(settings: BenchWakeSettings) -> dict[str, Any]:
+    return {key: value for key, value in plain(settings).items() if key != "output"}  # a folder may be moved
+
+
+def _without_infinity(numbers: dict[str, Any]) -> dict[str, Any]:
+    return {key: _finite(number) for key, number in numbers.items()}
+
+
+def _finite(number: float) -> float | None:
+    return number if math.isfinite(number) else None
+
+
+def _ratio(number: float, to: float) -> float | None:
+    return number / to if math.isfinite(number) and 0 < to < math.inf else None
+
+
+def rows(found: Found) -> list[tuple[str, ...]]:
+    """The table: a head, then a row a method."""
+    error, steps = _bound(found)
+    body = [("SRC", f"{found.source:.4f}", "-", "-", _times(found.source, error), "0", "-", "0")]
+    for method in found.methods:
+        s = summary(found.of(method))
+        seeds = len(found.of(method))
+        body.append(
+            (
+                method,
+                f"diverged for {s.diverged} of {seeds}" if s.diverged else f"{s.mae:.4f}",
+                f"{s.std:.4f}" if seeds > 1 and not s.diverged else "-",
+                f"{s.least:.4f} to {s.most:.4f}" if seeds > 1 else "-",
+                _times(s.mae, error),
+                f"{s.solver_steps:,.0f}",
+                _times(s.solver_steps, steps),
+                f"{s.seconds:.0f}",
+            )
+        )
+    head = (
+        "method",
+        "MAE",
+        "std over seeds",
+        "best to worst seed",
+        "MAE / FO-SOL",
+        "solver steps",
+        "steps / FO-SOL",
+        "seconds",
+    )
+    return [head, *body]
+
+
+def _times(number: float, to: float) -> str:
+    ratio = _ratio(number, to)
+    return "-" if ratio is None else f"{ratio:.2f}"
+
+
+def publish(settings: BenchWakeSettings, found: Found) -> None:
+    """Write `results.json`, `report.md` and its figure into the output folder.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed; the results are written all the same.
+    """
+    write_text(settings.output / "results.json", json.dumps(results(settings, found), indent=2) + "\n")
+    plot = pyplot()
+    save(plot, settings.output / FIGURE, draw(plot, found))
+    listed = yaml.safe_dump(_plain(settings), sort_keys=False, allow_unicode=True)
+    text = f"""# Training through the wake: error against solver steps
+
+Mean absolute error over {settings.steps} steps of simulations with Reynolds numbers that were not trained on; mean over
+{settings.seeds} seeds. Every method starts from the network of its seed's NON, with the same data, loss and batches. Solver
+steps and seconds are those of training, NON's included; SRC is the solver alone. FO-SOL takes the steps of a differentiable
+copy of the solver, which an opaque one does not offer: it is the upper bound.
+
+{markdown_table(rows(found))}
+
+![Error against the solver steps of training]({FIGURE})
+
+Lines are means over the seeds; bars in the end, moved apart sideways, reach from the best seed to the worst, as the grey band
+does for NON. A cross at the top says that training or a rollout diverged for some seed; a line that leaves the figure at the
+top is worse than all that is shown.
+{_diverged(found)}
+## Settings
+
+```yaml
+{listed}```
+"""
+    write_text(settings.output / "report.md", text)
+
+
+def _diverged(found: Found) -> str:
+    """What ended trainings early, a line each."""
+    lines = [f"- {t.method}, seed {t.seed}: {t.diverged}" for t in found.trainings if t.diverged]
+    return "\n".join(["", "## Trainings that diverged", "", *lines, ""]) if lines else ""
+
+
+def draw(plot: Any, found: Found) -> Any:
+    """Error over solver steps, a line a method: gradients past the solver beside what asks for losses, the bound in both."""
+    figure, panels = plot.subplots(1, 2, figsize=(12, 5), sharex=True, sharey=True, layout="constrained")
+    past_the_solver = [method for method in found.methods if method in PAST_THE_SOLVER]
+    asking = [method for method in found.methods if method != "NON" and method not in PAST_THE_SOLVER]
+    bound = [method for method in found.methods if method == BOUND]
+    top = 1.1 * max(x for x in (found.source, summary(found.of("NON")).most) if math.isfinite(x))
+    for ax, methods, title in zip(
+        panels, (past_the_solver, [*bound, *asking]), ("a gradient past the solver", "losses only"), strict=True
+    ):
+        _baselines(ax, found)
+        for number, method in enumerate(methods):
+            _line(ax, method, found.of(method), top, 1.04 ** (number - len(methods) / 2))
+        ax.set(xscale="log", ylim=(0, top), title=title, xlabel="solver steps of training")
+        ax.grid(alpha=0.3, which="both")
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3, fontsize="small")
+    panels[0].set_ylabel("mean absolute error (length/time)")
+    return figure
+
+
+def _baselines(ax: Any, found: Found) -> None:
+    """Where there is no way to go along."""
+    ax.axhline(found.source, color="black", linestyle="--", linewidth=1, label="SRC (no training)")
+    non = summary(found.of("NON"))
+    if math.isfinite(non.mae):
+        ax.axhline(non.mae, color="grey", linestyle="-.", linewidth=1, label="NON (where all start)")
+        ax.axhspan(non.least, non.most, color="grey", alpha=0.1, linewidth=0)
+
+
+def _line(ax: Any, method: str, trainings: Sequence[Training], top: float, aside: float) -> None:
+    """One method: what all seeds reached, in the end with the best and the worst of them; where some did not, a cross.
+
+    Args:
+        ax: where to draw.
+        method: its name.
+        trainings: one a seed.
+        top: of the axis.
+        aside: the bar in the end stands at so many times its solver steps, to be told from others that end there.
+    """
+    by_update: dict[int, list[Point]] = {}
+    for training in trainings:
+        for point in training.points:
+            by_update.setdefault(point.update, []).append(point)
+    groups = list(by_update.values())
+    steps = np.array([np.mean([point.solver_steps for point in group]) for group in groups])
+    mean = np.array([np.mean([p.mae for p in group]) if len(group) == len(trainings) else math.inf for group in groups])
+    whole = np.isfinite(mean)
+    ax.plot(steps[whole], mean[whole], label=method, markersize=4, linewidth=1.5, **STYLES[method])
+    colour, over_seeds = STYLES[method]["color"], summary(trainings)
+    if math.isfinite(over_seeds.mae):
+        bar = [[over_seeds.mae - over_seeds.least], [over_seeds.most - over_seeds.mae]]
+        ax.errorbar(aside * steps[-1], over_seeds.mae, bar, color=colour, capsize=3, linewidth=1)
+    crosses = [*steps[~whole], *(t.points[-1].solver_steps for t in trainings if t.diverged)]
+    ax.plot(crosses, [0.98 * top] * len(crosses), "x", color=colour)
