@@ -30,7 +30,7 @@ PAST_THE_SOLVER: dict[WakeMethod, dict[str, Any]] = {
     "Detached": {"method": "DETACHED"},
     "StraightThrough": {"method": "STRAIGHT-THROUGH"},
     "Coloured": {"method": "SolverLayer", "vjp": Component("deepzero_sim.vjp.Coloured", {"radius": 2})},
-    "ReferenceJacobian": {"method": "SolverLayer", "vjp": JACOBIAN},
+    "ReferenceJacobian": {"method": "SolverLayer"},
     "FO-SOL": {"method": "FO-SOL"},
 }
 
