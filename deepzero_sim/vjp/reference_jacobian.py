@@ -228,10 +228,13 @@ class ReferenceJacobian(VectorJacobianProduct):
         self._known, self._measured = learnt, []  # measured when first asked: a run may have ended
         self._products = int(learnt["products"].item()) if learnt else 0
 
+    def numbers(self, spec: SolverSpec, references: int | None = None) -> int:
+        """That it takes to hold so many references, or all that were asked for, of a solver."""
+        active, count = spec.active(), self.references if references is None else references
+        return BaseJacobian(active, self.block).numbers + count * Windows(active, self.radius).entries
+
     def _require_fits(self, references: int, spec: SolverSpec) -> None:
-        active = spec.active()
-        numbers = BaseJacobian(active, self.block).numbers + references * Windows(active, self.radius).entries
-        needed = numbers * np.dtype(spec.dtype).itemsize
+        needed = self.numbers(spec, references) * np.dtype(spec.dtype).itemsize
         if needed > self.memory:
             raise ConfigError(
                 f"the Jacobian of solver {spec.name!r} and {references} references would take {needed / 2**30:.3g} GiB, more "

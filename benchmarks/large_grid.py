@@ -1,0 +1,105 @@
+"""Gradients past a wake solver whose Jacobian does not fit: what blocks cost, and how good they are.
+
+The states are the solver's own, from 600 steps after the start on, at three Reynolds numbers; references are taken among other
+times. What is compared with the exact `J_1^T ... J_T^T w` of a differentiable twin, for random `w`, is a product through `T`
+steps.
+
+Run: python benchmarks/large_grid.py                     184 x 92 cells, eight times those of the demo; some five minutes
+     python benchmarks/large_grid.py --resolution 32     the demo's grid
+Prints one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from deepzero_sim import SolverLayer, vjp
+from deepzero_sim.run_folder import peak_memory_gb
+from deepzero_sim.solver import checked_step
+from deepzero_sim.solvers import PhiFlowWake, WakeFlow
+from deepzero_sim.solvers.wake import initial_state
+from deepzero_sim.types import Array
+from deepzero_sim.vjp import ReferenceJacobian, VectorJacobianProduct
+
+REYNOLDS = np.array([[195.3125], [781.25], [3125.0]], dtype=np.float32)
+FIRST, EVERY, TIMES = 600, 7, 24
+UNROLLED = (1, 8)
+
+#: What autograd goes back through: `(states, params) -> states`.
+Step = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def trajectory(solver: WakeFlow) -> Array:
+    """`(times, simulations, C, *N)`."""
+    states, kept = initial_state(solver.spec, REYNOLDS), []
+    for step in range(FIRST + EVERY * TIMES):
+        states = checked_step(solver, states, REYNOLDS)
+        if step >= FIRST and (step - FIRST) % EVERY == 0:
+            kept.append(states)
+    return np.stack(kept)
+
+
+def pulled_back(step: Step, start: Array, w: torch.Tensor, unrolled: int) -> torch.Tensor:
+    """`J_1^T ... J_T^T w` at the start."""
+    states = first = torch.from_numpy(start).requires_grad_()
+    for _ in range(unrolled):
+        states = step(states, torch.from_numpy(REYNOLDS))
+    return torch.autograd.grad(states, first, w)[0]
+
+
+def cosines(step: Step, start: Array, w: torch.Tensor, exact: dict[int, torch.Tensor]) -> dict[str, list[float]]:
+    """Of every simulation's product to the exact one, by the number of steps."""
+    found = {unrolled: pulled_back(step, start, w, unrolled).flatten(1) for unrolled in UNROLLED}
+    return {
+        str(unrolled): torch.nn.functional.cosine_similarity(product, exact[unrolled].flatten(1)).tolist()
+        for unrolled, product in found.items()
+    }
+
+
+def measured(solver: WakeFlow, method: VectorJacobianProduct, states: Array, compare: Callable[[Step], Any]) -> dict[str, Any]:
+    """A method's cosines, and what it took."""
+    layer = SolverLayer(solver, method)
+    started = time.perf_counter()
+    references = states[1::2].reshape(-1, *solver.spec.state_shape)
+    method.prepare(references, np.tile(REYNOLDS, (len(states[1::2]), 1)), layer.probes)
+    once, seconds = layer.backward_steps, time.perf_counter() - started
+    found = compare(layer)
+    later = layer.backward_steps - once
+    size = {"mib": method.numbers(solver.spec) * 4 / 2**20} if isinstance(method, ReferenceJacobian) else {}
+    return {"cosines": found, "steps_once": once, "steps_for_products": later, "seconds_once": seconds, **size}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--resolution", type=int, default=92, help="cells across the flow")
+    parser.add_argument("--blocks", type=int, nargs="+", default=[4, 8], help="points along a side")
+    asked = parser.parse_args()
+    solver, twin = WakeFlow(asked.resolution), PhiFlowWake(asked.resolution)
+    states = trajectory(solver)
+    start = states[len(states) // 2 // 2 * 2]
+    w = torch.randn(start.shape, generator=torch.Generator().manual_seed(0)) * torch.from_numpy(solver.spec.active())
+    exact = {unrolled: pulled_back(twin.differentiable_step, start, w, unrolled) for unrolled in UNROLLED}
+    methods: dict[str, VectorJacobianProduct] = {"StraightThrough": vjp.StraightThrough(), "Coloured(2)": vjp.Coloured(2)}
+    methods |= {f"ReferenceJacobian(block={block})": ReferenceJacobian(block=block) for block in asked.blocks}
+    found = {
+        name: measured(solver, method, states, lambda step: cosines(step, start, w, exact)) for name, method in methods.items()
+    }
+    points = int(solver.spec.active().sum())
+    facts = {
+        "cells": int(np.prod(solver.grid.shape)),
+        "points": points,
+        "whole_jacobian_mib": points**2 * 4 / 2**20,
+        "peak_memory_gb": peak_memory_gb(),
+    }
+    print(json.dumps({**facts, "methods": found}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
