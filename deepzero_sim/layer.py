@@ -32,7 +32,8 @@ class SolverLayer(nn.Module):
         probes: advances states for `vjp`, and counts them.
 
     Raises:
-        ConfigError: no solver or no vector-Jacobian product, or a solver that is not deterministic.
+        ConfigError: no solver or no vector-Jacobian product, one that another solver's layer holds, or a solver that is not
+            deterministic.
     """
 
     def __init__(self, solver: Solver, vjp: VectorJacobianProduct, executor: Executor | None = None) -> None:
@@ -48,6 +49,7 @@ class SolverLayer(nn.Module):
                 f"solver {solver.spec.name!r} is not deterministic, so that differences of its steps say nothing: fix its "
                 "seed and say so in its spec."
             )
+        vjp.serve(solver)
         self.solver = solver
         self.vjp = vjp
         self.forward_steps = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from concurrent.futures import Executor
 
@@ -167,3 +168,12 @@ def test_a_solver_that_fails_on_the_way_back_is_said() -> None:
     advanced = SolverLayer(solver, vjp.ReferenceJacobian(1))(states)
     with pytest.raises(SolverCrashError, match="solver 'fragile' raised RuntimeError: too many"):
         advanced.sum().backward()
+
+
+@pytest.mark.parametrize("method", [vjp.Coloured(1), vjp.ReferenceJacobian(), vjp.RandomProbes(2, vjp.ReferenceJacobian())])
+def test_what_was_learnt_of_one_solver_is_not_taken_for_another(method: vjp.VectorJacobianProduct) -> None:
+    solver = masked()
+    layer = SolverLayer(solver, method)
+    assert copy.deepcopy(layer).vjp is not method and SolverLayer(solver, method).vjp is method
+    with pytest.raises(ConfigError, match=r"belongs to another solver object already, 'masked', .* wrong for 'projection'"):
+        SolverLayer(projection(), getattr(method, "control", method))

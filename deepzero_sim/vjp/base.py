@@ -5,7 +5,9 @@ from __future__ import annotations
 import abc
 from dataclasses import dataclass
 
+from deepzero_sim.errors import ConfigError
 from deepzero_sim.probing import Probes
+from deepzero_sim.solver import Solver
 from deepzero_sim.types import Array
 
 
@@ -29,6 +31,21 @@ class VectorJacobianProduct(abc.ABC):
 
     Padding (`SolverSpec.mask`) has no gradient: products are zero there, whatever is given.
     """
+
+    _solver: Solver | None = None
+
+    def serve(self, solver: Solver) -> None:
+        """Belong to a solver: what is learnt of one is wrong for another.
+
+        Raises:
+            ConfigError: it belongs to another.
+        """
+        if self._solver is not None and self._solver is not solver:
+            raise ConfigError(
+                f"this {type(self).__name__} belongs to another solver object already, {self._solver.spec.name!r}, and what it "
+                f"learns of that may be wrong for {solver.spec.name!r}: make one of its own for each, or share the solver."
+            )
+        self._solver = solver
 
     @abc.abstractmethod
     def product(self, taken: StepTaken, cotangents: Array, probes: Probes) -> Array:

@@ -9,6 +9,7 @@ import numpy as np
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.probing import Probes
 from deepzero_sim.schemes import Scheme
+from deepzero_sim.solver import Solver
 from deepzero_sim.types import Array, is_whole
 from deepzero_sim.vjp.base import StepTaken, VectorJacobianProduct
 from deepzero_sim.vjp.differences import Differences
@@ -51,6 +52,10 @@ class ControlVariate(VectorJacobianProduct):
             product: `B^T w`, `(C, *N)`.
             active: where a state holds values, `(C, *N)`.
         """
+
+    def serve(self, solver: Solver) -> None:
+        super().serve(solver)
+        self.control.serve(solver)
 
     def prepare(self, states: Array, params: Array | None, probes: Probes) -> None:
         self.control.prepare(states, params, probes)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
@@ -38,9 +39,11 @@ class KeptJacobians:
                 "measured anew, or name another file."
             ) from error
 
-    def get(self, facts: str, at: list[Array], measure: Callable[[], dict[str, Array]]) -> dict[str, Array]:
+    def get(
+        self, settings: Sequence[str], at: Sequence[np.ndarray], measure: Callable[[], dict[str, Array]]
+    ) -> dict[str, Array]:
         """What was measured by some settings at some states, or is now."""
-        digest = hashlib.sha256(facts.encode())
+        digest = hashlib.sha256(" ".join(settings).encode())
         for array in at:
             digest.update(f"{array.dtype} {array.shape}".encode())
             digest.update(array.tobytes())

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple, final
+from typing import TypeAlias, final
 
 import numpy as np
-from scipy.sparse import csr_array
 
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.probing import Probes
@@ -17,6 +16,7 @@ from deepzero_sim.vjp.base import StepTaken, VectorJacobianProduct
 from deepzero_sim.vjp.base_jacobian import BaseJacobian
 from deepzero_sim.vjp.differences import Differences
 from deepzero_sim.vjp.kept_jacobians import KeptJacobians
+from deepzero_sim.vjp.measured_jacobians import MeasuredJacobians, Reference
 from deepzero_sim.vjp.medoids import medoids
 from deepzero_sim.vjp.windows import Windows
 
@@ -24,13 +24,8 @@ from deepzero_sim.vjp.windows import Windows
 CHECK_EVERY = 64
 
 
-class _Reference(NamedTuple):
-    """A state, what its step gave, and by how much the transposed Jacobian there differs from the base's, within windows."""
-
-    state: Array
-    params: Array | None
-    advanced: Array
-    difference: csr_array
+#: A state, its parameters or None, and what its step gave.
+_Step: TypeAlias = tuple[Array, Array | None, Array]
 
 
 @final
@@ -96,7 +91,7 @@ class ReferenceJacobian(VectorJacobianProduct):
         self.memory = memory
         self.file = None if file is None else Path(file)
         self._differences = Differences(step_size, scheme)
-        self._measured: list[_Reference] = []
+        self._measured: MeasuredJacobians | None = None
         self._products = 0
         self._known: dict[str, Array] = {}
 
@@ -126,106 +121,66 @@ class ReferenceJacobian(VectorJacobianProduct):
         self._measure(StepTaken(states, params, probes(states, params)), probes)
 
     def _measure(self, taken: StepTaken, probes: Probes) -> None:
-        active = probes.spec.active()
-        self._base, self._windows = BaseJacobian(active, self.block), Windows(active, self.radius)
         self._kept = KeptJacobians(self.file)
-        self._measured = []
-        self._facts = f"1 {probes.spec.name} {self.scheme} {self._differences.step_size} {self.block}"
-        for r, (state, advanced) in enumerate(zip(taken.states, taken.advanced, strict=True)):
-            self._add(state, None if taken.params is None else taken.params[r], advanced, probes)
+        self._measured = MeasuredJacobians(probes, self._differences, self.block, self.radius, self._kept)
+        for b in range(len(taken.states)):
+            self._measured.add(*_at(taken, b))
         self._kept.save()
 
-    def _add(self, state: Array, params: Array | None, advanced: Array, probes: Probes) -> None:
-        """Measure at one state."""
-
-        def whole() -> dict[str, Array]:
-            self._base.measure(state, params, advanced, probes, self._differences)
-            return self._base.tensors()
-
-        def difference() -> dict[str, Array]:
-            directions = self._windows.directions.astype(state.dtype)
-            answers = self._differences.along(probes, state, params, advanced, directions)
-            return {"difference": self._windows.transposed(self._base.left_of(answers, directions)).data}
-
-        at = [state, advanced, *([] if params is None else [params])]
-        if not self._measured:
-            self._base.take(self._kept.get(self._facts, at, whole))
-            self._of_base = at
-        entries = self._kept.get(f"{self._facts} {self.radius}", [*self._of_base, *at], difference)["difference"]
-        self._measured.append(_Reference(state, params, advanced, self._windows.filled(entries)))
-
     def product(self, taken: StepTaken, cotangents: Array, probes: Probes) -> Array:
-        if not self._measured:
-            self._begin(taken, probes)
+        measured = self._measured or self._begin(taken, probes)
         if self.tolerance is not None:
-            self._check(taken, probes)
+            self._check(taken, probes, measured)
         active = probes.spec.active()
-        w = cotangents[:, active]
-        found = self._base.transposed(w)
-        nearest = [self._nearest(state) for state in taken.states]
-        for b, reference in enumerate(nearest):
-            found[b] += reference.difference @ w[b]
+        nearest = [measured.nearest(state) for state in taken.states]
+        found = measured.transposed(nearest, cotangents[:, active])
         if self.secants:
-            found += self._by_secants(taken, w, nearest, active)
+            for b, reference in enumerate(nearest):
+                found[b] += _by_secant(_at(taken, b), cotangents[b], reference, measured, active)
         result = np.zeros_like(cotangents)
         result[:, active] = found
         return result
 
-    def _begin(self, taken: StepTaken, probes: Probes) -> None:
+    def _begin(self, taken: StepTaken, probes: Probes) -> MeasuredJacobians:
         if self._known:
             known = self._known
             self._measure(StepTaken(known["states"], known.get("params"), known["advanced"]), probes)
         else:
             self.prepare(taken.states, taken.params, probes)
+        assert self._measured is not None
+        return self._measured
 
-    def _nearest(self, state: Array) -> _Reference:
-        return min(self._measured, key=lambda reference: float(np.square(reference.state - state).sum()))
-
-    def _by_secants(self, taken: StepTaken, w: Array, nearest: list[_Reference], active: np.ndarray) -> Array:
-        """What Broyden's updates add to products of cotangents, `(B, n)`."""
-        added = np.zeros_like(w)
-        for b, reference in enumerate(nearest):
-            d = (taken.states[b] - reference.state)[active]
-            same = taken.params is None or reference.params is None or np.array_equal(taken.params[b], reference.params)
-            if same and d.any():
-                change = (taken.advanced[b] - reference.advanced)[active]
-                added[b] = ((change - self._along(reference, d)) @ w[b] / (d @ d)) * d
-        return added
-
-    def _along(self, reference: _Reference, direction: Array) -> Array:
-        """`J v`, `(n,)`, of the estimate."""
-        return np.asarray(self._base.along(direction[None])[0] + reference.difference.T @ direction)
-
-    def _check(self, taken: StepTaken, probes: Probes) -> None:
+    def _check(self, taken: StepTaken, probes: Probes, measured: MeasuredJacobians) -> None:
         """Now and then, look whether the estimate has drifted, and measure anew if so."""
         assert self.tolerance is not None
         self._products += 1
         if self._products % CHECK_EVERY:
             return
         generator = np.random.default_rng(self._products)  # the same whenever a run goes on
-        b, active = int(generator.integers(len(taken.states))), probes.spec.active()
-        state, advanced, params = taken.states[b], taken.advanced[b], None if taken.params is None else taken.params[b]
+        state, params, advanced = _at(taken, int(generator.integers(len(taken.states))))
+        active = probes.spec.active()
         direction = np.where(active, generator.choice([-1, 1], size=active.shape), 0).astype(state.dtype)
         answer = self._differences.along(probes, state, params, advanced, direction[None])[0, active]
-        error = np.linalg.norm(answer - self._along(self._nearest(state), direction[active]))
+        error = np.linalg.norm(answer - measured.along(measured.nearest(state), direction[active]))
         if error > self.tolerance * np.linalg.norm(answer):
-            self._require_fits(len(self._measured) + 1, probes.spec)
-            self._add(state, params, advanced, probes)
+            self._require_fits(len(measured.references) + 1, probes.spec)
+            measured.add(state, params, advanced)
             self._kept.save()
 
     def learnt(self) -> dict[str, Array]:
-        if not self._measured:
+        if self._measured is None:
             return self._known
-        params = [reference.params for reference in self._measured if reference.params is not None]
+        references = self._measured.references
+        params = [reference.params for reference in references if reference.params is not None]
         known = {
-            "states": np.stack([reference.state for reference in self._measured]),
-            "advanced": np.stack([reference.advanced for reference in self._measured]),
+            "states": np.stack([reference.state for reference in references]),
+            "advanced": np.stack([reference.advanced for reference in references]),
             "products": np.array(self._products, dtype=np.float64),
         }
         return known | ({"params": np.stack(params)} if params else {})
 
     def relearn(self, learnt: dict[str, Array]) -> None:
-        self._known, self._measured = learnt, []  # measured when first asked: a run may have ended
+        self._known, self._measured = learnt, None  # measured when first asked: a run may have ended
         self._products = int(learnt["products"].item()) if learnt else 0
 
     def numbers(self, spec: SolverSpec, references: int | None = None) -> int:
@@ -241,3 +196,18 @@ class ReferenceJacobian(VectorJacobianProduct):
                 f"than the {self.memory / 2**30:.3g} GiB of memory: take block={2 * self.block}, which needs a fourth on a "
                 "plane, fewer references, a smaller radius, more memory, or Coloured."
             )
+
+
+def _at(taken: StepTaken, b: int) -> _Step:
+    return taken.states[b], None if taken.params is None else taken.params[b], taken.advanced[b]
+
+
+def _by_secant(step: _Step, w: Array, reference: Reference, measured: MeasuredJacobians, active: np.ndarray) -> Array | float:
+    """What Broyden's update adds to the product of a cotangent, `(n,)`."""
+    state, params, advanced = step
+    d = (state - reference.state)[active]
+    same = params is None or reference.params is None or np.array_equal(params, reference.params)
+    if not same or not d.any():
+        return 0.0
+    change = (advanced - reference.advanced)[active]
+    return np.asarray(((change - measured.along(reference, d)) @ w[active] / (d @ d)) * d)
