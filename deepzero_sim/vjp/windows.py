@@ -41,7 +41,8 @@ class Windows:
     def _places(self) -> tuple[np.ndarray, np.ndarray]:
         """Of a matrix of inputs by outputs, in the order of its rows: where each row starts, `(n + 1,)`, and the columns."""
         channels, *sizes = self._active.shape
-        numbers = np.where(self._active, self._active.reshape(-1).cumsum().reshape(self._active.shape) - 1, -1)
+        count = self._active.reshape(-1).cumsum(dtype=np.int32).reshape(self._active.shape)  # scipy copies wider ones
+        numbers = np.where(self._active, count - 1, np.int32(-1))
         axes = tuple(range(1, len(sizes) + 1))
         around = [
             np.roll(numbers[channel : channel + 1], offset, axes)
@@ -51,8 +52,7 @@ class Windows:
         windows = np.stack([np.broadcast_to(places, self._active.shape)[self._active] for places in around], axis=1)
         windows.sort(axis=1)  # of each point the points around it, in order, with those that hold no values first
         held = windows >= 0
-        starts = np.concatenate([[0], held.sum(1).cumsum()])
-        return starts.astype(np.int32), windows[held].astype(np.int32)  # as scipy wants them, which else copies
+        return np.concatenate([[0], held.sum(1).cumsum()]).astype(np.int32), windows[held]
 
     @property
     def entries(self) -> int:
