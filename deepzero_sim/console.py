@@ -58,7 +58,7 @@ def print_table(rows: Sequence[Sequence[str]]) -> None:
     head, *body = rows
     table = Table()
     for i, name in enumerate(head):
-        table.add_column(name, justify="left" if i == 0 else "right")
+        table.add_column(name, justify="left" if i == 0 else "right", overflow="fold")  # names that are cut off say little
     for row in body:
         table.add_row(*row)
     console.print(table)
