@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from concurrent.futures import Executor
-from typing import Any
+from typing import Any, NoReturn
 
+import numpy as np
 import torch
 from torch import nn
-from torch.autograd.function import once_differentiable
 
-from deepzero_sim.errors import ConfigError
+from deepzero_sim.errors import ConfigError, NonFiniteError
 from deepzero_sim.probing import Probes
 from deepzero_sim.solver import Solver, checked_step
-from deepzero_sim.types import to_array
+from deepzero_sim.types import Array, to_array
 from deepzero_sim.vjp import StepTaken, VectorJacobianProduct
 
 
@@ -49,6 +49,8 @@ class SolverLayer(nn.Module):
                 f"solver {solver.spec.name!r} is not deterministic, so that differences of its steps say nothing: fix its "
                 "seed and say so in its spec."
             )
+        if executor is not None and not hasattr(executor, "submit"):
+            raise ConfigError(f"an executor must have submit, as those of dz.open_executor do, but {executor!r} has none.")
         vjp.serve(solver)
         self.solver = solver
         self.vjp = vjp
@@ -64,8 +66,17 @@ class SolverLayer(nn.Module):
         """One step.
 
         Raises:
+            ConfigError: they are not tensors that a solver takes, or params that want a gradient.
             SolverError: the solver failed.
         """
+        for name, tensor in (("states", states), ("params", params)):
+            if tensor is not None or name == "states":
+                _require_tensor(name, tensor, self.solver.spec.name)
+        if params is not None and params.requires_grad:
+            raise ConfigError(
+                f"scenario parameters of solver {self.solver.spec.name!r} have no gradient past a SolverLayer, but these "
+                "require one: detach them, or make them part of the state."
+            )
         advanced: torch.Tensor = _Step.apply(states, params, self)  # type: ignore[no-untyped-call]
         return advanced
 
@@ -77,10 +88,32 @@ class SolverLayer(nn.Module):
         return StepTaken(given, scenario, checked_step(self.solver, given, scenario))
 
     def pull_back(self, taken: StepTaken, cotangents: torch.Tensor) -> torch.Tensor:
-        """`J^T w` of every state, `(B, C, *N)`."""
+        """`J^T w` of every state, `(B, C, *N)`.
+
+        Raises:
+            ConfigError: what the vector-Jacobian product gave is none.
+        """
         active = self.solver.spec.active()
-        w = to_array(cotangents) * active
-        return torch.from_numpy(self.vjp.product(taken, w, self.probes) * active)
+        w = np.where(active, to_array(cotangents), np.zeros((), taken.states.dtype))
+        if not len(w):
+            return torch.from_numpy(w)
+        product = self.vjp.product(taken, w, self.probes)
+        if not isinstance(product, np.ndarray) or (product.shape, product.dtype) != (w.shape, w.dtype):
+            what = f"{product.dtype} {product.shape}" if isinstance(product, np.ndarray) else type(product).__name__
+            raise ConfigError(f"{type(self.vjp).__name__}.product must return {w.dtype} {w.shape}, not {what}: convert it.")
+        if np.isfinite(w).all() and not np.isfinite(product).all():
+            raise NonFiniteError(
+                f"{type(self.vjp).__name__} found a product of solver {self.solver.spec.name!r} that is not finite: take "
+                "another step_size, or look at the solver's steps near the states."
+            )
+        return torch.from_numpy(np.where(active, product, np.zeros((), w.dtype)))
+
+
+def _require_tensor(name: str, tensor: object, solver: str) -> None:
+    fits = isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided and not tensor.is_meta
+    if not fits or tensor.dtype not in (torch.float32, torch.float64):  # type: ignore[attr-defined]
+        what = f"{tensor.dtype} on {tensor.device}" if isinstance(tensor, torch.Tensor) else type(tensor).__name__
+        raise ConfigError(f"the {name} of solver {solver!r} must be a dense float32 or float64 tensor, not {what}: convert it.")
 
 
 class _Step(torch.autograd.Function):
@@ -88,11 +121,29 @@ class _Step(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, states: torch.Tensor, params: torch.Tensor | None, layer: SolverLayer) -> torch.Tensor:
-        ctx.layer, ctx.taken = layer, layer.take(states, params)
-        ctx.device = states.device
-        return torch.from_numpy(ctx.taken.advanced).to(states.device)
+        taken = layer.take(states, params)
+        ctx.layer, ctx.params, ctx.advanced = layer, taken.params, taken.advanced
+        ctx.save_for_backward(states)  # torch says it if they have been written to when they are needed
+        return torch.from_numpy(taken.advanced.copy()).to(states.device)  # the caller may write to its own
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, cotangents: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        return ctx.layer.pull_back(ctx.taken, cotangents).to(ctx.device), None, None
+    def backward(ctx: Any, cotangents: torch.Tensor) -> tuple[torch.Tensor | None, None, None]:
+        (states,) = ctx.saved_tensors
+        if not ctx.needs_input_grad[0]:
+            return None, None, None
+        product = _Product.apply(states, cotangents, ctx.layer, ctx.params, ctx.advanced)  # type: ignore[no-untyped-call]
+        return product, None, None
+
+
+class _Product(torch.autograd.Function):
+    """A vector-Jacobian product, through which autograd cannot go back once more."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, states: torch.Tensor, cotangents: torch.Tensor, layer: SolverLayer, params: Array | None, advanced: Array
+    ) -> torch.Tensor:
+        return layer.pull_back(StepTaken(to_array(states), params, advanced), cotangents).to(states.device)
+
+    @staticmethod
+    def backward(ctx: Any, cotangents: torch.Tensor) -> NoReturn:
+        raise ConfigError("a SolverLayer can be differentiated once: leave out create_graph, or take a DifferentiableSolver.")

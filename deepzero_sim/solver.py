@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from deepzero_sim.components import Component, build
 from deepzero_sim.errors import ConfigError, InvalidStateError, NonFiniteError, SolverCrashError, SolverError
-from deepzero_sim.types import Array
+from deepzero_sim.types import Array, is_whole
 
 DTYPES = ("float32", "float64")
 
@@ -74,6 +74,10 @@ class SolverSpec:
             raise ConfigError(f"SolverSpec {self.name!r}: dtype must be one of {', '.join(DTYPES)}, not {self.dtype!r}.")
         if self.max_batch is not None and self.max_batch < 1:
             raise ConfigError(f"SolverSpec {self.name!r}: max_batch must be a positive number or None, not {self.max_batch}.")
+        if self.stencil is not None and (not is_whole(self.stencil) or self.stencil < 0):
+            raise ConfigError(
+                f"SolverSpec {self.name!r}: stencil must be a whole number of points, 0 or more, or None, not {self.stencil!r}."
+            )
         if not 0 < self.dt < float("inf"):
             raise ConfigError(f"SolverSpec {self.name!r}: dt must be a positive number, not {self.dt!r}.")
         channels, axes = self.state_shape[0], len(self.state_shape) - 1
@@ -87,6 +91,10 @@ class SolverSpec:
             raise ConfigError(
                 f"SolverSpec {self.name!r}: the mask must be a bool array of the shape of a state, {self.state_shape}, "
                 f"not {self.mask.dtype} of shape {self.mask.shape}."
+            )
+        if self.mask is not None and not self.mask.any():
+            raise ConfigError(
+                f"SolverSpec {self.name!r}: the mask must be True where a state holds values, not False everywhere."
             )
 
     def _need_length(self, field: str, expected: int) -> None:
@@ -237,6 +245,18 @@ def check_states(spec: SolverSpec, states: Array, what: str, remedy: str, batch:
             f"{what} must be finite, but {int((~finite).sum())} of {states.size} values are NaN or infinite, "
             f"the first at {first}: {remedy}."
         )
+
+
+def require_states(spec: SolverSpec, states: Array, params: Array | None) -> None:
+    """Hold states and parameters to a spec, one of them at least.
+
+    Raises:
+        InvalidStateError, NonFiniteError: in words.
+    """
+    check_states(spec, states, f"the states of solver {spec.name!r}", "check the data")
+    if not len(states):
+        raise InvalidStateError(f"one state of solver {spec.name!r} is needed at least, but there is none: pass (B, C, *N).")
+    _check_params(spec, states, params)
 
 
 def _check_params(spec: SolverSpec, states: Array, params: Array | None) -> None:

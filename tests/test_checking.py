@@ -105,7 +105,7 @@ def test_from_settings_to_report(folder: Path, capsys: pytest.CaptureFixture[str
     # step; once to 24 references, 2 * 16 at the first and 2 * 4 colours at each
     steps = {name: method["steps_per_gradient"] for name, method in said["methods"].items()}
     assert steps == dict(zip(names, (4, 4, 4 + 4 * 8, 4, 4 + 4 * 2 * 82), strict=True))
-    assert [method["steps"]["once"] for method in said["methods"].values()] == [0, 0, 0, 24 + 2 * 16 + 24 * 2 * 4, 0]
+    assert [method["steps"]["once"] for method in said["methods"].values()] == [0, 0, 0, 26 + 2 * 16 + 24 * 2 * 4, 0]
     text = (folder / "check" / "check.md").read_text()
     assert all(f"| {name} |" in text for name in names) and ("standard errors" in text) is (twin is None)
     assert (folder / "check" / "check.png").read_bytes().startswith(b"\x89PNG") and not unfinished(folder)

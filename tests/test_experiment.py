@@ -38,7 +38,7 @@ COSTS: dict[MethodName, int] = {
     "DETACHED": 4 * 2 * 2,
     "STRAIGHT-THROUGH": 4 * 2 * 2,
     "ZO-SOL": 4 * 2 * 2 * (PARAMETERS + 1),
-    "SolverLayer": 4 * 2 * 2 + 24 + 2 * 16 + 24 * 2 * 4,  # central differences: one whole Jacobian, 24 in four colours
+    "SolverLayer": 4 * 2 * 2 + 24 + 2 + 2 * 16 + 24 * 2 * 4,  # central differences: one whole Jacobian, 24 in four colours
 }
 
 

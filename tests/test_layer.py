@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from concurrent.futures import Executor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from jacobians import advection, exact_jacobian, masked, projection, random_stat
 from problems import Burgers, LinearSolver, LogisticSolver, initial_states
 
 from deepzero_sim import SolverLayer, SolverSpec, as_solver, vjp
-from deepzero_sim.errors import ConfigError, SolverCrashError
+from deepzero_sim.errors import ConfigError, NonFiniteError, SolverCrashError
+from deepzero_sim.probing import Probes
 from deepzero_sim.schemes import Scheme
 from deepzero_sim.solver import Solver
 from deepzero_sim.types import Array
@@ -55,7 +57,7 @@ def test_a_projection_is_measured_whole() -> None:
     states = random_states(solver, 2).requires_grad_()
     layer = SolverLayer(solver, vjp.ReferenceJacobian(1))
     assert torch.autograd.gradcheck(layer, (states,), eps=1e-6, atol=1e-6)
-    assert layer.backward_steps == 1 + 2 * 9 + 2 * 3  # once for all products
+    assert layer.backward_steps == 1 + 2 * (1 + 9 + 3)  # once for all products
 
 
 def test_coloured_counts_its_steps() -> None:
@@ -177,3 +179,96 @@ def test_what_was_learnt_of_one_solver_is_not_taken_for_another(method: vjp.Vect
     assert copy.deepcopy(layer).vjp is not method and SolverLayer(solver, method).vjp is method
     with pytest.raises(ConfigError, match=r"belongs to another solver object already, 'masked', .* wrong for 'projection'"):
         SolverLayer(projection(), getattr(method, "control", method))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda: vjp.Coloured(scheme="forward"), lambda: vjp.ReferenceJacobian(2, secants=True), lambda: vjp.RandomProbes(3)],
+)
+def test_what_is_written_in_place_changes_no_gradient(make: Callable[[], vjp.VectorJacobianProduct]) -> None:
+    solver = masked()
+    network = torch.nn.Conv2d(2, 2, 3, padding=1).double()
+    gradients = []
+    for in_place in (True, False):
+        layer, states = SolverLayer(solver, make()), random_states(solver, 2)
+        for _ in range(3):
+            states = layer(states)
+            if in_place:
+                states += network(states.clone())
+            else:
+                states = states + network(states)
+        gradients.append(torch.autograd.grad(states.square().mean(), list(network.parameters())))
+    for found, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+    states = random_states(solver, 2).requires_grad_() * 1.0
+    advanced = SolverLayer(solver, make())(states)
+    states += 1
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        advanced.sum().backward()
+
+
+def test_a_layer_is_differentiated_once() -> None:
+    layer, states = SolverLayer(masked(), vjp.Coloured()), random_states(masked(), 1).requires_grad_()
+    weight = torch.ones((), dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad((layer(weight * states) ** 2).sum(), states, create_graph=True)
+    with pytest.raises(ConfigError, match="a SolverLayer can be differentiated once"):
+        torch.autograd.grad(slope.square().sum(), weight)
+    with pytest.raises(ConfigError, match="a SolverLayer can be differentiated once"):
+        torch.autograd.functional.hessian(lambda s: layer(s).square().sum(), states)
+
+
+class Wrong(vjp.VectorJacobianProduct):
+    """Gives what it was told to."""
+
+    def __init__(self, result: Any) -> None:
+        self.result = result
+
+    def product(self, taken: vjp.StepTaken, cotangents: Array, probes: Probes) -> Array:
+        return self.result
+
+
+@pytest.mark.parametrize(
+    ("result", "says"),
+    [
+        (None, r"Wrong.product must return float64 \(1, 2, 5, 4\), not NoneType"),
+        (np.zeros((1, 2, 5, 5)), r"must return float64 \(1, 2, 5, 4\), not float64 \(1, 2, 5, 5\)"),
+        (np.zeros((1, 2, 5, 4), np.float32), r"must return float64 .*, not float32"),
+    ],
+)
+def test_products_are_looked_at(result: Any, says: str) -> None:
+    states = random_states(masked(), 1).requires_grad_()
+    with pytest.raises(ConfigError, match=says):
+        SolverLayer(masked(), Wrong(result))(states).sum().backward()
+    with pytest.raises(NonFiniteError, match="Wrong found a product of solver 'masked' that is not finite"):
+        SolverLayer(masked(), Wrong(np.full((1, 2, 5, 4), np.nan)))(states).sum().backward()
+
+
+def test_padding_of_cotangents_does_not_matter() -> None:
+    solver, states = masked(), random_states(masked(), 2).requires_grad_()
+    for method in (vjp.StraightThrough(), vjp.RandomProbes(2), vjp.CoordinateProbes(2), vjp.Coloured()):
+        layer = SolverLayer(solver, method)
+        w = torch.ones_like(states)
+        (expected,) = torch.autograd.grad(layer(states), states, w)
+        w = w.masked_fill(~torch.from_numpy(solver.spec.active()), float("nan"))
+        (found,) = torch.autograd.grad(layer(states), states, w)
+        assert torch.equal(found, expected)
+
+
+def test_tensors_that_no_solver_takes() -> None:
+    layer = SolverLayer(LogisticSolver(), vjp.ReferenceJacobian())
+    states, params = torch.zeros(2, *layer.solver.spec.state_shape, dtype=torch.float64), torch.ones(2, 1, dtype=torch.float64)
+    for wrong in (None, states.numpy(), states.bfloat16(), states.to("meta"), states.to_sparse(), states.long()):
+        with pytest.raises(
+            ConfigError, match=r"the states of solver 'logistic' must be a dense float32 or float64 tensor, not"
+        ):
+            layer(wrong, params)
+    with pytest.raises(ConfigError, match=r"the params of solver 'logistic' must be a dense .* tensor, not ndarray"):
+        layer(states, params.numpy())
+    with pytest.raises(ConfigError, match=r"have no gradient past a SolverLayer, but these require one: detach them"):
+        layer(states, params.requires_grad_())
+    with pytest.raises(ConfigError, match="an executor must have submit"):
+        SolverLayer(LogisticSolver(), vjp.Detached(), "thread")  # type: ignore[arg-type]
+    none = states[:0].requires_grad_()
+    assert torch.autograd.grad(layer(none, params[:0].detach()).sum(), none)[0].shape == none.shape
+    nothing = random_states(LogisticSolver(), 1)  # wants no gradient: nothing is asked for
+    assert not layer(nothing, params[:1].detach()).requires_grad and layer.backward_steps == 0

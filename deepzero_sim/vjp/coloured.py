@@ -48,8 +48,9 @@ class Coloured(VectorJacobianProduct):
             ConfigError: over the whole grid.
             SolverError: the solver failed.
         """
+        self.serve(probes.solver)
         if self.radius is None and probes.spec.stencil is None and self._found is None:
-            self._found = reach(states[0], None if params is None else params[0], probes, self._differences)
+            self._found = reach(states, params, probes, self._differences)
 
     def product(self, taken: StepTaken, cotangents: Array, probes: Probes) -> Array:
         if self._windows is None:

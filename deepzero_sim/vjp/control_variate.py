@@ -17,8 +17,9 @@ from deepzero_sim.vjp.straight_through import StraightThrough
 
 
 class ControlVariate(VectorJacobianProduct):
-    """`J^T w ~ B^T w + c sum_i (w^T J v_i - (B^T w)^T v_i) v_i` for `m` directions `v_i`: where it was probed, another product
-    `B^T w` is put right. It takes `m` solver steps a product and state, twice that if central, and those of `B`.
+    """`J^T w ~ B^T w + c sum_i (w^T J v_i - (B^T w)^T v_i) S^-2 v_i` for `m` directions `v_i`, `S` the size of each
+    channel's part of `v_i`: where it was probed, another product `B^T w` is put right. It takes `m` solver steps a product
+    and state, twice that if central, and those of `B`.
 
     Args:
         count: `m`.
@@ -30,22 +31,20 @@ class ControlVariate(VectorJacobianProduct):
         ConfigError: an argument that cannot be used.
     """
 
-    def __init__(
-        self, count: int, control: VectorJacobianProduct | None, step_size: float | None, scheme: Scheme, weight: float
-    ) -> None:
+    def __init__(self, count: int, control: VectorJacobianProduct | None, step_size: float | None, scheme: Scheme) -> None:
         if not is_whole(count) or count < 1:
             raise ConfigError(f"the number of probes must be a positive whole one, not {count!r}.")
         if control is not None and not isinstance(control, VectorJacobianProduct):
             raise ConfigError(f"control must be another dz.vjp.VectorJacobianProduct, not {control!r}.")
-        self.count = count
+        self.count = int(count)
         self.control = StraightThrough() if control is None else control
         self.scheme: Scheme = scheme
         self._differences = Differences(step_size, scheme)
-        self._weight = weight
+        self._weight = 1.0
 
     @abc.abstractmethod
     def _directions(self, state: Array, product: Array, active: np.ndarray) -> Array:
-        """`v_i`, `(m, C, *N)`, zero in padding.
+        """`v_i`, `(m, C, *N)`, zero in padding; of a channel, all that are not zero have one size.
 
         Args:
             state: where, `(C, *N)`.
@@ -68,7 +67,10 @@ class ControlVariate(VectorJacobianProduct):
             params = None if taken.params is None else taken.params[b]
             answers = self._differences.along(probes, state, params, advanced, directions)
             left = (answers * w - directions * result[b]).reshape(len(directions), -1).sum(1)
-            result[b] += np.tensordot(left, directions, 1) * np.asarray(self._weight, state.dtype)
+            squares = np.square(directions)
+            sizes = squares.reshape(*squares.shape[:2], -1).max(2).reshape(*squares.shape[:2], *[1] * (state.ndim - 1))
+            dual = directions / np.where(sizes > 0, sizes, 1)
+            result[b] += np.tensordot(left, dual, 1) * np.asarray(self._weight, state.dtype)
         return result
 
     def learnt(self) -> dict[str, Array]:

@@ -31,7 +31,7 @@ class CoordinateProbes(ControlVariate):
         step_size: float | None = None,
         scheme: Scheme = "central",
     ) -> None:
-        super().__init__(points, control, step_size, scheme, weight=1.0)
+        super().__init__(points, control, step_size, scheme)
 
     def _directions(self, state: Array, product: Array, active: np.ndarray) -> Array:
         places = np.flatnonzero(active)

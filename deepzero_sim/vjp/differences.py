@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from deepzero_sim.errors import ConfigError
@@ -16,8 +14,8 @@ class Differences:
     """Directional derivatives of a step, `J v = (P(s + mu v) - P(s)) / mu`, or central, `(P(s + mu v) - P(s - mu v)) / (2 mu)`.
 
     Args:
-        step_size: `mu`, in units of the states' own root mean square; None for the one that balances rounding with
-            curvature, `eps^(1/2)` or, central, `eps^(1/3)` (Nocedal and Wright, Numerical Optimization, section 8.1).
+        step_size: `mu`, in units of the root mean square of the channel that is changed; None for the one that balances
+            rounding with curvature, `eps^(1/2)` or, central, `eps^(1/3)` (Nocedal and Wright, Numerical Optimization, section 8.1).
         scheme: ``"forward"`` or ``"central"``.
 
     Raises:
@@ -44,7 +42,7 @@ class Differences:
         Returns:
             `(n, C, *N)`.
         """
-        step = self._step(state)
+        step = self._steps(state, directions)
         count = len(directions)
         many = None if params is None else np.repeat(params[None], count, axis=0)
         plus = probes(state + step * directions, many)
@@ -52,15 +50,40 @@ class Differences:
             return np.asarray((plus - advanced) / step)
         return np.asarray((plus - probes(state - step * directions, many)) / (2 * step))
 
-    def _step(self, state: Array) -> np.floating[Any]:
-        """Of the states' own dtype, as it is added to them: a power of two, so that no digit of it is lost."""
+    def _steps(self, state: Array, directions: Array) -> Array:
+        """`mu` of each direction, `(n, 1, ...)`: as far as the channel that it changes most, in its own size, allows.
+
+        They are powers of two, so that no digit of them is lost when they are added to states of their dtype.
+        """
         eps = float(np.finfo(state.dtype).eps)
         share = self.step_size or eps ** (1 / 2 if self.scheme == "forward" else 1 / 3)
-        size = float(np.sqrt(np.mean(np.square(state, dtype=np.float64)))) or 1.0
         if share < 4 * eps:
             raise ConfigError(
                 f"step_size {share:g} is below the noise floor of {state.dtype} states, {4 * eps:.2g} of their size: take a "
                 "larger one, or None to have it chosen."
             )
-        step: np.floating[Any] = state.dtype.type(2.0 ** round(np.log2(share * size)))
-        return step
+        sizes = channel_sizes(state)
+        reach = np.stack([_size(direction) / sizes for direction in directions]).max(1)
+        exponents = np.round(np.log2(share) - np.log2(np.where(reach > 0, reach, 1.0)))
+        if not (np.abs(exponents) < np.log2(float(np.finfo(state.dtype).max)) - 1).all():
+            raise ConfigError(
+                f"step_size {share:g} of states whose channels have sizes {sizes} is beyond {state.dtype}: take a smaller one."
+            )
+        return np.asarray((2.0**exponents).astype(state.dtype).reshape(-1, *[1] * state.ndim))
+
+
+def channel_sizes(state: Array) -> Array:
+    """The root mean square of each channel's values that are not zero, `(C,)`, float64.
+
+    A channel of zeros has that of the smallest other, for want of better; 1 if there is none.
+    """
+    sizes = _size(state)
+    known = sizes[sizes > 0]
+    return np.where(sizes > 0, sizes, known.min() if len(known) else 1.0)
+
+
+def _size(values: Array) -> Array:
+    flat = values.reshape(len(values), -1).astype(np.float64)
+    largest = np.abs(flat).max(1, keepdims=True)
+    shares = flat / np.where(largest > 0, largest, 1.0)  # their squares neither overflow nor vanish
+    return np.asarray(largest[:, 0] * np.sqrt(np.square(shares).sum(1) / np.maximum((flat != 0).sum(1), 1)))

@@ -3,59 +3,81 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
 from deepzero_sim.errors import RunError
 from deepzero_sim.files import replacing
+from deepzero_sim.probing import Probes
 from deepzero_sim.types import Array
+
+FORMAT = "deepzero-sim jacobians 1"
 
 
 class KeptJacobians:
-    """Arrays by a digest of all they depend on: the solver's step at the state, so that another solver's are never taken.
+    """Arrays by a digest of all they depend on, steps of the solver among it, so that another solver's are never taken.
+
+    What is found counts as many solver steps as it took to measure it: a run costs the same, whoever paid.
 
     Args:
         path: a safetensors file, read where it is there; None to keep nothing.
 
     Raises:
-        RunError: the file is damaged, or none of this kind.
+        RunError: the file is damaged, none of this kind, or lies where nothing can be written.
     """
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
-        self._kept: dict[str, Array] = {}
+        self._arrays: dict[str, Array] = {}
+        self._facts: dict[str, dict[str, str | int]] = {}  # of each digest, solver steps and the arrays' own digest
         self._changed = False
-        if path is None or not path.exists():
+        if path is None:
             return
+        _require_writable(path)
+        if path.exists():
+            self._read(path)
+
+    def _read(self, path: Path) -> None:
         try:
-            self._kept = load_file(path)
-        except (SafetensorError, OSError, ValueError) as error:
+            with safe_open(path, framework="numpy") as file:
+                metadata = file.metadata() or {}
+                names = file.keys() if metadata.get("format") == FORMAT else []
+                self._arrays = {name: file.get_tensor(name) for name in names}
+            facts = json.loads(metadata["facts"])
+            whole = all(facts[key]["content"] == _content(self._of(key)) and facts[key]["steps"] >= 0 for key in facts)
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
             raise RunError(
-                f"{path} must be a safetensors file of Jacobians, but it cannot be read ({error}): delete it to have them "
-                "measured anew, or name another file."
+                f"{path} must be a file of Jacobians of this package, but it is not, or damaged ({type(error).__name__}: {error}): "
+                "name another file, or remove it if nothing else needs it."
             ) from error
+        if not whole:
+            raise RunError(f"{path} holds Jacobians that were changed: remove it to have them measured anew.")
+        self._facts = facts
 
     def get(
-        self, settings: Sequence[str], at: Sequence[np.ndarray], measure: Callable[[], dict[str, Array]]
+        self, settings: Sequence[str], at: Sequence[np.ndarray], probes: Probes, measure: Callable[[], dict[str, Array]]
     ) -> dict[str, Array]:
         """What was measured by some settings at some states, or is now."""
-        digest = hashlib.sha256(" ".join(settings).encode())
-        for array in at:
-            digest.update(f"{array.dtype} {array.shape}".encode())
-            digest.update(array.tobytes())
-        key = digest.hexdigest()[:32] + "."
-        found = {name.removeprefix(key): array for name, array in self._kept.items() if name.startswith(key)}
-        if found:
-            return found
+        key = _digest(settings, at)
+        if key in self._facts:
+            probes.steps += int(self._facts[key]["steps"])
+            return self._of(key)
+        before = probes.steps
         measured = measure()
         if self._path is not None:
-            self._kept |= {key + name: array for name, array in measured.items()}
+            self._arrays |= {f"{key}.{name}": array for name, array in measured.items()}
+            self._facts[key] = {"steps": probes.steps - before, "content": _content(measured)}
             self._changed = True
         return measured
+
+    def _of(self, key: str) -> dict[str, Array]:
+        return {name.partition(".")[2]: array for name, array in self._arrays.items() if name.startswith(f"{key}.")}
 
     def save(self) -> None:
         """Write the file if there is something new.
@@ -65,10 +87,32 @@ class KeptJacobians:
         """
         if self._path is None or not self._changed:
             return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(self._path) as aside:
             try:
-                save_file(self._kept, aside)
+                save_file(self._arrays, aside, metadata={"format": FORMAT, "facts": json.dumps(self._facts)})
             except SafetensorError as error:  # its name for an input/output error
                 raise OSError(f"the Jacobians in {self._path} cannot be written ({error})") from error
         self._changed = False
+
+
+def _digest(words: Sequence[str], arrays: Sequence[np.ndarray]) -> str:
+    digest = hashlib.sha256(" ".join(words).encode())
+    for array in arrays:
+        digest.update(f"{array.dtype} {array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()[:32]
+
+
+def _content(arrays: dict[str, Array]) -> str:
+    return _digest(sorted(arrays), [arrays[name] for name in sorted(arrays)])
+
+
+def _require_writable(path: Path) -> None:
+    """Before hours are spent on what is to be written there."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        usable = os.access(path.parent, os.W_OK)
+    except (OSError, ValueError) as error:
+        raise RunError(f"Jacobians cannot be kept in {path} ({error}): name a file in a folder that can be written.") from error
+    if not usable:
+        raise RunError(f"Jacobians cannot be kept in {path}: name a file in a folder that can be written.")

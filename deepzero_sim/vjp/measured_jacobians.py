@@ -12,6 +12,7 @@ from deepzero_sim.types import Array
 from deepzero_sim.vjp.base_jacobian import BaseJacobian
 from deepzero_sim.vjp.differences import Differences
 from deepzero_sim.vjp.kept_jacobians import KeptJacobians
+from deepzero_sim.vjp.metric import Metric
 from deepzero_sim.vjp.windows import Windows
 
 
@@ -39,14 +40,27 @@ class MeasuredJacobians:
         block: of :class:`~deepzero_sim.vjp.base_jacobian.BaseJacobian`.
         radius: of the windows.
         kept: where to look first, and to leave what is measured.
+        metric: by which references are near.
+        fingerprint: what tells the solver from others, which may take the same steps from the references.
     """
 
-    def __init__(self, probes: Probes, differences: Differences, block: int, radius: int, kept: KeptJacobians) -> None:
+    def __init__(
+        self,
+        probes: Probes,
+        differences: Differences,
+        block: int,
+        radius: int,
+        kept: KeptJacobians,
+        metric: Metric,
+        fingerprint: Array,
+    ) -> None:
         self._probes, self._differences, self._kept = probes, differences, kept
+        self.metric, self.fingerprint = metric, fingerprint
         self._active = probes.spec.active()
         self._base, self._windows = BaseJacobian(self._active, block), Windows(self._active, radius)
         self._settings = f"1 {differences.scheme} {differences.step_size} {block}", f"1 {radius}"
         self.references: list[Reference] = []
+        self._coordinates = np.empty((0, 0))
 
     def add(self, state: Array, params: Array | None, advanced: Array) -> None:
         """Measure at a state, `(C, *N)`, whose step gave `advanced`: at the first one, the whole Jacobian too.
@@ -54,13 +68,15 @@ class MeasuredJacobians:
         Raises:
             SolverError: the solver failed.
         """
-        added = Reference(state, params, advanced, csr_array((0, 0)))
+        added = Reference(state.copy(), params, advanced.copy(), csr_array((0, 0)))
         first = self.references[0] if self.references else added
-        of_base = [self._active, *first.known_by]
+        of_base = [self._active, self.fingerprint, *first.known_by]
         if first is added:
-            self._base.take(self._kept.get(self._settings[:1], of_base, lambda: self._whole(added)))
-        measured = self._kept.get(self._settings, [*of_base, *added.known_by], lambda: self._difference(added))
+            self._base.take(self._kept.get(self._settings[:1], of_base, self._probes, lambda: self._whole(added)))
+        measured = self._kept.get(self._settings, [*of_base, *added.known_by], self._probes, lambda: self._difference(added))
         self.references.append(added._replace(difference=self._windows.filled(measured["difference"])))
+        place = self._place(state, params)
+        self._coordinates = np.concatenate([self._coordinates, place]) if len(self.references) > 1 else place
 
     def _whole(self, at: Reference) -> dict[str, Array]:
         self._base.measure(at.state, at.params, at.advanced, self._probes, self._differences)
@@ -71,9 +87,12 @@ class MeasuredJacobians:
         answers = self._differences.along(self._probes, at.state, at.params, at.advanced, directions)
         return {"difference": self._windows.transposed(self._base.left_of(answers, directions)).data}
 
-    def nearest(self, state: Array) -> Reference:
-        """The reference nearest to a state, `(C, *N)`."""
-        return min(self.references, key=lambda reference: float(np.square(reference.state - state).sum()))
+    def nearest(self, state: Array, params: Array | None) -> Reference:
+        """The reference nearest to a state, `(C, *N)`, and its parameters."""
+        return self.references[int(np.square(self._coordinates - self._place(state, params)).sum(1).argmin())]
+
+    def _place(self, state: Array, params: Array | None) -> Array:
+        return self.metric.coordinates(state[None], None if params is None else params[None])
 
     def transposed(self, references: list[Reference], cotangents: Array) -> Array:
         """`J(s_r)^T w` of a reference each, `(B, n)` to `(B, n)`."""

@@ -1,4 +1,4 @@
-"""A few states that stand for many."""
+"""A few points that stand for many."""
 
 from __future__ import annotations
 
@@ -7,17 +7,16 @@ import numpy as np
 from deepzero_sim.types import Array
 
 
-def medoids(states: Array, count: int) -> np.ndarray:
-    """Indices of states that all others are near to: one after the other, the one that most reduces the sum of all states'
+def medoids(points: Array, count: int) -> np.ndarray:
+    """Indices of points that all others are near to: one after the other, the one that most reduces the sum of all points'
     squared distances to the nearest chosen (BUILD of Kaufman and Rousseeuw, Finding Groups in Data, 1990, section 2.4). The
     first is the one nearest to the mean.
 
     Args:
-        states: `(B, C, *N)`.
+        points: `(B, n)`, one or more.
         count: how many, at most; fewer if all others are the same as those.
     """
-    flat = states.reshape(len(states), -1).astype(np.float64)
-    flat -= flat.mean(0)
+    flat = points - points.mean(0)
     squares = np.square(flat).sum(1)
     distances = np.maximum(squares[:, None] + squares - 2 * flat @ flat.T, 0)
     np.fill_diagonal(distances, 0)

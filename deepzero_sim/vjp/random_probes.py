@@ -7,17 +7,19 @@ from typing import final
 
 import numpy as np
 
+from deepzero_sim.errors import ConfigError
 from deepzero_sim.schemes import Scheme
-from deepzero_sim.types import Array
+from deepzero_sim.types import Array, is_whole
 from deepzero_sim.vjp.base import VectorJacobianProduct
 from deepzero_sim.vjp.control_variate import ControlVariate
+from deepzero_sim.vjp.differences import channel_sizes
 
 
 @final
 class RandomProbes(ControlVariate):
-    """Directions of random signs, with `c = 1 / m`: `E[v v^T] = I`, so that the estimate is right on average whatever the step
-    (Hutchinson, Commun. Stat. Simul. 19, 1990; control variates: Glasserman, Monte Carlo Methods in Financial Engineering,
-    section 4.1).
+    """Directions of random signs, in units of each channel's size, with `c = 1 / m`: `E[v v^T] = S^2`, so that the estimate
+    is right on average whatever the step (Hutchinson, Commun. Stat. Simul. 19, 1990; control variates: Glasserman, Monte
+    Carlo Methods in Financial Engineering, section 4.1).
 
     The nearer `B` is to `J`, the less is left to chance: of the rest, the error is `((n - 1) / m)^(1/2)` of its size for `n`
     points, and a rollout multiplies it from step to step.
@@ -38,10 +40,15 @@ class RandomProbes(ControlVariate):
         scheme: Scheme = "central",
         seed: int = 0,
     ) -> None:
-        super().__init__(directions, control, step_size, scheme, weight=1 / max(directions, 1))
-        self.seed = seed
+        if not is_whole(seed) or seed < 0:
+            raise ConfigError(f"seed must be 0 or a positive whole number, not {seed!r}.")
+        super().__init__(directions, control, step_size, scheme)
+        self._weight = 1 / self.count
+        self.seed = int(seed)
 
     def _directions(self, state: Array, product: Array, active: np.ndarray) -> Array:
         digest = hashlib.sha256(state.tobytes()).digest()
         generator = np.random.default_rng([self.seed, int.from_bytes(digest[:8], "little")])
-        return np.asarray(generator.choice(np.array([-1, 1], state.dtype), size=(self.count, *state.shape)) * active)
+        signs = generator.choice(np.array([-1, 1], state.dtype), size=(self.count, *state.shape))
+        sizes = channel_sizes(state).astype(state.dtype).reshape(-1, *[1] * (state.ndim - 1))
+        return np.asarray(signs * sizes * active)

@@ -6,52 +6,64 @@ import numpy as np
 
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.probing import Probes
+from deepzero_sim.solver import require_states
 from deepzero_sim.types import Array
 from deepzero_sim.vjp.differences import Differences
 
-#: Points of each channel that are probed, and the share of a response's size that may lie farther than what is found.
-POINTS, BEYOND = 8, 0.01
+#: States and, of each channel, points that are probed at each; and the share of an answer's size that may lie farther.
+STATES, POINTS, BEYOND = 4, 8, 0.01
 
 
-def reach(state: Array, params: Array | None, probes: Probes, differences: Differences) -> int:
+def reach(states: Array, params: Array | None, probes: Probes, differences: Differences) -> int:
     """The least radius within which a step answers to a change of one point, but for a hundredth of the answer's size.
 
+    Half of the points lie all over the grid, half of them where a state differs most from a channel's mean.
+
     Args:
-        state: where, `(C, *N)`.
-        params: `(K,)` or None.
-        probes: advances states: `POINTS` of each channel, twice that if central, and one.
+        states: some of which are probed, `(B, C, *N)`.
+        params: `(B, K)` or None.
+        probes: advances states: for each of `STATES` one and `POINTS` of every channel, twice that if central.
         differences: how.
 
     Returns:
-        In points, the largest along any axis, around the ends of axes too.
+        In points, the largest along any axis, around the ends of axes too; at least 1, for points at rest may answer alone.
 
     Raises:
         ConfigError: over more than half of the longest axis.
-        SolverError: the solver failed.
+        SolverError: they are none of the solver's states, or the solver failed.
     """
-    places = _places(probes.spec.active())
-    directions = np.zeros((len(places), *state.shape), state.dtype)
-    directions[(np.arange(len(places)), *places.T)] = 1
-    advanced = probes(state[None], None if params is None else params[None])[0]
-    answers = differences.along(probes, state, params, advanced, directions)
-    found = max(_radius(answer, place[1:]) for answer, place in zip(answers, places, strict=True))
-    longest = max(state.shape[1:])
-    if 2 * (2 * found + 1) > longest > 1:
+    require_states(probes.spec, states, params)
+    some = np.unique(np.linspace(0, len(states) - 1, STATES, dtype=int))
+    found = max(_at(states[b], None if params is None else params[b], probes, differences) for b in some)
+    longest = max(states.shape[2:])
+    if 2 * (2 * found + 1) > longest > POINTS:
         raise ConfigError(
             f"a step of solver {probes.spec.name!r} carries information over {found} points or more of {longest}, too far for "
             "Coloured to be cheap: take ReferenceJacobian, or give Coloured a radius within which a step carries most."
         )
-    return found
+    return max(found, 1)
 
 
-def _places(active: np.ndarray) -> np.ndarray:
-    """Active points of every channel spread over the grid, `(n, 1 + axes)`."""
+def _at(state: Array, params: Array | None, probes: Probes, differences: Differences) -> int:
+    places = _places(state, probes.spec.active())
+    directions = np.zeros((len(places), *state.shape), state.dtype)
+    directions[(np.arange(len(places)), *places.T)] = 1
+    advanced = probes(state[None], None if params is None else params[None])[0]
+    answers = differences.along(probes, state, params, advanced, directions)
+    return max(_radius(answer, place[1:]) for answer, place in zip(answers, places, strict=True))
+
+
+def _places(state: Array, active: np.ndarray) -> np.ndarray:
+    """Active points of every channel, `(n, 1 + axes)`."""
     found = []
     for channel in range(len(active)):
         points = np.argwhere(active[channel])
+        values = state[channel][active[channel]]
         # neither at an end of the grid, nor in step with it
-        some = points[np.unique((np.arange(POINTS) + 0.5) * len(points) // POINTS).astype(int)] if len(points) else points
-        found.append(np.insert(some, 0, channel, axis=1))
+        over = ((np.arange(POINTS // 2) + 0.5) * len(points) // (POINTS // 2)).astype(int) if len(points) else []
+        most = np.argsort(-np.abs(values - values.mean()), kind="stable")[: POINTS // 2] if len(points) else []
+        chosen = points[np.unique([*over, *most]).astype(int)]
+        found.append(np.insert(chosen, 0, channel, axis=1))
     return np.concatenate(found)
 
 

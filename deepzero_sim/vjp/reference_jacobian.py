@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TypeAlias, final
 
@@ -10,7 +11,7 @@ import numpy as np
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.probing import Probes
 from deepzero_sim.schemes import Scheme
-from deepzero_sim.solver import SolverSpec
+from deepzero_sim.solver import SolverSpec, require_states
 from deepzero_sim.types import Array, is_number, is_whole
 from deepzero_sim.vjp.base import StepTaken, VectorJacobianProduct
 from deepzero_sim.vjp.base_jacobian import BaseJacobian
@@ -18,6 +19,7 @@ from deepzero_sim.vjp.differences import Differences
 from deepzero_sim.vjp.kept_jacobians import KeptJacobians
 from deepzero_sim.vjp.measured_jacobians import MeasuredJacobians, Reference
 from deepzero_sim.vjp.medoids import medoids
+from deepzero_sim.vjp.metric import Metric
 from deepzero_sim.vjp.windows import Windows
 
 #: Products from one check against the solver to the next, where there is a tolerance.
@@ -44,7 +46,8 @@ class ReferenceJacobian(VectorJacobianProduct):
 
     Args:
         references: at how many states, at most. They are those that all others are nearest to among the ones it is prepared
-            with, or among those of its first product; see :func:`~deepzero_sim.vjp.medoids.medoids`.
+            with, or among those of its first product; see :func:`~deepzero_sim.vjp.medoids.medoids`, and for what is near,
+            :class:`~deepzero_sim.vjp.metric.Metric`.
         radius: of the windows within which references differ, in points. A step that differs locally over no more, such as one
             of stencil `radius`, is exact at every reference.
         block: `b`, points along each axis whose far effects are taken to be the same; 1 measures every point.
@@ -89,6 +92,10 @@ class ReferenceJacobian(VectorJacobianProduct):
         self.tolerance = tolerance
         self.secants = secants
         self.memory = memory
+        if not isinstance(secants, bool):
+            raise ConfigError(f"secants must be true or false, not {secants!r}.")
+        if file is not None and (not isinstance(file, str | Path) or not str(file)):
+            raise ConfigError(f"file must be a path, or None to keep nothing, not {file!r}.")
         self.file = None if file is None else Path(file)
         self._differences = Differences(step_size, scheme)
         self._measured: MeasuredJacobians | None = None
@@ -96,8 +103,10 @@ class ReferenceJacobian(VectorJacobianProduct):
         self._known: dict[str, Array] = {}
 
     def prepare(self, states: Array, params: Array | None, probes: Probes) -> None:
-        chosen = medoids(states, self.references)
-        self._measure_at(states[chosen], None if params is None else params[chosen], probes)
+        require_states(probes.spec, states, params)
+        metric = Metric.of(states, params)
+        chosen = medoids(metric.coordinates(states, params), self.references)
+        self._measure_at(states[chosen], None if params is None else params[chosen], metric, probes)
 
     def measure(self, states: Array, params: Array | None, probes: Probes) -> None:
         """Measure at states of one's choice, in place of what was measured before.
@@ -109,30 +118,40 @@ class ReferenceJacobian(VectorJacobianProduct):
 
         Raises:
             ConfigError: they would not fit into memory.
-            SolverError: the solver failed.
+            SolverError: they are none of the solver's states, or the solver failed.
         """
-        base = medoids(states, 1)[0]
+        require_states(probes.spec, states, params)
+        metric = Metric.of(states, params)
+        base = medoids(metric.coordinates(states, params), 1)[0]
         order = [base, *(r for r in range(len(states)) if r != base)]
-        self._measure_at(states[order], None if params is None else params[order], probes)
+        self._measure_at(states[order], None if params is None else params[order], metric, probes)
 
-    def _measure_at(self, states: Array, params: Array | None, probes: Probes) -> None:
+    def _measure_at(self, states: Array, params: Array | None, metric: Metric, probes: Probes) -> None:
         """The whole one at the first."""
+        self.serve(probes.solver)
         self._require_fits(len(states), probes.spec)
-        self._measure(StepTaken(states, params, probes(states, params)), probes)
+        taken = StepTaken(states, params, probes(states, params))
+        some = np.where(probes.spec.active(), np.random.default_rng(0).choice([-1, 1], states.shape[1:]), 0)
+        first = None if params is None else params[0]
+        answer = self._differences.along(probes, states[0], first, taken.advanced[0], some[None].astype(states.dtype))
+        self._measure(taken, metric, answer, probes)
 
-    def _measure(self, taken: StepTaken, probes: Probes) -> None:
-        self._kept = KeptJacobians(self.file)
-        self._measured = MeasuredJacobians(probes, self._differences, self.block, self.radius, self._kept)
-        for b in range(len(taken.states)):
-            self._measured.add(*_at(taken, b))
-        self._kept.save()
+    def _measure(self, taken: StepTaken, metric: Metric, fingerprint: Array, probes: Probes) -> None:
+        kept = KeptJacobians(self.file)
+        measured = MeasuredJacobians(probes, self._differences, self.block, self.radius, kept, metric, fingerprint)
+        try:
+            for b in range(len(taken.states)):
+                measured.add(*_at(taken, b))
+        finally:
+            kept.save()
+        self._kept, self._measured = kept, measured  # a solver that failed leaves what was there before
 
     def product(self, taken: StepTaken, cotangents: Array, probes: Probes) -> Array:
         measured = self._measured or self._begin(taken, probes)
         if self.tolerance is not None:
             self._check(taken, probes, measured)
         active = probes.spec.active()
-        nearest = [measured.nearest(state) for state in taken.states]
+        nearest = [measured.nearest(*_at(taken, b)[:2]) for b in range(len(taken.states))]
         found = measured.transposed(nearest, cotangents[:, active])
         if self.secants:
             for b, reference in enumerate(nearest):
@@ -143,8 +162,10 @@ class ReferenceJacobian(VectorJacobianProduct):
 
     def _begin(self, taken: StepTaken, probes: Probes) -> MeasuredJacobians:
         if self._known:
-            known = self._known
-            self._measure(StepTaken(known["states"], known.get("params"), known["advanced"]), probes)
+            known, before = self._known, probes.steps
+            references = StepTaken(known["states"], known.get("params"), known["advanced"])
+            self._measure(references, Metric(known["sizes"], known["spans"]), known["fingerprint"], probes)
+            probes.steps = before  # they were counted when they were measured first
         else:
             self.prepare(taken.states, taken.params, probes)
         assert self._measured is not None
@@ -161,11 +182,18 @@ class ReferenceJacobian(VectorJacobianProduct):
         active = probes.spec.active()
         direction = np.where(active, generator.choice([-1, 1], size=active.shape), 0).astype(state.dtype)
         answer = self._differences.along(probes, state, params, advanced, direction[None])[0, active]
-        error = np.linalg.norm(answer - measured.along(measured.nearest(state), direction[active]))
+        error = np.linalg.norm(answer - measured.along(measured.nearest(state, params), direction[active]))
         if error > self.tolerance * np.linalg.norm(answer):
+            self._add_if_it_fits(measured, (state, params, advanced), probes)
+
+    def _add_if_it_fits(self, measured: MeasuredJacobians, step: _Step, probes: Probes) -> None:
+        try:
             self._require_fits(len(measured.references) + 1, probes.spec)
-            measured.add(state, params, advanced)
-            self._kept.save()
+        except ConfigError as error:
+            warnings.warn(f"products are off by more than tolerance, and no more is measured: {error}", stacklevel=2)
+            return
+        measured.add(*step)
+        self._kept.save()
 
     def learnt(self) -> dict[str, Array]:
         if self._measured is None:
@@ -176,6 +204,9 @@ class ReferenceJacobian(VectorJacobianProduct):
             "states": np.stack([reference.state for reference in references]),
             "advanced": np.stack([reference.advanced for reference in references]),
             "products": np.array(self._products, dtype=np.float64),
+            "sizes": self._measured.metric.sizes,
+            "spans": self._measured.metric.spans,
+            "fingerprint": self._measured.fingerprint,
         }
         return known | ({"params": np.stack(params)} if params else {})
 

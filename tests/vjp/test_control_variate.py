@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from jacobians import diffused_advection, exact_jacobian, masked, random_states
@@ -71,3 +73,9 @@ def test_refusals() -> None:
         CoordinateProbes("all")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"control must be another dz\.vjp\.VectorJacobianProduct, not 'exact'"):
         RandomProbes(3, "exact")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, "a", None])
+def test_seeds_are_whole_numbers(seed: Any) -> None:
+    with pytest.raises(ConfigError, match="seed must be 0 or a positive whole number"):
+        RandomProbes(seed=seed)
