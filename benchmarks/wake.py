@@ -22,7 +22,7 @@ from deepzero_sim.console import console, training_bar
 from deepzero_sim.coupling import SolverLoop
 from deepzero_sim.datasets import trajectories
 from deepzero_sim.datasets.trajectories import Trajectories
-from deepzero_sim.errors import DivergedError, MissingExtraError, NonFiniteError
+from deepzero_sim.errors import ConfigError, DivergedError, MissingExtraError, NonFiniteError
 from deepzero_sim.experiment import build_corrector, cost, evaluate_on, train
 from deepzero_sim.models.corrector import NoCorrection
 from deepzero_sim.run_folder import load_checkpoint, snapshot
@@ -38,10 +38,16 @@ def bench_wake(settings: BenchWakeSettings) -> Sequence[tuple[str, ...]]:
     """Train, evaluate and report; see the module. Returns the table.
 
     Raises:
+        ConfigError: settings that cannot be used.
         MissingExtraError: something that is needed is not installed; said before hours are spent.
     """
     _require_extras(settings)
+    build_corrector(settings.network, build_solver(demo.WAKE).spec, 0)  # says it now if it cannot be made
     data = demo.data_settings(settings.output / "data", settings.workers)
+    if settings.steps > data.simulations.steps - data.simulations.discard - 1:
+        raise ConfigError(
+            f"steps must be below the {data.simulations.steps - data.simulations.discard} frames of the test data."
+        )
     demo.make_data(data)
     train_path, test_path = (file.output for file in data.files)
     trainings: list[Training] = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -61,10 +61,10 @@ def check(settings: CheckSettings, report: Callable[[str], None] = lambda name: 
         report("the true gradients")
         checks: dict[str, GradientCheck] = {}
         left_out: dict[str, str] = {}
-        for component in settings.vjp:
-            with _leaving_out(settings, component, left_out):
-                checks[_name(component)] = compared.product(truth, build_product(component))
-            report(_name(component))
+        for component, name in zip(settings.vjp, _names(settings.vjp), strict=True):
+            with _leaving_out(settings, name, left_out):
+                checks[name] = compared.product(truth, build_product(component))
+            report(name)
         if settings.estimator is not None:
             checks[_name(settings.estimator)] = compared.estimator(truth, settings.estimator)
             report(_name(settings.estimator))
@@ -117,14 +117,31 @@ def _twin(component: Component | None) -> DifferentiableSolver | None:
 
 
 @contextmanager
-def _leaving_out(settings: CheckSettings, component: Component, left_out: dict[str, str]) -> Iterator[None]:
+def _leaving_out(settings: CheckSettings, name: str, left_out: dict[str, str]) -> Iterator[None]:
     """Note why a method does not suit the solver, if nobody asked for it."""
     try:
         yield
     except DeepZeroError as error:
         if settings.vjp != default_products():
             raise
-        left_out[_name(component)] = str(error)
+        left_out[name] = str(error)
+
+
+def _names(components: Sequence[Component]) -> list[str]:
+    """Short ones, and whole ones where two would be the same.
+
+    Raises:
+        ConfigError: a method is there twice.
+    """
+    short = [_name(component) for component in components]
+    names = [
+        name if short.count(name) == 1 else f"{component.name} {component.args}"
+        for name, component in zip(short, components, strict=True)
+    ]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"vjp must name each method once, but {name} is there {names.count(name)} times.")
+    return names
 
 
 def _name(component: Component) -> str:

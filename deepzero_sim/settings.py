@@ -276,6 +276,8 @@ class CheckSettings:
         for name in ("unroll", "batch_size", "batches", "directions"):
             _require_positive(name, getattr(self, name))
         _require_seed(self.seed)
+        if self.unroll < 2:
+            raise ConfigError("unroll must be at least 2: no gradient passes the first step, which is before the network.")
         if not self.vjp and self.estimator is None:
             raise ConfigError("no gradients are asked for: give vjp at least one, or name an estimator.")
 
@@ -420,3 +422,5 @@ class BenchWakeSettings:
                 f"unroll must be at least 2, because the first step does not depend on the network, and below 2**31, "
                 f"not {self.unroll}."
             )
+        if not self.methods or len(set(self.methods)) < len(self.methods):
+            raise ConfigError(f"methods must name one or more, each once, not {', '.join(self.methods) or 'none'}.")

@@ -8,8 +8,8 @@ which are exact because it is local (LAYER); and from losses alone (ZO-SOL), whi
 be differentiated.
 
 Run: python examples/burgers.py
-Gives, in about a minute on 2 cores, the mean absolute error over 100 steps of 8 unseen trajectories:
-SRC 0.0330, NON 0.0182, LAYER 0.0225 after 302,400 solver steps, ZO-SOL 0.0226 after 1,948,800. Burgers forgets quickly, so single steps say nearly
+Gives, in about a minute on 2 cores, the mean absolute error over 100 steps of 8 unseen trajectories: SRC 0.0330, NON 0.0182,
+LAYER 0.0225 after 302,400 solver steps, ZO-SOL 0.0226 after 1,948,800. Burgers forgets quickly, so single steps say nearly
 all there is to learn and NON is hard to beat; the wake (`make demo`) is where the loop matters.
 """
 

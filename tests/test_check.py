@@ -263,7 +263,7 @@ def test_steps_of_a_layer_are_counted(there: bool) -> None:
     found = dz.check_gradient(layer, states(3), twin=twin(there), directions=20)
     coloured = 4 * 2  # sixteen points in five parts of three or four
     assert (found.steps.forward, found.steps.backward) == (3, 3 * coloured) and layer.backward_steps == 3 * coloured
-    assert found.steps.check == SWEEP + (0 if there else 3 * 20 * 2)
+    assert found.steps.check == SWEEP + (1 if there else 3 * 20 * 2)  # one step to look whether the twin is one
     assert solver.states == found.steps.forward + found.steps.backward + found.steps.check
     assert found.steps_per_gradient == 1 + coloured
 
@@ -275,7 +275,7 @@ def test_steps_of_an_oracle_are_counted(there: bool) -> None:
     found = dz.check_gradient(oracle, batch, batch, twin=twin(there), directions=10)
     rollout, queries = 2 * 6, 2 * 2 * 5  # a rollout of two states, and the two queries of a direction
     assert found.steps.forward == 2 * rollout and found.steps.backward == 2 * 2 * 5 * 8
-    along = 0 if there else 2 * 10 * queries + rollout  # of two batches, the first of which was prepared for the sweep
+    along = 1 if there else 2 * 10 * queries + rollout  # of two batches, the first of which was prepared for the sweep
     assert found.steps.check == 2 * rollout + 8 * 8 * queries + along
     assert solver.states == found.steps.forward + found.steps.backward + found.steps.check
 
@@ -364,3 +364,15 @@ def test_a_twin_without_a_gradient() -> None:
         dz.check_gradient(layer, states(), twin=Numpy())
     with pytest.raises(NonFiniteError, match="what the twin 'burgers' returned must be finite"):
         dz.check_gradient(layer, states(), twin=NaN())
+
+
+@pytest.mark.parametrize("subject", ["layer", "oracle"])
+def test_a_twin_that_takes_another_step(subject: str) -> None:
+    class Twice(DifferentiableBurgers):
+        def differentiable_step(self, states: torch.Tensor, params: torch.Tensor | None = None) -> torch.Tensor:
+            return states + 2 * (super().differentiable_step(states, params) - states)
+
+    oracle, batch = burgers_oracle()
+    asked: tuple[Any, ...] = (dz.SolverLayer(Burgers(), vjp.Coloured()), states()) if subject == "layer" else (oracle, batch)
+    with pytest.raises(ConfigError, match=r"a twin takes the solver's step, but 'burgers' and 'burgers' are .* apart after"):
+        dz.check_gradient(*asked, twin=Twice())

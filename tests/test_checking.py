@@ -189,6 +189,8 @@ def test_the_figure_says_what_it_shows() -> None:
         (["--directions", "3"], "directions must be a whole number of 8 or more, not 3"),
         (["--batches", "0"], "batches must be a positive number"),
         (["--unroll", "12"], "a rollout of 12 steps needs trajectories of at least 13 frames"),
+        (["--unroll", "1"], "unroll must be at least 2: no gradient passes the first step"),
+        (["--vjp", str([{"name": "deepzero_sim.vjp.Detached"}] * 2)], "vjp must name each method once"),
         (["--vjp", "[]"], "no gradients are asked for"),
         (["--vjp", '[{"name": "problems.Burgers"}]'], "must make a dz.vjp.VectorJacobianProduct, not Burgers"),
         (["--vjp", '[{"name": "deepzero_sim.vjp.Coloured", "args": {"radius": -1}}]'], "radius must be a whole number"),
@@ -204,6 +206,12 @@ def test_settings_that_cannot_be_used(folder: Path, capsys: pytest.CaptureFixtur
     status, out, err = call(capsys, *options)
     assert status == 2 and "Traceback" not in out + err and not (folder / "check").exists()
     assert err.startswith("deepzero-sim: ") and err.endswith(".\n") and err.count("\n") == 1 and re.search(says, err), err
+
+
+def test_methods_of_the_same_name_are_told_apart(folder: Path) -> None:
+    (folder / "mine.py").write_text("from deepzero_sim.vjp import Coloured\n")
+    both = [Component("mine.py:Coloured"), Component("deepzero_sim.vjp.Coloured")]
+    assert list(check(settings(folder, vjp=both)).checks) == ["mine.py:Coloured {}", "deepzero_sim.vjp.Coloured {}"]
 
 
 def test_a_product_of_ones_own(folder: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from deepzero_sim.check.subject import Found, Subject, Vector, require_twin, two_answers
+from deepzero_sim.check.subject import Found, Subject, Vector, require_same_step, require_twin, two_answers
 from deepzero_sim.errors import ConfigError, NonFiniteError
 from deepzero_sim.layer import SolverLayer
 from deepzero_sim.randomness import seeded
@@ -63,6 +63,9 @@ class LayerProducts(Subject):
 
     def exact(self, twin: DifferentiableSolver) -> list[Vector]:
         require_twin(twin, self._spec)
+        one = None if self._params is None else self._params[:1]
+        require_same_step(twin, self._layer.solver, self._states[:1].detach(), one)
+        self.steps += 1
         states = self._states.detach().clone().requires_grad_()
         advanced = twin.differentiable_step(states, self._params)
         if not bool(torch.isfinite(advanced).all()):

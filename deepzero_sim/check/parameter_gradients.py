@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
-from deepzero_sim.check.subject import Found, Subject, Vector, require_twin, two_answers
+from deepzero_sim.check.subject import Found, Subject, Vector, require_same_step, require_twin, two_answers
 from deepzero_sim.coupling import SolverLoop
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.estimator import BackPropagation, Estimator
@@ -69,6 +70,10 @@ class ParameterGradients(Subject):
             )
         loop = self._oracle.loop
         require_twin(twin, loop.solver.spec)
+        states, params = (None if part is None else torch.as_tensor(part)[:1] for part in self._batches[0][:2])
+        assert states is not None
+        require_same_step(twin, loop.solver, states, params)
+        self.steps += 1
         oracle = LoopOracle(SolverLoop(twin, loop.corrector, loop.unroll, "exact"), self._oracle.loss_function)
         return ParameterGradients(oracle, self._batches).found().gradients
 

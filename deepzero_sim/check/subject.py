@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from deepzero_sim.errors import ConfigError
-from deepzero_sim.solver import DifferentiableSolver, SolverSpec
+from deepzero_sim.solver import DifferentiableSolver, Solver, SolverSpec, checked_step
+from deepzero_sim.types import to_array
 
 #: A gradient, or one of `n` directions and its slope: `(d,)`, `(n, d)`, `(n,)`.
 Vector = NDArray[np.float64]
@@ -92,6 +94,30 @@ def require_twin(twin: DifferentiableSolver, spec: SolverSpec) -> None:
     ours, theirs = (f"{s.dtype} states of shape {s.state_shape}" for s in (spec, twin.spec))
     if ours != theirs:
         raise ConfigError(f"a twin takes the same states as the solver, {ours}, not {theirs}: check its resolution and dtype.")
+
+
+#: Of a step's change, how much a twin's step may differ: they need not be of one mind about rounding, or how to solve.
+APART = 0.1
+
+
+def require_same_step(twin: DifferentiableSolver, solver: Solver, states: torch.Tensor, params: torch.Tensor | None) -> None:
+    """Hold a twin to the solver's step, from one state, `(1, C, *N)`.
+
+    Raises:
+        ConfigError: it takes another one.
+        SolverError: the solver failed.
+    """
+    given = to_array(states)
+    ours = checked_step(solver, given, None if params is None else to_array(params))
+    with torch.no_grad():
+        theirs = to_array(twin.differentiable_step(states, params))
+    change = float(np.linalg.norm(ours - given)) or float(np.linalg.norm(ours))
+    apart = float(np.linalg.norm((theirs - ours) * solver.spec.active()))
+    if apart > APART * change:
+        raise ConfigError(
+            f"a twin takes the solver's step, but {twin.spec.name!r} and {solver.spec.name!r} are {apart:.3g} apart after a "
+            f"step that changes {change:.3g}: check its settings and units."
+        )
 
 
 def two_answers(who: str, answers: str) -> ConfigError:

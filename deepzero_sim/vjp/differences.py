@@ -15,7 +15,8 @@ class Differences:
 
     Args:
         step_size: `mu`, in units of the root mean square of the channel that is changed; None for the one that balances
-            rounding with curvature, `eps^(1/2)` or, central, `eps^(1/3)` (Nocedal and Wright, Numerical Optimization, section 8.1).
+            rounding with curvature, `eps^(1/2)` or, central, `eps^(1/3)` (Nocedal and Wright, Numerical Optimization,
+            section 8.1).
         scheme: ``"forward"`` or ``"central"``.
 
     Raises:

@@ -53,8 +53,8 @@ class KeptJacobians:
             whole = all(facts[key]["content"] == _content(self._of(key)) and facts[key]["steps"] >= 0 for key in facts)
         except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
             raise RunError(
-                f"{path} must be a file of Jacobians of this package, but it is not, or damaged ({type(error).__name__}: {error}): "
-                "name another file, or remove it if nothing else needs it."
+                f"{path} must be a file of Jacobians of this package, but it is not, or damaged ({type(error).__name__}: "
+                f"{error}): name another file, or remove it if nothing else needs it."
             ) from error
         if not whole:
             raise RunError(f"{path} holds Jacobians that were changed: remove it to have them measured anew.")

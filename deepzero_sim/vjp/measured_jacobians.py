@@ -60,7 +60,7 @@ class MeasuredJacobians:
         self._base, self._windows = BaseJacobian(self._active, block), Windows(self._active, radius)
         self._settings = f"1 {differences.scheme} {differences.step_size} {block}", f"1 {radius}"
         self.references: list[Reference] = []
-        self._coordinates = np.empty((0, 0))
+        self._coordinates: Array = np.empty((0, 0))
 
     def add(self, state: Array, params: Array | None, advanced: Array) -> None:
         """Measure at a state, `(C, *N)`, whose step gave `advanced`: at the first one, the whole Jacobian too.

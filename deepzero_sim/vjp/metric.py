@@ -11,7 +11,7 @@ from deepzero_sim.types import Array
 
 @dataclass(frozen=True, eq=False)
 class Metric:
-    """`d^2 = mean_c |s_c - s'_c|^2 / (n_c sigma_c^2) + sum_k (p_k - p'_k)^2 / rho_k^2` of states with their scenario parameters.
+    """`d^2 = mean_c |s_c - s'_c|^2 / (n_c sigma_c^2) + sum_k (p_k - p'_k)^2 / rho_k^2`, of states with their parameters.
 
     Args:
         sizes: `sigma`, `(C,)`, the root mean square deviation of each channel from its mean over states.

@@ -59,11 +59,12 @@ def _places(state: Array, active: np.ndarray) -> np.ndarray:
     for channel in range(len(active)):
         points = np.argwhere(active[channel])
         values = state[channel][active[channel]]
+        if not len(points):
+            continue
         # neither at an end of the grid, nor in step with it
-        over = ((np.arange(POINTS // 2) + 0.5) * len(points) // (POINTS // 2)).astype(int) if len(points) else []
-        most = np.argsort(-np.abs(values - values.mean()), kind="stable")[: POINTS // 2] if len(points) else []
-        chosen = points[np.unique([*over, *most]).astype(int)]
-        found.append(np.insert(chosen, 0, channel, axis=1))
+        over = (np.arange(POINTS // 2) + 0.5) * len(points) // (POINTS // 2)
+        most = np.argsort(-np.abs(values - values.mean()), kind="stable")[: POINTS // 2]
+        found.append(np.insert(points[np.unique([*over, *most]).astype(int)], 0, channel, axis=1))
     return np.concatenate(found)
 
 

@@ -241,7 +241,10 @@ def test_what_is_missing_is_said_before_hours_are_spent(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("changes", [{"seeds": 0}, {"updates": 0}, {"query_steps": 0}, {"unroll": 1}, {"steps": 0}])
-def test_settings_that_measure_nothing_are_refused(changes: dict[str, int]) -> None:
-    with pytest.raises(ConfigError, match=f"{next(iter(changes))} must be"):
+@pytest.mark.parametrize(
+    "changes",
+    [{"seeds": 0}, {"updates": 0}, {"query_steps": 0}, {"unroll": 1}, {"steps": 0}, {"methods": []}, {"methods": ["ES", "ES"]}],
+)
+def test_settings_that_measure_nothing_are_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=f"{next(iter(changes))} must"):
         BenchWakeSettings(**changes)
