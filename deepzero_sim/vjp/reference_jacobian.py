@@ -142,6 +142,8 @@ class ReferenceJacobian(VectorJacobianProduct):
         try:
             for b in range(len(taken.states)):
                 measured.add(*_at(taken, b))
+                if b == 0:
+                    kept.save()  # the one that takes long
         finally:
             kept.save()
         self._kept, self._measured = kept, measured  # a solver that failed leaves what was there before
