@@ -85,6 +85,10 @@ class ReferenceJacobian(VectorJacobianProduct):
             raise ConfigError(f"radius must be a whole number of points, 0 or more, not {radius!r}.")
         if tolerance is not None and (not is_number(tolerance) or not tolerance > 0):
             raise ConfigError(f"tolerance must be a positive share of a step's answer, or None, not {tolerance!r}.")
+        if not isinstance(secants, bool):
+            raise ConfigError(f"secants must be true or false, not {secants!r}.")
+        if file is not None and (not isinstance(file, str | Path) or not str(file)):
+            raise ConfigError(f"file must be a path, or None to keep nothing, not {file!r}.")
         self.references = references
         self.radius = radius
         self.block = block
@@ -92,10 +96,6 @@ class ReferenceJacobian(VectorJacobianProduct):
         self.tolerance = tolerance
         self.secants = secants
         self.memory = memory
-        if not isinstance(secants, bool):
-            raise ConfigError(f"secants must be true or false, not {secants!r}.")
-        if file is not None and (not isinstance(file, str | Path) or not str(file)):
-            raise ConfigError(f"file must be a path, or None to keep nothing, not {file!r}.")
         self.file = None if file is None else Path(file)
         self._differences = Differences(step_size, scheme)
         self._measured: MeasuredJacobians | None = None
