@@ -70,12 +70,13 @@ class ParameterGradients(Subject):
             )
         loop = self._oracle.loop
         require_twin(twin, loop.solver.spec)
+        oracle = LoopOracle(SolverLoop(twin, loop.corrector, loop.unroll, "exact"), self._oracle.loss_function)
+        found = ParameterGradients(oracle, self._batches).found().gradients
         states, params = (None if part is None else torch.as_tensor(part)[:1] for part in self._batches[0][:2])
         assert states is not None
         require_same_step(twin, loop.solver, states, params)
         self.steps += 1
-        oracle = LoopOracle(SolverLoop(twin, loop.corrector, loop.unroll, "exact"), self._oracle.loss_function)
-        return ParameterGradients(oracle, self._batches).found().gradients
+        return found
 
     def size(self, sample: int) -> float:
         first = self._prepared(sample).loss
