@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from deepzero_sim import SolverLayer, vjp
+from deepzero_sim import vjp
+from deepzero_sim.layer import SolverLayer
 from deepzero_sim.run_folder import peak_memory_gb
 from deepzero_sim.solver import checked_step
 from deepzero_sim.solvers import PhiFlowWake, WakeFlow
