@@ -23,16 +23,16 @@ from deepzero_sim.coupling import SolverLoop
 from deepzero_sim.datasets import trajectories
 from deepzero_sim.datasets.batches import UnrolledBatches, advance_frames
 from deepzero_sim.errors import NonFiniteError
-from deepzero_sim.experiment import build_corrector, rollout_loss
+from deepzero_sim.experiment import rollout_loss, starting_network
 from deepzero_sim.module_state import state_put_back, write
 from deepzero_sim.oracle import LoopOracle
 from deepzero_sim.parallel import open_executor, single_threaded
 from deepzero_sim.perturbation import Displacements, trainable
 from deepzero_sim.plain import plain
-from deepzero_sim.run_folder import Checkpoint, RunFolder, detached, load_checkpoint
+from deepzero_sim.run_folder import Checkpoint, RunFolder, detached
 from deepzero_sim.settings import WakeMethod, Workers
 from deepzero_sim.solver import build_solver
-from deepzero_sim.trainer import Progress, progress_of, restore_network
+from deepzero_sim.trainer import Progress, progress_of
 
 
 @dataclass
@@ -86,8 +86,7 @@ def train_black_box(
     """
     solver = build_solver(settings.solver)
     data = trajectories.load(settings.train_data, solver.spec)
-    corrector = build_corrector(settings.network, solver.spec, settings.seed)
-    restore_network(corrector, load_checkpoint(settings.start), settings.start)
+    corrector = starting_network(settings.network, settings.start, solver.spec, data, settings.seed)
     start = flat(corrector)
     sigma = settings.spread * float(np.sqrt(np.mean(start**2)))
     search = Search(start, sigma, settings.population, settings.generations, settings.seed)

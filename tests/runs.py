@@ -15,11 +15,12 @@ import torch
 import yaml
 from problems import Burgers, initial_states
 
+from deepzero_sim import demo
 from deepzero_sim.components import Component
 from deepzero_sim.datasets import Trajectories, trajectories
 from deepzero_sim.plain import plain
 from deepzero_sim.run_folder import load_checkpoint
-from deepzero_sim.settings import TrainSettings, Workers
+from deepzero_sim.settings import GenerateSettings, TrainSettings, Workers
 from deepzero_sim.types import NamedTensors
 
 TESTS = Path(__file__).parent
@@ -56,6 +57,19 @@ def train_settings(run: Path, data: Path, **changes: Any) -> TrainSettings:
         tensorboard=False,
     )
     return replace(settings, **changes)
+
+
+def coarse_data(settings: GenerateSettings) -> GenerateSettings:
+    """The wake's data of a moment: 32 x 16 cells towards 64 x 32, and fifteen frames."""
+    fine, coarse = (Component(demo.WAKE.name, {"resolution": resolution}) for resolution in (32, 16))
+    simulations = replace(settings.simulations, reference=fine, source=coarse, steps=30, discard=15)
+    return replace(settings, simulations=simulations)
+
+
+def coarse_training(settings: TrainSettings) -> TrainSettings:
+    """A training on :func:`coarse_data`."""
+    coarse, twin = (Component(solver.name, {"resolution": 16}) for solver in (demo.WAKE, demo.PHIFLOW_WAKE))
+    return replace(settings, solver=coarse, differentiable_solver=twin)
 
 
 def config_file(path: Path, settings: Any) -> Path:

@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from runs import coarse_data, coarse_training
 
 from deepzero_sim import demo
 from deepzero_sim.cli import main
-from deepzero_sim.components import Component
 from deepzero_sim.settings import GenerateSettings, MethodName, TrainSettings, Workers
 
 SHORT = 6
@@ -18,19 +18,13 @@ SHORT = 6
 
 @pytest.fixture
 def cut_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    coarse = Component(demo.WAKE.name, {"resolution": 16})
     whole_data, whole_training = demo.data_settings, demo.training_settings
 
     def data_settings(folder: Path, workers: Workers) -> GenerateSettings:
-        settings = whole_data(folder, workers)
-        fine = Component(demo.WAKE.name, {"resolution": 32})
-        simulations = replace(settings.simulations, reference=fine, source=coarse, steps=30, discard=15)
-        return replace(settings, simulations=simulations)
+        return coarse_data(whole_data(folder, workers))
 
     def training_settings(folder: Path, data: Path, method: MethodName, workers: Workers) -> TrainSettings:
-        settings = whole_training(folder, data, method, workers)
-        twin = Component(demo.PHIFLOW_WAKE.name, {"resolution": 16})
-        return replace(settings, updates=2, unroll=3, solver=coarse, differentiable_solver=twin)
+        return replace(coarse_training(whole_training(folder, data, method, workers)), updates=2, unroll=3)
 
     monkeypatch.setattr(demo, "data_settings", data_settings)
     monkeypatch.setattr(demo, "training_settings", training_settings)

@@ -25,6 +25,10 @@ class StepTaken:
     params: Array | None
     advanced: Array
 
+    def at(self, b: int) -> tuple[Array, Array | None, Array]:
+        """One of them: state, parameters and what came of it, `(C, *N)`, `(K,)` or None, and `(C, *N)`."""
+        return self.states[b], None if self.params is None else self.params[b], self.advanced[b]
+
 
 class VectorJacobianProduct(abc.ABC):
     """Estimates vector-Jacobian products of a solver's step.

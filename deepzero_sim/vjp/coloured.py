@@ -58,8 +58,8 @@ class Coloured(VectorJacobianProduct):
         active = probes.spec.active()
         directions = self._windows.directions.astype(cotangents.dtype)
         result = np.zeros_like(cotangents)
-        for b, (state, advanced) in enumerate(zip(taken.states, taken.advanced, strict=True)):
-            params = None if taken.params is None else taken.params[b]
+        for b in range(len(taken.states)):
+            state, params, advanced = taken.at(b)
             changes = self._differences.along(probes, state, params, advanced, directions)
             result[b, active] = self._windows.transposed(changes) @ cotangents[b, active]
         return result

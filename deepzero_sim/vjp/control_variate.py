@@ -62,9 +62,9 @@ class ControlVariate(VectorJacobianProduct):
     def product(self, taken: StepTaken, cotangents: Array, probes: Probes) -> Array:
         result = self.control.product(taken, cotangents, probes)
         active = probes.spec.active()
-        for b, (state, advanced, w) in enumerate(zip(taken.states, taken.advanced, cotangents, strict=True)):
+        for b, w in enumerate(cotangents):
+            state, params, advanced = taken.at(b)
             directions = self._directions(state, result[b], active)
-            params = None if taken.params is None else taken.params[b]
             answers = self._differences.along(probes, state, params, advanced, directions)
             left = (answers * w - directions * result[b]).reshape(len(directions), -1).sum(1)
             squares = np.square(directions)

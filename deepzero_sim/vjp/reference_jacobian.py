@@ -141,7 +141,7 @@ class ReferenceJacobian(VectorJacobianProduct):
         measured = MeasuredJacobians(probes, self._differences, self.block, self.radius, kept, metric, fingerprint)
         try:
             for b in range(len(taken.states)):
-                measured.add(*_at(taken, b))
+                measured.add(*taken.at(b))
                 if b == 0:
                     kept.save()  # the one that takes long
         finally:
@@ -153,11 +153,11 @@ class ReferenceJacobian(VectorJacobianProduct):
         if self.tolerance is not None:
             self._check(taken, probes, measured)
         active = probes.spec.active()
-        nearest = [measured.nearest(*_at(taken, b)[:2]) for b in range(len(taken.states))]
+        nearest = [measured.nearest(*taken.at(b)[:2]) for b in range(len(taken.states))]
         found = measured.transposed(nearest, cotangents[:, active])
         if self.secants:
             for b, reference in enumerate(nearest):
-                found[b] += _by_secant(_at(taken, b), cotangents[b], reference, measured, active)
+                found[b] += _by_secant(taken.at(b), cotangents[b], reference, measured, active)
         result = np.zeros_like(cotangents)
         result[:, active] = found
         return result
@@ -180,7 +180,7 @@ class ReferenceJacobian(VectorJacobianProduct):
         if self._products % CHECK_EVERY:
             return
         generator = np.random.default_rng(self._products)  # the same whenever a run goes on
-        state, params, advanced = _at(taken, int(generator.integers(len(taken.states))))
+        state, params, advanced = taken.at(int(generator.integers(len(taken.states))))
         active = probes.spec.active()
         direction = np.where(active, generator.choice([-1, 1], size=active.shape), 0).astype(state.dtype)
         answer = self._differences.along(probes, state, params, advanced, direction[None])[0, active]
@@ -229,10 +229,6 @@ class ReferenceJacobian(VectorJacobianProduct):
                 f"than the {self.memory / 2**30:.3g} GiB of memory: take block={2 * self.block}, which needs a fourth on a "
                 "plane, fewer references, a smaller radius, more memory, or Coloured."
             )
-
-
-def _at(taken: StepTaken, b: int) -> _Step:
-    return taken.states[b], None if taken.params is None else taken.params[b], taken.advanced[b]
 
 
 def _by_secant(step: _Step, w: Array, reference: Reference, measured: MeasuredJacobians, active: np.ndarray) -> Array | float:

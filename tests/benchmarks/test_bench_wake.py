@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from runs import without_seconds
+from runs import coarse_data, coarse_training, without_seconds
 
 from deepzero_sim import demo
 from deepzero_sim.benchmarks import wake
@@ -18,7 +18,6 @@ from deepzero_sim.benchmarks.wake import bench_wake, points_of
 from deepzero_sim.benchmarks.wake_methods import Folders, run_of, updates_of
 from deepzero_sim.benchmarks.wake_report import Found, Point, Training, publish, results, rows, summary
 from deepzero_sim.cli import main
-from deepzero_sim.components import Component
 from deepzero_sim.errors import ConfigError, DivergedError
 from deepzero_sim.settings import BenchWakeSettings, GenerateSettings, MethodName, TrainSettings, WakeMethod, Workers
 from deepzero_sim.trainer import Trainer
@@ -37,20 +36,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def cut_short(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    coarse = Component(demo.WAKE.name, {"resolution": 16})
     whole_data, whole_training = demo.data_settings, demo.training_settings
 
     def data_settings(folder: Path, workers: Workers) -> GenerateSettings:
-        settings = whole_data(data, workers)
-        fine = Component(demo.WAKE.name, {"resolution": 32})
-        simulations = replace(settings.simulations, reference=fine, source=coarse, steps=30, discard=15)
-        return replace(settings, simulations=simulations)
+        return coarse_data(whole_data(data, workers))
 
     def training_settings(folder: Path, data: Path, method: MethodName, workers: Workers) -> TrainSettings:
-        settings = whole_training(folder, data, method, workers)
-        twin = Component(demo.PHIFLOW_WAKE.name, {"resolution": 16})
         few = {"updates": 5} if method == "NON" else {}
-        return replace(settings, solver=coarse, differentiable_solver=twin, **few)
+        return replace(coarse_training(whole_training(folder, data, method, workers)), **few)
 
     monkeypatch.setattr(demo, "data_settings", data_settings)
     monkeypatch.setattr(demo, "training_settings", training_settings)
