@@ -15,7 +15,14 @@ import torch
 from numpy.typing import NDArray
 
 from deepzero_sim.components import Component, build
-from deepzero_sim.errors import ConfigError, InvalidStateError, NonFiniteError, SolverCrashError, SolverError
+from deepzero_sim.errors import (
+    ConfigError,
+    InvalidStateError,
+    NonFiniteError,
+    SolverCrashError,
+    SolverError,
+    StatesFailedError,
+)
 from deepzero_sim.types import Array, is_whole
 
 DTYPES = ("float32", "float64")
@@ -118,7 +125,8 @@ class Solver(abc.ABC):
     """A numerical solver: the only thing the package knows about it is how to ask for one step.
 
     Subclasses set ``spec`` and write :meth:`step`. A step must not change its input, keeps no hidden state between
-    calls, and raises when it fails: a failure is never returned as numbers.
+    calls, and raises when it fails: a failure is never returned as numbers. Where states are advanced one by one, a
+    :class:`StatesFailedError` says which of them failed and hands over the others.
     """
 
     spec: SolverSpec
@@ -214,6 +222,8 @@ def _guarded_step(solver: Solver, states: Array, params: Array | None) -> Array:
     untouchable.flags.writeable = False  # a step that wrote to its input would change the data it is given
     try:
         result = solver.step(untouchable, params)
+    except StatesFailedError as error:
+        raise error.failures[min(error.failures)] from error
     except SolverError:
         raise
     except (Exception, SystemExit) as error:

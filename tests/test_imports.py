@@ -16,11 +16,12 @@ ROOT = Path(__file__).parents[1]
 #: From the bottom up: a module may import from layers below its own. Modules that stand together may not import each other,
 #: but the files of one folder may.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "types"),
+    ("types",),
+    ("errors",),
     ("randomness",),
     ("accuracy", "components", "difference", "files", "module_state", "plain", "schedules", "schemes", "tables"),
     ("ledger", "solver", "ranks"),
-    ("loss", "parallel", "perturbation"),
+    ("connectors", "loss", "parallel", "perturbation"),
     ("probing",),
     ("vjp",),
     ("layer",),

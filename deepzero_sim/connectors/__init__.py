@@ -1,0 +1,1 @@
+"""Solvers that are not Python functions: programs, services and models, as they are."""

@@ -1,0 +1,95 @@
+"""A batch advanced state by state, some at once: for programs and services that take one state a call."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from deepzero_sim.errors import ConfigError, SolverError, StatesFailedError
+from deepzero_sim.types import Array, is_whole
+
+#: `(state (C, *N), params (K,) or None) -> state one step later (C, *N)`
+AdvanceOne: TypeAlias = Callable[[Array, Array | None], Array]
+
+#: More at once than any machine serves.
+MOST_AT_ONCE = 256
+
+
+class Statewise:
+    """Calls a function for every state of a batch, in threads: it waits for something outside Python.
+
+    One of these serves all callers of a solver, so that no more than `at_once` calls are under way in this process, however
+    many threads ask the solver.
+
+    Args:
+        at_once: calls under way at once, at most.
+        stop: ends the calls that are under way, when the program is interrupted.
+
+    Raises:
+        ConfigError: `at_once` is not a whole number from 1 to 256.
+    """
+
+    def __init__(self, at_once: int, stop: Callable[[], None]) -> None:
+        if not is_whole(at_once) or not 1 <= at_once <= MOST_AT_ONCE:
+            raise ConfigError(f"at_once must be a whole number of calls from 1 to {MOST_AT_ONCE}, not {at_once!r}.")
+        self.at_once = int(at_once)
+        self._stop = stop
+        self._threads: ThreadPoolExecutor | None = None
+        self._starting = threading.Lock()
+
+    def __call__(self, advance: AdvanceOne, states: Array, params: Array | None) -> Array:
+        """Advance every state of a batch.
+
+        Args:
+            advance: one state.
+            states: `(B, C, *N)`.
+            params: `(B, K)` or None.
+
+        Returns:
+            `(B, C, *N)`.
+
+        Raises:
+            StatesFailedError: the function raised a SolverError for one state or more.
+        """
+        rows: list[Array | None] = [None] * len(states) if params is None else list(params)
+        futures = [self._pool().submit(advance, state, row) for state, row in zip(states, rows, strict=True)]
+        try:
+            wait(futures)
+        except BaseException:  # Ctrl-C: nothing may go on behind our back
+            for future in futures:
+                future.cancel()
+            self._stop()
+            wait(futures)
+            raise
+        return _gathered(futures, states)
+
+    def _pool(self) -> ThreadPoolExecutor:
+        with self._starting:
+            if self._threads is None:
+                self._threads = ThreadPoolExecutor(self.at_once, thread_name_prefix="deepzero-sim-solver")
+            return self._threads
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"at_once": self.at_once, "_stop": self._stop}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _threads=None, _starting=threading.Lock())
+
+
+def _gathered(futures: list[Future[Array]], states: Array) -> Array:
+    advanced, failures = np.zeros_like(states), {}
+    for place, future in enumerate(futures):
+        error = future.exception()
+        if isinstance(error, SolverError):
+            failures[place] = error
+        elif error is not None:
+            raise error
+        else:
+            advanced[place] = future.result()
+    if failures:
+        raise StatesFailedError(failures, advanced)
+    return advanced
