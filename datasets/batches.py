@@ -5,23 +5,38 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from deepzero_sim.advancing import advance_all
 from deepzero_sim.datasets.trajectories import Trajectories
 from deepzero_sim.errors import DataError
-from deepzero_sim.solver import Solver, checked_step
+from deepzero_sim.failures import FailureLog, FailurePolicy
+from deepzero_sim.solver import Solver
 from deepzero_sim.types import Array
 
 #: States advanced in one call where there are many.
 CALL = 64
 
 
-def advance_frames(solver: Solver, trajectories: Trajectories) -> Array:
-    """The solver's step from every frame but the last, `(S, T-1, C, *N)`: the first step of every rollout, taken once."""
+def advance_frames(
+    solver: Solver, trajectories: Trajectories, policy: FailurePolicy | None = None, log: FailureLog | None = None
+) -> Array:
+    """The solver's step from every frame but the last, `(S, T-1, C, *N)`: the first step of every rollout, taken once.
+
+    Args:
+        solver: the coarse one.
+        trajectories: reference frames.
+        policy: how often a step that fails is taken again; never if None.
+        log: where that is noted.
+
+    Raises:
+        SolverError: a step failed all the same.
+    """
+    policy, log = policy or FailurePolicy(), log or FailureLog()
     starts = trajectories.frames[:, :-1]
     states = starts.reshape(-1, *starts.shape[2:])
     params = np.repeat(trajectories.params, starts.shape[1], axis=0)
     given = params if params.shape[1] else None
     parts = [
-        checked_step(solver, states[i : i + CALL], None if given is None else given[i : i + CALL])
+        advance_all(solver, states[i : i + CALL], None if given is None else given[i : i + CALL], policy, log)
         for i in range(0, len(states), CALL)
     ]
     return np.concatenate(parts).reshape(starts.shape)

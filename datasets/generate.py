@@ -21,14 +21,16 @@ from typing import Any
 import h5py
 import numpy as np
 
+from deepzero_sim.advancing import advance_all
 from deepzero_sim.components import Component, load
 from deepzero_sim.datasets import trajectories
 from deepzero_sim.datasets.hdf5 import writing
 from deepzero_sim.datasets.trajectories import Trajectories
 from deepzero_sim.errors import ConfigError, DataError, DeepZeroError
+from deepzero_sim.failures import FailureLog, FailurePolicy, Incident
 from deepzero_sim.files import write_text
 from deepzero_sim.parallel import outcome, submitted
-from deepzero_sim.solver import Solver, SolverSpec, build_solver, check_states, checked_step
+from deepzero_sim.solver import Solver, SolverSpec, build_solver, check_states
 from deepzero_sim.types import Array
 
 
@@ -66,10 +68,16 @@ class _Task:
     simulations: Simulations
     params: tuple[float, ...]
     part: Path
+    policy: FailurePolicy
 
 
 def generate(
-    path: Path, simulations: Simulations, params: list[list[float]], executor: Executor, report: Callable[[str], None]
+    path: Path,
+    simulations: Simulations,
+    params: list[list[float]],
+    executor: Executor,
+    report: Callable[[str], None],
+    on_failure: str | Mapping[str, str] = "abort",
 ) -> bool:
     """Make one file of trajectories and a card beside it.
 
@@ -79,6 +87,7 @@ def generate(
         params: scenario parameters, one row a simulation.
         executor: where simulations run.
         report: called with a word whenever a simulation is done.
+        on_failure: how often a step that fails is taken again; what failed is listed in a file beside, `.failures.jsonl`.
 
     Returns:
         Whether anything was left to do: False if the file was there already, made by the same settings.
@@ -101,8 +110,9 @@ def generate(
         shutil.rmtree(parts, ignore_errors=True)  # a call may have been killed before it came to that
         return False
     parts.mkdir(parents=True, exist_ok=True)
-    tasks = [_Task(simulations, tuple(row), parts / f"{i:04d}.h5") for i, row in enumerate(params)]
-    _run_missing(tasks, executor, report)
+    policy = FailurePolicy(on_failure)
+    tasks = [_Task(simulations, tuple(row), parts / f"{i:04d}.h5", policy) for i, row in enumerate(params)]
+    _list(path.with_suffix(".failures.jsonl"), _run_missing(tasks, executor, report))
     frames = np.stack([_read_part(task.part) for task in tasks])
     attributes = {"settings": settings, "software": software(), "first_step": simulations.discard}
     data = Trajectories(frames, np.array(params, dtype=source.spec.dtype), source.spec.active(), attributes)
@@ -130,27 +140,39 @@ def _require_same(path: Path, settings: Mapping[str, object]) -> None:
         raise DataError(f"{path} was made with other settings: name another output, or delete it to make it anew.")
 
 
-def _run_missing(tasks: list[_Task], executor: Executor, report: Callable[[str], None]) -> None:
+def _list(path: Path, incidents: list[Incident]) -> None:
+    """Leave a line for each failure, if there were any."""
+    if incidents:
+        write_text(path, "".join(json.dumps(one._asdict()) + "\n" for one in incidents))
+
+
+def _run_missing(tasks: list[_Task], executor: Executor, report: Callable[[str], None]) -> list[Incident]:
     missing = [task for task in tasks if not task.part.exists()]
     for _ in range(len(tasks) - len(missing)):
         report("found")
     futures = [submitted(executor, _simulate, task) for task in missing]
+    incidents: list[Incident] = []
     for future in as_completed(futures):
-        failure = outcome(future)
-        if failure is not None:
-            raise failure
+        found = outcome(future)
+        if isinstance(found, Exception):
+            raise found
+        incidents += found
         report("made")
+    return incidents
 
 
-def _simulate(task: _Task) -> None:
-    """Run one simulation and leave its part."""
-    frames = np.concatenate(list(_frames(task.simulations, task.params)))
+def _simulate(task: _Task) -> list[Incident]:
+    """Run one simulation and leave its part; what failed on the way."""
+    log = FailureLog()
+    frames = np.concatenate(list(_frames(task, log)))
     with writing(task.part) as file:
         file["frames"] = frames
+    return log.incidents
 
 
-def _frames(simulations: Simulations, row: tuple[float, ...]) -> Iterator[Array]:
+def _frames(task: _Task, log: FailureLog) -> Iterator[Array]:
     """The kept frames, `(1, C, *N)` each, on the source's grid: one before every step that is not discarded, and the last."""
+    simulations, row = task.simulations, task.params
     reference, spec = _solver(json.dumps(asdict(simulations.reference))), _solver(json.dumps(asdict(simulations.source))).spec
     params = np.array([row], dtype=reference.spec.dtype)
     states = _returned(simulations.initial, reference.spec, params)
@@ -161,7 +183,7 @@ def _frames(simulations: Simulations, row: tuple[float, ...]) -> Iterator[Array]
             check_states(spec, kept, f"what {simulations.restrict} returned", "check it on one state", batch=1)
             yield kept
         if step < simulations.steps:
-            states = checked_step(reference, states, params if len(row) else None)
+            states = advance_all(reference, states, params if len(row) else None, task.policy, log, f"step {step + 1}")
 
 
 def _returned(name: str, *arguments: Any) -> Array:

@@ -27,6 +27,7 @@ from deepzero_sim.errors import (
 )
 from deepzero_sim.estimator import CGE, RGE, BackPropagation, Estimator, GradientEstimate
 from deepzero_sim.evaluation import Evaluation, evaluate
+from deepzero_sim.failures import FailurePolicy
 from deepzero_sim.layer import SolverLayer
 from deepzero_sim.loss import RolloutError
 from deepzero_sim.oracle import LoopOracle, ModelOracle, Oracle
@@ -52,6 +53,7 @@ __all__ = [
     "Estimator",
     "Evaluation",
     "ExitCodeError",
+    "FailurePolicy",
     "GraSP",
     "GradientCheck",
     "GradientEstimate",

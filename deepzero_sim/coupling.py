@@ -5,15 +5,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from typing import Literal, TypeAlias, get_args
 
 import torch
 
+from deepzero_sim.advancing import advance_all
 from deepzero_sim.errors import ConfigError, DeepZeroError, NonFiniteError
+from deepzero_sim.failures import FailureLog, FailurePolicy, as_policy
 from deepzero_sim.layer import SolverLayer
-from deepzero_sim.solver import DifferentiableSolver, Solver, checked_step
+from deepzero_sim.solver import DifferentiableSolver, Solver
 from deepzero_sim.types import Array, is_whole, to_array
 from deepzero_sim.vjp import VectorJacobianProduct
 
@@ -22,6 +24,9 @@ SolverGradient: TypeAlias = Literal["detached", "straight-through", "exact"]
 
 #: `(states (B, C, *N), params (B, K) or None) -> correction (B, C, *N)`
 CorrectorFunction: TypeAlias = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
+
+#: `(states (B, C, *N), params (B, K) or None) -> states one step later (B, C, *N)`
+StepFunction: TypeAlias = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
 
 
 class SolverLoop:
@@ -35,6 +40,10 @@ class SolverLoop:
         gradient: what autograd sees of the solver: a vector-Jacobian product, or one of three by name. Only a
             :class:`DifferentiableSolver` offers ``"exact"``.
         executor: where solver steps run that a vector-Jacobian product asks for; this thread if None.
+        on_failure: what is done when a solver step fails, see :class:`FailurePolicy`.
+
+    Attributes:
+        log: failures of steps that all queries share, since it was last looked at.
 
     Raises:
         ConfigError: unroll is not positive, or the solver has no exact gradient.
@@ -47,6 +56,7 @@ class SolverLoop:
         unroll: int = 8,
         gradient: SolverGradient | VectorJacobianProduct = "detached",
         executor: Executor | None = None,
+        on_failure: FailurePolicy | str | Mapping[str, str] = "abort",
     ) -> None:
         if not isinstance(solver, Solver):
             raise ConfigError(f"a loop needs a solver, which dz.as_solver makes of a function, not {type(solver).__name__}.")
@@ -68,7 +78,10 @@ class SolverLoop:
         self.corrector = corrector
         self.unroll = unroll
         self.gradient = gradient
-        self.layer = SolverLayer(solver, gradient, executor) if isinstance(gradient, VectorJacobianProduct) else None
+        self.on_failure = as_policy(on_failure)
+        self.log = FailureLog()
+        opaque = isinstance(gradient, VectorJacobianProduct)
+        self.layer = SolverLayer(solver, gradient, executor, self.on_failure, self.log) if opaque else None
 
     def advance(self, states: torch.Tensor, params: torch.Tensor | None = None) -> torch.Tensor:
         """One step of the solver alone, `P(s)`: `(B, C, *N)` to `(B, C, *N)`, with the gradient that was chosen."""
@@ -82,7 +95,8 @@ class SolverLoop:
         return advanced + (states - states.detach()) if self.gradient == "straight-through" else advanced
 
     def _opaque_step(self, states: torch.Tensor, params: torch.Tensor | None) -> torch.Tensor:
-        advanced = checked_step(self.solver, to_array(states), None if params is None else to_array(params))
+        scenario = None if params is None else to_array(params)
+        advanced = advance_all(self.solver, to_array(states), scenario, self.on_failure, self.log)
         return torch.from_numpy(advanced).to(states.device)
 
     @property
@@ -124,6 +138,7 @@ class SolverLoop:
         steps: int | None = None,
         advanced: torch.Tensor | None = None,
         corrector: CorrectorFunction | None = None,
+        step: StepFunction | None = None,
     ) -> torch.Tensor:
         """The corrected trajectory from `states`, the initial states left out.
 
@@ -133,6 +148,7 @@ class SolverLoop:
             steps: how many, `T`; ``unroll`` if None.
             advanced: `(B, C, *N)`, the first solver step `P(states)` if it is known already: it does not depend on the network.
             corrector: used instead of the loop's own, for perturbed copies of it.
+            step: used instead of :meth:`advance`, for states of which some may be left out.
 
         Returns:
             `(B, T, C, *N)`.
@@ -147,9 +163,9 @@ class SolverLoop:
         states = torch.as_tensor(states)
         params = None if params is None else torch.as_tensor(params)
         trajectory = []
-        for step in range(steps):
-            known = advanced is not None and step == 0
-            states = self.correct(advanced if known else self.advance(states, params), params, corrector)  # type: ignore[arg-type]
+        for number in range(steps):
+            known = advanced is not None and number == 0
+            states = self.correct(advanced if known else (step or self.advance)(states, params), params, corrector)  # type: ignore[arg-type]
             trajectory.append(states)
         return torch.stack(trajectory, dim=1)
 

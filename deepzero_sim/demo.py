@@ -115,7 +115,7 @@ def make_data(settings: GenerateSettings) -> None:
     with open_executor(settings.workers.backend, settings.workers.count) as executor:
         for file in settings.files:
             with counting_bar(f"simulating {file.output.name}", len(file.params)) as report:
-                made = generate(file.output, settings.simulations, file.params, executor, report)
+                made = generate(file.output, settings.simulations, file.params, executor, report, settings.on_failure)
             console.print(f"{file.output} {'made' if made else 'is there already, made by the same settings'}")
 
 

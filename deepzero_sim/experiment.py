@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ from deepzero_sim.datasets.trajectories import Trajectories
 from deepzero_sim.errors import ConfigError, RunError
 from deepzero_sim.estimator import BackPropagation
 from deepzero_sim.evaluation import Evaluation, evaluate
+from deepzero_sim.failures import FailureLog, FailurePolicy
 from deepzero_sim.layer import SolverLayer
 from deepzero_sim.loss import RolloutError
 from deepzero_sim.masking import ActiveSet, RunRatios, active_set, build_ratios
@@ -67,10 +69,12 @@ class Cost:
     Args:
         solver_steps: states advanced by one step.
         seconds: of training.
+        failures: of solver steps, by kind and what was done.
     """
 
     solver_steps: int = 0
     seconds: float = 0.0
+    failures: dict[str, int] = field(default_factory=dict)
 
 
 def train(
@@ -96,12 +100,15 @@ def train(
     corrector = starting_network(settings.network, settings.start, solver.spec, data, settings.seed)
     unroll = settings.unroll if method.unrolled else 1
     gradient = build_product(settings.vjp) if method.gradient is None else method.gradient
-    batches = UnrolledBatches(data, advance_frames(solver, data), settings.batch_size, unroll, settings.seed)
+    log = FailureLog()
+    first_steps = advance_frames(solver, data, FailurePolicy(settings.on_failure), log)
+    batches = UnrolledBatches(data, first_steps, settings.batch_size, unroll, settings.seed)
     trainable(corrector)  # says it if there is nothing to train
     optimiser = build_optimiser(settings.optimiser, corrector)
     asks = method.queried or method.gradient is None
     with open_executor(settings.workers.backend if asks else "serial", settings.workers.count) as executor:
-        loop = SolverLoop(solver, corrector, unroll, gradient, executor)
+        loop = SolverLoop(solver, corrector, unroll, gradient, executor, settings.on_failure)
+        loop.log.add(log)
         oracle = LoopOracle(loop, rollout_loss(data), executor, settings.queries_per_chunk)
         if method.queried and solver.spec.deterministic:
             _require_repeatable(oracle, batches(0))
@@ -187,7 +194,7 @@ def _oracle_of_ratios(settings: TrainSettings, ratios: LayerRatios, oracle: Loop
 
 
 def _claim(settings: TrainSettings) -> RunFolder:
-    return RunFolder(settings.run, plain(settings), free=("workers", "checkpoint_every", "tensorboard"))
+    return RunFolder(settings.run, plain(settings), free=("workers", "on_failure", "checkpoint_every", "tensorboard"))
 
 
 def _build_solver(settings: TrainSettings) -> Solver:
@@ -243,7 +250,7 @@ def run_settings(path: Path) -> dict[str, Any]:
     Raises:
         RunError: it is none.
     """
-    settings = read_settings(path)
+    settings = {"on_failure": "abort", **read_settings(path)}
     missing = sorted(_NEEDED.keys() - settings.keys())
     if missing:
         raise RunError(f"{path} is no run of 'deepzero-sim train' (its config.yaml has no {missing[0]!r}): check the path.")
@@ -271,6 +278,7 @@ _NEEDED: dict[str, Callable[[Any], bool]] = {
     "train_data": lambda value: isinstance(value, str),
     "unroll": lambda value: isinstance(value, int),
     "seed": lambda value: isinstance(value, int),
+    "on_failure": lambda value: isinstance(value, str | dict),
 }
 
 
@@ -283,10 +291,10 @@ def trained_loop(path: Path) -> SolverLoop:
     settings = run_settings(path)
     solver = build_solver(Component(**settings["solver"]))
     if settings["method"] == "SRC":
-        return SolverLoop(solver, NoCorrection())
+        return SolverLoop(solver, NoCorrection(), on_failure=settings["on_failure"])
     corrector = build_corrector(Component(**settings["network"]), solver.spec, settings["seed"])
     restore_network(corrector, load_checkpoint(path), path)
-    return SolverLoop(solver, corrector, settings["unroll"])
+    return SolverLoop(solver, corrector, settings["unroll"], on_failure=settings["on_failure"])
 
 
 def cost(path: Path, *later: Path) -> Cost:
@@ -309,7 +317,8 @@ def cost(path: Path, *later: Path) -> Cost:
     first_steps = frames.shape[0] * (frames.shape[1] - 1)
     before = Cost() if settings["start"] is None else cost(Path(settings["start"]), path.resolve(), *later)
     steps = before.solver_steps + first_steps + progress.solver_steps
-    return Cost(steps, before.seconds + progress.seconds)
+    failures = dict(Counter(before.failures) + Counter(progress.failures))
+    return Cost(steps, before.seconds + progress.seconds, failures)
 
 
 @dataclass(frozen=True, eq=False)
@@ -355,10 +364,12 @@ def compare(runs: Mapping[str, Path], data_path: Path, steps: int | None = None)
                 "evaluate it by itself."
             )
     loops = {name: trained_loop(path) for name, path in runs.items()}
-    solver = next(iter(loops.values())).solver
+    first = next(iter(loops.values()))
+    solver = first.solver
     data = trajectories.load(data_path, solver.spec)
     steps = data.frames.shape[1] - 1 if steps is None else steps
-    methods = {"SRC": MethodResult(evaluate_on(SolverLoop(solver, NoCorrection()), data, steps), Cost())}
+    alone = SolverLoop(solver, NoCorrection(), on_failure=first.on_failure)
+    methods = {"SRC": MethodResult(evaluate_on(alone, data, steps), Cost())}
     for name, loop in loops.items():
         if name != "SRC":
             methods[name] = MethodResult(evaluate_on(loop, data, steps), cost(runs[name]), load_ratios(runs[name]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from concurrent.futures import Executor
 from typing import Any, NoReturn
 
@@ -9,9 +10,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from deepzero_sim.advancing import advance_all
 from deepzero_sim.errors import ConfigError, NonFiniteError
+from deepzero_sim.failures import FailureLog, FailurePolicy, as_policy
 from deepzero_sim.probing import Probes
-from deepzero_sim.solver import Solver, checked_step
+from deepzero_sim.solver import Solver
 from deepzero_sim.types import Array, to_array
 from deepzero_sim.vjp import StepTaken, VectorJacobianProduct
 
@@ -26,6 +29,8 @@ class SolverLayer(nn.Module):
         solver: advances states by one step.
         vjp: how its vector-Jacobian product is estimated.
         executor: where solver steps of the backward pass run; this thread if None.
+        on_failure: how often a step that fails is taken again, see :class:`FailurePolicy`; what fails all the same is raised.
+        log: where failures are noted; one of its own if None.
 
     Attributes:
         forward_steps: states advanced on the way forward.
@@ -36,7 +41,14 @@ class SolverLayer(nn.Module):
             deterministic.
     """
 
-    def __init__(self, solver: Solver, vjp: VectorJacobianProduct, executor: Executor | None = None) -> None:
+    def __init__(
+        self,
+        solver: Solver,
+        vjp: VectorJacobianProduct,
+        executor: Executor | None = None,
+        on_failure: FailurePolicy | str | Mapping[str, str] = "abort",
+        log: FailureLog | None = None,
+    ) -> None:
         super().__init__()
         if not isinstance(solver, Solver):
             raise ConfigError(
@@ -55,7 +67,9 @@ class SolverLayer(nn.Module):
         self.solver = solver
         self.vjp = vjp
         self.forward_steps = 0
-        self.probes = Probes(solver, executor)
+        self.on_failure = as_policy(on_failure)
+        self.log = FailureLog() if log is None else log
+        self.probes = Probes(solver, executor, self.on_failure, self.log)
 
     @property
     def backward_steps(self) -> int:
@@ -85,7 +99,7 @@ class SolverLayer(nn.Module):
         given = to_array(states)
         scenario = None if params is None else to_array(params)
         self.forward_steps += len(given)
-        return StepTaken(given, scenario, checked_step(self.solver, given, scenario))
+        return StepTaken(given, scenario, advance_all(self.solver, given, scenario, self.on_failure, self.log))
 
     def pull_back(self, taken: StepTaken, cotangents: torch.Tensor) -> torch.Tensor:
         """`J^T w` of every state, `(B, C, *N)`.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from deepzero_sim.files import write_text
 
@@ -23,11 +23,15 @@ class Portion(NamedTuple):
         chunks: how many, in the order asked.
         changes: of the loss, a number a query.
         solver_steps: that they took.
+        dropped: places of the queries that were left out.
+        incidents: failures on the way, each as the values of an :class:`deepzero_sim.failures.Incident`.
     """
 
     chunks: int
     changes: list[float]
     solver_steps: int
+    dropped: list[int]
+    incidents: list[list[Any]]
 
 
 class Ledger:

@@ -17,22 +17,32 @@ import threading
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, get_args
 
 import cloudpickle
 import torch
 
+from deepzero_sim.answers import Answers, joined
 from deepzero_sim.coupling import SolverLoop
-from deepzero_sim.errors import ConfigError, DivergedError, NonFiniteError
+from deepzero_sim.errors import ConfigError, DivergedError, NonFiniteError, WorkerLostError
+from deepzero_sim.failures import FailureLog, FailurePolicy, Incident
 from deepzero_sim.ledger import Ledger, Portion
+from deepzero_sim.lost_workers import answered_one_by_one
 from deepzero_sim.network_with_loss import NetworkWithLoss
-from deepzero_sim.parallel import SerialExecutor, kept_in_worker, pickling_for_workers, require_thread_safe, run_in_order
+from deepzero_sim.parallel import (
+    SerialExecutor,
+    can_revive,
+    kept_in_worker,
+    pickling_for_workers,
+    require_thread_safe,
+    run_in_order,
+)
 from deepzero_sim.perturbation import Coordinates, Perturbation, chunked, parts_of
 from deepzero_sim.queried import Base, Footprint, QueriedNetwork
 from deepzero_sim.solver import check_states
+from deepzero_sim.surviving import Surviving
 from deepzero_sim.types import NamedTensors, is_whole, to_array
 
 #: `(outputs, targets) -> scalar`
@@ -66,31 +76,11 @@ def bundled(chunks: Sequence[Perturbation], costs: Sequence[float], workers: int
     return [bundle for bundle in bundles if bundle]
 
 
-@dataclass(frozen=True)
-class Answers:
-    """What queries gave and cost.
-
-    Args:
-        changes: `l(theta + step v) - l(theta)`, `(P,)`, float64, in the order asked.
-        loss: `l(theta)`.
-        solver_steps: states advanced by one step to compute the changes.
-    """
-
-    changes: torch.Tensor
-    loss: float
-    solver_steps: int
-
-    @property
-    def losses(self) -> torch.Tensor:
-        """`l(theta + step v)`, `(P,)`, float64."""
-        return self.loss + self.changes
-
-
 #: Names something, and holds it as bytes.
 _Named: TypeAlias = tuple[str, bytes]
 
-#: Answers chunks, here or in a worker.
-_Task: TypeAlias = Callable[[list[Perturbation]], Answers]
+#: Answers chunks, here or in a worker; of every chunk only the places that `only` says, if it does.
+_Task: TypeAlias = Callable[..., Answers]
 
 
 class Prepared(Protocol):
@@ -112,6 +102,8 @@ class Oracle(abc.ABC):
 
     Attributes:
         ledger: where the answers to long questions are kept on the way, None for nowhere; a trainer sets it.
+        on_failure: what is done when a solver step fails.
+        log: failures since it was last looked at.
     """
 
     def __init__(
@@ -132,6 +124,8 @@ class Oracle(abc.ABC):
         self.executor = executor or SerialExecutor()
         self.queries_per_chunk = queries_per_chunk
         self.ledger: Ledger | None = None
+        self.on_failure = FailurePolicy()
+        self.log = FailureLog()
         self._pickled: tuple[bytes, str, bytes] = b"", "", b""
         self._base: tuple[str, Any] = ("", None)
 
@@ -144,8 +138,14 @@ class Oracle(abc.ABC):
         """Solver steps that :meth:`prepare` takes for this batch."""
 
     @abc.abstractmethod
-    def evaluate(self, prepared: Any, perturbation: Perturbation) -> Answers:
-        """Answer a chunk of queries, here and now."""
+    def evaluate(self, prepared: Any, perturbation: Perturbation, only: Collection[int] | None = None) -> Answers:
+        """Answer a chunk of queries, here and now.
+
+        Args:
+            prepared: what :meth:`prepare` gave.
+            perturbation: the queries.
+            only: places of those for which the solver is asked; None for all. Nothing that is answered depends on it.
+        """
 
     @abc.abstractmethod
     def differentiable_loss(self, batch: Any) -> tuple[torch.Tensor, int]:
@@ -175,13 +175,19 @@ class Oracle(abc.ABC):
         """Answer queries, wherever the executor runs them.
 
         Raises:
-            SolverError: the solver failed in one of them; with several failures, the first in the order asked.
+            SolverError: the solver failed in one of them, and the failure policy does not leave it out; with several failures,
+                the first in the order asked.
         """
+        answers = self._asked(prepared, perturbations)
+        self.log.incidents += answers.incidents
+        return answers
+
+    def _asked(self, prepared: Any, perturbations: Sequence[Perturbation]) -> Answers:
         chunks = self.chunks(prepared, perturbations)
         costs = [self.cost(prepared, chunk) for chunk in chunks]
         task = self._task(prepared)
         if self.ledger is None:
-            return self._dealt(task, chunks, costs)
+            return self._dealt(task, chunks, costs, prepared.loss)
         return self._by_portions(self.ledger, prepared, task, chunks, costs)
 
     def _by_portions(
@@ -189,29 +195,37 @@ class Oracle(abc.ABC):
     ) -> Answers:
         """The answers to chunks, a portion after the other; what was answered before a kill is read."""
         portions = ledger.begin(prepared.loss, sum(map(len, chunks)))
-        answers = [Answers(torch.tensor(p.changes, dtype=torch.float64), prepared.loss, p.solver_steps) for p in portions]
+        answers = [answers_of(portion, prepared.loss) for portion in portions]
         first = sum(portion.chunks for portion in portions)
         while first < len(chunks):
             end = first + ledger.size_of_next(costs[first:])
             started = time.perf_counter()
-            answers.append(self._dealt(task, chunks[first:end], costs[first:end]))
+            answers.append(self._dealt(task, chunks[first:end], costs[first:end], prepared.loss))
             seconds = time.perf_counter() - started
             if end < len(chunks):  # otherwise the gradient is there in a moment
-                portion = Portion(end - first, answers[-1].changes.tolist(), answers[-1].solver_steps)
-                ledger.keep(portion, sum(costs[first:end]), seconds)
+                ledger.keep(portion_of(end - first, answers[-1]), sum(costs[first:end]), seconds)
             first = end
-        return _joined(answers)
+        return joined(answers)
 
-    def _dealt(self, task: _Task, chunks: Sequence[Perturbation], costs: Sequence[float]) -> Answers:
+    def _dealt(self, task: _Task, chunks: Sequence[Perturbation], costs: Sequence[float], loss: float) -> Answers:
         """The answers to some chunks, dealt out to the executor's workers."""
         # an executor that does not tell its size is taken to have four workers
         workers = getattr(self.executor, "_max_workers", 4)
+        bundles = bundled(chunks, costs, workers)
         answers = []
-        for outcome in run_in_order(self.executor, task, bundled(chunks, costs, workers)):
-            if isinstance(outcome, Exception):
+        for bundle, outcome in zip(bundles, run_in_order(self.executor, task, bundles, self.on_failure, self.log), strict=True):
+            if isinstance(outcome, Answers):
+                answers.append(outcome)
+            elif self._drops_lost(outcome):
+                answers.append(answered_one_by_one(self.executor, task, bundle, loss))
+            else:
                 raise outcome
-            answers.append(outcome)
-        return _joined(answers)
+        return joined(answers)
+
+    def _drops_lost(self, error: Exception) -> bool:
+        """Whether a failure is that of a worker, and the queries that are its reason are to be left out."""
+        lost = isinstance(error, WorkerLostError) and self.on_failure.response(error).drop
+        return lost and can_revive(self.executor)
 
     def _keep(self, token: str, base: Any) -> None:
         """Keep what the network as it is computes on a batch, in place of the last one's."""
@@ -253,6 +267,19 @@ class Oracle(abc.ABC):
         return {**self.__dict__, **mine}
 
 
+def portion_of(chunks: int, answers: Answers) -> Portion:
+    """Answers to so many chunks, for a ledger."""
+    incidents = [list(incident) for incident in answers.incidents]
+    return Portion(chunks, answers.changes.tolist(), answers.solver_steps, list(answers.dropped), incidents)
+
+
+def answers_of(portion: Portion, loss: float) -> Answers:
+    """What a ledger kept."""
+    changes = torch.tensor(portion.changes, dtype=torch.float64)
+    incidents = tuple(Incident(*incident) for incident in portion.incidents)
+    return Answers(changes, loss, portion.solver_steps, tuple(portion.dropped), incidents)
+
+
 class _NetworkState(NamedTuple):
     """Whether each module is in training mode, and its parameters and buffers, whether a state dict has them or not."""
 
@@ -288,9 +315,11 @@ def _structure(model: torch.nn.Module, loss: Loss) -> bytes:
 _worker = threading.local()
 
 
-def _evaluate_remotely(oracle_as_sent: _Named, question: _Named, chunks: list[Perturbation]) -> Answers:
+def _evaluate_remotely(
+    oracle_as_sent: _Named, question: _Named, chunks: list[Perturbation], only: Collection[int] | None = None
+) -> Answers:
     oracle: Oracle = kept_in_worker(*oracle_as_sent)
-    return _evaluate_all(oracle, _understood(oracle, *question), chunks)
+    return _evaluate_all(oracle, _understood(oracle, *question), chunks, only)
 
 
 def _understood(oracle: Oracle, token: str, pickled: bytes) -> Any:
@@ -305,13 +334,9 @@ def _understood(oracle: Oracle, token: str, pickled: bytes) -> Any:
     return _worker.question[1]
 
 
-def _evaluate_all(oracle: Oracle, prepared: Any, chunks: list[Perturbation]) -> Answers:
+def _evaluate_all(oracle: Oracle, prepared: Any, chunks: list[Perturbation], only: Collection[int] | None = None) -> Answers:
     with torch.no_grad():
-        return _joined([oracle.evaluate(prepared, chunk) for chunk in chunks])
-
-
-def _joined(answers: Sequence[Answers]) -> Answers:
-    return Answers(torch.cat([a.changes for a in answers]), answers[0].loss, sum(a.solver_steps for a in answers))
+        return joined([oracle.evaluate(prepared, chunk, only) for chunk in chunks])
 
 
 def require_finite(loss: float) -> None:
@@ -377,6 +402,7 @@ class LoopOracle(Oracle):
         super().__init__(loop.corrector, loss, executor, queries_per_chunk)
         require_thread_safe(loop.solver, executor)
         self.loop = loop
+        self.on_failure, self.log = loop.on_failure, loop.log
         self._corrector = QueriedNetwork(loop.corrector, in_loop=True)
         self._loss = NetworkWithLoss(None, loss)
         self._rollout_loss = QueriedNetwork(None, self._loss)
@@ -436,8 +462,10 @@ class LoopOracle(Oracle):
         if self.loop.layer is not None:
             self.loop.layer.vjp.relearn({name: to_array(tensor) for name, tensor in learnt.items()})
 
-    def evaluate(self, prepared: LoopBatch, perturbation: Perturbation) -> Answers:
+    def evaluate(self, prepared: LoopBatch, perturbation: Perturbation, only: Collection[int] | None = None) -> Answers:
         count, size = len(perturbation), len(prepared.states)
+        unperturbed = [advanced for advanced, _ in prepared.seen[1:]]
+        queries = Surviving(self.loop.solver, self.on_failure, perturbation, unperturbed, only)
         bases, base_loss = self._kept(prepared.token, lambda: self._bases(prepared))
         steps = iter(bases)
 
@@ -451,10 +479,13 @@ class LoopOracle(Oracle):
             None if prepared.params is None else _repeated(prepared.params, count),
             advanced=_repeated(prepared.advanced, count),
             corrector=corrected,
+            step=queries.step,
         )
         moved = torch.unflatten(rollout, 0, (count, size)) - prepared.rollout
-        changes = self._rollout_loss.changes(base_loss, None, [moved])
-        return Answers(changes.double(), prepared.loss, count * size * (self.loop.unroll - 1))
+        changes = self._rollout_loss.changes(base_loss, None, [moved]).double()
+        dropped = sorted(queries.dropped)
+        changes[dropped] = 0
+        return Answers(changes, prepared.loss, queries.solver_steps, tuple(dropped), tuple(queries.log.incidents))
 
     def _bases(self, prepared: LoopBatch) -> tuple[list[Base], Base]:
         bases = [self._corrector.base(*seen) for seen in prepared.seen]
@@ -564,7 +595,7 @@ class ModelOracle(Oracle):
             return len(chunk) * max((f.seconds for f in footprint.values()), default=1.0)
         return sum(len(part) * footprint[part.name].seconds for part in parts)
 
-    def evaluate(self, prepared: ModelBatch, perturbation: Perturbation) -> Answers:
+    def evaluate(self, prepared: ModelBatch, perturbation: Perturbation, only: Collection[int] | None = None) -> Answers:
         base = self._kept(prepared.token, lambda: self._network.base(prepared.inputs, prepared.targets))
         return Answers(self._network.changes(base, perturbation).double(), prepared.loss, 0)
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import functools
 import gc
+import itertools
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ import torch
 from threadpoolctl import ThreadpoolController
 
 from deepzero_sim.errors import ConfigError, WorkerLostError
+from deepzero_sim.failures import FailureLog, FailurePolicy
 from deepzero_sim.ranks import open_ranks
 from deepzero_sim.solver import Solver
 from deepzero_sim.types import is_whole
@@ -80,15 +82,48 @@ def open_executor(backend: Backend = "serial", workers: int = 1, *, timeout: flo
         with open_ranks(timeout) as ranks:
             yield ranks
         return
-    executor: Executor = (
-        ThreadPoolExecutor(workers)
-        if backend == "thread"
-        else loky.ProcessPoolExecutor(workers, env=_ONE_THREAD, initializer=_start_worker, initargs=(os.getpid(),))
-    )
+    executor = ThreadPoolExecutor(workers) if backend == "thread" else ProcessExecutor(workers)
     try:
         yield executor
     finally:
-        executor.shutdown(wait=True, cancel_futures=True) if backend == "thread" else executor.shutdown(kill_workers=True)  # type: ignore[call-arg]
+        executor.shutdown(wait=True, cancel_futures=True)
+
+
+class ProcessExecutor(Executor):
+    """Worker processes of loky. When one has died, all fail what they are asked, until they are started anew."""
+
+    def __init__(self, workers: int) -> None:
+        self._max_workers = workers
+        self._start()
+
+    def _start(self) -> None:
+        self._pool = loky.ProcessPoolExecutor(
+            self._max_workers, env=_ONE_THREAD, initializer=_start_worker, initargs=(os.getpid(),)
+        )
+
+    def submit(self, fn: Callable[..., _R], /, *args: Any, **kwargs: Any) -> Future[_R]:
+        future: Future[_R] = self._pool.submit(fn, *args, **kwargs)
+        return future
+
+    def revive(self) -> None:
+        """Start other workers in place of those that are there."""
+        self.shutdown()
+        self._start()
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """End the workers, whatever they are at."""
+        self._pool.shutdown(kill_workers=True)
+
+
+def can_revive(executor: Executor) -> bool:
+    """Whether an executor goes on when a worker of it has died."""
+    return isinstance(executor, ProcessExecutor)
+
+
+def revive(executor: Executor) -> None:
+    """Start the workers anew of an executor that can."""
+    assert isinstance(executor, ProcessExecutor)
+    executor.revive()
 
 
 def _start_worker(parent: int) -> None:
@@ -128,11 +163,49 @@ def _torch_single_threaded() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def run_in_order(executor: Executor, function: Callable[[_T], _R], tasks: Iterable[_T]) -> list[_R | Exception]:
-    """Run `function` on every task: the results in the order of the tasks, a failure as the exception it raised."""
+def run_in_order(
+    executor: Executor,
+    function: Callable[[_T], _R],
+    tasks: Sequence[_T],
+    policy: FailurePolicy | None = None,
+    log: FailureLog | None = None,
+) -> list[_R | Exception]:
+    """Run `function` on every task: the results in the order of the tasks, a failure as the exception it raised.
+
+    Args:
+        executor: where.
+        function: of a task.
+        tasks: all of them.
+        policy: how often tasks are run again whose worker died, in workers started anew; never if None.
+        log: where that is noted.
+    """
     with single_threaded():  # of several threads that change and restore the limit, none could restore what was before
-        futures = [submitted(executor, function, task) for task in tasks]
-        return list(map(outcome, futures))
+        outcomes = _run(executor, function, tasks)
+        for tries in itertools.count():
+            lost = _to_run_again(executor, outcomes, policy, tries)
+            if not lost:
+                return outcomes
+            if log is not None:
+                log.note(lost[min(lost)], "retried")
+            revive(executor)
+            again = _run(executor, function, [tasks[i] for i in lost])
+            outcomes = [again.pop(0) if i in lost else outcome for i, outcome in enumerate(outcomes)]
+    raise AssertionError("tries are counted without end")
+
+
+def _run(executor: Executor, function: Callable[[_T], _R], tasks: Iterable[_T]) -> list[_R | Exception]:
+    futures = [submitted(executor, function, task) for task in tasks]
+    return list(map(outcome, futures))
+
+
+def _to_run_again(
+    executor: Executor, outcomes: Sequence[object], policy: FailurePolicy | None, tries: int
+) -> dict[int, WorkerLostError]:
+    """Tasks whose worker died, and which the policy gives another try."""
+    if policy is None or not can_revive(executor):
+        return {}
+    lost = {i: outcome for i, outcome in enumerate(outcomes) if isinstance(outcome, WorkerLostError)}
+    return {i: error for i, error in lost.items() if tries < policy.response(error).retries}
 
 
 def submitted(executor: Executor, function: Callable[[_T], _R], task: _T) -> Future[_R]:

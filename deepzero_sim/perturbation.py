@@ -81,6 +81,24 @@ Perturbation: TypeAlias = Coordinates | Directions | CoordinateBatch | Displacem
 _Part: TypeAlias = Coordinates | Directions | Displacements
 
 
+def named(perturbation: Perturbation, place: int) -> str:
+    """One of the queries, for people: `conv.weight[17] + 0.001`."""
+    if isinstance(perturbation, CoordinateBatch):
+        for part in perturbation.parts:
+            if place < len(part):
+                return named(part, place)
+            place -= len(part)
+    if isinstance(perturbation, Displacements):
+        return f"displacement {place}"
+    step = perturbation.steps[place]  # type: ignore[union-attr]
+    what = (
+        f"{perturbation.name}[{perturbation.indices[place]}]"
+        if isinstance(perturbation, Coordinates)
+        else f"the direction of seed {perturbation.seeds[place]}"  # type: ignore[union-attr]
+    )
+    return f"{what} {'-' if step < 0 else '+'} {abs(step):g}"
+
+
 def chunked(perturbations: Sequence[Perturbation], size: int) -> list[Perturbation]:
     """The same queries in the same order, at most `size` at a time; coordinates of different parameters share a chunk."""
     chunks: list[Perturbation] = []

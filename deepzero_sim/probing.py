@@ -6,14 +6,19 @@ import functools
 import uuid
 from collections.abc import Callable
 from concurrent.futures import Executor
-from typing import Any
+from typing import Any, TypeAlias
 
 import cloudpickle
 import numpy as np
 
+from deepzero_sim.advancing import advance_all
+from deepzero_sim.failures import FailureLog, FailurePolicy
 from deepzero_sim.parallel import SerialExecutor, kept_in_worker, pickling_for_workers, require_thread_safe, run_in_order
-from deepzero_sim.solver import Solver, SolverSpec, checked_step
+from deepzero_sim.solver import Solver, SolverSpec
 from deepzero_sim.types import Array
+
+#: States `(B, C, *N)` and their parameters, `(B, K)` or None.
+_Task: TypeAlias = tuple[Array, Array | None]
 
 #: States of one call, at most: what a fast solver advances together without leaving the cache.
 TOGETHER = 64
@@ -25,16 +30,26 @@ class Probes:
     Args:
         solver: any.
         executor: where they are advanced; this thread if None.
+        on_failure: how often a step that fails is taken again; never if None.
+        log: where failures are noted; one of its own if None.
 
     Attributes:
         steps: states advanced so far.
     """
 
-    def __init__(self, solver: Solver, executor: Executor | None = None) -> None:
+    def __init__(
+        self,
+        solver: Solver,
+        executor: Executor | None = None,
+        on_failure: FailurePolicy | None = None,
+        log: FailureLog | None = None,
+    ) -> None:
         require_thread_safe(solver, executor)
         self.solver = solver
         self.steps = 0
         self._executor = executor or SerialExecutor()
+        self._on_failure = on_failure or FailurePolicy()
+        self._log = FailureLog() if log is None else log
 
     @property
     def spec(self) -> SolverSpec:
@@ -50,28 +65,32 @@ class Probes:
         parts = [slice(i, i + TOGETHER) for i in range(0, len(states), TOGETHER)]
         tasks = [(states[part], None if params is None else params[part]) for part in parts]
         advanced = []
-        for outcome in run_in_order(self._executor, self._task, tasks):
+        for outcome in run_in_order(self._executor, self._task, tasks, self._on_failure, self._log):
             if isinstance(outcome, Exception):
                 raise outcome
-            advanced.append(outcome)
+            advanced.append(outcome[0])
+            self._log.incidents += outcome[1].incidents
+            self.steps += outcome[1].extra_steps
         self.steps += len(states)
         return np.concatenate(advanced) if advanced else states.copy()
 
     @functools.cached_property
-    def _task(self) -> Callable[[tuple[Array, Array | None]], Array]:
+    def _task(self) -> Callable[[_Task], tuple[Array, FailureLog]]:
         if isinstance(self._executor, SerialExecutor):
-            return functools.partial(_advance, self.solver)
+            return functools.partial(_advance, self.solver, self._on_failure)
         with pickling_for_workers("a solver"):
             sent = uuid.uuid4().hex, cloudpickle.dumps(self.solver)
-        return functools.partial(_advance_remotely, sent)
+        return functools.partial(_advance_remotely, sent, self._on_failure)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"solver": self.solver, "steps": self.steps, "_executor": SerialExecutor()}
+        mine = {"_executor": SerialExecutor(), "_on_failure": self._on_failure, "_log": self._log}
+        return {"solver": self.solver, "steps": self.steps, **mine}
 
 
-def _advance(solver: Solver, task: tuple[Array, Array | None]) -> Array:
-    return checked_step(solver, *task)
+def _advance(solver: Solver, policy: FailurePolicy, task: _Task) -> tuple[Array, FailureLog]:
+    log = FailureLog()
+    return advance_all(solver, *task, policy, log), log
 
 
-def _advance_remotely(sent: tuple[str, bytes], task: tuple[Array, Array | None]) -> Array:
-    return _advance(kept_in_worker(*sent), task)
+def _advance_remotely(sent: tuple[str, bytes], policy: FailurePolicy, task: _Task) -> tuple[Array, FailureLog]:
+    return _advance(kept_in_worker(*sent), policy, task)

@@ -41,6 +41,7 @@ def results(methods: Mapping[str, MethodResult], settings: Mapping[str, Any]) ->
                 "mae_std": _or_null(result.evaluation.mae_std),
                 "solver_steps": result.cost.solver_steps,
                 "seconds": round(result.cost.seconds, 2),
+                "failures": {"training": result.cost.failures, "evaluation": result.evaluation.failures},
             }
             for name, result in methods.items()
         },

@@ -3,6 +3,7 @@
 config.yaml              the resolved settings; a folder is never used with others
 metrics.jsonl            one line a training step
 accuracy.jsonl           one line an epoch, of a classifier
+failures.jsonl           one line a failure of a solver step: its kind, what was done, the query, the working folder kept
 events.out.tfevents.*    the same for TensorBoard
 checkpoint.safetensors   network, optimiser and counters, replaced as a whole
 state.json               the counters of the checkpoint, for people to read
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from deepzero_sim.errors import RunError
+from deepzero_sim.failures import Incident, as_line
 from deepzero_sim.files import replacing, write_text
 from deepzero_sim.types import NamedTensors
 
@@ -36,6 +38,7 @@ CHECKPOINT = "checkpoint.safetensors"
 METRICS = "metrics.jsonl"
 ACCURACY = "accuracy.jsonl"
 ANSWERS = "answers.jsonl"
+FAILURES = "failures.jsonl"
 JACOBIANS = "jacobians.safetensors"
 SNAPSHOTS = "snapshots"
 
@@ -117,13 +120,19 @@ class RunFolder:
         with (self.path / name).open("a", encoding="utf-8") as file:
             file.write(json.dumps(metrics) + "\n")
 
+    def append_failures(self, step: int, incidents: Sequence[Incident]) -> None:
+        """Append to `failures.jsonl` what happened in a training step, if anything did."""
+        if incidents:
+            with (self.path / FAILURES).open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps(as_line(step, one)) + "\n" for one in incidents)
+
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of `metrics.jsonl`; see :func:`read_metrics`."""
         return read_metrics(self.path / METRICS)
 
     def forget_metrics_after(self, step: int) -> None:
         """Drop what a killed run had logged beyond its checkpoint: those steps are done again."""
-        for path in (self.path / METRICS, self.path / ACCURACY):
+        for path in (self.path / METRICS, self.path / ACCURACY, self.path / FAILURES):
             if path.exists():
                 kept = [line for line in read_metrics(path) if line["step"] <= step]
                 write_text(path, "".join(json.dumps(line) + "\n" for line in kept))

@@ -11,6 +11,7 @@ from deepzero_sim.components import Component
 from deepzero_sim.datasets.cifar_archive import MD5
 from deepzero_sim.datasets.generate import Simulations
 from deepzero_sim.errors import ConfigError
+from deepzero_sim.failures import FailurePolicy
 from deepzero_sim.parallel import Backend
 from deepzero_sim.schemes import Scheme
 from deepzero_sim.sparsity.base import check_sparsity
@@ -98,6 +99,8 @@ class TrainSettings:
         mask_refresh: updates that one random draw of the active weights serves.
         queries_per_chunk: perturbed networks evaluated as one batch.
         workers: where queries are answered.
+        on_failure: what is done when a solver step fails: abort, drop, retry(3), or retry(3), drop; or a mapping from kinds of
+            failure, and default, to these.
         seed: fixes everything that is drawn.
         checkpoint_every: updates between checkpoints; one is written after a minute, too.
         tensorboard: whether to write TensorBoard events.
@@ -124,11 +127,13 @@ class TrainSettings:
     mask_refresh: int = 1
     queries_per_chunk: int = 16
     workers: Workers = field(default_factory=Workers)
+    on_failure: str | dict[str, str] = "abort"
     seed: int = 0
     checkpoint_every: int = 50
     tensorboard: bool = True
 
     def __post_init__(self) -> None:
+        FailurePolicy(self.on_failure)  # says it if it is none
         for name in ("updates", "batch_size", "unroll", "mask_refresh"):
             _require_positive(name, getattr(self, name))
         _require_seed(self.seed)
@@ -318,13 +323,19 @@ class GenerateSettings:
         simulations: solvers, initial states, restriction and length.
         files: what to write.
         workers: where simulations run.
+        on_failure: what is done when a step of the reference solver fails: abort or retry(3); or a mapping from kinds to these.
     """
 
     simulations: Simulations
     files: list[DataFile]
     workers: Workers = field(default_factory=Workers)
+    on_failure: str | dict[str, str] = "abort"
 
     def __post_init__(self) -> None:
+        if FailurePolicy(self.on_failure).ever_drops:
+            raise ConfigError(
+                f"on_failure of data must be abort or retry(3), not {self.on_failure!r}: a simulation with a gap is none."
+            )
         if not self.files:
             raise ConfigError("no files are asked for: give files at least one output with its params.")
 

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from deepzero_sim.components import Component, build
 from deepzero_sim.errors import (
     ConfigError,
+    DeepZeroError,
     InvalidStateError,
     NonFiniteError,
     SolverCrashError,
-    SolverError,
     StatesFailedError,
 )
 from deepzero_sim.types import Array, is_whole
@@ -208,7 +208,7 @@ def checked_step(solver: Solver, states: Array, params: Array | None = None) -> 
     """
     spec = solver.spec
     check_states(spec, states, f"what is given to solver {spec.name!r}", "check what comes before the solver")
-    _check_params(spec, states, params)
+    check_params(spec, states, params)
     largest = spec.max_batch or max(1, len(states))
     advanced = np.empty(states.shape, states.dtype)  # ours: the solver may return a view, or the same memory every time
     for i in range(0, len(states), largest):
@@ -217,22 +217,41 @@ def checked_step(solver: Solver, states: Array, params: Array | None = None) -> 
     return advanced
 
 
+#: What to do about a result that is not finite.
+DIVERGED = "it diverged or fails on such a state: use a smaller step, a smaller correction or another initial state"
+
+
 def _guarded_step(solver: Solver, states: Array, params: Array | None) -> Array:
+    try:
+        result = raw_step(solver, states, params)
+    except StatesFailedError as error:
+        raise error.failures[min(error.failures)] from error
+    check_states(solver.spec, result, returned_by(solver.spec), DIVERGED, batch=len(states))
+    return result
+
+
+def returned_by(spec: SolverSpec) -> str:
+    """A step's result, in words."""
+    return f"what solver {spec.name!r} returned"
+
+
+def raw_step(solver: Solver, states: Array, params: Array | None) -> Array:
+    """What a solver returns, whatever it is, from states that it cannot write to.
+
+    Raises:
+        SolverError: it failed, by an exception of its own too.
+        DeepZeroError: it cannot be asked at all: something is set wrong.
+    """
     untouchable = states.view()
     untouchable.flags.writeable = False  # a step that wrote to its input would change the data it is given
     try:
-        result = solver.step(untouchable, params)
-    except StatesFailedError as error:
-        raise error.failures[min(error.failures)] from error
-    except SolverError:
+        return solver.step(untouchable, params)
+    except DeepZeroError:
         raise
     except (Exception, SystemExit) as error:
         changed = "read-only" in str(error)
         remedy = "a step must not change its input, so copy it first" if changed else "run its step alone to find out why"
         raise SolverCrashError(f"solver {solver.spec.name!r} raised {type(error).__name__}: {error}: {remedy}.") from error
-    remedy = "it diverged or fails on such a state: use a smaller step, a smaller correction or another initial state"
-    check_states(solver.spec, result, f"what solver {solver.spec.name!r} returned", remedy, batch=len(states))
-    return result
 
 
 def check_states(spec: SolverSpec, states: Array, what: str, remedy: str, batch: int | None = None) -> None:
@@ -241,6 +260,16 @@ def check_states(spec: SolverSpec, states: Array, what: str, remedy: str, batch:
     Raises:
         InvalidStateError, NonFiniteError: in words that begin with `what`; a non-finite value ends with `remedy`.
     """
+    check_form(spec, states, what, batch)
+    check_finite(states, what, remedy)
+
+
+def check_form(spec: SolverSpec, states: Array, what: str, batch: int | None = None) -> None:
+    """Hold states to a spec's shape and dtype.
+
+    Raises:
+        InvalidStateError: in words that begin with `what`.
+    """
     if not isinstance(states, np.ndarray):
         raise InvalidStateError(f"{what} must be a numpy array, not {type(states).__name__}: convert it first.")
     wanted = f"({'batch' if batch is None else batch}, {', '.join(map(str, spec.state_shape))})"
@@ -248,6 +277,14 @@ def check_states(spec: SolverSpec, states: Array, what: str, remedy: str, batch:
         raise InvalidStateError(f"{what} must have shape {wanted}, not {states.shape}: check the solver's spec and the data.")
     if states.dtype != np.dtype(spec.dtype):
         raise InvalidStateError(f"{what} must be {spec.dtype}, not {states.dtype}: convert it with .astype('{spec.dtype}').")
+
+
+def check_finite(states: Array, what: str, remedy: str) -> None:
+    """Hold states to finite numbers.
+
+    Raises:
+        NonFiniteError: in words that begin with `what` and end with `remedy`.
+    """
     finite = np.isfinite(states)
     if not finite.all():
         first = tuple(int(i) for i in np.argwhere(~finite)[0])
@@ -266,10 +303,15 @@ def require_states(spec: SolverSpec, states: Array, params: Array | None) -> Non
     check_states(spec, states, f"the states of solver {spec.name!r}", "check the data")
     if not len(states):
         raise InvalidStateError(f"one state of solver {spec.name!r} is needed at least, but there is none: pass (B, C, *N).")
-    _check_params(spec, states, params)
+    check_params(spec, states, params)
 
 
-def _check_params(spec: SolverSpec, states: Array, params: Array | None) -> None:
+def check_params(spec: SolverSpec, states: Array, params: Array | None) -> None:
+    """Hold scenario parameters to a spec: one row for each state, finite numbers.
+
+    Raises:
+        InvalidStateError, NonFiniteError: in words.
+    """
     if params is None and not spec.parameters:
         return
     names = f" ({', '.join(spec.parameters)})" if spec.parameters else ""

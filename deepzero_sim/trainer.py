@@ -10,14 +10,16 @@ import json
 import os
 import time
 from collections.abc import Callable, Collection
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from deepzero_sim.errors import ConfigError, DivergedError, MissingExtraError, RunError
+from deepzero_sim.errors import ConfigError, DivergedError, MissingExtraError, RunError, SolverError
 from deepzero_sim.estimator import Estimator, GradientEstimate
+from deepzero_sim.failures import counted
 from deepzero_sim.ledger import Ledger
 from deepzero_sim.oracle import Oracle
 from deepzero_sim.parallel import single_threaded
@@ -27,6 +29,9 @@ from deepzero_sim.types import Mask, NamedTensors
 
 #: Seconds after which a checkpoint is written, however few training steps were done: it takes a fraction of one.
 CHECKPOINT_SECONDS = 60.0
+
+#: Training steps that may be skipped one after the other, because solver steps fail that all queries share.
+MOST_SKIPPED = 10
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,7 @@ class Progress:
         queries: losses asked for so far.
         solver_steps: states advanced by one step so far.
         seconds: spent so far.
+        failures: of solver steps so far, by kind and what was done, such as `{"timeout dropped": 3}`.
     """
 
     step: int = 0
@@ -46,6 +52,7 @@ class Progress:
     queries: int = 0
     solver_steps: int = 0
     seconds: float = 0.0
+    failures: dict[str, int] = field(default_factory=dict)
 
 
 class _EventFile:
@@ -122,6 +129,7 @@ class Trainer:
         self.mask = mask
         self.seed = seed
         self.checkpoint_every = checkpoint_every
+        self._skipped = 0  # training steps up to now, one after the other
 
     def train(
         self,
@@ -143,7 +151,7 @@ class Trainer:
 
         Raises:
             DivergedError: a loss or gradient is not finite.
-            SolverError: the solver failed; the last checkpoint stands.
+            SolverError: the solver failed, and the failure policy ends the run; the last checkpoint stands.
             RunError: another process trains in the run folder.
             MissingExtraError: TensorBoard is wanted and not installed.
         """
@@ -187,16 +195,35 @@ class Trainer:
         seed = self.seed * 1_000_003 + step
         with torch.random.fork_rng(devices=[]):  # what a network draws itself, such as dropout, depends on the step too
             torch.manual_seed(seed)
-            estimate = self.estimator.estimate(self.oracle, self.batches(step), mask=mask, seed=seed)
+            estimate = self._estimated(step, mask, seed)
         self._fill(estimate, mask)
         self._update(estimate.loss)
+        happened = self.oracle.log.take()
+        self.run.append_failures(step + 1, happened.incidents)
         return Progress(
             step=step + 1,
             loss=estimate.loss,
             queries=before.queries + estimate.queries,
-            solver_steps=before.solver_steps + estimate.solver_steps,
+            solver_steps=before.solver_steps + estimate.solver_steps + happened.extra_steps,
             seconds=before.seconds + time.perf_counter() - started,
+            failures=counted(happened.incidents, before.failures),
         )
+
+    def _estimated(self, step: int, mask: Mask | None, seed: int) -> GradientEstimate:
+        """The gradient of a training step, or none at all if what its queries share failed and the policy goes on."""
+        batch = self.batches(step)
+        try:
+            estimate = self.estimator.estimate(self.oracle, batch, mask=mask, seed=seed)
+        except SolverError as error:
+            goes_on = self.oracle.on_failure.response(error).drop and self._skipped < MOST_SKIPPED
+            self.oracle.log.note(error, "skipped" if goes_on else "aborted")
+            if not goes_on:
+                self.run.append_failures(step + 1, self.oracle.log.take().incidents)
+                raise
+            self._skipped += 1
+            return GradientEstimate({}, float("nan"), 0, self.oracle.preparation_steps(batch))
+        self._skipped = 0
+        return estimate
 
     def _update(self, loss: float) -> None:
         try:
@@ -209,7 +236,8 @@ class Trainer:
 
     def _step_scheduler(self, loss: float) -> None:
         if isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
-            self.scheduler.step(loss)
+            if isfinite(loss):  # of a training step that was skipped it is not known
+                self.scheduler.step(loss)
         elif self.scheduler is not None:
             self.scheduler.step()
 
@@ -217,6 +245,9 @@ class Trainer:
         """Put the gradient where optimisers look for it."""
         sparse = isinstance(self.optimiser, torch.optim.SparseAdam)
         for name, parameter in trainable(self.oracle.model).items():
+            if not estimate.grads:  # the training step is skipped
+                parameter.grad = None
+                continue
             grad = estimate.grads[name]
             if not bool(torch.isfinite(grad).all()):
                 raise DivergedError(
@@ -233,10 +264,11 @@ class Trainer:
     def _log(self, progress: Progress, events: _EventFile | None) -> None:
         metrics = asdict(progress)
         rate = float(self.optimiser.param_groups[0]["lr"])
-        self.run.append_metrics({**metrics, "learning_rate": rate})
+        loss = progress.loss if isfinite(progress.loss) else None  # JSON has no NaN
+        self.run.append_metrics({**metrics, "loss": loss, "learning_rate": rate})
         if events is not None:
-            step = metrics.pop("step")
-            events.add({**metrics, "learning_rate": rate}, step)
+            step, failures = metrics.pop("step"), metrics.pop("failures")
+            events.add({**metrics, **failures, "learning_rate": rate}, step)
 
     def _checkpoint(self, progress: Progress) -> Checkpoint:
         optimiser = self.optimiser.state_dict()

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from deepzero_sim import ledger
+from deepzero_sim.answers import Answers
 from deepzero_sim.estimator import CGE, RGE, Estimator
 from deepzero_sim.ledger import Ledger, Portion
-from deepzero_sim.oracle import Answers, ModelOracle
+from deepzero_sim.oracle import ModelOracle
 from deepzero_sim.perturbation import Perturbation
 from deepzero_sim.run_folder import RunFolder
 from deepzero_sim.trainer import Trainer
@@ -38,11 +40,11 @@ class Counted(ModelOracle):
         super().__init__(model, F.cross_entropy, queries_per_chunk=7)
         self.count, self.last = 0, last
 
-    def evaluate(self, prepared: Any, perturbation: Perturbation) -> Answers:
+    def evaluate(self, prepared: Any, perturbation: Perturbation, only: Collection[int] | None = None) -> Answers:
         if self.count == self.last:
             raise KeyboardInterrupt
         self.count += 1
-        return super().evaluate(prepared, perturbation)
+        return super().evaluate(prepared, perturbation, only)
 
 
 def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -115,7 +117,10 @@ def test_short_gradients_write_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "run" / "answers.jsonl").exists()
 
 
-PORTIONS = [Portion(1, [0.1, -1e-300], 3), Portion(2, [float("inf"), 5e-324, 1 / 3], 0)]
+PORTIONS = [
+    Portion(1, [0.1, -1e-300], 3, [1], [["timeout", "dropped", "it hung", "w[3] + 0.1", "kept/1"]]),
+    Portion(2, [float("inf"), 5e-324, 1 / 3], 0, [], []),
+]
 
 
 def written(path: Path, portions: list[Portion]) -> Ledger:
@@ -162,12 +167,12 @@ def test_a_second_question_of_a_step_is_another(tmp_path: Path) -> None:
 def test_portions_take_as_long_as_they_should(tmp_path: Path) -> None:
     kept = written(tmp_path / "answers.jsonl", [])
     assert kept.size_of_next([1.0] * 160) == 10  # a sixteenth, as nothing is known
-    kept.keep(Portion(10, [], 0), 10.0, 5.0)
+    kept.keep(Portion(10, [], 0, [], []), 10.0, 5.0)
     assert not (tmp_path / "answers.jsonl").exists()  # too little to be written
     assert kept.size_of_next([1.0] * 150) == ledger.PORTION / 0.5
     assert kept.size_of_next([1.0] * 50) == 50  # no small rest
     assert kept.size_of_next([100.0, 100.0]) == 1
-    kept.keep(Portion(40, [], 0), 40.0, 20.0)
+    kept.keep(Portion(40, [], 0, [], []), 40.0, 20.0)
     question, *lines = (tmp_path / "answers.jsonl").read_text(encoding="utf-8").splitlines()
     assert json.loads(question) == {"step": 4, "question": 0, "loss": (0.5).hex(), "queries": 10}
     assert [json.loads(line)[0] for line in lines] == [10, 40]

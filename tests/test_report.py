@@ -36,7 +36,7 @@ def result(spec: SolverSpec, mae: float, cost: Cost, simulations: int = 3, steps
 def comparison(spec: SolverSpec, simulations: int = 3, steps: int = 10, **more: MethodResult) -> Comparison:
     methods = {
         "SRC": result(spec, 0.1, Cost(), simulations, steps),
-        "NON": result(spec, 0.05, Cost(100, 1.234), simulations, steps),
+        "NON": result(spec, 0.05, Cost(100, 1.234, {"timeout retried": 2}), simulations, steps),
     }
     return Comparison(methods | more, torch.randn(simulations, steps, *spec.state_shape), spec)
 
@@ -57,6 +57,7 @@ def test_results_say_everything_of_every_method() -> None:
         "mae_std": pytest.approx(float(errors.std(correction=0))),
         "solver_steps": 100,
         "seconds": 1.23,
+        "failures": {"training": {"timeout retried": 2}, "evaluation": {}},
     }
     assert said["methods"]["SRC"]["solver_steps"] == 0
 

@@ -26,12 +26,14 @@ class GradientEstimate:
         loss: of the unperturbed network on the batch.
         queries: losses that were asked for.
         solver_steps: states advanced by one step to answer them.
+        dropped: slopes that are 0 because solver steps of their queries failed.
     """
 
     grads: NamedTensors
     loss: float
     queries: int
     solver_steps: int = 0
+    dropped: int = 0
 
 
 class Estimator(abc.ABC):
@@ -137,16 +139,18 @@ class Slopes:
     """Slopes of the loss along the queried directions, and what they cost.
 
     Args:
-        values: `(n,)`, in the order of the directions.
+        values: `(n,)`, in the order of the directions; 0 where one was dropped.
         loss: `l(theta)`.
         queries: losses that were asked for.
         solver_steps: states advanced by one step to answer them.
+        dropped: directions that are left out because solver steps failed; of central differences both go.
     """
 
     values: torch.Tensor
     loss: float
     queries: int
     solver_steps: int
+    dropped: int
 
 
 def ask_slopes(oracle: Oracle, batch: Any, perturbations: Sequence[Perturbation], step_size: float, scheme: Scheme) -> Slopes:
@@ -168,13 +172,15 @@ def ask_slopes(oracle: Oracle, batch: Any, perturbations: Sequence[Perturbation]
     require_finite(prepared.loss)
     answers = oracle.ask(prepared, perturbations)
     values = differences(answers.changes, step_size, scheme)
+    lost = sorted({place // len(signed_steps(step_size, scheme)) for place in answers.dropped})
+    values[lost] = 0
     if not bool(torch.isfinite(values).all()):
         raise DivergedError(
             f"the loss is finite, but {int((~torch.isfinite(values)).sum())} of {len(values)} slopes over steps of "
             f"{step_size:g} are not: take a smaller step_size, or an earlier checkpoint."
         )
     solver_steps = oracle.preparation_steps(batch) + answers.solver_steps
-    return Slopes(values, prepared.loss, 1 + len(answers.changes), solver_steps)
+    return Slopes(values, prepared.loss, 1 + len(answers.changes), solver_steps, len(lost))
 
 
 def differences(changes: torch.Tensor, step_size: float, scheme: Scheme) -> torch.Tensor:

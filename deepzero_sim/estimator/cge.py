@@ -47,7 +47,7 @@ class CGE(Estimator):
         parts = torch.split(slopes.values, [len(indices) for indices in active.values()])
         for (name, indices), part in zip(active.items(), parts, strict=True):
             grads[name].view(-1)[indices.to(grads[name].device)] = part.to(grads[name])
-        return GradientEstimate(grads, slopes.loss, slopes.queries, slopes.solver_steps)
+        return GradientEstimate(grads, slopes.loss, slopes.queries, slopes.solver_steps, slopes.dropped)
 
     def queries(self, active: Mapping[str, torch.Tensor]) -> list[Coordinates]:
         """What an oracle is asked for.

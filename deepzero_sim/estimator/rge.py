@@ -52,10 +52,11 @@ class RGE(Estimator):
         slopes = ask_slopes(oracle, batch, [queries], self.step_size, self.scheme)
         grads = {name: torch.zeros_like(p) for name, p in parameters.items()}
         dimension = sum(_active(p, name, mask) for name, p in parameters.items())
+        answered = max(1, self.num_directions - slopes.dropped)  # the mean of those that are there is as unbiased
         for direction_seed, slope in zip(seeds, slopes.values.tolist(), strict=True):
             for name, u in unit_direction(parameters, direction_seed, mask).items():
-                grads[name].add_(u, alpha=slope * dimension / self.num_directions)
-        return GradientEstimate(grads, slopes.loss, slopes.queries, slopes.solver_steps)
+                grads[name].add_(u, alpha=slope * dimension / answered)
+        return GradientEstimate(grads, slopes.loss, slopes.queries, slopes.solver_steps, slopes.dropped)
 
 
 def _active(parameter: torch.Tensor, name: str, mask: Mask | None) -> int:
