@@ -80,8 +80,9 @@ class SolverLoop:
         self.gradient = gradient
         self.on_failure = as_policy(on_failure)
         self.log = FailureLog()
-        opaque = isinstance(gradient, VectorJacobianProduct)
-        self.layer = SolverLayer(solver, gradient, executor, self.on_failure, self.log) if opaque else None
+        self.layer: SolverLayer | None = None
+        if isinstance(gradient, VectorJacobianProduct):
+            self.layer = SolverLayer(solver, gradient, executor, self.on_failure, self.log)
 
     def advance(self, states: torch.Tensor, params: torch.Tensor | None = None) -> torch.Tensor:
         """One step of the solver alone, `P(s)`: `(B, C, *N)` to `(B, C, *N)`, with the gradient that was chosen."""
