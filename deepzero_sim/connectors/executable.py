@@ -20,7 +20,7 @@ from deepzero_sim.connectors.paths import inside, read_inside
 from deepzero_sim.connectors.processes import Programs, Run
 from deepzero_sim.connectors.specs import as_spec
 from deepzero_sim.connectors.statewise import MOST_AT_ONCE, Statewise
-from deepzero_sim.connectors.templates import Values, decks
+from deepzero_sim.connectors.templates import Values, decks, try_out
 from deepzero_sim.connectors.working_folder import ExternalFiles, Keep, WorkingFolders, placed, write_new
 from deepzero_sim.errors import (
     ConfigError,
@@ -97,6 +97,8 @@ class ExecutableSolver(Solver):
         self._outputs = output_files(outputs, self.spec, batched)
         self._left = tuple(inside(path, "external_output_files") for path in external_output_files)
         self._decks = decks(templates, namelists)
+        for render in (self._command.words, *(deck.render for deck in self._decks)):
+            try_out(render, self.spec, batched)
         self._folders = WorkingFolders(
             self.spec.name,
             placed(external_input_files, "external_input_files"),

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeAlias
+
+import numpy as np
 
 from deepzero_sim.connectors.paths import inside
 from deepzero_sim.errors import ConfigError, MissingExtraError
@@ -107,6 +109,28 @@ class Values:
         if name == "dt":
             return self._spec.dt
         return {field.name: getattr(self._spec, field.name) for field in fields(self._spec) if field.name != "mask"}
+
+
+def try_out(render: Callable[[Values], object], spec: SolverSpec, batched: bool) -> None:
+    """Find out when a solver is made what a template names that there will not be.
+
+    Args:
+        render: what is tried.
+        spec: of the solver.
+        batched: whether its program takes batches.
+
+    Raises:
+        ConfigError: it names something unknown, or does what it may not.
+    """
+    if not spec.parameters:  # it may have parameters without names, nobody knows how many
+        return
+    lead = (1,) if batched else ()
+    states, params = np.ones((*lead, *spec.state_shape), spec.dtype), np.ones((*lead, len(spec.parameters)), spec.dtype)
+    try:
+        render(Values(spec, states, params))
+    except ConfigError as error:
+        if isinstance(error.__cause__, _jinja2().TemplateRuntimeError):  # all else may come from these numbers
+            raise
 
 
 @dataclass(frozen=True)
@@ -222,9 +246,11 @@ def _namelists(path: str, source: str | Path, groups: Any) -> Namelists:
         raise ConfigError(f"namelists: {path}: values must be given by group and name, not {groups!r}.")
     _f90nml()
     try:
-        _read_namelists(base)
-    except Exception as error:  # whatever garbage makes of it
-        raise ConfigError(f"namelists: {path}: {source} must hold namelists ({type(error).__name__}: {error}).") from error
+        found = bool(_read_namelists(base))
+    except Exception:  # whatever garbage makes of it
+        found = False
+    if not found:
+        raise ConfigError(f"namelists: {path}: {source} must hold namelists, &name ... /, but none can be read.")
     made = {
         group: {key: _prepared(entry, f"namelists: {path}: {group}%{key}") for key, entry in entries.items()}
         for group, entries in groups.items()
