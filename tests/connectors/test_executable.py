@@ -306,11 +306,11 @@ def test_what_cannot_be_started_is_said(make: Make, tmp_path: Path) -> None:
 def test_packages_of_the_extra_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, settings: dict[str, Any]
 ) -> None:
-    from deepzero_sim.connectors import templates  # noqa: PLC0415 - its caches are only of interest here
+    from deepzero_sim.connectors import namelists, templates  # noqa: PLC0415 - their caches are only of interest here
 
     monkeypatch.chdir(tmp_path)
     Path("a").write_text("&a\n/\n")
-    for cached in (templates._jinja2, templates._f90nml):
+    for cached in (templates._jinja2, namelists._f90nml):
         cached.cache_clear()
     for name in (module, f"{module}.sandbox"):
         monkeypatch.setitem(sys.modules, name, None)
