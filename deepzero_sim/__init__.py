@@ -2,6 +2,8 @@
 
 from deepzero_sim import vjp as vjp
 from deepzero_sim.check import GradientCheck, check_gradient
+from deepzero_sim.connectors.tesseract import TesseractSolver
+from deepzero_sim.connectors.umbridge import UMBridgeSolver
 from deepzero_sim.coupling import SolverLoop
 from deepzero_sim.errors import (
     ConfigError,
@@ -33,6 +35,7 @@ from deepzero_sim.oracle import LoopOracle, ModelOracle, Oracle
 from deepzero_sim.parallel import open_executor
 from deepzero_sim.run_folder import RunFolder
 from deepzero_sim.schedules import warm_up_cosine
+from deepzero_sim.serving import ServedLoop, ServedLoss, ServedModel, ServedParameters, ServedSolver, serve
 from deepzero_sim.solver import DifferentiableSolver, Solver, SolverSpec, as_solver
 from deepzero_sim.sparsity import Densities, ErdosRenyi, GraSP, LayerRatios, RandomMask, Uniform, ZOGraSP
 from deepzero_sim.trainer import Progress, Trainer
@@ -68,6 +71,11 @@ __all__ = [
     "RolloutError",
     "RunError",
     "RunFolder",
+    "ServedLoop",
+    "ServedLoss",
+    "ServedModel",
+    "ServedParameters",
+    "ServedSolver",
     "ServerError",
     "Solver",
     "SolverCrashError",
@@ -78,7 +86,9 @@ __all__ = [
     "SolverSpec",
     "SolverTimeoutError",
     "StatesFailedError",
+    "TesseractSolver",
     "Trainer",
+    "UMBridgeSolver",
     "Uniform",
     "UnreadableOutputError",
     "WorkerLostError",
@@ -88,5 +98,6 @@ __all__ = [
     "check_gradient",
     "evaluate",
     "open_executor",
+    "serve",
     "warm_up_cosine",
 ]
