@@ -12,7 +12,7 @@ import numpy as np
 from deepzero_sim.connectors.given_spec import GivenSpec, spec_of
 from deepzero_sim.connectors.http_client import SMALL, HTTPClient
 from deepzero_sim.connectors.json_values import NUMBER, require_json
-from deepzero_sim.connectors.statewise import Statewise
+from deepzero_sim.connectors.statewise import Statewise, one_by_one
 from deepzero_sim.errors import ConfigError, InvalidStateError
 from deepzero_sim.solver import Solver
 from deepzero_sim.types import Array
@@ -52,7 +52,7 @@ class HTTPSolver(Solver):
         self._start_unseen()
 
     def _start_unseen(self) -> None:
-        self._seen, self._looking = False, threading.Lock()
+        self._seen, self._looking, self._alone = False, threading.Lock(), threading.Lock()
 
     @property
     def size(self) -> int:
@@ -70,7 +70,10 @@ class HTTPSolver(Solver):
                 f"solver {self.spec.name!r} was given parameters, but its spec names none: give spec its parameters."
             )
         self._look_once()
-        return self._statewise(self._advance, states, params)
+        if self._statewise.at_once > 1:
+            return self._statewise(self._advance, states, params)
+        with self._alone:  # in this thread: to hand a small call to another one takes as long as the call
+            return one_by_one(self._advance, states, params)
 
     def _look_once(self) -> None:
         with self._looking:
@@ -105,7 +108,7 @@ class HTTPSolver(Solver):
         """
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("_seen", "_looking")}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_seen", "_looking", "_alone")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
