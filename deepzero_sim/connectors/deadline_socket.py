@@ -91,6 +91,9 @@ class Connection(http.client.HTTPConnection):
             plain.close()
             raise
 
+    def __del__(self) -> None:
+        self.close()  # a client that is given up says no goodbye
+
     def stop(self) -> None:
         """Cut it, from another thread: whoever waits for an answer is woken."""
         self.stopped = True
