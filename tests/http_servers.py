@@ -76,11 +76,11 @@ class RawServer:
                 threading.Thread(target=self._converse, args=(connection,), daemon=True).start()
 
     def _converse(self, connection: socket.socket) -> None:
-        with suppress(OSError, ValueError):  # cut from either side
-            with self._wrapped(connection) as wrapped, wrapped.makefile("rb") as file:
-                while line := file.readline():
-                    path, body = self._request(line, file)
-                    self._answer(wrapped, path, body)
+        cut = suppress(OSError, ValueError)  # from either side
+        with cut, self._wrapped(connection) as wrapped, wrapped.makefile("rb") as file:
+            while line := file.readline():
+                path, body = self._request(line, file)
+                self._answer(wrapped, path, body)
 
     def _request(self, line: bytes, file: Any) -> tuple[str, bytes]:
         length = 0

@@ -20,6 +20,9 @@ from deepzero_sim.types import Array
 #: How arrays are to come back.
 _HEADERS = {"Accept": "application/json+base64"}
 
+#: Every call belongs to one run: services write a folder of logs for each run.
+_APPLY = "/apply?run_id=deepzero-sim"
+
 
 class TesseractSolver(HTTPSolver):
     """A Tesseract as a solver: one `apply` advances one state by one step.
@@ -57,8 +60,14 @@ class TesseractSolver(HTTPSolver):
         at_once: int = 1,
     ) -> None:
         super().__init__(url, "tesseract", state_shape, spec, timeout, at_once)
+        for what, name in {"state": state, "params": params, "output": output}.items():
+            if not isinstance(name, str) or not name:
+                raise ConfigError(f"{what} must be the name of a field of the Tesseract's schema, not {name!r}.")
         self.names = state, params, output
         self.inputs = dict(inputs or {})
+        for name in (state, params):
+            if name in self.inputs:
+                raise ConfigError(f"inputs must leave {name!r} to the solver: take it out.")
         try:
             written(self.inputs)
         except TypeError as error:
@@ -74,7 +83,7 @@ class TesseractSolver(HTTPSolver):
         inputs = {**self.inputs, state_name: _encoded(state)}
         if row is not None:
             inputs[params_name] = _encoded(row)
-        answer = self.client.ask("POST", "/apply", written({"inputs": inputs}), _HEADERS, self.answer_limit)
+        answer = self.client.ask("POST", _APPLY, written({"inputs": inputs}), _HEADERS, self.answer_limit)
         said = self.client.said("/apply")
         if answer.status != OK:
             raise ServerError(f"{said} with status {answer.status}: {words(answer)}; see the Tesseract's own log.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import shutil
 import ssl
 import subprocess
@@ -11,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import pytest
 from http_servers import RawServer, Reply, cutting, free_port, hanging, http, raw_server, saying, trickling
 
@@ -231,7 +231,7 @@ def test_a_copy_in_another_process_has_connections_of_its_own() -> None:
     with raw_server(saying(http(b"[]"))) as server:
         client = HTTPClient(server.url, 5)
         client.ask("GET", "/Info")
-        copy = pickle.loads(pickle.dumps(client))
+        copy = cloudpickle.loads(cloudpickle.dumps(client))
         copy.ask("GET", "/Info")
         client.ask("GET", "/Info")
         assert server.connections == 2
@@ -248,8 +248,17 @@ def test_a_copy_in_another_process_has_connections_of_its_own() -> None:
         "http://a:99999",
         "http://a:0",
         "http://a..b",
-    ]
-    + ["http://a b", "http://a\n", "http://ä.de", "http://me:pw@a", "http://a?x=1", "http://a#x", "http://[::1", "", None, 3],
+        "http://a b",
+        "http://a\n",
+        "http://ä.de",
+        "http://me:pw@a",
+        "http://a?x=1",
+        "http://a#x",
+        "http://[::1",
+        "",
+        None,
+        3,
+    ],
 )
 def test_what_is_no_url_is_said_at_once(url: Any) -> None:
     with pytest.raises(ConfigError, match="expected a URL such as"):
@@ -285,6 +294,6 @@ def test_https_is_spoken_and_certificates_are_checked(tmp_path: Path, monkeypatc
         client = HTTPClient(url, 5)
         assert [client.ask("GET", "/Info").body for _ in range(3)] == [b"[1]"] * 3
         assert server.connections == 2
-    with raw_server(trickling(b""), wrapped=lambda plain: context.wrap_socket(plain, server_side=True)) as server:
-        with pytest.raises(SolverTimeoutError):
-            HTTPClient(f"https://localhost:{server.port}", 0.5).ask("GET", "/Info")
+    encrypted = raw_server(trickling(b""), wrapped=lambda plain: context.wrap_socket(plain, server_side=True))
+    with encrypted as server, pytest.raises(SolverTimeoutError):
+        HTTPClient(f"https://localhost:{server.port}", 0.5).ask("GET", "/Info")
