@@ -65,6 +65,7 @@ class Connection(http.client.HTTPConnection):
         self.used = self.stopped = False
         self._encrypted = encrypted
         self._deadline = float("inf")
+        self.sock: Any = None
 
     def set_deadline(self, deadline: float) -> None:
         """End all waits at a moment of `time.monotonic()`, with a TimeoutError."""
@@ -77,7 +78,7 @@ class Connection(http.client.HTTPConnection):
         left = max(LEAST_SECONDS, self._deadline - time.monotonic())
         plain = socket.create_connection((self.host, self.port), left)
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.sock: Any = self._encrypt(plain) if self._encrypted else _PlainSocket(fileno=plain.detach())
+        self.sock = self._encrypt(plain) if self._encrypted else _PlainSocket(fileno=plain.detach())
         self.sock.deadline = self._deadline
         if self.stopped:
             raise ConnectionAbortedError("it was stopped")

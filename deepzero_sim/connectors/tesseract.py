@@ -104,7 +104,7 @@ class TesseractSolver(HTTPSolver):
 
 
 def _encoded(array: Array) -> dict[str, Any]:
-    buffer = base64.b64encode(np.ascontiguousarray(array)).decode()
+    buffer = base64.b64encode(array.tobytes()).decode()
     return {
         "object_type": "array",
         "shape": array.shape,

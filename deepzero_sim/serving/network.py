@@ -77,5 +77,5 @@ def _size(network: torch.nn.Module) -> int:
 def _named(network: torch.nn.Module, vector: Vector) -> NamedTensors:
     """A vector cut into the network's parameters."""
     parameters = trainable(network)
-    parts = torch.from_numpy(vector).split([parameter.numel() for parameter in parameters.values()])
+    parts = torch.split(torch.from_numpy(vector), [parameter.numel() for parameter in parameters.values()])
     return {name: part.view(parameters[name].shape) for name, part in zip(parameters, parts, strict=True)}
