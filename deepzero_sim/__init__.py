@@ -2,8 +2,7 @@
 
 from deepzero_sim import vjp as vjp
 from deepzero_sim.check import GradientCheck, check_gradient
-from deepzero_sim.connectors.tesseract import TesseractSolver
-from deepzero_sim.connectors.umbridge import UMBridgeSolver
+from deepzero_sim.connectors import DakotaSolver, ExecutableSolver, TesseractSolver, UMBridgeSolver
 from deepzero_sim.coupling import SolverLoop
 from deepzero_sim.errors import (
     ConfigError,
@@ -46,6 +45,7 @@ __all__ = [
     "BackPropagation",
     "ConfigError",
     "ConnectionLostError",
+    "DakotaSolver",
     "DataError",
     "DeepZeroError",
     "Densities",
@@ -54,6 +54,7 @@ __all__ = [
     "ErdosRenyi",
     "Estimator",
     "Evaluation",
+    "ExecutableSolver",
     "ExitCodeError",
     "GraSP",
     "GradientCheck",

@@ -1,7 +1,7 @@
 """Pages whose code is run: the fenced blocks of a page, in their order, in a folder of their own.
 
-A block with a title, as in ```` ```c title=heat.c ````, is written to a file of that name. A block of `sh` is run line by line, without
-a shell, and every line must exit with 0; one that ends with `&` runs in the background until the page ends. A block of
+A block with a title, as in ```` ```c title=heat.c ````, is written to a file of that name. A block of `sh` is run line by line,
+without a shell, and every line must exit with 0; one that ends with `&` runs in the background until the page ends. A block of
 `python` without a title is run here; all of a page share their names.
 """
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 import abc
 import math
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from deepzero_sim.connectors.given_spec import GivenSpec, spec_of
 from deepzero_sim.connectors.http_client import SMALL, HTTPClient
 from deepzero_sim.connectors.json_values import NUMBER, require_json
+from deepzero_sim.connectors.specs import as_spec
 from deepzero_sim.connectors.statewise import Statewise, one_by_one
 from deepzero_sim.errors import ConfigError, InvalidStateError
-from deepzero_sim.solver import Solver
+from deepzero_sim.solver import Solver, SolverSpec
 from deepzero_sim.types import Array
 
 
@@ -39,14 +40,15 @@ class HTTPSolver(Solver):
         url: str,
         name: str,
         state_shape: tuple[int, ...] | None,
-        spec: GivenSpec | None,
+        spec: SolverSpec | Mapping[str, Any] | None,
         timeout: float,
         at_once: int,
     ) -> None:
         require_json()
         if (state_shape is None) == (spec is None):
             raise ConfigError("expected state_shape, such as (1, 64), or spec, which has it: give one of them.")
-        self.spec = spec_of({"state_shape": state_shape} if spec is None else spec, name=name, dt=1.0)
+        given = {"state_shape": state_shape} if spec is None else spec
+        self.spec = as_spec({"name": name, "dt": 1.0, **given} if isinstance(given, Mapping) else given)
         self.client = HTTPClient(url, timeout)
         self._statewise = Statewise(at_once, self.client.stop)
         self._start_unseen()

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from deepzero_sim.connectors.given_spec import GivenSpec
 from deepzero_sim.connectors.http_client import words
 from deepzero_sim.connectors.http_solver import HTTPSolver
 from deepzero_sim.connectors.json_values import read, written
 from deepzero_sim.errors import ConfigError, InvalidStateError, ServerError, UnreadableOutputError
+from deepzero_sim.solver import SolverSpec
 from deepzero_sim.types import Array
 
 #: How arrays are to come back.
@@ -51,7 +51,7 @@ class TesseractSolver(HTTPSolver):
         self,
         url: str,
         state_shape: tuple[int, ...] | None = None,
-        spec: GivenSpec | None = None,
+        spec: SolverSpec | Mapping[str, Any] | None = None,
         state: str = "state",
         params: str = "params",
         output: str = "state",

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from deepzero_sim.connectors.given_spec import GivenSpec
 from deepzero_sim.connectors.http_client import SMALL, Answer, words
 from deepzero_sim.connectors.http_solver import HTTPSolver
 from deepzero_sim.connectors.json_values import read, vector, written
 from deepzero_sim.errors import ConfigError, InvalidStateError, ServerError, UnreadableOutputError
+from deepzero_sim.solver import SolverSpec
 from deepzero_sim.types import Array
 
 #: Of the protocol.
@@ -46,7 +46,7 @@ class UMBridgeSolver(HTTPSolver):
         url: str,
         model: str = "forward",
         state_shape: tuple[int, ...] | None = None,
-        spec: GivenSpec | None = None,
+        spec: SolverSpec | Mapping[str, Any] | None = None,
         config: Mapping[str, Any] | None = None,
         timeout: float = 60.0,
         at_once: int = 1,
