@@ -184,16 +184,20 @@ def reachable(port: int) -> bool:
     return False
 
 
+def wait_for(port: int, seconds: float = 60.0) -> None:
+    """Until someone listens there."""
+    end = time.monotonic() + seconds
+    while not reachable(port):
+        assert time.monotonic() < end, f"nobody listens on port {port}"
+        time.sleep(0.05)
+
+
 @contextmanager
 def program(*arguments: Any, port: int, **options: Any) -> Iterator[subprocess.Popen[str]]:
     """A server in a process of its own, ended at the end."""
     process = subprocess.Popen([*map(str, arguments)], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)
     try:
-        for _ in range(600):
-            if reachable(port):
-                break
-            assert process.poll() is None, process.communicate()[0]
-            time.sleep(0.05)
+        wait_for(port)
         yield process
     finally:
         process.kill()
