@@ -13,6 +13,8 @@ import torch
 from deepzero_sim.connectors.json_values import Vector
 from deepzero_sim.coupling import SolverLoop
 from deepzero_sim.errors import ConfigError
+from deepzero_sim.module_state import state_put_back
+from deepzero_sim.parallel import single_threaded
 from deepzero_sim.serving.model import ServedModel, whole_of
 from deepzero_sim.solver import Solver, SolverSpec, check_states, checked_step
 from deepzero_sim.types import Array, to_array
@@ -23,7 +25,6 @@ class _ServedSteps(ServedModel):
 
     def __init__(self, spec: SolverSpec) -> None:
         self.spec = spec
-        self.thread_safe = spec.thread_safe
 
     def input_sizes(self, config: Mapping[str, Any]) -> Sequence[int]:
         sizes = [math.prod(self.spec.state_shape)]
@@ -60,13 +61,14 @@ class ServedSolver(_ServedSteps):
             )
         super().__init__(solver.spec)
         self.solver = solver
+        self.thread_safe = solver.spec.thread_safe
 
     def _advance(self, states: Array, params: Array | None) -> Array:
         return checked_step(self.solver, states, params)
 
 
 class ServedLoop(_ServedSteps):
-    """A corrected solver as a model. The config may hold `steps`, how many.
+    """A corrected solver as a model. The config may hold `steps`, how many. Evaluations change nothing of the network.
 
     Args:
         loop: solver and corrector.
@@ -78,10 +80,9 @@ class ServedLoop(_ServedSteps):
         super().__init__(loop.solver.spec)
         self.loop = loop
 
-    @torch.no_grad()
     def _advance(self, states: Array, params: Array | None) -> Array:
-        given = None if params is None else torch.from_numpy(params)
-        corrected = to_array(self.loop.rollout(torch.from_numpy(states), given, steps=1)[:, 0])
+        with torch.no_grad(), single_threaded(), state_put_back(self.loop.corrector):
+            corrected = to_array(self.loop.rollout(states, params, steps=1)[:, 0])
         what = f"the corrected state of solver {self.spec.name!r}"
         check_states(self.spec, corrected, what, "the correction diverged: start from a state as in training")
         return corrected

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -25,6 +28,7 @@ from http_servers import (
     trickling,
     um_bridge,
 )
+from problems import wait_until
 
 from deepzero_sim import UMBridgeSolver
 from deepzero_sim.components import Component
@@ -32,6 +36,7 @@ from deepzero_sim.errors import (
     ConfigError,
     ConnectionLostError,
     InvalidStateError,
+    MissingExtraError,
     NonFiniteError,
     ServerError,
     SolverError,
@@ -261,6 +266,36 @@ def test_single_precision_goes_out_as_what_it_is() -> None:
     with raw_server(um_bridge(halving)) as server:
         UMBridgeSolver(server.url, state_shape=(1, 4)).step(np.full((1, 1, 4), 0.1, np.float32))
         assert sent(server)[0]["input"] == [[float(np.float32(0.1))] * 4]
+
+
+WAITING = """
+import sys
+import numpy as np
+from deepzero_sim import UMBridgeSolver
+solver = UMBridgeSolver(sys.argv[1], state_shape=(1, 4), timeout=600, at_once=int(sys.argv[2]))
+solver.step(np.ones((5, 1, 4), np.float32))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_who_waits_is_interrupted(at_once: int) -> None:
+    with raw_server(um_bridge(hanging)) as server:
+        program = [sys.executable, "-c", WAITING, server.url, str(at_once)]
+        with subprocess.Popen(program, stderr=subprocess.PIPE, text=True) as process:
+            try:
+                assert wait_until(lambda: server.asked("/Evaluate") == at_once, 60)
+                process.send_signal(signal.SIGINT)
+                _, errors = process.communicate(timeout=20)
+            finally:
+                process.kill()
+        assert "KeyboardInterrupt" in errors and server.asked("/Evaluate") == at_once
+
+
+def test_a_missing_package_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "orjson", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'deepzero-sim\[http\]'"):
+        UMBridgeSolver("http://localhost", state_shape=(1, 4))
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ import umbridge
 from http_servers import free_port, reachable
 
 import deepzero_sim as dz
-from deepzero_sim.errors import ConfigError
+from deepzero_sim.errors import ConfigError, MissingExtraError
 from deepzero_sim.solver import checked_step
 
 PROGRAM = Path(__file__).parents[1] / "served_decay.py"
@@ -126,6 +126,13 @@ def test_it_ends_when_it_is_told_to(number: signal.Signals) -> None:
         output, _ = process.communicate(timeout=10)
         assert (process.returncode, output) == (0, "")
         assert not reachable(port_of(address))
+
+
+@pytest.mark.parametrize("package", ["orjson", "aiohttp"])
+def test_a_missing_package_is_said(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingExtraError, match=rf"{package}.*pip install 'deepzero-sim\[http\]'"):
+        dz.serve({"same": dz.ServedSolver(dz.as_solver(lambda states: states, SPEC))}, port=0)
 
 
 def test_a_port_in_use_is_said() -> None:
