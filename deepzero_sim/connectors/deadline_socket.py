@@ -66,6 +66,7 @@ class Connection(http.client.HTTPConnection):
         self._encrypted = encrypted
         self._deadline = float("inf")
         self.sock: Any = None
+        self._unsent: list[bytes] = []
 
     def set_deadline(self, deadline: float) -> None:
         """End all waits at a moment of `time.monotonic()`, with a TimeoutError."""
@@ -91,6 +92,18 @@ class Connection(http.client.HTTPConnection):
         except BaseException:
             plain.close()
             raise
+
+    def send(self, data: Any) -> None:
+        """Keep a part of a request until it is whole: head and body go out together, which wakes the server once."""
+        self._unsent.append(data)
+
+    def getresponse(self) -> http.client.HTTPResponse:
+        """Send what was kept, over a new connection if there is none, and wait for the head of the answer."""
+        request, self._unsent = b"".join(self._unsent), []
+        if self.sock is None:
+            self.connect()
+        self.sock.sendall(request)
+        return super().getresponse()
 
     def __del__(self) -> None:
         self.close()  # a client that is given up says no goodbye

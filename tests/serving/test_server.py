@@ -117,7 +117,8 @@ def test_a_request_that_is_far_too_large_is_refused(address: str) -> None:
     connection.close()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_it_ends_when_it_is_told_to(number: signal.Signals) -> None:
     with started() as (process, address):
         model = umbridge.HTTPModel(address, "slow")  # with a connection that is kept
