@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import select
 import socket
 import ssl
 import time
@@ -73,6 +74,13 @@ class Connection(http.client.HTTPConnection):
         self._deadline = deadline
         if self.sock is not None:
             self.sock.deadline = deadline
+
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing has come that was not asked for: the end of the connection, or more of an answer than it said."""
+        poll = select.poll()
+        poll.register(self.sock, select.POLLIN)
+        return not poll.poll(0)
 
     def connect(self) -> None:
         """Open it, before the deadline."""

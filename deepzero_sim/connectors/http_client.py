@@ -13,6 +13,7 @@ import re
 import time
 from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
@@ -114,16 +115,18 @@ class HTTPClient:
                 connection = self._idle.pop()
             except IndexError:  # another thread was quicker
                 break
-            if connection.owner == os.getpid():
+            if connection.owner == os.getpid() and connection.quiet:
                 return connection
+            connection.close()
         return Connection(*self._address)
 
     def stop(self) -> None:
         """End all calls that are under way, with a ConnectionLostError, and close what is kept."""
         for connection in list(self._busy):
             connection.stop()
-        while self._idle:
-            self._idle.pop().close()
+        with suppress(IndexError):  # another thread was quicker
+            while True:
+                self._idle.pop().close()
 
     def _failure(self, error: BaseException, path: str) -> SolverError | None:
         """An error of Python's as one of ours, or None for what is no failure of the server."""
@@ -141,7 +144,7 @@ class HTTPClient:
                 why = str(error) or type(error).__name__
                 return ConnectionLostError(f"{what} failed, the connection was lost ({why}): is the server still running?")
             case http.client.HTTPException():
-                return UnreadableOutputError(f"{what} gave no answer in HTTP ({_shortened(str(error))}): check the URL's port.")
+                return UnreadableOutputError(f"{what} gave no answer in HTTP ({shortened(str(error))}): check the URL's port.")
         return None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -216,9 +219,10 @@ def _parts(url: object) -> SplitResult:
 def words(answer: Answer) -> str:
     """What a server says of an error, in one line: of plain text and of HTML alike."""
     text = answer.body.decode("utf-8", "replace")
-    return _shortened(re.sub(r"(?is)<(style|script)\b.*?</\1>|<[^>]*>", " ", text)) or "it says nothing of the cause"
+    return shortened(re.sub(r"(?is)<(style|script)\b.*?</\1>|<[^>]*>", " ", text)) or "it says nothing of the cause"
 
 
-def _shortened(text: str) -> str:
+def shortened(text: str) -> str:
+    """A server's words in one line that is not too long."""
     line = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
     return line if len(line) <= WORDS else f"{line[:WORDS]}..."

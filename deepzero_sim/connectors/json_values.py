@@ -55,7 +55,14 @@ def read(text: bytes) -> Any:
     try:
         return orjson.loads(text)
     except ValueError:
-        return json.loads(_NOT_FINITE.sub(_python_word, text.decode("utf-8")))
+        return _read_tolerantly(text.decode("utf-8"))
+
+
+def _read_tolerantly(text: str) -> Any:
+    try:
+        return json.loads(_NOT_FINITE.sub(_python_word, text))
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 _NOT_FINITE = re.compile(r"-?\b(?:nan|inf(?:inity)?)\b", re.IGNORECASE)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from deepzero_sim.connectors.http_client import SMALL, Answer, words
+from deepzero_sim.connectors.http_client import SMALL, Answer, shortened, words
 from deepzero_sim.connectors.http_solver import HTTPSolver
 from deepzero_sim.connectors.json_values import read, vector, written
 from deepzero_sim.errors import ConfigError, InvalidStateError, ServerError, UnreadableOutputError
@@ -65,16 +65,19 @@ class UMBridgeSolver(HTTPSolver):
         if info.get("protocolVersion") != VERSION:
             raise ServerError(
                 f"the server at {self.client.url} must speak version {VERSION} of UM-Bridge's protocol, not "
-                f"{info.get('protocolVersion')!r}: update it."
+                f"{shortened(repr(info.get('protocolVersion')))}: update it."
             )
         models = info.get("models")
         if not isinstance(models, list) or self.model not in models:
             raise ServerError(
-                f"the server at {self.client.url} must have a model {self.model!r}, but has {models}: name one of them."
+                f"the server at {self.client.url} must have a model {self.model!r}, but has {shortened(str(models))}: "
+                "name one of them."
             )
         support = self._answer("POST", "/ModelInfo", {"name": self.model}).get("support")
         if not isinstance(support, dict) or support.get("Evaluate") is not True:
-            raise ServerError(f"model {self.model!r} at {self.client.url} must support Evaluate, but supports {support}.")
+            raise ServerError(
+                f"model {self.model!r} at {self.client.url} must support Evaluate, but supports {shortened(str(support))}."
+            )
         inputs = [self.size, len(self.spec.parameters)] if self.spec.parameters else [self.size]
         self._require_sizes("inputs", inputs, self._answer("POST", "/InputSizes", self._named).get("inputSizes"))
         self._require_sizes("outputs", [self.size], self._answer("POST", "/OutputSizes", self._named).get("outputSizes"))
@@ -83,7 +86,8 @@ class UMBridgeSolver(HTTPSolver):
         if found != wanted:
             raise InvalidStateError(
                 f"model {self.model!r} at {self.client.url} must have {what} of sizes {wanted}, as the spec says (state "
-                f"{self.spec.state_shape}{self._named_parameters()}), not {found}: check the spec's state_shape and parameters."
+                f"{self.spec.state_shape}{self._named_parameters()}), not {shortened(str(found))}: "
+                "check the spec's state_shape and parameters."
             )
 
     def _named_parameters(self) -> str:
@@ -134,4 +138,4 @@ def _described(answer: Answer, value: Mapping[str, Any]) -> str:
     if not isinstance(error, dict):
         return f"status {answer.status}: {words(answer)}"
     told = Answer(answer.status, str(error.get("message")).encode())
-    return f"an error ({error.get('type')}): {words(told)}"
+    return f"an error ({shortened(str(error.get('type')))}): {words(told)}"

@@ -64,6 +64,13 @@ def test_a_kept_connection_that_was_closed_is_opened_again_without_a_word() -> N
         assert server.connections == 2
 
 
+def test_more_of_an_answer_than_it_said_is_not_taken_for_the_next_one() -> None:
+    with raw_server(saying(http(b"[1]") + b" " * 20_000 + http(b"[2]"))) as server:
+        client = HTTPClient(server.url, 5)
+        assert [client.ask("GET", "/Info").body for _ in range(2)] == [b"[1]"] * 2
+        assert server.connections == 2
+
+
 def test_a_server_may_be_started_anew_between_calls() -> None:
     with raw_server(saying(http(b"[1]"))) as server:
         client = HTTPClient(server.url, 5)

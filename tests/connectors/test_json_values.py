@@ -53,6 +53,11 @@ def test_what_is_no_list_of_numbers_is_refused(value: object) -> None:
         vector(value)
 
 
+def test_lists_in_lists_without_end_are_refused() -> None:
+    with pytest.raises(ValueError, match="nested too deeply"):
+        read(b"[" * 200_000)
+
+
 @given(st.binary(max_size=30))
 def test_garbage_is_a_value_error_or_a_value(text: bytes) -> None:
     with suppress(ValueError):

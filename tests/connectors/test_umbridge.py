@@ -145,6 +145,7 @@ FAULTS: dict[str, tuple[Reply, type[SolverError], str]] = {
     "half an answer": (cutting(http(b'{"output": [[1', length=50)), ConnectionLostError, "the connection was lost"),
     "hangs": (hanging, SolverTimeoutError, "longer than 0.3 seconds"),
     "trickles": (trickling(http(b'{"output": [[', length=9999)), SolverTimeoutError, "longer than 0.3 seconds"),
+    "lists in lists": (saying(http(b"[" * 60_000)), UnreadableOutputError, "no object of JSON"),
     "garbage": (saying(http(b"\x00\xff garbage")), UnreadableOutputError, "no object of JSON"),
     "half of JSON": (saying(http(b'{"output": [[1, 2')), UnreadableOutputError, "no object of JSON"),
     "a list": (answering([1, 2]), UnreadableOutputError, "no object of JSON"),
