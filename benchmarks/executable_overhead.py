@@ -1,8 +1,8 @@
 """What ExecutableSolver adds to running a program: a step of one state against `subprocess.run` of the same program.
 
-The program is C: it reads the state's numbers, computes for some milliseconds, and writes the next ones. Compared are a step of
-ExecutableSolver; the same by hand, in a fresh temporary folder with files written and read by numpy; and the bare program, which
-is run again and again on files that are there. The three take turns; medians are given.
+The program is C: it reads the state's numbers, computes for some milliseconds, and writes the next ones. Compared are a step
+of ExecutableSolver; the same by hand, in a fresh temporary folder with files written and read by numpy; and the bare program,
+which is run again and again on files that are there. The three take turns; medians are given.
 
 Run: python benchmarks/executable_overhead.py [--calls 200]   (needs a C compiler)
 Prints one JSON object.
@@ -56,15 +56,20 @@ int main(int argc, char **argv) {
 def compiled(folder: Path) -> Path:
     source, program = folder / "work.c", folder / "work"
     source.write_text(PROGRAM)
-    subprocess.run(["cc", "-O2", "-o", str(program), str(source)], check=True, timeout=60)
+    command = ["cc", "-O2", "-o", str(program), str(source)]
+    subprocess.run(command, check=True, timeout=60)  # noqa: S603 - our own
     return program
+
+
+def bare(command: list[str], folder: Path) -> None:
+    subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=300)  # noqa: S603 - our own
 
 
 def by_hand(command: list[str], states: np.ndarray) -> np.ndarray:
     folder = Path(tempfile.mkdtemp())
     try:
         states.tofile(folder / "u.raw")
-        subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=300)
+        bare(command, folder)
         return np.fromfile(folder / "v.raw").reshape(states.shape)
     finally:
         shutil.rmtree(folder)
@@ -91,7 +96,7 @@ def measured(program: Path, folder: Path, numbers: int, work: int, calls: int) -
     ways: dict[str, Callable[[], object]] = {
         "step": lambda: solver.step(states),
         "by_hand": lambda: by_hand(command, states),
-        "bare": lambda: subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=300),
+        "bare": lambda: bare(command, folder),
     }
     medians(ways, 5)  # first calls start the guard, fill caches
     found = medians(ways, calls)

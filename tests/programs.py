@@ -26,12 +26,12 @@ def running(mark: str) -> list[str]:
     if not Path("/proc/self/environ").exists():
         pytest.skip("there is no /proc to look for processes in")
     found = []
-    for process in filter(str.isdecimal, os.listdir("/proc")):
+    for process in Path("/proc").glob("[0-9]*"):
         try:
-            words = Path(f"/proc/{process}/cmdline").read_bytes()
-            held = words + Path(f"/proc/{process}/environ").read_bytes()
+            words = (process / "cmdline").read_bytes()
+            held = words + (process / "environ").read_bytes()
         except OSError:
             continue
-        if mark.encode() in held and int(process) != os.getpid():
-            found.append(f"{process}: {words.decode(errors='replace')}")
+        if mark.encode() in held and int(process.name) != os.getpid():
+            found.append(f"{process.name}: {words.decode(errors='replace')}")
     return found

@@ -54,7 +54,7 @@ def failure(solver: dz.Solver, states: np.ndarray = STATES) -> dz.SolverError:
     """The failure of the first state, after it went through pickle as from a worker."""
     with pytest.raises(dz.StatesFailedError) as failed:
         solver.step(states)
-    error = pickle.loads(pickle.dumps(failed.value.failures[0]))
+    error = pickle.loads(pickle.dumps(failed.value.failures[0]))  # noqa: S301 - our own
     assert isinstance(error, dz.SolverError) and str(error) == str(failed.value.failures[0])
     return error
 
