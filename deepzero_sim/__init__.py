@@ -2,7 +2,7 @@
 
 from deepzero_sim import vjp as vjp
 from deepzero_sim.check import GradientCheck, check_gradient
-from deepzero_sim.connectors import DakotaSolver, ExecutableSolver
+from deepzero_sim.connectors import DakotaSolver, ExecutableSolver, TesseractSolver, UMBridgeSolver
 from deepzero_sim.coupling import SolverLoop
 from deepzero_sim.errors import (
     ConfigError,
@@ -35,6 +35,7 @@ from deepzero_sim.oracle import LoopOracle, ModelOracle, Oracle
 from deepzero_sim.parallel import open_executor
 from deepzero_sim.run_folder import RunFolder
 from deepzero_sim.schedules import warm_up_cosine
+from deepzero_sim.serving import ServedLoop, ServedLoss, ServedModel, ServedParameters, ServedSolver, serve
 from deepzero_sim.solver import DifferentiableSolver, Solver, SolverSpec, as_solver
 from deepzero_sim.sparsity import Densities, ErdosRenyi, GraSP, LayerRatios, RandomMask, Uniform, ZOGraSP
 from deepzero_sim.trainer import Progress, Trainer
@@ -73,6 +74,11 @@ __all__ = [
     "RolloutError",
     "RunError",
     "RunFolder",
+    "ServedLoop",
+    "ServedLoss",
+    "ServedModel",
+    "ServedParameters",
+    "ServedSolver",
     "ServerError",
     "Solver",
     "SolverCrashError",
@@ -83,7 +89,9 @@ __all__ = [
     "SolverSpec",
     "SolverTimeoutError",
     "StatesFailedError",
+    "TesseractSolver",
     "Trainer",
+    "UMBridgeSolver",
     "Uniform",
     "UnreadableOutputError",
     "WorkerLostError",
@@ -93,5 +101,6 @@ __all__ = [
     "check_gradient",
     "evaluate",
     "open_executor",
+    "serve",
     "warm_up_cosine",
 ]

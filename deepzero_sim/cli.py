@@ -1,4 +1,4 @@
-"""The command line: `deepzero-sim demo | generate | train | check-gradient | evaluate | classify | compare | bench`.
+"""The command line: `deepzero-sim demo | generate | train | check-gradient | evaluate | serve | classify | compare | bench`.
 
 Settings come from one YAML file (`--config`), and every key can be overridden by an option of the same name. What goes
 wrong ends with one sentence on stderr and exit status 2.
@@ -34,6 +34,8 @@ from deepzero_sim.parser_words import words
 from deepzero_sim.plain import plain
 from deepzero_sim.ranks import rank_of_torchrun
 from deepzero_sim.report import publish, rows
+from deepzero_sim.served_run import models_of_run
+from deepzero_sim.serving import serve
 from deepzero_sim.settings import (
     BenchSettings,
     BenchWakeSettings,
@@ -43,6 +45,7 @@ from deepzero_sim.settings import (
     DemoSettings,
     EvaluateSettings,
     GenerateSettings,
+    ServeSettings,
     TrainSettings,
 )
 
@@ -79,6 +82,13 @@ def _evaluate(settings: EvaluateSettings) -> None:
     publish(settings.run, f"{settings.run.name}: {method}", comparison, plain(settings))
     print_table(rows(comparison.methods))
     console.print(f"report: {settings.run / 'report.md'}")
+
+
+def _serve(settings: ServeSettings) -> None:
+    models, left_out = models_of_run(settings.run, settings.data)
+    if left_out is not None:
+        console.print(f"left out loss: {left_out}")
+    serve(models, settings.host, settings.port)
 
 
 def _classify(settings: ClassifySettings) -> None:
@@ -118,6 +128,7 @@ _COMMANDS = {
     "train": _Command(TrainSettings, _train, "train a corrector, or go on with a run that was interrupted"),
     "check-gradient": _Command(CheckSettings, _check, "compare gradients past a solver with the true one, with a report"),
     "evaluate": _Command(EvaluateSettings, _evaluate, "roll a trained run out on unseen data, with a report"),
+    "serve": _Command(ServeSettings, _serve, "offer a trained run to UM-Bridge clients, until Ctrl-C"),
     "classify": _Command(ClassifySettings, _classify, "train a classifier of images, or go on with a run, with a report"),
     "compare": _Command(CompareSettings, _compare, "trained classifiers side by side, with a report", "runs"),
     "bench cge": _Command(BenchSettings, _bench_cge, "measure coordinate-wise gradients against a plain loop, as JSON"),

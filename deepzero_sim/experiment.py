@@ -269,7 +269,7 @@ def _is_component(value: Any) -> bool:
     )
 
 
-#: What evaluation reads of a run's settings, and whether a value is one.
+#: What is read of a run's settings, and whether a value is one.
 _NEEDED: dict[str, Callable[[Any], bool]] = {
     "method": lambda value: isinstance(value, str) and (value == "SRC" or value in _METHODS),
     "solver": _is_component,
@@ -277,6 +277,7 @@ _NEEDED: dict[str, Callable[[Any], bool]] = {
     "start": lambda value: value is None or isinstance(value, str),
     "train_data": lambda value: isinstance(value, str),
     "unroll": lambda value: isinstance(value, int),
+    "batch_size": lambda value: isinstance(value, int),
     "seed": lambda value: isinstance(value, int),
     "on_failure": lambda value: isinstance(value, str | dict),
 }

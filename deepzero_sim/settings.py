@@ -303,6 +303,23 @@ class EvaluateSettings:
 
 
 @dataclass
+class ServeSettings:
+    """A trained run, offered over HTTP.
+
+    Args:
+        run: the run folder.
+        host: name or address of this machine to listen on. There is no password: others reach it as they reach the address.
+        port: to listen on; 0 for a free one.
+        data: HDF5 trajectories that batches of the loss are cut from; the run's training data if none are given.
+    """
+
+    run: Path
+    host: str = "127.0.0.1"
+    port: int = 4242
+    data: Path | None = None
+
+
+@dataclass
 class DataFile:
     """One file of trajectories to be made.
 

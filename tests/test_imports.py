@@ -30,7 +30,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("network_with_loss", "queried"),
     ("oracle",),
     ("estimator", "models"),
-    ("building", "check", "sparsity"),
+    ("building", "check", "serving", "sparsity"),
     ("evaluation", "run_folder"),
     ("trainer",),
 )
@@ -56,6 +56,7 @@ APPLICATION = frozenset(
         "parser_words",
         "ratios_report",
         "report",
+        "served_run",
         "settings",
     }
 )

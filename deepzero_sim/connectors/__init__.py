@@ -3,5 +3,7 @@
 from deepzero_sim.connectors.dakota import DakotaSolver
 from deepzero_sim.connectors.executable import ExecutableSolver
 from deepzero_sim.connectors.formats import Format
+from deepzero_sim.connectors.tesseract import TesseractSolver
+from deepzero_sim.connectors.umbridge import UMBridgeSolver
 
-__all__ = ["DakotaSolver", "ExecutableSolver", "Format"]
+__all__ = ["DakotaSolver", "ExecutableSolver", "Format", "TesseractSolver", "UMBridgeSolver"]

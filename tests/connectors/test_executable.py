@@ -190,7 +190,9 @@ def test_a_solver_is_sent_to_workers(make: Make, tmp_path: Path, monkeypatch: py
     solver = make("np.save('v.npy', float(open('deck').read()) * np.load('u.npy'))", templates={"deck": "deck.j2"})
     expected = solver.step(STATES, PARAMS)
     monkeypatch.chdir(os.sep)  # paths were found when it was made
-    np.testing.assert_array_equal(cloudpickle.loads(cloudpickle.dumps(solver)).step(STATES, PARAMS), expected)
+    sent = cloudpickle.loads(cloudpickle.dumps(solver))
+    np.testing.assert_array_equal(sent.step(STATES, PARAMS), expected)
+    assert sent._statewise._stop.__self__ is sent._programs is not solver._programs  # an interrupt there ends its own
 
 
 def test_a_failure_in_a_checked_step_says_all(make: Make) -> None:

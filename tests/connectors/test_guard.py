@@ -125,7 +125,6 @@ def test_a_fork_has_a_guard_of_its_own(faults: Path, mark: str, tmp_path: Path) 
         "import os\n"
         "if os.fork() == 0:\n"
         "    solver._command._words[1] = 'children'\n"
-        "    solver._statewise = type(solver._statewise)(1, solver._programs.stop)\n"
         "    solver.step(np.ones((1, 1, 8)))\n"
         "os.kill(os.getpid(), 9)\n"
     )

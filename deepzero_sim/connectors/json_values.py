@@ -1,0 +1,96 @@
+"""JSON as it comes from servers of numbers: read as fast as it can be, and also where it holds what JSON has no word for.
+
+NaN and infinity are no JSON. Servers write them all the same: as `NaN` and `Infinity` (Python), `nan` and `inf` (text that was
+formatted by hand), or as `null` (C++). All of them are read as what they stand for, so that a solver that diverged is said to
+have diverged, and not to write garbage.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepzero_sim.errors import MissingExtraError
+
+#: A vector of numbers, as they travel.
+Vector: TypeAlias = NDArray[np.float64]
+
+_NUMBER_TYPES = frozenset((float, int, type(None)))
+
+#: Bytes of a number in an answer, its comma and white space included.
+NUMBER = 64
+
+
+def require_json() -> None:
+    """Say it at once if the package that reads and writes JSON is missing.
+
+    Raises:
+        MissingExtraError: it is.
+    """
+    try:
+        import orjson  # noqa: F401, PLC0415 - optional
+    except ImportError as error:
+        raise MissingExtraError("a solver or server of HTTP", "orjson", "http") from error
+
+
+def written(value: Any) -> bytes:
+    """A value as JSON; arrays of float64 as lists that read as the same bits, what is not finite as null."""
+    import orjson  # noqa: PLC0415 - optional
+
+    return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def read(text: bytes) -> Any:
+    """A value of JSON, numbers that are not finite included.
+
+    Raises:
+        ValueError: it is no JSON.
+    """
+    import orjson  # noqa: PLC0415 - optional
+
+    try:
+        return orjson.loads(text)
+    except ValueError:
+        return _read_tolerantly(text.decode("utf-8"))
+
+
+def _read_tolerantly(text: str) -> Any:
+    try:
+        return json.loads(_NOT_FINITE.sub(_python_word, text))
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+_NOT_FINITE = re.compile(r"-?\b(?:nan|inf(?:inity)?)\b", re.IGNORECASE)
+
+
+def _python_word(found: re.Match[str]) -> str:
+    word = found[0].lower()
+    return "NaN" if word.endswith("nan") else f"{'-' if word.startswith('-') else ''}Infinity"
+
+
+def vector(value: Any) -> Vector:
+    """A list of numbers as an array.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not isinstance(value, list):
+        raise ValueError(f"expected a list of numbers, not {type(value).__name__}")  # noqa: TRY004 - of text, not of a program
+    if not _NUMBER_TYPES.issuperset(map(type, value)):
+        raise ValueError("expected a list of numbers, but it holds something else")
+    try:
+        return np.array(value, dtype=np.float64)
+    except OverflowError:
+        return np.array([_float(number) for number in value])
+
+
+def _float(number: float | None) -> float:
+    try:
+        return float("nan") if number is None else float(number)
+    except OverflowError:  # a whole number beyond all floats
+        return float("inf") if number is not None and number > 0 else float("-inf")

@@ -1,0 +1,60 @@
+"""What a server offers under one name: vectors in, vectors out."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from deepzero_sim.connectors.json_values import Vector
+from deepzero_sim.errors import ConfigError
+from deepzero_sim.types import is_whole
+
+
+class ServedModel(abc.ABC):
+    """A model as UM-Bridge knows it. Subclasses say their sizes and evaluate; what they raise is what the client is told.
+
+    Attributes:
+        thread_safe: whether it may be evaluated by several threads at once, and beside the other models of its server.
+    """
+
+    thread_safe: bool = False
+
+    @abc.abstractmethod
+    def input_sizes(self, config: Mapping[str, Any]) -> Sequence[int]:
+        """The length of every input vector.
+
+        Args:
+            config: what the client sent as such.
+        """
+
+    @abc.abstractmethod
+    def output_sizes(self, config: Mapping[str, Any]) -> Sequence[int]:
+        """The length of every output vector."""
+
+    @abc.abstractmethod
+    def evaluate(self, inputs: Sequence[Vector], config: Mapping[str, Any]) -> Sequence[Vector]:
+        """The outputs of some inputs, of the sizes that were said.
+
+        Args:
+            inputs: float64 `(n,)`, finite.
+            config: what the client sent as such.
+
+        Raises:
+            DeepZeroError: there are none, in words that the client is told.
+        """
+
+
+def whole_of(config: Mapping[str, Any], key: str, usual: int, least: int) -> int:
+    """The only thing that a model's config may hold: one whole number.
+
+    Raises:
+        ConfigError: it holds something else.
+    """
+    unknown = [name for name in config if name != key]
+    if unknown:
+        raise ConfigError(f"the config of this model may hold {key!r}, not {unknown[0]!r}: leave it out.")
+    value = config.get(key, usual)
+    if isinstance(value, bool) or not is_whole(value) or not least <= value < 2**31:
+        raise ConfigError(f"{key} in the config of this model must be a whole number from {least} on, not {value!r}.")
+    return int(value)
