@@ -179,7 +179,7 @@ def test_retry_of_what_passes(make: Make, mark: str, place: Path, whole: torch.T
 @pytest.mark.parametrize("fault", FAULTS)
 def test_retry_of_what_stays(make: Make, mark: str, place: Path, fault: str) -> None:
     """What diverged is not even tried again."""
-    with pytest.raises(dz.SolverError, match=f"failure: {FAULTS[fault]}, at layers."):
+    with pytest.raises(dz.SolverError, match=rf"failure: {FAULTS[fault]}, at layers\."):
         asked(make(fault, LIMIT, at_once=1), "retry(1)")
     assert_nothing_is_left(mark, place)
 
