@@ -37,7 +37,7 @@ class Run:
 
     command: Sequence[str]
     folder: Path
-    environment: Mapping[str, str]
+    environment: Mapping[bytes, bytes]
     output: tuple[int, int]
     timeout: float
 
@@ -82,7 +82,7 @@ class Programs:
             OSError: it cannot be started.
         """
         mark = guard.new_mark()
-        name, _, value = mark.partition("=")
+        name, _, value = mark.encode().partition(b"=")
         process = subprocess.Popen(  # noqa: S603 - no shell, and the user's own program
             what.command,
             cwd=what.folder,
