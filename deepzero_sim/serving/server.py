@@ -116,7 +116,7 @@ async def _listen(runner: web.AppRunner, host: str, port: int) -> None:
     try:
         await web.TCPSite(runner, host, port).start()
     except OSError as error:
-        why = os.strerror(error.errno) if (error.errno or 0) > 0 else str(error)  # asyncio repeats the address
+        why = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)  # asyncio repeats the address
         raise ConfigError(
             f"expected a free port to listen on, not {host}:{port} ({why}): name another --port, or 0 for any."
         ) from error

@@ -139,9 +139,8 @@ def test_a_missing_package_is_said(package: str, monkeypatch: pytest.MonkeyPatch
 def test_a_port_in_use_is_said() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(
-            ConfigError, match=rf"expected a free port to listen on, not 127\.0\.0\.1:{port} \(Address already in use\)"
-        ):
+        said = rf"expected a free port to listen on, not 127\.0\.0\.1:{port} \(Address already in use\)"
+        with pytest.raises(ConfigError, match=said):
             dz.serve({"burgers": dz.ServedSolver(dz.as_solver(lambda states: states, SPEC))}, port=port)
 
 

@@ -10,7 +10,7 @@ import pytest
 from http_servers import free_port
 from snippets import run_page
 
-PAGE = Path(__file__).parents[1] / "docs" / "wrap" / "http.md"
+PAGE = Path(__file__).parents[2] / "docs" / "wrap" / "http.md"
 
 #: Whoever reads the page has seen the server start before they go on.
 WAIT = "```python\nfrom http_servers import wait_for\n\nwait_for({port})\n```\n"
