@@ -2,6 +2,7 @@
 
 from deepzero_sim import vjp as vjp
 from deepzero_sim.check import GradientCheck, check_gradient
+from deepzero_sim.connectors.bmi import BMISolver
 from deepzero_sim.coupling import SolverLoop
 from deepzero_sim.errors import (
     ConfigError,
@@ -40,6 +41,7 @@ from deepzero_sim.trainer import Progress, Trainer
 __all__ = [
     "CGE",
     "RGE",
+    "BMISolver",
     "BackPropagation",
     "ConfigError",
     "ConnectionLostError",

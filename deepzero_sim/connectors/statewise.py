@@ -1,10 +1,10 @@
-"""A batch advanced state by state, some at once: for programs and services that take one state a call."""
+"""A batch advanced state by state: for programs, services and models that take one state a call."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -65,7 +65,7 @@ class Statewise:
             self._stop()
             wait(futures)
             raise
-        return _gathered(futures, states)
+        return _gathered((future.exception() or future.result() for future in futures), states)
 
     def _pool(self) -> ThreadPoolExecutor:
         with self._starting:
@@ -80,16 +80,28 @@ class Statewise:
         self.__dict__.update(state, _threads=None, _starting=threading.Lock())
 
 
-def _gathered(futures: list[Future[Array]], states: Array) -> Array:
+def one_by_one(advance: AdvanceOne, states: Array, params: Array | None) -> Array:
+    """Advance every state of a batch, one after the other in this thread: arguments and result as of :class:`Statewise`."""
+    rows: list[Array | None] = [None] * len(states) if params is None else list(params)
+    return _gathered((_outcome(advance, state, row) for state, row in zip(states, rows, strict=True)), states)
+
+
+def _outcome(advance: AdvanceOne, state: Array, row: Array | None) -> Array | SolverError:
+    try:
+        return advance(state, row)
+    except SolverError as error:
+        return error
+
+
+def _gathered(outcomes: Iterable[Array | BaseException], states: Array) -> Array:
     advanced, failures = np.zeros_like(states), {}
-    for place, future in enumerate(futures):
-        error = future.exception()
-        if isinstance(error, SolverError):
-            failures[place] = error
-        elif error is not None:
-            raise error
+    for place, outcome in enumerate(outcomes):
+        if isinstance(outcome, SolverError):
+            failures[place] = outcome
+        elif isinstance(outcome, BaseException):
+            raise outcome
         else:
-            advanced[place] = future.result()
+            advanced[place] = outcome
     if failures:
         raise StatesFailedError(failures, advanced)
     return advanced
