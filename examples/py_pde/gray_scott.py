@@ -3,8 +3,8 @@
     u_t = D_u lap(u) - u v^2 + F (1 - u)
     v_t = D_v lap(v) + u v^2 - (F + k) v,   periodic
 
-A substance v eats u, which is fed at the rate F; v decays at the rate F + k. Second-order central differences in space, explicit
-Euler in time.
+A substance v eats u, which is fed at the rate F; v decays at the rate F + k. Second-order central differences in space,
+explicit Euler in time.
 """
 
 from collections.abc import Callable
