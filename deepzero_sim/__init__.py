@@ -2,7 +2,7 @@
 
 from deepzero_sim import vjp as vjp
 from deepzero_sim.check import GradientCheck, check_gradient
-from deepzero_sim.connectors.bmi import BMISolver
+from deepzero_sim.connectors import BMISolver, DakotaSolver, ExecutableSolver
 from deepzero_sim.coupling import SolverLoop
 from deepzero_sim.errors import (
     ConfigError,
@@ -45,6 +45,7 @@ __all__ = [
     "BackPropagation",
     "ConfigError",
     "ConnectionLostError",
+    "DakotaSolver",
     "DataError",
     "DeepZeroError",
     "Densities",
@@ -53,6 +54,7 @@ __all__ = [
     "ErdosRenyi",
     "Estimator",
     "Evaluation",
+    "ExecutableSolver",
     "ExitCodeError",
     "GraSP",
     "GradientCheck",

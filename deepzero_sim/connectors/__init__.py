@@ -1,1 +1,8 @@
 """Solvers that are not Python functions: programs, services and models, as they are."""
+
+from deepzero_sim.connectors.bmi import BMISolver
+from deepzero_sim.connectors.dakota import DakotaSolver
+from deepzero_sim.connectors.executable import ExecutableSolver
+from deepzero_sim.connectors.formats import Format
+
+__all__ = ["BMISolver", "DakotaSolver", "ExecutableSolver", "Format"]

@@ -1,0 +1,174 @@
+"""Text with numbers filled in, by jinja2."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from deepzero_sim.connectors.paths import inside
+from deepzero_sim.errors import ConfigError, MissingExtraError
+from deepzero_sim.solver import SolverSpec
+from deepzero_sim.types import Array
+
+#: What a template may name.
+NAMES = ("params", "spec", "dt", "state")
+
+#: What a placeholder begins with.
+PLACEHOLDER = "{{"
+
+
+@functools.cache
+def _jinja2() -> ModuleType:
+    try:
+        # an extra
+        import jinja2.sandbox  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("A template", "jinja2", "executable") from error
+    return jinja2
+
+
+@functools.cache
+def _environment() -> Any:
+    jinja2 = _jinja2()
+    return jinja2.sandbox.ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+
+
+@functools.lru_cache(maxsize=256)
+def _compiled(text: str) -> tuple[Any, frozenset[str]]:
+    """A template, and the names it uses."""
+    from jinja2 import meta  # noqa: PLC0415 - an extra; it was imported before
+
+    environment = _environment()
+    return environment.from_string(text), frozenset(meta.find_undeclared_variables(environment.parse(text)))
+
+
+@dataclass(frozen=True)
+class Text:
+    """Text with placeholders.
+
+    Args:
+        text: in jinja2's language.
+        where: it stands, for messages.
+
+    Raises:
+        ConfigError: it is no template, or names what there is not.
+        MissingExtraError: jinja2 is not installed.
+    """
+
+    text: str
+    where: str
+
+    def __post_init__(self) -> None:
+        jinja2 = _jinja2()
+        try:
+            _, names = _compiled(self.text)
+        except jinja2.TemplateSyntaxError as error:
+            raise ConfigError(f"{self.where} must be a jinja2 template: line {error.lineno}: {error.message}.") from error
+        if unknown := sorted(names - set(NAMES)):
+            raise ConfigError(f"{self.where} names {', '.join(unknown)}, but there are only {', '.join(NAMES)}.")
+
+    def render(self, values: Values) -> str:
+        """With the numbers filled in.
+
+        Raises:
+            ConfigError: a parameter is not there, or the template does what it may not.
+        """
+        template, names = _compiled(self.text)
+        try:
+            return str(template.render({name: values.named(name) for name in names}))
+        except Exception as error:  # whatever an expression makes of its values
+            raise ConfigError(f"{self.where} cannot be filled in ({type(error).__name__}: {error}): mend it.") from error
+
+
+class Values:
+    """What a template sees: `params` by name (or by place, if the spec has no names), `spec`, `dt`, and the `state` as lists.
+
+    Args:
+        spec: of the solver.
+        states: `(C, *N)`, or `(B, C, *N)` if the program takes a batch.
+        params: `(K,)`, or `(B, K)` if the program takes a batch; a name then stands for a list of `B` numbers.
+    """
+
+    def __init__(self, spec: SolverSpec, states: Array, params: Array | None) -> None:
+        self._spec, self._states, self._params = spec, states, params
+
+    def named(self, name: str) -> Any:
+        """The value of one of :data:`NAMES`: plain ones, which a template can do no harm with."""
+        if name == "params":
+            values = [] if self._params is None else self._params.T.tolist()
+            return dict(zip(self._spec.parameters, values, strict=False)) if self._spec.parameters else values
+        if name == "state":
+            return self._states.tolist()
+        if name == "dt":
+            return self._spec.dt
+        return {field.name: getattr(self._spec, field.name) for field in fields(self._spec) if field.name != "mask"}
+
+
+def try_out(render: Callable[[Values], object], spec: SolverSpec, batched: bool) -> None:
+    """Find out when a solver is made what a template names that there will not be.
+
+    Args:
+        render: what is tried.
+        spec: of the solver.
+        batched: whether its program takes batches.
+
+    Raises:
+        ConfigError: it names something unknown, or does what it may not.
+    """
+    if not spec.parameters:  # it may have parameters without names, nobody knows how many
+        return
+    lead = (1,) if batched else ()
+    states, params = np.ones((*lead, *spec.state_shape), spec.dtype), np.ones((*lead, len(spec.parameters)), spec.dtype)
+    try:
+        render(Values(spec, states, params))
+    except ConfigError as error:
+        if isinstance(error.__cause__, _jinja2().TemplateRuntimeError):  # all else may come from these numbers
+            raise
+
+
+@dataclass(frozen=True)
+class Template:
+    """A file made of a template."""
+
+    path: str
+    text: Text
+
+    def render(self, values: Values) -> str:
+        return self.text.render(values)
+
+
+def templates(settings: Mapping[str, str | Path]) -> tuple[Template, ...]:
+    """Files by the templates that they are made of.
+
+    Args:
+        settings: template files, from the current folder, by the paths of the files in the working folder.
+
+    Raises:
+        ConfigError: the settings are not usable.
+        MissingExtraError: jinja2 is not installed.
+    """
+    if not isinstance(settings, Mapping):
+        raise ConfigError(f"templates must be template files by the paths that they are filled in to, not {settings!r}.")
+    made = []
+    for path, source in settings.items():
+        plain = inside(path, "templates")
+        made.append(Template(plain, Text(text_of(source, f"templates: {plain}"), f"the template {source}")))
+    return tuple(made)
+
+
+def text_of(source: str | Path, where: str) -> str:
+    """The text of a file that settings name.
+
+    Raises:
+        ConfigError: in words that begin with `where`: there is no such text file.
+    """
+    try:
+        return Path(source).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError, TypeError) as error:
+        raise ConfigError(f"{where}: {source} must be a text file ({error}): paths start at the current folder.") from error
