@@ -2,7 +2,7 @@
 
 from deepzero_sim import vjp as vjp
 from deepzero_sim.check import GradientCheck, check_gradient
-from deepzero_sim.connectors import DakotaSolver, ExecutableSolver, TesseractSolver, UMBridgeSolver
+from deepzero_sim.connectors import BMISolver, DakotaSolver, ExecutableSolver, TesseractSolver, UMBridgeSolver
 from deepzero_sim.coupling import SolverLoop
 from deepzero_sim.errors import (
     ConfigError,
@@ -43,6 +43,7 @@ from deepzero_sim.trainer import Progress, Trainer
 __all__ = [
     "CGE",
     "RGE",
+    "BMISolver",
     "BackPropagation",
     "ConfigError",
     "ConnectionLostError",

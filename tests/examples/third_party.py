@@ -1,0 +1,81 @@
+"""What every example of a third-party solver is held to: the contract, and a recipe in short."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import numpy as np
+import yaml
+
+import deepzero_sim as dz
+from deepzero_sim.cli import main
+from deepzero_sim.components import Component, load
+from deepzero_sim.solver import build_solver, checked_step
+from deepzero_sim.types import Array
+
+ROOT = Path(__file__).parents[2]
+
+
+class Example:
+    """An example's folder: its recipes, the solvers they name, and states to try them on."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = ROOT / "examples" / folder
+        self.recipe: dict[str, Any] = yaml.safe_load((self.folder / "data.yaml").read_text())
+        self.params = np.array(self.recipe["files"][0]["params"])
+
+    def solver(self, which: str = "source") -> dz.Solver:
+        """A new one, as the recipe makes it."""
+        return build_solver(Component(**self.recipe["simulations"][which]))
+
+    def states(self, which: str = "source", batch: int = 2) -> tuple[Array, Array]:
+        """Initial states of a solver's grid and their parameters."""
+        spec, initial = self.solver(which).spec, load(self.recipe["simulations"]["initial"])
+        params = self.params[:batch]
+        return np.concatenate([initial(spec, row[None]) for row in params]), params
+
+
+def keeps_the_contract(example: Example) -> None:
+    """Shape, determinism, one state or several a call, and the same bits from parts that are reused as from new ones."""
+    solver = example.solver()
+    states, params = example.states()
+    together = checked_step(solver, states, params)
+    assert np.abs(together - states).max() > 1e-3  # it does something
+    np.testing.assert_array_equal(together, checked_step(solver, states, params))
+    for place in range(len(states)):
+        alone = checked_step(example.solver(), states[place : place + 1], params[place : place + 1])
+        np.testing.assert_array_equal(alone[0], together[place])
+    sent = cloudpickle.loads(cloudpickle.dumps(solver))  # after it has made its parts
+    np.testing.assert_array_equal(checked_step(sent, states, params), together)
+
+
+def is_corrected_towards_itself(example: Example) -> None:
+    """What the recipe calls the truth lies nearer to itself refined than the coarse solver does: the error is the grid's."""
+    restrict, spec = load(example.recipe["simulations"]["restrict"]), example.solver().spec
+    (states, params), reference = example.states("reference", batch=1), example.solver("reference")
+    start = restrict(states, spec)
+    fine = restrict(checked_step(reference, states, params), spec)
+    coarse = checked_step(example.solver(), start, params)
+    assert 0 < np.abs(coarse - fine).mean() < 0.5 * np.abs(fine - start).mean()
+
+
+def runs_in_short(example: Example, tmp_path: Path) -> None:
+    """`generate`, two updates of each recipe and `evaluate`, on three frames."""
+    recipe = {**example.recipe, "workers": {"backend": "serial"}}
+    recipe["simulations"] = {**recipe["simulations"], "steps": 3, "reference": recipe["simulations"]["source"]}
+    recipe["files"] = [{"output": str(tmp_path / "data.h5"), "params": example.params[:2].tolist()}]
+    (tmp_path / "data.yaml").write_text(yaml.safe_dump(recipe))
+    assert main(["generate", "--config", str(tmp_path / "data.yaml")]) == 0
+    for name, more in (
+        ("non", []),
+        ("solver_layer", ["--start", str(tmp_path / "non"), "--unroll", "2", "--vjp.name", DETACHED]),
+    ):
+        short = ["--updates", "2", "--batch_size", "1", "--workers.backend", "serial", "--tensorboard", "false"]
+        where = ["--run", str(tmp_path / name), "--train_data", str(tmp_path / "data.h5")]
+        assert main(["train", "--config", str(example.folder / f"{name}.yaml"), *where, *short, *more]) == 0
+    assert main(["evaluate", "--run", str(tmp_path / "solver_layer"), "--data", str(tmp_path / "data.h5")]) == 0
+
+
+DETACHED = "deepzero_sim.vjp.Detached"

@@ -1,0 +1,18 @@
+"""The page on wrapping a Python solver, as its reader runs it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from snippets import run_page
+
+PAGE = Path(__file__).parents[1] / "docs" / "wrap" / "python.md"
+
+
+@pytest.mark.slow
+def test_the_page_ends_with_a_corrected_tracer(tmp_path: Path) -> None:
+    run_page(PAGE, tmp_path)
+    methods = json.loads((tmp_path / "runs" / "tracer" / "results.json").read_text())["methods"]
+    assert methods["DETACHED"]["mae"] < 0.7 * methods["SRC"]["mae"]
