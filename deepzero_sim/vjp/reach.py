@@ -32,9 +32,7 @@ def reach(states: Array, params: Array | None, probes: Probes, differences: Diff
         ConfigError: over more than half of the longest axis.
         SolverError: they are none of the solver's states, or the solver failed.
     """
-    require_states(probes.spec, states, params)
-    some = np.unique(np.linspace(0, len(states) - 1, STATES, dtype=int))
-    found = max(_at(states[b], None if params is None else params[b], probes, differences) for b in some)
+    found = farthest(states, params, probes, differences)
     longest = max(states.shape[2:])
     if 2 * (2 * found + 1) > longest > POINTS:
         raise ConfigError(
@@ -42,6 +40,17 @@ def reach(states: Array, params: Array | None, probes: Probes, differences: Diff
             "Coloured to be cheap: take ReferenceJacobian, or give Coloured a radius within which a step carries most."
         )
     return max(found, 1)
+
+
+def farthest(states: Array, params: Array | None, probes: Probes, differences: Differences) -> int:
+    """What :func:`reach` finds, however far or near it is.
+
+    Raises:
+        SolverError: they are none of the solver's states, or the solver failed.
+    """
+    require_states(probes.spec, states, params)
+    some = np.unique(np.linspace(0, len(states) - 1, STATES, dtype=int))
+    return max(_at(states[b], None if params is None else params[b], probes, differences) for b in some)
 
 
 def _at(state: Array, params: Array | None, probes: Probes, differences: Differences) -> int:
