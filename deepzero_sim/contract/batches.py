@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from deepzero_sim.contract.answers import likeness
-from deepzero_sim.contract.trial import Sample, Trial
+from deepzero_sim.contract.trial import Sample, Trial, unguarded
 from deepzero_sim.contract.verdict import Finding, NotTestedError, broken, holds, told
 from deepzero_sim.errors import SolverError
 from deepzero_sim.probing import TOGETHER
@@ -67,7 +67,7 @@ def parameters(trial: Trial) -> Finding:
     if not names or sample.params is None:
         raise NotTestedError("the spec names no parameters.")
     trial.require_deterministic()
-    trial.require_time(2 + 2 * len(names))
+    trial.require_time(1 + 3 * len(names))
     changed = {name: _changed(trial, sample, k) for k, name in enumerate(names)}
     without = [name for name, answer in changed.items() if answer is not None and np.array_equal(answer, sample.answer)]
     refused = [name for name, answer in changed.items() if answer is None]
@@ -78,7 +78,17 @@ def parameters(trial: Trial) -> Finding:
     words += [f"{name} cannot be changed by {CHANGE:.0%}: the step refuses it." for name in refused]
     if words:
         return told(" ".join(words))
-    return holds(f"every state has its own; {', '.join(names)} {'changes' if len(names) == 1 else 'change'} a step.")
+    changes = f"{', '.join(names)} {'changes' if len(names) == 1 else 'change'} a step"
+    return holds(f"every state has its own; {changes}; without them it {_without(trial, sample)}.")
+
+
+def _without(trial: Trial, sample: Sample) -> str:
+    """What a step does that is given no parameters; the package always gives them."""
+    try:
+        unguarded(trial.shielded, sample.state, None)
+    except SolverError:
+        return "fails, as it should"
+    return "takes others of its own"
 
 
 def _changed(trial: Trial, sample: Sample, k: int) -> Array | None:

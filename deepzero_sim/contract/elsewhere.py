@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
 
-import cloudpickle
 import numpy as np
 
 from deepzero_sim.contract.answers import likeness
 from deepzero_sim.contract.trial import Trial
 from deepzero_sim.contract.verdict import Finding, NotTestedError, broken, holds, told
-from deepzero_sim.errors import ConfigError, SolverError, SolverTimeoutError
-from deepzero_sim.parallel import open_executor, outcome, pickling_for_workers, submitted
-from deepzero_sim.solver import Solver
+from deepzero_sim.errors import ConfigError, SolverTimeoutError, WorkerLostError
 from deepzero_sim.types import Array
 
-#: Seconds that a worker process has to start, and a step in it to end, at least.
-WORKER_SECONDS = 30.0
+#: Seconds that a worker process takes to start, about; that are waited for a step in it, at least; and that are waited for one
+#: from an extreme state, beside so many times what a step takes.
+START, WAIT, WAIT_EXTREME, EXTREME_STEPS = 3.0, 60.0, 5.0, 20
 
 #: Steps that each of two threads takes.
 ROUNDS = 16
@@ -31,13 +27,11 @@ EXTREME = 1e6
 def worker(trial: Trial) -> Finding:
     """Sent to a worker process, the solver answers the same."""
     sample = trial.samples[0]
+    _require_seconds(trial, START)
     try:
-        with pickling_for_workers(f"solver {trial.spec.name!r}"):
-            pickled = cloudpickle.dumps(trial.solver)
+        found = trial.process.step(sample.state, sample.params, max(WAIT, trial.seconds_left))
     except ConfigError as error:
         return broken(str(error))
-    with _process() as executor:
-        found = _remotely(trial, executor, pickled, sample.state, sample.params)
     if not trial.spec.deterministic:
         return holds("a worker process advances states.")
     alike = likeness(found, sample.answer)
@@ -49,27 +43,11 @@ def worker(trial: Trial) -> Finding:
     return holds("a worker process gives the same, bit for bit.")
 
 
-@contextmanager
-def _process() -> Iterator[Executor]:
-    with open_executor("process", 1) as executor:
-        yield executor
-
-
-def _remotely(trial: Trial, executor: Executor, pickled: bytes, states: Array, params: Array | None) -> Array:
-    future = submitted(executor, _advance, (pickled, states, params))
-    seconds = max(WORKER_SECONDS, trial.seconds_left)
-    if not wait([future], seconds).done:
-        raise SolverTimeoutError(f"solver {trial.spec.name!r} gave no answer in a worker process within {seconds:.0f} s.")
-    answer = outcome(future)
-    if isinstance(answer, Exception):
-        raise answer
-    return answer
-
-
-def _advance(task: tuple[bytes, Array, Array | None]) -> Array:
-    pickled, states, params = task
-    solver: Solver = cloudpickle.loads(pickled)
-    return solver.step(states, params)
+def _require_seconds(trial: Trial, seconds: float) -> None:
+    if trial.seconds_left < seconds:
+        raise NotTestedError(
+            f"left out for time: it may take {seconds:.0f} s, and {trial.seconds_left:.0f} s are left; give more seconds."
+        )
 
 
 def threads(trial: Trial) -> Finding:
@@ -99,24 +77,23 @@ def threads(trial: Trial) -> Finding:
 
 def extremes(trial: Trial) -> Finding:
     """What comes of NaN, and of states far too large; in a worker process, which may die of it."""
-    with pickling_for_workers("a solver"):
-        pickled = cloudpickle.dumps(trial.solver)
-    sample = trial.samples[0]
+    sample, seconds = trial.samples[0], WAIT_EXTREME + EXTREME_STEPS * trial.second_a_step
+    _require_seconds(trial, 2 * seconds)
     large = np.asarray(sample.state * EXTREME, dtype=sample.state.dtype)
     given = {"NaN": np.full_like(sample.state, np.nan), f"{EXTREME:.0e} times a state": large}
-    return told(" ".join(f"{name}: {_reaction(trial, pickled, states, sample.params)}" for name, states in given.items()))
+    return told(" ".join(f"{name}: {_reaction(trial, states, sample.params, seconds)}" for name, states in given.items()))
 
 
-def _reaction(trial: Trial, pickled: bytes, states: Array, params: Array | None) -> str:
+def _reaction(trial: Trial, states: Array, params: Array | None, seconds: float) -> str:
     try:
-        with _process() as executor:
-            answer = _remotely(trial, executor, pickled, states, params)
-    except SolverError as error:
-        return f"raised ({error.kind or type(error).__name__})."
-    except Exception as error:  # what its own code raises in a worker
-        return f"raised ({type(error).__name__})."
-    if np.isfinite(answer).all():
-        return "finite numbers are returned" + (
-            ", as if nothing were wrong: look whether a failure goes unseen." if np.isnan(states).any() else "."
-        )
-    return "returned as NaN or infinity, which the package finds."
+        answer = trial.process.step(states, params, seconds)
+    except SolverTimeoutError:
+        return f"no answer for {seconds:.0f} s."
+    except WorkerLostError:
+        return "the process died."
+    except Exception as error:  # whatever the solver raises
+        return f"raised ({getattr(error, 'kind', None) or type(error).__name__})."
+    if not np.isfinite(answer).all():
+        return "returned as NaN or infinity, which the package finds."
+    hidden = ", as if nothing were wrong: look whether failures go unseen" if np.isnan(states).any() else ""
+    return f"finite numbers are returned{hidden}."

@@ -21,7 +21,9 @@ def shape(trial: Trial, first: FirstStep) -> Finding:
 
 def dtype(trial: Trial, first: FirstStep) -> Finding:
     """The dtype that the spec says."""
-    found, wanted = getattr(first.answer, "dtype", type(first.answer).__name__), trial.spec.dtype
+    if not isinstance(first.answer, np.ndarray):
+        return Finding("not tested", "'shape' is broken: mend that first.")
+    found, wanted = first.answer.dtype, trial.spec.dtype
     if found != np.dtype(wanted):
         return broken(f"a step must return {wanted}, as its spec says, not {found}: convert it with .astype('{wanted}').")
     return holds(f"{wanted} in and out.")

@@ -20,6 +20,7 @@ from deepzero_sim.perturbation import trainable
 from deepzero_sim.probing import TOGETHER
 from deepzero_sim.solver import DifferentiableSolver, Solver
 from deepzero_sim.vjp import Coloured, ReferenceJacobian
+from deepzero_sim.vjp.reach import too_far
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def _coloured(rollouts: _Rollouts) -> _Steps:
     reach = spec.stencil if spec.stencil is not None else rollouts.reach
     if reach is None:
         raise ConfigError("it needs a stencil in the spec, or a reach that was measured.")
-    if 2 * (2 * reach + 1) > max(spec.state_shape[1:]):
+    if too_far(reach, spec):
         raise ConfigError(f"a step carries information over {reach} points, too far for it to be cheap.")
     return _Steps(rollouts.forward, rollouts.forward * Coloured().steps_a_product(spec, reach))  # a product of every step
 

@@ -9,7 +9,7 @@ from deepzero_sim.contract.verdict import Finding, NotTestedError, broken, holds
 from deepzero_sim.errors import SolverError
 from deepzero_sim.probing import Probes
 from deepzero_sim.vjp.differences import Differences
-from deepzero_sim.vjp.reach import POINTS, STATES, farthest
+from deepzero_sim.vjp.reach import POINTS, STATES, farthest, too_far
 
 
 def measured_reach(trial: Trial) -> int:
@@ -33,14 +33,15 @@ def measured_reach(trial: Trial) -> int:
 def stencil(trial: Trial, found: int) -> Finding:
     """A step carries information no farther than the spec says."""
     said, longest = trial.spec.stencil, max(trial.spec.state_shape[1:])
-    far = 2 * found + 1 >= longest
+    far = too_far(found, trial.spec)
     if said is None:
-        how = f"over {found} points of {longest}, all of the grid or most" if far else f"over {found} points"
-        advice = "take ReferenceJacobian" if far else f"say stencil={found} if it holds for all states; Coloured suits it"
-        return told(f"the spec has no stencil; a step carries information {how} (all but 1 % of a change): {advice}.")
+        advice = "ReferenceJacobian suits it" if far else f"say stencil={found} if that holds for all states: Coloured suits it"
+        return told(
+            f"the spec has no stencil. A step carries all but 1 % of a change over {found} points of {longest}; {advice}."
+        )
     if found > said:
         return broken(
             f"the spec's stencil is {said}, but a step carries information over {found} points: Coloured and its like would "
-            f"find wrong gradients; say stencil={'None' if far else found}."
+            f"find wrong gradients. Say stencil={None if far else found}."
         )
     return holds(f"a step carries information over {found} points, no farther than the stencil of {said}.")

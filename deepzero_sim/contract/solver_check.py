@@ -107,7 +107,6 @@ _LINES: Mapping[str, _Line] = {
     "parameters": _Line(batches.parameters, _ALIKE),
     "worker process": _Line(elsewhere.worker, _SAME),
     "threads": _Line(elsewhere.threads, _SAME),
-    "extreme states": _Line(elsewhere.extremes, ("worker process",)),
     "spec": _Line(form.described),
 }
 
@@ -144,7 +143,7 @@ def check_solver(
     started = time.perf_counter()
     given = states if states is not None else smooth_fields(solver.spec, SAMPLES if params is None else len(params), seed)
     found = _Found(Trial(solver, given, params, seconds))
-    with single_threaded():
+    with single_threaded(), found.trial.process:
         found.lines()
         sizes = found.measured("step sizes", lambda: measure_step_sizes(found.trial, seed), _ALIKE)
         times = found.measured("times", lambda: measure_times(found.trial)) or []
@@ -154,6 +153,7 @@ def check_solver(
             return gradient_costs(solver, network or _small(solver.spec, seed), int(unroll), int(batch_size), reach, times)
 
         gradients = found.measured("gradients", costs)
+        found.extremes()
     verdicts = tuple(Verdict(line, finding.outcome, finding.words) for line, finding in found.findings.items())
     took = time.perf_counter() - started
     return SolverCheck(solver.spec.name, states is None, verdicts, sizes, tuple(times), gradients, found.left_out, took)
@@ -184,7 +184,7 @@ class _Found:
         self.left_out: dict[str, str] = {}
 
     def lines(self) -> None:
-        """Look at every line but that of the stencil.
+        """Look at every line but those of the stencil and of extreme states.
 
         Raises:
             SolverError: the solver cannot be run.
@@ -204,6 +204,10 @@ class _Found:
         reason = self.left_out.pop("stencil", "")
         self.findings["stencil"] = Finding("not tested", reason) if found is None else stencil(self.trial, found)
         return found
+
+    def extremes(self) -> None:
+        """Look at the line of extreme states, which may take long: after all others."""
+        self.findings["extreme states"] = self._finding(_Line(elsewhere.extremes, ("worker process",)))
 
     def measured(self, name: str, measure: Callable[[], _T], after: tuple[str, ...] = ()) -> _T | None:
         """A measurement; None if it is left out."""

@@ -57,22 +57,19 @@ class StepSizes:
             return "linear, to rounding"
         if self.order > 0.75:
             return "smooth"
-        return (
-            "has kinks (limiters, thresholds, absolute values)" if self.order > 0.1 else "jumps (thresholds, whole iterations)"
-        )
+        return "not smooth: it has kinks (limiters, absolute values)" if self.order > 0.1 else "not even continuous: it jumps"
 
     @property
     def words(self) -> str:
         """What was found, for people."""
-        sweep = self.sweep
+        sweep, absolute = self.sweep, ", ".join(f"{step:.2g}" for step in self.absolute)
         least, most = sweep.plateau
-        absolute = ", ".join(f"{step:.2g}" for step in self.absolute)
-        bend = "" if self.order is None else f" (its bend grows as mu^{self.order:.2f})"
-        below = f"; below, rounding: the step has noise of {sweep.rounding:.0e} of its size" if sweep.rounding else ""
+        bend = "" if self.order is None else f" (it bends by a share of its change that grows as mu^{self.order:.2f})"
         return (
-            f"mu = {self.recommended:g} of a channel's size ({absolute} in its unit). Central differences hold still from "
-            f"{least:g} to {most:g}, known there to {sweep.noise_floor:.0e} of themselves; above, curvature is lost{below}. "
-            f"The step is {self.smoothness}{bend}."
+            f"Take mu = {self.recommended:g} of a channel's size, {absolute} in its unit. Central differences hold still from "
+            f"{least:g} to {most:g}; they are known there to {sweep.noise_floor:.0e} of themselves. Longer steps measure "
+            f"curvature, shorter ones rounding: the step has noise of {sweep.rounding:.0e} of its size. It is "
+            f"{self.smoothness}{bend}."
         )
 
     def as_dict(self) -> dict[str, Any]:

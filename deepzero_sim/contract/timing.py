@@ -13,7 +13,7 @@ from deepzero_sim.contract.trial import Trial
 from deepzero_sim.errors import SolverError
 
 #: States in a call, at most; bytes of them; calls that are timed, at least and at most; seconds after which that is enough.
-MOST_STATES, MOST_BYTES, LEAST_CALLS, MOST_CALLS, ENOUGH = 512, 2**27, 3, 25, 0.2
+MOST_STATES, MOST_BYTES, LEAST_CALLS, MOST_CALLS, ENOUGH = 512, 2**27, 3, 25, 0.05
 
 #: A batch is as good as the best if it is within this share of its speed.
 AS_GOOD = 0.9
@@ -43,7 +43,8 @@ def measure_times(trial: Trial) -> list[BatchTime]:
     Args:
         trial: after its survey.
     """
-    sample, found, batch = trial.samples[0], [], 1
+    sample, batch = trial.samples[0], 1
+    found: list[BatchTime] = []
     most = min(trial.spec.max_batch or MOST_STATES, MOST_STATES, max(1, MOST_BYTES // sample.state.nbytes))
     while batch <= most and (not found or trial.affordable(0.5) * trial.second_a_step > LEAST_CALLS * 2 * found[-1].seconds):
         states = np.repeat(sample.state, batch, axis=0)

@@ -9,6 +9,7 @@ from typing import final
 import numpy as np
 
 from deepzero_sim.contract.verdict import NotTestedError
+from deepzero_sim.contract.worker_process import WorkerProcess
 from deepzero_sim.errors import SolverCrashError, SolverError
 from deepzero_sim.solver import Solver, check_states, checked_step, require_states
 from deepzero_sim.types import Array
@@ -72,6 +73,8 @@ class Trial:
         samples: states that the solver advances, with their answers; after :meth:`survey` two at least, if that can be.
         raised: failures that the solver raised, by the sample state's place.
         returned: failures that it returned as numbers, likewise.
+        second_a_step: seconds that a step takes, about.
+        process: where the solver is asked in another process; whoever makes a trial closes it.
 
     Raises:
         SolverError: they are none of the solver's states.
@@ -86,6 +89,7 @@ class Trial:
         self.raised: dict[int, SolverError] = {}
         self.returned: dict[int, SolverError] = {}
         self.second_a_step = 0.0
+        self.process = WorkerProcess(solver)
         self._end = time.monotonic() + seconds
 
     def first_step(self) -> FirstStep:
