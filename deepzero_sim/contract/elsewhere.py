@@ -15,7 +15,7 @@ from deepzero_sim.types import Array
 
 #: Seconds that a worker process takes to start, about; that are waited for a step in it, at least; and that are waited for one
 #: from an extreme state, beside so many times what a step takes.
-START, WAIT, WAIT_EXTREME, EXTREME_STEPS = 3.0, 60.0, 5.0, 20
+START, WAIT, WAIT_EXTREME, EXTREME_STEPS = 5.0, 60.0, 5.0, 20
 
 #: Steps that each of two threads takes.
 ROUNDS = 16

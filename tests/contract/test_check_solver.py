@@ -55,7 +55,7 @@ BROKEN: dict[str, tuple[type[Sheared], str, str]] = {
     "FewStates": (broken.FewStates, "largest batch", "max_batch is 64, but 64 states in one call fail: .*no room for more than 4"),
     "OneRow": (broken.OneRow, "parameters", r"use params\[b\] for state b, not one row for all"),
     "OneBuffer": (broken.OneBuffer, "threads", "two threads at once got answers up to .* thread_safe=False"),
-    "Far": (broken.Far, "stencil", "the spec's stencil is 1, but a step carries information over 5 points"),
+    "Far": (broken.Far, "stencil", "the spec's stencil is 1, but a step carries information over 7 points: .* stencil=None"),
 }
 
 IN_WORKERS: dict[str, tuple[type[Sheared], str, str]] = {
@@ -148,8 +148,9 @@ def test_a_failure_of_one_sample_state_is_told() -> None:
 
 def test_failures_that_come_and_go_are_found() -> None:
     found = checked(broken.Flaky())
-    assert not found.holds and "states that were advanced before were not" in found["no hidden state"].words
-    assert "the licence server did not answer" in found["no hidden state"].words
+    (line,) = outcomes(found, "broken")
+    assert found[line].words.startswith("states that were advanced before were not: ")
+    assert "the licence server did not answer" in found[line].words
 
 
 def test_a_parameter_without_effect_is_told() -> None:
@@ -200,11 +201,11 @@ def test_smoothness(function: Callable[[Array], Array], says: str) -> None:
     assert found is not None and says in found.words, found
 
 
-@pytest.mark.parametrize(("dtype", "least", "most"), [("float32", 1e-6, 1e-6), ("float64", 1e-16, 1e-14)])
+@pytest.mark.parametrize(("dtype", "least", "most"), [("float32", 1e-3, 1e-2), ("float64", 1e-6, 1e-4)])
 def test_the_noise_of_a_step_is_that_of_its_dtype(dtype: str, least: float, most: float) -> None:
     found = check_solver(Stepwise(np.sin, dtype=dtype), seconds=SHORT).step_sizes
     assert found is not None and 0.003 * np.finfo(dtype).eps < found.sweep.rounding < 30 * np.finfo(dtype).eps
-    assert found.recommended in (1e-2, 1e-3, 1e-4) and found.absolute == (found.recommended * found.sizes[0],)
+    assert least <= found.recommended <= most and found.absolute == (found.recommended * found.sizes[0],)
 
 
 def test_a_step_of_low_precision_wants_a_longer_difference() -> None:
