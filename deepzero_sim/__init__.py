@@ -2,6 +2,7 @@
 
 from deepzero_sim import vjp as vjp
 from deepzero_sim.check import GradientCheck, check_gradient
+from deepzero_sim.connectors import DakotaSolver, ExecutableSolver
 from deepzero_sim.contract import SolverCheck, check_solver
 from deepzero_sim.coupling import SolverLoop
 from deepzero_sim.errors import (
@@ -44,6 +45,7 @@ __all__ = [
     "BackPropagation",
     "ConfigError",
     "ConnectionLostError",
+    "DakotaSolver",
     "DataError",
     "DeepZeroError",
     "Densities",
@@ -52,6 +54,7 @@ __all__ = [
     "ErdosRenyi",
     "Estimator",
     "Evaluation",
+    "ExecutableSolver",
     "ExitCodeError",
     "GraSP",
     "GradientCheck",

@@ -52,7 +52,7 @@ BROKEN: dict[str, tuple[type[Sheared], str, str]] = {
     "Chance": (broken.Chance, "deterministic", "the same state has two answers, up to .* apart"),
     "Remembers": (broken.Remembers, "no hidden state", "before and after another one was advanced, are up to"),
     "Mixes": (broken.Mixes, "batches", "two states in one call and each alone are up to .* apart"),
-    "FewStates": (broken.FewStates, "largest batch", "max_batch is 64, but 64 states in one call fail: .*no room for more than 4"),
+    "FewStates": (broken.FewStates, "largest batch", "64 states in one call fail: .*no room for more than 4"),
     "OneRow": (broken.OneRow, "parameters", r"use params\[b\] for state b, not one row for all"),
     "OneBuffer": (broken.OneBuffer, "threads", "two threads at once got answers up to .* thread_safe=False"),
     "Far": (broken.Far, "stencil", "the spec's stencil is 1, but a step carries information over 7 points: .* stencil=None"),
