@@ -62,18 +62,18 @@ static void write_all(const char *path, const double *values, long count)
         fail(2, "the output file cannot be written");
 }
 
-/* The first column of the inverse of 1 + h D2 + h D4. */
-static void inverse(double *kernel, long cells, double dx, double h)
+/* The first column of the inverse of 1 + h D2 + h D4; cosine[m] is cos(2 pi m / cells). */
+static void inverse(double *kernel, const double *cosine, long cells, double dx, double h)
 {
     double *share = array(cells);
     for (long k = 0; k < cells; k++) {
-        double d2 = -(2 - 2 * cos(TURN * k / cells)) / (dx * dx);
+        double d2 = (2 * cosine[k] - 2) / (dx * dx);
         share[k] = 1 / (1 + h * d2 + h * d2 * d2) / cells;
     }
     for (long j = 0; j < cells; j++) {
         kernel[j] = 0;
         for (long k = 0; k < cells; k++)
-            kernel[j] += share[k] * cos(TURN * (j * k % cells) / cells);
+            kernel[j] += share[k] * cosine[j * k % cells];
     }
     free(share);
 }
@@ -101,12 +101,14 @@ int main(int argc, char **argv)
     double *u = read_all(argv[3], &numbers), *lengths = read_all(argv[4], &states);
     if (numbers != states * cells)
         fail(2, "STATES must hold CELLS numbers for each of LENGTHS");
-    double *kernel = array(cells), *right = array(cells), h = DT / substeps;
+    double *kernel = array(cells), *cosine = array(cells), *right = array(cells), h = DT / substeps;
+    for (long m = 0; m < cells; m++)
+        cosine[m] = cos(TURN * m / cells);
     for (long s = 0; s < states; s++) {
         double *state = u + s * cells, dx = lengths[s] / cells;
         if (!(lengths[s] > 0))
             fail(2, "a length must be positive");
-        inverse(kernel, cells, dx, h);
+        inverse(kernel, cosine, cells, dx, h);
         for (long n = 0; n < substeps; n++)
             substep(state, right, kernel, cells, dx, h);
         for (long i = 0; i < cells; i++)
