@@ -95,8 +95,8 @@ _OF_FORM: Mapping[str, Callable[[Trial, FirstStep], Finding]] = {
 _SAME = ("deterministic", "no hidden state")
 _ALIKE = (*_SAME, "batches")
 
-#: All others, in the order in which they are looked at.
-_LINES: Mapping[str, _Line] = {
+#: Those that answers to a few states tell, in the order in which they are looked at.
+_OF_ANSWERS: Mapping[str, _Line] = {
     "failures raised": _Line(answers.finite),
     "sample states": _Line(answers.advanced),
     "padding": _Line(answers.padding),
@@ -105,10 +105,17 @@ _LINES: Mapping[str, _Line] = {
     "batches": _Line(batches.batch, _SAME),
     "largest batch": _Line(batches.largest_batch),
     "parameters": _Line(batches.parameters, _ALIKE),
-    "worker process": _Line(elsewhere.worker, _SAME),
-    "threads": _Line(elsewhere.threads, _SAME),
-    "spec": _Line(form.described),
 }
+
+#: Those that may take longer.
+_ELSEWHERE: Mapping[str, _Line] = {
+    "spec": _Line(form.described),
+    "threads": _Line(elsewhere.threads, _SAME),
+    "worker process": _Line(elsewhere.worker, _SAME),
+}
+
+#: The one that may take longest: the solver may hang.
+_LAST: Mapping[str, _Line] = {"extreme states": _Line(elsewhere.extremes, ("worker process",))}
 
 
 def check_solver(
@@ -144,16 +151,18 @@ def check_solver(
     given = states if states is not None else smooth_fields(solver.spec, SAMPLES if params is None else len(params), seed)
     found = _Found(Trial(solver, given, params, seconds))
     with single_threaded(), found.trial.process:
-        found.lines()
+        found.begin()
+        found.lines(_OF_ANSWERS)
         sizes = found.measured("step sizes", lambda: measure_step_sizes(found.trial, seed), _ALIKE)
         times = found.measured("times", lambda: measure_times(found.trial)) or []
         reach = found.reach()
+        found.lines(_ELSEWHERE)
 
         def costs() -> GradientCosts:
             return gradient_costs(solver, network or _small(solver.spec, seed), int(unroll), int(batch_size), reach, times)
 
         gradients = found.measured("gradients", costs)
-        found.extremes()
+        found.lines(_LAST)
     verdicts = tuple(Verdict(line, finding.outcome, finding.words) for line, finding in found.findings.items())
     took = time.perf_counter() - started
     return SolverCheck(solver.spec.name, states is None, verdicts, sizes, tuple(times), gradients, found.left_out, took)
@@ -183,8 +192,8 @@ class _Found:
         self.findings: dict[str, Finding] = {}
         self.left_out: dict[str, str] = {}
 
-    def lines(self) -> None:
-        """Look at every line but those of the stencil and of extreme states.
+    def begin(self) -> None:
+        """Take the first steps, and look at what they tell.
 
         Raises:
             SolverError: the solver cannot be run.
@@ -195,7 +204,10 @@ class _Found:
         if self._formed:
             self.findings["result's memory"] = form.memory(self.trial, first)
             self.trial.survey()
-        for name, line in _LINES.items():
+
+    def lines(self, lines: Mapping[str, _Line]) -> None:
+        """Look at some lines."""
+        for name, line in lines.items():
             self.findings[name] = self._finding(line)
 
     def reach(self) -> int | None:
@@ -204,10 +216,6 @@ class _Found:
         reason = self.left_out.pop("stencil", "")
         self.findings["stencil"] = Finding("not tested", reason) if found is None else stencil(self.trial, found)
         return found
-
-    def extremes(self) -> None:
-        """Look at the line of extreme states, which may take long: after all others."""
-        self.findings["extreme states"] = self._finding(_Line(elsewhere.extremes, ("worker process",)))
 
     def measured(self, name: str, measure: Callable[[], _T], after: tuple[str, ...] = ()) -> _T | None:
         """A measurement; None if it is left out."""

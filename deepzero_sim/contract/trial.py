@@ -10,7 +10,7 @@ import numpy as np
 
 from deepzero_sim.contract.verdict import NotTestedError
 from deepzero_sim.contract.worker_process import WorkerProcess
-from deepzero_sim.errors import SolverCrashError, SolverError
+from deepzero_sim.errors import SolverCrashError, SolverError, StatesFailedError
 from deepzero_sim.solver import Solver, check_states, checked_step, require_states
 from deepzero_sim.types import Array
 
@@ -136,7 +136,11 @@ class Trial:
         Raises:
             SolverError: the solver failed.
         """
-        return checked_step(self.shielded, states, params)
+        started = time.perf_counter()
+        advanced = checked_step(self.shielded, states, params)
+        if len(states) == 1:  # machines and solvers are not as fast all the time
+            self.second_a_step += (time.perf_counter() - started - self.second_a_step) / 4
+        return advanced
 
     @property
     def seconds_left(self) -> float:
@@ -187,6 +191,8 @@ def unguarded(solver: Solver, states: Array, params: Array | None) -> object:
     """
     try:
         return solver.step(states, params)
+    except StatesFailedError as error:
+        raise error.failures[min(error.failures)] from error
     except SolverError:
         raise
     except (Exception, SystemExit) as error:
