@@ -3,6 +3,7 @@
 from deepzero_sim import vjp as vjp
 from deepzero_sim.check import GradientCheck, check_gradient
 from deepzero_sim.connectors import BMISolver, DakotaSolver, ExecutableSolver, TesseractSolver, UMBridgeSolver
+from deepzero_sim.contract import SolverCheck, check_solver
 from deepzero_sim.coupling import SolverLoop
 from deepzero_sim.errors import (
     ConfigError,
@@ -82,6 +83,7 @@ __all__ = [
     "ServedSolver",
     "ServerError",
     "Solver",
+    "SolverCheck",
     "SolverCrashError",
     "SolverError",
     "SolverKilledError",
@@ -100,6 +102,7 @@ __all__ = [
     "ZOGraSP",
     "as_solver",
     "check_gradient",
+    "check_solver",
     "evaluate",
     "open_executor",
     "serve",

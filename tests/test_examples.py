@@ -17,13 +17,20 @@ import yaml
 from deepzero_sim.cli import parser
 from deepzero_sim.demo import METHODS, PHIFLOW_WAKE, WAKE, data_settings, training_settings
 from deepzero_sim.plain import plain
-from deepzero_sim.settings import CheckSettings, ClassifySettings, GenerateSettings, TrainSettings, Workers
+from deepzero_sim.settings import CheckSettings, CheckSolverSettings, ClassifySettings, GenerateSettings, TrainSettings, Workers
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 FILES = sorted(EXAMPLES.rglob("*.yaml"))
 
 #: What tells the commands' settings apart.
-KEYS = {"files": "generate", "output": "check-gradient", "train_data": "train", "epochs": "classify", "data": "evaluate"}
+KEYS = {
+    "files": "generate",
+    "output": "check-gradient",
+    "train_data": "train",
+    "epochs": "classify",
+    "seconds": "check",
+    "data": "evaluate",
+}
 
 
 def command(path: Path) -> str:
@@ -37,6 +44,7 @@ def parsed(path: Path) -> Any:
     kinds = {
         "generate": GenerateSettings,
         "train": TrainSettings,
+        "check": CheckSolverSettings,
         "check-gradient": CheckSettings,
         "classify": ClassifySettings,
     }

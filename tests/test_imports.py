@@ -31,7 +31,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("oracle",),
     ("estimator", "models"),
     ("building", "check", "serving", "sparsity"),
-    ("evaluation", "run_folder"),
+    ("contract", "evaluation", "run_folder"),
     ("trainer",),
 )
 
@@ -48,6 +48,7 @@ APPLICATION = frozenset(
         "cli",
         "commands",
         "console",
+        "contract_report",
         "demo",
         "evaluation_report",
         "experiment",
@@ -58,6 +59,7 @@ APPLICATION = frozenset(
         "report",
         "served_run",
         "settings",
+        "solver_checking",
     }
 )
 
