@@ -149,6 +149,7 @@ def test_a_program_that_takes_steps_itself_has_its_own_mark(faults: Path, mark: 
         [{"path": "u.raw", "format": "raw"}],
         [{"path": "v.raw", "format": "raw"}],
         keep="never",
+        environment={"TMPDIR": str(tmp_path)},
     )
     with ThreadPoolExecutor(1) as threads:
         asked = threads.submit(solver.step, np.ones((1, 1, 8)))
