@@ -2,6 +2,7 @@
 
 from deepzero_sim import vjp as vjp
 from deepzero_sim.check import GradientCheck, check_gradient
+from deepzero_sim.connectors import DakotaSolver, ExecutableSolver
 from deepzero_sim.coupling import SolverLoop
 from deepzero_sim.errors import (
     ConfigError,
@@ -43,6 +44,7 @@ __all__ = [
     "BackPropagation",
     "ConfigError",
     "ConnectionLostError",
+    "DakotaSolver",
     "DataError",
     "DeepZeroError",
     "Densities",
@@ -51,6 +53,7 @@ __all__ = [
     "ErdosRenyi",
     "Estimator",
     "Evaluation",
+    "ExecutableSolver",
     "ExitCodeError",
     "GraSP",
     "GradientCheck",

@@ -1,0 +1,77 @@
+"""A solver's command: found when the solver is made, its placeholders filled in for every call."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from deepzero_sim.connectors.templates import PLACEHOLDER, Text, Values
+from deepzero_sim.errors import ConfigError
+
+
+class Command:
+    """A program and its arguments. No shell reads them.
+
+    Args:
+        command: the program and its arguments; a program with a slash in it is a path from the current folder, any other is
+            looked for in `PATH`. Arguments may hold placeholders, as templates do.
+        environment: variables beside those of this process.
+
+    Raises:
+        ConfigError: there is no such program, or the settings are not usable.
+    """
+
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str | float]) -> None:
+        if isinstance(command, str) or not isinstance(command, Sequence) or not command:
+            raise ConfigError(
+                f"command must be a list of a program and its arguments, such as [./solver, in.npy], not {command!r}."
+            )
+        if not all(isinstance(word, str | int | float | Path) and "\0" not in str(word) for word in command):
+            raise ConfigError(f"command must be a list of words and numbers, not {list(command)!r}.")
+        self._words = [_found(str(command[0])), *(_word(str(word)) for word in command[1:])]
+        self._environment = _variables(environment)
+
+    def words(self, values: Values) -> list[str]:
+        """The command with its placeholders filled in.
+
+        Raises:
+            ConfigError: they cannot be.
+        """
+        return [word.render(values) if isinstance(word, Text) else word for word in self._words]
+
+    def environment(self) -> dict[str, str]:
+        """Of the program."""
+        return {**os.environ, **self._environment}
+
+    @property
+    def program(self) -> str:
+        """Its path."""
+        return str(self._words[0])
+
+
+def _word(word: str) -> str | Text:
+    return Text(word, f"the argument {word!r} of command") if PLACEHOLDER in word else word
+
+
+def _found(program: str) -> str:
+    path = Path(program).absolute() if "/" in program else shutil.which(program)
+    if path is None:
+        raise ConfigError(f"there is no program {program!r} in PATH: install it, or name it by a path such as ./{program}.")
+    if not Path(path).is_file():
+        raise ConfigError(f"there is no program {path}: check the path, it starts at the current folder; compile it first.")
+    if not os.access(path, os.X_OK):
+        raise ConfigError(f"{path} must be a program that may be executed: chmod +x it, or name its interpreter before it.")
+    return str(path)
+
+
+def _variables(environment: Any) -> dict[str, str]:
+    fit = isinstance(environment, Mapping) and all(
+        isinstance(name, str) and name and not {"=", "\0"} & set(name) and isinstance(value, str | int | float)
+        for name, value in environment.items()
+    )
+    if not fit:
+        raise ConfigError(f"environment must be words or numbers by the names of variables, not {environment!r}.")
+    return {name: str(value) for name, value in environment.items()}

@@ -1,0 +1,102 @@
+"""How numbers lie in a file: the base of all formats, and what several of them share."""
+
+from __future__ import annotations
+
+import abc
+from typing import ClassVar, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepzero_sim.errors import ConfigError, InvalidStateError, UnreadableOutputError
+from deepzero_sim.types import Array
+
+#: What goes into a file.
+Content: TypeAlias = bytes | bytearray | memoryview
+
+
+class Format(abc.ABC):
+    """A file format. Subclasses say how an array becomes the bytes of a file, and back; files are opened elsewhere.
+
+    Messages of errors begin with what the file holds, as in ``"holds 3 numbers, not 4"``: the rest is put around them.
+    """
+
+    #: Whether the file has a row for each point and a column for each channel, so that arrays come as `(..., C)`.
+    columns: ClassVar[bool] = False
+
+    @abc.abstractmethod
+    def encode(self, values: Array) -> Content:
+        """The content of a file.
+
+        Args:
+            values: what the settings of the file ask for: `(C, *N)` by default, `(*N, C)` if there are ``columns``.
+        """
+
+    @abc.abstractmethod
+    def decode(self, content: bytes, shape: tuple[int, ...], dtype: np.dtype[np.floating]) -> Array:
+        """The numbers in a file.
+
+        Args:
+            content: of the file.
+            shape: that is expected.
+            dtype: of the states.
+
+        Returns:
+            An array of that shape and dtype, NaN and infinity as they are.
+
+        Raises:
+            UnreadableOutputError: the file is truncated, holds more than it should, or is of another format.
+            InvalidStateError: it holds an array of another shape, or no floating-point numbers.
+        """
+
+    def largest(self, values: int) -> int:
+        """Bytes that a file of so many numbers may have; one that has more is not read."""
+        return 64 * values + 2**20
+
+
+def floating(dtype: str | None, default: str | None = None) -> np.dtype[np.floating] | None:
+    """A setting `dtype` of a format, such as ``"float32"`` or ``">f8"``, or None if it is left out.
+
+    Raises:
+        ConfigError: it names no floating-point numbers.
+    """
+    if dtype is None:
+        return None
+    try:
+        found = np.dtype(dtype)
+    except TypeError:
+        found = np.dtype(object)
+    if found.kind != "f":
+        raise ConfigError(f"dtype must name floating-point numbers as numpy does (float32, '<f8', '>f4'), not {dtype!r}.")
+    return found
+
+
+def as_dtype(values: NDArray[np.generic], dtype: np.dtype[np.floating]) -> Array:
+    """Floating-point numbers in another precision; what is too large becomes infinite."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        converted: Array = values.astype(dtype, copy=False)
+    return converted
+
+
+def checked(values: NDArray[np.generic], shape: tuple[int, ...], dtype: np.dtype[np.floating]) -> Array:
+    """An array that a file describes itself, held to what is expected.
+
+    Raises:
+        InvalidStateError: another shape, or no floating-point numbers.
+    """
+    if values.shape != shape:
+        raise InvalidStateError(f"holds an array of shape {values.shape}, not {shape}")
+    if values.dtype.kind != "f":
+        raise InvalidStateError(f"holds {values.dtype}, not floating-point numbers")
+    return as_dtype(values, dtype)
+
+
+def need_size(size: int, expected: int, unit: str = "bytes") -> None:
+    """Hold what is found in a file to its expected size.
+
+    Raises:
+        UnreadableOutputError: it differs.
+    """
+    if size != expected:
+        why = "it is truncated" if size < expected else "there is more than there should be"
+        raise UnreadableOutputError(f"holds {size} {unit}, not {expected}: {why}, or it is of another format")

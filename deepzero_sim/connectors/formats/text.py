@@ -1,0 +1,59 @@
+"""Columns of numbers as text."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+
+from deepzero_sim.connectors.formats.base import Content, Format, as_dtype, need_size
+from deepzero_sim.errors import ConfigError, UnreadableOutputError
+from deepzero_sim.types import Array, is_whole
+
+#: As many digits as give the same bits again, by bytes of a number.
+SAME_BITS = {4: "%.8e", 8: "%.16e"}
+
+
+class Text(Format):
+    """`text`: a line for each point, the last axis running fastest, with a column for each channel.
+
+    Args:
+        delimiter: between columns; white space if None.
+        comments: what comments begin with, to the end of the line.
+        header: lines before the numbers: empty comments where a file is written, skipped where one is read.
+
+    Raises:
+        ConfigError: one of them is not usable.
+    """
+
+    columns: ClassVar[bool] = True
+
+    def __init__(self, delimiter: str | None = None, comments: str = "#", header: int = 0) -> None:
+        if not is_whole(header) or header < 0:
+            raise ConfigError(f"header must be a number of lines, 0 or more, not {header!r}.")
+        if not all(isinstance(words, str) and words for words in (delimiter or " ", comments)):
+            raise ConfigError(f"delimiter and comments must be text, not {delimiter!r} and {comments!r}.")
+        self._delimiter, self._comments, self._header = delimiter, comments, int(header)
+
+    def encode(self, values: Array) -> Content:
+        between = self._delimiter or " "
+        line = between.join([SAME_BITS[values.dtype.itemsize]] * values.shape[-1]) + "\n"
+        rows = values.reshape(-1, values.shape[-1])
+        text = (line * len(rows)) % tuple(rows.ravel().tolist())
+        return (f"{self._comments}\n" * self._header + text).encode()
+
+    def decode(self, content: bytes, shape: tuple[int, ...], dtype: np.dtype[np.floating]) -> Array:
+        try:
+            lines = content.decode().splitlines()[self._header :]
+            filled = any(line.partition(self._comments)[0].strip() for line in lines)  # loadtxt only warns of nothing
+            table = (
+                np.loadtxt(lines, np.float64, comments=self._comments, delimiter=self._delimiter, ndmin=2)
+                if filled
+                else np.empty((0, shape[-1]))
+            )
+        except (ValueError, UnicodeDecodeError) as error:
+            raise UnreadableOutputError(f"is no table of numbers ({error})") from error
+        rows = int(np.prod(shape[:-1]))
+        need_size(len(table), rows, "lines of numbers")
+        need_size(table.shape[1], shape[-1], "columns")
+        return as_dtype(table.reshape(shape), dtype)

@@ -1,0 +1,85 @@
+"""Programs never outlive the Python process that started them, even one that was killed without a chance to clean up.
+
+A small process beside it, started with the first program, is told over a pipe which process groups run. When the pipe
+closes, it kills those that are left (`guard_process.py`). One write says that a program has started, another that it is gone.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import secrets
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+#: The variable by which programs and all that they start are found again.
+VARIABLE = "DEEPZERO_SIM_CALL"
+
+SCRIPT = Path(__file__).with_name("guard_process.py")
+
+
+class Guard:
+    """Ends the programs of this process with it. One serves the whole process: :data:`guard`."""
+
+    def __init__(self) -> None:
+        self._reset()
+        os.register_at_fork(after_in_child=self._forked)
+
+    def _reset(self) -> None:
+        self._pipe: int | None = None
+        self._running: set[int] = set()
+        self._changing = threading.Lock()
+        self._mark = f"{VARIABLE}={secrets.token_hex(8)}:"
+        self._calls: Iterator[int] = itertools.count()
+
+    def _forked(self) -> None:
+        """A copy of a process has programs of its own; the pipe must close with the process that opened it."""
+        if self._pipe is not None:
+            os.close(self._pipe)
+        self._reset()
+
+    def new_mark(self) -> str:
+        """What the environment of one call's programs holds, `VARIABLE=value`, and of no other's."""
+        with self._changing:
+            if self._pipe is None:
+                self._start()
+        return f"{self._mark}{next(self._calls)};"
+
+    def started(self, group: int) -> None:
+        """A process group has started."""
+        with self._changing:
+            self._running.add(group)
+            self._tell(f"+{group}\n")
+
+    def gone(self, group: int) -> None:
+        """Nothing is left of a process group."""
+        with self._changing:
+            self._running.discard(group)
+            self._tell(f"-{group}\n")
+
+    def _tell(self, line: str) -> None:
+        if self._pipe is None:
+            return
+        try:
+            os.write(self._pipe, line.encode())
+        except BrokenPipeError:  # someone killed the guard
+            os.close(self._pipe)
+            self._start()
+
+    def _start(self) -> None:
+        reading, self._pipe = os.pipe()
+        silent = os.open(os.devnull, os.O_WRONLY)
+        redirected = [(os.POSIX_SPAWN_DUP2, reading, 0), (os.POSIX_SPAWN_DUP2, silent, 1), (os.POSIX_SPAWN_DUP2, silent, 2)]
+        command = [sys.executable, "-I", "-S", str(SCRIPT), self._mark]
+        unmarked = {name: value for name, value in os.environ.items() if name != VARIABLE}  # we may be such a program ourselves
+        try:  # a group of its own: Ctrl-C in a terminal does not reach it
+            os.posix_spawn(sys.executable, command, unmarked, file_actions=redirected, setpgroup=0)
+        finally:
+            os.close(reading)
+            os.close(silent)
+        os.write(self._pipe, "".join(f"+{group}\n" for group in sorted(self._running)).encode())
+
+
+guard = Guard()

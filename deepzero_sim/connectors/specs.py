@@ -1,0 +1,43 @@
+"""A solver's spec as it stands in a YAML file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+
+from deepzero_sim.errors import ConfigError
+from deepzero_sim.solver import SolverSpec
+
+#: Fields that are tuples, which YAML has none of.
+LISTED = ("state_shape", "channels", "channel_units", "parameters", "parameter_units", "axes", "spacing")
+
+
+def as_spec(spec: SolverSpec | Mapping[str, Any]) -> SolverSpec:
+    """A spec, or one made of a mapping of its fields.
+
+    Args:
+        spec: `mask` and `offsets` may be nested lists.
+
+    Raises:
+        ConfigError: a field is missing, unknown or not usable.
+    """
+    if isinstance(spec, SolverSpec):
+        return spec
+    if not isinstance(spec, Mapping):
+        raise ConfigError(f"spec must be a SolverSpec, or a mapping of its fields, not {type(spec).__name__}.")
+    known = [field.name for field in fields(SolverSpec)]
+    if not set(spec) <= set(known) or not {"name", "state_shape", "dt"} <= set(spec):
+        raise ConfigError(
+            f"spec must have name, state_shape and dt, and any of {', '.join(known)}, not {', '.join(map(str, spec))}."
+        )
+    values = dict(spec)
+    try:
+        values |= {key: tuple(values[key]) for key in LISTED if key in values}
+        values |= {"offsets": tuple(map(tuple, values["offsets"]))} if "offsets" in values else {}
+        values |= {"mask": np.asarray(values["mask"], dtype=bool)} if values.get("mask") is not None else {}
+        return SolverSpec(**values)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"spec cannot be made of {values} ({error}): check its fields.") from error

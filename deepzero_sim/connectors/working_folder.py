@@ -1,0 +1,220 @@
+"""A fresh folder for every call of a program, filled before, and removed or kept afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import shutil
+import stat
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias, get_args
+
+from deepzero_sim.connectors.formats import Content
+from deepzero_sim.connectors.paths import inside
+from deepzero_sim.errors import ConfigError
+
+Keep: TypeAlias = Literal["failures", "never", "always"]
+
+#: Folders of one solver that are kept: thousands of failures must not fill a disk.
+MOST_KEPT = 20
+
+#: What is written into a folder beside the program's own files.
+STDOUT, STDERR, CALL = "stdout.log", "stderr.log", "call.txt"
+
+#: External files: paths that keep their names, or paths by their names in the working folder.
+ExternalFiles: TypeAlias = Sequence[str | Path] | Mapping[str, str | Path]
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A file of the user's in the working folder.
+
+    Args:
+        path: in the working folder.
+        source: where it lies.
+    """
+
+    path: str
+    source: Path
+
+
+def placed(settings: ExternalFiles, what: str) -> tuple[Placed, ...]:
+    """External files, and all files of external folders.
+
+    Raises:
+        ConfigError: the settings are not usable, or a file is not there.
+    """
+    if isinstance(settings, str) or not isinstance(settings, Sequence | Mapping):
+        raise ConfigError(f"{what} must be a list of paths, or paths by their names in the working folder, not {settings!r}.")
+    named = settings if isinstance(settings, Mapping) else {Path(source).absolute().name: source for source in settings}
+    if len(named) < len(settings):
+        raise ConfigError(f"{what} must have different names in the working folder: give paths by their names there.")
+    found: list[Placed] = []
+    for path, source in named.items():
+        found += _files(inside(path, what), Path(source).absolute(), what)
+    return tuple(found)
+
+
+def _files(path: str, source: Path, what: str) -> list[Placed]:
+    if source.is_dir():
+        return [placed for entry in sorted(source.iterdir()) for placed in _files(f"{path}/{entry.name}", entry, what)]
+    if not source.is_file():
+        raise ConfigError(f"{what}: there is no file or folder {source}: check the path, it starts at the current folder.")
+    return [Placed(path, source)]
+
+
+class WorkingFolders:
+    """The folders of one solver.
+
+    Args:
+        name: of the solver, in the folders' names.
+        copies: files that are copied into each.
+        links: files that are linked into each; a program must not change them.
+        written: paths of the files that are written into each.
+        keep: which folders are kept: of failures, none, or all; never more than 20 of a name.
+        kept_folder: where they are kept.
+
+    Raises:
+        ConfigError: two files have the same path, or `keep` is none of these.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        copies: Sequence[Placed],
+        links: Sequence[Placed],
+        written: Sequence[str],
+        keep: Keep,
+        kept_folder: Path,
+    ) -> None:
+        if keep not in get_args(Keep):
+            raise ConfigError(f"keep must be one of {', '.join(get_args(Keep))}, not {keep!r}.")
+        self._copies, self._links, self._keep, self._kept_folder = copies, links, keep, kept_folder.absolute()
+        self._prefix = f"{re.sub(r'[^A-Za-z0-9._-]', '_', name).lstrip('.')}-"
+        paths = [*(place.path for place in (*copies, *links)), *written]
+        _need_apart(paths)
+        self._folders = sorted({str(parent) for path in paths for parent in Path(path).parents} - {"."})
+
+    def make(self) -> Path:
+        """A folder with the external files in it, by its path without links.
+
+        Raises:
+            OSError: there is no space, or no permission.
+        """
+        folder = Path(os.path.realpath(tempfile.mkdtemp(prefix=f"deepzero-sim-{self._prefix}")))
+        try:
+            for name in self._folders:
+                (folder / name).mkdir()
+            for place in self._copies:
+                shutil.copy(place.source, folder / place.path)
+            for place in self._links:
+                (folder / place.path).symlink_to(place.source)
+        except BaseException:
+            self.remove(folder)
+            raise
+        return folder
+
+    def links(self) -> dict[Path, tuple[int, ...]]:
+        """What would tell that a linked file was changed."""
+        return {place.source: _identity(place.source) for place in self._links}
+
+    def remove(self, folder: Path) -> None:
+        """Remove a folder and all in it; links are removed, never followed."""
+        shutil.rmtree(folder, ignore_errors=True)
+        if os.path.lexists(folder):
+            _force_away(folder)
+
+    def settle(self, folder: Path, call: str, *, failed: bool) -> Path | str | None:
+        """Keep a folder or remove it.
+
+        Args:
+            folder: of a call that has ended.
+            call: what is written down beside it.
+            failed: whether the call did.
+
+        Returns:
+            Where it is kept, or why it is not, in words, or None if it need not be.
+        """
+        if self._keep == "never" or (self._keep == "failures" and not failed):
+            self.remove(folder)
+            return None
+        try:
+            return self._kept(folder, call)
+        except (OSError, shutil.Error) as error:
+            return f"it could not be kept in {self._kept_folder} ({error})"
+        finally:
+            self.remove(folder)
+
+    def _kept(self, folder: Path, call: str) -> Path | str:
+        self._kept_folder.mkdir(parents=True, exist_ok=True)
+        if sum(name.startswith(self._prefix) for name in os.listdir(self._kept_folder)) >= MOST_KEPT:  # noqa: PTH208 - just names
+            return f"it is not kept, because {self._kept_folder} holds {MOST_KEPT} such folders already"
+        with contextlib.suppress(OSError):  # the program put something else there
+            (folder / CALL).unlink(missing_ok=True)
+            write_new(folder / CALL, call.encode())
+        goal = self._kept_folder / folder.name.removeprefix("deepzero-sim-")
+        _move(folder, goal)
+        return goal
+
+
+def write_new(path: Path, content: Content) -> None:
+    """Write a file that is not there yet, not even as a link."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        left = memoryview(content)
+        while left.nbytes:
+            left = left[os.write(descriptor, left) :]
+    finally:
+        os.close(descriptor)
+
+
+def _need_apart(paths: Sequence[str]) -> None:
+    taken = {STDOUT, STDERR, CALL}
+    for path in paths:
+        if path in taken:
+            raise ConfigError(f"two files of the working folder have the path {path!r}: give them different ones.")
+        taken.add(path)
+    for path in paths:
+        if inner := taken & {str(parent) for parent in Path(path).parents}:
+            raise ConfigError(f"{inner.pop()!r} cannot be both a file of the working folder and the folder of {path!r}.")
+
+
+def _identity(path: Path) -> tuple[int, ...]:
+    try:
+        status = path.stat()
+    except OSError:
+        return ()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _force_away(folder: Path) -> None:
+    """Remove what a program made hard to remove: folders without permissions, a link in place of the folder."""
+    if folder.is_symlink():
+        folder.unlink(missing_ok=True)
+        return
+    for parent, folders, _ in os.walk(folder):
+        for path in (parent, *(os.path.join(parent, name) for name in folders)):  # noqa: PTH118 - as os.walk gives them
+            if not os.path.islink(path):  # noqa: PTH114
+                with contextlib.suppress(OSError):
+                    os.chmod(path, stat.S_IRWXU)  # noqa: PTH101
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _move(folder: Path, goal: Path) -> None:
+    try:
+        folder.rename(goal)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        shutil.copytree(folder, goal, symlinks=True, ignore=_special)
+
+
+def _special(folder: str, names: list[str]) -> set[str]:
+    """Pipes, sockets and devices, which cannot be copied."""
+    modes = {name: os.lstat(os.path.join(folder, name)).st_mode for name in names}  # noqa: PTH118
+    return {name for name, mode in modes.items() if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode))}
