@@ -11,6 +11,7 @@ import numpy as np
 from deepzero_sim.connectors.executable import ExecutableSolver
 from deepzero_sim.connectors.formats import Content, Format
 from deepzero_sim.connectors.formats.base import as_dtype, need_size
+from deepzero_sim.connectors.formats.text import whole_lines
 from deepzero_sim.connectors.specs import as_spec
 from deepzero_sim.connectors.working_folder import ExternalFiles, Keep
 from deepzero_sim.errors import ConfigError, ExitCodeError, UnreadableOutputError
@@ -123,19 +124,18 @@ def _aprepro(variables: Sequence[str], functions: Sequence[str]) -> str:
 
 
 class DakotaResults(Format):
-    """Dakota's results file: a number a line, or several, each with a descriptor behind it if the driver likes."""
+    """Dakota's results file: a number a line, with a descriptor behind it if the driver likes."""
 
     def encode(self, values: Array) -> Content:
         return "".join(f"{value:.16e}\n" for value in values.ravel().tolist()).encode()
 
     def decode(self, content: bytes, shape: tuple[int, ...], dtype: np.dtype[np.floating]) -> Array:
-        text = content.decode(errors="replace")
-        if text.lstrip()[:4].lower() == "fail":
-            raise ExitCodeError(f"says that the driver failed: {text.strip()[:80]!r}")
-        numbers = [word for line in text.splitlines() for word in line.split()[:1]]
+        if content.lstrip()[:4].lower() == b"fail":
+            raise ExitCodeError(f"says that the driver failed: {content.decode(errors='replace').strip()[:80]!r}")
         try:
+            numbers = [word for line in whole_lines(content) for word in line.split()[:1]]
             values = np.array(numbers, dtype=np.float64)
-        except ValueError as error:
+        except ValueError as error:  # no text in UTF-8 is one, too
             raise UnreadableOutputError(f"is no list of numbers ({error})") from error
         need_size(values.size, int(np.prod(shape)), "numbers")
         return as_dtype(values.reshape(shape), dtype)

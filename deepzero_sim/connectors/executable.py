@@ -14,7 +14,7 @@ import numpy as np
 
 from deepzero_sim.connectors.array_files import input_files, output_files
 from deepzero_sim.connectors.command import Command
-from deepzero_sim.connectors.failures import Said, complete, ending
+from deepzero_sim.connectors.failures import Said, blamed, complete, ending
 from deepzero_sim.connectors.formats import Content
 from deepzero_sim.connectors.paths import inside, read_inside
 from deepzero_sim.connectors.processes import Programs, Run
@@ -149,10 +149,11 @@ class ExecutableSolver(Solver):
         folder, said = self._made()
         try:
             yield folder, said
-        except SolverError as error:
+        except SolverError as failed:
+            error = blamed(failed, folder)
             kept = self._folders.settle(folder, _account(words, f"failed: {error}"), failed=True)
             complete(error, self.spec.name, said.last(), kept)
-            raise
+            raise error from error.__cause__
         except BaseException:
             self._folders.remove(folder)
             raise

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from deepzero_sim.connectors.processes import Ended
 from deepzero_sim.connectors.working_folder import STDERR, STDOUT
-from deepzero_sim.errors import ExitCodeError, FailureKind, SolverError, SolverKilledError, SolverTimeoutError
+from deepzero_sim.errors import ExitCodeError, FailureKind, SolverError, SolverKilledError, SolverTimeoutError, WorkingFolderError
 
 #: Bytes and lines of what a program said last that go into a message.
 LAST_BYTES, LAST_LINES = 2000, 3
@@ -84,6 +84,17 @@ def _signal(number: int) -> str:
         return f"{signal.Signals(number).name} ({signal.strsignal(number)})"
     except ValueError:  # of a real-time signal
         return str(number)
+
+
+def blamed(error: SolverError, folder: Path) -> SolverError:
+    """The failure itself, or the full disk that it may come from: a program cannot even say so on one."""
+    try:
+        full = os.statvfs(folder).f_bavail == 0
+    except OSError:
+        full = False
+    if not full or isinstance(error, WorkingFolderError):
+        return error
+    return WorkingFolderError(f"the disk of the working folder is full, and {error}")
 
 
 def complete(error: SolverError, name: str, said: str, kept: Path | str | None) -> None:

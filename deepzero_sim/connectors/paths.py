@@ -31,7 +31,7 @@ def read_inside(folder: Path, path: str, largest: int) -> bytes:
     """A file that a program left in its folder. No link leads out, and nothing but a plain file is opened.
 
     Args:
-        folder: that the program worked in; it runs no more.
+        folder: that the program worked in, by its path without links as it was before; it runs no more.
         path: of the file, as :func:`inside` returned it.
         largest: bytes that it may have.
 
@@ -39,9 +39,8 @@ def read_inside(folder: Path, path: str, largest: int) -> bytes:
         MissingOutputError: there is none.
         UnreadableOutputError: it is no plain file, lies outside, or is too large.
     """
-    root = os.path.realpath(folder)
-    found = os.path.realpath(os.path.join(root, path))  # noqa: PTH118 - a link may lead to another file inside
-    if not found.startswith(root + os.sep):
+    found = os.path.realpath(folder / path)  # a link may lead to another file inside
+    if not found.startswith(f"{folder}{os.sep}"):
         raise UnreadableOutputError(f"is a link that leads out of the working folder, to {found}")
     try:
         _need_file(os.lstat(found), largest)  # before it is opened: a pipe or a device would wait, or do things

@@ -44,7 +44,7 @@ class Text(Format):
 
     def decode(self, content: bytes, shape: tuple[int, ...], dtype: np.dtype[np.floating]) -> Array:
         try:
-            lines = content.decode().splitlines()[self._header :]
+            lines = whole_lines(content)[self._header :]
             filled = any(line.partition(self._comments)[0].strip() for line in lines)  # loadtxt only warns of nothing
             table = (
                 np.loadtxt(lines, np.float64, comments=self._comments, delimiter=self._delimiter, ndmin=2)
@@ -57,3 +57,15 @@ class Text(Format):
         need_size(len(table), rows, "lines of numbers")
         need_size(table.shape[1], shape[-1], "columns")
         return as_dtype(table.reshape(shape), dtype)
+
+
+def whole_lines(content: bytes) -> list[str]:
+    """The lines of a text file.
+
+    Raises:
+        UnreadableOutputError: the last one does not end: digits may be missing, and nothing else would tell.
+        UnicodeDecodeError: it is no text in UTF-8.
+    """
+    if content and not content.endswith(b"\n"):
+        raise UnreadableOutputError("ends within a line: it is truncated, or its last line needs a line break")
+    return content.decode().splitlines()
