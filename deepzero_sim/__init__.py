@@ -3,6 +3,7 @@
 from deepzero_sim import vjp as vjp
 from deepzero_sim.check import GradientCheck, check_gradient
 from deepzero_sim.connectors import DakotaSolver, ExecutableSolver
+from deepzero_sim.contract import SolverCheck, check_solver
 from deepzero_sim.coupling import SolverLoop
 from deepzero_sim.errors import (
     ConfigError,
@@ -73,6 +74,7 @@ __all__ = [
     "RunFolder",
     "ServerError",
     "Solver",
+    "SolverCheck",
     "SolverCrashError",
     "SolverError",
     "SolverKilledError",
@@ -89,6 +91,7 @@ __all__ = [
     "ZOGraSP",
     "as_solver",
     "check_gradient",
+    "check_solver",
     "evaluate",
     "open_executor",
     "warm_up_cosine",

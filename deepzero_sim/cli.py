@@ -1,7 +1,7 @@
-"""The command line: `deepzero-sim demo | generate | train | check-gradient | evaluate | classify | compare | bench`.
+"""The command line: `deepzero-sim demo | generate | check | train | check-gradient | evaluate | classify | compare | bench`.
 
 Settings come from one YAML file (`--config`), and every key can be overridden by an option of the same name. What goes
-wrong ends with one sentence on stderr and exit status 2.
+wrong ends with one sentence on stderr and exit status 2. A solver that breaks its contract is found with exit status 1.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
-from deepzero_sim import check_report, classification_report
+from deepzero_sim import check_report, classification_report, contract_report
 from deepzero_sim.checking import check
 from deepzero_sim.classification import classify
 from deepzero_sim.console import console, counting_bar, print_table, training_bar
@@ -38,6 +38,7 @@ from deepzero_sim.settings import (
     BenchSettings,
     BenchWakeSettings,
     CheckSettings,
+    CheckSolverSettings,
     ClassifySettings,
     CompareSettings,
     DemoSettings,
@@ -45,17 +46,28 @@ from deepzero_sim.settings import (
     GenerateSettings,
     TrainSettings,
 )
+from deepzero_sim.solver_checking import check_named_solver
 
 #: Seconds that a rank other than 0 leaves to rank 0 to say what went wrong: it has usually met the same.
 AFTER_RANK_0 = 5.0
 
 
 @dataclass(frozen=True)
+class _Positional:
+    """A setting that is given without an option."""
+
+    name: str
+    kind: type
+    count: str  # as of argparse's nargs
+    help: str
+
+
+@dataclass(frozen=True)
 class _Command:
     settings: type
-    run: Callable[[Any], None]
+    run: Callable[[Any], int | None]  # an exit status, where it is not 0
     help: str
-    folders: str | None = None  # a setting that is given by paths without an option
+    positional: _Positional | None = None
 
 
 def _train(settings: TrainSettings) -> None:
@@ -71,6 +83,20 @@ def _check(settings: CheckSettings) -> None:
         console.print(f"left out {name}: {why}")
     check_report.publish(settings.output, checked, plain(settings))
     console.print(f"report: {settings.output / 'check.md'}")
+
+
+def _check_solver(settings: CheckSolverSettings) -> int:
+    """The exit status says whether the solver keeps its contract."""
+    with console.status(f"checking {settings.component.name}"):
+        found = check_named_solver(settings)
+    for table, of_words in contract_report.tables(found):
+        print_table(table, of_words)
+    for sentence in contract_report.sentences(found):
+        console.print(sentence)
+    if settings.output is not None:
+        contract_report.publish(settings.output, found, plain(settings))
+        console.print(f"report: {settings.output / 'check.md'}")
+    return 0 if found.holds else 1
 
 
 def _evaluate(settings: EvaluateSettings) -> None:
@@ -116,10 +142,21 @@ _COMMANDS = {
     "demo": _Command(DemoSettings, demo, "correct a coarse wake solver, from data to report, in some minutes"),
     "generate": _Command(GenerateSettings, make_data, "make trajectories with a reference solver"),
     "train": _Command(TrainSettings, _train, "train a corrector, or go on with a run that was interrupted"),
+    "check": _Command(
+        CheckSolverSettings,
+        _check_solver,
+        "whether a solver keeps its contract, and what training through it will cost",
+        _Positional("name", str, "?", "the solver, an import path or file.py:Name"),
+    ),
     "check-gradient": _Command(CheckSettings, _check, "compare gradients past a solver with the true one, with a report"),
     "evaluate": _Command(EvaluateSettings, _evaluate, "roll a trained run out on unseen data, with a report"),
     "classify": _Command(ClassifySettings, _classify, "train a classifier of images, or go on with a run, with a report"),
-    "compare": _Command(CompareSettings, _compare, "trained classifiers side by side, with a report", "runs"),
+    "compare": _Command(
+        CompareSettings,
+        _compare,
+        "trained classifiers side by side, with a report",
+        _Positional("runs", Path, "+", "run folders"),
+    ),
     "bench cge": _Command(BenchSettings, _bench_cge, "measure coordinate-wise gradients against a plain loop, as JSON"),
     "bench wake": _Command(BenchWakeSettings, _bench_wake, "compare ways to train through the wake by what they cost"),
 }
@@ -142,9 +179,10 @@ def parser() -> tuple[ArgumentParser, dict[str, ArgumentParser]]:
     for name, command in _COMMANDS.items():
         sub = ArgumentParser(description=command.help, exit_on_error=False)
         sub.add_argument("--config", action="config", help="a YAML file of settings")
-        if command.folders is not None:
-            sub.add_argument(command.folders, nargs="+", type=Path, help="run folders")
-        sub.add_class_arguments(command.settings, skip={command.folders} - {None})
+        given = command.positional
+        if given is not None:
+            sub.add_argument(given.name, nargs=given.count, type=given.kind, help=given.help)
+        sub.add_class_arguments(command.settings, skip=set() if given is None else {given.name})
         within, _, word = name.rpartition(" ")
         subcommands[within].add_subcommand(word, sub, help=command.help)
         commands[name] = sub
@@ -152,7 +190,7 @@ def parser() -> tuple[ArgumentParser, dict[str, ArgumentParser]]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status: 0, or 2 if it ended with an error that was reported.
+    """Run a command; returns the exit status: 0, 1 if a solver breaks its contract, or 2 if an error was reported.
 
     Raises:
         SystemExit: on a rank of torchrun other than 0, when rank 0 has run the command.
@@ -162,10 +200,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _terminated_as_interrupted():
             name, settings = _parsed(argv)
             with _ranks(settings):
-                _COMMANDS[name].run(settings)
+                return _COMMANDS[name].run(settings) or 0
     except (Exception, KeyboardInterrupt) as error:
         return _fail(_sentence(error))
-    return 0
 
 
 @contextmanager

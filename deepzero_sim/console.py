@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -53,12 +53,17 @@ def _bar(*fields: str) -> Progress:
     return Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=console)
 
 
-def print_table(rows: Sequence[Sequence[str]]) -> None:
-    """Print a table whose first row is its head."""
+def print_table(rows: Sequence[Sequence[str]], words: Collection[int] = (0,)) -> None:
+    """Print a table whose first row is its head.
+
+    Args:
+        rows: of cells.
+        words: columns that hold words; numbers in all others end below each other.
+    """
     head, *body = rows
     table = Table()
     for i, name in enumerate(head):
-        table.add_column(name, justify="left" if i == 0 else "right", overflow="fold")  # names that are cut off say little
+        table.add_column(name, justify="left" if i in words else "right", overflow="fold")  # names that are cut off say little
     for row in body:
         table.add_row(*row)
     console.print(table)

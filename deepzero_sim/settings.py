@@ -283,6 +283,53 @@ class CheckSettings:
 
 
 @dataclass
+class CheckSolverSettings:
+    """A check of a solver's contract, and of what training through it will cost.
+
+    Args:
+        name: the solver, where it takes no arguments: an import path or file.py:Name.
+        solver: the solver with its arguments, in place of name.
+        data: HDF5 trajectories whose frames are the sample states; without data or initial, they are made up.
+        initial: import path or file.py:Name of initial(spec, params), which makes sample states.
+        params: scenario parameters, one row a sample state.
+        output: the folder of the check's check.json and check.md; none to print it only.
+        seconds: that the check may take, about; what does not fit is left out, and says so.
+        network: the corrector whose gradients' cost is estimated: small, mercury, mars_moon, or an import path or file.py:Name.
+        unroll: solver steps of a rollout, for that.
+        batch_size: rollouts of a gradient, likewise.
+        seed: fixes everything that is drawn.
+    """
+
+    name: str | None = None
+    solver: Component | None = None
+    data: Path | None = None
+    initial: str | None = None
+    params: list[list[float]] | None = None
+    output: Path | None = None
+    seconds: float = 60.0
+    network: Component = field(default_factory=lambda: Component("small"))
+    unroll: int = 8
+    batch_size: int = 2
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("unroll", "batch_size"):
+            _require_positive(name, getattr(self, name))
+        _require_seed(self.seed)
+        if (self.name is None) == (self.solver is None):
+            raise ConfigError("name one solver: as deepzero-sim check file.py:Name or, with arguments, by solver in --config.")
+        if self.data is not None and (self.initial is not None or self.params is not None):
+            raise ConfigError("sample states come from data, which hold their params, or from initial and params: not both.")
+        if not 0 < self.seconds < math.inf:
+            raise ConfigError(f"seconds must be a positive number, not {self.seconds}.")
+
+    @property
+    def component(self) -> Component:
+        """The solver, however it was named."""
+        return self.solver if self.solver is not None else Component(str(self.name))
+
+
+@dataclass
 class EvaluateSettings:
     """An evaluation of a trained run on unseen data.
 

@@ -30,7 +30,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("oracle",),
     ("estimator", "models"),
     ("building", "check", "sparsity"),
-    ("evaluation", "run_folder"),
+    ("contract", "evaluation", "run_folder"),
     ("trainer",),
 )
 
@@ -47,6 +47,7 @@ APPLICATION = frozenset(
         "cli",
         "commands",
         "console",
+        "contract_report",
         "demo",
         "evaluation_report",
         "experiment",
@@ -56,6 +57,7 @@ APPLICATION = frozenset(
         "ratios_report",
         "report",
         "settings",
+        "solver_checking",
     }
 )
 

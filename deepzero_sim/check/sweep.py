@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from deepzero_sim.check.subject import Subject, Vector
+from deepzero_sim.errors import NonFiniteError, SolverError
 
 #: Step sizes that are tried, in units of the size of what is perturbed.
 STEP_SIZES = tuple(10.0**-k for k in range(1, 9))
@@ -47,6 +50,32 @@ class Sweep:
     def cosine_ceiling(self) -> float:
         """The cosine that the true gradient itself would show, at least, against measured slopes: their noise lowers it."""
         return float((1 + self.noise_floor**2) ** -0.5)
+
+
+def sweep_over(subject: Subject, seeds: Sequence[int], size: float, exact: list[Vector] | None = None) -> Sweep:
+    """Try all step sizes at a subject's first sample.
+
+    Args:
+        subject: whose slopes.
+        seeds: of the directions.
+        size: of the value that is differenced.
+        exact: the gradients, `(d,)` each, if known.
+
+    Raises:
+        SolverError: it failed at all step sizes but some that are no neighbours.
+    """
+    found: dict[float, Vector | None] = {}
+    failure: SolverError = NonFiniteError("no step size gave finite slopes: check the loss at the batches given.")
+    for step_size in filter(lambda size: size >= subject.smallest_step(), STEP_SIZES):
+        try:
+            slopes = subject.slopes(0, seeds, step_size)
+            found[step_size] = slopes if np.isfinite(slopes).all() else None
+        except SolverError as error:  # large steps may lead to states that it cannot advance
+            failure, found[step_size] = error, None
+    whole = [slopes is not None for slopes in found.values()]
+    if not any(a and b for a, b in itertools.pairwise(whole)):
+        raise failure
+    return swept(found, None if exact is None else subject.directions(seeds) @ exact[0], subject.unit(0), size)
 
 
 def swept(

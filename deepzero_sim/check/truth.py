@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from deepzero_sim.check.agreement import Agreement, with_gradient, with_slopes
 from deepzero_sim.check.subject import Subject, Vector
-from deepzero_sim.check.sweep import STEP_SIZES, Sweep, swept
-from deepzero_sim.errors import ConfigError, NonFiniteError, SolverError
+from deepzero_sim.check.sweep import Sweep, sweep_over
+from deepzero_sim.errors import ConfigError
 from deepzero_sim.randomness import seeded
 from deepzero_sim.solver import DifferentiableSolver
 from deepzero_sim.types import is_whole
@@ -66,23 +64,8 @@ def measure_truth(subject: Subject, twin: DifferentiableSolver | None = None, di
     seeds = torch.randint(2**62, shape, generator=seeded(seed)).tolist()
     size = subject.size(0)  # first of all: it refuses what is random
     exact = None if twin is None else subject.exact(twin)
-    sweep = _swept(subject, seeds[0][:SWEPT], size, exact)
+    sweep = sweep_over(subject, seeds[0][:SWEPT], size, exact)
     if exact is not None:
         return Truth(exact, [], [], sweep, subject.steps)
     slopes = [subject.slopes(sample, of_sample, sweep.best) for sample, of_sample in enumerate(seeds)]
     return Truth(None, [subject.directions(of_sample) for of_sample in seeds], slopes, sweep, subject.steps)
-
-
-def _swept(subject: Subject, seeds: Sequence[int], size: float, exact: list[Vector] | None) -> Sweep:
-    found: dict[float, Vector | None] = {}
-    failure: SolverError = NonFiniteError("no step size gave finite slopes: check the loss at the batches given.")
-    for step_size in filter(lambda size: size >= subject.smallest_step(), STEP_SIZES):
-        try:
-            slopes = subject.slopes(0, seeds, step_size)
-            found[step_size] = slopes if np.isfinite(slopes).all() else None
-        except SolverError as error:  # large steps may lead to states that it cannot advance
-            failure, found[step_size] = error, None
-    whole = [slopes is not None for slopes in found.values()]
-    if not any(a and b for a, b in itertools.pairwise(whole)):
-        raise failure
-    return swept(found, None if exact is None else subject.directions(seeds) @ exact[0], subject.unit(0), size)

@@ -39,6 +39,11 @@ class BaseJacobian:
         blocks, points = map(int, self._blocks.shape)
         return blocks * points + (0 if self._near is None else self._near.entries)
 
+    @property
+    def directions(self) -> int:
+        """That it is measured along."""
+        return int(self._blocks.shape[0]) + (0 if self._near is None else len(self._near.directions))
+
     def measure(self, state: Array, params: Array | None, advanced: Array, probes: Probes, differences: Differences) -> None:
         """At a state, `(C, *N)`, whose step gave `advanced`.
 

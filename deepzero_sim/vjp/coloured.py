@@ -9,11 +9,12 @@ import numpy as np
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.probing import Probes
 from deepzero_sim.schemes import Scheme
+from deepzero_sim.solver import SolverSpec
 from deepzero_sim.types import Array, is_whole
 from deepzero_sim.vjp.base import StepTaken, VectorJacobianProduct
 from deepzero_sim.vjp.differences import Differences
 from deepzero_sim.vjp.reach import reach
-from deepzero_sim.vjp.windows import Windows
+from deepzero_sim.vjp.windows import Windows, colours
 
 
 @final
@@ -63,6 +64,10 @@ class Coloured(VectorJacobianProduct):
             changes = self._differences.along(probes, state, params, advanced, directions)
             result[b, active] = self._windows.transposed(changes) @ cotangents[b, active]
         return result
+
+    def steps_a_product(self, spec: SolverSpec, radius: int) -> int:
+        """Solver steps of a product at one state, where a step reaches over a radius."""
+        return self._differences.steps_a_direction * len(colours(spec.active(), radius))
 
     def _reach(self, taken: StepTaken, probes: Probes) -> int:
         self.prepare(taken.states, taken.params, probes)

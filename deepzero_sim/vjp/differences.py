@@ -30,6 +30,11 @@ class Differences:
         self.step_size = step_size
         self.scheme: Scheme = scheme
 
+    @property
+    def steps_a_direction(self) -> int:
+        """Solver steps that a direction takes, beside the one from the state itself."""
+        return 2 if self.scheme == "central" else 1
+
     def along(self, probes: Probes, state: Array, params: Array | None, advanced: Array, directions: Array) -> Array:
         """`J(s) v` for many directions at one state.
 

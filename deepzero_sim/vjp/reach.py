@@ -6,7 +6,7 @@ import numpy as np
 
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.probing import Probes
-from deepzero_sim.solver import require_states
+from deepzero_sim.solver import SolverSpec, require_states
 from deepzero_sim.types import Array
 from deepzero_sim.vjp.differences import Differences
 
@@ -32,16 +32,31 @@ def reach(states: Array, params: Array | None, probes: Probes, differences: Diff
         ConfigError: over more than half of the longest axis.
         SolverError: they are none of the solver's states, or the solver failed.
     """
-    require_states(probes.spec, states, params)
-    some = np.unique(np.linspace(0, len(states) - 1, STATES, dtype=int))
-    found = max(_at(states[b], None if params is None else params[b], probes, differences) for b in some)
-    longest = max(states.shape[2:])
-    if 2 * (2 * found + 1) > longest > POINTS:
+    found = farthest(states, params, probes, differences)
+    if too_far(found, probes.spec):
         raise ConfigError(
-            f"a step of solver {probes.spec.name!r} carries information over {found} points or more of {longest}, too far for "
+            f"a step of solver {probes.spec.name!r} carries information over {found} points or more of "
+            f"{max(states.shape[2:])}, too far for "
             "Coloured to be cheap: take ReferenceJacobian, or give Coloured a radius within which a step carries most."
         )
     return max(found, 1)
+
+
+def too_far(radius: int, spec: SolverSpec) -> bool:
+    """Whether probes of many points at once save little: over more than half of the longest axis, unless that is short."""
+    longest: int = max(spec.state_shape[1:])
+    return 2 * (2 * radius + 1) > longest > POINTS
+
+
+def farthest(states: Array, params: Array | None, probes: Probes, differences: Differences) -> int:
+    """What :func:`reach` finds, however far or near it is.
+
+    Raises:
+        SolverError: they are none of the solver's states, or the solver failed.
+    """
+    require_states(probes.spec, states, params)
+    some = np.unique(np.linspace(0, len(states) - 1, STATES, dtype=int))
+    return max(_at(states[b], None if params is None else params[b], probes, differences) for b in some)
 
 
 def _at(state: Array, params: Array | None, probes: Probes, differences: Differences) -> int:

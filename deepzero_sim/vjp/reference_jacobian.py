@@ -20,7 +20,7 @@ from deepzero_sim.vjp.kept_jacobians import KeptJacobians
 from deepzero_sim.vjp.measured_jacobians import MeasuredJacobians, Reference
 from deepzero_sim.vjp.medoids import medoids
 from deepzero_sim.vjp.metric import Metric
-from deepzero_sim.vjp.windows import Windows
+from deepzero_sim.vjp.windows import Windows, colours
 
 #: Products from one check against the solver to the next, where there is a tolerance.
 CHECK_EVERY = 64
@@ -220,6 +220,18 @@ class ReferenceJacobian(VectorJacobianProduct):
         """That it takes to hold so many references, or all that were asked for, of a solver."""
         active, count = spec.active(), self.references if references is None else references
         return BaseJacobian(active, self.block).numbers + count * Windows(active, self.radius).entries
+
+    def steps_once(self, spec: SolverSpec) -> int:
+        """Solver steps to measure all references of a solver, if it is prepared with as many states or more.
+
+        Raises:
+            ConfigError: they would not fit into memory.
+        """
+        self._require_fits(self.references, spec)
+        active = spec.active()
+        of_references = self.references * len(colours(active, self.radius))
+        directions = 1 + BaseJacobian(active, self.block).directions + of_references  # the first tells solvers apart
+        return self.references + self._differences.steps_a_direction * directions
 
     def _require_fits(self, references: int, spec: SolverSpec) -> None:
         needed = self.numbers(spec, references) * np.dtype(spec.dtype).itemsize

@@ -1,0 +1,196 @@
+"""What a solver is asked while its contract is checked: sample states, what it answers, and the time that may take."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+
+from deepzero_sim.contract.verdict import NotTestedError
+from deepzero_sim.contract.worker_process import WorkerProcess
+from deepzero_sim.errors import SolverCrashError, SolverError
+from deepzero_sim.solver import Solver, check_states, checked_step, require_states
+from deepzero_sim.types import Array
+
+#: Sample states that are looked at.
+SAMPLES = 4
+
+
+@final
+class Shielded(Solver):
+    """Any solver, given copies: one that writes to its input can still be asked for all else."""
+
+    def __init__(self, solver: Solver) -> None:
+        self.spec, self.solver = solver.spec, solver
+
+    def step(self, states: Array, params: Array | None = None) -> Array:
+        return self.solver.step(states.copy(), None if params is None else params.copy())
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """A state that the solver advances alone.
+
+    Args:
+        state: `(1, C, *N)`.
+        params: `(1, K)` or None.
+        answer: `(1, C, *N)`.
+    """
+
+    state: Array
+    params: Array | None
+    answer: Array
+
+
+@dataclass(frozen=True, eq=False)
+class FirstStep:
+    """The very first step, as the solver took it.
+
+    Args:
+        answer: whatever it returned.
+        again: whatever it returned when it was asked once more.
+        given: what it was given, `(1, C, *N)` and `(1, K)` or None, as that is now.
+    """
+
+    answer: object
+    again: object
+    given: tuple[Array, Array | None]
+
+
+@final
+class Trial:
+    """A solver on trial.
+
+    Args:
+        solver: any.
+        states: `(S, C, *N)`, one or more.
+        params: `(S, K)` or None.
+        seconds: that all of it may take, about.
+
+    Attributes:
+        samples: states that the solver advances, with their answers; after :meth:`survey` two at least, if that can be.
+        raised: failures that the solver raised, by the sample state's place.
+        returned: failures that it returned as numbers, likewise.
+        second_a_step: seconds that a step takes, about.
+        process: where the solver is asked in another process; whoever makes a trial closes it.
+
+    Raises:
+        SolverError: they are none of the solver's states.
+    """
+
+    def __init__(self, solver: Solver, states: Array, params: Array | None, seconds: float) -> None:
+        require_states(solver.spec, states, params)
+        some = np.unique(np.linspace(0, len(states) - 1, SAMPLES, dtype=int))
+        self.solver, self.spec, self.shielded = solver, solver.spec, Shielded(solver)
+        self.states, self.params = states[some], None if params is None else params[some]
+        self.samples: list[Sample] = []
+        self.raised: dict[int, SolverError] = {}
+        self.returned: dict[int, SolverError] = {}
+        self.second_a_step = 0.0
+        self.process = WorkerProcess(solver)
+        self._end = time.monotonic() + seconds
+
+    def first_step(self) -> FirstStep:
+        """Take the first step twice, unguarded.
+
+        Raises:
+            SolverError: the solver cannot be run.
+        """
+        given, row = self.states[:1].copy(), None if self.params is None else self.params[:1].copy()
+        answer = unguarded(self.solver, given, row)
+        started = time.perf_counter()
+        again = unguarded(self.solver, *self.row(0))
+        self.second_a_step = time.perf_counter() - started  # the first one may have built what later ones use
+        return FirstStep(answer, again, (given, row))
+
+    def row(self, place: int) -> tuple[Array, Array | None]:
+        """Copies of a sample state and its parameters, `(1, C, *N)` and `(1, K)` or None."""
+        part = slice(place, place + 1)
+        return self.states[part].copy(), None if self.params is None else self.params[part].copy()
+
+    def survey(self) -> None:
+        """Advance every sample state alone; a single one is joined by the state that follows it."""
+        for place in range(len(self.states)):
+            self._advance(place, *self.row(place))
+        if len(self.samples) == 1:
+            self._advance(len(self.states), self.samples[0].answer, self.samples[0].params)
+
+    def _advance(self, place: int, state: Array, params: Array | None) -> None:
+        try:
+            answer = unguarded(self.shielded, state, params)
+        except SolverError as error:
+            self.raised[place] = error
+            return
+        try:
+            check_states(self.spec, answer, "it", "raise an error in the step instead", batch=1)  # type: ignore[arg-type]
+        except SolverError as error:
+            self.returned[place] = error
+            return
+        self.samples.append(Sample(state, params, np.array(answer)))
+
+    def step(self, states: Array, params: Array | None) -> Array:
+        """`(B, C, *N)` one step later, held to the contract.
+
+        Raises:
+            SolverError: the solver failed.
+        """
+        return checked_step(self.shielded, states, params)
+
+    @property
+    def seconds_left(self) -> float:
+        """Of all; not below zero."""
+        return max(self._end - time.monotonic(), 0.0)
+
+    def affordable(self, share: float) -> int:
+        """Steps that fit into a share of the time left."""
+        return int(min(share * self.seconds_left / max(self.second_a_step, 1e-9), 1e9))
+
+    def require_time(self, steps: int, share: float = 0.5) -> None:
+        """Go on only if steps fit into a share of the time left.
+
+        Raises:
+            NotTestedError: they do not.
+        """
+        if steps > self.affordable(share):
+            raise NotTestedError(
+                f"left out for time: it takes {steps} steps of {self.second_a_step:.2g} s, more than {share:.0%} of the "
+                f"{self.seconds_left:.0f} s left; give more seconds."
+            )
+
+    def require_deterministic(self) -> None:
+        """Go on only if answers can be compared.
+
+        Raises:
+            NotTestedError: the spec says that they differ.
+        """
+        if not self.spec.deterministic:
+            raise NotTestedError("its spec says that it is not deterministic, so that answers cannot be compared.")
+
+    def pair(self) -> tuple[Sample, Sample]:
+        """Two samples.
+
+        Raises:
+            NotTestedError: there are no two.
+        """
+        if len(self.samples) < 2:
+            raise NotTestedError("it takes two states that the solver advances: give more sample states.")
+        return self.samples[0], self.samples[1]
+
+
+def unguarded(solver: Solver, states: Array, params: Array | None) -> object:
+    """Whatever a step returns.
+
+    Raises:
+        SolverError: it failed.
+    """
+    try:
+        return solver.step(states, params)
+    except SolverError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise SolverCrashError(
+            f"solver {solver.spec.name!r} raised {type(error).__name__}: {error}: run its step alone to find out why, or give "
+            "other sample states."
+        ) from error

@@ -1,0 +1,73 @@
+"""From settings to a check of a solver: what it is, and at which sample states it is looked at."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from deepzero_sim.components import load
+from deepzero_sim.contract import SolverCheck, check_solver
+from deepzero_sim.datasets import trajectories
+from deepzero_sim.errors import ConfigError, DeepZeroError
+from deepzero_sim.experiment import build_corrector, samples
+from deepzero_sim.settings import CheckSolverSettings
+from deepzero_sim.solver import SolverSpec, build_solver, check_states
+from deepzero_sim.types import Array
+
+
+def check_named_solver(settings: CheckSolverSettings) -> SolverCheck:
+    """Check the solver that settings name.
+
+    Raises:
+        DeepZeroError: it, its sample states or the network cannot be made, or it cannot take a first step.
+    """
+    solver = build_solver(settings.component)
+    states, params = _samples(settings, solver.spec)
+    return check_solver(
+        solver,
+        states,
+        params,
+        seconds=settings.seconds,
+        unroll=settings.unroll,
+        batch_size=settings.batch_size,
+        network=build_corrector(settings.network, solver.spec, settings.seed),
+        seed=settings.seed,
+    )
+
+
+def _samples(settings: CheckSolverSettings, spec: SolverSpec) -> tuple[Array | None, Array | None]:
+    """Sample states, `(B, C, *N)`, and their parameters, `(B, K)`; None for none."""
+    if settings.data is not None:
+        return samples(trajectories.load(settings.data, spec))
+    rows = _rows(settings, spec)
+    params = rows if rows is not None and rows.shape[1] else None
+    if settings.initial is None:
+        return None, params
+    states = _initial(settings.initial, spec, np.zeros((1, 0), spec.dtype) if rows is None else rows)
+    return states, params
+
+
+def _rows(settings: CheckSolverSettings, spec: SolverSpec) -> Array | None:
+    if settings.params is None:
+        return None
+    lengths = {len(row) for row in settings.params}
+    if lengths != {len(spec.parameters)}:
+        raise ConfigError(
+            f"every row of params must have {len(spec.parameters)} numbers ({', '.join(spec.parameters) or 'none'}) for solver "
+            f"{spec.name!r}, and there must be one row at least, not {settings.params}."
+        )
+    return np.array(settings.params, dtype=spec.dtype)
+
+
+def _initial(name: str, spec: SolverSpec, params: Array) -> Array:
+    """What a function named in settings makes of parameters."""
+    function: Any = load(name)
+    try:
+        states: Array = function(spec, params)
+    except DeepZeroError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise ConfigError(f"{name} raised {type(error).__name__}: {error}; run it alone to find out why.") from error
+    check_states(spec, states, f"what {name} returned", "check it on the params given", batch=len(params))
+    return states
