@@ -23,7 +23,14 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 FILES = sorted(EXAMPLES.rglob("*.yaml"))
 
 #: What tells the commands' settings apart.
-KEYS = {"files": "generate", "output": "check-gradient", "train_data": "train", "epochs": "classify", "data": "evaluate"}
+KEYS = {
+    "files": "generate",
+    "output": "check-gradient",
+    "train_data": "train",
+    "epochs": "classify",
+    "data": "evaluate",
+    "solver": "check",
+}
 
 
 def command(path: Path) -> str:
@@ -41,9 +48,15 @@ def parsed(path: Path) -> Any:
         "classify": ClassifySettings,
     }
     kind = kinds.get(command(path), dict)
-    values = vars(sub.instantiate(sub.parse_args(["--config", str(path)])))
+    values = vars(sub.instantiate(sub.parse_args([word for file in (*shared(path), path) for word in ("--config", str(file))])))
     values.pop("config")
     return kind(**values)
+
+
+def shared(path: Path) -> list[Path]:
+    """What is given before a recipe: the solver, if the recipes of a folder have theirs in a file of its own."""
+    solver = path.with_name("solver.yaml")
+    return [solver] if command(path) == "train" and solver.exists() else []
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(EXAMPLES)))

@@ -21,9 +21,7 @@ from deepzero_sim.vjp import Coloured, ReferenceJacobian, VectorJacobianProduct
 NETWORK = conv_corrector(1)
 
 
-def counted(
-    unroll: int, batch: int, gradient: SolverGradient | VectorJacobianProduct, estimator: Estimator
-) -> tuple[int, int]:
+def counted(unroll: int, batch: int, gradient: SolverGradient | VectorJacobianProduct, estimator: Estimator) -> tuple[int, int]:
     """States advanced for one gradient, and before it, by a solver that counts them."""
     solver = Counting(Burgers())
     states = initial_states(40)
