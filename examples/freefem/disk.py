@@ -36,7 +36,7 @@ def _blobs(random: np.random.Generator, points: Array) -> Array:
     distance, angle = random.uniform(0.2, 0.6, 3), random.uniform(0, 2 * np.pi, 3)
     centres = (distance * np.array([np.cos(angle), np.sin(angle)])).T
     squares = ((points[:, None] - centres) ** 2).sum(axis=-1)
-    blobs = (random.choice([-1, 1], 3) * np.exp(-squares / 0.15**2)).sum(axis=-1)
+    blobs = (random.choice([-1, 1], 3) * np.exp(-squares / 0.3**2)).sum(axis=-1)
     return blobs * np.clip(1 - (points**2).sum(axis=1), 0, None)
 
 
@@ -48,55 +48,34 @@ def restrict(states: Array, spec: SolverSpec) -> Array:
 
 
 class Neighbours(nn.Module):
-    """A layer on the points of a mesh: from what is known at a point, and how it changes towards its neighbours.
+    """At every point, a sum over its neighbours and theirs, with weights of its own that go linearly with the parameters.
+
+    What a step misses is linear in the state, as the equation is, and differs from point to point, as the triangles do: no
+    weights that all points share would do.
 
     Args:
-        inputs: channels in.
-        outputs: channels out.
-        slopes: `(3, n, n)`, matrices that give the derivatives along x and y and the mean over the neighbours, less the value.
+        near: bool `(n, n)`, which points are summed over at each.
+        parameters: how many there are.
     """
 
-    slopes: torch.Tensor
+    near: torch.Tensor
 
-    def __init__(self, inputs: int, outputs: int, slopes: torch.Tensor) -> None:
+    def __init__(self, near: torch.Tensor, parameters: int) -> None:
         super().__init__()
-        self.register_buffer("slopes", slopes, persistent=False)
-        self.mix = nn.Conv1d(4 * inputs, outputs, 1)
+        self.register_buffer("near", near, persistent=False)
+        self.weights = nn.Parameter(torch.zeros(1 + parameters, *near.shape))
 
-    def forward(self, values: torch.Tensor) -> torch.Tensor:
-        changes = torch.einsum("kij,bcj->bkci", self.slopes, values).flatten(1, 2)
-        result: torch.Tensor = self.mix(torch.cat([values, changes], dim=1))
-        return result
-
-
-def slopes() -> torch.Tensor:
-    """`(3, n, n)` of the coarse mesh: derivatives along x and y, means of those of the triangles around a point, and the mean
-    over the neighbours less the value itself; all in units of the mean edge.
-    """
-    points, triangles = mesh("coarse.msh")
-    corners = points[triangles]
-    opposite = np.roll(corners, -2, axis=1) - np.roll(corners, -1, axis=1)  # a hat function rises across the edge opposite
-    (ax, ay), (bx, by) = (corners[:, 1] - corners[:, 0]).T, (corners[:, 2] - corners[:, 0]).T
-    twice_area = ax * by - ay * bx
-    rises = np.stack([-opposite[..., 1], opposite[..., 0]]) / 2  # of each hat over its triangle, times the triangle's area
-    found = np.zeros((3, len(points), len(points)))
-    for corner in range(3):
-        for other in range(3):
-            np.add.at(found, (slice(None, 2), triangles[:, corner], triangles[:, other]), rises[:, :, other])
-            found[2, triangles[:, corner], triangles[:, other]] = other != corner
-    areas = np.bincount(triangles.ravel(), np.repeat(twice_area / 2, 3))
-    found[2] = np.maximum(found[2], found[2].T)
-    found[2] = found[2] / found[2].sum(axis=1, keepdims=True) - np.eye(len(points))
-    found[:2] *= np.linalg.norm(opposite, axis=-1).mean() / areas[:, None]
-    return torch.from_numpy(found).float()
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """`(B, 1 + K, n)`, the state and the parameters as constant channels, to `(B, 1, n)`."""
+        factors = torch.cat([torch.ones_like(inputs[:, :1, 0]), inputs[:, 1:, 0]], dim=1)
+        return torch.einsum("bk,kij,bj->bi", factors, self.weights * self.near, inputs[:, 0])[:, None]
 
 
-def network(spec: SolverSpec, width: int = 16, layers: int = 3) -> Corrector:
+def network(spec: SolverSpec) -> Corrector:
     """A corrector on the points of the coarse mesh."""
-    towards = slopes()
-    widths = [spec.state_shape[0] + len(spec.parameters), *[width] * layers]
-    hidden = [part for i in range(layers) for part in (Neighbours(widths[i], widths[i + 1], towards), nn.LeakyReLU(0.3))]
-    last = nn.Conv1d(width, spec.state_shape[0], 1)
-    nn.init.zeros_(last.weight)
-    nn.init.zeros_(last.bias)
-    return Corrector(spec, nn.Sequential(*hidden, last))
+    points, triangles = mesh("coarse.msh")
+    touching = np.eye(len(points), dtype=int)
+    for corner in range(3):
+        np.add.at(touching, (triangles, triangles[:, [corner]]), 1)
+    near = torch.from_numpy(touching @ touching > 0)
+    return Corrector(spec, Neighbours(near, len(spec.parameters)))

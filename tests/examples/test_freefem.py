@@ -91,12 +91,19 @@ def test_coarse_points_are_points_of_the_fine_mesh() -> None:
         np.testing.assert_allclose(disk("restrict")(values, solver().spec)[0, 0], coarse[:, axis], atol=1e-6)
 
 
-def test_slopes_of_a_plane_are_its_own() -> None:
+def test_a_correction_reaches_the_neighbours_of_neighbours_and_no_farther() -> None:
+    corrector = disk("network")(solver().spec)
     points, _ = disk("mesh")("coarse.msh")
-    along_x, along_y, towards_mean = disk("slopes")() @ torch.from_numpy(1 + 2 * points[:, 0] - 3 * points[:, 1]).float()
-    torch.testing.assert_close(along_x / along_y, torch.full((len(points),), -2 / 3), rtol=1e-3, atol=0)
-    inside = torch.from_numpy(np.linalg.norm(points, axis=1)) < 0.9
-    assert towards_mean[inside].abs().mean() < 0.1 * along_y.abs().mean()
+    centre = int(np.linalg.norm(points, axis=1).argmin())
+    blip = torch.zeros(1, 1, len(points))
+    blip[..., centre] = 1
+    assert not corrector(blip, torch.ones(1, 2)).any(), "it starts from the solver alone"
+    torch.nn.init.ones_(corrector.network.weights)
+    reached = corrector(blip, torch.ones(1, 2))[0, 0].detach().numpy() != 0
+    distances = np.linalg.norm(points - points[centre], axis=1)
+    assert 12 < reached.sum() < 30
+    assert distances[reached].max() < 0.45 < distances.max()
+    assert reached[distances < 0.15].all()
 
 
 def test_a_script_that_fails_is_told_in_its_own_words(tmp_path: Path) -> None:

@@ -156,7 +156,7 @@ def test_a_corrector_is_trained_through_it(tmp_path: Path) -> None:
     non, ours = tmp_path / "NON", tmp_path / "SolverLayer"
     assert main(["train", "--config", "examples/openfoam/non.yaml", *shared, "--run", str(non), "--updates", "200"]) == 0
     through = ["--run", str(ours), "--start", str(non), "--updates", "3", "--unroll", "3"]
-    measured = ["--vjp.args", "{references: 1, block: 4}"]
+    measured = ["--vjp.args", "{references: 1, block: 4, scheme: forward}"]
     assert main(["train", "--config", "examples/openfoam/solver_layer.yaml", *shared, *through, *measured]) == 0
     assert main(["evaluate", "--run", str(ours), "--data", str(tmp_path / "train.h5"), "--steps", "3"]) == 0
     assert "SolverLayer" in (ours / "report.md").read_text()
