@@ -14,7 +14,7 @@ from deepzero_sim.report import publish
 from deepzero_sim.types import Array
 
 RUNS, OUTPUT, DATA = Path("runs/openfoam"), Path("runs/openfoam/comparison"), Path("data/openfoam_test.h5")
-METHODS = ("NON", "DETACHED", "SolverLayer", "SolverLayer-longer")
+METHODS = {"NON": "NON", "DETACHED": "DETACHED-longer", "SolverLayer": "SolverLayer-longer"}
 
 #: Of the simulation that is drawn: the fastest lid.
 SHOWN = 2
@@ -30,7 +30,7 @@ def speeds(velocities: Array) -> Array:
 def draw(comparison: Comparison) -> None:
     rollouts = {name: result.evaluation.rollout[SHOWN].numpy() for name, result in comparison.methods.items()}
     reference = comparison.references[SHOWN].numpy()
-    rows = {"reference": reference, "icoFoam alone": rollouts["SRC"], "corrected": rollouts[METHODS[-1]]}
+    rows = {"reference": reference, "icoFoam alone": rollouts["SRC"], "corrected": rollouts["SolverLayer"]}
     plot = pyplot()
     figure, axes = plot.subplots(len(rows), len(TIMES), figsize=(8, 8), layout="constrained")
     for row, (name, velocities) in zip(axes, rows.items(), strict=True):
@@ -38,7 +38,7 @@ def draw(comparison: Comparison) -> None:
             image = ax.imshow(
                 speed.T, origin="lower", extent=(0, 1, 0, 1), vmin=0, vmax=speeds(reference).max(), cmap="viridis"
             )
-            ax.set(xticks=[], yticks=[], title=f"{time * comparison.spec.dt:.1f} s" if row is axes[0] else "")
+            ax.set(xticks=[], yticks=[], title=f"{time * comparison.spec.dt:.1f} s" if name == "reference" else "")
         row[0].set_ylabel(name)
     figure.colorbar(image, ax=axes, label="speed (m/s)", shrink=0.6)
     save(plot, OUTPUT / "speed.png", figure)
@@ -46,7 +46,7 @@ def draw(comparison: Comparison) -> None:
 
 def main() -> None:
     OUTPUT.mkdir(parents=True, exist_ok=True)
-    comparison = compare({method: RUNS / method for method in METHODS}, DATA)
+    comparison = compare({method: RUNS / run for method, run in METHODS.items()}, DATA)
     publish(OUTPUT, "icoFoam, corrected", comparison, {"data": str(DATA)})
     draw(comparison)
     print((OUTPUT / "report.md").read_text())
