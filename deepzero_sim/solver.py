@@ -205,6 +205,7 @@ def checked_step(solver: Solver, states: Array, params: Array | None = None) -> 
         InvalidStateError: wrong shape or dtype, in or out.
         NonFiniteError: NaN or infinity, in or out.
         SolverCrashError: the solver raised an exception of its own.
+        ConfigError: the solver found one of its settings not usable.
     """
     spec = solver.spec
     check_states(spec, states, f"what is given to solver {spec.name!r}", "check what comes before the solver")
@@ -224,7 +225,7 @@ def _guarded_step(solver: Solver, states: Array, params: Array | None) -> Array:
         result = solver.step(untouchable, params)
     except StatesFailedError as error:
         raise error.failures[min(error.failures)] from error
-    except SolverError:
+    except (SolverError, ConfigError):
         raise
     except (Exception, SystemExit) as error:
         changed = "read-only" in str(error)

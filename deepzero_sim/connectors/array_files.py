@@ -61,15 +61,18 @@ class ArrayFile:
 
     def _values(self, states: Array, params: Array | None) -> Array:
         if self.of == "state":
-            whole = len(self.channels) == states.shape[self.batched]
-            ordered = whole and self.channels == tuple(range(len(self.channels)))
-            return states if ordered else np.take(states, self.channels, axis=int(self.batched))
+            whole = self._is_whole(states)
+            return states if whole else np.take(states, self.channels, axis=int(self.batched))
         assert params is not None
         given = params.astype(states.dtype, copy=False)
         if self.of == "params":
             return given
         lead = states.shape[: int(self.batched)]
         return np.concatenate([states.reshape(*lead, -1), given], axis=-1)
+
+    def _is_whole(self, states: Array) -> bool:
+        """Whether the file has all channels in their order."""
+        return self.channels == tuple(range(states.shape[int(self.batched)]))
 
     def _arranged(self, values: Array) -> Array:
         """With the axis of channels where the file has it."""
@@ -102,9 +105,10 @@ class ArrayFile:
         axis = int(self.batched)
         if self.channel_axis == "last":
             values = np.moveaxis(values, -1, axis)
-        into[(slice(None),) * axis + (list(self.channels),)] = (
-            np.expand_dims(values, axis) if self.channel_axis == "none" else values
-        )
+        elif self.channel_axis == "none":
+            values = np.expand_dims(values, axis)
+        places = slice(None) if self._is_whole(into) else list(self.channels)
+        into[(slice(None), places) if self.batched else places] = values
 
     def largest(self, states: Array) -> int:
         """Bytes that the file may have, where `states` are those that were given."""

@@ -32,7 +32,7 @@ class Command:
         if not all(isinstance(word, str | int | float | Path) and "\0" not in str(word) for word in command):
             raise ConfigError(f"command must be a list of words and numbers, not {list(command)!r}.")
         self._words = [_found(str(command[0])), *(_word(str(word)) for word in command[1:])]
-        self._environment = _variables(environment)
+        self._environment = {os.fsencode(name): os.fsencode(value) for name, value in _variables(environment).items()}
 
     def words(self, values: Values) -> list[str]:
         """The command with its placeholders filled in.
@@ -42,9 +42,9 @@ class Command:
         """
         return [word.render(values) if isinstance(word, Text) else word for word in self._words]
 
-    def environment(self) -> dict[str, str]:
-        """Of the program."""
-        return {**os.environ, **self._environment}
+    def environment(self) -> dict[bytes, bytes]:
+        """Of the program; in bytes, as it is handed over."""
+        return {**os.environb, **self._environment}
 
     @property
     def program(self) -> str:

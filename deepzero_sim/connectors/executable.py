@@ -16,11 +16,14 @@ from deepzero_sim.connectors.array_files import input_files, output_files
 from deepzero_sim.connectors.command import Command
 from deepzero_sim.connectors.failures import Said, blamed, complete, ending
 from deepzero_sim.connectors.formats import Content
+from deepzero_sim.connectors.namelists import Namelists
+from deepzero_sim.connectors.namelists import namelists as set_in
 from deepzero_sim.connectors.paths import inside, read_inside
 from deepzero_sim.connectors.processes import Programs, Run
 from deepzero_sim.connectors.specs import as_spec
 from deepzero_sim.connectors.statewise import MOST_AT_ONCE, Statewise
-from deepzero_sim.connectors.templates import Values, decks
+from deepzero_sim.connectors.templates import Template, Values, try_out
+from deepzero_sim.connectors.templates import templates as filled_in
 from deepzero_sim.connectors.working_folder import ExternalFiles, Keep, WorkingFolders, placed, write_new
 from deepzero_sim.errors import (
     ConfigError,
@@ -96,7 +99,9 @@ class ExecutableSolver(Solver):
         self._inputs = input_files(inputs, self.spec, batched)
         self._outputs = output_files(outputs, self.spec, batched)
         self._left = tuple(inside(path, "external_output_files") for path in external_output_files)
-        self._decks = decks(templates, namelists)
+        self._decks: tuple[Template | Namelists, ...] = (*filled_in(templates), *set_in(namelists))
+        for render in (self._command.words, *(deck.render for deck in self._decks)):
+            try_out(render, self.spec, batched)
         self._folders = WorkingFolders(
             self.spec.name,
             placed(external_input_files, "external_input_files"),

@@ -9,7 +9,14 @@ from pathlib import Path
 
 from deepzero_sim.connectors.processes import Ended
 from deepzero_sim.connectors.working_folder import STDERR, STDOUT
-from deepzero_sim.errors import ExitCodeError, FailureKind, SolverError, SolverKilledError, SolverTimeoutError, WorkingFolderError
+from deepzero_sim.errors import (
+    ExitCodeError,
+    FailureKind,
+    SolverError,
+    SolverKilledError,
+    SolverTimeoutError,
+    WorkingFolderError,
+)
 
 #: Bytes and lines of what a program said last that go into a message.
 LAST_BYTES, LAST_LINES = 2000, 3

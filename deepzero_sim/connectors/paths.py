@@ -50,12 +50,13 @@ def read_inside(folder: Path, path: str, largest: int) -> bytes:
     except OSError as error:
         raise UnreadableOutputError(f"cannot be opened ({error.strerror})") from error
     with os.fdopen(descriptor, "rb") as file:
-        _need_file(os.fstat(descriptor), largest)
-        return file.read(largest + 1)
+        return file.read(_need_file(os.fstat(descriptor), largest))
 
 
-def _need_file(status: os.stat_result, largest: int) -> None:
+def _need_file(status: os.stat_result, largest: int) -> int:
+    """The size of a plain file that is not too large."""
     if not stat.S_ISREG(status.st_mode):
         raise UnreadableOutputError(f"is no file ({stat.filemode(status.st_mode)})")
     if status.st_size > largest:
         raise UnreadableOutputError(f"has {status.st_size} bytes, far more than the state needs: it is of another format")
+    return status.st_size

@@ -37,7 +37,7 @@ class Run:
 
     command: Sequence[str]
     folder: Path
-    environment: Mapping[str, str]
+    environment: Mapping[bytes, bytes]
     output: tuple[int, int]
     timeout: float
 
@@ -62,7 +62,7 @@ class Programs:
     """
 
     def __init__(self) -> None:
-        self._running: dict[int, str] = {}
+        self._running: dict[int, int] = {}  # with the process that started each: a fork must not end its parent's
         self._changing = threading.Lock()
         self._stops = 0
 
@@ -82,7 +82,7 @@ class Programs:
             OSError: it cannot be started.
         """
         mark = guard.new_mark()
-        name, _, value = mark.partition("=")
+        name, _, value = mark.encode().partition(b"=")
         process = subprocess.Popen(  # noqa: S603 - no shell, and the user's own program
             what.command,
             cwd=what.folder,
@@ -94,7 +94,7 @@ class Programs:
         )
         in_time = False
         try:
-            self._register(process.pid, mark, stops)
+            self._register(process.pid, stops)
             in_time = _wait(process, what.timeout)
             if not in_time:
                 _kill_group(process.pid, signal.SIGTERM)
@@ -103,10 +103,10 @@ class Programs:
             self._end(process, mark, thoroughly=not in_time)
         return Ended(process.returncode, in_time)
 
-    def _register(self, process: int, mark: str, stops: int) -> None:
+    def _register(self, process: int, stops: int) -> None:
         guard.started(process)
         with self._changing:
-            self._running[process] = mark
+            self._running[process] = os.getpid()
             if stops != self._stops:
                 _kill_group(process, signal.SIGKILL)
 
@@ -124,8 +124,9 @@ class Programs:
         """Kill all that run."""
         with self._changing:
             self._stops += 1
-            for process in self._running:
-                _kill_group(process, signal.SIGKILL)
+            for process, owner in self._running.items():
+                if owner == os.getpid():
+                    _kill_group(process, signal.SIGKILL)
 
     def __reduce__(self) -> tuple[type[Programs], tuple[()]]:
         return Programs, ()  # another process has programs of its own

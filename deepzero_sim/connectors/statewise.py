@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -39,6 +40,7 @@ class Statewise:
         self.at_once = int(at_once)
         self._stop = stop
         self._threads: ThreadPoolExecutor | None = None
+        self._owner = os.getpid()
         self._starting = threading.Lock()
 
     def __call__(self, advance: AdvanceOne, states: Array, params: Array | None) -> Array:
@@ -69,7 +71,8 @@ class Statewise:
 
     def _pool(self) -> ThreadPoolExecutor:
         with self._starting:
-            if self._threads is None:
+            if self._threads is None or self._owner != os.getpid():  # a fork has none of its parent's threads
+                self._owner = os.getpid()
                 self._threads = ThreadPoolExecutor(self.at_once, thread_name_prefix="deepzero-sim-solver")
             return self._threads
 
@@ -77,7 +80,7 @@ class Statewise:
         return {"at_once": self.at_once, "_stop": self._stop}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _threads=None, _starting=threading.Lock())
+        self.__dict__.update(state, _threads=None, _owner=os.getpid(), _starting=threading.Lock())
 
 
 def _gathered(futures: list[Future[Array]], states: Array) -> Array:

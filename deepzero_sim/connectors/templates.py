@@ -1,14 +1,15 @@
-"""Input decks with numbers filled in: text by jinja2, Fortran namelists by f90nml."""
+"""Text with numbers filled in, by jinja2."""
 
 from __future__ import annotations
 
 import functools
-import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeAlias
+from typing import Any
+
+import numpy as np
 
 from deepzero_sim.connectors.paths import inside
 from deepzero_sim.errors import ConfigError, MissingExtraError
@@ -109,6 +110,28 @@ class Values:
         return {field.name: getattr(self._spec, field.name) for field in fields(self._spec) if field.name != "mask"}
 
 
+def try_out(render: Callable[[Values], object], spec: SolverSpec, batched: bool) -> None:
+    """Find out when a solver is made what a template names that there will not be.
+
+    Args:
+        render: what is tried.
+        spec: of the solver.
+        batched: whether its program takes batches.
+
+    Raises:
+        ConfigError: it names something unknown, or does what it may not.
+    """
+    if not spec.parameters:  # it may have parameters without names, nobody knows how many
+        return
+    lead = (1,) if batched else ()
+    states, params = np.ones((*lead, *spec.state_shape), spec.dtype), np.ones((*lead, len(spec.parameters)), spec.dtype)
+    try:
+        render(Values(spec, states, params))
+    except ConfigError as error:
+        if isinstance(error.__cause__, _jinja2().TemplateRuntimeError):  # all else may come from these numbers
+            raise
+
+
 @dataclass(frozen=True)
 class Template:
     """A file made of a template."""
@@ -120,125 +143,31 @@ class Template:
         return self.text.render(values)
 
 
-@dataclass(frozen=True)
-class Namelists:
-    """A file of namelists: a base with some values set.
+def templates(settings: Mapping[str, str | Path]) -> tuple[Template, ...]:
+    """Files by the templates that they are made of.
 
     Args:
-        path: in the working folder.
-        base: the text of the base file.
-        groups: values by group and name; text with placeholders becomes a number if what it is filled in with is one.
-    """
-
-    path: str
-    base: str
-    groups: Mapping[str, Mapping[str, Any]]
-
-    def render(self, values: Values) -> str:
-        f90nml = _f90nml()
-        lists = _read_namelists(self.base).copy()
-        lists.patch(
-            {
-                group: {key: _filled_in(entry, values) for key, entry in entries.items()}
-                for group, entries in self.groups.items()
-            }
-        )
-        file = io.StringIO()
-        f90nml.write(lists, file)
-        return file.getvalue()
-
-
-def _filled_in(entry: Any, values: Values) -> Any:
-    if isinstance(entry, list):
-        return [_filled_in(item, values) for item in entry]
-    if not isinstance(entry, Text):
-        return entry
-    words = entry.render(values)
-    for kind in (int, float):
-        try:
-            return kind(words)
-        except ValueError:
-            continue
-    return words
-
-
-@functools.cache
-def _f90nml() -> ModuleType:
-    try:
-        import f90nml  # noqa: PLC0415 - an extra
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("A namelist", "f90nml", "executable") from error
-    found: ModuleType = f90nml
-    return found
-
-
-@functools.lru_cache(maxsize=64)
-def _read_namelists(text: str) -> Any:
-    return _f90nml().reads(text)
-
-
-#: A file that is filled in.
-Deck: TypeAlias = Template | Namelists
-
-
-def decks(templates: Mapping[str, str | Path], namelists: Mapping[str, Mapping[str, Any]]) -> tuple[Deck, ...]:
-    """The files that are filled in for every call, by their paths in the working folder.
-
-    Args:
-        templates: template files, from the current folder.
-        namelists: `file`, the base, from the current folder, and `values`, by group and name.
+        settings: template files, from the current folder, by the paths of the files in the working folder.
 
     Raises:
         ConfigError: the settings are not usable.
-        MissingExtraError: jinja2 or f90nml is needed and not installed.
+        MissingExtraError: jinja2 is not installed.
     """
-    return (*_templates(templates), *_all_namelists(namelists))
-
-
-def _templates(settings: Mapping[str, str | Path]) -> tuple[Template, ...]:
     if not isinstance(settings, Mapping):
         raise ConfigError(f"templates must be template files by the paths that they are filled in to, not {settings!r}.")
     made = []
     for path, source in settings.items():
         plain = inside(path, "templates")
-        made.append(Template(plain, Text(_text_of(source, f"templates: {plain}"), f"the template {source}")))
+        made.append(Template(plain, Text(text_of(source, f"templates: {plain}"), f"the template {source}")))
     return tuple(made)
 
 
-def _all_namelists(settings: Mapping[str, Mapping[str, Any]]) -> tuple[Namelists, ...]:
-    fit = isinstance(settings, Mapping) and all(
-        isinstance(entry, Mapping) and {"file"} <= set(entry) <= {"file", "values"} for entry in settings.values()
-    )
-    if not fit:
-        raise ConfigError(f"namelists must be a file and values by the paths that they are written to, not {settings!r}.")
-    return tuple(
-        _namelists(inside(path, "namelists"), entry["file"], entry.get("values", {})) for path, entry in settings.items()
-    )
+def text_of(source: str | Path, where: str) -> str:
+    """The text of a file that settings name.
 
-
-def _namelists(path: str, source: str | Path, groups: Any) -> Namelists:
-    base = _text_of(source, f"namelists: {path}")
-    if not isinstance(groups, Mapping) or not all(isinstance(entries, Mapping) for entries in groups.values()):
-        raise ConfigError(f"namelists: {path}: values must be given by group and name, not {groups!r}.")
-    _f90nml()
-    try:
-        _read_namelists(base)
-    except Exception as error:  # whatever garbage makes of it
-        raise ConfigError(f"namelists: {path}: {source} must hold namelists ({type(error).__name__}: {error}).") from error
-    made = {
-        group: {key: _prepared(entry, f"namelists: {path}: {group}%{key}") for key, entry in entries.items()}
-        for group, entries in groups.items()
-    }
-    return Namelists(path, base, made)
-
-
-def _prepared(entry: Any, where: str) -> Any:
-    if isinstance(entry, list):
-        return [_prepared(item, where) for item in entry]
-    return Text(entry, where) if isinstance(entry, str) and PLACEHOLDER in entry else entry
-
-
-def _text_of(source: str | Path, where: str) -> str:
+    Raises:
+        ConfigError: in words that begin with `where`: there is no such text file.
+    """
     try:
         return Path(source).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError, TypeError) as error:

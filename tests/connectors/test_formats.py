@@ -38,17 +38,17 @@ SHAPES = arrays.array_shapes(min_dims=2, max_dims=4, max_side=5)
 ANY = arrays.arrays(DTYPES, SHAPES)
 
 
-def decoded(format: Format, content: Any, shape: tuple[int, ...], dtype: Any = np.float64) -> np.ndarray:
-    return format.decode(bytes(content), shape, np.dtype(dtype))
+def decoded(way: Format, content: Any, shape: tuple[int, ...], dtype: Any = np.float64) -> np.ndarray:
+    return way.decode(bytes(content), shape, np.dtype(dtype))
 
 
 @pytest.mark.parametrize("name", ROUND)
 @given(values=ANY)
 def test_what_is_written_is_read_again(name: str, values: np.ndarray) -> None:
-    format = ROUND[name]
-    content = bytes(format.encode(values))
-    assert len(content) <= format.largest(values.size)
-    found = decoded(format, content, values.shape, values.dtype)
+    way = ROUND[name]
+    content = bytes(way.encode(values))
+    assert len(content) <= way.largest(values.size)
+    found = decoded(way, content, values.shape, values.dtype)
     assert found.dtype == values.dtype
     np.testing.assert_array_equal(found, values)  # NaN, infinity and all
 
@@ -56,14 +56,14 @@ def test_what_is_written_is_read_again(name: str, values: np.ndarray) -> None:
 @pytest.mark.parametrize("name", ROUND)
 @given(data=st.data(), values=arrays.arrays(np.float64, SHAPES, elements=st.floats(0.1, 1)))
 def test_what_is_cut_or_goes_on_is_refused(name: str, data: st.DataObject, values: np.ndarray) -> None:
-    format = ROUND[name]
-    content = bytes(format.encode(values))
+    way = ROUND[name]
+    content = bytes(way.encode(values))
     end = data.draw(st.integers(0, len(content) - 1))
     with pytest.raises(dz.UnreadableOutputError):
-        decoded(format, content[:end], values.shape)
+        decoded(way, content[:end], values.shape)
     if "hdf5" not in name:  # which says itself how long it is
         with pytest.raises(dz.UnreadableOutputError):
-            decoded(format, content + content[-9:], values.shape)
+            decoded(way, content + content[-9:], values.shape)
 
 
 @pytest.mark.parametrize("name", ROUND)
@@ -73,20 +73,20 @@ def test_garbage_is_refused(name: str, content: bytes) -> None:
         decoded(ROUND[name], content, (3, 41))
 
 
-@pytest.mark.parametrize("format", [Npy(), Hdf5()])
-def test_what_describes_itself_is_held_to_shape_and_dtype(format: Format) -> None:
-    content = format.encode(np.ones((2, 3)))
+@pytest.mark.parametrize("way", [Npy(), Hdf5()])
+def test_what_describes_itself_is_held_to_shape_and_dtype(way: Format) -> None:
+    content = way.encode(np.ones((2, 3)))
     with pytest.raises(dz.InvalidStateError, match=r"shape \(2, 3\), not \(3, 2\)"):
-        decoded(format, content, (3, 2))
+        decoded(way, content, (3, 2))
     for values in (np.ones((2, 3), dtype=int), np.ones((2, 3), dtype=complex)):
         file = io.BytesIO()
-        if isinstance(format, Npy):
+        if isinstance(way, Npy):
             np.save(file, values)
         else:
             with h5py.File(file, "w") as container:
                 container["state"] = values
         with pytest.raises(dz.InvalidStateError, match="not floating-point"):
-            decoded(format, file.getvalue(), (2, 3))
+            decoded(way, file.getvalue(), (2, 3))
 
 
 def test_objects_are_not_unpickled() -> None:
@@ -171,12 +171,12 @@ end program
 def test_a_fortran_program(tmp_path: Path, output: str) -> None:
     (source := tmp_path / "step.f90").write_text(FORTRAN)
     program = compiled(source, tmp_path, "gfortran")
-    format = {"v.dat": "fortran", "v.raw": "raw", "v.txt": "text"}[output]
+    named = {"v.dat": "fortran", "v.raw": "raw", "v.txt": "text"}[output]
     solver = dz.ExecutableSolver(
         {"name": "fortran", "state_shape": [2, 2, 3], "dt": 1.0, "dtype": "float64"},
         [str(program)],
         [{"path": "u.dat", "format": "fortran", "records": 2}],
-        [{"path": output, "format": format}],
+        [{"path": output, "format": named}],
     )
     states = np.random.default_rng(0).normal(size=(2, 2, 2, 3))
     expected = states.copy()

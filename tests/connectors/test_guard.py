@@ -125,7 +125,6 @@ def test_a_fork_has_a_guard_of_its_own(faults: Path, mark: str, tmp_path: Path) 
         "import os\n"
         "if os.fork() == 0:\n"
         "    solver._command._words[1] = 'children'\n"
-        "    solver._statewise = type(solver._statewise)(1, solver._programs.stop)\n"
         "    solver.step(np.ones((1, 1, 8)))\n"
         "os.kill(os.getpid(), 9)\n"
     )
@@ -150,6 +149,7 @@ def test_a_program_that_takes_steps_itself_has_its_own_mark(faults: Path, mark: 
         [{"path": "u.raw", "format": "raw"}],
         [{"path": "v.raw", "format": "raw"}],
         keep="never",
+        environment={"TMPDIR": str(tmp_path)},
     )
     with ThreadPoolExecutor(1) as threads:
         asked = threads.submit(solver.step, np.ones((1, 1, 8)))

@@ -1,0 +1,131 @@
+"""Settings of a program that are not usable are refused when the solver is made, in words."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import deepzero_sim as dz
+from deepzero_sim.connectors import namelists, templates
+
+SPEC = {"name": "two fields", "state_shape": [2, 3, 4], "dt": 0.5, "channels": ["u", "v"], "parameters": ["nu", "rate"]}
+
+FINE = {"spec": SPEC, "command": ["true"], "inputs": [{"path": "u.npy"}], "outputs": [{"path": "v.npy"}]}
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"command": "true"}, "must be a list of a program and its arguments"),
+        ({"command": []}, "must be a list"),
+        ({"command": ["true", None]}, "words and numbers"),
+        ({"command": ["./nowhere"]}, r"there is no program /.*/nowhere: check the path"),
+        ({"command": ["surely-no-such-program"]}, "no program 'surely-no-such-program' in PATH"),
+        ({"command": ["./text"]}, "chmod"),
+        ({"command": ["."]}, "there is no program"),
+        ({"command": ["true", "{{ nu }}"]}, "names nu, but there are only params, spec, dt, state"),
+        ({"command": ["true", "{{ params.mu }}"]}, "has no attribute 'mu'"),
+        ({"command": ["true", "{{ params. }}"]}, "must be a jinja2 template"),
+        ({"spec": {"name": "a"}}, "must have name, state_shape and dt"),
+        ({"spec": {**SPEC, "no": 1}}, "and any of"),
+        ({"spec": {**SPEC, "state_shape": 3}}, "spec cannot be made"),
+        ({"spec": 3}, "spec must be"),
+        ({"inputs": {"path": "u.npy"}}, "must be a list of files"),
+        ({"inputs": [{"path": "/u.npy"}]}, "must be a relative path"),
+        ({"inputs": [{"path": "../u.npy"}]}, "must be a relative path"),
+        ({"inputs": [{"path": "a/../../u.npy"}]}, "must be a relative path"),
+        ({"inputs": [{"path": "."}]}, "must be a relative path"),
+        ({"inputs": [{}]}, "must have a path"),
+        ({"inputs": [{"path": 3}]}, "must have a path"),
+        ({"inputs": [{"path": "a\0b"}]}, "must have a path"),
+        ({"inputs": [{"path": "u", "format": "csv"}]}, "format must be one of npy, raw, fortran, text, hdf5, openfoam"),
+        ({"inputs": [{"path": "u", "format": "builtins.dict"}]}, "must make a deepzero_sim.connectors.formats.Format"),
+        ({"inputs": [{"path": "u", "format": "raw", "no": 1}]}, r"inputs: u: .*no=1.*unexpected keyword"),
+        ({"inputs": [{"path": "u", "channels": ["w"]}]}, "some of u, v, each once"),
+        ({"inputs": [{"path": "u", "channels": "u"}]}, "some of u, v, each once"),
+        ({"inputs": [{"path": "u", "channels": ["u", "u"]}]}, "some of u, v, each once"),
+        ({"inputs": [{"path": "u", "channels": []}]}, "some of u, v, each once"),
+        ({"inputs": [{"path": "u", "of": "time"}]}, "of must be one of state, params, all"),
+        ({"inputs": [{"path": "u", "channel_axis": "none"}]}, "is for one channel, not for 2"),
+        ({"inputs": [{"path": "u", "channel_axis": "middle"}]}, "must be first, last or none"),
+        ({"inputs": [{"path": "u", "format": "text", "channel_axis": "first"}]}, "last in columns"),
+        ({"inputs": [{"path": "u", "format": "fortran", "records": 5}]}, "records must divide"),
+        ({"inputs": [{"path": "u"}, {"path": "u"}]}, "two files of the working folder have the path 'u'"),
+        ({"inputs": [{"path": "u"}, {"path": "u/v"}]}, "cannot be both a file"),
+        ({"inputs": [{"path": "stderr.log"}]}, "two files"),
+        ({"outputs": []}, "each of the 2 channels once, but hold none"),
+        ({"outputs": [{"path": "v", "channels": ["u"]}]}, "once, but hold u:"),
+        ({"outputs": [{"path": "v"}, {"path": "w", "channels": ["u"]}]}, "once, but hold u, u, v:"),
+        ({"outputs": [{"path": "v", "of": "params"}]}, "must be of the state"),
+        ({"outputs": [{"path": "/v"}]}, "must be a relative path"),
+        ({"external_input_files": ["nowhere"]}, "there is no file or folder"),
+        ({"external_input_files": "text"}, "must be a list of paths"),
+        ({"external_input_files": ["text", "other/text"]}, "must have different names"),
+        ({"external_input_links": {"../text": "text"}}, "must be a relative path"),
+        ({"external_output_files": ["/log"]}, "must be a relative path"),
+        ({"templates": ["text"]}, "templates must be"),
+        ({"templates": {"deck": "nowhere"}}, "must be a text file"),
+        ({"templates": {"deck": "broken.j2"}}, "line 2"),
+        ({"templates": {"deck": "unknown.j2"}}, "has no attribute 'mu'"),
+        ({"templates": {"deck": "unsafe.j2"}}, "cannot be filled in .SecurityError"),
+        ({"namelists": {"deck": "base.nml"}}, "namelists must be a file and values"),
+        ({"namelists": {"deck": {"file": "fine.nml", "values": {"a": 3}}}}, "by group and name"),
+        ({"namelists": {"deck": {"file": "text"}}}, "must hold namelists"),
+        ({"timeout": 0}, "timeout must be a positive number"),
+        ({"timeout": float("nan")}, "timeout must be a positive number"),
+        ({"timeout": "long"}, "timeout must be a positive number"),
+        ({"allowed_return_codes": []}, "must be a list of numbers from 0 to 255"),
+        ({"allowed_return_codes": [256]}, "must be a list of numbers from 0 to 255"),
+        ({"allowed_return_codes": 0}, "must be a list of numbers from 0 to 255"),
+        ({"environment": {"A=": "b"}}, "environment must be"),
+        ({"environment": {"A": None}}, "environment must be"),
+        ({"environment": ["A"]}, "environment must be"),
+        ({"keep": "some"}, "keep must be one of failures, never, always"),
+        ({"at_once": 0}, "at_once must be a whole number"),
+    ],
+)
+def test_settings_that_are_not_usable_are_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "other").mkdir()
+    for name in ("text", "other/text"):
+        (tmp_path / name).write_text("text")
+    (tmp_path / "fine.nml").write_text("&a\n/\n")
+    (tmp_path / "broken.j2").write_text("fine\n{{ params.\n")
+    (tmp_path / "unknown.j2").write_text("{{ params.mu }}\n")
+    (tmp_path / "unsafe.j2").write_text("{{ params.__class__.__mro__ }}\n")
+    dz.ExecutableSolver(**FINE)  # type: ignore[arg-type]
+    with pytest.raises(dz.ConfigError, match=words) as refused:
+        dz.ExecutableSolver(**{**FINE, **settings})
+    assert str(refused.value).endswith(".") and re.match(r"[\w.'{/]", str(refused.value))
+
+
+def test_what_cannot_be_started_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (script := tmp_path / "script").write_text("echo no first line")
+    script.chmod(0o755)
+    solver = dz.ExecutableSolver(**{**FINE, "command": ["./script"]})  # type: ignore[arg-type]
+    with pytest.raises(dz.ConfigError, match=r"cannot be started .Exec format error.: a script needs a first line"):
+        solver.step(np.ones((1, 2, 3, 4), np.float32), np.ones((1, 2), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("module", "settings"), [("jinja2", {"templates": {"a": "a"}}), ("f90nml", {"namelists": {"a": {"file": "a"}}})]
+)
+def test_packages_of_the_extra_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, settings: dict[str, Any]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a").write_text("&a\n/\n")
+    for cached in (templates._jinja2, namelists._f90nml):
+        cached.cache_clear()
+    for name in (module, f"{module}.sandbox"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(dz.MissingExtraError, match=rf"package '{module}', .*deepzero-sim\[executable\]"):
+        dz.ExecutableSolver(**FINE, **settings)  # type: ignore[arg-type]
