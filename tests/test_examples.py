@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from dataclasses import asdict
@@ -30,6 +31,7 @@ KEYS = {
     "epochs": "classify",
     "seconds": "check",
     "data": "evaluate",
+    "solver": "check",
 }
 
 
@@ -49,14 +51,35 @@ def parsed(path: Path) -> Any:
         "classify": ClassifySettings,
     }
     kind = kinds.get(command(path), dict)
-    values = vars(sub.instantiate(sub.parse_args(["--config", str(path)])))
+    values = vars(sub.instantiate(sub.parse_args([word for file in (*shared(path), path) for word in ("--config", str(file))])))
     values.pop("config")
     return kind(**values)
+
+
+def shared(path: Path) -> list[Path]:
+    """What is given before a recipe: the solver, if the recipes of a folder have theirs in a file of its own."""
+    solver = path.with_name("solver.yaml")
+    return [solver] if command(path) == "train" and solver.exists() else []
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(EXAMPLES)))
 def test_settings_parse(path: Path) -> None:
     assert parsed(path)
+
+
+CARDS = sorted(EXAMPLES.rglob("README.md"))
+
+
+@pytest.mark.parametrize("card", CARDS, ids=lambda card: card.parent.name)
+def test_cards_say_commands_that_there_are(card: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(EXAMPLES.parent)
+    said = [shlex.split(line)[1:] for line in card.read_text().splitlines() if line.startswith("deepzero-sim ")]
+    assert said
+    top, _ = parser()
+    for words in said:
+        top.parse_args(words)
+    used = {Path(word).resolve() for words in said for word in words}
+    assert used >= set(card.parent.glob("*.yaml")), "every recipe is in the card"
 
 
 @pytest.mark.parametrize("path", [path for path in FILES if path.parent.name == "wake"], ids=lambda path: path.name)
