@@ -73,7 +73,7 @@ CARDS = sorted(EXAMPLES.rglob("README.md"))
 @pytest.mark.parametrize("card", CARDS, ids=lambda card: card.parent.name)
 def test_cards_say_commands_that_there_are(card: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(EXAMPLES.parent)
-    said = [shlex.split(line)[1:] for line in card.read_text().splitlines() if line.startswith("deepzero-sim ")]
+    said = [shlex.split(line, comments=True)[1:] for line in card.read_text().splitlines() if line.startswith("deepzero-sim ")]
     assert said
     top, _ = parser()
     for words in said:
