@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from snippets import run_page
 
-PAGE = Path(__file__).parents[1] / "docs" / "wrap" / "python.md"
+PAGE = Path(__file__).parents[2] / "docs" / "wrap" / "python.md"
 
 
 @pytest.mark.slow
