@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from deepzero_sim.advancing import advance_all
+from deepzero_sim.advancing import advance, located
 from deepzero_sim.datasets.trajectories import Trajectories
 from deepzero_sim.errors import DataError
 from deepzero_sim.failures import FailureLog, FailurePolicy
@@ -24,38 +24,47 @@ def advance_frames(
     Args:
         solver: the coarse one.
         trajectories: reference frames.
-        policy: how often a step that fails is taken again; never if None.
+        policy: what is done about a step that fails; the end if None. One that is dropped is NaN: no rollout starts there.
         log: where that is noted.
 
     Raises:
-        SolverError: a step failed all the same.
+        SolverError: a step failed, and the policy ends the run.
     """
-    policy, log = policy or FailurePolicy(), log or FailureLog()
+    policy = policy or FailurePolicy()
+    log = FailureLog() if log is None else log
     starts = trajectories.frames[:, :-1]
     states = starts.reshape(-1, *starts.shape[2:])
     params = np.repeat(trajectories.params, starts.shape[1], axis=0)
     given = params if params.shape[1] else None
-    parts = [
-        advance_all(solver, states[i : i + CALL], None if given is None else given[i : i + CALL], policy, log)
-        for i in range(0, len(states), CALL)
-    ]
-    return np.concatenate(parts).reshape(starts.shape)
+    advanced = np.empty_like(states)
+    for i in range(0, len(states), CALL):
+        found = advance(solver, states[i : i + CALL], None if given is None else given[i : i + CALL], policy, log)
+        for place, error in sorted(found.failures.items()):
+            simulation, frame = divmod(i + place, starts.shape[1])
+            where = f"in the step from frame {frame} of simulation {simulation}"
+            if not policy.response(error).drop:
+                raise located(error, where)
+            log.note(error, "dropped", where)
+            found.states[place] = np.nan
+        advanced[i : i + CALL] = found.states
+    return advanced.reshape(starts.shape)
 
 
 class UnrolledBatches:
     """The batch of a training step, by its number: `(states, params, references, advanced)`, as `LoopOracle` takes it.
 
-    Rollouts start at frames drawn uniformly from all simulations. A batch depends on the seed and its number only.
+    Rollouts start at frames drawn uniformly from all simulations, where the solver's step is known. A batch depends on the seed
+    and its number only.
 
     Args:
         trajectories: reference frames.
-        advanced: `(S, T-1, C, *N)`, the solver's step from every frame.
+        advanced: `(S, T-1, C, *N)`, the solver's step from every frame; NaN where it failed.
         batch_size: `B`.
         unroll: steps of a rollout, `T`.
         seed: of the draws.
 
     Raises:
-        DataError: the trajectories are shorter than a rollout.
+        DataError: the trajectories are shorter than a rollout, or no rollout can start anywhere.
     """
 
     def __init__(self, trajectories: Trajectories, advanced: Array, batch_size: int, unroll: int, seed: int = 0) -> None:
@@ -69,11 +78,20 @@ class UnrolledBatches:
         self._params = torch.from_numpy(trajectories.params) if trajectories.params.shape[1] else None
         self._advanced = torch.from_numpy(advanced)
         self._limits = simulations, frames - unroll
+        known = np.isfinite(advanced[:, : frames - unroll]).all(axis=tuple(range(2, advanced.ndim)))
+        self._starts = None if known.all() else torch.from_numpy(np.argwhere(known))
+        if self._starts is not None and not len(self._starts):
+            raise DataError(
+                "the solver's step failed from every frame that a rollout may start at: check the solver and the data."
+            )
         self._size, self._unroll, self._seed = batch_size, unroll, seed
 
     def __call__(self, step: int) -> tuple[torch.Tensor | None, ...]:
         generator = np.random.default_rng([self._seed, step])
-        simulation, start = (torch.from_numpy(generator.integers(limit, size=self._size)) for limit in self._limits)
+        if self._starts is None:
+            simulation, start = (torch.from_numpy(generator.integers(limit, size=self._size)) for limit in self._limits)
+        else:
+            simulation, start = self._starts[generator.integers(len(self._starts), size=self._size)].T
         following = start[:, None] + torch.arange(1, self._unroll + 1)
         return (
             self._frames[simulation, start],

@@ -221,7 +221,8 @@ def card(path: Path, data: Trajectories, spec: SolverSpec) -> str:
     """What is in a file of trajectories, for people."""
     simulations, frames = data.frames.shape[:2]
     made = data.attributes["settings"]["simulations"]
-    channels = ", ".join(f"`{c}` ({u})" for c, u in zip(spec.channels, spec.channel_units, strict=False)) or "unnamed"
+    units = [f" ({unit})" for unit in spec.channel_units] or [""] * len(spec.channels)
+    channels = ", ".join(f"`{c}`{u}" for c, u in zip(spec.channels, units, strict=True)) or "unnamed"
     rows = "\n".join(f"| {i} | {' | '.join(f'{value:.6g}' for value in row)} |" for i, row in enumerate(data.params))
     return f"""# {path.name}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -48,7 +48,14 @@ class Advanced:
         self.failures |= {places[i]: error for i, error in part.failures.items()}
 
 
-def advance(solver: Solver, states: Array, params: Array | None, policy: FailurePolicy, log: FailureLog) -> Advanced:
+def advance(
+    solver: Solver,
+    states: Array,
+    params: Array | None,
+    policy: FailurePolicy,
+    log: FailureLog,
+    query: Callable[[int], str] = lambda place: "",
+) -> Advanced:
     """One step of every state; those that failed, and were tried as often as the policy says, are told by their places.
 
     Args:
@@ -57,6 +64,7 @@ def advance(solver: Solver, states: Array, params: Array | None, policy: Failure
         params: `(B, K)` or None.
         policy: how often a step is taken again.
         log: where that is noted.
+        query: what the state of a place belongs to, in words, for the log.
 
     Raises:
         InvalidStateError: what is given has a wrong shape or dtype.
@@ -71,7 +79,7 @@ def advance(solver: Solver, states: Array, params: Array | None, policy: Failure
         result.put(places, _once(solver, *_rows(states, params, places), policy, log))
         places = [i for i in places if i in result.failures and _may_retry(solver, result.failures[i], policy, tries)]
         for i in places:
-            log.note(result.failures[i], "retried")
+            log.note(result.failures[i], "retried", query(i))
         _pause([result.failures[i] for i in places], tries)
         tries += 1
     log.extra_steps += max(0, result.calls - usable)
@@ -94,7 +102,7 @@ def advance_all(
     Raises:
         SolverError: of the first that failed all the same.
     """
-    result = advance(solver, states, params, policy, log)
+    result = advance(solver, states, params, policy, log, lambda place: where)
     if result.failures:
         raise located(result.failures[min(result.failures)], where)
     return result.states
@@ -103,6 +111,7 @@ def advance_all(
 def located(error: SolverError, where: str) -> SolverError:
     """The same error, which says where it happened too."""
     if where:
+        error.where = where
         error.args = (f"{str(error).rstrip('.')} (failure: {error.kind}, {where}).", *error.args[1:])
     return error
 

@@ -33,7 +33,8 @@ from deepzero_sim.parallel import open_executor
 from deepzero_sim.parser_words import words
 from deepzero_sim.plain import plain
 from deepzero_sim.ranks import rank_of_torchrun
-from deepzero_sim.report import publish, rows
+from deepzero_sim.report import given_up, publish, rows
+from deepzero_sim.run_folder import FAILURES
 from deepzero_sim.served_run import models_of_run
 from deepzero_sim.serving import serve
 from deepzero_sim.settings import (
@@ -74,8 +75,11 @@ class _Command:
 
 
 def _train(settings: TrainSettings) -> None:
-    train_with_bar(settings)
+    progress = train_with_bar(settings)
     console.print(f"trained: {settings.run}")
+    if progress.failures:
+        listed = ", ".join(f"{kind} {count} times" for kind, count in progress.failures.items())
+        console.print(f"failures: {listed}; see {settings.run / FAILURES}")
 
 
 def _check(settings: CheckSettings) -> None:
@@ -107,6 +111,8 @@ def _evaluate(settings: EvaluateSettings) -> None:
     comparison = compare({method: settings.run}, settings.data, settings.steps)
     publish(settings.run, f"{settings.run.name}: {method}", comparison, plain(settings))
     print_table(rows(comparison.methods))
+    for sentence in given_up(comparison.methods):
+        console.print(sentence)
     console.print(f"report: {settings.run / 'report.md'}")
 
 

@@ -21,7 +21,7 @@ def training_bar(title: str, updates: int, *, queries: bool = False) -> Iterator
         task = progress.add_task(title, total=updates, loss="-", spent="")
 
         def report(now: TrainingProgress) -> None:
-            spent = f"{_short(now.queries)} queries" if queries else f"{_short(now.solver_steps)} steps"
+            spent = f"{_short(now.queries)} queries," if queries else f"{_short(now.solver_steps)} solver steps,"
             progress.update(task, completed=now.step, loss=f"{now.loss:.1e}", spent=spent)
 
         yield report

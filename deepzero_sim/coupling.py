@@ -97,7 +97,8 @@ class SolverLoop:
 
     def _opaque_step(self, states: torch.Tensor, params: torch.Tensor | None) -> torch.Tensor:
         scenario = None if params is None else to_array(params)
-        advanced = advance_all(self.solver, to_array(states), scenario, self.on_failure, self.log)
+        where = "in the rollout of the loop's own network"
+        advanced = advance_all(self.solver, to_array(states), scenario, self.on_failure, self.log, where)
         return torch.from_numpy(advanced).to(states.device)
 
     @property

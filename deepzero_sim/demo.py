@@ -24,6 +24,7 @@ from deepzero_sim.report import publish, rows
 from deepzero_sim.run_folder import peak_memory_gb
 from deepzero_sim.settings import DataFile, DemoSettings, GenerateSettings, MethodName, TrainSettings, Workers
 from deepzero_sim.solvers.wake import TEST_REYNOLDS, TRAIN_REYNOLDS
+from deepzero_sim.trainer import Progress
 
 #: Steps of the rollouts that are compared.
 STEPS = 250
@@ -119,7 +120,7 @@ def make_data(settings: GenerateSettings) -> None:
             console.print(f"{file.output} {'made' if made else 'is there already, made by the same settings'}")
 
 
-def train_with_bar(settings: TrainSettings) -> None:
+def train_with_bar(settings: TrainSettings) -> Progress:
     """Train one run under a progress bar."""
     with training_bar(f"training {settings.method}", settings.updates) as report:
-        train(settings, report)
+        return train(settings, report)

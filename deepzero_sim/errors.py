@@ -89,11 +89,13 @@ class SolverError(DeepZeroError):
     Attributes:
         kind: of failure, of the taxonomy; None if it is no failure of a step.
         kept: the working folder that was kept to look into, if there is one; the message names it too.
+        where: it happened, in words, if that is known: the query, for one.
         diverged: whether the numbers left what can be computed with: a deterministic solver does so again.
     """
 
     kind: ClassVar[FailureKind | None] = None
     kept: Path | None = None
+    where: str = ""
     diverged: bool = False
 
 

@@ -107,7 +107,7 @@ class Incident(NamedTuple):
         kind: of failure.
         action: what was done.
         message: of the error.
-        query: what was asked for, in words; empty if all queries share it.
+        query: what was asked for, in words; where else it happened, if all queries share it.
         kept: the working folder that was kept, or empty.
     """
 
@@ -120,7 +120,7 @@ class Incident(NamedTuple):
 
 def incident(error: SolverError, action: Action, query: str = "") -> Incident:
     """What happened, of an error."""
-    return Incident(error.kind or "other", action, str(error), query, "" if error.kept is None else str(error.kept))
+    return Incident(error.kind or "other", action, str(error), query or error.where, str(error.kept or ""))
 
 
 @dataclass

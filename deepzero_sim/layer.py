@@ -99,7 +99,8 @@ class SolverLayer(nn.Module):
         given = to_array(states)
         scenario = None if params is None else to_array(params)
         self.forward_steps += len(given)
-        return StepTaken(given, scenario, advance_all(self.solver, given, scenario, self.on_failure, self.log))
+        advanced = advance_all(self.solver, given, scenario, self.on_failure, self.log, "on the way forward")
+        return StepTaken(given, scenario, advanced)
 
     def pull_back(self, taken: StepTaken, cotangents: torch.Tensor) -> torch.Tensor:
         """`J^T w` of every state, `(B, C, *N)`.

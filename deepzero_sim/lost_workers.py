@@ -44,7 +44,7 @@ def _answered(executor: Executor, task: Task, chunk: Perturbation, places: range
         raise outcome
     if len(places) == 1:
         nothing = torch.zeros(len(chunk), dtype=torch.float64)
-        lost = incident(outcome, "dropped", named(chunk, places[0]))
+        lost = incident(outcome, "dropped", f"at {named(chunk, places[0])}")
         return Answers(nothing, loss, 0, tuple(places), (lost,))
     middle = len(places) // 2
     first, second = (_answered(executor, task, chunk, half, loss) for half in (places[:middle], places[middle:]))

@@ -70,6 +70,23 @@ def rows(methods: Mapping[str, MethodResult]) -> list[tuple[str, ...]]:
     return [("method", "MAE", "std over simulations", "MAE / SRC", "solver steps of training", "seconds of training"), *body]
 
 
+def given_up(methods: Mapping[str, MethodResult]) -> list[str]:
+    """A sentence for each method of which simulations were given up."""
+    said = []
+    for name, result in methods.items():
+        errors, failures = result.evaluation.errors, result.evaluation.failures
+        lost = ~errors.isfinite().all(dim=1)
+        if bool(lost.any()):
+            first = int((~errors.isfinite()).int().argmax(dim=1)[lost].min()) + 1
+            left = errors[~lost].mean() if bool((~lost).any()) else None
+            rest = "" if left is None else f"; the mean of the others is {float(left):.4f}"
+            kinds = ", ".join(failures) or "not finite"
+            said.append(
+                f"{name}: {int(lost.sum())} of {len(errors)} simulations given up, the first at step {first} ({kinds}){rest}."
+            )
+    return said
+
+
 def publish(folder: Path, title: str, comparison: Comparison, settings: Mapping[str, Any]) -> None:
     """Write `results.json`, `report.md` and its figures.
 
@@ -97,7 +114,7 @@ Mean absolute error of the state over {steps} steps of {simulations} simulations
 Solver steps and seconds are those of training, the run each method started from included; SRC is the solver alone.
 
 {markdown_table(rows(methods))}
-
+{"".join(f"{chr(10)}{sentence}{chr(10)}" for sentence in given_up(methods))}
 ![Reference, source and corrected fields at several times](fields.png)
 
 ![Error against time](error_over_time.png)

@@ -7,14 +7,16 @@ being a :class:`DifferentiableSolver`; only the upper bound FO-SOL uses that.
 from __future__ import annotations
 
 import abc
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from deepzero_sim.components import Component, build
+from deepzero_sim.components import Component, call, load
 from deepzero_sim.errors import (
     ConfigError,
     DeepZeroError,
@@ -153,12 +155,13 @@ class DifferentiableSolver(Solver):
 
 
 def build_solver(component: Component) -> Solver:
-    """The solver that settings name.
+    """The solver that settings name: a class or function that makes one, or one that is there already.
 
     Raises:
         ConfigError: it cannot be made, or is no solver.
     """
-    solver = build(component)
+    named = load(component.name)
+    solver = named if isinstance(named, Solver) and not component.args else call(named, component)
     if not isinstance(solver, Solver):
         raise ConfigError(f"{component} must make a deepzero_sim.Solver, not {type(solver).__name__}.")
     if not isinstance(getattr(solver, "spec", None), SolverSpec):
@@ -252,7 +255,11 @@ def raw_step(solver: Solver, states: Array, params: Array | None) -> Array:
     except (Exception, SystemExit) as error:
         changed = "read-only" in str(error)
         remedy = "a step must not change its input, so copy it first" if changed else "run its step alone to find out why"
-        raise SolverCrashError(f"solver {solver.spec.name!r} raised {type(error).__name__}: {error}: {remedy}.") from error
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        raise SolverCrashError(
+            f"solver {solver.spec.name!r} raised {type(error).__name__}: {error} ({Path(where.filename).name}, line "
+            f"{where.lineno}): {remedy}."
+        ) from error
 
 
 def check_states(spec: SolverSpec, states: Array, what: str, remedy: str, batch: int | None = None) -> None:

@@ -61,10 +61,10 @@ def _rows(settings: CheckSolverSettings, spec: SolverSpec) -> Array | None:
 
 
 def _initial(name: str, spec: SolverSpec, params: Array) -> Array:
-    """What a function named in settings makes of parameters."""
+    """What a function named in settings makes of parameters, one row at a time, as it is asked when data are made."""
     function: Any = load(name)
     try:
-        states: Array = function(spec, params)
+        states = np.concatenate([function(spec, row[None]) for row in params])
     except DeepZeroError:
         raise
     except (Exception, SystemExit) as error:

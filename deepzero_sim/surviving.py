@@ -58,7 +58,12 @@ class Surviving:
         given = states if len(rows) == len(states) else states[rows]
         scenario = params if params is None or len(rows) == len(states) else params[rows]
         result = advance(
-            self._solver, to_array(given), None if scenario is None else to_array(scenario), self._policy, self.log
+            self._solver,
+            to_array(given),
+            None if scenario is None else to_array(scenario),
+            self._policy,
+            self.log,
+            lambda place: self._named(rows[place] // len(base)),
         )
         self.solver_steps += result.calls
         for row, error in sorted(result.failures.items()):
@@ -76,11 +81,14 @@ class Surviving:
         left = [p for p in range(len(self._perturbation)) if p not in self.dropped]
         return [p * size + b for p in left for b in range(size)]
 
+    def _named(self, place: int) -> str:
+        return f"at {named(self._perturbation, place)}"
+
     def _lose(self, place: int, error: SolverError) -> None:
         if place in self.dropped:  # by another of its states
             return
-        query = named(self._perturbation, place)
+        query = self._named(place)
         if not self._policy.response(error).drop:
-            raise located(error, f"at {query}")
+            raise located(error, query)
         self.dropped.add(place)
         self.log.note(error, "dropped", query)

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from deepzero_sim.advancing import located
 from deepzero_sim.errors import ConfigError, DivergedError, MissingExtraError, RunError, SolverError
 from deepzero_sim.estimator import Estimator, GradientEstimate
 from deepzero_sim.failures import counted
@@ -173,7 +174,12 @@ class Trainer:
             with single_threaded(), torch.sparse.check_sparse_tensor_invariants(enable=False):  # type: ignore[no-untyped-call]
                 for step in range(progress.step, steps):
                     ledger.at(step)
-                    progress = self._step(step, progress)
+                    try:
+                        progress = self._step(step, progress)
+                    except SolverError as error:  # the network is as the last training step left it: that is not lost
+                        if progress.step and not error.diverged:
+                            self.run.save(self._checkpoint(progress))
+                        raise
                     self._log(progress, events)
                     report(progress)
                     if progress.step in keep:  # before the checkpoint to go on from, so that a run beyond it has it
@@ -219,7 +225,7 @@ class Trainer:
             self.oracle.log.note(error, "skipped" if goes_on else "aborted")
             if not goes_on:
                 self.run.append_failures(step + 1, self.oracle.log.take().incidents)
-                raise
+                raise located(error, f"{self._skipped} training steps before were skipped" if self._skipped else "") from None
             self._skipped += 1
             return GradientEstimate({}, float("nan"), 0, self.oracle.preparation_steps(batch))
         self._skipped = 0

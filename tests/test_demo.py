@@ -39,7 +39,7 @@ def test_the_demo_runs_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture
     found = json.loads((tmp_path / "results.json").read_text())
     assert list(found["methods"]) == ["SRC", "NON", "DETACHED", "STRAIGHT-THROUGH", "ZO-SOL", "SolverLayer", "FO-SOL"]
     for method in found["methods"].values():
-        assert set(method) == {"mae", "mae_std", "solver_steps", "seconds"}
+        assert set(method) == {"mae", "mae_std", "solver_steps", "seconds", "failures"}
         assert method["mae"] > 0
     report = (tmp_path / "report.md").read_text()
     for figure in ("fields.png", "error_over_time.png", "error_over_cost.png"):

@@ -18,9 +18,12 @@ from runs import assert_same_tensors, line_data, train_settings
 
 import deepzero_sim as dz
 from deepzero_sim.components import Component
+from deepzero_sim.datasets.batches import UnrolledBatches, advance_frames
+from deepzero_sim.datasets.trajectories import load
 from deepzero_sim.estimator import CGE, RGE
 from deepzero_sim.estimator.base import Estimator
 from deepzero_sim.experiment import compare, train
+from deepzero_sim.failures import FailureLog, FailurePolicy
 from deepzero_sim.oracle import LoopOracle
 from deepzero_sim.parallel import open_executor
 from deepzero_sim.perturbation import Coordinates, named
@@ -88,7 +91,7 @@ def undisturbed() -> tuple[torch.Tensor, torch.Tensor, float]:
     base = max(solver.seen)
     solver.seen = []
     changes = oracle.ask(prepared, queries()).changes
-    return changes, torch.tensor(solver.seen).view(len(changes), -1).amax(dim=1), base
+    return changes, torch.tensor(solver.seen, dtype=torch.float64).view(len(changes), -1).amax(dim=1), base
 
 
 CHANGES, LARGEST, BASE = undisturbed()
@@ -217,6 +220,10 @@ class Shaky(Burgers):
         return super().step(states, params)
 
 
+#: Where a step is that all queries share.
+OWN = "in the rollout of the loop's own network"
+
+
 def trainer(folder: Path, solver: Burgers, estimator: Estimator, on_failure: Any) -> Trainer:
     oracle = oracle_of(solver, on_failure)
     optimiser = torch.optim.Adam(oracle.model.parameters(), lr=1e-2)
@@ -239,7 +246,7 @@ def test_a_training_step_whose_base_fails_is_skipped(tmp_path: Path, estimator: 
     found, expected = (load_checkpoint(tmp_path / name).tensors for name in ("skips", "two"))
     assert_same_tensors(*({k: v for k, v in t.items() if k.startswith("network")} for t in (found, expected)))
     (line,) = [json.loads(line) for line in (tmp_path / "skips" / "failures.jsonl").read_text().splitlines()]
-    assert (line["step"], line["kind"], line["action"], line["query"]) == (1, "connection-lost", "skipped", "")
+    assert (line["step"], line["kind"], line["action"], line["query"]) == (1, "connection-lost", "skipped", OWN)
 
 
 class _WholeCalls(dz.Solver):
@@ -257,7 +264,7 @@ class _WholeCalls(dz.Solver):
 
 def test_a_solver_that_is_gone_ends_the_run_after_all(tmp_path: Path) -> None:
     gone = trainer(tmp_path, Shaky(lambda call: True), CGE(1e-3), "drop")
-    with pytest.raises(dz.ConnectionLostError, match="the connection was cut"):
+    with pytest.raises(dz.ConnectionLostError, match=r"the connection was cut.*10 training steps before were skipped"):
         gone.train(100, tensorboard=False)
     actions = [json.loads(line)["action"] for line in (tmp_path / "failures.jsonl").read_text().splitlines()]
     assert actions == ["skipped"] * 10 + ["aborted"]
@@ -303,3 +310,32 @@ def test_failures_of_a_run_are_in_its_log_and_results(tmp_path: Path) -> None:
 class _At:
     def __init__(self, path: Path) -> None:
         self.path = path
+
+
+def test_no_rollout_starts_where_the_first_step_failed(tmp_path: Path) -> None:
+    """The solver's step from every frame is taken before training; a frame that is dropped there is no start."""
+    data = line_data(tmp_path / "line.h5")
+    trajectories = load(data)
+    sizes = np.abs(trajectories.frames[:, :-1]).max(axis=(2, 3))
+    limit = float(np.sort(sizes.ravel())[-3])
+    log = FailureLog()
+    with pytest.raises(dz.ExitCodeError, match=r"failure: exit-code, in the step from frame \d+ of simulation \d"):
+        advance_frames(Limited(limit), trajectories)
+    advanced = advance_frames(Limited(limit), trajectories, FailurePolicy("drop"), log)
+    lost = sizes > limit
+    assert np.array_equal(np.isnan(advanced).any(axis=(2, 3)), lost) and lost.sum() == len(log.incidents) == 2
+    starts = UnrolledBatches(trajectories, advanced, 500, 3, seed=0)(0)
+    assert bool(torch.isfinite(starts[3]).all()) and float(starts[0].abs().amax(dim=(1, 2)).max()) <= limit  # type: ignore[union-attr]
+    with pytest.raises(dz.DataError, match="failed from every frame that a rollout may start at"):
+        UnrolledBatches(trajectories, np.full_like(advanced, np.nan), 2, 3)
+
+
+def test_what_was_trained_before_an_abort_is_not_lost(tmp_path: Path) -> None:
+    steady = trainer(tmp_path / "steady", Burgers(), CGE(1e-3), "abort")
+    steady.train(2, tensorboard=False)
+    calls = Shaky(lambda call: False)
+    failing = trainer(tmp_path / "failing", calls, CGE(1e-3), "abort")
+    failing.batches = lambda step: setattr(calls, "fails", lambda call: step == 2) or batch()  # type: ignore[func-returns-value]
+    with pytest.raises(dz.ConnectionLostError):
+        failing.train(9, tensorboard=False)
+    assert_same_tensors(*(load_checkpoint(tmp_path / name).tensors for name in ("steady", "failing")))

@@ -28,6 +28,7 @@ from deepzero_sim.connectors.working_folder import ExternalFiles, Keep, WorkingF
 from deepzero_sim.errors import (
     ConfigError,
     MissingOutputError,
+    NonFiniteError,
     SolverCrashError,
     SolverError,
     StatesFailedError,
@@ -214,6 +215,8 @@ class ExecutableSolver(Solver):
             except SolverError as error:
                 error.args = (f"the output {file.path} {error}",)
                 raise
+        if not self._batched and not np.isfinite(advanced).all():  # of a batch, the caller finds which states
+            raise NonFiniteError("its outputs hold NaN or infinity")
         return advanced
 
 

@@ -27,8 +27,9 @@ LINE = 160
 #: What to do.
 REMEDIES: dict[FailureKind | None, str] = {
     "timeout": "raise timeout if it only needs longer, or find out what it waits for",
-    "signal": "run its command there to find out why; where it diverged, use a smaller step or correction",
-    "exit-code": "run its command there to find out why; where it diverged, use a smaller step or correction",
+    "signal": "run its command {there} to find out why; where it diverged, use a smaller step or correction",
+    "exit-code": "run its command {there} to find out why; where it diverged, use a smaller step or correction",
+    "non-finite": "it diverged or fails on such a state; use a smaller step, a smaller correction or another initial state",
     "missing-output": "check the path in outputs, and that the program writes it in the folder that it starts in",
     "unreadable-output": "check the format of this file in outputs, and that the program writes all of it",
     "wrong-shape": "check the channels, the channel_axis and the state_shape that it should have",
@@ -121,4 +122,5 @@ def complete(error: SolverError, name: str, said: str, kept: Path | str | None) 
         error.kept = kept
     elif kept:
         words += f"; of its folder: {kept}"
-    error.args = (f"{words}: {REMEDIES.get(error.kind, 'look into it there')}.",)
+    remedy = REMEDIES.get(error.kind, "look into it {there}").format(there="there" if isinstance(kept, Path) else "by hand")
+    error.args = (f"{words}: {remedy}.",)

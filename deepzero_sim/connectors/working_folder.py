@@ -153,7 +153,7 @@ class WorkingFolders:
     def _kept(self, folder: Path, call: str) -> Path | str:
         self._kept_folder.mkdir(parents=True, exist_ok=True)
         if sum(name.startswith(self._prefix) for name in os.listdir(self._kept_folder)) >= MOST_KEPT:  # noqa: PTH208 - just names
-            return f"it is not kept, because {self._kept_folder} holds {MOST_KEPT} such folders already"
+            return f"it is not kept, because {self._kept_folder} holds {MOST_KEPT} such folders already, which can be removed"
         with contextlib.suppress(OSError):  # the program put something else there
             (folder / CALL).unlink(missing_ok=True)
             write_new(folder / CALL, call.encode())

@@ -99,9 +99,10 @@ def test_a_failure_costs_no_other_state_its_answer(make: Make) -> None:
     np.testing.assert_array_equal(failed.value.advanced[0], 2 * STATES[0])
 
 
-def test_nan_is_found_by_the_check_of_every_solver(make: Make) -> None:
-    assert np.isnan(make("nan").step(STATES)).sum() == 2
-    with pytest.raises(dz.NonFiniteError):
+def test_nan_is_a_failure_whose_folder_is_kept(make: Make) -> None:
+    error = failure(make("nan"))
+    assert isinstance(error, dz.NonFiniteError) and error.kept is not None and (error.kept / "v.raw").exists()
+    with pytest.raises(dz.NonFiniteError, match="outputs hold NaN or infinity"):
         checked_step(make("nan"), STATES)
 
 

@@ -70,7 +70,7 @@ def runs_in_short(example: Example, tmp_path: Path) -> None:
     assert main(["generate", "--config", str(tmp_path / "data.yaml")]) == 0
     for name, more in (
         ("non", []),
-        ("solver_layer", ["--start", str(tmp_path / "non"), "--unroll", "2", "--vjp.name", DETACHED]),
+        ("solver_layer", ["--start", str(tmp_path / "non"), "--unroll", "2", "--vjp", DETACHED]),
     ):
         short = ["--updates", "2", "--batch_size", "1", "--workers.backend", "serial", "--tensorboard", "false"]
         where = ["--run", str(tmp_path / name), "--train_data", str(tmp_path / "data.h5")]
@@ -78,4 +78,4 @@ def runs_in_short(example: Example, tmp_path: Path) -> None:
     assert main(["evaluate", "--run", str(tmp_path / "solver_layer"), "--data", str(tmp_path / "data.h5")]) == 0
 
 
-DETACHED = "deepzero_sim.vjp.Detached"
+DETACHED = '{"name": "deepzero_sim.vjp.Detached", "args": {}}'
