@@ -15,6 +15,9 @@ from deepzero_sim.types import Array
 #: States advanced in one call where there are many.
 CALL = 64
 
+#: Where a step fails that all training needs.
+FROM_DATA = "in the step from a state of the data"
+
 
 def advance_frames(
     solver: Solver, trajectories: Trajectories, policy: FailurePolicy | None = None, log: FailureLog | None = None
@@ -36,7 +39,7 @@ def advance_frames(
     params = np.repeat(trajectories.params, starts.shape[1], axis=0)
     given = params if params.shape[1] else None
     parts = [
-        advance_all(solver, states[i : i + CALL], None if given is None else given[i : i + CALL], policy, log)
+        advance_all(solver, states[i : i + CALL], None if given is None else given[i : i + CALL], policy, log, FROM_DATA)
         for i in range(0, len(states), CALL)
     ]
     return np.concatenate(parts).reshape(starts.shape)
