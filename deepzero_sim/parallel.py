@@ -199,9 +199,10 @@ def _run(executor: Executor, function: Callable[[_T], _R], tasks: Iterable[_T]) 
     try:
         return list(map(outcome, futures))
     except BaseException:  # Ctrl-C: threads that go on would hold up the end
-        for future in futures:
-            future.cancel()
-        interruption.interrupt()
+        if isinstance(executor, ThreadPoolExecutor):
+            for future in futures:
+                future.cancel()
+            interruption.interrupt()
         raise
 
 
