@@ -20,7 +20,7 @@ from deepzero_sim.coupling import SolverGradient, SolverLoop
 from deepzero_sim.datasets import trajectories
 from deepzero_sim.datasets.batches import UnrolledBatches, advance_frames
 from deepzero_sim.datasets.trajectories import Trajectories
-from deepzero_sim.errors import ConfigError, RunError
+from deepzero_sim.errors import ConfigError, RunError, SolverError
 from deepzero_sim.estimator import BackPropagation
 from deepzero_sim.evaluation import Evaluation, evaluate
 from deepzero_sim.failures import FailureLog, FailurePolicy
@@ -158,8 +158,15 @@ def _require_repeatable(oracle: LoopOracle, batch: Any) -> None:
     Raises:
         ConfigError: it has.
     """
-    with torch.no_grad(), single_threaded(), state_put_back(oracle.model):
-        first, second = (float(oracle.differentiable_loss(batch)[0]) for _ in range(2))
+    noted = oracle.log.take()
+    try:
+        with torch.no_grad(), single_threaded(), state_put_back(oracle.model):
+            first, second = (float(oracle.differentiable_loss(batch)[0]) for _ in range(2))
+    except SolverError:  # training meets it too, or no more; it knows what the failure policy makes of it
+        return
+    finally:
+        oracle.log.take()  # it is no part of training, and asked again whenever a run goes on
+        oracle.log.add(noted)
     if first != second and isfinite(first):
         raise ConfigError(
             f"ZO-SOL needs a solver and a network that give the same for the same, but the loss was {first} and then {second}: "

@@ -68,14 +68,19 @@ class Ledger:
         self._question = json.dumps(names) + "\n"
         self._asked += 1
         self._unwritten, self._unwritten_seconds = [], 0.0
-        text = self._path.read_text(encoding="utf-8") if self._path.exists() else ""
+        text = self._path.read_text(encoding="utf-8", errors="replace") if self._path.exists() else ""
         if not text.startswith(self._question):
             self.forget()
             return []
-        whole = text[: text.rindex("\n") + 1]
-        if text != whole:  # a kill cut the last line off
-            write_text(self._path, whole)
-        return [Portion(*json.loads(line)) for line in whole.splitlines()[1:]]
+        portions, whole = [], self._question
+        for line in text.splitlines(keepends=True)[1:]:
+            portion = _portion(line)
+            if portion is None:
+                write_text(self._path, whole)
+                break
+            portions.append(portion)
+            whole += line
+        return portions
 
     def size_of_next(self, costs: Sequence[float]) -> int:
         """How many of the chunks that are left make a portion: at least one.
@@ -116,3 +121,11 @@ class Ledger:
     def forget(self) -> None:
         """Keep nothing."""
         self._path.unlink(missing_ok=True)
+
+
+def _portion(line: str) -> Portion | None:
+    """A line of the file, or None where a kill cut it off, or a power cut left something else."""
+    try:
+        return Portion(*json.loads(line)) if line.endswith("\n") else None
+    except (ValueError, TypeError):
+        return None

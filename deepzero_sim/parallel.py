@@ -27,6 +27,7 @@ from threadpoolctl import ThreadpoolController
 
 from deepzero_sim.errors import ConfigError, WorkerLostError
 from deepzero_sim.failures import FailureLog, FailurePolicy
+from deepzero_sim.interrupting import interruption
 from deepzero_sim.ranks import open_ranks
 from deepzero_sim.solver import Solver
 from deepzero_sim.types import is_whole
@@ -195,7 +196,14 @@ def run_in_order(
 
 def _run(executor: Executor, function: Callable[[_T], _R], tasks: Iterable[_T]) -> list[_R | Exception]:
     futures = [submitted(executor, function, task) for task in tasks]
-    return list(map(outcome, futures))
+    try:
+        return list(map(outcome, futures))
+    except BaseException:  # Ctrl-C: threads that go on would hold up the end
+        if isinstance(executor, ThreadPoolExecutor):
+            for future in futures:
+                future.cancel()
+            interruption.interrupt()
+        raise
 
 
 def _to_run_again(
@@ -222,7 +230,7 @@ def submitted(executor: Executor, function: Callable[[_T], _R], task: _T) -> Fut
 
 def _run_single_threaded(function: Callable[[_T], _R], task: _T) -> _R:
     """The other libraries are limited already, by who submits or when a worker starts; torch counts by thread."""
-    with _torch_single_threaded():
+    with _torch_single_threaded(), interruption.task():
         return function(task)
 
 

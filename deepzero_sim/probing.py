@@ -89,7 +89,7 @@ class Probes:
 
 def _advance(solver: Solver, policy: FailurePolicy, task: _Task) -> tuple[Array, FailureLog]:
     log = FailureLog()
-    return advance_all(solver, *task, policy, log, "in a step that a vector-Jacobian product takes"), log
+    return advance_all(solver, *task, policy, log, "in a step that measures its derivatives"), log
 
 
 def _advance_remotely(sent: tuple[str, bytes], policy: FailurePolicy, task: _Task) -> tuple[Array, FailureLog]:

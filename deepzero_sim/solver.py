@@ -25,6 +25,7 @@ from deepzero_sim.errors import (
     SolverCrashError,
     StatesFailedError,
 )
+from deepzero_sim.interrupting import interruption
 from deepzero_sim.types import Array, is_whole
 
 DTYPES = ("float32", "float64")
@@ -74,14 +75,19 @@ class SolverSpec:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "state_shape", tuple(self.state_shape))  # a list would never equal an array's shape
-        if len(self.state_shape) < 2 or min(self.state_shape) < 1:
+        if not isinstance(self.name, str):
+            raise ConfigError(f"SolverSpec {self.name!r}: name must be text, not {type(self.name).__name__}: put it in quotes.")
+        if len(self.state_shape) < 2 or not all(is_whole(size) and size >= 1 for size in self.state_shape):
             raise ConfigError(
                 f"SolverSpec {self.name!r}: state_shape must be (channels, points, ...), all positive, "
                 f"not {self.state_shape}: add the channel axis even for one channel."
             )
         if self.dtype not in DTYPES:
             raise ConfigError(f"SolverSpec {self.name!r}: dtype must be one of {', '.join(DTYPES)}, not {self.dtype!r}.")
-        if self.max_batch is not None and self.max_batch < 1:
+        for field in ("deterministic", "thread_safe"):
+            if not isinstance(getattr(self, field), bool | np.bool_):
+                raise ConfigError(f"SolverSpec {self.name!r}: {field} must be true or false, not {getattr(self, field)!r}.")
+        if self.max_batch is not None and (not is_whole(self.max_batch) or self.max_batch < 1):
             raise ConfigError(f"SolverSpec {self.name!r}: max_batch must be a positive number or None, not {self.max_batch}.")
         if self.stencil is not None and (not is_whole(self.stencil) or self.stencil < 0):
             raise ConfigError(
@@ -94,6 +100,9 @@ class SolverSpec:
         self._need_length("channel_units", channels)
         self._need_length("parameter_units", len(self.parameters))
         self._need_length("axes", axes)
+        for field in ("channels", "parameters"):
+            if len(set(getattr(self, field))) < len(getattr(self, field)):
+                raise ConfigError(f"SolverSpec {self.name!r}: {field} must have different names, not {getattr(self, field)}.")
         self._need_length("spacing", axes)
         self._need_length("offsets", channels)
         if self.mask is not None and (self.mask.shape != self.state_shape or self.mask.dtype != np.bool_):
@@ -248,6 +257,7 @@ def raw_step(solver: Solver, states: Array, params: Array | None) -> Array:
     """
     untouchable = states.view()
     untouchable.flags.writeable = False  # a step that wrote to its input would change the data it is given
+    interruption.check()
     try:
         return solver.step(untouchable, params)
     except DeepZeroError:

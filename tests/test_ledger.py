@@ -150,6 +150,17 @@ def test_cut_off_anywhere_it_holds_whole_portions(tmp_path_factory: pytest.TempP
     assert last.begin(0.5, 10) == [*whole, PORTIONS[0]]
 
 
+@pytest.mark.parametrize("garbage", [b"\0\0\0\n", b"[1, 2]\n", b"\xff\n", b"3\n", b"{}\n"])
+def test_what_a_power_cut_left_is_not_used(tmp_path: Path, garbage: bytes) -> None:
+    path, portion = tmp_path / "answers.jsonl", Portion(1, [0.5], 3, [], [])
+    kept = Ledger(path)
+    kept.begin(1.0, 2)
+    kept.keep(portion, 1.0, 100.0)
+    whole = path.read_bytes()
+    path.write_bytes(whole + garbage + whole.splitlines(keepends=True)[1])
+    assert Ledger(path).begin(1.0, 2) == [portion] and path.read_bytes() == whole
+
+
 @pytest.mark.parametrize(("step", "loss", "queries"), [(5, 0.5, 10), (4, 0.25, 10), (4, 0.5, 11)])
 def test_the_answers_to_another_question_are_not_used(tmp_path: Path, step: int, loss: float, queries: int) -> None:
     written(tmp_path / "answers.jsonl", PORTIONS)

@@ -22,7 +22,7 @@ from deepzero_sim.datasets.batches import UnrolledBatches, advance_frames
 from deepzero_sim.datasets.trajectories import load
 from deepzero_sim.estimator import CGE, RGE
 from deepzero_sim.estimator.base import Estimator
-from deepzero_sim.experiment import compare, train
+from deepzero_sim.experiment import _require_repeatable, compare, train
 from deepzero_sim.failures import FailureLog, FailurePolicy
 from deepzero_sim.oracle import LoopOracle
 from deepzero_sim.parallel import open_executor
@@ -247,6 +247,13 @@ def test_a_training_step_whose_base_fails_is_skipped(tmp_path: Path, estimator: 
     assert_same_tensors(*({k: v for k, v in t.items() if k.startswith("network")} for t in (found, expected)))
     (line,) = [json.loads(line) for line in (tmp_path / "skips" / "failures.jsonl").read_text().splitlines()]
     assert (line["step"], line["kind"], line["action"], line["query"]) == (1, "connection-lost", "skipped", OWN)
+
+
+def test_a_first_batch_that_fails_is_left_to_training() -> None:
+    """Before it, a run only looks whether a loss repeats."""
+    oracle = oracle_of(Limited(limit=0.0), "retry(1), drop")
+    _require_repeatable(oracle, batch())
+    assert oracle.log.incidents == []
 
 
 class _WholeCalls(dz.Solver):

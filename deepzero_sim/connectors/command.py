@@ -69,7 +69,11 @@ def _found(program: str) -> str:
 
 def _variables(environment: Any) -> dict[str, str]:
     fit = isinstance(environment, Mapping) and all(
-        isinstance(name, str) and name and not {"=", "\0"} & set(name) and isinstance(value, str | int | float)
+        isinstance(name, str)
+        and name
+        and "=" not in name
+        and isinstance(value, str | int | float)
+        and "\0" not in f"{name}{value}"
         for name, value in environment.items()
     )
     if not fit:

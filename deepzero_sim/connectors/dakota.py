@@ -60,6 +60,8 @@ class DakotaSolver(Solver):
         at_once: int | None = None,
     ) -> None:
         self.spec = as_spec(spec)
+        if not isinstance(driver, str | Sequence) or isinstance(driver, bytes):
+            raise ConfigError(f"driver must be a program, or a list of one and its arguments, not {driver!r}.")
         words = [driver] if isinstance(driver, str) else list(driver)
         held: Literal["state", "all"] = "all" if self.spec.parameters else "state"
         self._solver = ExecutableSolver(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -36,6 +37,9 @@ from deepzero_sim.errors import (
 )
 from deepzero_sim.solver import Solver, SolverSpec
 from deepzero_sim.types import Array, is_number, is_whole
+
+#: Files that are open for one run: two that it writes to, what tells its end, and a few for a moment. And all others.
+OPEN_A_RUN, OTHERS_OPEN = 3, 32
 
 #: Seconds that a program may be given: eleven days.
 LONGEST = 1e6
@@ -95,11 +99,13 @@ class ExecutableSolver(Solver):
         batched: bool = False,
     ) -> None:
         _need_posix()
+        if not isinstance(batched, bool):
+            raise ConfigError(f"batched must be true or false, not {batched!r}.")
         self.spec = as_spec(spec)
         self._command = Command(command, environment)
         self._inputs = input_files(inputs, self.spec, batched)
         self._outputs = output_files(outputs, self.spec, batched)
-        self._left = tuple(inside(path, "external_output_files") for path in external_output_files)
+        self._left = _paths(external_output_files, "external_output_files")
         self._decks: tuple[Template | Namelists, ...] = (*filled_in(templates), *set_in(namelists))
         for render in (self._command.words, *(deck.render for deck in self._decks)):
             try_out(render, self.spec, batched)
@@ -109,13 +115,14 @@ class ExecutableSolver(Solver):
             placed(external_input_links, "external_input_links"),
             [file.path for file in (*self._inputs, *self._decks)],
             keep,
-            Path(kept_folder),
+            kept_folder,
         )
         self._timeout = _seconds(timeout)
         self._allowed = _statuses(allowed_return_codes)
         self._batched = batched
         self._programs = Programs()
         self._statewise = Statewise(_cores() if at_once is None else at_once, self._programs.stop)
+        _need_descriptors(self._statewise.at_once)
 
     def step(self, states: Array, params: Array | None = None) -> Array:
         """Advance a batch: see :meth:`Solver.step`.
@@ -193,6 +200,8 @@ class ExecutableSolver(Solver):
             ended = self._programs.run(run, stops)
         except OSError as error:
             raise _not_started(self._command.program, error) from error
+        except ValueError as error:  # a placeholder was filled in with what no argument may hold
+            raise ConfigError(f"{self._command.program} cannot be started ({error}): mend the arguments of command.") from error
         if stops != self._programs.stops:
             raise KeyboardInterrupt  # it was ended because the user said so
         if changed := [source for source, identity in self._folders.links().items() if identity != linked[source]]:
@@ -220,9 +229,25 @@ class ExecutableSolver(Solver):
         return advanced
 
 
+def _paths(listed: Sequence[str], what: str) -> tuple[str, ...]:
+    if isinstance(listed, str | bytes) or not isinstance(listed, Sequence):
+        raise ConfigError(f"{what} must be a list of paths, not {listed!r}.")
+    return tuple(inside(path, what) for path in listed)
+
+
 def _need_posix() -> None:
     if os.name != "posix":
         raise ConfigError("ExecutableSolver needs Linux or macOS, where all that a program starts can be ended with it.")
+
+
+def _need_descriptors(at_once: int) -> None:
+    """Programs that cannot all be started, or whose folders cannot be removed, would fail by chance."""
+    limit, needed = resource.getrlimit(resource.RLIMIT_NOFILE)[0], OTHERS_OPEN + OPEN_A_RUN * at_once
+    if limit != resource.RLIM_INFINITY and needed > limit:
+        raise ConfigError(
+            f"at_once={at_once} programs need some {needed} open files, but this process may have {limit}: take fewer at_once, "
+            f"or raise the limit by ulimit -n {needed}."
+        )
 
 
 def _account(words: Sequence[str], outcome: str) -> str:
@@ -232,7 +257,10 @@ def _account(words: Sequence[str], outcome: str) -> str:
 def _not_started(program: str, error: OSError) -> ConfigError | SolverCrashError:
     if error.errno in (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE):
         return SolverCrashError(f"{program} cannot be started ({error.strerror}); take fewer at_once")
-    return ConfigError(f"{program} cannot be started ({error.strerror}): a script needs a first line such as #!/bin/sh.")
+    if error.errno == errno.E2BIG:
+        return ConfigError(f"{program} cannot be started ({error.strerror}): hand long ones over in a file, by templates.")
+    remedy = "a script needs a first line such as #!/bin/sh, and what it names must be there"
+    return ConfigError(f"{program} cannot be started ({error.strerror}): {remedy}.")
 
 
 def _seconds(timeout: float) -> float:

@@ -46,6 +46,8 @@ class Namelists:
 def _filled_in(entry: Any, values: Values) -> Any:
     if isinstance(entry, list):
         return [_filled_in(item, values) for item in entry]
+    if isinstance(entry, dict):
+        return {key: _filled_in(item, values) for key, item in entry.items()}
     if not isinstance(entry, Text):
         return entry
     words = entry.render(values)
@@ -104,6 +106,8 @@ def _namelists(path: str, source: str | Path, groups: Any) -> Namelists:
         found = False
     if not found:
         raise ConfigError(f"namelists: {path}: {source} must hold namelists, &name ... /, but none can be read.")
+    if not all(isinstance(name, str) for group, entries in groups.items() for name in (group, *entries)):
+        raise ConfigError(f"namelists: {path}: groups and what is in them must have names, not {groups!r}.")
     made = {
         group: {key: _prepared(entry, f"namelists: {path}: {group}%{key}") for key, entry in entries.items()}
         for group, entries in groups.items()
@@ -114,4 +118,8 @@ def _namelists(path: str, source: str | Path, groups: Any) -> Namelists:
 def _prepared(entry: Any, where: str) -> Any:
     if isinstance(entry, list):
         return [_prepared(item, where) for item in entry]
+    if isinstance(entry, Mapping) and all(isinstance(key, str) for key in entry):
+        return {key: _prepared(item, f"{where}%{key}") for key, item in entry.items()}
+    if not isinstance(entry, str | bool | int | float | complex | None):
+        raise ConfigError(f"{where} must be a number, text, true or false, or a list of them, not {entry!r}: write it as text.")
     return Text(entry, where) if isinstance(entry, str) and PLACEHOLDER in entry else entry

@@ -33,6 +33,9 @@ def as_spec(spec: SolverSpec | Mapping[str, Any]) -> SolverSpec:
         raise ConfigError(
             f"spec must have name, state_shape and dt, and any of {', '.join(known)}, not {', '.join(map(str, spec))}."
         )
+    for key in LISTED:
+        if isinstance(spec.get(key), str | bytes | Mapping):  # which would be taken letter by letter
+            raise ConfigError(f"spec must have a list for {key}, such as [{spec[key]!r}], not {spec[key]!r}.")
     values = dict(spec)
     try:
         values |= {key: tuple(values[key]) for key in LISTED if key in values}

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from deepzero_sim.errors import ConfigError, SolverError, StatesFailedError
+from deepzero_sim.interrupting import interruption
 from deepzero_sim.types import Array, is_whole
 
 #: `(state (C, *N), params (K,) or None) -> state one step later (C, *N)`
@@ -42,6 +43,11 @@ class Statewise:
         self._threads: ThreadPoolExecutor | None = None
         self._owner = os.getpid()
         self._starting = threading.Lock()
+        interruption.ends(self)
+
+    def stop(self) -> None:
+        """End the calls that are under way."""
+        self._stop()
 
     def __call__(self, advance: AdvanceOne, states: Array, params: Array | None) -> Array:
         """Advance every state of a batch.
@@ -81,6 +87,7 @@ class Statewise:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _threads=None, _owner=os.getpid(), _starting=threading.Lock())
+        interruption.ends(self)
 
 
 def one_by_one(advance: AdvanceOne, states: Array, params: Array | None) -> Array:

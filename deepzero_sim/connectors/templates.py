@@ -170,5 +170,5 @@ def text_of(source: str | Path, where: str) -> str:
     """
     try:
         return Path(source).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError, TypeError) as error:
+    except (OSError, ValueError, TypeError) as error:  # no text in UTF-8, a path with a zero byte
         raise ConfigError(f"{where}: {source} must be a text file ({error}): paths start at the current folder.") from error

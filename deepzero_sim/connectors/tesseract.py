@@ -64,6 +64,8 @@ class TesseractSolver(HTTPSolver):
             if not isinstance(name, str) or not name:
                 raise ConfigError(f"{what} must be the name of a field of the Tesseract's schema, not {name!r}.")
         self.names = state, params, output
+        if inputs is not None and not isinstance(inputs, Mapping):
+            raise ConfigError(f"inputs must be values by their names, not {inputs!r}.")
         self.inputs = dict(inputs or {})
         for name in (state, params):
             if name in self.inputs:

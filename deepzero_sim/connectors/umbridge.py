@@ -53,6 +53,8 @@ class UMBridgeSolver(HTTPSolver):
     ) -> None:
         super().__init__(url, model, state_shape, spec, timeout, at_once)
         self.model = model
+        if config is not None and not isinstance(config, Mapping):
+            raise ConfigError(f"config must be values by their names, not {config!r}.")
         self.config = dict(config or {})
         try:
             self._named = {"name": model, "config": self.config}

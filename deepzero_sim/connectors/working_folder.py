@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import stat
+import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -49,8 +50,11 @@ def placed(settings: ExternalFiles, what: str) -> tuple[Placed, ...]:
     Raises:
         ConfigError: the settings are not usable, or a file is not there.
     """
-    if isinstance(settings, str) or not isinstance(settings, Sequence | Mapping):
+    if isinstance(settings, str | bytes) or not isinstance(settings, Sequence | Mapping):
         raise ConfigError(f"{what} must be a list of paths, or paths by their names in the working folder, not {settings!r}.")
+    sources = list(settings.values() if isinstance(settings, Mapping) else settings)
+    if not all(isinstance(source, str | Path) and "\0" not in str(source) for source in sources):
+        raise ConfigError(f"{what} must name files and folders by their paths, not {sources!r}.")
     named = settings if isinstance(settings, Mapping) else {Path(source).absolute().name: source for source in settings}
     if len(named) < len(settings):
         raise ConfigError(f"{what} must have different names in the working folder: give paths by their names there.")
@@ -90,11 +94,11 @@ class WorkingFolders:
         links: Sequence[Placed],
         written: Sequence[str],
         keep: Keep,
-        kept_folder: Path,
+        kept_folder: str | Path,
     ) -> None:
         if keep not in get_args(Keep):
             raise ConfigError(f"keep must be one of {', '.join(get_args(Keep))}, not {keep!r}.")
-        self._copies, self._links, self._keep, self._kept_folder = copies, links, keep, kept_folder.absolute()
+        self._copies, self._links, self._keep, self._kept_folder = copies, links, keep, _kept_folder(kept_folder)
         self._prefix = f"{re.sub(r'[^A-Za-z0-9._-]', '_', name).lstrip('.')}-"
         paths = [*(place.path for place in (*copies, *links)), *written]
         _need_apart(paths)
@@ -125,9 +129,12 @@ class WorkingFolders:
 
     def remove(self, folder: Path) -> None:
         """Remove a folder and all in it; links are removed, never followed."""
-        shutil.rmtree(folder, ignore_errors=True)
-        if os.path.lexists(folder):
-            _force_away(folder)
+        try:
+            shutil.rmtree(folder, ignore_errors=True)
+            if os.path.lexists(folder):
+                _force_away(folder)
+        except RecursionError:  # folders in folders, a thousand deep
+            subprocess.run(["/bin/rm", "-rf", "--", str(folder)], stderr=subprocess.DEVNULL, check=False)  # noqa: S603
 
     def settle(self, folder: Path, call: str, *, failed: bool) -> Path | str | None:
         """Keep a folder or remove it.
@@ -144,8 +151,8 @@ class WorkingFolders:
             self.remove(folder)
             return None
         try:
-            return self._kept(folder, call)
-        except (OSError, shutil.Error) as error:
+            return self._kept(folder, call) if _is_folder(folder) else "it is not kept, because its program did away with it"
+        except (OSError, shutil.Error, RecursionError) as error:
             return f"it could not be kept in {self._kept_folder} ({error})"
         finally:
             self.remove(folder)
@@ -160,6 +167,20 @@ class WorkingFolders:
         goal = self._kept_folder / folder.name.removeprefix("deepzero-sim-")
         _move(folder, goal)
         return goal
+
+
+def _kept_folder(path: object) -> Path:
+    if not isinstance(path, str | Path) or "\0" in str(path):
+        raise ConfigError(f"kept_folder must be the path of a folder, not {path!r}.")
+    return Path(path).absolute()
+
+
+def _is_folder(path: Path) -> bool:
+    """Whether a program left its folder where it was, and no link to somewhere else in its place."""
+    try:
+        return stat.S_ISDIR(os.lstat(path).st_mode)
+    except OSError:
+        return False
 
 
 def write_new(path: Path, content: Content) -> None:

@@ -16,9 +16,11 @@ class ServedModel(abc.ABC):
 
     Attributes:
         thread_safe: whether it may be evaluated by several threads at once, and beside the other models of its server.
+        stopped: set when its server ends: an evaluation of many parts gives up before the next one.
     """
 
     thread_safe: bool = False
+    stopped: bool = False
 
     @abc.abstractmethod
     def input_sizes(self, config: Mapping[str, Any]) -> Sequence[int]:
@@ -56,5 +58,7 @@ def whole_of(config: Mapping[str, Any], key: str, usual: int, least: int) -> int
         raise ConfigError(f"the config of this model may hold {key!r}, not {unknown[0]!r}: leave it out.")
     value = config.get(key, usual)
     if isinstance(value, bool) or not is_whole(value) or not least <= value < 2**31:
-        raise ConfigError(f"{key} in the config of this model must be a whole number from {least} on, not {value!r}.")
+        raise ConfigError(
+            f"{key} in the config of this model must be a whole number from {least} to {2**31 - 1}, not {value!r}."
+        )
     return int(value)

@@ -67,6 +67,11 @@ class Protocol:
         """Whether all models may be evaluated by several threads at once."""
         return all(model.thread_safe for model in self.models.values())
 
+    def stop(self, stopped: bool) -> None:
+        """End evaluations of many steps, or let them go on from now on."""
+        for model in self.models.values():
+            model.stopped = stopped
+
     def info(self) -> bytes:
         """What the server is."""
         return written({"protocolVersion": 1.0, "models": list(self.models)})

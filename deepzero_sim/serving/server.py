@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import sys
@@ -24,6 +25,11 @@ if TYPE_CHECKING:
 
 #: Seconds that requests under way have to end when the server stops.
 GRACE = 5.0
+
+
+#: Of aiohttp: what clients send that is no HTTP is told to them, and is no fault of the server.
+_LOG = logging.getLogger(__name__)
+_LOG.addFilter(lambda record: record.exc_info is None or not hasattr(record.exc_info[1], "headers"))
 
 
 def say_address(address: str) -> None:
@@ -60,6 +66,8 @@ def serve(
         raise MissingExtraError("a server", "aiohttp", "http") from error
     if not is_whole(port) or not 0 <= port < 2**16:
         raise ConfigError(f"port must be a whole number from 0, for a free one, to 65535, not {port!r}.")
+    if not isinstance(host, str) or not host:  # asyncio takes it for all addresses of this machine
+        raise ConfigError(f"host must be a name or address of this machine, not {host!r}: 0.0.0.0 is for all of them.")
     asyncio.run(_serve(Protocol(models), host, int(port), report))
 
 
@@ -68,7 +76,8 @@ async def _serve(protocol: Protocol, host: str, port: int, report: Callable[[str
 
     workers = (os.cpu_count() or 1) if protocol.thread_safe else 1
     with ThreadPoolExecutor(workers, thread_name_prefix="deepzero-sim-serve") as pool:
-        runner = web.AppRunner(_application(protocol, pool), access_log=None, shutdown_timeout=GRACE)
+        runner = web.AppRunner(_application(protocol, pool), access_log=None, logger=_LOG, shutdown_timeout=GRACE)
+        protocol.stop(False)
         await runner.setup()
         try:
             await _listen(runner, host, port)
@@ -77,6 +86,7 @@ async def _serve(protocol: Protocol, host: str, port: int, report: Callable[[str
                 await stopped.wait()
         finally:
             await runner.cleanup()
+            protocol.stop(True)
             pool.shutdown(wait=False, cancel_futures=True)
 
 

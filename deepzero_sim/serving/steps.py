@@ -12,7 +12,7 @@ import torch
 
 from deepzero_sim.connectors.json_values import Vector
 from deepzero_sim.coupling import SolverLoop
-from deepzero_sim.errors import ConfigError
+from deepzero_sim.errors import ConfigError, ServerError
 from deepzero_sim.module_state import state_put_back
 from deepzero_sim.parallel import single_threaded
 from deepzero_sim.serving.model import ServedModel, whole_of
@@ -39,6 +39,8 @@ class _ServedSteps(ServedModel):
             states, *params = (part.astype(self.spec.dtype)[None] for part in inputs)
         states = states.reshape(1, *self.spec.state_shape)
         for _ in range(steps):
+            if self.stopped:
+                raise ServerError("the server was stopped before all steps were taken: start it again.")
             states = self._advance(states, params[0] if params else None)
         return [states.astype(np.float64).reshape(-1)]
 

@@ -87,6 +87,11 @@ int main(int argc, char **argv) {
         perror("big");
         return 4;
     }
+    if (IS("deep")) {
+        write_file("v.raw", u, sizeof u / 2);
+        for (int i = 0; i < 1500; i++) if (mkdir("d", 0700) || chdir("d")) return 9;
+        return 0;
+    }
     size_t size = IS("short") ? 5 * sizeof *u + 3 : IS("long") ? sizeof u : sizeof u / 2;
     if (IS("garbage")) {
         memset(u, 'x', sizeof u);

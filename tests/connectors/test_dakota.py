@@ -92,7 +92,10 @@ def test_other_results_are_unreadable(driver: str, how: str, words: str) -> None
     assert isinstance(failed.value.failures[0], dz.UnreadableOutputError)
 
 
-@pytest.mark.parametrize("settings", [{"parameters_format": "xml"}, {"driver": "./nowhere"}, {"driver": []}, {"timeout": -1}])
+@pytest.mark.parametrize(
+    "settings",
+    [{"parameters_format": "xml"}, {"driver": "./nowhere"}, {"driver": []}, {"driver": None}, {"driver": 3}, {"timeout": -1}],
+)
 def test_settings_are_looked_at(driver: str, settings: dict[str, Any]) -> None:
     with pytest.raises(dz.ConfigError):
         dz.DakotaSolver(**{"spec": SPEC, "driver": driver, **settings})

@@ -149,6 +149,20 @@ def test_a_link_that_leads_out_is_not_followed(make: Make, tmp_path: Path, mode:
     assert [path for path in folders.iterdir() if not path.name.endswith(".away")] == []
 
 
+def test_nothing_is_written_where_a_link_in_place_of_the_folder_leads(make: Make, tmp_path: Path, folders: Path) -> None:
+    (outside := tmp_path / "outside").mkdir()
+    (outside / "call.txt").write_text("the user's")
+    error = failure(make("swap", str(outside), keep="always"))
+    assert "it is not kept, because its program did away with it" in str(error) and error.kept is None
+    assert (outside / "call.txt").read_text() == "the user's" and len(list(outside.iterdir())) == 1
+    assert list((tmp_path / "kept").glob("*")) == [] and all(path.name.endswith(".away") for path in folders.iterdir())
+
+
+def test_folders_a_thousand_deep_are_removed(make: Make, folders: Path) -> None:
+    np.testing.assert_array_equal(make("deep").step(STATES), 2 * STATES)
+    assert list(folders.iterdir()) == []
+
+
 def test_a_linked_file_that_was_changed_is_seen(make: Make, tmp_path: Path) -> None:
     (table := tmp_path / "table").write_text("1 2 3")
     np.testing.assert_array_equal(make("well", external_input_links={"linked": table}).step(STATES), 2 * STATES)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import resource
 import sys
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -87,12 +89,34 @@ FINE = {"spec": SPEC, "command": ["true"], "inputs": [{"path": "u.npy"}], "outpu
         ({"environment": ["A"]}, "environment must be"),
         ({"keep": "some"}, "keep must be one of failures, never, always"),
         ({"at_once": 0}, "at_once must be a whole number"),
+        ({"at_once": 200}, "some 632 open files, but this process may have 256: take fewer at_once"),
+        ({"batched": "no"}, "batched must be true or false"),
+        ({"kept_folder": 3}, "kept_folder must be the path of a folder"),
+        ({"kept_folder": "a\0b"}, "kept_folder must be the path of a folder"),
+        ({"environment": {"A": "b\0"}}, "environment must be"),
+        ({"external_input_files": [None]}, "must name files and folders by their paths"),
+        ({"external_input_files": {"a": 3}}, "must name files and folders by their paths"),
+        ({"external_output_files": "log"}, "must be a list of paths, not 'log'"),
+        ({"external_output_files": None}, "must be a list of paths"),
+        ({"templates": {"deck": "a\0b"}}, "must be a text file"),
+        ({"namelists": {"deck": {"file": "fine.nml", "values": {"a": {"day": date(2020, 1, 1)}}}}}, "a%day must be a number"),
+        ({"namelists": {"deck": {"file": "fine.nml", "values": {"a": {1: 2}}}}}, "must have names"),
+        ({"outputs": [{"path": "v", "format": "hdf5", "dataset": 3}]}, "dataset must be the path of a dataset"),
+        ({"outputs": [{"path": "v", "format": "openfoam", "components": "xy"}]}, "components must be a list of numbers"),
+        ({"inputs": [{"path": "v", "format": "openfoam", "base": 3}]}, "base must be the path of a field file"),
+        ({"spec": {**SPEC, "parameters": "nu"}}, "must have a list for parameters, such as .'nu'., not 'nu'"),
+        ({"spec": {**SPEC, "parameters": ["nu", "nu"]}}, "parameters must have different names"),
+        ({"spec": {**SPEC, "name": 3}}, "name must be text, not int"),
+        ({"spec": {**SPEC, "state_shape": [2, 3.0]}}, "state_shape must be"),
+        ({"spec": {**SPEC, "deterministic": "no"}}, "deterministic must be true or false"),
+        ({"spec": {**SPEC, "max_batch": 1.5}}, "max_batch must be a positive number"),
     ],
 )
 def test_settings_that_are_not_usable_are_refused_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], words: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(resource, "getrlimit", lambda of: (256, 256))
     (tmp_path / "other").mkdir()
     for name in ("text", "other/text"):
         (tmp_path / name).write_text("text")
@@ -112,6 +136,15 @@ def test_what_cannot_be_started_is_said(tmp_path: Path, monkeypatch: pytest.Monk
     script.chmod(0o755)
     solver = dz.ExecutableSolver(**{**FINE, "command": ["./script"]})  # type: ignore[arg-type]
     with pytest.raises(dz.ConfigError, match=r"cannot be started .Exec format error.: a script needs a first line"):
+        solver.step(np.ones((1, 2, 3, 4), np.float32), np.ones((1, 2), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("filled", "words"), [("'x' * 3000000", "hand long ones over in a file"), ("'\\0'", "mend the arguments")]
+)
+def test_arguments_that_the_system_does_not_take_are_said(filled: str, words: str) -> None:
+    solver = dz.ExecutableSolver(**{**FINE, "command": ["true", f"{{{{ {filled} }}}}"]})  # type: ignore[arg-type]
+    with pytest.raises(dz.ConfigError, match=words):
         solver.step(np.ones((1, 2, 3, 4), np.float32), np.ones((1, 2), np.float32))
 
 

@@ -136,6 +136,7 @@ def test_what_is_no_tesseract_is_said() -> None:
         ({"url": "localhost:8000", "state_shape": [1, 4]}, "expected a URL"),
         ({"url": "http://localhost"}, "expected state_shape, such as"),
         ({"url": "http://localhost", "state_shape": [1, 4], "inputs": {"a": object()}}, "inputs must hold what JSON can"),
+        ({"url": "http://localhost", "state_shape": [1, 4], "inputs": "dx"}, "inputs must be values by their names"),
         ({"url": "http://localhost", "state_shape": [1, 4], "state": ""}, "state must be the name"),
         ({"url": "http://localhost", "state_shape": [1, 4], "output": 3}, "output must be the name"),
         ({"url": "http://localhost", "state_shape": [1, 4], "inputs": {"state": 1}}, "inputs must leave 'state'"),

@@ -307,7 +307,7 @@ def test_a_missing_package_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> N
         ({"url": "http://localhost", "state_shape": [1, 4], "spec": SPEC}, "give one of them"),
         ({"url": "http://localhost", "state_shape": [4]}, "add the channel axis"),
         ({"url": "http://localhost", "state_shape": [1, 4], "config": {"a": object()}}, "config must hold what JSON can"),
-        ({"url": "http://localhost", "state_shape": [1, 4], "config": 3}, "cannot be made with"),
+        ({"url": "http://localhost", "state_shape": [1, 4], "config": 3}, "config must be values by their names"),
         ({"url": "http://localhost", "state_shape": [1, 4], "at_once": 0}, "at_once must be"),
         ({"url": "http://localhost", "state_shape": [1, 4], "timeout": 0}, "timeout must be"),
     ],

@@ -146,6 +146,12 @@ def test_a_failure_of_one_sample_state_is_told() -> None:
     assert found.holds and "too fast" in found["sample states"].words and found["sample states"].outcome == "told"
 
 
+def test_a_solver_that_returns_nan_for_every_state_is_broken() -> None:
+    check = check_solver(as_solver(lambda states: np.nan * states, Burgers().spec), initial_states(2), seconds=SHORT)
+    assert not check.holds and outcomes(check, "broken") == {"failures raised"}
+    assert check["sample states"].outcome == "not tested"
+
+
 def test_failures_that_come_and_go_are_found() -> None:
     found = checked(broken.Flaky())
     (line,) = outcomes(found, "broken")

@@ -129,6 +129,27 @@ def test_it_ends_when_it_is_told_to(number: signal.Signals) -> None:
         assert not reachable(port_of(address))
 
 
+@pytest.mark.slow
+def test_an_evaluation_of_many_steps_does_not_keep_it_from_ending() -> None:
+    with started() as (process, address):
+        with socket.create_connection(("127.0.0.1", port_of(address)), 5) as connection:
+            body = json.dumps({"name": "slow", "input": [[0.01, 1.0]], "config": {"steps": 2**31 - 1}}).encode()
+            connection.sendall(b"POST /Evaluate HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+            assert umbridge.supported_models(address) == ["slow"]
+            process.send_signal(signal.SIGTERM)
+            output, _ = process.communicate(timeout=30)
+        assert (process.returncode, output) == (0, "")
+
+
+def test_what_is_no_http_is_told_to_clients_only() -> None:
+    with started() as (process, address):
+        with socket.create_connection(("127.0.0.1", port_of(address)), 5) as connection:
+            connection.sendall(b"POST /Evaluate HTTP/1.1\r\nContent-Length: -5\r\n\r\n")
+            assert connection.recv(100).startswith(b"HTTP/1.0 400")
+        process.send_signal(signal.SIGTERM)
+        assert process.communicate(timeout=30)[0] == ""
+
+
 @pytest.mark.parametrize("package", ["orjson", "aiohttp"])
 def test_a_missing_package_is_said(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, package, None)
@@ -152,6 +173,7 @@ SPEC = dz.SolverSpec(name="same", state_shape=(1, 2), dt=1.0)
     [
         ("127.0.0.1", -1, "port must be"),
         ("127.0.0.1", "x", "port must be"),
+        ("", 0, "host must be"),
         ("no-such-host.invalid", 0, "expected a free port"),
     ],
 )

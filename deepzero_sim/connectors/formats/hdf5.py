@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 
 from deepzero_sim.connectors.formats.base import Content, Format, checked, floating
-from deepzero_sim.errors import UnreadableOutputError
+from deepzero_sim.errors import ConfigError, UnreadableOutputError
 from deepzero_sim.types import Array
 
 
@@ -20,10 +20,12 @@ class Hdf5(Format):
         dtype: to write in; that of the states if None. Any precision can be read.
 
     Raises:
-        ConfigError: `dtype` names no floating-point numbers.
+        ConfigError: `dtype` names no floating-point numbers, or `dataset` is no path.
     """
 
     def __init__(self, dataset: str = "state", dtype: str | None = None) -> None:
+        if not isinstance(dataset, str) or not dataset.strip("/") or "\0" in dataset:
+            raise ConfigError(f"dataset must be the path of a dataset in the file, such as fields/u, not {dataset!r}.")
         self._dataset, self._dtype = dataset, floating(dtype)
 
     def encode(self, values: Array) -> Content:

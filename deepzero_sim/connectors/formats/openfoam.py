@@ -11,7 +11,7 @@ import numpy as np
 
 from deepzero_sim.connectors.formats.base import Content, Format, as_dtype, need_size
 from deepzero_sim.errors import ConfigError, InvalidStateError, UnreadableOutputError
-from deepzero_sim.types import Array
+from deepzero_sim.types import Array, is_whole
 
 #: Components of a value, by OpenFOAM's name for its kind.
 COMPONENTS = {"scalar": 1, "vector": 3, "symmTensor": 6, "tensor": 9}
@@ -60,7 +60,12 @@ class OpenFoam(Format):
     columns: ClassVar[bool] = True
 
     def __init__(self, base: str | Path | None = None, components: list[int] | None = None) -> None:
+        listed = isinstance(components, list | tuple) and all(is_whole(place) for place in components)
+        if components is not None and not listed:
+            raise ConfigError(f"components must be a list of numbers, such as [0, 1] for x and y, not {components!r}.")
         self._components = components
+        if base is not None and not isinstance(base, str | Path):
+            raise ConfigError(f"base must be the path of a field file of OpenFOAM, not {base!r}.")
         self._base = None if base is None else _base(Path(base))
 
     def encode(self, values: Array) -> Content:

@@ -1,0 +1,57 @@
+"""Ctrl-C reaches the main thread only: here it is told to the threads that work for it, and to what they wait for."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+
+class Stoppable(Protocol):
+    """Something that waits for what can be ended."""
+
+    def stop(self) -> None:
+        """End it."""
+
+
+class Interruption:
+    """Ends the tasks of this process's threads. One serves the whole process: :data:`interruption`."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._here = threading.local()
+        self._waiting: weakref.WeakSet[Stoppable] = weakref.WeakSet()
+
+    def ends(self, waiting: Stoppable) -> None:
+        """Stop this, too, for as long as it lives."""
+        self._waiting.add(waiting)
+
+    def interrupt(self) -> None:
+        """End all tasks that are under way."""
+        self._count += 1
+        for waiting in list(self._waiting):
+            waiting.stop()
+
+    @contextmanager
+    def task(self) -> Iterator[None]:
+        """A task of this thread, or a part of one."""
+        before = getattr(self._here, "began", None)
+        self._here.began = self._count if before is None else before
+        try:
+            yield
+        finally:
+            self._here.began = before
+
+    def check(self) -> None:
+        """Go on only if this thread's task, if it has one, was not interrupted.
+
+        Raises:
+            KeyboardInterrupt: it was.
+        """
+        if getattr(self._here, "began", None) not in (None, self._count):
+            raise KeyboardInterrupt
+
+
+interruption = Interruption()
