@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from deepzero_sim.advancing import advance, located
+from deepzero_sim.advancing import advance, leave_out
 from deepzero_sim.datasets.trajectories import Trajectories
 from deepzero_sim.errors import DataError
 from deepzero_sim.failures import FailureLog, FailurePolicy
@@ -41,10 +41,7 @@ def advance_frames(
         found = advance(solver, states[i : i + CALL], None if given is None else given[i : i + CALL], policy, log)
         for place, error in sorted(found.failures.items()):
             simulation, frame = divmod(i + place, starts.shape[1])
-            where = f"in the step from frame {frame} of simulation {simulation}"
-            if not policy.response(error).drop:
-                raise located(error, where)
-            log.note(error, "dropped", where)
+            leave_out(error, policy, log, f"in the step from frame {frame} of simulation {simulation}")
             found.states[place] = np.nan
         advanced[i : i + CALL] = found.states
     return advanced.reshape(starts.shape)

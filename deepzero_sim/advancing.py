@@ -116,6 +116,23 @@ def located(error: SolverError, where: str) -> SolverError:
     return error
 
 
+def leave_out(error: SolverError, policy: FailurePolicy, log: FailureLog, where: str) -> None:
+    """Note that what failed is left out.
+
+    Args:
+        error: what happened.
+        policy: whether it may be.
+        log: where it is noted.
+        where: it happened, in words.
+
+    Raises:
+        SolverError: it may not: the error itself, which says where too.
+    """
+    if not policy.response(error).drop:
+        raise located(error, where)
+    log.note(error, "dropped", where)
+
+
 def _rows(states: Array, params: Array | None, places: Sequence[int]) -> tuple[Array, Array | None]:
     """Some of the states and their parameters."""
     if len(places) == len(states):  # as it is nearly always

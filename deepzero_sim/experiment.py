@@ -100,14 +100,14 @@ def train(
     corrector = starting_network(settings.network, settings.start, solver.spec, data, settings.seed)
     unroll = settings.unroll if method.unrolled else 1
     gradient = build_product(settings.vjp) if method.gradient is None else method.gradient
-    log = FailureLog()
-    first_steps = advance_frames(solver, data, FailurePolicy(settings.on_failure), log)
+    policy, log = FailurePolicy(settings.on_failure), FailureLog()
+    first_steps = advance_frames(solver, data, policy, log)
     batches = UnrolledBatches(data, first_steps, settings.batch_size, unroll, settings.seed)
     trainable(corrector)  # says it if there is nothing to train
     optimiser = build_optimiser(settings.optimiser, corrector)
     asks = method.queried or method.gradient is None
     with open_executor(settings.workers.backend if asks else "serial", settings.workers.count) as executor:
-        loop = SolverLoop(solver, corrector, unroll, gradient, executor, settings.on_failure)
+        loop = SolverLoop(solver, corrector, unroll, gradient, executor, policy)
         loop.log.add(log)
         oracle = LoopOracle(loop, rollout_loss(data), executor, settings.queries_per_chunk)
         if method.queried and solver.spec.deterministic:

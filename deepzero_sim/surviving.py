@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 import torch
 
-from deepzero_sim.advancing import advance, located
+from deepzero_sim.advancing import advance, leave_out
 from deepzero_sim.errors import SolverError
 from deepzero_sim.failures import FailureLog, FailurePolicy
 from deepzero_sim.perturbation import Perturbation, named
@@ -87,8 +87,5 @@ class Surviving:
     def _lose(self, place: int, error: SolverError) -> None:
         if place in self.dropped:  # by another of its states
             return
-        query = self._named(place)
-        if not self._policy.response(error).drop:
-            raise located(error, query)
+        leave_out(error, self._policy, self.log, self._named(place))
         self.dropped.add(place)
-        self.log.note(error, "dropped", query)
