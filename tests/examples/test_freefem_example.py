@@ -12,14 +12,16 @@ import pytest
 import torch
 import yaml
 from scipy.special import j0, jn_zeros
+from third_party import Example
 
 import deepzero_sim as dz
 from deepzero_sim.cli import main
-from deepzero_sim.components import Component, load
+from deepzero_sim.components import load
 from deepzero_sim.errors import ExitCodeError
-from deepzero_sim.solver import build_solver, checked_step
+from deepzero_sim.solver import checked_step
 
-HERE = Path(__file__).parents[2] / "examples" / "freefem"
+EXAMPLE = Example("freefem")
+HERE = EXAMPLE.folder
 
 pytestmark = pytest.mark.skipif(shutil.which("FreeFem++") is None, reason="FreeFEM is not installed: apt-get install freefem++")
 
@@ -42,14 +44,8 @@ def within(root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
 
 
-def settings(which: str = "source") -> dict[str, Any]:
-    """The solver of the recipes."""
-    return yaml.safe_load((HERE / "data.yaml").read_text())["simulations"][which]
-
-
 def solver(which: str = "source", **changed: Any) -> dz.Solver:
-    named = settings(which)
-    return build_solver(Component(named["name"], named["args"] | {"keep": "never"} | changed))
+    return EXAMPLE.solver(which, **{"keep": "never", **changed})
 
 
 def disk(name: str) -> Any:
@@ -61,7 +57,7 @@ def row(omega: float, nu: float) -> np.ndarray:
 
 
 def test_recipes_name_one_solver() -> None:
-    assert yaml.safe_load((HERE / "solver.yaml").read_text())["solver"] == settings()
+    assert yaml.safe_load((HERE / "solver.yaml").read_text())["solver"] == EXAMPLE.settings()
 
 
 @pytest.mark.parametrize(("which", "name", "tolerance"), [("source", "coarse", 0.05), ("reference", "fine", 0.005)])

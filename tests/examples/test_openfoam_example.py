@@ -12,14 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from third_party import Example
 
 import deepzero_sim as dz
 from deepzero_sim.cli import main
-from deepzero_sim.components import Component, load
+from deepzero_sim.components import load
 from deepzero_sim.errors import ExitCodeError, SolverKilledError
-from deepzero_sim.solver import build_solver, checked_step
+from deepzero_sim.solver import checked_step
 
-HERE = Path(__file__).parents[2] / "examples" / "openfoam"
+EXAMPLE = Example("openfoam")
+HERE = EXAMPLE.folder
 ENVIRONMENT = {"WM_PROJECT_DIR": "/usr/share/openfoam"}
 
 pytestmark = pytest.mark.skipif(
@@ -47,14 +49,8 @@ def within(root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
 
 
-def settings(which: str = "source") -> dict[str, Any]:
-    """The solver of the recipes."""
-    return yaml.safe_load((HERE / "data.yaml").read_text())["simulations"][which]
-
-
 def solver(which: str = "source", **changed: Any) -> dz.Solver:
-    named = settings(which)
-    return build_solver(Component(named["name"], named["args"] | {"keep": "never"} | changed))
+    return EXAMPLE.solver(which, **{"keep": "never", **changed})
 
 
 def vortices(params: np.ndarray, which: str = "source") -> np.ndarray:
@@ -66,7 +62,7 @@ def lids(*rows: tuple[float, float]) -> np.ndarray:
 
 
 def test_recipes_name_one_solver() -> None:
-    assert yaml.safe_load((HERE / "solver.yaml").read_text())["solver"] == settings()
+    assert yaml.safe_load((HERE / "solver.yaml").read_text())["solver"] == EXAMPLE.settings()
 
 
 def test_a_lid_drags_the_fluid_under_it() -> None:
@@ -105,7 +101,7 @@ def test_the_fine_mesh_sees_the_same_flow() -> None:
 
 def double(**changed: Any) -> dz.Solver:
     """In float64, icoFoam's own precision: floats overflow before it does."""
-    return solver(spec=settings()["args"]["spec"] | {"dtype": "float64"}, **changed)
+    return solver(spec=EXAMPLE.settings()["args"]["spec"] | {"dtype": "float64"}, **changed)
 
 
 def diverging(through: dz.Solver) -> np.ndarray:
@@ -133,7 +129,7 @@ def test_untrapped_it_cannot_read_its_own_residual() -> None:
 
 def test_a_case_that_lacks_something_is_told_in_its_own_words(tmp_path: Path) -> None:
     (tmp_path / "fvSolution").write_text("FoamFile { version 2.0; format ascii; class dictionary; object fvSolution; }\n")
-    links = settings()["args"]["external_input_links"] | {"system/fvSolution": str(tmp_path / "fvSolution")}
+    links = EXAMPLE.settings()["args"]["external_input_links"] | {"system/fvSolution": str(tmp_path / "fvSolution")}
     with pytest.raises(ExitCodeError, match="status 1"):
         checked_step(solver(external_input_links=links), vortices(lids((1.0, 0.001))), lids((1.0, 0.001)))
 

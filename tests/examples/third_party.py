@@ -26,9 +26,15 @@ class Example:
         self.recipe: dict[str, Any] = yaml.safe_load((self.folder / "data.yaml").read_text())
         self.params = np.array(self.recipe["files"][0]["params"])
 
-    def solver(self, which: str = "source") -> dz.Solver:
-        """A new one, as the recipe makes it."""
-        return build_solver(Component(**self.recipe["simulations"][which]))
+    def settings(self, which: str = "source") -> dict[str, Any]:
+        """A solver's name and args in the recipe."""
+        found: dict[str, Any] = self.recipe["simulations"][which]
+        return found
+
+    def solver(self, which: str = "source", **changed: Any) -> dz.Solver:
+        """A new one, as the recipe makes it but for some args."""
+        named = self.settings(which)
+        return build_solver(Component(named["name"], named.get("args", {}) | changed))
 
     def states(self, which: str = "source", batch: int = 2) -> tuple[Array, Array]:
         """Initial states of a solver's grid and their parameters."""
