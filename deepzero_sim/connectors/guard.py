@@ -74,8 +74,8 @@ class Guard:
         redirected = [(os.POSIX_SPAWN_DUP2, reading, 0), (os.POSIX_SPAWN_DUP2, silent, 1), (os.POSIX_SPAWN_DUP2, silent, 2)]
         command = [sys.executable, "-I", "-S", str(SCRIPT), self._mark]
         unmarked = {name: value for name, value in os.environ.items() if name != VARIABLE}  # we may be such a program ourselves
-        try:  # a group of its own: Ctrl-C in a terminal does not reach it
-            os.posix_spawn(sys.executable, command, unmarked, file_actions=redirected, setpgroup=0)
+        try:  # in its own session, where neither Ctrl-C of a terminal nor the end of a session that we run in reaches it
+            os.posix_spawn(sys.executable, command, unmarked, file_actions=redirected, setsid=True)
         finally:
             os.close(reading)
             os.close(silent)
