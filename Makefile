@@ -29,10 +29,11 @@ wheel: $(READY)
 	$(BIN)/python -m build --no-isolation --wheel --sdist .
 	$(BIN)/python tests/check_wheel.py dist
 
+# --no-compile: Python compiles what is imported, which is little of what is installed
 $(READY): pyproject.toml constraints.txt $(wildcard deepzero_sim/difference/native*.[ch])
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt setuptools wheel
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[all,dev]'
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt setuptools wheel
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --no-build-isolation --editable '.[all,dev]'
 	touch $@
 
 clean:

@@ -30,7 +30,7 @@ def main(dist: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         venv.create(folder, with_pip=True)
         python = f"{folder}/bin/python"
-        install = [python, "-m", "pip", "install", "--quiet", "--constraint", "constraints.txt", str(wheel)]
+        install = [python, "-m", "pip", "install", "--quiet", "--no-compile", "--constraint", "constraints.txt", str(wheel)]
         subprocess.run(install, check=True, timeout=900)
         subprocess.run([python, "-c", CHECK], check=True, timeout=300, cwd=folder)
         subprocess.run([f"{folder}/bin/deepzero-sim", "--help"], check=True, timeout=60, cwd=folder, stdout=subprocess.DEVNULL)

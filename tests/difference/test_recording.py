@@ -104,7 +104,9 @@ def test_refuses_in_words(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "write", [lambda model, x: model.weight.mul_(2), lambda model, x: x.mul_(2), lambda model, x: F.relu_(x)], ids=str
+    "write",
+    [lambda model, x: model.weight.mul_(2), lambda model, x: x.mul_(2), lambda model, x: F.relu_(x)],
+    ids=["weight", "input", "relu"],
 )
 def test_parameters_and_inputs_are_not_written(write: Callable[..., Any]) -> None:
     class Model(nn.Linear):
