@@ -13,7 +13,7 @@ import numpy as np
 from deepzero_sim.connectors.http_client import SMALL, HTTPClient
 from deepzero_sim.connectors.json_values import NUMBER, require_json
 from deepzero_sim.connectors.specs import as_spec
-from deepzero_sim.connectors.statewise import Statewise, one_by_one
+from deepzero_sim.connectors.statewise import Statewise
 from deepzero_sim.errors import ConfigError, InvalidStateError
 from deepzero_sim.solver import Solver, SolverSpec
 from deepzero_sim.types import Array
@@ -54,7 +54,7 @@ class HTTPSolver(Solver):
         self._start_unseen()
 
     def _start_unseen(self) -> None:
-        self._seen, self._looking, self._alone = False, threading.Lock(), threading.Lock()
+        self._seen, self._looking = False, threading.Lock()
 
     @property
     def size(self) -> int:
@@ -72,10 +72,7 @@ class HTTPSolver(Solver):
                 f"solver {self.spec.name!r} was given parameters, but its spec names none: give spec its parameters."
             )
         self._look_once()
-        if self._statewise.at_once > 1:
-            return self._statewise(self._advance, states, params)
-        with self._alone:  # in this thread: to hand a small call to another one takes as long as the call
-            return one_by_one(self._advance, states, params)
+        return self._statewise(self._advance, states, params)
 
     def _look_once(self) -> None:
         with self._looking:
@@ -110,7 +107,7 @@ class HTTPSolver(Solver):
         """
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("_seen", "_looking", "_alone")}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_seen", "_looking")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

@@ -25,7 +25,8 @@ class Statewise:
     """Calls a function for every state of a batch, in threads: it waits for something outside Python.
 
     One of these serves all callers of a solver, so that no more than `at_once` calls are under way in this process, however
-    many threads ask the solver.
+    many threads ask the solver. What cannot be shared out is called for in the caller's own thread: to hand a call to another
+    one takes longer than a small call itself.
 
     Args:
         at_once: calls under way at once, at most.
@@ -40,10 +41,17 @@ class Statewise:
             raise ConfigError(f"at_once must be a whole number of calls from 1 to {MOST_AT_ONCE}, not {at_once!r}.")
         self.at_once = int(at_once)
         self._stop = stop
-        self._threads: ThreadPoolExecutor | None = None
-        self._owner = os.getpid()
+        self._ready()
+
+    def _ready(self) -> None:
         self._starting = threading.Lock()
+        self._own()
         interruption.ends(self)
+
+    def _own(self) -> None:
+        self._owner = os.getpid()
+        self._threads: ThreadPoolExecutor | None = None
+        self._free = threading.Semaphore(self.at_once)
 
     def stop(self) -> None:
         """End the calls that are under way."""
@@ -63,8 +71,15 @@ class Statewise:
         Raises:
             StatesFailedError: the function raised a SolverError for one state or more.
         """
-        rows: list[Array | None] = [None] * len(states) if params is None else list(params)
-        futures = [self._pool().submit(advance, state, row) for state, row in zip(states, rows, strict=True)]
+        free = self._permits()
+
+        def one(state: Array, row: Array | None) -> Array:
+            with free:
+                return advance(state, row)
+
+        if self.at_once == 1 or len(states) == 1:
+            return one_by_one(one, states, params)
+        futures = [self._pool().submit(one, state, row) for state, row in zip(states, _rows(states, params), strict=True)]
         try:
             wait(futures)
         except BaseException:  # Ctrl-C: nothing may go on behind our back
@@ -75,10 +90,15 @@ class Statewise:
             raise
         return _gathered((future.exception() or future.result() for future in futures), states)
 
+    def _permits(self) -> threading.Semaphore:
+        with self._starting:
+            if self._owner != os.getpid():  # a fork has none of its parent's threads, which hold permits
+                self._own()
+            return self._free
+
     def _pool(self) -> ThreadPoolExecutor:
         with self._starting:
-            if self._threads is None or self._owner != os.getpid():  # a fork has none of its parent's threads
-                self._owner = os.getpid()
+            if self._threads is None:
                 self._threads = ThreadPoolExecutor(self.at_once, thread_name_prefix="deepzero-sim-solver")
             return self._threads
 
@@ -86,14 +106,18 @@ class Statewise:
         return {"at_once": self.at_once, "_stop": self._stop}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _threads=None, _owner=os.getpid(), _starting=threading.Lock())
-        interruption.ends(self)
+        self.__dict__.update(state)
+        self._ready()
 
 
 def one_by_one(advance: AdvanceOne, states: Array, params: Array | None) -> Array:
     """Advance every state of a batch, one after the other in this thread: arguments and result as of :class:`Statewise`."""
-    rows: list[Array | None] = [None] * len(states) if params is None else list(params)
+    rows = _rows(states, params)
     return _gathered((_outcome(advance, state, row) for state, row in zip(states, rows, strict=True)), states)
+
+
+def _rows(states: Array, params: Array | None) -> list[Array | None]:
+    return [None] * len(states) if params is None else list(params)
 
 
 def _outcome(advance: AdvanceOne, state: Array, row: Array | None) -> Array | SolverError:
