@@ -1,7 +1,7 @@
-"""Programs never outlive the Python process that started them, even one that was killed without a chance to clean up.
+"""Programs and their folders never outlive the Python process that made them, even one that was killed without a chance.
 
-A small process beside it, started with the first program, is told over a pipe which process groups run. When the pipe
-closes, it kills those that are left (`guard_process.py`). One write says that a program has started, another that it is gone.
+A small process beside it, started with the first of them, is told over a pipe which process groups run and which folders are
+there. When the pipe closes, it kills and removes those that are left (`guard_process.py`). Three writes a call wake it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ class Guard:
 
     def _reset(self) -> None:
         self._pipe: int | None = None
-        self._running: set[int] = set()
+        self._there: set[str] = set()
+        self._later = ""
         self._changing = threading.Lock()
         self._mark = f"{VARIABLE}={secrets.token_hex(8)}:"
         self._calls: Iterator[int] = itertools.count()
@@ -47,23 +48,41 @@ class Guard:
                 self._start()
         return f"{self._mark}{next(self._calls)};"
 
-    def started(self, group: int) -> None:
-        """A process group has started."""
+    def started(self, group: int, mark: str) -> None:
+        """The process group of a mark has started."""
+        line = _group(group, mark)
         with self._changing:
-            self._running.add(group)
-            self._tell(f"+{group}\n")
+            self._there.add(f"+{line}")
+            self._tell(f"+{line}")
 
-    def gone(self, group: int) -> None:
-        """Nothing is left of a process group."""
+    def ended(self, group: int, mark: str) -> None:
+        """Nothing is left of a process group, but for what left it. Its number may soon be another's: it is told at once."""
+        line = _group(group, mark)
         with self._changing:
-            self._running.discard(group)
-            self._tell(f"-{group}\n")
+            self._there.discard(f"+{line}")
+            self._tell(f"-{line}")
+
+    def made(self, folder: Path) -> None:
+        """A folder was made, which is to be removed."""
+        line = _path(folder)
+        with self._changing:
+            self._there.add(f">{line}")
+            self._tell(f">{line}")
+
+    def removed(self, folder: Path) -> None:
+        """A folder was removed. There is time to tell it, its name will not be another's."""
+        line = _path(folder)
+        with self._changing:
+            self._there.discard(f">{line}")
+            self._later += f"<{line}\n"
 
     def _tell(self, line: str) -> None:
         if self._pipe is None:
+            self._start()  # which tells all that is there
             return
         try:
-            os.write(self._pipe, line.encode())
+            os.write(self._pipe, f"{self._later}{line}\n".encode())
+            self._later = ""
         except BrokenPipeError:  # someone killed the guard
             os.close(self._pipe)
             self._start()
@@ -79,7 +98,16 @@ class Guard:
         finally:
             os.close(reading)
             os.close(silent)
-        os.write(self._pipe, "".join(f"+{group}\n" for group in sorted(self._running)).encode())
+        self._later = ""
+        os.write(self._pipe, "".join(f"{line}\n" for line in self._there).encode())
+
+
+def _group(group: int, mark: str) -> str:
+    return f"{group} {mark.rpartition(':')[2].rstrip(';')}"
+
+
+def _path(folder: Path) -> str:
+    return os.fsencode(folder).hex()  # a path may hold the end of a line
 
 
 guard = Guard()

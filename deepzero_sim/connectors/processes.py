@@ -94,7 +94,7 @@ class Programs:
         )
         in_time = False
         try:
-            self._register(process.pid, stops)
+            self._register(process.pid, mark, stops)
             in_time = _wait(process, what.timeout)
             if not in_time:
                 _kill_group(process.pid, signal.SIGTERM)
@@ -103,8 +103,8 @@ class Programs:
             self._end(process, mark, thoroughly=not in_time)
         return Ended(process.returncode, in_time)
 
-    def _register(self, process: int, stops: int) -> None:
-        guard.started(process)
+    def _register(self, process: int, mark: str, stops: int) -> None:
+        guard.started(process, mark)
         with self._changing:
             self._running[process] = os.getpid()
             if stops != self._stops:
@@ -118,7 +118,7 @@ class Programs:
         if thoroughly or not _ended_well(process):
             _kill_session(process.pid, mark)
         process.wait()
-        guard.gone(process.pid)
+        guard.ended(process.pid, mark)
 
     def stop(self) -> None:
         """Kill all that run."""
@@ -178,4 +178,4 @@ def _belongs(process: int, session: int, mark: str) -> bool:
     except OSError:
         return False
     state, _, _, of = stat.rpartition(b")")[2].split()[:4]  # the name before it may hold anything
-    return state not in b"ZX" and (int(of) == session or has_mark(process, mark))
+    return state not in b"ZX" and (int(of) == session or has_mark(process, mark.encode()))

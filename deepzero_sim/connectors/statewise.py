@@ -128,10 +128,10 @@ def _outcome(advance: AdvanceOne, state: Array, row: Array | None) -> Array | So
 
 
 def _gathered(outcomes: Iterable[Array | BaseException], states: Array) -> Array:
-    advanced, failures = np.zeros_like(states), {}
+    advanced, failures = np.empty_like(states), {}
     for place, outcome in enumerate(outcomes):
         if isinstance(outcome, SolverError):
-            failures[place] = outcome
+            failures[place], advanced[place] = outcome, 0
         elif isinstance(outcome, BaseException):
             raise outcome
         else:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
 from deepzero_sim.connectors.formats import Content
+from deepzero_sim.connectors.guard import guard
 from deepzero_sim.connectors.paths import inside
 from deepzero_sim.errors import ConfigError
 
@@ -111,6 +112,7 @@ class WorkingFolders:
             OSError: there is no space, or no permission.
         """
         folder = Path(os.path.realpath(tempfile.mkdtemp(prefix=f"deepzero-sim-{self._prefix}")))
+        guard.made(folder)
         try:
             for name in self._folders:
                 (folder / name).mkdir()
@@ -135,6 +137,7 @@ class WorkingFolders:
                 _force_away(folder)
         except RecursionError:  # folders in folders, a thousand deep
             subprocess.run(["/bin/rm", "-rf", "--", str(folder)], stderr=subprocess.DEVNULL, check=False)  # noqa: S603
+        guard.removed(folder)
 
     def settle(self, folder: Path, call: str, *, failed: bool) -> Path | str | None:
         """Keep a folder or remove it.

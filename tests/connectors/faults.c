@@ -42,6 +42,7 @@ int main(int argc, char **argv) {
     if (IS("children")) child(0, 0, 0), child(1, 0, 1), child(0, 1, 1);
     if (IS("children-fail")) child(1, 0, 1), child(0, 1, 1), exit(3);
     if (IS("children-well")) child(0, 0, 1);
+    if (IS("daemon")) child(0, 1, 1), usleep(200000); /* for its session to begin before this one ends */
     if (IS("hang") || IS("children")) sleep_on();
     if (IS("deaf")) signal(SIGTERM, SIG_IGN), sleep_on();
     if (IS("segfault")) raise(SIGSEGV);

@@ -46,14 +46,20 @@ def mark() -> str:
     return f"mark-{uuid.uuid4().hex}"
 
 
-def stepping(code: str, faults: Path, mode: str, mark: str, folder: Path) -> subprocess.Popen[bytes]:
+def stepping(code: str, faults: Path, mode: str, mark: str, folder: Path, stdin: int | None = None) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "TMPDIR": str(folder), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, "-c", code, str(faults), mode, mark], env=environment, start_new_session=True)
+    command = [sys.executable, "-c", code, str(faults), mode, mark]
+    return subprocess.Popen(command, env=environment, start_new_session=True, stdin=stdin)
 
 
 def programs(mark: str) -> list[str]:
     """The processes of a mark, those of Python left out."""
     return [words for words in running(mark) if "python" not in words.partition("\0")[0]]
+
+
+def folders(temporary: Path) -> list[Path]:
+    """The working folders that are there."""
+    return list(temporary.glob("deepzero-sim-*"))
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
@@ -64,6 +70,7 @@ def test_a_process_that_is_killed_takes_its_programs_along(faults: Path, mark: s
         os.killpg(process.pid, number)  # as Ctrl-C in a terminal does: the whole group
         assert process.wait(30) != 0
         assert wait_until(lambda: not running(mark), 5), running(mark)
+        assert wait_until(lambda: not folders(tmp_path), 5)
     finally:
         process.kill()
         process.wait()
@@ -74,11 +81,24 @@ def test_a_worker_that_is_killed_with_its_parent_takes_them_along(faults: Path, 
     process = stepping(IN_A_WORKER, faults, "children", mark, tmp_path)
     try:
         assert wait_until(lambda: len(programs(mark)) >= 14, 60)
+        assert len(folders(tmp_path)) == 2
         process.kill()
         assert wait_until(lambda: not programs(mark), 10), running(mark)
+        assert wait_until(lambda: not folders(tmp_path), 5)
     finally:
         process.kill()
         process.wait()
+
+
+@pytest.mark.slow
+def test_what_a_program_that_ended_well_left_behind_is_ended_soon(faults: Path, mark: str, tmp_path: Path) -> None:
+    process = stepping(STEP + "input()", faults, "daemon", mark, tmp_path, stdin=subprocess.PIPE)
+    try:
+        assert wait_until(lambda: len(programs(mark)) == 4, 30)  # of two programs, each has left two
+        assert wait_until(lambda: not programs(mark), 15), running(mark)
+        assert process.poll() is None
+    finally:
+        process.communicate(b"\n", timeout=30)
 
 
 @pytest.mark.slow
