@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import ast
 import inspect
+import os
+import subprocess
+import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -144,6 +147,28 @@ def test_only_the_command_line_imports_benchmarks_and_only_when_asked_to() -> No
     assert {top(name) for name in importing} == {"benchmarks", "cli"}
     tree = ast.parse(MODULES["cli"].read_text(encoding="utf-8"))
     assert not any("benchmarks" in ast.unparse(node) for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom))
+
+
+#: A worker that answers, and whether torch's compiler was imported for it, or what it is made of.
+ANSWERING = """
+import sys
+import torch
+from problems import Burgers, conv_corrector, initial_states, mse
+import deepzero_sim as dz
+
+oracle = dz.LoopOracle(dz.SolverLoop(Burgers(), conv_corrector(), 2), mse)
+truth = initial_states(2)[:, None].repeat(2, axis=1)
+assert dz.CGE(1e-3).estimate(oracle, (initial_states(2), None, truth)).grads
+print(*sorted({"torch._dynamo", "sympy"} & set(sys.modules)))
+"""
+
+
+def test_queries_are_answered_without_torch_s_compiler() -> None:
+    """Which takes a second to import, in every worker."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}
+    command = [sys.executable, "-c", ANSWERING]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert (ended.returncode, ended.stdout) == (0, "\n"), ended.stderr or ended.stdout
 
 
 def test_there_are_no_import_cycles() -> None:

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 
 from deepzero_sim.difference import memory
@@ -131,8 +132,8 @@ class OneCoordinate:
     @functools.cached_property
     def positions(self) -> list[tuple[int, ...]]:
         """The place of each index along every axis of the parameter."""
-        axes = torch.unravel_index(torch.tensor(self.indices), self.parameter.shape)
-        return [tuple(place) for place in torch.stack(axes, dim=1).tolist()]
+        axes = np.unravel_index(np.array(self.indices), self.parameter.shape)  # torch's imports sympy, which takes a second
+        return [tuple(place) for place in np.stack(axes, axis=1).tolist()]
 
     def column(self, like: torch.Tensor) -> torch.Tensor:
         """The steps, `(len(indices), 1, ...)`, to be multiplied with something of the rank of `like`."""
