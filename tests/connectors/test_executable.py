@@ -11,6 +11,7 @@ from typing import Any
 import cloudpickle
 import numpy as np
 import pytest
+import yaml
 
 import deepzero_sim as dz
 from deepzero_sim.solver import checked_step
@@ -98,6 +99,40 @@ np.save("v.npy", u * p[1])
         namelists={"step.nml": {"file": "base.nml", "values": values}},
     )
     np.testing.assert_array_equal(solver.step(STATES, PARAMS), STATES * PARAMS[:, 1, None, None, None])
+
+
+ONE_DECK = """
+coarse: &coarse
+  spec: {name: coarse, state_shape: [1, 4], dt: 0.5, dtype: float64}
+  command: [python3, step.py, "{{ values.label }}"]
+  values: {substeps: 1, factor: 0.5, implicit: true, label: a word}
+  inputs: [{path: u.npy}]
+  outputs: [{path: v.npy}]
+  templates: {deck: deck.j2}
+  namelists: {step.nml: {file: base.nml, values: {time: {n: "{{ values.substeps }}"}}}}
+  external_input_files: [step.py]
+fine:
+  <<: *coarse
+  values: {substeps: 8, factor: 0.25, implicit: false, label: a word}
+"""
+
+
+def test_one_deck_serves_several_solvers_by_values_of_their_own(make: Make) -> None:
+    make("""
+import ast, f90nml
+deck = ast.literal_eval(open("deck").read())
+assert sys.argv[1] == "a word" and f90nml.read("step.nml")["time"]["n"] == deck["n"], (sys.argv, deck)
+assert deck["implicit"] is (deck["n"] == 1)
+np.save("v.npy", np.load("u.npy") * deck["factor"])
+""")
+    Path("deck.j2").write_text(
+        "{'n': {{ values.substeps }}, 'factor': {{ values.factor }}, 'implicit': {{ values.implicit }}}\n"
+    )
+    Path("base.nml").write_text("&time\n n = 0\n/\n")
+    states = STATES[:, :1, 0]
+    for settings, factor in zip(yaml.safe_load(ONE_DECK).values(), (0.5, 0.25), strict=True):
+        settings["command"][0] = sys.executable
+        np.testing.assert_array_equal(dz.ExecutableSolver(**settings).step(states), states * factor)
 
 
 def test_a_program_that_takes_batches(make: Make) -> None:
