@@ -58,7 +58,7 @@ class ExecutableSolver(Solver):
         inputs: files to be written, each a mapping: `path` in the working folder; `format`: npy, raw, fortran, text, hdf5,
             openfoam, or a `Format` of your own by its import path or as `file.py:Name`; `channels` that the file has, all if
             left out; `of`: state (if left out), params, or all, which is one row of both; `channel_axis`: first (if left out),
-            last or none; and the options of the format.
+            last or none; and the options of the format. May be left out if templates or arguments hand over the `state`.
         outputs: files to be read, in the same way. Together they have every channel of the state once.
         external_input_files: files and folders that are copied into the folder: a list, or a mapping from paths there.
         external_input_links: the same, linked rather than copied: for large files that the program only reads.
@@ -84,8 +84,8 @@ class ExecutableSolver(Solver):
         self,
         spec: SolverSpec | Mapping[str, Any],
         command: Sequence[str],
-        inputs: Sequence[Mapping[str, Any]],
-        outputs: Sequence[Mapping[str, Any]],
+        inputs: Sequence[Mapping[str, Any]] = (),
+        outputs: Sequence[Mapping[str, Any]] = (),
         *,
         external_input_files: ExternalFiles = (),
         external_input_links: ExternalFiles = (),
@@ -113,6 +113,8 @@ class ExecutableSolver(Solver):
         self._decks: tuple[Template | Namelists, ...] = (*filled_in(templates), *set_in(namelists))
         for render in (self._command.words, *(deck.render for deck in self._decks)):
             try_out(render, self.spec, self._values, batched)
+        if not (self._inputs or self._decks or self._command.has_placeholders):
+            raise ConfigError("inputs must name a file that the state is written to, or a template must write it, not nothing.")
         self._folders = WorkingFolders(
             self.spec.name,
             placed(external_input_files, "external_input_files"),

@@ -135,6 +135,37 @@ np.save("v.npy", np.load("u.npy") * deck["factor"])
         np.testing.assert_array_equal(dz.ExecutableSolver(**settings).step(states), states * factor)
 
 
+def test_a_script_with_headers_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shell script that wants two header lines, and writes three of its own."""
+    monkeypatch.chdir(tmp_path)
+    script = """#!/bin/sh
+set -e
+test "$(head -n 2 in.csv)" = "$(printf 'u,v\\nm/s,m/s')"
+{ printf 'made by a script\\nu,v\\nm/s,m/s\\n'; tail -n +3 in.csv; } > out.csv
+"""
+    Path("step.sh").write_text(script)
+    Path("step.sh").chmod(0o755)
+    csv = {"format": "text", "delimiter": ","}
+    solver = dz.ExecutableSolver(
+        SPEC,
+        ["./step.sh"],
+        [{"path": "in.csv", "header": ["u,v", "m/s,m/s"], **csv}],
+        [{"path": "out.csv", "skiprows": 3, **csv}],
+    )
+    np.testing.assert_array_equal(solver.step(STATES, PARAMS), STATES)
+
+
+def test_a_template_may_write_the_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("deck.j2").write_text("u v\n{% for u in state[0] %}{{ u }} {{ state[1][loop.index0] }}\n{% endfor %}")
+    Path("step.sh").write_text("#!/bin/sh\nexec tail -n +2 deck\n")
+    Path("step.sh").chmod(0o755)
+    spec = {"name": "pairs", "state_shape": [2, 3], "dt": 1.0, "dtype": "float64"}
+    outputs = [{"path": "stdout.log", "format": "text"}]
+    solver = dz.ExecutableSolver(spec, ["./step.sh"], outputs=outputs, templates={"deck": "deck.j2"})
+    np.testing.assert_array_equal(solver.step(STATES[..., 0]), STATES[..., 0])
+
+
 def test_a_program_that_takes_batches(make: Make) -> None:
     code = """
 u, p = np.load("u.npy"), np.load("p.npy")

@@ -67,6 +67,7 @@ FINE = {"spec": SPEC, "command": ["true"], "inputs": [{"path": "u.npy"}], "outpu
         ({"inputs": [{"path": "u"}, {"path": "u"}]}, "two files of the working folder have the path 'u'"),
         ({"inputs": [{"path": "u"}, {"path": "u/v"}]}, "cannot be both a file"),
         ({"inputs": [{"path": "stderr.log"}]}, "two files"),
+        ({"inputs": ()}, "inputs must name a file that the state is written to, or a template"),
         ({"outputs": []}, "each of the 2 channels once, but hold none"),
         ({"outputs": [{"path": "v", "channels": ["u"]}]}, "once, but hold u:"),
         ({"outputs": [{"path": "v"}, {"path": "w", "channels": ["u"]}]}, "once, but hold u, u, v:"),
