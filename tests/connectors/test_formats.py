@@ -204,7 +204,7 @@ def test_a_fortran_program(tmp_path: Path, output: str) -> None:
         ("raw", {"header": -1}),
         ("raw", {"header": 1.5}),
         ("fortran", {"records": 0}),
-        ("text", {"header": "two"}),
+        ("text", {"header": 2.5}),
         ("text", {"header": -1}),
         ("text", {"header": ["u", 3]}),
         ("text", {"header": ["u\nv"]}),
