@@ -69,7 +69,7 @@ BAD = {
     "": "expected an import path",
     "no_such_module.Thing": "there is no module 'no_such_module'",
     "deepzero_sim.no_such.Thing": "there is no module 'deepzero_sim.no_such'",
-    "deepzero_sim.solvers.Wake": r"deepzero_sim.solvers has no 'Wake' .did you mean 'WakeFlow'\?.: check the spelling",
+    "deepzero_sim.solvers.WakeFlo": r"deepzero_sim.solvers has no 'WakeFlo' .did you mean 'WakeFlow'\?.: check the spelling",
     "..solvers.Wake": "importing '..solvers' raised TypeError",
     "no_such.py:Thing": "there is no file no_such.py",
     "things.py:Other": "things.py has no 'Other'",
