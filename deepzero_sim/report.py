@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import yaml
 from numpy.typing import NDArray
 
 from deepzero_sim import ratios_report
-from deepzero_sim.experiment import Comparison, MethodResult
+from deepzero_sim.experiment import Comparison, MethodResult, run_settings
 from deepzero_sim.figures import pyplot, save
 from deepzero_sim.files import write_text
 from deepzero_sim.solver import SolverSpec
@@ -30,6 +31,19 @@ COLOURS = {
     "FO-SOL": "#009E73",
     "SolverLayer": "#0072B2",
 }
+
+
+def named(paths: Sequence[Path]) -> dict[str, Path]:
+    """Runs by their methods, and by the names of their folders too where two have the same; by their paths at last.
+
+    Raises:
+        RunError: a folder holds no run of `deepzero-sim train`.
+    """
+    methods = {path: run_settings(path)["method"] for path in paths}
+    counts = Counter(methods.values())
+    names = {path: method if counts[method] == 1 else f"{method}, {path.name}" for path, method in methods.items()}
+    counts = Counter(names.values())
+    return {name if counts[name] == 1 else f"{methods[path]}, {path}": path for path, name in names.items()}
 
 
 def results(methods: Mapping[str, MethodResult], settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -64,10 +78,12 @@ def rows(methods: Mapping[str, MethodResult]) -> list[tuple[str, ...]]:
             f"{r.evaluation.mae / source:.2f}" if 0 < source < float("inf") else "-",
             f"{r.cost.solver_steps:,}",
             f"{r.cost.seconds:.0f}",
+            f"{sum(r.cost.failures.values())}, {sum(r.evaluation.failures.values())}",
         )
         for name, r in methods.items()
     ]
-    return [("method", "MAE", "std over simulations", "MAE / SRC", "solver steps of training", "seconds of training"), *body]
+    measured = ("MAE", "std over simulations", "MAE / SRC", "solver steps of training", "seconds of training")
+    return [("method", *measured, "failures in training, here"), *body]
 
 
 def given_up(methods: Mapping[str, MethodResult]) -> list[str]:
@@ -158,7 +174,7 @@ class _Figures:
         positions = self._spec.coordinates(0, 0)
         for ax, column in zip(axes, range(len(times)), strict=True):
             for name, series in pictures.items():
-                style = {"color": COLOURS[name]} if name in COLOURS else {"color": "grey", "linestyle": "--"}
+                style = {"color": "grey", "linestyle": "--"} if name == "reference" else {"color": COLOURS.get(name)}
                 ax.plot(positions, series[column], label=name, **style)
             ax.set(title=f"step {times[column]}", xlabel=_axis(self._spec, 0))
         axes[0].set_ylabel(self._label())

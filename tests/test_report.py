@@ -64,7 +64,8 @@ def test_results_say_everything_of_every_method() -> None:
 
 def test_the_table_compares_with_the_solver_alone() -> None:
     head, source, non = rows(comparison(WAKE).methods)
-    assert head[0] == "method" and len(head) == len(source) == len(non) == 6
+    assert head[0] == "method" and len(head) == len(source) == len(non) == 7
+    assert head[-1] == "failures in training, here" and (source[-1], non[-1]) == ("0, 0", "2, 0")
     assert source[:4] == ("SRC", "0.1333", "0.0471", "1.00") and non[0] == "NON" and non[3] == "0.50" and non[4] == "100"
     assert markdown_table([("a", "b"), ("1", "2")]) == "| a | b |\n| --- | --- |\n| 1 | 2 |"
 
@@ -118,7 +119,7 @@ def test_a_method_that_diverged_has_a_report(tmp_path: Path, spec: SolverSpec, f
     diverged.evaluation.errors[:, from_step:] = torch.inf
     diverged.evaluation.rollout[:, from_step:] = torch.inf
     publish(tmp_path, "Diverged", comparison(spec, **{"ZO-SOL": diverged}), {})
-    assert "| ZO-SOL | inf | inf | inf | 500 | 1 |" in (tmp_path / "report.md").read_text()
+    assert "| ZO-SOL | inf | inf | inf | 500 | 1 | 0, 0 |" in (tmp_path / "report.md").read_text()
     assert all(png_size(tmp_path / name)[0] > 400 for name in FIGURES)
 
 
