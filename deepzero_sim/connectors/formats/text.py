@@ -70,8 +70,8 @@ class Text(Format):
 
 def _header(header: str | Sequence[str] | int, comments: str) -> list[str]:
     """Lines, as they are written."""
-    if is_whole(header) and int(header) >= 0:
-        return [comments] * int(header)
+    if not isinstance(header, Sequence) and is_whole(header) and header >= 0:
+        return [comments] * header
     lines = header.splitlines() if isinstance(header, str) else header
     if not isinstance(lines, Sequence) or not all(isinstance(line, str) and len(line.splitlines()) < 2 for line in lines):
         raise ConfigError(f"header must be lines of text, or a number of lines, 0 or more, not {header!r}.")
