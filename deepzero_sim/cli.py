@@ -28,12 +28,12 @@ from deepzero_sim.classification import classify
 from deepzero_sim.console import console, counting_bar, print_table, training_bar
 from deepzero_sim.demo import demo, make_data, train_with_bar
 from deepzero_sim.errors import ConfigError, DeepZeroError
-from deepzero_sim.experiment import compare, run_settings
+from deepzero_sim.experiment import Comparison, compare, run_settings
 from deepzero_sim.parallel import open_executor
 from deepzero_sim.parser_words import words
 from deepzero_sim.plain import plain
 from deepzero_sim.ranks import rank_of_torchrun
-from deepzero_sim.report import given_up, publish, rows
+from deepzero_sim.report import given_up, named, publish, rows
 from deepzero_sim.run_folder import FAILURES
 from deepzero_sim.served_run import models_of_run
 from deepzero_sim.serving import serve
@@ -109,11 +109,15 @@ def _check_solver(settings: CheckSolverSettings) -> int:
 def _evaluate(settings: EvaluateSettings) -> None:
     method = run_settings(settings.run)["method"]
     comparison = compare({method: settings.run}, settings.data, settings.steps)
-    publish(settings.run, f"{settings.run.name}: {method}", comparison, plain(settings))
+    _rolled_out(settings.run, f"{settings.run.name}: {method}", comparison, settings)
+
+
+def _rolled_out(folder: Path, title: str, comparison: Comparison, settings: EvaluateSettings | CompareSettings) -> None:
+    publish(folder, title, comparison, plain(settings))
     print_table(rows(comparison.methods))
     for sentence in given_up(comparison.methods):
         console.print(sentence)
-    console.print(f"report: {settings.run / 'report.md'}")
+    console.print(f"report: {folder / 'report.md'}")
 
 
 def _serve(settings: ServeSettings) -> None:
@@ -129,7 +133,11 @@ def _classify(settings: ClassifySettings) -> None:
 
 
 def _compare(settings: CompareSettings) -> None:
-    _published(settings.output, "Classifiers compared", settings.runs)
+    if settings.data is None:
+        _published(settings.output, "Classifiers compared", settings.runs)
+        return
+    comparison = compare(named(settings.runs), settings.data, settings.steps)
+    _rolled_out(settings.output, "Correctors compared", comparison, settings)
 
 
 def _published(folder: Path, title: str, paths: Sequence[Path]) -> None:
@@ -171,7 +179,7 @@ _COMMANDS = {
     "compare": _Command(
         CompareSettings,
         _compare,
-        "trained classifiers side by side, with a report",
+        "trained runs side by side, correctors on unseen data, with a report",
         _Positional("runs", Path, "+", "run folders"),
     ),
     "bench cge": _Command(BenchSettings, _bench_cge, "measure coordinate-wise gradients against a plain loop, as JSON"),

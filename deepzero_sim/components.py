@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from deepzero_sim.errors import ConfigError, DeepZeroError
+from deepzero_sim.spelling import did_you_mean
 
 
 @dataclass
@@ -42,7 +44,8 @@ def load(name: str) -> Any:
     try:
         return getattr(module, attribute)
     except AttributeError as error:
-        raise ConfigError(f"{path} has no {attribute!r}: check the spelling in {name!r}.") from error
+        meant = did_you_mean(attribute, dir(module))
+        raise ConfigError(f"{path} has no {attribute!r}{meant}: check the spelling in {name!r}.") from error
 
 
 def build(component: Component, *leading: Any) -> Any:
@@ -62,9 +65,23 @@ def call(factory: Any, component: Component, *leading: Any) -> Any:
         raise
     except (Exception, SystemExit) as error:
         given = ", ".join(f"{key}={value!r}" for key, value in component.args.items()) or "no arguments"
+        known = keywords(factory)
+        unknown = next((name for name in component.args if known and name not in known), None)
+        meant = "" if unknown is None else did_you_mean(unknown, known)
         raise ConfigError(
-            f"{component.name} cannot be made with {given} ({type(error).__name__}: {error}): check its args."
+            f"{component.name} cannot be made with {given} ({type(error).__name__}: {error}): check its args{meant}."
         ) from error
+
+
+def keywords(factory: Any) -> tuple[str, ...]:
+    """The names of the arguments that a factory takes; none if it takes any, or nobody can know."""
+    try:
+        parameters = inspect.signature(factory).parameters
+    except (TypeError, ValueError):
+        return ()
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return ()
+    return tuple(parameters)
 
 
 def _module(path: str, name: str) -> ModuleType:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import yaml
 from numpy.typing import NDArray
 
 from deepzero_sim import ratios_report
-from deepzero_sim.experiment import Comparison, MethodResult
+from deepzero_sim.experiment import Comparison, MethodResult, run_settings
 from deepzero_sim.figures import pyplot, save
 from deepzero_sim.files import write_text
 from deepzero_sim.solver import SolverSpec
@@ -30,6 +31,37 @@ COLOURS = {
     "FO-SOL": "#009E73",
     "SolverLayer": "#0072B2",
 }
+
+
+#: What tells runs of one method apart, in lines and in points.
+LINES, MARKERS = ("-", "--", ":", "-."), "osD^"
+
+
+def styles(names: Iterable[str]) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
+    """How the line and the point of each run are drawn: in its method's colour, which its name begins with."""
+    found, drawn = {}, Counter[str]()
+    for name in names:
+        method = name.partition(", ")[0]
+        place, colour = drawn[method] % len(LINES), COLOURS.get(method)
+        drawn[method] += 1
+        found[name] = ({"color": colour, "linestyle": LINES[place]}, {"color": colour, "marker": MARKERS[place]})
+    return found
+
+
+def named(paths: Sequence[Path]) -> dict[str, Path]:
+    """Runs by their methods, and by the names of their folders too where two have the same; by their paths at last.
+
+    Raises:
+        RunError: a folder holds no run of `deepzero-sim train`.
+    """
+    methods = {path: run_settings(path)["method"] for path in paths}
+    counts = Counter(methods.values())
+    names = {
+        path: method if counts[method] == 1 or path.name == method else f"{method}, {path.name}"
+        for path, method in methods.items()
+    }
+    counts = Counter(names.values())
+    return {name if counts[name] == 1 else f"{methods[path]}, {path}": path for path, name in names.items()}
 
 
 def results(methods: Mapping[str, MethodResult], settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -64,10 +96,12 @@ def rows(methods: Mapping[str, MethodResult]) -> list[tuple[str, ...]]:
             f"{r.evaluation.mae / source:.2f}" if 0 < source < float("inf") else "-",
             f"{r.cost.solver_steps:,}",
             f"{r.cost.seconds:.0f}",
+            f"{sum(r.cost.failures.values())}, {sum(r.evaluation.failures.values())}",
         )
         for name, r in methods.items()
     ]
-    return [("method", "MAE", "std over simulations", "MAE / SRC", "solver steps of training", "seconds of training"), *body]
+    measured = ("MAE", "std over simulations", "MAE / SRC", "solver steps of training", "seconds of training")
+    return [("method", *measured, "failures in training, here"), *body]
 
 
 def given_up(methods: Mapping[str, MethodResult]) -> list[str]:
@@ -155,14 +189,14 @@ class _Figures:
     def _lines(self, pictures: dict[str, list[NDArray[np.float64]]], times: list[int]) -> None:
         size = (4 * len(times), 3)
         figure, (axes,) = self._plot.subplots(1, len(times), figsize=size, squeeze=False, sharey=True, layout="constrained")
-        positions = self._spec.coordinates(0, 0)
+        positions, drawn = self._spec.coordinates(0, 0), styles(pictures)
         for ax, column in zip(axes, range(len(times)), strict=True):
             for name, series in pictures.items():
-                style = {"color": COLOURS[name]} if name in COLOURS else {"color": "grey", "linestyle": "--"}
+                style = {"color": "grey", "linestyle": "--"} if name == "reference" else drawn[name][0]
                 ax.plot(positions, series[column], label=name, **style)
             ax.set(title=f"step {times[column]}", xlabel=_axis(self._spec, 0))
         axes[0].set_ylabel(self._label())
-        axes[-1].legend()
+        figure.legend(*axes[-1].get_legend_handles_labels(), loc="outside right upper")
         self._save(figure, "fields.png")
 
     def _images(self, pictures: dict[str, list[NDArray[np.float64]]], times: list[int]) -> None:
@@ -185,9 +219,10 @@ class _Figures:
 
     def error_over_time(self, methods: Mapping[str, MethodResult]) -> None:
         figure, ax = self._plot.subplots(figsize=(7, 4), layout="constrained")
+        drawn = styles(methods)
         for name, result in methods.items():
             errors = result.evaluation.errors
-            ax.plot(np.arange(1, errors.shape[1] + 1), errors.mean(dim=0), label=name, color=COLOURS.get(name))
+            ax.plot(np.arange(1, errors.shape[1] + 1), errors.mean(dim=0), label=name, **drawn[name][0])
         ax.set(xlabel="step of the rollout", ylabel=f"mean absolute error ({self._unit()})", ylim=(0, None))
         ax.grid(alpha=0.3)
         ax.legend()
@@ -195,12 +230,13 @@ class _Figures:
 
     def error_over_cost(self, methods: Mapping[str, MethodResult]) -> None:
         figure, ax = self._plot.subplots(figsize=(7, 4), layout="constrained")
+        drawn = styles(methods)
         for name, result in methods.items():
             mae, steps = result.evaluation.mae, result.cost.solver_steps
             if steps == 0:  # no place on a logarithmic axis
-                ax.axhline(mae, color=COLOURS.get(name), linestyle="--", label=f"{name} (no training)")
+                ax.axhline(mae, color=drawn[name][0]["color"], linestyle="--", label=f"{name} (no training)")
             else:
-                ax.plot(steps, mae, "o", color=COLOURS.get(name), label=name, markersize=8)
+                ax.plot(steps, mae, linestyle="none", label=name, markersize=8, **drawn[name][1])
         ax.set(xscale="log", xlabel="solver steps of training", ylabel=f"mean absolute error ({self._unit()})", ylim=(0, None))
         ax.grid(alpha=0.3, which="both")
         ax.legend()

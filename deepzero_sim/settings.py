@@ -225,15 +225,23 @@ class ClassifySettings:
 
 @dataclass
 class CompareSettings:
-    """A comparison of trained classifiers.
+    """A comparison of trained runs: of correctors with the solver alone, on unseen data, or of classifiers.
 
     Args:
-        runs: the run folders.
+        runs: the run folders; correctors are all of one solver.
+        data: HDF5 trajectories that corrected solvers are rolled out on; none for classifiers.
+        steps: of the rollouts; all that the data have if none are given.
         output: the folder of the comparison's report.md and figures.
     """
 
     runs: list[Path]
+    data: Path | None = None
+    steps: int | None = None
     output: Path = Path("runs/comparison")
+
+    def __post_init__(self) -> None:
+        if self.steps is not None and self.data is None:
+            raise ConfigError("steps are those of rollouts, which need data: give data, or leave out steps for classifiers.")
 
 
 def default_products() -> list[Component]:

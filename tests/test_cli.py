@@ -163,6 +163,29 @@ def test_train_and_evaluate(folder: Path, capsys: pytest.CaptureFixture[str]) ->
     assert not unfinished(folder)
 
 
+def test_several_runs_are_compared_on_unseen_data(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib")
+    for method, run in (("NON", "run"), ("DETACHED", "one"), ("DETACHED", "two")):
+        status, _, err = call(capsys, "train", "--config", "train.yaml", "--method", method, "--run", run)
+        assert (status, err) == (0, "")
+    line_data(folder / "unseen.h5", simulations=2, frames=9)
+    status, out, err = call(capsys, "compare", "run", "one", "two", "--data", "unseen.h5", "--steps", 5, "--output", "compared")
+    assert (status, err) == (0, "") and "report: compared/report.md" in out
+    said = json.loads((folder / "compared" / "results.json").read_text())
+    assert list(said["methods"]) == ["SRC", "NON", "DETACHED, one", "DETACHED, two"] and said["settings"]["steps"] == 5
+    page = (folder / "compared" / "report.md").read_text()
+    assert "over 5 steps of 2 simulations" in page and all(f"| {name} |" in page for name in said["methods"])
+    assert (folder / "compared" / "error_over_time.png").stat().st_size > 5000
+    one, two = (said["methods"][f"DETACHED, {name}"] for name in ("one", "two"))
+    assert one["mae"] == two["mae"] != said["methods"]["NON"]["mae"]
+    status, _, err = call(capsys, "compare", "run", "one")
+    assert status == 2 and "runs of 'deepzero-sim train' are compared on --data" in err
+    status, _, err = call(capsys, "compare", "run", "--steps", 5)
+    assert status == 2 and "steps are those of rollouts, which need data" in err
+    status, _, err = call(capsys, "compare", "run", "nowhere", "--data", "unseen.h5")
+    assert status == 2 and "nowhere" in err and err.count("\n") == 1
+
+
 def test_options_win_over_the_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     optimiser = '{"lr": 0.5, "momentum": 0.25}'
     options = ["--updates", 3, "--optimiser.name", "torch.optim.SGD", "--optimiser.args", optimiser, "--workers.count", 1]

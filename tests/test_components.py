@@ -69,7 +69,7 @@ BAD = {
     "": "expected an import path",
     "no_such_module.Thing": "there is no module 'no_such_module'",
     "deepzero_sim.no_such.Thing": "there is no module 'deepzero_sim.no_such'",
-    "deepzero_sim.solvers.Wake": "deepzero_sim.solvers has no 'Wake': check the spelling",
+    "deepzero_sim.solvers.WakeFlo": r"deepzero_sim.solvers has no 'WakeFlo' .did you mean 'WakeFlow'\?.: check the spelling",
     "..solvers.Wake": "importing '..solvers' raised TypeError",
     "no_such.py:Thing": "there is no file no_such.py",
     "things.py:Other": "things.py has no 'Other'",
@@ -103,6 +103,7 @@ def test_a_file_that_failed_is_imported_anew_when_it_is_mended(file: Path) -> No
     ("args", "says"),
     [
         ({"colour": 1}, "things.py:Thing cannot be made with colour=1 .*unexpected keyword"),
+        ({"sizes": 1}, r"check its args \(did you mean 'size'\?\)\.$"),
         ({"size": -1}, r"cannot be made with size=-1 \(ValueError: negative\): check its args"),
         ({"size": "a"}, "cannot be made with size='a'"),
     ],

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("types",),
     ("errors",),
-    ("randomness",),
+    ("randomness", "spelling"),
     (
         "accuracy",
         "components",

@@ -16,7 +16,7 @@ from problems import Burgers
 from deepzero_sim.errors import MissingExtraError
 from deepzero_sim.evaluation import Evaluation
 from deepzero_sim.experiment import Comparison, Cost, MethodResult
-from deepzero_sim.report import picture, publish, results, rows, vorticity
+from deepzero_sim.report import COLOURS, picture, publish, results, rows, styles, vorticity
 from deepzero_sim.solver import SolverSpec
 from deepzero_sim.solvers.wake import WakeGrid
 from deepzero_sim.tables import markdown_table
@@ -64,9 +64,18 @@ def test_results_say_everything_of_every_method() -> None:
 
 def test_the_table_compares_with_the_solver_alone() -> None:
     head, source, non = rows(comparison(WAKE).methods)
-    assert head[0] == "method" and len(head) == len(source) == len(non) == 6
+    assert head[0] == "method" and len(head) == len(source) == len(non) == 7
+    assert head[-1] == "failures in training, here" and (source[-1], non[-1]) == ("0, 0", "2, 0")
     assert source[:4] == ("SRC", "0.1333", "0.0471", "1.00") and non[0] == "NON" and non[3] == "0.50" and non[4] == "100"
     assert markdown_table([("a", "b"), ("1", "2")]) == "| a | b |\n| --- | --- |\n| 1 | 2 |"
+
+
+def test_runs_of_a_method_have_its_colour_and_are_told_apart() -> None:
+    found = styles(["SRC", "NON", "NON, longer", "NON, again", "another"])
+    lines, points = ([style[place] for style in found.values()] for place in (0, 1))
+    assert {style["color"] for style in lines[1:4]} == {COLOURS["NON"]} != {lines[0]["color"]}
+    assert len({style["linestyle"] for style in lines[1:4]}) == len({style["marker"] for style in points[1:4]}) == 3
+    assert lines[4]["color"] is None  # matplotlib's next one
 
 
 @pytest.mark.parametrize("kind", ["wake", "line", "plane", "volume"])
@@ -118,7 +127,7 @@ def test_a_method_that_diverged_has_a_report(tmp_path: Path, spec: SolverSpec, f
     diverged.evaluation.errors[:, from_step:] = torch.inf
     diverged.evaluation.rollout[:, from_step:] = torch.inf
     publish(tmp_path, "Diverged", comparison(spec, **{"ZO-SOL": diverged}), {})
-    assert "| ZO-SOL | inf | inf | inf | 500 | 1 |" in (tmp_path / "report.md").read_text()
+    assert "| ZO-SOL | inf | inf | inf | 500 | 1 | 0, 0 |" in (tmp_path / "report.md").read_text()
     assert all(png_size(tmp_path / name)[0] > 400 for name in FIGURES)
 
 

@@ -113,7 +113,8 @@ def test_a_solver_with_arguments_from_a_file_and_frames_of_data(folder: Path, ca
     said = {"solver": {"name": "problems.Burgers", "args": {"points": 16}}, "data": "line.h5"}
     (folder / "check.yaml").write_text(yaml.safe_dump(said))
     status, out, err = call(capsys, "--config", "check.yaml")
-    assert (status, err) == (0, "") and "made up" not in out and "no failure at 4 sample states" in out
+    assert (status, err) == (0, "") and "made up" not in out and "no failure at 36 sample states" in out
+    assert "that is vjp.args.step_size of SolverLayer" in " ".join(out.split())
 
 
 def test_initial_states_with_parameters(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

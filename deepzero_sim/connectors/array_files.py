@@ -8,11 +8,12 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from deepzero_sim.components import Component, call, load
+from deepzero_sim.components import Component, call, keywords, load
 from deepzero_sim.connectors.formats import FORMATS, Content, Format
 from deepzero_sim.connectors.paths import inside
 from deepzero_sim.errors import ConfigError, DeepZeroError, InvalidStateError, SolverError, UnreadableOutputError
 from deepzero_sim.solver import SolverSpec
+from deepzero_sim.spelling import require_known
 from deepzero_sim.types import Array
 
 #: What a file holds: the state or some channels of it, the scenario parameters, or first the state and then they, as one row.
@@ -181,7 +182,10 @@ def _format(named: Any, options: dict[str, Any], where: str) -> Format:
             f"not {named!r}."
         )
     try:
-        made = call(FORMATS.get(named) or load(named), Component(f"the format {named}", options))
+        factory = FORMATS.get(named) or load(named)
+        if known := keywords(factory):
+            require_known(options, (*KEYS, *known), f"a file of the format {named}")
+        made = call(factory, Component(f"the format {named}", options))
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
     if not isinstance(made, Format):

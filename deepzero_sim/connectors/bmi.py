@@ -148,7 +148,7 @@ def _loaded(component: str | Callable[[], Any]) -> Callable[[], Any]:
     make = load(component) if isinstance(component, str) else component
     missing = [name for name in NEEDED if isinstance(make, type) and not callable(getattr(make, name, None))]
     if not callable(make) or missing:
-        what = f"it has no {missing[0]}" if missing else f"it is a {type(make).__name__}"
+        what = f"it has no {', '.join(missing)}" if missing else f"it is a {type(make).__name__}"
         raise ConfigError(f"{component} must be a class with the Basic Model Interface, but {what}: derive it from bmipy.Bmi.")
     return make
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from deepzero_sim.connectors.bmi_component import RunningComponent, Variable
+from deepzero_sim.connectors.specs import FIELDS
 from deepzero_sim.errors import ConfigError, SolverCrashError
 from deepzero_sim.solver import DTYPES, SolverSpec
+from deepzero_sim.spelling import require_known
 
 #: Grids whose variables are arrays of `get_grid_shape`; all others are lists of points.
 STRUCTURED = ("uniform_rectilinear", "rectilinear", "structured_quadrilateral")
@@ -94,12 +96,9 @@ def spec_of(model: RunningComponent, interface: Interface, given: GivenSpec) -> 
 
 def _fields(given: GivenSpec) -> dict[str, Any]:
     """The fields of a given spec that say something."""
-    names = [field.name for field in fields(SolverSpec)]
     if isinstance(given, SolverSpec):
-        given = {name: getattr(given, name) for name in names}
-    unknown = [key for key in given if key not in names]
-    if unknown:
-        raise ConfigError(f"a spec has the fields {', '.join(names)}, not {unknown[0]!r}: check the spelling.")
+        given = {name: getattr(given, name) for name in FIELDS}
+    require_known(given, FIELDS, "a spec")
     known = {key: _tuples(value) for key, value in given.items() if value is not None and not _empty(value)}
     if "mask" in known:
         known["mask"] = np.asarray(known["mask"], dtype=bool)

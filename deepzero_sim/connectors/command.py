@@ -47,6 +47,11 @@ class Command:
         return {**os.environb, **self._environment}
 
     @property
+    def has_placeholders(self) -> bool:
+        """Whether arguments differ from call to call."""
+        return any(isinstance(word, Text) for word in self._words)
+
+    @property
     def program(self) -> str:
         """Its path."""
         return str(self._words[0])

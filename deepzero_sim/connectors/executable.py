@@ -23,7 +23,7 @@ from deepzero_sim.connectors.paths import inside, read_inside
 from deepzero_sim.connectors.processes import Programs, Run
 from deepzero_sim.connectors.specs import as_spec
 from deepzero_sim.connectors.statewise import MOST_AT_ONCE, Statewise
-from deepzero_sim.connectors.templates import Template, Values, try_out
+from deepzero_sim.connectors.templates import Plain, Template, Values, own_values, try_out
 from deepzero_sim.connectors.templates import templates as filled_in
 from deepzero_sim.connectors.working_folder import ExternalFiles, Keep, WorkingFolders, placed, write_new
 from deepzero_sim.errors import (
@@ -58,13 +58,15 @@ class ExecutableSolver(Solver):
         inputs: files to be written, each a mapping: `path` in the working folder; `format`: npy, raw, fortran, text, hdf5,
             openfoam, or a `Format` of your own by its import path or as `file.py:Name`; `channels` that the file has, all if
             left out; `of`: state (if left out), params, or all, which is one row of both; `channel_axis`: first (if left out),
-            last or none; and the options of the format.
+            last or none; and the options of the format. May be left out if templates or arguments hand over the `state`.
         outputs: files to be read, in the same way. Together they have every channel of the state once.
         external_input_files: files and folders that are copied into the folder: a list, or a mapping from paths there.
         external_input_links: the same, linked rather than copied: for large files that the program only reads.
         external_output_files: more files that the program must leave.
-        templates: jinja2 templates by the paths that they are filled in to. They see `params`, `spec`, `dt` and `state`.
+        templates: jinja2 templates by the paths that they are filled in to. They see `params`, `spec`, `dt`, `state`, `values`.
         namelists: Fortran namelists by the paths that they are written to: `file`, the base, and `values` by group and name.
+        values: numbers and words of your own by their names, which templates, namelists and arguments see as `values.name`: one
+            template then serves a coarse solver and a fine one.
         timeout: seconds that one run may take.
         allowed_return_codes: exit statuses that do not mean failure.
         environment: variables beside those of this process.
@@ -82,14 +84,15 @@ class ExecutableSolver(Solver):
         self,
         spec: SolverSpec | Mapping[str, Any],
         command: Sequence[str],
-        inputs: Sequence[Mapping[str, Any]],
-        outputs: Sequence[Mapping[str, Any]],
+        inputs: Sequence[Mapping[str, Any]] = (),
+        outputs: Sequence[Mapping[str, Any]] = (),
         *,
         external_input_files: ExternalFiles = (),
         external_input_links: ExternalFiles = (),
         external_output_files: Sequence[str] = (),
         templates: Mapping[str, str | Path] = {},
         namelists: Mapping[str, Mapping[str, Any]] = {},
+        values: Mapping[str, Plain] = {},
         timeout: float = 300.0,
         allowed_return_codes: Sequence[int] = (0,),
         environment: Mapping[str, str | float] = {},
@@ -106,9 +109,12 @@ class ExecutableSolver(Solver):
         self._inputs = input_files(inputs, self.spec, batched)
         self._outputs = output_files(outputs, self.spec, batched)
         self._left = _paths(external_output_files, "external_output_files")
+        self._values = own_values(values)
         self._decks: tuple[Template | Namelists, ...] = (*filled_in(templates), *set_in(namelists))
         for render in (self._command.words, *(deck.render for deck in self._decks)):
-            try_out(render, self.spec, batched)
+            try_out(render, self.spec, self._values, batched)
+        if not (self._inputs or self._decks or self._command.has_placeholders):
+            raise ConfigError("inputs must name a file that the state is written to, or a template must write it, not nothing.")
         self._folders = WorkingFolders(
             self.spec.name,
             placed(external_input_files, "external_input_files"),
@@ -147,7 +153,7 @@ class ExecutableSolver(Solver):
         return np.asarray(advanced)
 
     def _advance(self, states: Array, params: Array | None, stops: int) -> Array:
-        values = Values(self.spec, states, params)
+        values = Values(self.spec, states, params, self._values)
         words = self._command.words(values)
         contents = [(file.path, file.content(states, params)) for file in self._inputs]
         contents += [(deck.path, deck.render(values).encode()) for deck in self._decks]

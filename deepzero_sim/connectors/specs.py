@@ -10,6 +10,10 @@ import numpy as np
 
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.solver import SolverSpec
+from deepzero_sim.spelling import require_known
+
+#: What a spec says.
+FIELDS = tuple(field.name for field in fields(SolverSpec))
 
 #: Fields that are tuples, which YAML has none of.
 LISTED = ("state_shape", "channels", "channel_units", "parameters", "parameter_units", "axes", "spacing")
@@ -28,11 +32,9 @@ def as_spec(spec: SolverSpec | Mapping[str, Any]) -> SolverSpec:
         return spec
     if not isinstance(spec, Mapping):
         raise ConfigError(f"spec must be a SolverSpec, or a mapping of its fields, not {type(spec).__name__}.")
-    known = [field.name for field in fields(SolverSpec)]
-    if not set(spec) <= set(known) or not {"name", "state_shape", "dt"} <= set(spec):
-        raise ConfigError(
-            f"spec must have name, state_shape and dt, and any of {', '.join(known)}, not {', '.join(map(str, spec))}."
-        )
+    require_known(spec, FIELDS, "a spec")
+    if not {"name", "state_shape", "dt"} <= set(spec):
+        raise ConfigError(f"spec must have name, state_shape and dt, not only {', '.join(spec) or 'nothing'}.")
     for key in LISTED:
         if isinstance(spec.get(key), str | bytes | Mapping):  # which would be taken letter by letter
             raise ConfigError(f"spec must have a list for {key}, such as [{spec[key]!r}], not {spec[key]!r}.")

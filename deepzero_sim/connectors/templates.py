@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -17,10 +17,16 @@ from deepzero_sim.solver import SolverSpec
 from deepzero_sim.types import Array
 
 #: What a template may name.
-NAMES = ("params", "spec", "dt", "state")
+NAMES = ("params", "spec", "dt", "state", "values")
 
 #: What a placeholder begins with.
 PLACEHOLDER = "{{"
+
+#: A value that settings give a template.
+Plain: TypeAlias = str | int | float | bool
+
+#: Parameters that a template is tried with where they have no names: nobody knows how many there are.
+UNNAMED = 1000
 
 
 @functools.cache
@@ -87,16 +93,18 @@ class Text:
 
 
 class Values:
-    """What a template sees: `params` by name (or by place, if the spec has no names), `spec`, `dt`, and the `state` as lists.
+    """What a template sees: `params` by name (or by place, if the spec has no names), `spec`, `dt`, the `state` as lists, and
+    `values` by name.
 
     Args:
         spec: of the solver.
         states: `(C, *N)`, or `(B, C, *N)` if the program takes a batch.
         params: `(K,)`, or `(B, K)` if the program takes a batch; a name then stands for a list of `B` numbers.
+        own: what settings give it beside these.
     """
 
-    def __init__(self, spec: SolverSpec, states: Array, params: Array | None) -> None:
-        self._spec, self._states, self._params = spec, states, params
+    def __init__(self, spec: SolverSpec, states: Array, params: Array | None, own: Mapping[str, Plain]) -> None:
+        self._spec, self._states, self._params, self._own = spec, states, params, own
 
     def named(self, name: str) -> Any:
         """The value of one of :data:`NAMES`: plain ones, which a template can do no harm with."""
@@ -107,26 +115,41 @@ class Values:
             return self._states.tolist()
         if name == "dt":
             return self._spec.dt
+        if name == "values":
+            return dict(self._own)
         return {field.name: getattr(self._spec, field.name) for field in fields(self._spec) if field.name != "mask"}
 
 
-def try_out(render: Callable[[Values], object], spec: SolverSpec, batched: bool) -> None:
+def own_values(settings: Mapping[str, Plain]) -> dict[str, Plain]:
+    """Values that settings give templates.
+
+    Raises:
+        ConfigError: they are no plain numbers and words by names that a template can say.
+    """
+    named = isinstance(settings, Mapping) and all(isinstance(name, str) and name.isidentifier() for name in settings)
+    if not named or not all(isinstance(value, Plain) for value in settings.values()):
+        raise ConfigError(f"values must be numbers, words, true or false by their names, not {settings!r}.")
+    if taken := [name for name in settings if hasattr(dict, name)]:
+        raise ConfigError(f"values cannot have the name {taken[0]}, which means something else in a template: take another.")
+    return dict(settings)
+
+
+def try_out(render: Callable[[Values], object], spec: SolverSpec, own: Mapping[str, Plain], batched: bool) -> None:
     """Find out when a solver is made what a template names that there will not be.
 
     Args:
         render: what is tried.
         spec: of the solver.
+        own: values that settings give it.
         batched: whether its program takes batches.
 
     Raises:
         ConfigError: it names something unknown, or does what it may not.
     """
-    if not spec.parameters:  # it may have parameters without names, nobody knows how many
-        return
     lead = (1,) if batched else ()
-    states, params = np.ones((*lead, *spec.state_shape), spec.dtype), np.ones((*lead, len(spec.parameters)), spec.dtype)
+    states, params = (np.ones((*lead, *shape), spec.dtype) for shape in (spec.state_shape, (len(spec.parameters) or UNNAMED,)))
     try:
-        render(Values(spec, states, params))
+        render(Values(spec, states, params, own))
     except ConfigError as error:
         if isinstance(error.__cause__, _jinja2().TemplateRuntimeError):  # all else may come from these numbers
             raise

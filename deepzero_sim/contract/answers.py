@@ -45,10 +45,10 @@ def advanced(trial: Trial) -> Finding:
     if trial.raised:
         place, error = next(iter(trial.raised.items()))
         return told(
-            f"the step fails for {len(trial.raised)} of {len(trial.states)} sample states, and raises that, as it should; the "
+            f"the step fails for {len(trial.raised)} of {trial.looked_at} sample states, and raises that, as it should; the "
             f"first, number {place + 1}: {error}"
         )
-    return holds(f"no failure at {len(trial.states)} sample states.")
+    return holds(f"no failure at {trial.looked_at} sample states, spread over all that there are.")
 
 
 def finite(trial: Trial) -> Finding:

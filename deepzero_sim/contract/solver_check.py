@@ -134,7 +134,8 @@ def check_solver(
 
     Args:
         solver: any; it need not keep the contract.
-        states: `(B, C, *N)`, of which some are looked at; None for smooth random fields of unit size, which are made up.
+        states: `(B, C, *N)`, of which up to 64 are looked at, as many as there is time for, spread over all; None for smooth
+            random fields of unit size, which are made up.
         params: `(B, K)` or None.
         seconds: that the check may take, about: what does not fit is left out, and says so. A single step, and the start of a
             worker process, are waited for.

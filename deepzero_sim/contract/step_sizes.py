@@ -66,7 +66,9 @@ class StepSizes:
         least, most = sweep.plateau
         bend = "" if self.order is None else f" (it bends by a share of its change that grows as mu^{self.order:.2f})"
         return (
-            f"Take mu = {self.recommended:g} of a channel's size, {absolute} in its unit. Central differences hold still from "
+            f"Take mu = {self.recommended:g} of a channel's size, {absolute} in its unit: that is vjp.args.step_size of "
+            "SolverLayer (scheme central); without one, mu is chosen by the dtype alone. (ZO-SOL's estimator.args.step_size is "
+            "another, of the network's parameters.) Central differences hold still from "
             f"{least:g} to {most:g}; they are known there to {sweep.noise_floor:.0e} of themselves. Longer steps measure "
             f"curvature, shorter ones rounding: the step has noise of {sweep.rounding:.0e} of its size. It is "
             f"{self.smoothness}{bend}."

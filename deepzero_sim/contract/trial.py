@@ -14,8 +14,8 @@ from deepzero_sim.errors import SolverCrashError, SolverError, StatesFailedError
 from deepzero_sim.solver import Solver, check_states, checked_step, require_states
 from deepzero_sim.types import Array
 
-#: Sample states that are looked at.
-SAMPLES = 4
+#: Sample states that are asked about, and that are advanced at most, in so much of the time.
+SAMPLES, MOST, SHARE = 4, 64, 0.2
 
 
 @final
@@ -71,6 +71,7 @@ class Trial:
 
     Attributes:
         samples: states that the solver advances, with their answers; after :meth:`survey` two at least, if that can be.
+        looked_at: how many of the sample states were advanced, or failed.
         raised: failures that the solver raised, by the sample state's place.
         returned: failures that it returned as numbers, likewise.
         second_a_step: seconds that a step takes, about.
@@ -82,10 +83,12 @@ class Trial:
 
     def __init__(self, solver: Solver, states: Array, params: Array | None, seconds: float) -> None:
         require_states(solver.spec, states, params)
-        some = np.unique(np.linspace(0, len(states) - 1, SAMPLES, dtype=int))
+        few, many = (np.linspace(0, len(states) - 1, count, dtype=int).tolist() for count in (SAMPLES, MOST))
         self.solver, self.spec, self.shielded = solver, solver.spec, Shielded(solver)
-        self.states, self.params = states[some], None if params is None else params[some]
+        self._states, self._params = states, params
+        self._places = list(dict.fromkeys([*few, *many]))  # however many there is time for, they are spread over all
         self.samples: list[Sample] = []
+        self.looked_at = 0
         self.raised: dict[int, SolverError] = {}
         self.returned: dict[int, SolverError] = {}
         self.second_a_step = 0.0
@@ -98,7 +101,7 @@ class Trial:
         Raises:
             SolverError: the solver cannot be run.
         """
-        given, row = self.states[:1].copy(), None if self.params is None else self.params[:1].copy()
+        given, row = self.row(0)
         answer = unguarded(self.solver, given, row)
         started = time.perf_counter()
         again = unguarded(self.solver, *self.row(0))
@@ -108,14 +111,18 @@ class Trial:
     def row(self, place: int) -> tuple[Array, Array | None]:
         """Copies of a sample state and its parameters, `(1, C, *N)` and `(1, K)` or None."""
         part = slice(place, place + 1)
-        return self.states[part].copy(), None if self.params is None else self.params[part].copy()
+        return self._states[part].copy(), None if self._params is None else self._params[part].copy()
 
     def survey(self) -> None:
-        """Advance every sample state alone; a single one is joined by the state that follows it."""
-        for place in range(len(self.states)):
+        """Advance sample states alone, as many as there is time for; a single one is joined by the state that follows it."""
+        least = (1 - SHARE) * self.seconds_left
+        for place in self._places:
+            if self.looked_at >= SAMPLES and self.seconds_left < least:
+                break
+            self.looked_at += 1
             self._advance(place, *self.row(place))
         if len(self.samples) == 1:
-            self._advance(len(self.states), self.samples[0].answer, self.samples[0].params)
+            self._advance(len(self._states), self.samples[0].answer, self.samples[0].params)
 
     def _advance(self, place: int, state: Array, params: Array | None) -> None:
         try:
@@ -128,7 +135,8 @@ class Trial:
         except SolverError as error:
             self.returned[place] = error
             return
-        self.samples.append(Sample(state, params, np.array(answer)))
+        if len(self.samples) < SAMPLES:
+            self.samples.append(Sample(state, params, np.array(answer)))
 
     def step(self, states: Array, params: Array | None) -> Array:
         """`(B, C, *N)` one step later, held to the contract.

@@ -311,7 +311,7 @@ def test_whole_numbers_are_not_rounded_in_silence(configured: Configure) -> None
         ("ReadOnly", {}, "must set 'plate__temperature', but get_value gives other values"),
         ("Unsettable", {}, "does not implement set_value"),
         ("Overstated", {}, r"60 values on a grid of \(5, 6\)"),
-        ("NoModel", {}, "has no update"),
+        ("NoModel", {}, "has no update, update_until, finalize, get_value, .*, get_time_step: derive it from bmipy.Bmi"),
         ("FIELD", {}, "it is a str"),
         ("Heat", {"state": ["pressure"]}, "names plate__temperature, .*not 'pressure'"),
         ("Heat", {"params": {"p": "pressure"}}, "not 'pressure'"),

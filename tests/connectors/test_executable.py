@@ -11,6 +11,7 @@ from typing import Any
 import cloudpickle
 import numpy as np
 import pytest
+import yaml
 
 import deepzero_sim as dz
 from deepzero_sim.solver import checked_step
@@ -98,6 +99,71 @@ np.save("v.npy", u * p[1])
         namelists={"step.nml": {"file": "base.nml", "values": values}},
     )
     np.testing.assert_array_equal(solver.step(STATES, PARAMS), STATES * PARAMS[:, 1, None, None, None])
+
+
+ONE_DECK = """
+coarse: &coarse
+  spec: {name: coarse, state_shape: [1, 4], dt: 0.5, dtype: float64}
+  command: [python3, step.py, "{{ values.label }}"]
+  values: {substeps: 1, factor: 0.5, implicit: true, label: a word}
+  inputs: [{path: u.npy}]
+  outputs: [{path: v.npy}]
+  templates: {deck: deck.j2}
+  namelists: {step.nml: {file: base.nml, values: {time: {n: "{{ values.substeps }}"}}}}
+  external_input_files: [step.py]
+fine:
+  <<: *coarse
+  values: {substeps: 8, factor: 0.25, implicit: false, label: a word}
+"""
+
+
+def test_one_deck_serves_several_solvers_by_values_of_their_own(make: Make) -> None:
+    make("""
+import ast, f90nml
+deck = ast.literal_eval(open("deck").read())
+assert sys.argv[1] == "a word" and f90nml.read("step.nml")["time"]["n"] == deck["n"], (sys.argv, deck)
+assert deck["implicit"] is (deck["n"] == 1)
+np.save("v.npy", np.load("u.npy") * deck["factor"])
+""")
+    Path("deck.j2").write_text(
+        "{'n': {{ values.substeps }}, 'factor': {{ values.factor }}, 'implicit': {{ values.implicit }}}\n"
+    )
+    Path("base.nml").write_text("&time\n n = 0\n/\n")
+    states = STATES[:, :1, 0]
+    for settings, factor in zip(yaml.safe_load(ONE_DECK).values(), (0.5, 0.25), strict=True):
+        settings["command"][0] = sys.executable
+        np.testing.assert_array_equal(dz.ExecutableSolver(**settings).step(states), states * factor)
+
+
+def test_a_script_with_headers_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shell script that wants two header lines, and writes three of its own."""
+    monkeypatch.chdir(tmp_path)
+    script = """#!/bin/sh
+set -e
+test "$(head -n 2 in.csv)" = "$(printf 'u,v\\nm/s,m/s')"
+{ printf 'made by a script\\nu,v\\nm/s,m/s\\n'; tail -n +3 in.csv; } > out.csv
+"""
+    Path("step.sh").write_text(script)
+    Path("step.sh").chmod(0o755)
+    csv = {"format": "text", "delimiter": ","}
+    solver = dz.ExecutableSolver(
+        SPEC,
+        ["./step.sh"],
+        [{"path": "in.csv", "header": ["u,v", "m/s,m/s"], **csv}],
+        [{"path": "out.csv", "skiprows": 3, **csv}],
+    )
+    np.testing.assert_array_equal(solver.step(STATES, PARAMS), STATES)
+
+
+def test_a_template_may_write_the_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("deck.j2").write_text("u v\n{% for u in state[0] %}{{ u }} {{ state[1][loop.index0] }}\n{% endfor %}")
+    Path("step.sh").write_text("#!/bin/sh\nexec tail -n +2 deck\n")
+    Path("step.sh").chmod(0o755)
+    spec = {"name": "pairs", "state_shape": [2, 3], "dt": 1.0, "dtype": "float64"}
+    outputs = [{"path": "stdout.log", "format": "text"}]
+    solver = dz.ExecutableSolver(spec, ["./step.sh"], outputs=outputs, templates={"deck": "deck.j2"})
+    np.testing.assert_array_equal(solver.step(STATES[..., 0]), STATES[..., 0])
 
 
 def test_a_program_that_takes_batches(make: Make) -> None:

@@ -30,6 +30,7 @@ ROUND: dict[str, Format] = {
     "fortran, big-endian": Fortran(dtype=">f8"),
     "text": Text(),
     "text, commas": Text(delimiter=",", header=2, comments="%"),
+    "text, a header": Text(delimiter=",", header=["u,v", "m/s,m/s"]),
     "hdf5": Hdf5("a/b"),
 }
 
@@ -109,6 +110,15 @@ def test_text_reads_what_programs_write() -> None:
     for wrong in ("", "# nothing\n", "1 2\n3\n", "1 2\n3 4\n5 6\n", "1 2 3\n4 5 6\n", "1 2\n3 ****\n", "\xff"):
         with pytest.raises(dz.UnreadableOutputError):
             decoded(Text(), wrong.encode("latin-1"), (2, 2))
+
+
+def test_text_has_a_header_as_it_is_said() -> None:
+    assert Text(header="u v\nm m").encode(np.ones((1, 1), np.float32)) == b"u v\nm m\n1.00000000e+00\n"
+    assert Text(header=2, comments="!").encode(np.ones((0, 1))) == b"!\n!\n"
+    np.testing.assert_array_equal(decoded(Text(skiprows=2, header="u"), b"step 1\nu v\n1 2\n", (1, 2)), [[1, 2]])
+    np.testing.assert_array_equal(decoded(Text(skiprows=0, header=["3 4"]), b"1 2\n", (1, 2)), [[1, 2]])
+    with pytest.raises(dz.UnreadableOutputError, match="no table of numbers"):
+        decoded(Text(), b"u v\n1 2\n", (1, 2))
 
 
 @pytest.mark.parametrize("kind", ["link", "outside", "virtual", "missing", "group", "raw elsewhere"])
@@ -194,7 +204,12 @@ def test_a_fortran_program(tmp_path: Path, output: str) -> None:
         ("raw", {"header": -1}),
         ("raw", {"header": 1.5}),
         ("fortran", {"records": 0}),
-        ("text", {"header": "two"}),
+        ("text", {"header": 2.5}),
+        ("text", {"header": -1}),
+        ("text", {"header": ["u", 3]}),
+        ("text", {"header": ["u\nv"]}),
+        ("text", {"skiprows": -1}),
+        ("text", {"skiprows": "two"}),
         ("text", {"comments": ""}),
         ("text", {"delimiter": 3}),
         ("npy", {"dtype": "complex64"}),

@@ -146,6 +146,33 @@ def test_a_failure_of_one_sample_state_is_told() -> None:
     assert found.holds and "too fast" in found["sample states"].words and found["sample states"].outcome == "told"
 
 
+def test_many_sample_states_are_looked_at_and_spread_over_all() -> None:
+    """A solver that fails for one state in ten, of which the first four that are looked at are none."""
+
+    def step(states: Array) -> Array:
+        if (states[:, 0, 0] % 10 == 5).any():
+            raise ValueError("not that one")
+        return states * 0.9
+
+    spec = SolverSpec(name="tenth", state_shape=(1, 16), dt=0.1, dtype="float64")
+    states = np.arange(100.0)[:, None, None] * np.ones((1, 16))
+    found = check_solver(as_solver(step, spec), states, seconds=SHORT)
+    failed, looked_at = map(int, re.findall(r"\d+", found["sample states"].words)[:2])
+    assert looked_at == 64 and 3 < failed < 10 and "not that one" in found["sample states"].words
+    few = check_solver(as_solver(step, spec), states[:5], seconds=SHORT)
+    assert few["sample states"].words == "no failure at 5 sample states, spread over all that there are."
+
+
+def test_no_more_sample_states_are_looked_at_than_there_is_time_for() -> None:
+    def slow(states: Array) -> Array:
+        time.sleep(0.05 * len(states))
+        return states * 0.9
+
+    spec = SolverSpec(name="slow", state_shape=(1, 16), dt=0.1, dtype="float64")
+    found = check_solver(as_solver(slow, spec), np.ones((100, 1, 16)), seconds=1.5)
+    assert 4 <= int(re.findall(r"\d+", found["sample states"].words)[0]) < 10 and found.seconds < 3
+
+
 def test_a_solver_that_returns_nan_for_every_state_is_broken() -> None:
     check = check_solver(as_solver(lambda states: np.nan * states, Burgers().spec), initial_states(2), seconds=SHORT)
     assert not check.holds and outcomes(check, "broken") == {"failures raised"}

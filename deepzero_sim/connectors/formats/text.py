@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -20,7 +21,8 @@ class Text(Format):
     Args:
         delimiter: between columns; white space if None.
         comments: what comments begin with, to the end of the line.
-        header: lines before the numbers: empty comments where a file is written, skipped where one is read.
+        header: what stands before the numbers where a file is written: lines as a list, one text, or how many empty comments.
+        skiprows: lines before the numbers that are skipped where a file is read; as many as `header` has if None.
 
     Raises:
         ConfigError: one of them is not usable.
@@ -28,23 +30,30 @@ class Text(Format):
 
     columns: ClassVar[bool] = True
 
-    def __init__(self, delimiter: str | None = None, comments: str = "#", header: int = 0) -> None:
-        if not is_whole(header) or header < 0:
-            raise ConfigError(f"header must be a number of lines, 0 or more, not {header!r}.")
+    def __init__(
+        self,
+        delimiter: str | None = None,
+        comments: str = "#",
+        header: str | Sequence[str] | int = 0,
+        skiprows: int | None = None,
+    ) -> None:
         if not all(isinstance(words, str) and words for words in (delimiter or " ", comments)):
             raise ConfigError(f"delimiter and comments must be text, not {delimiter!r} and {comments!r}.")
-        self._delimiter, self._comments, self._header = delimiter, comments, int(header)
+        self._delimiter, self._comments, self._header = delimiter, comments, _header(header, comments)
+        if skiprows is not None and (not is_whole(skiprows) or skiprows < 0):
+            raise ConfigError(f"skiprows must be a number of lines, 0 or more, not {skiprows!r}.")
+        self._skipped = len(self._header) if skiprows is None else int(skiprows)
 
     def encode(self, values: Array) -> Content:
         between = self._delimiter or " "
         line = between.join([SAME_BITS[values.dtype.itemsize]] * values.shape[-1]) + "\n"
         rows = values.reshape(-1, values.shape[-1])
         text = (line * len(rows)) % tuple(rows.ravel().tolist())
-        return (f"{self._comments}\n" * self._header + text).encode()
+        return ("".join(f"{line}\n" for line in self._header) + text).encode()
 
     def decode(self, content: bytes, shape: tuple[int, ...], dtype: np.dtype[np.floating]) -> Array:
         try:
-            lines = whole_lines(content)[self._header :]
+            lines = whole_lines(content)[self._skipped :]
             filled = any(line.partition(self._comments)[0].strip() for line in lines)  # loadtxt only warns of nothing
             table = (
                 np.loadtxt(lines, np.float64, comments=self._comments, delimiter=self._delimiter, ndmin=2)
@@ -57,6 +66,16 @@ class Text(Format):
         need_size(len(table), rows, "lines of numbers")
         need_size(table.shape[1], shape[-1], "columns")
         return as_dtype(table.reshape(shape), dtype)
+
+
+def _header(header: str | Sequence[str] | int, comments: str) -> list[str]:
+    """Lines, as they are written."""
+    if not isinstance(header, Sequence) and is_whole(header) and header >= 0:
+        return [comments] * header
+    lines = header.splitlines() if isinstance(header, str) else header
+    if not isinstance(lines, Sequence) or not all(isinstance(line, str) and len(line.splitlines()) < 2 for line in lines):
+        raise ConfigError(f"header must be lines of text, or a number of lines, 0 or more, not {header!r}.")
+    return list(lines)
 
 
 def whole_lines(content: bytes) -> list[str]:
