@@ -257,6 +257,10 @@ def test_generate(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (f"run: a\ntrain_data: b\nseed: {10**30}\n", "seed must be"),
         (f"run: a\ntrain_data: b\nbatch_size: {10**30}\n", "batch_size must be"),
         ("run: a\ntrain_data: b\nunroll: -1\nmethod: NON\n", "unroll must be a positive number"),
+        (
+            "run: a\ntrain_data: b\non_failure: {signal: abort, timeout: retry(2), drop}\n",
+            r'on_failure must be text, or text by keys, but drop stands alone: quote what has a comma, "retry\(2\), drop"',
+        ),
         ("- 1\n- 2\n", "."),
         ("run: [a\n", "."),
         ("just words", "."),
@@ -284,6 +288,7 @@ def test_a_file_of_settings_that_cannot_be_used(folder: Path, capsys: pytest.Cap
         (["train", "--config", "train.yaml", "--workers.count", "0", "--method", "ZO-SOL"], "."),
         (["train", "--config", "train.yaml", "--solver.args", "[1]"], "args"),
         (["train", "--config", "train.yaml", "--run", "line.h5"], "line.h5"),
+        (["train", "--config", "train.yaml", "--on_failure", "{signal: retry(2), drop}"], "quote what has a comma"),
         (["evaluate", "--run", "run"], "data"),
         (["evaluate", "--run", "run", "--data", "line.h5"], "expected a run folder at run, but there is no config.yaml"),
         (["evaluate", "--run", "nowhere", "--data", "line.h5"], "expected a run folder at nowhere"),
