@@ -39,7 +39,8 @@ def _cut_at_a_comma(message: str) -> str | None:
     found = _CUT.match(message)
     if found is None:
         return None
-    return f'{found[1]} must be text, or text by keys, but {found[3]} stands alone: quote what has a comma, "{found[2]}, {found[3]}"'
+    key, head, tail = found.groups()
+    return f'{key} must be text, or text by keys, but {tail} stands alone: quote what has a comma, "{head}, {tail}"'
 
 
 def _of_another_kind(message: str) -> str | None:
