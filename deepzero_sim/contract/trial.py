@@ -68,19 +68,19 @@ class Trial:
         states: `(S, C, *N)`, one or more.
         params: `(S, K)` or None.
         seconds: that all of it may take, about.
+        process: where the solver is asked in another process.
 
     Attributes:
         samples: states that the solver advances, with their answers; after :meth:`survey` two at least, if that can be.
         raised: failures that the solver raised, by the sample state's place.
         returned: failures that it returned as numbers, likewise.
         second_a_step: seconds that a step takes, about.
-        process: where the solver is asked in another process; whoever makes a trial closes it.
 
     Raises:
         SolverError: they are none of the solver's states.
     """
 
-    def __init__(self, solver: Solver, states: Array, params: Array | None, seconds: float) -> None:
+    def __init__(self, solver: Solver, states: Array, params: Array | None, seconds: float, process: WorkerProcess) -> None:
         require_states(solver.spec, states, params)
         some = np.unique(np.linspace(0, len(states) - 1, SAMPLES, dtype=int))
         self.solver, self.spec, self.shielded = solver, solver.spec, Shielded(solver)
@@ -89,7 +89,7 @@ class Trial:
         self.raised: dict[int, SolverError] = {}
         self.returned: dict[int, SolverError] = {}
         self.second_a_step = 0.0
-        self.process = WorkerProcess(solver)
+        self.process = process
         self._end = time.monotonic() + seconds
 
     def first_step(self) -> FirstStep:
