@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -181,6 +182,12 @@ class Trial:
         if len(self.samples) < 2:
             raise NotTestedError("it takes two states that the solver advances: give more sample states.")
         return self.samples[0], self.samples[1]
+
+
+def together(samples: Sequence[Sample]) -> tuple[Array, Array | None]:
+    """Their states in one batch, `(B, C, *N)`, and their parameters, `(B, K)` or None."""
+    rows = [sample.params for sample in samples if sample.params is not None]
+    return np.concatenate([sample.state for sample in samples]), np.concatenate(rows) if rows else None
 
 
 def unguarded(solver: Solver, states: Array, params: Array | None) -> object:
