@@ -43,6 +43,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("estimator", "models"),
     ("building", "check", "serving", "sparsity"),
     ("contract", "evaluation", "run_folder"),
+    ("checkpoints",),
     ("trainer",),
 )
 
