@@ -29,13 +29,15 @@ INSTEAD = "arrays are handed over by inputs"
 MOST_BITS = 10**4
 
 #: Seconds that it may take.
-LONGEST = 10.0
+LONGEST = 30.0
 
 #: Filters whose numbers are values, not widths.
 OF_VALUES = ("default", "d", "format", "format_map")
 
-#: A width of more than four digits, or one that is an argument, in what is formatted by `%` or `format`.
-_WIDE = re.compile(r"\d{5}|%[^a-zA-Z%]*\*|\{[^{}]*\{")
+#: What is formatted by `%` and by the method `format`: an escape, and a width or precision of more than four digits or one
+#: that is an argument.
+_PERCENT = "%%", re.compile(r"%(?:\([^)]*\))?[-+ #0]*\d*\.?(?:\d{5}|\*)")
+_BRACES = "{{", re.compile(r"\{[^{}]*(?:\{|:[^{}]*\d{5})")
 
 
 class Allowance:
@@ -96,7 +98,7 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         """An operator's result, if it is not too large."""
         _allowance.get().take(1)
         if operator == "%" and isinstance(left, str):
-            _need_narrow(left)
+            _need_narrow(left, *_PERCENT)
         elif operator == "+":
             _sized((left, right))
         elif operator != "%" and isinstance(left, int) and isinstance(right, int):
@@ -111,6 +113,8 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         _sized((args, named))
         method = getattr(called, "__wrapped__", called)  # the sandbox wraps format
         if isinstance(method, BuiltinMethodType):
+            if method.__name__ in ("format", "format_map"):
+                _need_narrow(str(method.__self__), *_BRACES)
             _need_small(method.__name__, method.__self__, (*args, *named.values()))
         return super().call(context, called, *args, **named)
 
@@ -143,7 +147,7 @@ def _through(name: str, node: nodes.Expr) -> nodes.Filter:
 
 
 def _written(value: object) -> str:
-    text = str(_sized(value))
+    text = value if isinstance(value, str) else str(_sized(value))
     _allowance.get().take(len(text))
     return text
 
@@ -162,6 +166,8 @@ def _limited(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         passed, (value, *more) = args[:first], args[first:]
         if isinstance(value, Iterator):
             value = list(value)
+        if name == "format":
+            _need_narrow(str(value), *_PERCENT)
         _need_small(name, value, (*more, *named.values()))
         return function(*passed, value, *more, **named)
 
@@ -170,8 +176,6 @@ def _limited(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _need_small(name: str, value: object, arguments: Iterable[object]) -> None:
     """A filter or method makes no more than its value times its largest argument, a text or a width."""
-    if name in ("format", "format_map"):
-        _need_narrow(str(value))
     widths = () if name in OF_VALUES else [abs(argument) for argument in arguments if isinstance(argument, int)]
     _need_at_most(_size(value) * max((1, *widths, *map(_size, arguments))))
 
@@ -180,8 +184,8 @@ def _times(factor: object) -> int:
     return max(factor, 0) if isinstance(factor, int) else _size(factor)
 
 
-def _need_narrow(text: str) -> None:
-    if _WIDE.search(text):
+def _need_narrow(text: str, escape: str, wide: re.Pattern[str]) -> None:
+    if wide.search(text.replace(escape, "")):
         raise OverflowError("a width must be a number below 10000 that stands in what is formatted")
 
 
@@ -198,6 +202,8 @@ def _need_few_bits(operator: str, left: int, right: int) -> None:
 
 def _size(value: object) -> int:
     """Characters, or items, those of inner ones with them; it stops where there are too many."""
+    if isinstance(value, float | int):  # most are
+        return 1
     if isinstance(value, str | bytes | range):
         return len(value)
     if isinstance(value, Mapping):

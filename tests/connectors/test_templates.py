@@ -117,6 +117,8 @@ def test_what_is_nested_too_deep_is_said(text: str) -> None:
         ("{% set a, b = 1, 2 %}{{ a ~ b }}{{ [a] + [b] }}{{ {'a': (a, b)} }}", "12[1, 2]{'a': (1, 2)}"),
         ("{% macro f(n) %}{{ n ** 2 }}{% endmacro %}{{ f(params.rate|int) }}", "9000000000000000000"),
         ("{{ params.nu|round(1) }} {{ 2 * '=' }} {{ 'a'|center(5) }}|{{ spec.name.upper() }}", "0.2 ==   a  |DECK"),
+        ("{{ '%d of 100000, 100%% *, {a{'|format(7) }}", "7 of 100000, 100% *, {a{"),
+        ("{{ '[[{}]] 100000 {a[b]:>3}'.replace('[[', '{{').replace(']]', '}}').format(7, a={'b': 1}) }}", "{7} 100000   1"),
         ("{{ state[0]|map('sum')|list }} {{ params|items|list|length }}", "[3.0, 12.0] 2"),
     ],
 )
