@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from deepzero_sim.check import GradientCheck, Sweep
 from deepzero_sim.checking import Checked
 from deepzero_sim.figures import pyplot, save
 from deepzero_sim.files import write_text
+from deepzero_sim.plain import as_yaml
 from deepzero_sim.tables import markdown_table
 
 #: Of cosines, norm ratios and the sweep's lines (Okabe and Ito: told apart without red and green).
@@ -54,7 +53,6 @@ def publish(folder: Path, checked: Checked, settings: Mapping[str, Any]) -> None
         MissingExtraError: matplotlib is not installed; the numbers are written all the same.
     """
     write_text(folder / "check.json", json.dumps(results(checked, settings), indent=2) + "\n")
-    listed = yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True)
     left_out = "".join(f"\nLeft out: {name}. {why}\n" for name, why in checked.left_out.items())
     text = f"""# Gradients past a solver
 
@@ -67,7 +65,7 @@ def publish(folder: Path, checked: Checked, settings: Mapping[str, Any]) -> None
 ## Settings
 
 ```yaml
-{listed}```
+{as_yaml(settings)}```
 """
     write_text(folder / "check.md", text)
     if checked.checks:

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from deepzero_sim import ratios_report
 from deepzero_sim.errors import RunError
 from deepzero_sim.figures import pyplot, save
 from deepzero_sim.files import write_text
+from deepzero_sim.plain import as_yaml
 from deepzero_sim.run_folder import ACCURACY, METRICS, read_metrics
 from deepzero_sim.sparsity import RatiosRecord, load_ratios
 from deepzero_sim.tables import markdown_table
@@ -139,7 +139,7 @@ first-order training those of its forward passes. Seconds are those of training 
 ## Settings
 
 ```yaml
-{yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)}```
+{as_yaml(settings)}```
 """
 
 

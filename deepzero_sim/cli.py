@@ -269,7 +269,7 @@ def _sentence(error: BaseException) -> str:
             what = f"{error.strerror}: {error.filename}" if error.strerror and error.filename else str(error)
             return f"{what}: mend that (free some space if none is left) and call again; nothing already written is lost."
         case KeyboardInterrupt():
-            return "interrupted; the same command goes on from the last checkpoint, if it makes any."
+            return "interrupted; what was trained or made so far is kept, and the same command goes on from there."
     return f"{type(error).__name__}: {error}: a fault of this program; please report it with its settings."
 
 

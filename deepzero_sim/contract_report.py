@@ -7,11 +7,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from deepzero_sim.contract import SolverCheck
 from deepzero_sim.contract.gradient_costs import GradientCosts
 from deepzero_sim.files import write_text
+from deepzero_sim.plain import as_yaml
 from deepzero_sim.tables import markdown_table
 
 #: A head and rows, and the columns that hold words.
@@ -99,6 +98,6 @@ def publish(folder: Path, check: SolverCheck, settings: Mapping[str, Any]) -> No
     """
     write_text(folder / "check.json", json.dumps({**check.as_dict(), "settings": dict(settings)}, indent=2) + "\n")
     parts = [markdown_table(table) for table, _ in tables(check)]
-    listed = yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True)
-    text = "\n\n".join([f"# Solver {check.solver}", *sentences(check), *parts, f"## Settings\n\n```yaml\n{listed}```"])
+    listed = f"## Settings\n\n```yaml\n{as_yaml(settings)}```"
+    text = "\n\n".join([f"# Solver {check.solver}", *sentences(check), *parts, listed])
     write_text(folder / "check.md", text + "\n")

@@ -16,7 +16,7 @@ from deepzero_sim.errors import ConfigError, DeepZeroError, NonFiniteError
 from deepzero_sim.failures import FailureLog, FailurePolicy, as_policy
 from deepzero_sim.layer import SolverLayer
 from deepzero_sim.solver import DifferentiableSolver, Solver
-from deepzero_sim.types import Array, is_whole, to_array
+from deepzero_sim.types import Array, is_whole, to_array, to_array_or_none
 from deepzero_sim.vjp import VectorJacobianProduct
 
 #: How the gradient passes the solver under autograd: not at all, as if its Jacobian were the identity, or exactly.
@@ -96,7 +96,7 @@ class SolverLoop:
         return advanced + (states - states.detach()) if self.gradient == "straight-through" else advanced
 
     def _opaque_step(self, states: torch.Tensor, params: torch.Tensor | None) -> torch.Tensor:
-        scenario = None if params is None else to_array(params)
+        scenario = to_array_or_none(params)
         where = "in the rollout of the loop's own network"
         advanced = advance_all(self.solver, to_array(states), scenario, self.on_failure, self.log, where)
         return torch.from_numpy(advanced).to(states.device)

@@ -12,7 +12,7 @@ from deepzero_sim.coupling import SolverLoop
 from deepzero_sim.errors import ConfigError, DataError, SolverError
 from deepzero_sim.failures import FailureLog, FailurePolicy, counted
 from deepzero_sim.parallel import single_threaded
-from deepzero_sim.types import to_array
+from deepzero_sim.types import to_array, to_array_or_none
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,9 +88,7 @@ def _rolled_out(
     left, log, solver_steps = torch.arange(len(states)), FailureLog(), 0
     for step in range(steps):
         scenario = None if params is None else params[left]
-        advanced = advance(
-            loop.solver, to_array(states), None if scenario is None else to_array(scenario), loop.on_failure, log
-        )
+        advanced = advance(loop.solver, to_array(states), to_array_or_none(scenario), loop.on_failure, log)
         solver_steps += advanced.calls
         for error in advanced.failures.values():
             _give_up(error, loop.on_failure, log)

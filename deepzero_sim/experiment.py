@@ -189,7 +189,7 @@ def _active_set(settings: TrainSettings, ratios: LayerRatios, oracle: LoopOracle
         return ratios.densities(_oracle_of_ratios(settings, ratios, oracle), batch, settings.sparsity, settings.seed)
 
     kept = RunRatios(run, settings.layer_ratios.name, settings.sparsity)
-    return active_set(kept, find, oracle.model, settings.mask_refresh, settings.seed)
+    return active_set(kept, find, oracle.model, settings.mask_refresh, settings.seed, oracle.log)
 
 
 def _oracle_of_ratios(settings: TrainSettings, ratios: LayerRatios, oracle: LoopOracle) -> LoopOracle:

@@ -88,7 +88,8 @@ class FailurePolicy:
 def _response(words: object) -> Response:
     form = _FORM.fullmatch(words.strip()) if isinstance(words, str) else None
     if form is None:
-        raise ConfigError(f"on_failure must be {_WORDS}, not {words!r}.")
+        remedy = ': quote what has a comma, {timeout: "retry(2), drop"}' if "{" in str(words) else ""
+        raise ConfigError(f"on_failure must be {_WORDS}, not {words!r}{remedy}.")
     retries = int(form["retries"] or 0)
     if form["only"] is None and not 1 <= retries <= MOST_RETRIES:
         raise ConfigError(f"on_failure may retry from 1 to {MOST_RETRIES} times, not {retries}.")

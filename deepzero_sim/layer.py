@@ -15,7 +15,7 @@ from deepzero_sim.errors import ConfigError, NonFiniteError
 from deepzero_sim.failures import FailureLog, FailurePolicy, as_policy
 from deepzero_sim.probing import Probes
 from deepzero_sim.solver import Solver
-from deepzero_sim.types import Array, to_array
+from deepzero_sim.types import Array, to_array, to_array_or_none
 from deepzero_sim.vjp import StepTaken, VectorJacobianProduct
 
 
@@ -97,7 +97,7 @@ class SolverLayer(nn.Module):
     def take(self, states: torch.Tensor, params: torch.Tensor | None) -> StepTaken:
         """Advance states, for autograd to go back from."""
         given = to_array(states)
-        scenario = None if params is None else to_array(params)
+        scenario = to_array_or_none(params)
         self.forward_steps += len(given)
         advanced = advance_all(self.solver, given, scenario, self.on_failure, self.log, "on the way forward")
         return StepTaken(given, scenario, advanced)

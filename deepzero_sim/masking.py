@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 
 from deepzero_sim.components import Component, call, load
 from deepzero_sim.errors import ConfigError, RunError
+from deepzero_sim.failures import FailureLog, counted
 from deepzero_sim.parallel import single_threaded
 from deepzero_sim.run_folder import CHECKPOINT, RunFolder
 from deepzero_sim.sparsity import (
@@ -71,7 +73,12 @@ class RunRatios(NamedTuple):
 
 
 def active_set(
-    kept: RunRatios, find: Callable[[], Densities], model: torch.nn.Module, refresh: int = 1, seed: int = 0
+    kept: RunRatios,
+    find: Callable[[], Densities],
+    model: torch.nn.Module,
+    refresh: int = 1,
+    seed: int = 0,
+    log: FailureLog | None = None,
 ) -> ActiveSet:
     """Find the layer ratios of a run, or read those that it found before: resumed, it goes on with the same bits.
 
@@ -81,6 +88,7 @@ def active_set(
         model: the network.
         refresh: training steps that one mask serves.
         seed: of everything that is drawn.
+        log: where it is noted what fails while they are found; None if nothing does.
 
     Raises:
         RunError: the run's ratios are damaged, gone, or of another network, or another process trains in its folder.
@@ -88,24 +96,33 @@ def active_set(
     if kept.sparsity == 0:
         return ActiveSet()
     with kept.run.in_use():
-        record = load_ratios(kept.run.path) or _found(kept, find, model, seed)
+        record = load_ratios(kept.run.path) or _found(kept, find, model, seed, log or FailureLog())
     require_ratios_of(record, model, kept.run.path)
     found = record.densities
     mask = RandomMask(refresh=refresh, seed=seed, densities=found.by_layer)
-    return ActiveSet(mask, Progress(queries=found.queries, solver_steps=found.solver_steps, seconds=record.seconds))
+    spent = Progress(queries=found.queries, solver_steps=found.solver_steps, seconds=record.seconds, failures=record.failures)
+    return ActiveSet(mask, spent)
 
 
-def _found(kept: RunRatios, find: Callable[[], Densities], model: torch.nn.Module, seed: int) -> RatiosRecord:
+def _found(kept: RunRatios, find: Callable[[], Densities], model: torch.nn.Module, seed: int, log: FailureLog) -> RatiosRecord:
     folder = kept.run.path
     if (folder / CHECKPOINT).exists():
         raise RunError(
             f"{folder} holds a checkpoint but no ratios.json that says how much of each layer it trained: restore that, or "
             "delete the folder to start afresh."
         )
+    noted = log.take()
     started = time.perf_counter()
     with single_threaded(), torch.random.fork_rng(devices=[]):  # what a network draws itself depends on the seed only
         torch.manual_seed(seed)
         densities = find()
     record = record_of(model, kept.name, kept.sparsity, densities, time.perf_counter() - started)
+    happened = log.take()
+    log.add(noted)
+    kept.run.forget_metrics_after(-1)  # of a search that was killed here
+    kept.run.append_failures(0, happened.incidents)
+    steps = densities.solver_steps + happened.extra_steps
+    densities = replace(densities, solver_steps=steps)
+    record = replace(record, densities=densities, failures=counted(happened.incidents))
     save_ratios(folder, record)
     return record

@@ -16,11 +16,14 @@ _CAME = re.compile(r"(?:Got|Given) value: (.*?)(?: - Expected| Given value|$)")
 #: A component that is written as one word.
 _KEYLESS = re.compile(r'Parser key "([\w.]+)": (?:Unable to load config|Subclasses are disabled|Does not validate .*Component)')
 
+#: Text by keys, the text of one of them cut in two at a comma, as YAML reads `{key: some, words}`.
+_CUT = re.compile(r'Parser key "([\w.]+)": .*dict\[str, str\].*Given value: \{.*\'([^\']+)\', \'([^\']+)\': None\b')
+
 
 def words(error: ArgumentError) -> str:
     """One sentence without a full stop: which key, what was expected, what came."""
     message = " ".join(str(error).split()).rstrip(".")
-    return _without_keys(message) or _of_another_kind(message) or message
+    return _without_keys(message) or _cut_at_a_comma(message) or _of_another_kind(message) or message
 
 
 def _without_keys(message: str) -> str | None:
@@ -30,6 +33,14 @@ def _without_keys(message: str) -> str | None:
     value = re.search(r"(?:Unable to load config|thus) '(.*?)'|Given value: (.*)", message)
     came = next(filter(None, value.groups()), "nothing") if value else "that"
     return f"{found[1]} must hold keys with values, such as {{name: package.module.Name, args: {{}}}}, not {came}"
+
+
+def _cut_at_a_comma(message: str) -> str | None:
+    found = _CUT.match(message)
+    if found is None:
+        return None
+    key, head, tail = found.groups()
+    return f'{key} must be text, or text by keys, but {tail} stands alone: quote what has a comma, "{head}, {tail}"'
 
 
 def _of_another_kind(message: str) -> str | None:

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+import yaml
+
+
+def as_yaml(settings: Mapping[str, Any]) -> str:
+    """Plain settings as they are listed on a page."""
+    return yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True)
 
 
 def plain(settings: Any) -> dict[str, Any]:

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from numpy.typing import NDArray
 
 from deepzero_sim import ratios_report
 from deepzero_sim.experiment import Comparison, MethodResult, run_settings
 from deepzero_sim.figures import pyplot, save
 from deepzero_sim.files import write_text
+from deepzero_sim.plain import as_yaml
 from deepzero_sim.solver import SolverSpec
 from deepzero_sim.tables import markdown_table
 
@@ -141,7 +141,6 @@ def publish(folder: Path, title: str, comparison: Comparison, settings: Mapping[
     figures.error_over_cost(methods)
     figures.ratios(methods)
     simulations, steps = references.shape[:2]
-    listed = yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True)
     text = f"""# {title}
 
 Mean absolute error of the state over {steps} steps of {simulations} simulations.
@@ -158,7 +157,7 @@ Solver steps and seconds are those of training, the run each method started from
 ## Settings
 
 ```yaml
-{listed}```
+{as_yaml(settings)}```
 """
     write_text(folder / "report.md", text)
 

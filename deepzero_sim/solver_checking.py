@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from deepzero_sim.components import load
-from deepzero_sim.contract import SolverCheck, check_solver, require_an_end
+from deepzero_sim.contract import SolverCheck, check_solver
 from deepzero_sim.datasets import trajectories
 from deepzero_sim.datasets.trajectories import Trajectories
 from deepzero_sim.errors import ConfigError, DeepZeroError
@@ -25,7 +25,6 @@ def check_named_solver(settings: CheckSolverSettings) -> SolverCheck:
     """
     solver = build_solver(settings.component)
     states, params = _samples(settings, solver.spec)
-    require_an_end(solver, states, params, settings.seconds)
     return check_solver(
         solver,
         states,
@@ -35,6 +34,7 @@ def check_named_solver(settings: CheckSolverSettings) -> SolverCheck:
         batch_size=settings.batch_size,
         network=build_corrector(settings.network, solver.spec, settings.seed),
         seed=settings.seed,
+        elsewhere_first=True,
     )
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from deepzero_sim.advancing import located
+from deepzero_sim.checkpoints import Checkpoints
 from deepzero_sim.errors import ConfigError, DivergedError, MissingExtraError, RunError, SolverError
 from deepzero_sim.estimator import Estimator, GradientEstimate
 from deepzero_sim.failures import counted
@@ -27,9 +28,6 @@ from deepzero_sim.parallel import single_threaded
 from deepzero_sim.perturbation import trainable
 from deepzero_sim.run_folder import ANSWERS, Checkpoint, RunFolder, detached
 from deepzero_sim.types import Mask, NamedTensors
-
-#: Seconds after which a checkpoint is written, however few training steps were done: it takes a fraction of one.
-CHECKPOINT_SECONDS = 60.0
 
 #: Training steps that may be skipped one after the other, because solver steps fail that all queries share.
 MOST_SKIPPED = 10
@@ -152,7 +150,8 @@ class Trainer:
 
         Raises:
             DivergedError: a loss or gradient is not finite.
-            SolverError: the solver failed, and the failure policy ends the run; the last checkpoint stands.
+            SolverError: the solver failed, and the failure policy ends the run; what was trained is kept.
+            KeyboardInterrupt: likewise.
             RunError: another process trains in the run folder.
             MissingExtraError: TensorBoard is wanted and not installed.
         """
@@ -168,26 +167,24 @@ class Trainer:
             return progress
         events = _open_events(self.run.path, progress.step) if tensorboard else None
         ledger = self.oracle.ledger = Ledger(self.run.path / ANSWERS)
-        saved = time.monotonic()
+        checkpoints = Checkpoints(self.run, lambda: self._checkpoint(progress), self.checkpoint_every)
         try:
             # explicit, because torch warns of leaving it open; our sparse gradients are sorted and in range by construction
-            with single_threaded(), torch.sparse.check_sparse_tensor_invariants(enable=False):  # type: ignore[no-untyped-call]
+            exact = torch.sparse.check_sparse_tensor_invariants(enable=False)  # type: ignore[no-untyped-call]
+            with single_threaded(), exact, checkpoints:
                 for step in range(progress.step, steps):
                     ledger.at(step)
                     try:
                         progress = self._step(step, progress)
                     except SolverError as error:  # the network is as the last training step left it: that is not lost
                         if progress.step and not error.diverged:
-                            self.run.save(self._checkpoint(progress))
+                            checkpoints.write()
                         raise
                     self._log(progress, events)
                     report(progress)
                     if progress.step in keep:  # before the checkpoint to go on from, so that a run beyond it has it
                         self.run.keep(self._checkpoint(progress), progress.step)
-                    due = progress.step % self.checkpoint_every == 0 or time.monotonic() - saved > CHECKPOINT_SECONDS
-                    if due or progress.step == steps:
-                        self.run.save(self._checkpoint(progress))
-                        saved = time.monotonic()
+                    checkpoints.done(progress.step, last=progress.step == steps)
             ledger.forget()
         finally:
             self.oracle.ledger = None

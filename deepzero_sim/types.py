@@ -23,6 +23,11 @@ def to_array(tensor: torch.Tensor) -> Array:
     return np.ascontiguousarray(array)
 
 
+def to_array_or_none(tensor: torch.Tensor | None) -> Array | None:
+    """Of parameters, which there may be none of."""
+    return None if tensor is None else to_array(tensor)
+
+
 def is_number(value: object) -> bool:
     """Whether it is a real number, whatever the type hints promised."""
     return isinstance(value, numbers.Real)

@@ -17,13 +17,24 @@ import numpy as np
 import pytest
 import yaml
 from problems import wait_until
-from runs import assert_same_tensors, config_file, fill, line_data, lines, start, tensors, train_settings, unfinished
+from runs import (
+    assert_same_tensors,
+    config_file,
+    fill,
+    line_data,
+    lines,
+    start,
+    tensors,
+    train_settings,
+    unfinished,
+    without_seconds,
+)
 
 from deepzero_sim.cli import main
 from deepzero_sim.components import Component
 from deepzero_sim.datasets import trajectories
 from deepzero_sim.experiment import train
-from deepzero_sim.run_folder import CHECKPOINT, load_checkpoint, read_settings
+from deepzero_sim.run_folder import CHECKPOINT, load_checkpoint, read_metrics, read_settings
 from deepzero_sim.settings import TrainSettings, Workers
 
 USER = """
@@ -280,6 +291,10 @@ def test_generate(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (f"run: a\ntrain_data: b\nseed: {10**30}\n", "seed must be"),
         (f"run: a\ntrain_data: b\nbatch_size: {10**30}\n", "batch_size must be"),
         ("run: a\ntrain_data: b\nunroll: -1\nmethod: NON\n", "unroll must be a positive number"),
+        (
+            "run: a\ntrain_data: b\non_failure: {signal: abort, timeout: retry(2), drop}\n",
+            r'on_failure must be text, or text by keys, but drop stands alone: quote what has a comma, "retry\(2\), drop"',
+        ),
         ("- 1\n- 2\n", "."),
         ("run: [a\n", "."),
         ("just words", "."),
@@ -307,6 +322,7 @@ def test_a_file_of_settings_that_cannot_be_used(folder: Path, capsys: pytest.Cap
         (["train", "--config", "train.yaml", "--workers.count", "0", "--method", "ZO-SOL"], "."),
         (["train", "--config", "train.yaml", "--solver.args", "[1]"], "args"),
         (["train", "--config", "train.yaml", "--run", "line.h5"], "line.h5"),
+        (["train", "--config", "train.yaml", "--on_failure", "{signal: retry(2), drop}"], "quote what has a comma"),
         (["evaluate", "--run", "run"], "data"),
         (["evaluate", "--run", "run", "--data", "line.h5"], "expected a run folder at run, but there is no config.yaml"),
         (["evaluate", "--run", "nowhere", "--data", "line.h5"], "expected a run folder at nowhere"),
@@ -578,6 +594,26 @@ def test_interrupted(folder: Path, backend: Any, end: Callable[[int], None]) -> 
     end(process.pid)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 2
-    assert_sentence(errors, "interrupted; the same command goes on from the last checkpoint")
+    assert_sentence(errors, "interrupted; what was trained or made so far is kept, and the same command goes on from there")
     assert wait_until(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers), 20)
     assert load_checkpoint(folder / "run").state["progress"]["step"] >= 2 and not unfinished(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_before_the_first_checkpoint_is_due(
+    folder: Path, capsys: pytest.CaptureFixture[str], end: signal.Signals
+) -> None:
+    changes = {"method": "ZO-SOL", "updates": 20, "checkpoint_every": 1000}
+    config_file(folder / "long.yaml", settings(folder, **changes))
+    process = start("train", "--config", "long.yaml", cwd=folder)
+    assert wait_until(lambda: lines(folder / "run" / "metrics.jsonl") >= 3 or process.poll() is not None, 60)
+    process.send_signal(end)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 2 and "goes on from there" in errors
+    assert 1 <= load_checkpoint(folder / "run").state["progress"]["step"] < 20
+    for run in ("run", "undisturbed"):
+        assert call(capsys, "train", "--config", "long.yaml", "--run", run)[0] == 0
+    assert_same_tensors(tensors(folder / "run"), tensors(folder / "undisturbed"))
+    metrics = [without_seconds(read_metrics(folder / run / "metrics.jsonl")) for run in ("run", "undisturbed")]
+    assert metrics[0] == metrics[1]

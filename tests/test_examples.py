@@ -59,7 +59,7 @@ def parsed(path: Path) -> Any:
 def shared(path: Path) -> list[Path]:
     """What is given before a recipe: the solver, if the recipes of a folder have theirs in a file of its own."""
     solver = path.with_name("solver.yaml")
-    return [solver] if command(path) == "train" and solver.exists() else []
+    return [solver] if command(path) in ("train", "check") and solver.exists() and path != solver else []
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(EXAMPLES)))

@@ -46,6 +46,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("estimator", "models"),
     ("building", "check", "serving", "sparsity"),
     ("contract", "evaluation", "run_folder"),
+    ("checkpoints",),
     ("trainer",),
 )
 

@@ -314,6 +314,31 @@ def test_failures_of_a_run_are_in_its_log_and_results(tmp_path: Path) -> None:
     assert said["mae"] is None
 
 
+def test_failures_while_layer_ratios_are_found_outlive_the_process(tmp_path: Path) -> None:
+    """A run that ended before its first update counts them when it goes on, as one that did not end."""
+    data = line_data(tmp_path / "line.h5")
+    settings = train_settings(
+        tmp_path / "run",
+        data,
+        solver=Component("test_surviving.Limited", {"limit": 2.2}),
+        on_failure="drop",
+        workers=Workers("serial", 1),
+        sparsity=0.5,
+        layer_ratios=Component("zo-grasp", {"step_size": 0.6, "gradient": "cge"}),
+        updates=2,
+    )
+    undisturbed = train(settings)
+    before = json.loads((settings.run / "ratios.json").read_text())["failures"]
+    for path in settings.run.iterdir():  # as a kill between the search and the first update leaves it
+        if path.name not in ("config.yaml", "ratios.json", "failures.jsonl"):
+            path.unlink()
+    resumed = train(settings)
+    assert resumed.failures == undisturbed.failures and resumed.failures["exit-code dropped"] >= before["exit-code dropped"] > 0
+    assert resumed.solver_steps == undisturbed.solver_steps
+    steps = [json.loads(line)["step"] for line in (settings.run / "failures.jsonl").read_text().splitlines()]
+    assert steps.count(0) == sum(before.values()) and len(steps) == sum(resumed.failures.values())
+
+
 class _At:
     def __init__(self, path: Path) -> None:
         self.path = path

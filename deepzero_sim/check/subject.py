@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.solver import DifferentiableSolver, Solver, SolverSpec, checked_step
-from deepzero_sim.types import to_array
+from deepzero_sim.types import to_array, to_array_or_none
 
 #: A gradient, or one of `n` directions and its slope: `(d,)`, `(n, d)`, `(n,)`.
 Vector = NDArray[np.float64]
@@ -108,7 +108,7 @@ def require_same_step(twin: DifferentiableSolver, solver: Solver, states: torch.
         SolverError: the solver failed.
     """
     given = to_array(states)
-    ours = checked_step(solver, given, None if params is None else to_array(params))
+    ours = checked_step(solver, given, to_array_or_none(params))
     with torch.no_grad():
         theirs = to_array(twin.differentiable_step(states, params))
     change = float(np.linalg.norm(ours - given)) or float(np.linalg.norm(ours))

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deepzero_sim.errors import MissingExtraError
+from deepzero_sim.errors import ConfigError, MissingExtraError
 
 #: A vector of numbers, as they travel.
 Vector: TypeAlias = NDArray[np.float64]
@@ -42,6 +43,22 @@ def written(value: Any) -> bytes:
     import orjson  # noqa: PLC0415 - optional
 
     return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def named_values(what: str, given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Settings that travel as JSON; nothing for None.
+
+    Raises:
+        ConfigError: in words that begin with `what`: they are none, or hold what JSON cannot.
+    """
+    if given is not None and not isinstance(given, Mapping):
+        raise ConfigError(f"{what} must be values by their names, not {given!r}.")
+    values = dict(given or {})
+    try:
+        written(values)
+    except TypeError as error:
+        raise ConfigError(f"{what} must hold what JSON can, not {values!r} ({error}).") from error
+    return values
 
 
 def read(text: bytes) -> Any:

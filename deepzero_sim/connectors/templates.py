@@ -41,8 +41,10 @@ def _jinja2() -> ModuleType:
 
 @functools.cache
 def _environment() -> Any:
-    jinja2 = _jinja2()
-    return jinja2.sandbox.ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+    # it needs jinja2, an extra
+    from deepzero_sim.connectors.template_limits import LimitedEnvironment  # noqa: PLC0415
+
+    return LimitedEnvironment(undefined=_jinja2().StrictUndefined, keep_trailing_newline=True)
 
 
 @functools.lru_cache(maxsize=256)
@@ -51,7 +53,9 @@ def _compiled(text: str) -> tuple[Any, frozenset[str]]:
     from jinja2 import meta  # noqa: PLC0415 - an extra; it was imported before
 
     environment = _environment()
-    return environment.from_string(text), frozenset(meta.find_undeclared_variables(environment.parse(text)))
+    tree = environment.parse(text)
+    names = frozenset(meta.find_undeclared_variables(tree))
+    return environment.limited(tree), names
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,8 @@ class Text:
             _, names = _compiled(self.text)
         except jinja2.TemplateSyntaxError as error:
             raise ConfigError(f"{self.where} must be a jinja2 template: line {error.lineno}: {error.message}.") from error
+        except (SyntaxError, RecursionError, MemoryError) as error:  # Python's own, of what jinja2 made of it
+            raise ConfigError(f"{self.where} cannot be compiled ({error}): nest less in it.") from error
         if unknown := sorted(names - set(NAMES)):
             raise ConfigError(f"{self.where} names {', '.join(unknown)}, but there are only {', '.join(NAMES)}.")
 
@@ -87,7 +93,7 @@ class Text:
         """
         template, names = _compiled(self.text)
         try:
-            return str(template.render({name: values.named(name) for name in names}))
+            return str(_environment().filled_in(template, {name: values.named(name) for name in names}))
         except Exception as error:  # whatever an expression makes of its values
             raise ConfigError(f"{self.where} cannot be filled in ({type(error).__name__}: {error}): mend it.") from error
 
@@ -151,7 +157,8 @@ def try_out(render: Callable[[Values], object], spec: SolverSpec, own: Mapping[s
     try:
         render(Values(spec, states, params, own))
     except ConfigError as error:
-        if isinstance(error.__cause__, _jinja2().TemplateRuntimeError):  # all else may come from these numbers
+        lasting = (_jinja2().TemplateRuntimeError, OverflowError)  # all else may come from these numbers
+        if isinstance(error.__cause__, lasting):
             raise
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from deepzero_sim.connectors.http_client import words
 from deepzero_sim.connectors.http_solver import HTTPSolver
-from deepzero_sim.connectors.json_values import read, written
+from deepzero_sim.connectors.json_values import named_values, read, written
 from deepzero_sim.errors import ConfigError, InvalidStateError, ServerError, UnreadableOutputError
 from deepzero_sim.solver import SolverSpec
 from deepzero_sim.types import Array
@@ -64,16 +64,10 @@ class TesseractSolver(HTTPSolver):
             if not isinstance(name, str) or not name:
                 raise ConfigError(f"{what} must be the name of a field of the Tesseract's schema, not {name!r}.")
         self.names = state, params, output
-        if inputs is not None and not isinstance(inputs, Mapping):
-            raise ConfigError(f"inputs must be values by their names, not {inputs!r}.")
-        self.inputs = dict(inputs or {})
+        self.inputs = named_values("inputs", inputs)
         for name in (state, params):
             if name in self.inputs:
                 raise ConfigError(f"inputs must leave {name!r} to the solver: take it out.")
-        try:
-            written(self.inputs)
-        except TypeError as error:
-            raise ConfigError(f"inputs must hold what JSON can, not {self.inputs!r} ({error}).") from error
 
     def _look(self) -> None:
         answer = self.client.ask("GET", "/health")

@@ -10,8 +10,8 @@ import numpy as np
 
 from deepzero_sim.connectors.http_client import SMALL, Answer, shortened, words
 from deepzero_sim.connectors.http_solver import HTTPSolver
-from deepzero_sim.connectors.json_values import read, vector, written
-from deepzero_sim.errors import ConfigError, InvalidStateError, ServerError, UnreadableOutputError
+from deepzero_sim.connectors.json_values import named_values, read, vector, written
+from deepzero_sim.errors import InvalidStateError, ServerError, UnreadableOutputError
 from deepzero_sim.solver import SolverSpec
 from deepzero_sim.types import Array
 
@@ -53,14 +53,8 @@ class UMBridgeSolver(HTTPSolver):
     ) -> None:
         super().__init__(url, model, state_shape, spec, timeout, at_once)
         self.model = model
-        if config is not None and not isinstance(config, Mapping):
-            raise ConfigError(f"config must be values by their names, not {config!r}.")
-        self.config = dict(config or {})
-        try:
-            self._named = {"name": model, "config": self.config}
-            written(self._named)
-        except TypeError as error:
-            raise ConfigError(f"config must hold what JSON can, not {self.config!r} ({error}).") from error
+        self.config = named_values("config", config)
+        self._named = {"name": model, "config": self.config}
 
     def _look(self) -> None:
         info = self._answer("GET", "/Info")

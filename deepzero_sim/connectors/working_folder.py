@@ -109,8 +109,11 @@ class WorkingFolders:
         """A folder with the external files in it, by its path without links.
 
         Raises:
+            ConfigError: an external file is no longer there.
             OSError: there is no space, or no permission.
         """
+        if gone := [place.source for place in (*self._copies, *self._links) if not place.source.exists()]:
+            raise ConfigError(f"the external file {gone[0]} is no longer there: put it back.")
         folder = Path(os.path.realpath(tempfile.mkdtemp(prefix=f"deepzero-sim-{self._prefix}")))
         guard.made(folder)
         try:

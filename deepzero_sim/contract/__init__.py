@@ -1,6 +1,5 @@
 """Whether a solver keeps its contract, in words, and what it will cost to train through it."""
 
-from deepzero_sim.contract.first_of_all import require_an_end
 from deepzero_sim.contract.gradient_costs import GradientCost, GradientCosts, gradient_costs
 from deepzero_sim.contract.solver_check import SolverCheck, check_solver
 from deepzero_sim.contract.step_sizes import StepSizes
@@ -17,5 +16,4 @@ __all__ = [
     "Verdict",
     "check_solver",
     "gradient_costs",
-    "require_an_end",
 ]

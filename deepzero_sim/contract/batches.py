@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from deepzero_sim.contract.answers import likeness
-from deepzero_sim.contract.trial import Sample, Trial, unguarded
+from deepzero_sim.contract.trial import Sample, Trial, together, unguarded
 from deepzero_sim.contract.verdict import Finding, NotTestedError, broken, holds, told
 from deepzero_sim.errors import SolverError
 from deepzero_sim.probing import TOGETHER
@@ -42,10 +42,7 @@ def _alike(trial: Trial, sample: Sample, other: Sample) -> tuple[Sample, Sample]
 
 def _together(trial: Trial, samples: tuple[Sample, Sample]) -> tuple[Array, Array]:
     """The answers to a batch, and those to each of its states alone, `(2, C, *N)` both."""
-    states = np.concatenate([sample.state for sample in samples])
-    rows = [sample.params for sample in samples if sample.params is not None]
-    found = trial.step(states, np.concatenate(rows) if rows else None)
-    return found, np.concatenate([sample.answer for sample in samples])
+    return trial.step(*together(samples)), np.concatenate([sample.answer for sample in samples])
 
 
 def largest_batch(trial: Trial) -> Finding:

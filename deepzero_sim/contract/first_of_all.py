@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from deepzero_sim.contract.made_up import smooth_fields
 from deepzero_sim.contract.worker_process import WorkerProcess
 from deepzero_sim.errors import SolverCrashError, SolverTimeoutError, WorkerLostError
-from deepzero_sim.solver import Solver
 from deepzero_sim.types import Array
 
 #: Seconds that the step is waited for, at least: the process has to start first.
 WAIT = 60.0
 
 
-def require_an_end(solver: Solver, states: Array | None, params: Array | None, seconds: float) -> None:
+def require_an_end(process: WorkerProcess, states: Array, params: Array | None, seconds: float) -> None:
     """Ask for one step where nothing is lost by it. Whatever comes of it, as long as something comes, is for others to judge.
 
     Args:
-        solver: any; one that cannot be sent to a process is not asked.
-        states: `(B, C, *N)`, or None for one that is made up.
+        process: of any solver; one that cannot be sent to it is not asked.
+        states: `(B, C, *N)`.
         params: `(B, K)` or None.
         seconds: to wait, if that is more than a minute.
 
@@ -25,20 +23,17 @@ def require_an_end(solver: Solver, states: Array | None, params: Array | None, s
         SolverTimeoutError: no answer came.
         SolverCrashError: the process ended.
     """
-    given = smooth_fields(solver.spec, 1) if states is None else states[:1]
-    wait = max(WAIT, seconds)
-    with WorkerProcess(solver) as process:
-        try:
-            process.step(given, None if params is None else params[:1], wait)
-        except SolverTimeoutError as error:
-            raise SolverTimeoutError(
-                f"solver {solver.spec.name!r} gave no answer to one state for {wait:.0f} s: find out what it waits for, "
-                "or give more seconds."
-            ) from error
-        except WorkerLostError as error:
-            raise SolverCrashError(
-                f"solver {solver.spec.name!r} ended the process that asked it for a step: a failure must be raised, not end "
-                "Python; look for os._exit, or run its step alone where it crashes."
-            ) from error
-        except Exception:  # noqa: S110 - the check itself tells of it
-            pass
+    wait, name = max(WAIT, seconds), process.solver.spec.name
+    try:
+        process.step(states[:1], None if params is None else params[:1], wait)
+    except SolverTimeoutError as error:
+        raise SolverTimeoutError(
+            f"solver {name!r} gave no answer to one state for {wait:.0f} s: find out what it waits for, or give more seconds."
+        ) from error
+    except WorkerLostError as error:
+        raise SolverCrashError(
+            f"solver {name!r} ended the process that asked it for a step: a failure must be raised, not end Python; look for "
+            "os._exit, or run its step alone where it crashes."
+        ) from error
+    except Exception:  # noqa: S110 - the check itself tells of it
+        pass

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from deepzero_sim.contract.trial import Trial
+from deepzero_sim.contract.trial import Trial, together
 from deepzero_sim.contract.verdict import Finding, NotTestedError, broken, holds, told
 from deepzero_sim.errors import SolverError
 from deepzero_sim.probing import Probes
@@ -22,10 +20,8 @@ def measured_reach(trial: Trial) -> int:
     of_state = 1 + 2 * POINTS * trial.spec.state_shape[0]
     trial.require_time(of_state, 0.4)
     samples = trial.samples[: min(STATES, trial.affordable(0.4) // of_state)]
-    states = np.concatenate([sample.state for sample in samples])
-    rows = [sample.params for sample in samples if sample.params is not None]
     try:
-        return farthest(states, np.concatenate(rows) if rows else None, Probes(trial.shielded), Differences(None, "central"))
+        return farthest(*together(samples), Probes(trial.shielded), Differences(None, "central"))
     except SolverError as error:
         raise NotTestedError(f"a state that was changed at one point could not be advanced: {error}") from error
 

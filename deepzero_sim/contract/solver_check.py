@@ -12,6 +12,7 @@ from torch import nn
 from deepzero_sim.building import build_network
 from deepzero_sim.components import Component
 from deepzero_sim.contract import answers, batches, elsewhere, form
+from deepzero_sim.contract.first_of_all import require_an_end
 from deepzero_sim.contract.gradient_costs import GradientCosts, gradient_costs
 from deepzero_sim.contract.locality import measured_reach, stencil
 from deepzero_sim.contract.made_up import smooth_fields
@@ -19,6 +20,7 @@ from deepzero_sim.contract.step_sizes import StepSizes, measure_step_sizes
 from deepzero_sim.contract.timing import BatchTime, measure_times, recommended_batch
 from deepzero_sim.contract.trial import SAMPLES, FirstStep, Trial
 from deepzero_sim.contract.verdict import Finding, NotTestedError, Verdict
+from deepzero_sim.contract.worker_process import WorkerProcess
 from deepzero_sim.errors import ConfigError, DeepZeroError
 from deepzero_sim.models.corrector import CORRECTORS
 from deepzero_sim.parallel import single_threaded
@@ -129,6 +131,7 @@ def check_solver(
     batch_size: int = 2,
     network: nn.Module | None = None,
     seed: int = 0,
+    elsewhere_first: bool = False,
 ) -> SolverCheck:
     """Hold a solver to its contract on sample states, line by line, and measure what training through it will take.
 
@@ -143,6 +146,8 @@ def check_solver(
         batch_size: rollouts of a gradient, likewise.
         network: the corrector, likewise; None for `small`.
         seed: of all that is drawn.
+        elsewhere_first: whether the very first step is asked for in a worker process, where nothing is lost by one that hangs
+            or ends Python.
 
     Raises:
         ConfigError: an argument that cannot be used.
@@ -151,8 +156,10 @@ def check_solver(
     _require_usable(solver, seconds, unroll, batch_size)
     started = time.perf_counter()
     given = states if states is not None else smooth_fields(solver.spec, SAMPLES if params is None else len(params), seed)
-    found = _Found(Trial(solver, given, params, seconds))
-    with single_threaded(), found.trial.process:
+    with single_threaded(), WorkerProcess(solver) as process:
+        if elsewhere_first:
+            require_an_end(process, given, params, seconds)
+        found = _Found(Trial(solver, given, params, seconds, process))
         found.begin()
         found.lines(_OF_ANSWERS)
         sizes = found.measured("step sizes", lambda: measure_step_sizes(found.trial, seed), _ALIKE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -68,6 +69,7 @@ class Trial:
         states: `(S, C, *N)`, one or more.
         params: `(S, K)` or None.
         seconds: that all of it may take, about.
+        process: where the solver is asked in another process.
 
     Attributes:
         samples: states that the solver advances, with their answers; after :meth:`survey` two at least, if that can be.
@@ -75,13 +77,12 @@ class Trial:
         raised: failures that the solver raised, by the sample state's place.
         returned: failures that it returned as numbers, likewise.
         second_a_step: seconds that a step takes, about.
-        process: where the solver is asked in another process; whoever makes a trial closes it.
 
     Raises:
         SolverError: they are none of the solver's states.
     """
 
-    def __init__(self, solver: Solver, states: Array, params: Array | None, seconds: float) -> None:
+    def __init__(self, solver: Solver, states: Array, params: Array | None, seconds: float, process: WorkerProcess) -> None:
         require_states(solver.spec, states, params)
         few, many = (np.linspace(0, len(states) - 1, count, dtype=int).tolist() for count in (SAMPLES, MOST))
         self.solver, self.spec, self.shielded = solver, solver.spec, Shielded(solver)
@@ -92,7 +93,7 @@ class Trial:
         self.raised: dict[int, SolverError] = {}
         self.returned: dict[int, SolverError] = {}
         self.second_a_step = 0.0
-        self.process = WorkerProcess(solver)
+        self.process = process
         self._end = time.monotonic() + seconds
 
     def first_step(self) -> FirstStep:
@@ -189,6 +190,12 @@ class Trial:
         if len(self.samples) < 2:
             raise NotTestedError("it takes two states that the solver advances: give more sample states.")
         return self.samples[0], self.samples[1]
+
+
+def together(samples: Sequence[Sample]) -> tuple[Array, Array | None]:
+    """Their states in one batch, `(B, C, *N)`, and their parameters, `(B, K)` or None."""
+    rows = [sample.params for sample in samples if sample.params is not None]
+    return np.concatenate([sample.state for sample in samples]), np.concatenate(rows) if rows else None
 
 
 def unguarded(solver: Solver, states: Array, params: Array | None) -> object:

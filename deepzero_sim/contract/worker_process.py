@@ -26,7 +26,7 @@ class WorkerProcess:
     """
 
     def __init__(self, solver: Solver) -> None:
-        self._solver = solver
+        self.solver = solver
         self._open = ExitStack()
         self._executor: Executor | None = None
 
@@ -54,14 +54,14 @@ class WorkerProcess:
             WorkerLostError: the process died.
             Exception: what the solver raised.
         """
-        with pickling_for_workers(f"solver {self._solver.spec.name!r}"):
-            pickled = cloudpickle.dumps(self._solver)
+        with pickling_for_workers(f"solver {self.solver.spec.name!r}"):
+            pickled = cloudpickle.dumps(self.solver)
         if self._executor is None:
             self._executor = self._open.enter_context(open_executor("process", 1))
         future = submitted(self._executor, _step, (pickled, states, params))
         if not wait([future], seconds).done:
             self._close()
-            name = self._solver.spec.name
+            name = self.solver.spec.name
             raise SolverTimeoutError(f"solver {name!r} gave no answer for {seconds:.0f} s in a worker process.")
         answer = outcome(future)
         if isinstance(answer, WorkerLostError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ class RatiosRecord:
         sizes: the coordinates of each of these layers.
         always_active: coordinates outside them: biases and normalisation parameters.
         seconds: it took.
+        failures: of solver steps on the way, by kind and what was done.
     """
 
     method: str
@@ -36,6 +37,7 @@ class RatiosRecord:
     sizes: dict[str, int]
     always_active: int
     seconds: float
+    failures: dict[str, int] = field(default_factory=dict)
 
     def active(self, name: str) -> int:
         """How many coordinates of a layer a mask draws."""
@@ -78,6 +80,7 @@ def save_ratios(folder: Path, record: RatiosRecord) -> None:
         "queries": record.densities.queries,
         "solver_steps": record.densities.solver_steps,
         "seconds": record.seconds,
+        "failures": record.failures,
     }
     write_text(folder / RATIOS, json.dumps(content, indent=2) + "\n")
 
@@ -126,6 +129,7 @@ def _read(content: Mapping[str, Any]) -> RatiosRecord:
         sizes={name: _whole(layer.parameters, "parameters", least=1) for name, layer in layers.items()},
         always_active=_count(content, "always_active"),
         seconds=_number(content["seconds"], "seconds"),
+        failures={str(kind): _whole(count, "failures") for kind, count in content["failures"].items()},
     )
 
 

@@ -173,6 +173,19 @@ def test_a_linked_file_that_was_changed_is_seen(make: Make, tmp_path: Path) -> N
     assert table.read_text() == before
 
 
+@pytest.mark.parametrize("setting", ["external_input_files", "external_input_links"])
+def test_an_external_file_that_is_gone_is_named(make: Make, tmp_path: Path, folders: Path, setting: str) -> None:
+    table = tmp_path / "table"
+    table.write_text("1")
+    solver = make("well", **{setting: [table]})
+    table.unlink()
+    with pytest.raises(dz.ConfigError, match=rf"the external file {re.escape(str(table))} is no longer there: put it back\.$"):
+        solver.step(STATES)
+    assert not list(folders.iterdir())
+    table.write_text("1")
+    np.testing.assert_array_equal(solver.step(STATES), 2 * STATES)
+
+
 def test_a_full_disk_is_said(make: Make, tiny_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tiny_disk))
     error = failure(make("fills"), STATES[:1])  # the program fills it

@@ -9,7 +9,9 @@ import pytest
 from problems import Burgers, LogisticSolver
 
 import deepzero_sim as dz
-from deepzero_sim.contract import first_of_all, require_an_end
+from deepzero_sim.contract import first_of_all
+from deepzero_sim.contract.made_up import smooth_fields
+from deepzero_sim.contract.worker_process import WorkerProcess
 from deepzero_sim.types import Array
 
 
@@ -29,16 +31,22 @@ class Ends(Burgers):
         raise ArithmeticError("no convergence")
 
 
+def require_an_end(solver: dz.Solver) -> None:
+    """At a state that is made up."""
+    with WorkerProcess(solver) as process:
+        first_of_all.require_an_end(process, smooth_fields(solver.spec, 1), None, 1.0)
+
+
 @pytest.mark.slow
 def test_a_solver_that_ends_or_blocks_its_process_cannot_be_run(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(dz.SolverCrashError, match="ended the process that asked it for a step"):
-        require_an_end(Ends("exit"), None, None, 1.0)
+        require_an_end(Ends("exit"))
     monkeypatch.setattr(first_of_all, "WAIT", 20.0)
     with pytest.raises(dz.SolverTimeoutError, match="gave no answer to one state for 20 s"):
-        require_an_end(Ends("hang"), None, None, 1.0)
+        require_an_end(Ends("hang"))
 
 
 @pytest.mark.slow
 def test_what_else_comes_is_for_the_check_to_judge() -> None:
-    require_an_end(Ends("raise"), None, None, 1.0)
-    require_an_end(LogisticSolver(), None, None, 1.0)  # which needs parameters
+    require_an_end(Ends("raise"))
+    require_an_end(LogisticSolver())  # which needs parameters

@@ -17,7 +17,8 @@ from deepzero_sim.errors import ConfigError, RunError
 from deepzero_sim.sparsity import Densities, ErdosRenyi, RandomMask, load_ratios, record_of, require_ratios_of, save_ratios
 
 NETWORK = convolutional()
-RECORD = record_of(NETWORK, "erdos-renyi", 0.9, ErdosRenyi().densities(oracle_of(NETWORK), None, 0.9), 1.5)
+FOUND = record_of(NETWORK, "erdos-renyi", 0.9, ErdosRenyi().densities(oracle_of(NETWORK), None, 0.9), 1.5)
+RECORD = replace(FOUND, failures={"timeout dropped": 3})
 
 
 @pytest.fixture
@@ -63,6 +64,7 @@ def damaged(key: str, value: Any) -> str:
         "queries": 0,
         "solver_steps": 0,
         "seconds": 0.0,
+        "failures": {},
     }
     return json.dumps({**content, key: value})
 

@@ -1,0 +1,126 @@
+"""Templates end, and take no more memory than a large file does, whatever they say."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import deepzero_sim as dz
+from deepzero_sim.connectors import template_limits
+from deepzero_sim.connectors.templates import Text, Values
+
+SPEC = dz.SolverSpec(name="deck", state_shape=(1, 2, 3), dt=0.5, parameters=("nu", "rate"))
+
+VALUES = Values(SPEC, np.arange(6, dtype=np.float32).reshape(1, 2, 3), np.array([0.25, 3e9]))
+
+DOUBLED = "{% set n = namespace(a=START) %}{% for i in range(100) %}{% set n.a = GROWN %}{% endfor %}END"
+
+
+def doubled(start: str, grown: str, end: str = "") -> str:
+    return DOUBLED.replace("START", start).replace("GROWN", grown).replace("END", end)
+
+
+ENDLESS = {
+    "range": "{% for i in range(10 ** 9) %}{% endfor %}",
+    "nested": "{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}",
+    "nested, written": "{% for i in range(100000) %}{% for j in range(100000) %}{{ i * j }}, {% endfor %}{% endfor %}",
+    "of text": "{% set s = 'a' * 100000 %}{% for i in s %}{% for j in s %}{% for k in s %}{% endfor %}{% endfor %}{% endfor %}",
+    "recursive": (
+        "{% for i in range(100000) recursive %}{% if loop.depth < 3 %}{{ loop(range(100000)) }}{% endif %}{% endfor %}"
+    ),
+    "macros": "{% macro f(n) %}{% if n > 0 %}{% set a = f(n - 1), f(n - 1) %}{% endif %}{% endmacro %}{{ f(60) }}",
+    "macro without an end": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+    "block": "{% set t %}{% for i in range(100000) %}{{ 'a' * 10000 }}{% endfor %}{% endset %}",
+    "text": "{{ 'a' * 10 ** 10 }}",
+    "text, the other way": "{{ 10 ** 10 * 'a' }}",
+    "list": "{{ [0] * 10 ** 10 }}",
+    "power": "{{ 10 ** (10 ** 10) }}",
+    "powers": doubled("7", "n.a * n.a"),
+    "power of a parameter": "{{ 7 ** params.rate|int }}",
+    "center": "{{ 'a'|center(10 ** 10) }}",
+    "center, constant": "{{ 'a'|center(10000000000) }}",
+    "mapped": "{{ ['a']|map('center', 10 ** 10)|list }}",
+    "indent": "{{ 'a\nb'|indent(10 ** 10) }}",
+    "batch": "{{ [1]|batch(10 ** 10, 0)|list }}",
+    "slice": "{{ [1]|slice(10 ** 10)|list }}",
+    "round": "{{ 2.5|round(10 ** 10, 'ceil') }}",
+    "join": "{{ ('a' * 1000000)|join('b' * 1000000) }}",
+    "join, mapped": "{{ ('a' * 1000000)|map('upper')|join('b' * 1000000) }}",
+    "replace": "{{ ('a' * 1000000)|replace('a', 'b' * 1000000) }}",
+    "format": "{{ '%10000000000d'|format(1) }}",
+    "format of an operator": "{{ '%10000000000d' % 1 }}",
+    "format's precision": "{{ '%.10000000000f' % 1 }}",
+    "format's argument": "{{ '%*d' % (10 ** 10, 1) }}",
+    "format, of a method": "{{ '{:>10000000000}'.format(1) }}",
+    "format, of a method's argument": "{{ '{:>{}}'.format(1, 10 ** 10) }}",
+    "format_map": "{{ '{a:>10000000000}'.format_map({'a': 1}) }}",
+    "format, often": "{{ ('{0}' * 100000).format('a' * 1000000) }}",
+    "ljust": "{{ 'a'.ljust(10 ** 10) }}",
+    "zfill": "{{ 'a'.zfill(width) }}".replace("width", "10 ** 10"),
+    "expandtabs": "{{ '\t'.expandtabs(10 ** 9) }}",
+    "bytes": "{{ (1).to_bytes(10 ** 10, 'big') }}",
+    "joined": doubled("'ab'", "n.a ~ n.a"),
+    "added": doubled("'ab'", "n.a + n.a"),
+    "lists added": doubled("[0, 1]", "n.a + n.a"),
+    "lists": doubled("[0]", "[n.a, n.a]", "{{ n.a }}"),
+    "lists in tuples": doubled("[0]", "(n.a, n.a)", "{{ n.a|string }}"),
+    "lists in mappings": doubled("[0]", "{1: n.a, 2: n.a}", "{{ n.a|tojson }}"),
+    "dict": doubled("[0]", "dict(a=n.a, b=n.a)", "{{ n.a|pprint }}"),
+    "lists in batches": doubled("[0]", "[n.a]|batch(2, n.a)|list", "{{ n.a }}"),
+    "arguments": "{% macro f() %}{% set m.a = varargs %}{% endmacro %}{% set m = n %}" + doubled("[0]", "f(n.a, n.a)"),
+}
+
+
+@pytest.mark.parametrize("text", ENDLESS.values(), ids=ENDLESS.keys())
+def test_whatever_has_no_end_is_ended_in_one_sentence(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(template_limits, "MOST", 10**6)
+    monkeypatch.setattr(template_limits, "LONGEST", 0.5)
+    started = time.monotonic()
+    with pytest.raises(dz.ConfigError, match=r"^the deck .*\.$"):
+        Text(text, "the deck").render(VALUES)
+    assert time.monotonic() - started < 5.0
+
+
+def test_time_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(template_limits, "LONGEST", 0.1)
+    with pytest.raises(dz.ConfigError, match=r"it takes more than 0\.1 s"):
+        Text(ENDLESS["nested"], "the deck").render(VALUES)
+
+
+def test_the_solver_is_not_made(tmp_path: Path) -> None:
+    (tmp_path / "deck.j2").write_text("{{ 'a' * 10 ** 10 }}")
+    settings: dict[str, Any] = {"spec": SPEC, "command": ["true"], "inputs": [{"path": "u"}], "outputs": [{"path": "v"}]}
+    with pytest.raises(dz.ConfigError, match=r"more than 1e\+07 characters or items of one value; arrays are handed over"):
+        dz.ExecutableSolver(**settings, templates={"deck": tmp_path / "deck.j2"})
+
+
+@pytest.mark.parametrize("text", ["{% for i in state %}" * 30 + "{% endfor %}" * 30, "{{ " + "(" * 5000 + ")" * 5000 + " }}"])
+def test_what_is_nested_too_deep_is_said(text: str) -> None:
+    with pytest.raises(dz.ConfigError, match="the deck "):
+        Text(text, "the deck")
+
+
+@pytest.mark.parametrize(
+    ("text", "filled"),
+    [
+        ("nu {{ params.nu }};\n", "nu 0.25;\n"),
+        ("{{ '%.3e'|format(params.rate) }}, {{ '%12.4f' % params.nu }}", "3.000e+09,       0.2500"),
+        ("{{ '{:>8}|{:.2f}'.format(1, params.nu) }}", "       1|0.25"),
+        ("{{ '%d'|format(params.rate) }} {{ params.more|default(10 ** 9) }}", "3000000000 1000000000"),
+        ("{% for row in state[0] %}{{ row|join(' ') }};{% endfor %}", "0.0 1.0 2.0;3.0 4.0 5.0;"),
+        ("{% for v in state[0][0] %}{{ loop.index }}/{{ loop.length }} {% endfor %}", "1/3 2/3 3/3 "),
+        ("{% for v in state[0] recursive %}{{ loop(v) if v is iterable else v|int }}{% endfor %}", "012345"),
+        ("{% set a, b = 1, 2 %}{{ a ~ b }}{{ [a] + [b] }}{{ {'a': (a, b)} }}", "12[1, 2]{'a': (1, 2)}"),
+        ("{% macro f(n) %}{{ n ** 2 }}{% endmacro %}{{ f(params.rate|int) }}", "9000000000000000000"),
+        ("{{ params.nu|round(1) }} {{ 2 * '=' }} {{ 'a'|center(5) }}|{{ spec.name.upper() }}", "0.2 ==   a  |DECK"),
+        ("{{ '%d of 100000, 100%% *, {a{'|format(7) }}", "7 of 100000, 100% *, {a{"),
+        ("{{ '[[{}]] 100000 {a[b]:>3}'.replace('[[', '{{').replace(']]', '}}').format(7, a={'b': 1}) }}", "{7} 100000   1"),
+        ("{{ state[0]|map('sum')|list }} {{ params|items|list|length }}", "[3.0, 12.0] 2"),
+    ],
+)
+def test_the_language_is_the_same(text: str, filled: str) -> None:
+    assert Text(text, "the deck").render(VALUES) == filled
