@@ -5,6 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
+# bytecode is written when a module is first imported, whatever the environment says: tests start Python a thousand times
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: demo test lint types wheel clean
 
 demo: $(READY)
@@ -29,7 +32,7 @@ wheel: $(READY)
 	$(BIN)/python -m build --no-isolation --wheel --sdist .
 	$(BIN)/python tests/check_wheel.py dist
 
-# --no-compile: Python compiles what is imported, which is little of what is installed
+# --no-compile: what is imported is compiled then, and that is little of what is installed
 $(READY): pyproject.toml constraints.txt $(wildcard deepzero_sim/difference/native*.[ch])
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt setuptools wheel
