@@ -15,7 +15,7 @@ from deepzero_sim.connectors.templates import Text, Values
 
 SPEC = dz.SolverSpec(name="deck", state_shape=(1, 2, 3), dt=0.5, parameters=("nu", "rate"))
 
-VALUES = Values(SPEC, np.arange(6, dtype=np.float32).reshape(1, 2, 3), np.array([0.25, 3e9]))
+VALUES = Values(SPEC, np.arange(6, dtype=np.float32).reshape(1, 2, 3), np.array([0.25, 3e9]), {})
 
 DOUBLED = "{% set n = namespace(a=START) %}{% for i in range(100) %}{% set n.a = GROWN %}{% endfor %}END"
 
