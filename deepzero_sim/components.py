@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -84,6 +85,10 @@ def keywords(factory: Any) -> tuple[str, ...]:
     return tuple(parameters)
 
 
+#: Held while a file is imported; it may name others that are.
+_importing = threading.RLock()
+
+
 def _module(path: str, name: str) -> ModuleType:
     try:
         return importlib.import_module(path)
@@ -103,8 +108,11 @@ def _module_from_file(path: Path, name: str) -> ModuleType:
         raise ConfigError(f"there is no file {path} for {name!r}: check the path, it is relative to the current folder.")
     resolved = path.resolve()
     key = f"deepzero_sim_user_{path.stem}_{hashlib.sha256(str(resolved).encode()).hexdigest()[:8]}"
-    if key in sys.modules:
-        return sys.modules[key]
+    with _importing:  # another thread must not see half of it
+        return sys.modules.get(key) or _executed(key, path, resolved)
+
+
+def _executed(key: str, path: Path, resolved: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(key, resolved)
     assert spec is not None and spec.loader is not None  # a .py file always has both
     module = importlib.util.module_from_spec(spec)

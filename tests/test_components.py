@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import textwrap
 from collections import OrderedDict
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,14 @@ def test_a_name_in_a_file(file: Path) -> None:
 
 def test_a_file_is_imported_once_however_it_is_named(file: Path) -> None:
     assert load("things.py:Thing") is load(f"{file.resolve()}:Thing")
+
+
+def test_threads_wait_for_a_file_that_is_being_imported(tmp_path: Path) -> None:
+    file = tmp_path / "slow.py"
+    file.write_text("import time\ntime.sleep(0.3)\ndef late():\n    pass\n")
+    with ThreadPoolExecutor(2) as threads:
+        first, second = threads.map(load, [f"{file}:late"] * 2)
+    assert first is second
 
 
 def test_files_of_one_name_in_two_folders_are_two(file: Path) -> None:
