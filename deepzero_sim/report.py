@@ -86,7 +86,7 @@ def _or_null(number: float) -> float | None:
 
 
 def rows(methods: Mapping[str, MethodResult]) -> list[tuple[str, ...]]:
-    """The table: a head, then a row a method."""
+    """The table: a head, then a row a method; with failures only where there were any, for a terminal is not wide."""
     source = methods["SRC"].evaluation.mae
     body = [
         (
@@ -96,12 +96,16 @@ def rows(methods: Mapping[str, MethodResult]) -> list[tuple[str, ...]]:
             f"{r.evaluation.mae / source:.2f}" if 0 < source < float("inf") else "-",
             f"{r.cost.solver_steps:,}",
             f"{r.cost.seconds:.0f}",
-            f"{sum(r.cost.failures.values())}, {sum(r.evaluation.failures.values())}",
         )
         for name, r in methods.items()
     ]
     measured = ("MAE", "std over simulations", "MAE / SRC", "solver steps of training", "seconds of training")
-    return [("method", *measured, "failures in training, here"), *body]
+    table = [("method", *measured), *body]
+    counts = [(sum(r.cost.failures.values()), sum(r.evaluation.failures.values())) for r in methods.values()]
+    if not any(map(any, counts)):
+        return table
+    column = ("failures in training, here", *(f"{training}, {here}" for training, here in counts))
+    return [(*row, cell) for row, cell in zip(table, column, strict=True)]
 
 
 def given_up(methods: Mapping[str, MethodResult]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,8 @@ def test_the_table_compares_with_the_solver_alone() -> None:
     head, source, non = rows(comparison(WAKE).methods)
     assert head[0] == "method" and len(head) == len(source) == len(non) == 7
     assert head[-1] == "failures in training, here" and (source[-1], non[-1]) == ("0, 0", "2, 0")
+    without = replace(comparison(WAKE).methods["NON"], cost=Cost(100, 1.23))
+    assert [len(row) for row in rows({"SRC": comparison(WAKE).methods["SRC"], "NON": without})] == [6, 6, 6]
     assert source[:4] == ("SRC", "0.1333", "0.0471", "1.00") and non[0] == "NON" and non[3] == "0.50" and non[4] == "100"
     assert markdown_table([("a", "b"), ("1", "2")]) == "| a | b |\n| --- | --- |\n| 1 | 2 |"
 
