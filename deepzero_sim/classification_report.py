@@ -59,12 +59,12 @@ def read(path: Path) -> TrainedRun:
     except FileNotFoundError as error:
         raise RunError(
             f"expected a run of 'deepzero-sim classify' that has ended in {path}, but there is no results.json: end it with "
-            "the command it was begun with, or check the path; runs of 'deepzero-sim train' are compared on --data."
+            "the command it was begun with, check the path, or give --data if they are runs of 'deepzero-sim train'."
         ) from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(
             f"{path / 'results.json'} is not that of 'deepzero-sim classify' ({type(error).__name__}: {error}): check the "
-            "path; runs of 'deepzero-sim train' are compared on --data."
+            "path, or give --data if they are runs of 'deepzero-sim train'."
         ) from error
     return TrainedRun(results, curve, training, load_ratios(path))
 

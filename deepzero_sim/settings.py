@@ -242,6 +242,8 @@ class CompareSettings:
     def __post_init__(self) -> None:
         if self.steps is not None and self.data is None:
             raise ConfigError("steps are those of rollouts, which need data: give data, or leave out steps for classifiers.")
+        if (self.output / "config.yaml").exists():
+            raise ConfigError(f"output {self.output} is the folder of a run, whose report would be lost: name another.")
 
 
 def default_products() -> list[Component]:

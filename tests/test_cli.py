@@ -190,9 +190,11 @@ def test_several_runs_are_compared_on_unseen_data(folder: Path, capsys: pytest.C
     one, two = (said["methods"][f"DETACHED, {name}"] for name in ("one", "two"))
     assert one["mae"] == two["mae"] != said["methods"]["NON"]["mae"]
     status, _, err = call(capsys, "compare", "run", "one")
-    assert status == 2 and "runs of 'deepzero-sim train' are compared on --data" in err
+    assert status == 2 and "give --data if they are runs of 'deepzero-sim train'" in err
     status, _, err = call(capsys, "compare", "run", "--steps", 5)
     assert status == 2 and "steps are those of rollouts, which need data" in err
+    status, _, err = call(capsys, "compare", "run", "--data", "unseen.h5", "--output", "run")
+    assert status == 2 and "output run is the folder of a run" in err
     status, _, err = call(capsys, "compare", "run", "nowhere", "--data", "unseen.h5")
     assert status == 2 and "nowhere" in err and err.count("\n") == 1
 

@@ -14,6 +14,9 @@ from deepzero_sim.types import Array, is_whole
 #: As many digits as give the same bits again, by bytes of a number.
 SAME_BITS = {4: "%.8e", 8: "%.16e"}
 
+#: Characters that cannot stand between numbers.
+OF_NUMBERS = frozenset("0123456789+-.eEinfaINFA\n\r")
+
 
 class Text(Format):
     """`text`: a line for each point, the last axis running fastest, with a column for each channel.
@@ -37,8 +40,10 @@ class Text(Format):
         header: str | Sequence[str] | int = 0,
         skiprows: int | None = None,
     ) -> None:
-        if not all(isinstance(words, str) and words for words in (delimiter or " ", comments)):
-            raise ConfigError(f"delimiter and comments must be text, not {delimiter!r} and {comments!r}.")
+        if not isinstance(comments, str) or not comments:
+            raise ConfigError(f"comments must be text that they begin with, not {comments!r}.")
+        if delimiter is not None and (not isinstance(delimiter, str) or len(delimiter) != 1 or delimiter in OF_NUMBERS):
+            raise ConfigError(f"delimiter must be one character that no number holds and that ends no line, not {delimiter!r}.")
         self._delimiter, self._comments, self._header = delimiter, comments, _header(header, comments)
         if skiprows is not None and (not is_whole(skiprows) or skiprows < 0):
             raise ConfigError(f"skiprows must be a number of lines, 0 or more, not {skiprows!r}.")
