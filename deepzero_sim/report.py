@@ -100,7 +100,7 @@ def rows(methods: Mapping[str, MethodResult]) -> list[tuple[str, ...]]:
         for name, r in methods.items()
     ]
     measured = ("MAE", "std over simulations", "MAE / SRC", "solver steps of training", "seconds of training")
-    table = [("method", *measured), *body]
+    table: list[tuple[str, ...]] = [("method", *measured), *body]
     counts = [(sum(r.cost.failures.values()), sum(r.evaluation.failures.values())) for r in methods.values()]
     if not any(map(any, counts)):
         return table
