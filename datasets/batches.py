@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from deepzero_sim.advancing import advance, leave_out
-from deepzero_sim.datasets.trajectories import Trajectories
+from deepzero_sim.datasets.trajectories import Trajectories, as_batch
 from deepzero_sim.errors import DataError
 from deepzero_sim.failures import FailureLog, FailurePolicy
 from deepzero_sim.solver import Solver
@@ -33,12 +33,10 @@ def advance_frames(
     policy = policy or FailurePolicy()
     log = FailureLog() if log is None else log
     starts = trajectories.frames[:, :-1]
-    states = starts.reshape(-1, *starts.shape[2:])
-    params = np.repeat(trajectories.params, starts.shape[1], axis=0)
-    given = params if params.shape[1] else None
+    states, params = as_batch(starts, trajectories.params)
     advanced = np.empty_like(states)
     for i in range(0, len(states), CALL):
-        found = advance(solver, states[i : i + CALL], None if given is None else given[i : i + CALL], policy, log)
+        found = advance(solver, states[i : i + CALL], None if params is None else params[i : i + CALL], policy, log)
         for place, error in sorted(found.failures.items()):
             simulation, frame = divmod(i + place, starts.shape[1])
             leave_out(error, policy, log, f"in the step from frame {frame} of simulation {simulation}")

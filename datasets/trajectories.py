@@ -67,6 +67,20 @@ class Trajectories:
             )
 
 
+def as_batch(frames: Array, params: Array) -> tuple[Array, Array | None]:
+    """Frames of simulations as states of one batch, simulation after simulation.
+
+    Args:
+        frames: `(S, T, C, *N)`.
+        params: `(S, K)`.
+
+    Returns:
+        `(S T, C, *N)`, and the parameters of each, `(S T, K)`, or None if there are none.
+    """
+    states = frames.reshape(frames.shape[0] * frames.shape[1], *frames.shape[2:])
+    return states, np.repeat(params, frames.shape[1], axis=0) if params.shape[1] else None
+
+
 def save(path: Path, trajectories: Trajectories, spec: SolverSpec) -> None:
     """Write a file of trajectories, whole or not at all.
 

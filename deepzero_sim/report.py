@@ -145,13 +145,14 @@ def publish(folder: Path, title: str, comparison: Comparison, settings: Mapping[
     figures.error_over_cost(methods)
     figures.ratios(methods)
     simulations, steps = references.shape[:2]
+    left_out = "".join(f"\n{sentence}\n" for sentence in given_up(methods))
     text = f"""# {title}
 
 Mean absolute error of the state over {steps} steps of {simulations} simulations.
 Solver steps and seconds are those of training, the run each method started from included; SRC is the solver alone.
 
 {markdown_table(rows(methods))}
-{"".join(f"{chr(10)}{sentence}{chr(10)}" for sentence in given_up(methods))}
+{left_out}
 ![Reference, source and corrected fields at several times](fields.png)
 
 ![Error against time](error_over_time.png)

@@ -34,6 +34,7 @@ from deepzero_sim.failures import Incident, as_line
 from deepzero_sim.files import replacing, write_text
 from deepzero_sim.types import NamedTensors
 
+CONFIG = "config.yaml"
 CHECKPOINT = "checkpoint.safetensors"
 METRICS = "metrics.jsonl"
 ACCURACY = "accuracy.jsonl"
@@ -68,7 +69,7 @@ class RunFolder:
         self._claim(settings, free)
 
     def _claim(self, settings: dict[str, Any], free: Collection[str]) -> None:
-        config = self.path / "config.yaml"
+        config = self.path / CONFIG
         text = yaml.safe_dump(settings, sort_keys=False)
         if not config.exists():
             if (self.path / CHECKPOINT).exists():
@@ -221,7 +222,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     Raises:
         RunError: it is no run folder, or its config.yaml is damaged.
     """
-    config = path / "config.yaml"
+    config = path / CONFIG
     if not config.exists():
         raise RunError(f"expected a run folder at {path}, but there is no config.yaml in it: check the path.")
     try:

@@ -13,6 +13,7 @@ from deepzero_sim.datasets.generate import Simulations
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.failures import FailurePolicy
 from deepzero_sim.parallel import Backend
+from deepzero_sim.run_folder import CONFIG
 from deepzero_sim.schemes import Scheme
 from deepzero_sim.sparsity.base import check_sparsity
 
@@ -242,7 +243,7 @@ class CompareSettings:
     def __post_init__(self) -> None:
         if self.steps is not None and self.data is None:
             raise ConfigError("steps are those of rollouts, which need data: give data, or leave out steps for classifiers.")
-        if (self.output / "config.yaml").exists():
+        if (self.output / CONFIG).exists():
             raise ConfigError(f"output {self.output} is the folder of a run, whose report would be lost: name another.")
 
 

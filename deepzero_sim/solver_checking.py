@@ -9,7 +9,6 @@ import numpy as np
 from deepzero_sim.components import load
 from deepzero_sim.contract import SolverCheck, check_solver
 from deepzero_sim.datasets import trajectories
-from deepzero_sim.datasets.trajectories import Trajectories
 from deepzero_sim.errors import ConfigError, DeepZeroError
 from deepzero_sim.experiment import build_corrector
 from deepzero_sim.settings import CheckSolverSettings
@@ -41,20 +40,14 @@ def check_named_solver(settings: CheckSolverSettings) -> SolverCheck:
 def _samples(settings: CheckSolverSettings, spec: SolverSpec) -> tuple[Array | None, Array | None]:
     """Sample states, `(B, C, *N)`, and their parameters, `(B, K)`; None for none."""
     if settings.data is not None:
-        return _frames(trajectories.load(settings.data, spec))
+        data = trajectories.load(settings.data, spec)
+        return trajectories.as_batch(data.frames, data.params)
     rows = _rows(settings, spec)
     params = rows if rows is not None and rows.shape[1] else None
     if settings.initial is None:
         return None, params
     states = _initial(settings.initial, spec, np.zeros((1, 0), spec.dtype) if rows is None else rows)
     return states, params
-
-
-def _frames(data: Trajectories) -> tuple[Array, Array | None]:
-    """All states of the data, and their parameters."""
-    simulations, times = data.frames.shape[:2]
-    states = data.frames.reshape(simulations * times, *data.frames.shape[2:])
-    return states, np.repeat(data.params, times, axis=0) if data.params.shape[1] else None
 
 
 def _rows(settings: CheckSolverSettings, spec: SolverSpec) -> Array | None:

@@ -11,7 +11,7 @@ from deepzero_sim.errors import SolverError
 from deepzero_sim.failures import FailureLog, FailurePolicy
 from deepzero_sim.perturbation import Perturbation, named
 from deepzero_sim.solver import Solver
-from deepzero_sim.types import to_array
+from deepzero_sim.types import to_array, to_array_or_none
 
 
 class Surviving:
@@ -60,7 +60,7 @@ class Surviving:
         result = advance(
             self._solver,
             to_array(given),
-            None if scenario is None else to_array(scenario),
+            to_array_or_none(scenario),
             self._policy,
             self.log,
             lambda place: self._named(rows[place] // len(base)),

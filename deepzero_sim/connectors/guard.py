@@ -50,10 +50,7 @@ class Guard:
 
     def started(self, group: int, mark: str) -> None:
         """The process group of a mark has started."""
-        line = _group(group, mark)
-        with self._changing:
-            self._there.add(f"+{line}")
-            self._tell(f"+{line}")
+        self._begins(f"+{_group(group, mark)}")
 
     def ended(self, group: int, mark: str) -> None:
         """Nothing is left of a process group, but for what left it. Its number may soon be another's: it is told at once."""
@@ -64,10 +61,7 @@ class Guard:
 
     def made(self, folder: Path) -> None:
         """A folder was made, which is to be removed."""
-        line = _path(folder)
-        with self._changing:
-            self._there.add(f">{line}")
-            self._tell(f">{line}")
+        self._begins(f">{_path(folder)}")
 
     def removed(self, folder: Path) -> None:
         """A folder was removed. There is time to tell it, its name will not be another's."""
@@ -75,6 +69,11 @@ class Guard:
         with self._changing:
             self._there.discard(f">{line}")
             self._later += f"<{line}\n"
+
+    def _begins(self, line: str) -> None:
+        with self._changing:
+            self._there.add(line)
+            self._tell(line)
 
     def _tell(self, line: str) -> None:
         if self._pipe is None:

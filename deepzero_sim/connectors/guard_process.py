@@ -77,9 +77,9 @@ def listen(told: Told, mark: bytes) -> None:
             swept = time.monotonic()
 
 
-def kill_all(are_meant: Callable[[int], bool]) -> None:
-    """Kill every process that is meant."""
-    for _ in range(LOOKS):
+def kill_all(are_meant: Callable[[int], bool], looks: int = LOOKS) -> None:
+    """Kill every process that is meant, looking for them so often at most."""
+    for _ in range(looks):
         found = [process for process in processes() if are_meant(process)]
         for process in found:
             with suppress(ProcessLookupError, PermissionError):

@@ -8,13 +8,12 @@ import select
 import signal
 import subprocess
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from deepzero_sim.connectors.guard import guard
-from deepzero_sim.connectors.guard_process import has_mark, processes
+from deepzero_sim.connectors.guard_process import has_mark, kill_all
 
 #: Seconds that a program has to end by itself when its time is over.
 GRACE = 0.5
@@ -162,14 +161,7 @@ def _kill_group(group: int, number: signal.Signals) -> None:
 
 def _kill_session(session: int, mark: str) -> None:
     """Kill what left the group of its session, as OpenMPI's processes do, or even the session."""
-    for _ in range(LOOKS):
-        found = [process for process in processes() if _belongs(process, session, mark)]
-        if not found:
-            return
-        for process in found:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(process, signal.SIGKILL)
-        time.sleep(0.01)
+    kill_all(lambda process: _belongs(process, session, mark), LOOKS)
 
 
 def _belongs(process: int, session: int, mark: str) -> bool:

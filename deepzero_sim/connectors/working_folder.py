@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, TypeGuard, get_args
 
 from deepzero_sim.connectors.formats import Content
 from deepzero_sim.connectors.guard import guard
@@ -54,7 +54,7 @@ def placed(settings: ExternalFiles, what: str) -> tuple[Placed, ...]:
     if isinstance(settings, str | bytes) or not isinstance(settings, Sequence | Mapping):
         raise ConfigError(f"{what} must be a list of paths, or paths by their names in the working folder, not {settings!r}.")
     sources = list(settings.values() if isinstance(settings, Mapping) else settings)
-    if not all(isinstance(source, str | Path) and "\0" not in str(source) for source in sources):
+    if not all(map(_is_path, sources)):
         raise ConfigError(f"{what} must name files and folders by their paths, not {sources!r}.")
     named = settings if isinstance(settings, Mapping) else {Path(source).absolute().name: source for source in settings}
     if len(named) < len(settings):
@@ -175,8 +175,12 @@ class WorkingFolders:
         return goal
 
 
+def _is_path(path: object) -> TypeGuard[str | Path]:
+    return isinstance(path, str | Path) and "\0" not in str(path)
+
+
 def _kept_folder(path: object) -> Path:
-    if not isinstance(path, str | Path) or "\0" in str(path):
+    if not _is_path(path):
         raise ConfigError(f"kept_folder must be the path of a folder, not {path!r}.")
     return Path(path).absolute()
 

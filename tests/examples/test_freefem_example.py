@@ -12,10 +12,9 @@ import pytest
 import torch
 import yaml
 from scipy.special import j0, jn_zeros
-from third_party import Example
+from third_party import Example, is_trained_through
 
 import deepzero_sim as dz
-from deepzero_sim.cli import main
 from deepzero_sim.components import load
 from deepzero_sim.errors import ExitCodeError
 from deepzero_sim.solver import checked_step
@@ -123,15 +122,4 @@ def test_it_keeps_its_contract() -> None:
 
 @pytest.mark.slow
 def test_a_network_on_the_points_is_trained_through_it(tmp_path: Path) -> None:
-    recipe = yaml.safe_load((HERE / "data.yaml").read_text())
-    recipe["simulations"]["steps"] = 5
-    recipe["files"] = [{"output": str(tmp_path / "train.h5"), "params": [[1.0, 0.001], [1.4, 0.002]]}]
-    (tmp_path / "data.yaml").write_text(yaml.safe_dump(recipe))
-    assert main(["generate", "--config", str(tmp_path / "data.yaml")]) == 0
-    shared = ["--config", "examples/freefem/solver.yaml", "--train_data", str(tmp_path / "train.h5"), "--tensorboard", "false"]
-    non, ours = tmp_path / "NON", tmp_path / "DETACHED"
-    assert main(["train", "--config", "examples/freefem/non.yaml", *shared, "--run", str(non), "--updates", "200"]) == 0
-    through = ["--run", str(ours), "--start", str(non), "--updates", "3", "--unroll", "3"]
-    assert main(["train", "--config", "examples/freefem/detached.yaml", *shared, *through]) == 0
-    assert main(["evaluate", "--run", str(ours), "--data", str(tmp_path / "train.h5"), "--steps", "3"]) == 0
-    assert "DETACHED" in (ours / "report.md").read_text()
+    is_trained_through(EXAMPLE, tmp_path, [[1.0, 0.001], [1.4, 0.002]], "detached")

@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from third_party import Example
+from third_party import Example, is_trained_through
 
 import deepzero_sim as dz
-from deepzero_sim.cli import main
 from deepzero_sim.components import load
 from deepzero_sim.errors import ExitCodeError, SolverKilledError
 from deepzero_sim.solver import checked_step
@@ -143,16 +142,11 @@ def test_it_keeps_its_contract() -> None:
 
 @pytest.mark.slow
 def test_a_corrector_is_trained_through_it(tmp_path: Path) -> None:
-    recipe = yaml.safe_load((HERE / "data.yaml").read_text())
-    recipe["simulations"]["steps"] = 5
-    recipe["files"] = [{"output": str(tmp_path / "train.h5"), "params": [[1.0, 0.001], [2.0, 0.002]]}]
-    (tmp_path / "data.yaml").write_text(yaml.safe_dump(recipe))
-    assert main(["generate", "--config", str(tmp_path / "data.yaml")]) == 0
-    shared = ["--config", "examples/openfoam/solver.yaml", "--train_data", str(tmp_path / "train.h5"), "--tensorboard", "false"]
-    non, ours = tmp_path / "NON", tmp_path / "SolverLayer"
-    assert main(["train", "--config", "examples/openfoam/non.yaml", *shared, "--run", str(non), "--updates", "200"]) == 0
-    through = ["--run", str(ours), "--start", str(non), "--updates", "3", "--unroll", "3"]
-    measured = ["--vjp.args", "{references: 1, block: 4, scheme: forward}"]
-    assert main(["train", "--config", "examples/openfoam/solver_layer.yaml", *shared, *through, *measured]) == 0
-    assert main(["evaluate", "--run", str(ours), "--data", str(tmp_path / "train.h5"), "--steps", "3"]) == 0
-    assert "SolverLayer" in (ours / "report.md").read_text()
+    is_trained_through(
+        EXAMPLE,
+        tmp_path,
+        [[1.0, 0.001], [2.0, 0.002]],
+        "solver_layer",
+        "--vjp.args",
+        "{references: 1, block: 4, scheme: forward}",
+    )

@@ -72,8 +72,7 @@ def runs_in_short(example: Example, tmp_path: Path) -> None:
     recipe = {**example.recipe, "workers": {"backend": "serial"}}
     recipe["simulations"] = {**recipe["simulations"], "steps": 3, "reference": recipe["simulations"]["source"]}
     recipe["files"] = [{"output": str(tmp_path / "data.h5"), "params": example.params[:2].tolist()}]
-    (tmp_path / "data.yaml").write_text(yaml.safe_dump(recipe))
-    assert main(["generate", "--config", str(tmp_path / "data.yaml")]) == 0
+    _generate(recipe, tmp_path)
     for name, more in (
         ("non", []),
         ("solver_layer", ["--start", str(tmp_path / "non"), "--unroll", "2", "--vjp", DETACHED]),
@@ -82,6 +81,35 @@ def runs_in_short(example: Example, tmp_path: Path) -> None:
         where = ["--run", str(tmp_path / name), "--train_data", str(tmp_path / "data.h5")]
         assert main(["train", "--config", str(example.folder / f"{name}.yaml"), *where, *short, *more]) == 0
     assert main(["evaluate", "--run", str(tmp_path / "solver_layer"), "--data", str(tmp_path / "data.h5")]) == 0
+
+
+def is_trained_through(example: Example, tmp_path: Path, params: list[list[float]], recipe: str, *more: str) -> None:
+    """`generate`, `non` and a recipe that starts from it, with the reference as it is, on a few frames.
+
+    Args:
+        example: whose folder is in the current one, and whose solver is in a recipe of its own.
+        tmp_path: an empty folder.
+        params: of the simulations.
+        recipe: its name.
+        more: options of it.
+    """
+    data, non, ours = (tmp_path / name for name in ("train.h5", "NON", recipe))
+    simulations = {**example.recipe["simulations"], "steps": 5}
+    files = [{"output": str(data), "params": params}]
+    _generate({**example.recipe, "simulations": simulations, "files": files}, tmp_path)
+    here = f"examples/{example.folder.name}"
+    shared = ["--config", f"{here}/solver.yaml", "--train_data", str(data), "--tensorboard", "false"]
+    assert main(["train", "--config", f"{here}/non.yaml", *shared, "--run", str(non), "--updates", "200"]) == 0
+    through = ["--run", str(ours), "--start", str(non), "--updates", "3", "--unroll", "3"]
+    assert main(["train", "--config", f"{here}/{recipe}.yaml", *shared, *through, *more]) == 0
+    assert main(["evaluate", "--run", str(ours), "--data", str(data), "--steps", "3"]) == 0
+    method = yaml.safe_load((example.folder / f"{recipe}.yaml").read_text())["method"]
+    assert f"| {method} |" in (ours / "report.md").read_text()
+
+
+def _generate(recipe: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "data.yaml").write_text(yaml.safe_dump(recipe))
+    assert main(["generate", "--config", str(tmp_path / "data.yaml")]) == 0
 
 
 DETACHED = '{"name": "deepzero_sim.vjp.Detached", "args": {}}'
