@@ -16,17 +16,16 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
 
 from deepzero_sim.advancing import advance_all
-from deepzero_sim.components import Component, load
+from deepzero_sim.components import Component, call_function
 from deepzero_sim.datasets import trajectories
 from deepzero_sim.datasets.hdf5 import writing
 from deepzero_sim.datasets.trajectories import Trajectories
-from deepzero_sim.errors import ConfigError, DataError, DeepZeroError
+from deepzero_sim.errors import ConfigError, DataError
 from deepzero_sim.failures import FailureLog, FailurePolicy, Incident
 from deepzero_sim.files import write_text
 from deepzero_sim.parallel import outcome, submitted
@@ -175,27 +174,15 @@ def _frames(task: _Task, log: FailureLog) -> Iterator[Array]:
     simulations, row = task.simulations, task.params
     reference, spec = _solver(json.dumps(asdict(simulations.reference))), _solver(json.dumps(asdict(simulations.source))).spec
     params = np.array([row], dtype=reference.spec.dtype)
-    states = _returned(simulations.initial, reference.spec, params)
+    states = call_function(simulations.initial, reference.spec, params)
     check_states(reference.spec, states, f"what {simulations.initial} returned", "check it on one row of params", batch=1)
     for step in range(simulations.steps + 1):
         if step >= simulations.discard:
-            kept = _returned(simulations.restrict, states, spec)
+            kept = call_function(simulations.restrict, states, spec)
             check_states(spec, kept, f"what {simulations.restrict} returned", "check it on one state", batch=1)
             yield kept
         if step < simulations.steps:
             states = advance_all(reference, states, params if len(row) else None, task.policy, log, f"step {step + 1}")
-
-
-def _returned(name: str, *arguments: Any) -> Array:
-    """What a function named in settings returns."""
-    function = load(name)
-    try:
-        returned: Array = function(*arguments)
-    except DeepZeroError:
-        raise
-    except (Exception, SystemExit) as error:
-        raise ConfigError(f"{name} raised {type(error).__name__}: {error}; run it alone to find out why.") from error
-    return returned
 
 
 @lru_cache(maxsize=4)

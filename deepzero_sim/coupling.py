@@ -15,7 +15,8 @@ from deepzero_sim.advancing import advance_all
 from deepzero_sim.errors import ConfigError, DeepZeroError, NonFiniteError
 from deepzero_sim.failures import FailureLog, FailurePolicy, as_policy
 from deepzero_sim.layer import SolverLayer
-from deepzero_sim.solver import DifferentiableSolver, Solver
+from deepzero_sim.module_state import as_input
+from deepzero_sim.solver import DifferentiableSolver, Solver, differentiable_step
 from deepzero_sim.types import Array, is_whole, to_array, to_array_or_none
 from deepzero_sim.vjp import VectorJacobianProduct
 
@@ -108,7 +109,7 @@ class SolverLoop:
 
     def _differentiable_step(self, states: torch.Tensor, params: torch.Tensor | None) -> torch.Tensor:
         assert isinstance(self.solver, DifferentiableSolver)
-        advanced = self.solver.differentiable_step(states, params)
+        advanced = differentiable_step(self.solver, states, params)
         if not bool(torch.isfinite(advanced).all()):
             raise NonFiniteError(
                 f"what solver {self.solver.spec.name!r} returned must be finite, but it holds NaN or infinity: "
@@ -120,9 +121,8 @@ class SolverLoop:
         self, advanced: torch.Tensor, params: torch.Tensor | None = None, corrector: CorrectorFunction | None = None
     ) -> torch.Tensor:
         """Add the correction to advanced states: `P(s) + C(P(s); theta)`, `(B, C, *N)`."""
-        weight = next(self.corrector.parameters(), advanced)
-        inputs = advanced.to(weight, copy=True)  # it may write into them
-        correction = _corrected(corrector or self.corrector, inputs, None if params is None else params.to(weight))
+        inputs, scenario = as_input(self.corrector, advanced), None if params is None else as_input(self.corrector, params)
+        correction = _corrected(self.corrector if corrector is None else corrector, inputs, scenario)
         if not isinstance(correction, torch.Tensor) or not correction.is_floating_point():
             what = correction.dtype if isinstance(correction, torch.Tensor) else type(correction).__name__
             raise ConfigError(f"the corrector must return a tensor of real floating-point numbers, not {what}: convert it.")
@@ -165,9 +165,10 @@ class SolverLoop:
         states = torch.as_tensor(states)
         params = None if params is None else torch.as_tensor(params)
         trajectory = []
+        step = self.advance if step is None else step
         for number in range(steps):
-            known = advanced is not None and number == 0
-            states = self.correct(advanced if known else (step or self.advance)(states, params), params, corrector)  # type: ignore[arg-type]
+            arrived = advanced if advanced is not None and number == 0 else step(states, params)
+            states = self.correct(arrived, params, corrector)
             trajectory.append(states)
         return torch.stack(trajectory, dim=1)
 

@@ -15,7 +15,7 @@ from deepzero_sim.errors import ConfigError, NonFiniteError
 from deepzero_sim.failures import FailureLog, FailurePolicy, as_policy
 from deepzero_sim.probing import Probes
 from deepzero_sim.solver import Solver
-from deepzero_sim.types import Array, to_array, to_array_or_none
+from deepzero_sim.types import Array, read_only_copy, to_array, to_array_or_none
 from deepzero_sim.vjp import StepTaken, VectorJacobianProduct
 
 
@@ -112,7 +112,7 @@ class SolverLayer(nn.Module):
         w = np.where(active, to_array(cotangents), np.zeros((), taken.states.dtype))
         if not len(w):
             return torch.from_numpy(w)
-        product = self.vjp.product(taken, w, self.probes)
+        product = self.vjp.product(taken, read_only_copy(w), self.probes)
         if not isinstance(product, np.ndarray) or (product.shape, product.dtype) != (w.shape, w.dtype):
             what = f"{product.dtype} {product.shape}" if isinstance(product, np.ndarray) else type(product).__name__
             raise ConfigError(f"{type(self.vjp).__name__}.product must return {w.dtype} {w.shape}, not {what}: convert it.")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+from torch.utils import _pytree as pytree
 
 
 class _Kept(NamedTuple):
@@ -53,6 +54,50 @@ def _lies_as(tensor: torch.Tensor, view: torch.Tensor) -> bool:
     """Whether a tensor is the same piece of memory, seen in the same way."""
     ours, theirs = ((t.dtype, t.device, t.shape, t.stride(), t.data_ptr()) for t in (tensor, view))
     return ours == theirs
+
+
+def precision_of(model: torch.nn.Module) -> torch.dtype | None:
+    """The real dtype that a network computes in, by its first parameter of real or complex numbers; None if it has none.
+
+    Parameters of whole numbers or truth values, such as tables of indices, say nothing of it.
+    """
+    numbers = (p.dtype for p in model.parameters() if p.is_floating_point() or p.is_complex())
+    dtype = next(numbers, None)
+    return None if dtype is None else dtype.to_real()
+
+
+def as_input(model: torch.nn.Module, tensor: torch.Tensor) -> torch.Tensor:
+    """A copy of real numbers in a network's precision, on its device: the network may write into it."""
+    device = next((p.device for p in model.parameters()), tensor.device)
+    dtype = precision_of(model)
+    return tensor.to(device=device, dtype=tensor.dtype if dtype is None else dtype, copy=True)
+
+
+def copied(inputs: Sequence[Any]) -> tuple[Any, ...]:
+    """Copies of the tensors in a call's arguments, which the code that is called may write into."""
+    copies: tuple[Any, ...] = pytree.tree_map(lambda x: x.clone() if isinstance(x, torch.Tensor) else x, tuple(inputs))
+    return copies
+
+
+def cast(model: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
+    """A network with its real parameters and buffers in a precision, and its complex ones in the complex type of that.
+
+    `Module.to(dtype)` would throw imaginary parts away.
+
+    Args:
+        model: which is changed.
+        dtype: torch.float32 or torch.float64.
+
+    Returns:
+        The same network.
+    """
+
+    def converted(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.is_complex():
+            return tensor.to(dtype.to_complex())
+        return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+    return model._apply(converted)
 
 
 def write(model: torch.nn.Module, values: Mapping[str, torch.Tensor]) -> None:

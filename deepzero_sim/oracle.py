@@ -30,6 +30,7 @@ from deepzero_sim.errors import ConfigError, DivergedError, NonFiniteError, Work
 from deepzero_sim.failures import FailureLog, FailurePolicy, Incident
 from deepzero_sim.ledger import Ledger, Portion
 from deepzero_sim.lost_workers import answered_one_by_one
+from deepzero_sim.module_state import copied
 from deepzero_sim.network_with_loss import NetworkWithLoss
 from deepzero_sim.parallel import (
     SerialExecutor,
@@ -121,7 +122,7 @@ class Oracle(abc.ABC):
             raise ConfigError(f"an executor must have submit, as those of dz.open_executor do, but {executor!r} has none.")
         self.model = model
         self.loss_function = loss
-        self.executor = executor or SerialExecutor()
+        self.executor = SerialExecutor() if executor is None else executor
         self.queries_per_chunk = queries_per_chunk
         self.ledger: Ledger | None = None
         self.on_failure = FailurePolicy()
@@ -494,7 +495,7 @@ class LoopOracle(Oracle):
     def differentiable_loss(self, batch: Any) -> tuple[torch.Tensor, int]:
         states, params, references, advanced = self._checked(batch)
         rollout = self.loop.rollout(states, params, advanced=advanced)
-        return self._loss(rollout, references), self.preparation_steps(batch)
+        return self._loss(rollout, references.clone()), self.preparation_steps(batch)  # a loss may write into them
 
 
 def _repeated(tensor: torch.Tensor, count: int) -> torch.Tensor:
@@ -601,4 +602,4 @@ class ModelOracle(Oracle):
 
     def differentiable_loss(self, batch: Any) -> tuple[torch.Tensor, int]:
         inputs, targets = self._checked(batch)
-        return self._whole(inputs, targets), 0
+        return self._whole(*copied((inputs, targets))), 0  # the network and the loss may write into them

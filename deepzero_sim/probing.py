@@ -47,8 +47,8 @@ class Probes:
         require_thread_safe(solver, executor)
         self.solver = solver
         self.steps = 0
-        self._executor = executor or SerialExecutor()
-        self._on_failure = on_failure or FailurePolicy()
+        self._executor = SerialExecutor() if executor is None else executor
+        self._on_failure = FailurePolicy() if on_failure is None else on_failure
         self._log = FailureLog() if log is None else log
 
     @property

@@ -22,7 +22,7 @@ from deepzero_sim.difference.delta import Delta, Dense, OneCoordinate
 from deepzero_sim.difference.network import Differences, Meter
 from deepzero_sim.difference.recording import CannotRecordError, Recording, Slot, record
 from deepzero_sim.errors import ConfigError, DeepZeroError
-from deepzero_sim.module_state import state_put_back, write
+from deepzero_sim.module_state import copied, state_put_back, write
 from deepzero_sim.perturbation import Coordinates, Directions, Displacements, Perturbation, parts_of, trainable, unit_direction
 from deepzero_sim.randomness import Draws, seeded
 from deepzero_sim.types import NamedTensors
@@ -95,7 +95,7 @@ class QueriedNetwork:
     ) -> None:
         self._in_loop = in_loop
         self._network = network
-        found = whole or network
+        found = network if whole is None else whole
         assert found is not None
         self._whole = found
         self._prefix = prefix
@@ -144,10 +144,10 @@ class QueriedNetwork:
 
     def _whole_pass(self, inputs: Sequence[Any]) -> torch.Tensor:
         with state_put_back(self._whole):
-            return self._called(inputs).clone()  # it may be a buffer, which is put back
+            return self._call(inputs).clone()  # it may be a buffer, which is put back
 
-    def _called(self, inputs: Sequence[Any]) -> torch.Tensor:
-        result = self._whole(*_copied(inputs))
+    def _call(self, inputs: Sequence[Any]) -> torch.Tensor:
+        result = self._whole(*copied(inputs))
         if not isinstance(result, torch.Tensor):
             raise ConfigError(f"{self._name} must return a tensor, not {type(result).__name__}.")
         return result
@@ -160,8 +160,8 @@ class QueriedNetwork:
         with Draws() as draws:
             first = self._whole_pass(inputs)
         with state_put_back(self._whole):
-            second = self._called(inputs)
-            third = self._called(inputs) if self._in_loop else second
+            second = self._call(inputs)
+            third = self._call(inputs) if self._in_loop else second
         same = all(torch.equal(first.nan_to_num(), other.nan_to_num()) for other in (second, third))
         if draws.found or not same:
             raise ConfigError(
@@ -171,7 +171,7 @@ class QueriedNetwork:
 
     @property
     def _name(self) -> str:
-        return type(self._network or self._whole).__name__
+        return type(self._whole if self._network is None else self._network).__name__
 
     def _recorded_base(self, inputs: tuple[Any, ...]) -> Base:
         parameters = self._parameters
@@ -233,7 +233,7 @@ class QueriedNetwork:
         if self._numbers(inputs) is None:
             return None
         parameters = self._parameters
-        recording = record(self._whole, _copied(inputs), list(parameters.values()), memory=self._memory)
+        recording = record(self._whole, copied(inputs), list(parameters.values()), memory=self._memory)
         before = recording.values[recording.output].clone()
         changes = {
             name: OneCoordinate((p.numel() // 2,), (share * float(p.abs().max().clamp(min=0.1)),), 0, 1, p)
@@ -315,7 +315,7 @@ class QueriedNetwork:
             named = {self._prefix + name: tensor for name, tensor in changed.items()}
             with state_put_back(self._whole):
                 write(self._whole, named)
-                changes.append(self._called(given) - base.result)
+                changes.append(self._call(given) - base.result)
         return torch.stack(changes)
 
 
@@ -333,12 +333,6 @@ def _coordinates(parameters: NamedTensors, recording: Recording, perturbation: P
             starts[recording.parameters[id(parameter)]] = delta
         first += len(part)
     return starts
-
-
-def _copied(inputs: Sequence[Any]) -> tuple[Any, ...]:
-    """For a network that may write into them."""
-    copies: tuple[Any, ...] = pytree.tree_map(lambda x: x.clone() if isinstance(x, torch.Tensor) else x, tuple(inputs))
-    return copies
 
 
 def _count(perturbation: Perturbation | None, inputs: Sequence[torch.Tensor | None]) -> int:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-from deepzero_sim.components import load
+from deepzero_sim.components import call_function
 from deepzero_sim.contract import SolverCheck, check_solver
 from deepzero_sim.datasets import trajectories
-from deepzero_sim.errors import ConfigError, DeepZeroError
+from deepzero_sim.errors import ConfigError
 from deepzero_sim.experiment import build_corrector
 from deepzero_sim.settings import CheckSolverSettings
 from deepzero_sim.solver import SolverSpec, build_solver, check_states
@@ -64,12 +62,7 @@ def _rows(settings: CheckSolverSettings, spec: SolverSpec) -> Array | None:
 
 def _initial(name: str, spec: SolverSpec, params: Array) -> Array:
     """What a function named in settings makes of parameters, one row at a time, as it is asked when data are made."""
-    function: Any = load(name)
-    try:
-        states = np.concatenate([function(spec, row[None]) for row in params])
-    except DeepZeroError:
-        raise
-    except (Exception, SystemExit) as error:
-        raise ConfigError(f"{name} raised {type(error).__name__}: {error}; run it alone to find out why.") from error
-    check_states(spec, states, f"what {name} returned", "check it on the params given", batch=len(params))
-    return states
+    rows = [call_function(name, spec, row[None]) for row in params]
+    for row in rows:
+        check_states(spec, row, f"what {name} returned", "check it on the params given", batch=1)
+    return np.concatenate(rows)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 
 #: Solver states, shape `(B, C, *N)`, or parameters, shape `(B, K)`; float32 or float64.
 Array: TypeAlias = NDArray[np.floating[Any]]
+
+#: Numbers or truth values.
+_AnyArray = TypeVar("_AnyArray", bound=NDArray[Any])
 
 #: Tensors named as in `torch.nn.Module.named_parameters()`: gradients, or the parameters themselves.
 NamedTensors: TypeAlias = dict[str, torch.Tensor]
@@ -28,14 +31,25 @@ def to_array_or_none(tensor: torch.Tensor | None) -> Array | None:
     return None if tensor is None else to_array(tensor)
 
 
+def read_only_copy(array: _AnyArray) -> _AnyArray:
+    """The same values for code that is not ours: neither that nor what it keeps of them can change an array of ours.
+
+    The flag makes numpy refuse a write, so that it is noticed. The copy holds where the flag does not: torch, ctypes and
+    compiled code write through it.
+    """
+    copy = array.copy()
+    copy.flags.writeable = False
+    return copy
+
+
 def is_number(value: object) -> bool:
-    """Whether it is a real number, whatever the type hints promised."""
-    return isinstance(value, numbers.Real)
+    """Whether it is a real number, whatever the type hints promised; true and false are none."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def is_whole(value: object) -> bool:
-    """Whether it is a whole number."""
-    return isinstance(value, numbers.Integral)
+    """Whether it is a whole number; true and false are none."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
 #: Active coordinates: a bool tensor of the parameter's own shape for each name that is active at all.

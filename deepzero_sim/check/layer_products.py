@@ -12,7 +12,7 @@ from deepzero_sim.check.subject import Found, Subject, Vector, require_same_step
 from deepzero_sim.errors import ConfigError, NonFiniteError
 from deepzero_sim.layer import SolverLayer
 from deepzero_sim.randomness import seeded
-from deepzero_sim.solver import DifferentiableSolver, check_states, checked_step
+from deepzero_sim.solver import DifferentiableSolver, check_states, checked_step, differentiable_step
 from deepzero_sim.types import to_array
 from deepzero_sim.vjp.differences import Differences
 
@@ -67,7 +67,7 @@ class LayerProducts(Subject):
         require_same_step(twin, self._layer.solver, self._states[:1].detach(), one)
         self.steps += 1
         states = self._states.detach().clone().requires_grad_()
-        advanced = twin.differentiable_step(states, self._params)
+        advanced = differentiable_step(twin, states, self._params)
         if not bool(torch.isfinite(advanced).all()):
             raise NonFiniteError(f"what the twin {twin.spec.name!r} returned must be finite, but it holds NaN or infinity.")
         if not advanced.requires_grad:

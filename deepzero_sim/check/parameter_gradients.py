@@ -41,7 +41,7 @@ class ParameterGradients(Subject):
         if not batches:
             raise ConfigError("a gradient is checked on one batch or more, but none were given: pass what the oracle takes.")
         self._oracle, self._batches, self._seed = oracle, batches, seed
-        self._estimator = estimator or BackPropagation()
+        self._estimator = BackPropagation() if estimator is None else estimator
         self._parameters = trainable(oracle.model)
         self.samples = len(batches)
         # an oracle keeps what one batch has in common for its queries
@@ -87,7 +87,7 @@ class ParameterGradients(Subject):
         return abs(float(second))
 
     def unit(self, sample: int) -> float:
-        return float(sum(p.detach().double().square().sum() for p in self._parameters.values())) ** 0.5 or 1.0
+        return float(np.linalg.norm(_flat(self._parameters))) or 1.0
 
     def smallest_step(self) -> float:
         return 0.0  # differences are carried through the network, not taken of its rounded parameters
@@ -104,5 +104,7 @@ class ParameterGradients(Subject):
         return np.asarray(differences(answers.changes, step, "central").numpy())
 
 
-def _flat(grads: NamedTensors) -> Vector:
-    return np.concatenate([to_array(grad).reshape(-1).astype(np.float64) for grad in grads.values()])
+def _flat(tensors: NamedTensors) -> Vector:
+    """All numbers in one vector; of a complex one its real and imaginary part."""
+    parts = (torch.view_as_real(x.detach()) if x.is_complex() else x for x in tensors.values())
+    return np.concatenate([to_array(part).reshape(-1).astype(np.float64) for part in parts])

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from deepzero_sim.errors import ConfigError
-from deepzero_sim.solver import DifferentiableSolver, Solver, SolverSpec, checked_step
+from deepzero_sim.solver import DifferentiableSolver, Solver, SolverSpec, checked_step, differentiable_step
 from deepzero_sim.types import to_array, to_array_or_none
 
 #: A gradient, or one of `n` directions and its slope: `(d,)`, `(n, d)`, `(n,)`.
@@ -110,7 +110,7 @@ def require_same_step(twin: DifferentiableSolver, solver: Solver, states: torch.
     given = to_array(states)
     ours = checked_step(solver, given, to_array_or_none(params))
     with torch.no_grad():
-        theirs = to_array(twin.differentiable_step(states, params))
+        theirs = to_array(differentiable_step(twin, states, params))
     change = float(np.linalg.norm(ours - given)) or float(np.linalg.norm(ours))
     apart = float(np.linalg.norm((theirs - ours) * solver.spec.active()))
     if apart > APART * change:

@@ -76,6 +76,12 @@ def check_precision(parameters: Mapping[str, torch.Tensor], step_size: float) ->
     for name, parameter in parameters.items():
         if torch.is_autocast_enabled(parameter.device.type):
             raise ConfigError("autocast rounds the results that differences are taken of: estimate gradients outside of it.")
+        if parameter.is_complex():
+            raise ConfigError(
+                f"parameter {name!r} must be real to be queried, not {parameter.dtype}: make it a real parameter of shape "
+                f"{(*parameter.shape, 2)} and use torch.view_as_complex of it in forward, or take a method that "
+                "back-propagates, such as SolverLayer or DETACHED."
+            )
         if parameter.dtype not in (torch.float32, torch.float64):
             raise ConfigError(
                 f"parameter {name!r} must be of float32 or float64 to be queried, not {parameter.dtype}: convert "

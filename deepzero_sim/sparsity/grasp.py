@@ -58,7 +58,7 @@ def _product(loss: torch.Tensor, weights: Sequence[torch.Tensor]) -> Sequence[to
     if not loss.requires_grad:
         raise ConfigError("the loss has no gradient: look for detach(), no_grad() or numpy in the network and the loss.")
     grads = torch.autograd.grad(loss, weights, create_graph=True, allow_unused=True, materialize_grads=True)
-    inner = torch.stack([(g * g.detach()).sum() for g in grads]).sum()
+    inner = torch.stack([(g * g.detach().conj()).real.sum() for g in grads]).sum()
     if not inner.requires_grad:  # the loss is linear in every weight
         return [torch.zeros_like(w) for w in weights]
     _require_differentiable(inner)

@@ -66,10 +66,15 @@ def grasp_densities(weights: Mapping[str, torch.Tensor], product: HessianGradien
         DivergedError: a score is not finite.
     """
     require_finite_tensors(product.values, "score")
-    scores = {name: -w.detach().double().cpu() * product.values[name].double().cpu() for name, w in weights.items()}
+    scores = {name: -(_wide(w).conj() * _wide(product.values[name])).real for name, w in weights.items()}
     if rule == "magnitude":
         scores = {name: -score.abs() for name, score in scores.items()}
     return Densities(lowest_shares(scores, sparsity), product.queries, product.solver_steps)
+
+
+def _wide(tensor: torch.Tensor) -> torch.Tensor:
+    """In float64, or the complex type of that."""
+    return tensor.detach().cpu().to(torch.promote_types(tensor.dtype, torch.float64))
 
 
 def lowest_shares(scores: Mapping[str, torch.Tensor], sparsity: float) -> dict[str, float]:

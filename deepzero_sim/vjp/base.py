@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.probing import Probes
 from deepzero_sim.solver import Solver
-from deepzero_sim.types import Array
+from deepzero_sim.types import Array, read_only_copy
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,11 +19,18 @@ class StepTaken:
         states: `(B, C, *N)`.
         params: `(B, K)` or None.
         advanced: `P(states)`, `(B, C, *N)`.
+
+    All are read-only copies: a product may be of the user's own.
     """
 
     states: Array
     params: Array | None
     advanced: Array
+
+    def __post_init__(self) -> None:
+        for name in ("states", "params", "advanced"):
+            array = getattr(self, name)
+            object.__setattr__(self, name, None if array is None else read_only_copy(array))
 
     def at(self, b: int) -> tuple[Array, Array | None, Array]:
         """One of them: state, parameters and what came of it, `(C, *N)`, `(K,)` or None, and `(C, *N)`."""

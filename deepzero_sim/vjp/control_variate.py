@@ -60,7 +60,7 @@ class ControlVariate(VectorJacobianProduct):
         self.control.prepare(states, params, probes)
 
     def product(self, taken: StepTaken, cotangents: Array, probes: Probes) -> Array:
-        result = self.control.product(taken, cotangents, probes)
+        result = self.control.product(taken, cotangents, probes).copy()  # the control's own may be kept, or the cotangents
         active = probes.spec.active()
         for b, w in enumerate(cotangents):
             state, params, advanced = taken.at(b)
