@@ -8,13 +8,18 @@ import importlib.util
 import inspect
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from types import ModuleType, SimpleNamespace
+from typing import Any, get_origin, get_type_hints
+
+import numpy as np
 
 from deepzero_sim.errors import ConfigError, DeepZeroError
 from deepzero_sim.spelling import did_you_mean
+from deepzero_sim.types import read_only_copy
 
 
 @dataclass
@@ -30,8 +35,30 @@ class Component:
     args: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What a setting may name, so that nothing else is called.
+
+    Args:
+        words: what is to be made, for messages: the setting must make it.
+        fits: whether objects of a class are what is wanted.
+    """
+
+    words: str
+    fits: Callable[[type], bool]
+
+    @classmethod
+    def of(cls, kind: type, words: str) -> Wanted:
+        """Objects of a class and of those derived from it."""
+        return cls(words, lambda made: issubclass(made, kind))
+
+
+#: Whatever this package defines.
+OF_THIS_PACKAGE = Wanted("something of deepzero_sim or of a file of yours", lambda made: _package(made.__module__) == "deepzero_sim")
+
+
 def load(name: str) -> Any:
-    """What a name stands for.
+    """What a name stands for; its module is imported, which runs that module's code, and nothing is called.
 
     Raises:
         ConfigError: no such file, module or name, or the module raised an error of its own.
@@ -49,13 +76,68 @@ def load(name: str) -> Any:
         raise ConfigError(f"{path} has no {attribute!r}{meant}: check the spelling in {name!r}.") from error
 
 
-def build(component: Component, *leading: Any) -> Any:
+def load_factory(name: str, wanted: Wanted) -> Any:
+    """What a name stands for, if it makes what is wanted; anything else is refused before it is called.
+
+    It may be a class that is wanted or an object of one, a function whose return annotation is such a class, or whatever a
+    file named as `file.py:Name` defines itself. A name of the standard library, which has none of these, is not even imported.
+
+    Raises:
+        ConfigError: there is no such name, or it makes something else, as far as one can see.
+    """
+    if _package(name) in sys.stdlib_module_names and not _is_file(name):
+        raise ConfigError(f"{name!r} is of Python's standard library and must make {wanted.words}, not {_last(name)}: name another.")
+    named = load(name)
+    function = named.func if isinstance(named, partial) else named
+    if _is_file(name) and _defined_in(function, _module_from_file(Path(name.rpartition(":")[0]), name)):
+        return named
+    made = function if isinstance(function, type) else _returned_class(function) if callable(function) else None
+    if (made is not None and wanted.fits(made)) or wanted.fits(type(named)):
+        return named
+    if isinstance(function, type):
+        raise ConfigError(f"{name!r} must make {wanted.words}, not {function.__name__}: name another.")
+    raise ConfigError(
+        f"{name!r} must make {wanted.words}, but it is a {type(named).__name__} that does not say so: annotate what it returns, "
+        "or name it as file.py:Name where it is defined."
+    )
+
+
+def _package(dotted: str) -> str:
+    return dotted.partition(".")[0]
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+def _is_file(name: str) -> bool:
+    return name.rpartition(":")[0].endswith(".py")
+
+
+def _defined_in(named: Any, module: ModuleType) -> bool:
+    """Whether a class, a function or the class of an object stands in a module, and was not only imported there."""
+    return getattr(named, "__module__", None) == module.__name__
+
+
+def _returned_class(function: Any) -> type | None:
+    """The class that a function says it returns."""
+    function = inspect.unwrap(function)
+    said = getattr(function, "__annotations__", {}).get("return")
+    try:
+        hints = get_type_hints(SimpleNamespace(__annotations__={"return": said}), getattr(function, "__globals__", {}))
+    except (NameError, AttributeError, TypeError, SyntaxError):  # it is imported for type checkers only
+        return None
+    made = hints["return"]
+    return made if isinstance(made, type) else get_origin(made)
+
+
+def build(component: Component, *leading: Any, wanted: Wanted = OF_THIS_PACKAGE) -> Any:
     """Call what a component names with its arguments, `leading` ones first.
 
     Raises:
-        ConfigError: it does not take them.
+        ConfigError: it makes something else than what is wanted, or does not take the arguments.
     """
-    return call(load(component.name), component, *leading)
+    return call(load_factory(component.name, wanted), component, *leading)
 
 
 def call(factory: Any, component: Component, *leading: Any) -> Any:
@@ -72,6 +154,25 @@ def call(factory: Any, component: Component, *leading: Any) -> Any:
         raise ConfigError(
             f"{component.name} cannot be made with {given} ({type(error).__name__}: {error}): check its args{meant}."
         ) from error
+
+
+def call_function(name: str, *arguments: Any) -> Any:
+    """Call a function that settings name, such as one that makes initial states.
+
+    Arrays go in as read-only copies and come out as copies: the function may keep either, and write into its own next time.
+
+    Raises:
+        ConfigError: there is no such function, or it raised an error of its own.
+    """
+    function = load(name)
+    given = [read_only_copy(argument) if isinstance(argument, np.ndarray) else argument for argument in arguments]
+    try:
+        returned = function(*given)
+    except DeepZeroError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise ConfigError(f"{name} raised {type(error).__name__}: {error}; run it alone to find out why.") from error
+    return returned.copy() if isinstance(returned, np.ndarray) else returned
 
 
 def keywords(factory: Any) -> tuple[str, ...]:

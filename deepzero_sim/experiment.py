@@ -28,7 +28,7 @@ from deepzero_sim.layer import SolverLayer
 from deepzero_sim.loss import RolloutError
 from deepzero_sim.masking import ActiveSet, RunRatios, active_set, build_ratios
 from deepzero_sim.models.corrector import CORRECTORS, Corrector, NoCorrection
-from deepzero_sim.module_state import state_put_back
+from deepzero_sim.module_state import cast, state_put_back
 from deepzero_sim.oracle import LoopOracle
 from deepzero_sim.parallel import open_executor, single_threaded
 from deepzero_sim.perturbation import trainable
@@ -220,7 +220,7 @@ def build_corrector(network: Component, spec: SolverSpec, seed: int) -> nn.Modul
         spec: of the solver.
         seed: of the weights.
     """
-    return build_network(network, CORRECTORS, spec, seed).to(getattr(torch, spec.dtype))
+    return cast(build_network(network, CORRECTORS, spec, seed), getattr(torch, spec.dtype))
 
 
 def starting_network(network: Component, start: Path | None, spec: SolverSpec, data: Trajectories, seed: int) -> nn.Module:
