@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import abc
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from deepzero_sim.components import Component, call, load
+from deepzero_sim import spec_fields
+from deepzero_sim.components import Component, Wanted, call, load_factory
 from deepzero_sim.errors import (
     ConfigError,
     DeepZeroError,
@@ -26,9 +28,16 @@ from deepzero_sim.errors import (
     StatesFailedError,
 )
 from deepzero_sim.interrupting import interruption
-from deepzero_sim.types import Array, is_whole
+from deepzero_sim.types import Array, is_number, is_whole, read_only_copy
 
 DTYPES = ("float32", "float64")
+
+#: How fields of a spec that are lists are taken.
+_LISTED: Mapping[tuple[str, ...], Callable[[str, str, Any], tuple[Any, ...]]] = {
+    ("channels", "parameters", "axes"): spec_fields.names,
+    ("channel_units", "parameter_units"): spec_fields.texts,
+    ("spacing",): spec_fields.numbers,
+}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -74,14 +83,11 @@ class SolverSpec:
     thread_safe: bool = True
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "state_shape", tuple(self.state_shape))  # a list would never equal an array's shape
         if not isinstance(self.name, str):
             raise ConfigError(f"SolverSpec {self.name!r}: name must be text, not {type(self.name).__name__}: put it in quotes.")
-        if len(self.state_shape) < 2 or not all(is_whole(size) and size >= 1 for size in self.state_shape):
-            raise ConfigError(
-                f"SolverSpec {self.name!r}: state_shape must be (channels, points, ...), all positive, "
-                f"not {self.state_shape}: add the channel axis even for one channel."
-            )
+        if not self.name.strip():
+            raise ConfigError(f"SolverSpec {self.name!r}: name must not be empty: say what reports are to call the solver.")
+        self._take_lists()
         if self.dtype not in DTYPES:
             raise ConfigError(f"SolverSpec {self.name!r}: dtype must be one of {', '.join(DTYPES)}, not {self.dtype!r}.")
         for field in ("deterministic", "thread_safe"):
@@ -93,27 +99,48 @@ class SolverSpec:
             raise ConfigError(
                 f"SolverSpec {self.name!r}: stencil must be a whole number of points, 0 or more, or None, not {self.stencil!r}."
             )
-        if not 0 < self.dt < float("inf"):
-            raise ConfigError(f"SolverSpec {self.name!r}: dt must be a positive number, not {self.dt!r}.")
+        if not is_number(self.dt) or not 0 < self.dt < float("inf"):
+            hint = spec_fields.as_number(self.dt)
+            raise ConfigError(f"SolverSpec {self.name!r}: dt must be a positive number, not {self.dt!r}{hint}.")
         channels, axes = self.state_shape[0], len(self.state_shape) - 1
         self._need_length("channels", channels)
         self._need_length("channel_units", channels)
         self._need_length("parameter_units", len(self.parameters))
         self._need_length("axes", axes)
-        for field in ("channels", "parameters"):
-            if len(set(getattr(self, field))) < len(getattr(self, field)):
-                raise ConfigError(f"SolverSpec {self.name!r}: {field} must have different names, not {getattr(self, field)}.")
         self._need_length("spacing", axes)
         self._need_length("offsets", channels)
-        if self.mask is not None and (self.mask.shape != self.state_shape or self.mask.dtype != np.bool_):
+        if self.offsets and any(len(offset) != axes for offset in self.offsets):
             raise ConfigError(
-                f"SolverSpec {self.name!r}: the mask must be a bool array of the shape of a state, {self.state_shape}, "
-                f"not {self.mask.dtype} of shape {self.mask.shape}."
+                f"SolverSpec {self.name!r}: offsets must have {axes} numbers for each channel, not {self.offsets}: one an axis."
             )
-        if self.mask is not None and not self.mask.any():
+        if 0 in self.spacing:
+            raise ConfigError(f"SolverSpec {self.name!r}: spacing must not be 0, but is {self.spacing}: points lie apart.")
+        if self.mask is not None:
+            object.__setattr__(self, "mask", self._own_mask(self.mask))
+
+    def _own_mask(self, mask: Any) -> NDArray[np.bool_]:
+        """Hold a mask to the state's shape; a copy, as solvers, networks and functions of the user's all see this one."""
+        what = f"SolverSpec {self.name!r}: the mask must be"
+        if not isinstance(mask, np.ndarray):
+            raise ConfigError(f"{what} a numpy array, not {type(mask).__name__}: take numpy.array(mask).")
+        if mask.shape != self.state_shape or mask.dtype != np.bool_:
             raise ConfigError(
-                f"SolverSpec {self.name!r}: the mask must be True where a state holds values, not False everywhere."
+                f"{what} a bool array of the shape of a state, {self.state_shape}, not {mask.dtype} of shape {mask.shape}."
             )
+        if not mask.any():
+            raise ConfigError(f"{what} True where a state holds values, not False everywhere.")
+        return read_only_copy(mask)
+
+    def _take_lists(self) -> None:
+        """Take lists as the tuples that they stand for, and refuse what is no text, no name or no number."""
+        what, taken = f"SolverSpec {self.name!r}", {}
+        taken["state_shape"] = spec_fields.shape(what, self.state_shape)
+        for fields, take in _LISTED.items():
+            taken |= {field: take(what, field, getattr(self, field)) for field in fields}
+        rows = spec_fields.list_of(what, "offsets", self.offsets)
+        taken["offsets"] = tuple(spec_fields.numbers(what, "offsets", row) for row in rows)
+        for field, value in taken.items():
+            object.__setattr__(self, field, value)
 
     def _need_length(self, field: str, expected: int) -> None:
         value = getattr(self, field)
@@ -163,13 +190,31 @@ class DifferentiableSolver(Solver):
         """The same step as :meth:`Solver.step`, `(B, C, *N)` to `(B, C, *N)`, recorded by autograd."""
 
 
+def differentiable_step(solver: DifferentiableSolver, states: torch.Tensor, params: torch.Tensor | None) -> torch.Tensor:
+    """One differentiable step from copies: what the solver writes into them changes nothing of its caller's.
+
+    Args:
+        solver: any.
+        states: `(B, C, *N)`.
+        params: `(B, K)` or None.
+
+    Returns:
+        `(B, C, *N)`, recorded by autograd back to `states`.
+    """
+    return solver.differentiable_step(states.clone(), None if params is None else params.clone())
+
+
+#: What the settings of a solver may name.
+SOLVER = Wanted.of(Solver, "a deepzero_sim.Solver")
+
+
 def build_solver(component: Component) -> Solver:
     """The solver that settings name: a class or function that makes one, or one that is there already.
 
     Raises:
         ConfigError: it cannot be made, or is no solver.
     """
-    named = load(component.name)
+    named = load_factory(component.name, SOLVER)
     solver = named if isinstance(named, Solver) and not component.args else call(named, component)
     if not isinstance(solver, Solver):
         raise ConfigError(f"{component} must make a deepzero_sim.Solver, not {type(solver).__name__}.")
@@ -249,17 +294,16 @@ def returned_by(spec: SolverSpec) -> str:
 
 
 def raw_step(solver: Solver, states: Array, params: Array | None) -> Array:
-    """What a solver returns, whatever it is, from states that it cannot write to.
+    """What a solver returns, whatever it is, from copies of states and parameters that it cannot write to.
 
     Raises:
         SolverError: it failed, by an exception of its own too.
         DeepZeroError: it cannot be asked at all: something is set wrong.
     """
-    untouchable = states.view()
-    untouchable.flags.writeable = False  # a step that wrote to its input would change the data it is given
+    given, scenario = read_only_copy(states), None if params is None else read_only_copy(params)
     interruption.check()
     try:
-        return solver.step(untouchable, params)
+        return solver.step(given, scenario)
     except DeepZeroError:
         raise
     except (Exception, SystemExit) as error:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 
-from deepzero_sim.components import Component, call, keywords, load
+from deepzero_sim.components import Component, Wanted, call, keywords, load_factory
 from deepzero_sim.connectors.formats import FORMATS, Content, Format
 from deepzero_sim.connectors.paths import inside
+from deepzero_sim.connectors.specs import channel_places
 from deepzero_sim.errors import ConfigError, DeepZeroError, InvalidStateError, SolverError, UnreadableOutputError
 from deepzero_sim.solver import SolverSpec
 from deepzero_sim.spelling import require_known
@@ -21,6 +24,9 @@ Held = Literal["state", "params", "all"]
 
 #: Where the channels are among the axes of an array: before the points, behind them, or nowhere, if there is but one.
 ChannelAxis = Literal["first", "last", "none"]
+
+#: What a format that is not one of ours may name.
+OWN_FORMAT = Wanted.of(Format, "a deepzero_sim.connectors.formats.Format")
 
 #: What the settings of a file may say; the rest are options of its format.
 KEYS = ("path", "format", "channels", "of", "channel_axis")
@@ -81,6 +87,11 @@ class ArrayFile:
         if self.of != "state" or self.channel_axis == "first":
             return values
         return np.moveaxis(values, axis, -1) if self.channel_axis == "last" else values.squeeze(axis)
+
+    def found_in(self, folder: Path) -> str:
+        """Return the path of the file that a program left, with an ending of the format behind it if that is what is there."""
+        paths = (self.path + ending for ending in self.format.endings)
+        return next((path for path in paths if os.path.lexists(folder / path)), self.path)
 
     def read(self, content: bytes, into: Array) -> None:
         """Take the channels of a file.
@@ -182,7 +193,7 @@ def _format(named: Any, options: dict[str, Any], where: str) -> Format:
             f"not {named!r}."
         )
     try:
-        factory = FORMATS.get(named) or load(named)
+        factory = FORMATS.get(named) or load_factory(named, OWN_FORMAT)
         if known := keywords(factory):
             require_known(options, (*KEYS, *known), f"a file of the format {named}")
         made = call(factory, Component(f"the format {named}", options))
@@ -195,15 +206,7 @@ def _format(named: Any, options: dict[str, Any], where: str) -> Format:
 
 def _channels(named: Any, spec: SolverSpec, where: str) -> tuple[int, ...]:
     """Places of channels, by names of the spec or by numbers; all of them if nothing is said."""
-    known: tuple[Any, ...] = spec.channels or tuple(range(spec.state_shape[0]))
-    if named is None:
-        return tuple(range(spec.state_shape[0]))
-    fit = isinstance(named, Sequence) and not isinstance(named, str) and named
-    if not fit or any(channel not in known for channel in named) or len(set(named)) < len(named):
-        raise ConfigError(
-            f"{where}: channels must be a list of some of {', '.join(map(str, known))}, each once, not {named!r}."
-        )
-    return tuple(known.index(channel) for channel in named)
+    return tuple(range(spec.state_shape[0])) if named is None else channel_places(named, spec, where)
 
 
 def _axis(axis: Any, made: Format, channels: tuple[int, ...], where: str) -> ChannelAxis:

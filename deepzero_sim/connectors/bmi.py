@@ -11,14 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from deepzero_sim.components import load
+from deepzero_sim.components import Wanted, load_factory
 from deepzero_sim.connectors.bmi_component import NEEDED, RunningComponent, Variable
 from deepzero_sim.connectors.bmi_spec import GivenSpec, Interface, spec_of, variable_of
 from deepzero_sim.connectors.statewise import one_by_one
-from deepzero_sim.errors import ConfigError, SolverCrashError
-from deepzero_sim.solver import Solver, SolverSpec, check_states
+from deepzero_sim.errors import ConfigError, InvalidStateError, SolverError
+from deepzero_sim.solver import Solver, SolverSpec, check_params, check_states
+from deepzero_sim.spec_fields import IN_QUOTES
 from deepzero_sim.types import Array, is_whole
+
+#: What `component` may name: a class that has the interface, or says by its name for a function of it that it should.
+BMI = Wanted("a class with the Basic Model Interface", lambda made: callable(getattr(made, "initialize", None)))
 
 
 class BMISolver(Solver):
@@ -53,7 +58,7 @@ class BMISolver(Solver):
         component: str | Callable[[], Any],
         config: str | Path,
         state: Sequence[str] | Mapping[str, str],
-        params: Sequence[str] | Mapping[str, str] = (),
+        params: Sequence[str] | Mapping[str, str] | None = (),
         spec: GivenSpec | None = None,
         steps_per_call: int = 1,
         reuse: bool = False,
@@ -68,11 +73,18 @@ class BMISolver(Solver):
         names = _variables("state", state), _variables("params", params)
         if not names[0]:
             raise ConfigError("state must name one variable of the BMI component at least, but it is empty.")
+        if both := set(names[0].values()) & set(names[1].values()):
+            raise ConfigError(
+                f"state and params must name different variables, but both name {sorted(both)[0]!r}: take one out."
+            )
         self._interface, self.spec = self._described(*names, int(steps_per_call), spec or {})
         if reuse and self.spec.thread_safe:
             raise ConfigError("one component cannot serve several threads: leave out reuse, or thread_safe of the spec.")
 
     def step(self, states: Array, params: Array | None = None) -> Array:
+        if params is not None and not self.spec.parameters:
+            raise InvalidStateError(f"solver {self.spec.name!r} was given parameters, but params names no variables for them.")
+        check_params(self.spec, states, params)
         return one_by_one(self._advance, states, params)
 
     def close(self) -> None:
@@ -94,7 +106,7 @@ class BMISolver(Solver):
             for variable in (*interface.params.values(), *interface.state.values()):
                 _require_settable(model, variable)
             _require_room(model, spec.dt)
-        except SolverCrashError as error:
+        except SolverError as error:
             raise ConfigError(str(error)) from error
         finally:
             if model is not None:
@@ -115,26 +127,36 @@ class BMISolver(Solver):
 
     def _ready(self) -> RunningComponent:
         """A component to set values in: the one that is kept, as long as its clock leaves room for a step, or a new one."""
-        if self._kept is not None and not self._kept.can_advance(self.spec.dt):
-            self.close()
-        if self._kept is not None:
+        if self._kept is not None and self._may_go_on(self._kept):
             return self._kept
+        self.close()
         model = RunningComponent(self._make, self._config)
         if self._reuse:
             self._kept = model
             self._end_kept = weakref.finalize(self, model.abandon)  # when the solver is gone or the program ends, too
         return model
 
+    def _may_go_on(self, model: RunningComponent) -> bool:
+        try:
+            model.require_untouched()
+            return model.can_advance(self.spec.dt)
+        except BaseException:
+            self.close()
+            raise
+
     def _stepped(self, model: RunningComponent, state: Array, params: Array | None) -> Array:
         for variable, value in zip(self._interface.params.values(), () if params is None else params, strict=True):
             model.set(variable, np.full(variable.size, value))
         channels, active = self._interface.state.values(), self.spec.active()
         for variable, values, where in zip(channels, state, active, strict=True):
-            own = values if where.all() else np.where(where, values, model.get(variable).reshape(values.shape))
-            model.set(variable, own)
+            whole = values if where.all() else np.where(where, values, model.get(variable).reshape(values.shape))
+            model.set(variable, whole)
         model.advance(self._interface.steps, self.spec.dt)
         with np.errstate(over="ignore"):  # infinity is found below
-            read = [model.get(variable).astype(self.spec.dtype) for variable in channels]
+            own = {variable: model.get(variable) for variable in channels}
+            read = [values.astype(self.spec.dtype) for values in own.values()]
+        if self._reuse:
+            model.remember(own)
         advanced = np.where(active, np.stack(read).reshape(self.spec.state_shape), np.zeros((), self.spec.dtype))
         remedy = "it diverged or fails on such a state: use a smaller step, a smaller correction or another initial state"
         check_states(self.spec, advanced[None], f"what BMI component {model.name} returned", remedy, batch=1)
@@ -145,7 +167,7 @@ class BMISolver(Solver):
 
 
 def _loaded(component: str | Callable[[], Any]) -> Callable[[], Any]:
-    make = load(component) if isinstance(component, str) else component
+    make = load_factory(component, BMI) if isinstance(component, str) else component
     missing = [name for name in NEEDED if isinstance(make, type) and not callable(getattr(make, name, None))]
     if not callable(make) or missing:
         what = f"it has no {', '.join(missing)}" if missing else f"it is a {type(make).__name__}"
@@ -160,24 +182,38 @@ def _existing(config: str | Path) -> str:
     return str(path.resolve())  # a worker may run in another folder
 
 
-def _variables(what: str, names: Sequence[str] | Mapping[str, str]) -> dict[str, str]:
-    named = dict(names) if isinstance(names, Mapping) else {str(name): name for name in names}
-    if isinstance(names, str) or not all(isinstance(name, str) for name in named.values()):
-        raise ConfigError(f"{what} must be a list of variables of the BMI component, or name: variable, not {names!r}.")
-    return named
+def _variables(what: str, given: Sequence[str] | Mapping[str, str] | None) -> dict[str, str]:
+    """Variables by the names that they have in the spec, each once."""
+    wanted = f"{what} must be a list of variables of the BMI component, or name: variable, not {given!r}"
+    if isinstance(given, str) or not isinstance(given, Sequence | Mapping | None):
+        raise ConfigError(f"{wanted}: write [{given!r}]." if isinstance(given, str) else f"{wanted}.")
+    pairs = list(given.items()) if isinstance(given, Mapping) else [(name, name) for name in given or ()]
+    for word in (word for pair in pairs for word in pair):
+        if not isinstance(word, str) or not word.strip():
+            raise ConfigError(f"{wanted}: {word!r} is no name, so {IN_QUOTES}.")
+    variables = [variable for _, variable in pairs]
+    if len(set(variables)) < len(variables):
+        raise ConfigError(f"{wanted}: name each variable once.")
+    return dict(pairs)
 
 
 def _require_settable(model: RunningComponent, variable: Variable) -> None:
     """Set a variable to other values than it has, and see whether they are there."""
     before = model.get(variable)
-    other = before + np.asarray(1e-3 if variable.dtype.kind == "f" else 1, variable.dtype) * np.maximum(np.abs(before), 1)
-    other = np.where(np.isfinite(other), other, 0).astype(variable.dtype)
+    other = np.bitwise_xor(before, np.ones((), before.dtype)) if variable.is_whole else _moved(before)
     model.set(variable, other)
     if not np.array_equal(model.get(variable), other):
         raise ConfigError(
             f"set_value of BMI component {model.name} must set {variable.name!r}, but get_value gives other values after it: "
             "take a variable that the component computes from, not one that it derives, or mend set_value."
         )
+
+
+def _moved(values: NDArray[Any]) -> NDArray[Any]:
+    """Other values that are like these."""
+    with np.errstate(all="ignore"):
+        moved = values + np.asarray(1e-3, values.dtype) * np.maximum(np.abs(values), 1)
+    return np.where(np.isfinite(moved), moved, 0).astype(values.dtype)
 
 
 def _require_room(model: RunningComponent, dt: float) -> None:
