@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from deepzero_sim.connectors.executable import ExecutableSolver
 from deepzero_sim.connectors.formats import Content, Format
 from deepzero_sim.connectors.formats.base import as_dtype, need_size
-from deepzero_sim.connectors.formats.text import whole_lines
+from deepzero_sim.connectors.formats.numbers import parse_number, parse_numbers
 from deepzero_sim.connectors.specs import as_spec
 from deepzero_sim.connectors.working_folder import ExternalFiles, Keep
 from deepzero_sim.errors import ConfigError, ExitCodeError, UnreadableOutputError
@@ -19,6 +22,15 @@ from deepzero_sim.solver import Solver, SolverSpec
 from deepzero_sim.types import Array
 
 PARAMETERS, RESULTS = "params.in", "results.out"
+
+#: What Dakota tells a driver besides its arguments.
+ENVIRONMENT = {"DAKOTA_PARAMETERS_FILE": PARAMETERS, "DAKOTA_RESULTS_FILE": RESULTS}
+
+#: Characters that a name cannot have in a parameters file: it would be another entry for those who read it.
+OF_LAYOUTS = re.compile(r"[\s{}=\"']")
+
+#: Words that are no label even where they are no number: it would be lost.
+LIKE_A_NUMBER = re.compile(rb"[+-]?\.?\d|\*")
 
 #: Layouts of the parameters file.
 ParametersFormat: TypeAlias = Literal["standard", "aprepro"]
@@ -28,8 +40,9 @@ class DakotaSolver(Solver):
     """A driver as Dakota's fork interface calls it, which computes one step.
 
     The variables of its parameters file are the values of the state, channel by channel, the last axis running fastest, and
-    then the scenario parameters; its results file has a number for each value of the next state, in the same order. A results
-    file that begins with `fail` is an :class:`ExitCodeError`: so a driver says what others say by their exit status.
+    then the scenario parameters; its results file has a number for each value of the next state, in the same order or with the
+    functions' names behind the numbers. A results file that begins with `fail` is an :class:`ExitCodeError`: so a driver says
+    what others say by their exit status.
 
     Args:
         spec: a SolverSpec, or a mapping of its fields.
@@ -68,10 +81,10 @@ class DakotaSolver(Solver):
             self.spec,
             [*words, PARAMETERS, RESULTS],
             [{"path": PARAMETERS, "format": DakotaParameters(self.spec, parameters_format), "of": held}],
-            [{"path": RESULTS, "format": DakotaResults()}],
+            [{"path": RESULTS, "format": DakotaResults(self.spec)}],
             external_input_files=external_input_files,
             timeout=timeout,
-            environment=environment,
+            environment={**ENVIRONMENT, **environment},
             keep=keep,
             kept_folder=kept_folder,
             at_once=at_once,
@@ -83,24 +96,24 @@ class DakotaSolver(Solver):
 
 
 class DakotaParameters(Format):
-    """Dakota's parameters file.
+    """Dakota's parameters file, as Dakota 6 writes it, with one digit more, so that no bit of a number is lost.
 
     Args:
         spec: of the solver; variables are named after its channels and parameters.
         layout: `standard` or `aprepro`.
 
     Raises:
-        ConfigError: there is no such layout.
+        ConfigError: there is no such layout, or names of the spec cannot stand in it.
     """
 
     def __init__(self, spec: SolverSpec, layout: ParametersFormat) -> None:
         if layout not in get_args(ParametersFormat):
             raise ConfigError(f"parameters_format must be one of {', '.join(get_args(ParametersFormat))}, not {layout!r}.")
-        points = int(np.prod(spec.state_shape[1:]))
-        channels = spec.channels or [f"u{channel + 1}" for channel in range(spec.state_shape[0])]
-        functions = [f"{channel}_{point + 1}" for channel in channels for point in range(points)]
-        write = _standard if layout == "standard" else _aprepro
-        self._form = write([*functions, *spec.parameters], functions)
+        functions = _functions(spec.channels, spec.state_shape)
+        variables = [*functions, *spec.parameters]
+        _require_names(variables)
+        entry = _standard if layout == "standard" else _aprepro
+        self._form = "".join(entry(*line) for line in _entries(variables, functions))
 
     def encode(self, values: Array) -> Content:
         return (self._form % tuple(values.ravel().tolist())).encode()
@@ -109,24 +122,60 @@ class DakotaParameters(Format):
         raise UnreadableOutputError("is a parameters file, which drivers only read")
 
 
-def _standard(variables: Sequence[str], functions: Sequence[str]) -> str:
-    """The standard layout, with a `%.16e` for every value."""
-    lines = [(len(variables), "variables"), *(("%.16e", name) for name in variables), (len(functions), "functions")]
-    lines += [(1, f"ASV_{place}:{name}") for place, name in enumerate(functions, 1)]
-    lines += [(0, "derivative_variables"), (0, "analysis_components"), (1, "eval_id")]
-    return "".join(f"{value:>46} {name}\n" if value != "%.16e" else f"{'%46.16e'} {name}\n" for value, name in lines)
+def _functions(channels: Sequence[str], shape: Sequence[int]) -> list[str]:
+    """Names of the values of a state, as those of Dakota's functions."""
+    named = channels or [f"u{channel + 1}" for channel in range(shape[0])]
+    return [f"{channel}_{point + 1}" for channel in named for point in range(int(np.prod(shape[1:])))]
 
 
-def _aprepro(variables: Sequence[str], functions: Sequence[str]) -> str:
-    """The layout of the pre-processor APREPRO, with a `%.16e` for every value."""
-    lines = [("DAKOTA_VARS", len(variables)), *((name, "%.16e") for name in variables), ("DAKOTA_FNS", len(functions))]
-    lines += [(f"ASV_{place}:{name}", 1) for place, name in enumerate(functions, 1)]
-    lines += [("DAKOTA_DER_VARS", 0), ("DAKOTA_AN_COMPS", 0), ("DAKOTA_EVAL_ID", 1)]
-    return "".join(f"{{ {name} = {value} }}\n" for name, value in lines)
+def _require_names(names: Sequence[str]) -> None:
+    wrong = [name for name in names if not name or OF_LAYOUTS.search(name)]
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if wrong:
+        raise ConfigError(f"channels and parameters must have no blanks, quotes, = or braces for Dakota, not {wrong[0]!r}.")
+    if twice:
+        raise ConfigError(f"channels and parameters must have names of their own for Dakota, but {twice[0]!r} is there twice.")
+
+
+def _entries(variables: Sequence[str], functions: Sequence[str]) -> list[tuple[str, str, int | None]]:
+    """Lines of a parameters file: the name in both layouts, which differ for counts, and the value, None for a variable's."""
+    return [
+        ("variables", "DAKOTA_VARS", len(variables)),
+        *((name, name, None) for name in variables),
+        ("functions", "DAKOTA_FNS", len(functions)),
+        *((tag := f"ASV_{place}:{name}", tag, 1) for place, name in enumerate(functions, 1)),
+        ("derivative_variables", "DAKOTA_DER_VARS", len(variables)),
+        *((tag := f"DVV_{place}:{name}", tag, place) for place, name in enumerate(variables, 1)),
+        ("analysis_components", "DAKOTA_AN_COMPS", 0),
+        ("eval_id", "DAKOTA_EVAL_ID", 1),
+        ("metadata", "DAKOTA_METADATA", 0),
+    ]
+
+
+def _standard(name: str, _: str, value: int | None) -> str:
+    """A line of the standard layout, with `%.16e` for a variable's value."""
+    shown = "%43.16e" if value is None else f"{value:>43}"
+    return f"{shown} {name.replace('%', '%%')}\n"
+
+
+def _aprepro(_: str, name: str, value: int | None) -> str:
+    """A line for the pre-processor APREPRO, with `%.16e` for a variable's value."""
+    shown = "%22.16e" if value is None else f"{value:>22}"
+    return f"{' ' * 20}{{ {name.replace('%', '%%'):<15} = {shown} }}\n"
 
 
 class DakotaResults(Format):
-    """Dakota's results file: a number a line, with a descriptor behind it if the driver likes."""
+    """Dakota's results file: numbers, each with or without a label behind it, parted by any white space.
+
+    Labels that are the names of all functions say which number is whose; others say nothing.
+
+    Args:
+        spec: of the solver; functions are named after its channels, as in the parameters file. Without it, they are those of
+            channels without names.
+    """
+
+    def __init__(self, spec: SolverSpec | None = None) -> None:
+        self._channels = () if spec is None else spec.channels
 
     def encode(self, values: Array) -> Content:
         return "".join(f"{value:.16e}\n" for value in values.ravel().tolist()).encode()
@@ -134,10 +183,87 @@ class DakotaResults(Format):
     def decode(self, content: bytes, shape: tuple[int, ...], dtype: np.dtype[np.floating]) -> Array:
         if content.lstrip()[:4].lower() == b"fail":
             raise ExitCodeError(f"says that the driver failed: {content.decode(errors='replace').strip()[:80]!r}")
-        try:
-            numbers = [word for line in whole_lines(content) for word in line.split()[:1]]
-            values = np.array(numbers, dtype=np.float64)
-        except ValueError as error:  # no text in UTF-8 is one, too
-            raise UnreadableOutputError(f"is no list of numbers ({error})") from error
-        need_size(values.size, int(np.prod(shape)), "numbers")
+        functions = [name.encode() for name in _functions(self._channels, shape)]
+        values, labels = _values_and_labels(content, frozenset(functions))
+        need_size(len(values), len(functions), "numbers")
+        if any(labels):
+            values = values[_order(labels, functions)]
         return as_dtype(values.reshape(shape), dtype)
+
+    def largest(self, values: int) -> int:
+        return 512 * values + 2**20  # labels may be long
+
+
+def _values_and_labels(content: bytes, functions: frozenset[bytes]) -> tuple[Array, list[bytes | None]]:
+    """The numbers of a results file, and the label behind each.
+
+    Raises:
+        UnreadableOutputError: it holds something else, or ends within a number.
+    """
+    words = content.split()
+    need_whole = bool(words) and not content[-1:].isspace()
+    labels: list[bytes | None] = [None] * len(words)
+    try:
+        values = parse_numbers(words)
+    except ValueError:
+        values, labels = _labelled(words, functions)
+    if need_whole and labels[-1] is None:
+        raise UnreadableOutputError("ends within a line: it is truncated, or its last line needs a line break")
+    return values, labels
+
+
+def _labelled(words: Sequence[bytes], functions: frozenset[bytes]) -> tuple[Array, list[bytes | None]]:
+    """Tell numbers from labels; the names of functions are labels."""
+    values: list[float] = []
+    labels: list[bytes | None] = []
+    for word in words:
+        value = None if word in functions else _number_or_none(word)
+        if value is not None:
+            values.append(value)
+            labels.append(None)
+        elif values and labels[-1] is None and (word in functions or not LIKE_A_NUMBER.match(word)):
+            labels[-1] = word
+        else:
+            raise UnreadableOutputError(_complaint(word, values))
+    return np.array(values), labels
+
+
+def _number_or_none(word: bytes) -> float | None:
+    try:
+        return parse_number(word)
+    except ValueError as error:
+        if word.startswith(b"["):
+            raise UnreadableOutputError("holds gradients or Hessians, but only values are asked for") from error
+        return None
+
+
+def _complaint(word: bytes, values: Sequence[float]) -> str:
+    """Say why a word cannot stand where it does, which is no number."""
+    try:
+        parse_number(word)
+    except ValueError as error:
+        return f"is no list of numbers with a label or none behind each: after {len(values)} of them, {error}"
+    return f"is no list of numbers: the label {word.decode()!r} stands where one should be"
+
+
+def _order(labels: Sequence[bytes | None], functions: Sequence[bytes]) -> NDArray[np.intp]:
+    """Places of the functions' values in a results file.
+
+    Raises:
+        UnreadableOutputError: labels are names of functions, but not of all, or not in their order.
+    """
+    known = frozenset(functions)
+    counts = Counter(label for label in labels if label in known)
+    twice = [label.decode() for label, count in counts.items() if label is not None and count > 1]
+    if twice:
+        raise UnreadableOutputError(f"has the label {twice[0]!r} twice")
+    wrong = next((place for place, label in enumerate(labels) if label in known and label != functions[place]), None)
+    if wrong is None:
+        return np.arange(len(functions))
+    if len(counts) < len(functions):
+        raise UnreadableOutputError(
+            f"has the label {(labels[wrong] or b'').decode()!r} behind the number {wrong + 1}, which is that of "
+            f"{functions[wrong].decode()!r}: label all numbers, or write them in the order of the functions"
+        )
+    places = {label: place for place, label in enumerate(labels)}
+    return np.array([places[name] for name in functions])

@@ -23,7 +23,8 @@ HEXADECIMAL = re.compile(rb"[+-]?0x(?:[0-9a-f]+\.?[0-9a-f]*|\.[0-9a-f]+)p[+-]?\d
 NOT_A_NUMBER = re.compile(rb"[+-]?(?:[qs]?nan[qs]?(?:\([\w+-]*\))?|1\.#[qsinadro]*0*(?:e[+-]\d+)?)", re.IGNORECASE)
 INFINITY = re.compile(rb"([+-]?)(?:inf|infinity|\xe2\x88\x9e|1\.(?:#inf|#j|\$)0*(?:e[+-]\d+)?)", re.IGNORECASE)
 
-REPEATED = re.compile(rb"(\d+)\*(\S+)")
+#: A repeat count of list-directed output and its value; zero times would drop the value.
+REPEATED = re.compile(rb"0*([1-9]\d*)\*(\S+)")
 
 #: A word that is shown in a message is cut to so many characters.
 SHOWN = 40
@@ -48,7 +49,21 @@ def parse_numbers(words: Sequence[bytes]) -> Array:
             return np.array(words, np.float64)
         except ValueError:
             pass
-    return np.array([_number(word) for word in words], np.float64)
+    return np.array([parse_number(word) for word in words], np.float64)
+
+
+def parse_number(word: bytes) -> float:
+    """Parse one word as :func:`parse_numbers` does many.
+
+    Raises:
+        ValueError: it is no number.
+    """
+    if b"_" not in word:
+        try:
+            return float(word.translate(EXPONENT_LETTERS))
+        except ValueError:
+            pass
+    return _rare_number(word)
 
 
 def expand_repeats(words: Sequence[bytes], most: int) -> list[bytes]:
@@ -61,22 +76,10 @@ def expand_repeats(words: Sequence[bytes], most: int) -> list[bytes]:
     expanded: list[bytes] = []
     for word in words:
         repeated = REPEATED.fullmatch(word)
-        count, value = (1, word) if repeated is None else (_count(repeated[1], most), repeated[2])
-        expanded += [value] * min(count, most + 1)
+        expanded += [word] if repeated is None else [repeated[2]] * min(int(repeated[1][:18]), most + 1)
+        if len(expanded) > most:
+            break
     return expanded
-
-
-def _count(digits: bytes, most: int) -> int:
-    return int(digits) if len(digits) < 19 else most + 1
-
-
-def _number(word: bytes) -> float:
-    if b"_" not in word:
-        try:
-            return float(word.translate(EXPONENT_LETTERS))
-        except ValueError:
-            pass
-    return _rare_number(word)
 
 
 def _rare_number(word: bytes) -> float:

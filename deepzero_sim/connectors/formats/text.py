@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
 
 from deepzero_sim.connectors.formats.base import Content, Format, as_dtype, need_size
+from deepzero_sim.connectors.formats.numbers import expand_repeats, parse_numbers
 from deepzero_sim.errors import ConfigError, UnreadableOutputError
 from deepzero_sim.types import Array, is_whole
 
@@ -15,15 +17,23 @@ from deepzero_sim.types import Array, is_whole
 SAME_BITS = {4: "%.8e", 8: "%.16e"}
 
 #: Characters that cannot stand between numbers.
-OF_NUMBERS = frozenset("0123456789+-.eEinfaINFA\n\r")
+OF_NUMBERS = frozenset("0123456789+-.eEdDqQinfaINFA\n\r")
+
+#: Comments that would begin with a number, or be the sign of one.
+NUMBER_START = re.compile(r"[+-]?\.?|[+-]?\.?\d.*|[+-]?(?:n|na|nan|i|in|inf)", re.IGNORECASE | re.DOTALL)
+
+#: What Windows writes before text in UTF-8.
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 class Text(Format):
     """`text`: a line for each point, the last axis running fastest, with a column for each channel.
 
+    Numbers are read as C, Fortran and their runtimes spell them: see :mod:`~deepzero_sim.connectors.formats.numbers`.
+
     Args:
-        delimiter: between columns; white space if None.
-        comments: what comments begin with, to the end of the line.
+        delimiter: between columns; white space if None. One more at the end of a line is no column.
+        comments: what comments begin with, to the end of the line; a comment begins where a number could.
         header: what stands before the numbers where a file is written: lines as a list, one text, or how many empty comments.
         skiprows: lines before the numbers that are skipped where a file is read; as many as `header` has if None.
 
@@ -40,11 +50,15 @@ class Text(Format):
         header: str | Sequence[str] | int = 0,
         skiprows: int | None = None,
     ) -> None:
-        if not isinstance(comments, str) or not comments:
-            raise ConfigError(f"comments must be text that they begin with, not {comments!r}.")
+        if not isinstance(comments, str) or not comments.strip() or NUMBER_START.fullmatch(comments.strip()):
+            raise ConfigError(f"comments must be text that they, but no numbers, begin with, not {comments!r}.")
         if delimiter is not None and (not isinstance(delimiter, str) or len(delimiter) != 1 or delimiter in OF_NUMBERS):
             raise ConfigError(f"delimiter must be one character that no number holds and that ends no line, not {delimiter!r}.")
-        self._delimiter, self._comments, self._header = delimiter, comments, _header(header, comments)
+        if delimiter is not None and comments.strip().startswith(delimiter):
+            raise ConfigError(f"comments must not begin with the delimiter, but are {comments!r}, not something else.")
+        self._delimiter = None if delimiter == " " else delimiter
+        self._comments, self._header = comments.strip().encode(), _header(header, comments)
+        self._comment = _comment(self._comments, self._delimiter)
         if skiprows is not None and (not is_whole(skiprows) or skiprows < 0):
             raise ConfigError(f"skiprows must be a number of lines, 0 or more, not {skiprows!r}.")
         self._skipped = len(self._header) if skiprows is None else int(skiprows)
@@ -57,20 +71,30 @@ class Text(Format):
         return ("".join(f"{line}\n" for line in self._header) + text).encode()
 
     def decode(self, content: bytes, shape: tuple[int, ...], dtype: np.dtype[np.floating]) -> Array:
+        need_whole_lines(content)
+        lines = content.removeprefix(BYTE_ORDER_MARK).splitlines()[self._skipped :]
+        table = [(line, words) for line, text in enumerate(lines, self._skipped + 1) if (words := self._words(text, shape[-1]))]
         try:
-            lines = whole_lines(content)[self._skipped :]
-            filled = any(line.partition(self._comments)[0].strip() for line in lines)  # loadtxt only warns of nothing
-            table = (
-                np.loadtxt(lines, np.float64, comments=self._comments, delimiter=self._delimiter, ndmin=2)
-                if filled
-                else np.empty((0, shape[-1]))
-            )
-        except (ValueError, UnicodeDecodeError) as error:
+            numbers = parse_numbers([word for _, words in table for word in words])
+        except ValueError as error:
             raise UnreadableOutputError(f"is no table of numbers ({error})") from error
-        rows = int(np.prod(shape[:-1]))
-        need_size(len(table), rows, "lines of numbers")
-        need_size(table.shape[1], shape[-1], "columns")
-        return as_dtype(table.reshape(shape), dtype)
+        need_size(len(table), int(np.prod(shape[:-1])), "lines of numbers")
+        for line, words in table:
+            if len(words) != shape[-1]:
+                need_size(len(words), shape[-1], f"columns in line {line}")
+        return as_dtype(numbers.reshape(shape), dtype)
+
+    def _words(self, line: bytes, columns: int) -> list[bytes]:
+        """The numbers of a line, none if it is blank or a comment."""
+        if self._comments in line:
+            line = self._comment.split(line, maxsplit=1)[0]
+        if self._delimiter is None:
+            words = line.split()
+            return expand_repeats(words, columns) if b"*" in line else words
+        if not line.strip():
+            return []
+        words = [word.strip() for word in line.split(self._delimiter.encode())]
+        return words if words[-1] else words[:-1]
 
 
 def _header(header: str | Sequence[str] | int, comments: str) -> list[str]:
@@ -83,13 +107,17 @@ def _header(header: str | Sequence[str] | int, comments: str) -> list[str]:
     return list(lines)
 
 
-def whole_lines(content: bytes) -> list[str]:
-    """The lines of a text file.
+def _comment(mark: bytes, delimiter: str | None) -> re.Pattern[bytes]:
+    """A comment's beginning: within a word, as in 1.#QNAN, there is none."""
+    start = rb"(?<!\S)" if delimiter is None else rb"(?:(?<!\S)|(?<=%s))" % re.escape(delimiter.encode())
+    return re.compile(start + re.escape(mark))
+
+
+def need_whole_lines(content: bytes) -> None:
+    """Refuse text whose last line does not end: digits may be missing, and nothing else would tell.
 
     Raises:
-        UnreadableOutputError: the last one does not end: digits may be missing, and nothing else would tell.
-        UnicodeDecodeError: it is no text in UTF-8.
+        UnreadableOutputError: it does not.
     """
     if content and not content.endswith(b"\n"):
         raise UnreadableOutputError("ends within a line: it is truncated, or its last line needs a line break")
-    return content.decode().splitlines()
