@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -56,6 +57,17 @@ def _lies_as(tensor: torch.Tensor, view: torch.Tensor) -> bool:
     return ours == theirs
 
 
+def uncompiled() -> AbstractContextManager[Any]:
+    """Run compiled networks inside as the modules they were made from.
+
+    The compiler would otherwise compile what watches their operations along with them: seconds a pass, and warnings.
+    """
+    if "torch._dynamo" not in sys.modules:  # nothing was compiled, and the import takes seconds
+        return nullcontext()
+    stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+    return stance
+
+
 def precision_of(model: torch.nn.Module) -> torch.dtype | None:
     """The real dtype that a network computes in, by its first parameter of real or complex numbers; None if it has none.
 
@@ -97,7 +109,8 @@ def cast(model: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
             return tensor.to(dtype.to_complex())
         return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
-    return model._apply(converted)
+    model._apply(converted)  # type: ignore[no-untyped-call] # what Module.to does, for every parameter and buffer in place
+    return model
 
 
 def write(model: torch.nn.Module, values: Mapping[str, torch.Tensor]) -> None:

@@ -22,7 +22,7 @@ from deepzero_sim.difference.delta import Delta, Dense, OneCoordinate
 from deepzero_sim.difference.network import Differences, Meter
 from deepzero_sim.difference.recording import CannotRecordError, Recording, Slot, record
 from deepzero_sim.errors import ConfigError, DeepZeroError
-from deepzero_sim.module_state import copied, state_put_back, write
+from deepzero_sim.module_state import copied, state_put_back, uncompiled, write
 from deepzero_sim.perturbation import Coordinates, Directions, Displacements, Perturbation, parts_of, trainable, unit_direction
 from deepzero_sim.randomness import Draws, seeded
 from deepzero_sim.types import NamedTensors
@@ -147,7 +147,8 @@ class QueriedNetwork:
             return self._call(inputs).clone()  # it may be a buffer, which is put back
 
     def _call(self, inputs: Sequence[Any]) -> torch.Tensor:
-        result = self._whole(*copied(inputs))
+        with uncompiled():
+            result = self._whole(*copied(inputs))
         if not isinstance(result, torch.Tensor):
             raise ConfigError(f"{self._name} must return a tensor, not {type(result).__name__}.")
         return result

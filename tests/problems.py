@@ -114,8 +114,8 @@ def burgers_oracle(
     batch: int = 2, unroll: int = 3, solver: Solver | None = None, corrector: nn.Module | None = None, **options: Any
 ) -> tuple[LoopOracle, tuple[Any, ...]]:
     """An oracle of a corrected Burgers rollout, and a batch for it."""
-    solver = solver or Burgers()
-    loop = SolverLoop(solver, corrector or conv_corrector(), unroll=unroll)
+    solver = Burgers() if solver is None else solver
+    loop = SolverLoop(solver, conv_corrector() if corrector is None else corrector, unroll=unroll)
     references = 0.1 * np.random.default_rng(1).normal(size=(batch, unroll, 1, POINTS))
     return LoopOracle(loop, mse, **options), (initial_states(batch), None, references)
 

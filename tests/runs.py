@@ -31,13 +31,13 @@ PARAMETERS = 12 + 30 + 30 + 10
 UPDATES = Component("torch.optim.lr_scheduler.CosineAnnealingLR", {"T_max": "updates"})
 
 
-def line_data(path: Path, simulations: int = 3, frames: int = 12) -> Path:
+def line_data(path: Path, simulations: int = 3, frames: int = 12, dtype: str = "float64") -> Path:
     """Trajectories of a Burgers equation more viscous than `problems.Burgers` takes it to be."""
-    solver, states = Burgers(), initial_states(simulations)
+    solver, states = Burgers(dtype=dtype), initial_states(simulations, dtype=dtype)
     taken = [states]
     for _ in range(frames - 1):
         taken.append(solver.step(taken[-1], np.full((simulations, 1), 0.2)))
-    data = Trajectories(np.stack(taken, axis=1), np.zeros((simulations, 0)), solver.spec.active(), {"settings": {}})
+    data = Trajectories(np.stack(taken, axis=1), np.zeros((simulations, 0), dtype), solver.spec.active(), {"settings": {}})
     trajectories.save(path, data, solver.spec)
     return path
 

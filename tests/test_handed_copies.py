@@ -1,4 +1,4 @@
-"""What is handed to code that is not ours is a copy: whatever that code writes into it, and however, nothing of ours changes."""
+"""Code that is not ours gets copies: whatever it writes into them, and however, nothing of ours changes."""
 
 from __future__ import annotations
 
@@ -112,7 +112,9 @@ def through_check(solver: dz.Solver, states: Array, params: Array) -> Any:
 def through_evaluation(solver: dz.Solver, states: Array, params: Array) -> Any:
     frames = torch.from_numpy(states)[:, None].repeat(1, 3, 1, 1)
     active = torch.ones(states.shape[1:], dtype=torch.bool)
-    return evaluate(dz.SolverLoop(solver, Identity()), frames, torch.from_numpy(params), active, 2).rollout[:, 1].detach().numpy()
+    return (
+        evaluate(dz.SolverLoop(solver, Identity()), frames, torch.from_numpy(params), active, 2).rollout[:, 1].detach().numpy()
+    )
 
 
 def through_first_steps(solver: dz.Solver, states: Array, params: Array) -> Any:

@@ -21,6 +21,7 @@ from torch.utils import _pytree as pytree
 
 from deepzero_sim.difference.doubles import Doubles, put_rounded
 from deepzero_sim.errors import ConfigError
+from deepzero_sim.module_state import uncompiled
 
 #: A value's place in a recording.
 Slot = int
@@ -148,7 +149,7 @@ def record(
         ConfigError: it changes its weights.
     """
     recorder = _Recorder(inputs, trained, memory, Doubles() if rounded_once else None)
-    with recorder:
+    with uncompiled(), recorder:
         result = module(*inputs)
     recorder.finish(result)
     return recorder.recording
