@@ -22,7 +22,7 @@ from deepzero_sim.solver import Solver, SolverSpec, check_params, check_states
 from deepzero_sim.spec_fields import IN_QUOTES
 from deepzero_sim.types import Array, is_whole
 
-#: What `component` may name: a class that has the interface, or says by its name for a function of it that it should.
+#: What the settings of a component may name; what else the interface needs is said one by one.
 BMI = Wanted("a class with the Basic Model Interface", lambda made: callable(getattr(made, "initialize", None)))
 
 

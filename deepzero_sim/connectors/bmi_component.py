@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepzero_sim.errors import InvalidStateError, NonFiniteError, SolverCrashError
+from deepzero_sim.errors import ConfigError, InvalidStateError, NonFiniteError, SolverCrashError
 from deepzero_sim.types import Array
 
 #: What a component must have to be a solver; of the rest of the interface only descriptions are asked for.
@@ -84,26 +84,28 @@ class Variable:
                 f"from {least} to {most}."
             )
 
-    def array_of(self, returned: Any, shape: Callable[[], tuple[int, ...]]) -> NDArray[Any]:
+    def array_of(self, returned: Any, grid_shape: Callable[[str], tuple[int, ...]]) -> NDArray[Any]:
         """What `get_value` returned, as a copy in the variable's dtype, flat.
 
         Args:
-            returned: a number, or an array, flat or of the variable's shape.
-            shape: asks for the variable's shape.
+            returned: a number, or an array, flat or of the grid's shape.
+            grid_shape: asks for the shape of a variable's grid.
 
         Raises:
             InvalidStateError: it is something else.
+            TypeError, ValueError: it is no array at all.
         """
         if np.ma.is_masked(returned):
             raise InvalidStateError("an array of which values are masked out: let get_value return all of them")
         array = np.asarray(returned)
-        if not np.can_cast(array.dtype, self.dtype, "same_kind"):
-            raise InvalidStateError(f"{array.dtype} in place of {self.dtype}: mend get_value or get_var_type")
-        if array.size != self.size or (sum(n > 1 for n in array.shape) > 1 and array.shape != shape()):
+        own = array.astype(self.dtype, order="C", casting="same_kind").reshape(-1)
+        if self.is_whole and not np.array_equal(own, array.reshape(-1)):
+            raise InvalidStateError(f"numbers that {self.dtype} cannot hold: mend get_var_type")
+        if own.size != self.size or (sum(n > 1 for n in array.shape) > 1 and array.shape != grid_shape(self.name)):
             raise InvalidStateError(
                 f"an array of shape {array.shape} in place of {self.size} values: mend get_value or get_var_nbytes"
             )
-        return np.array(array, dtype=self.dtype, order="C").reshape(-1)
+        return own
 
 
 class RunningComponent:
@@ -154,10 +156,10 @@ class RunningComponent:
             ) from error
 
     def told(self, method: str, *arguments: Any, default: Any) -> Any:
-        """What the component answers, or the default if it has not implemented the question."""
+        """What the component answers, or the default if it has no answer; one behind gRPC says so by errors of any type."""
         try:
             return self.call(method, *arguments)
-        except UntoldError:
+        except SolverCrashError:
             return default
 
     def get(self, variable: Variable) -> NDArray[Any]:
@@ -174,24 +176,22 @@ class RunningComponent:
         given = unset.copy()
         returned = self._ask_to_fill(variable.name, given)
         filled = given.tobytes() != unset.tobytes()
-        if returned is None or np.may_share_memory(np.asarray(returned), given) or (filled and np.ndim(returned) == 0):
-            if filled or variable.is_whole:
-                return given
+        try:
+            own = None if _is_given(returned, given, filled) else variable.array_of(returned, self.grid_shape)
+        except (InvalidStateError, TypeError, ValueError) as error:
+            what = f"get_value of BMI component {self.name} returned for {variable.name!r}"
+            raise InvalidStateError(f"{what} {error}.") from error
+        if own is None and not filled and not variable.is_whole:
             raise NonFiniteError(
                 f"get_value of BMI component {self.name} must fill the array that it is given with {variable.name!r}, or "
                 "return one, but did neither, or filled it with NaN."
             )
-        try:
-            own = variable.array_of(returned, lambda: self.grid_shape(variable.name))
-        except (InvalidStateError, TypeError, ValueError) as error:
-            what = f"get_value of BMI component {self.name} returned for {variable.name!r}"
-            raise InvalidStateError(f"{what} {error}.") from error
-        if filled and not np.array_equal(own, given, equal_nan=not variable.is_whole):
+        if own is not None and filled and not np.array_equal(own, given, equal_nan=not variable.is_whole):
             raise InvalidStateError(
                 f"get_value of BMI component {self.name} fills the array that it is given with other values of "
                 f"{variable.name!r} than it returns: mend get_value."
             )
-        return own
+        return given if own is None else own
 
     def _ask_to_fill(self, name: str, given: NDArray[Any]) -> Any:
         """What `get_value` returns; of a component that only hands out its own memory, what `get_value_ptr` does."""
@@ -216,15 +216,15 @@ class RunningComponent:
     def grid_shape(self, name: str) -> tuple[int, ...]:
         """Shape of the grid that a variable lies on."""
         grid = self.call("get_var_grid", name)
-        rank = int(self.call("get_grid_rank", grid))
+        rank = int(self._number("get_grid_rank", self.call("get_grid_rank", grid)))
         return tuple(int(n) for n in self.grid_numbers("shape", grid, rank))
 
     def grid_numbers(self, what: str, grid: int, rank: int) -> NDArray[Any]:
         """What the component says of a grid's axes: `shape`, `spacing` or `origin`.
 
         Raises:
-            UntoldError: it has not implemented it.
-            SolverCrashError: it says something else.
+            SolverCrashError: it does not say.
+            ConfigError: it says something else.
         """
         # C and Fortran write numbers of 4 bytes for a shape. Some write 8 all the same, so there is room for that
         memory = np.full(2 * rank, -1 if what == "shape" else np.nan, np.int32 if what == "shape" else np.float64)
@@ -232,7 +232,7 @@ class RunningComponent:
         returned = self._fill(f"get_grid_{what}", grid, given)
         numbers = np.array(given if given.tobytes() != unset.tobytes() else returned).reshape(-1)
         if numbers.shape != (rank,) or numbers.dtype.kind not in "iuf" or not np.isfinite(numbers).all():
-            raise SolverCrashError(
+            raise ConfigError(
                 f"get_grid_{what} of BMI component {self.name} must give {rank} numbers, one an axis, not "
                 f"{numbers.tolist()}: mend it."
             )
@@ -312,6 +312,11 @@ class RunningComponent:
 
 def _missing(*arguments: Any) -> None:
     raise NotImplementedError("it has no such function")
+
+
+def _is_given(returned: Any, given: NDArray[Any], filled: bool) -> bool:
+    """Whether what a function returns is the array that it was given, nothing, or a status as of C beside it."""
+    return returned is None or (filled and np.ndim(returned) == 0) or np.may_share_memory(np.asarray(returned), given)
 
 
 def _takes(function: Callable[..., Any], *arguments: Any) -> bool:

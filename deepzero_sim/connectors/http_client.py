@@ -30,6 +30,9 @@ from deepzero_sim.types import is_number
 #: Bytes of an answer that says nothing of a state: sizes, errors.
 SMALL = 2**16
 
+#: The first status of HTTP that means to ask somewhere else.
+REDIRECTS = 300
+
 #: Letters of a server's own words that are passed on.
 WORDS = 300
 
@@ -40,10 +43,12 @@ class Answer(NamedTuple):
     Args:
         status: of HTTP.
         body: the whole of it; of an answer that is no success at most the first :data:`SMALL` bytes.
+        location: where a redirect leads to.
     """
 
     status: int
     body: bytes
+    location: str = ""
 
 
 class HTTPClient:
@@ -170,7 +175,8 @@ def _exchange(connection: Connection, method: str, path: str, body: bytes, heade
         connection.used = False
         response = _sent(connection, method, path, body, headers)
     with response:
-        answer = Answer(response.status, _read(response, limit))
+        location = response.getheader("Location", "") if REDIRECTS <= response.status < http.client.BAD_REQUEST else ""
+        answer = Answer(response.status, _read(response, limit), location)
         if response.will_close or response.status != http.client.OK:
             connection.close()  # of an error, something may be left to read
     connection.used = True
@@ -217,7 +223,9 @@ def _parts(url: object) -> SplitResult:
 
 
 def words(answer: Answer) -> str:
-    """What a server says of an error, in one line: of plain text and of HTML alike."""
+    """What a server says of an error, in one line: of plain text and of HTML alike, and where it redirects to."""
+    if answer.location:
+        return f"it redirects to {shortened(answer.location)}: give url the address there, as redirects are not followed"
     text = answer.body.decode("utf-8", "replace")
     return shortened(re.sub(r"(?is)<(style|script)\b.*?</\1>|<[^>]*>", " ", text)) or "it says nothing of the cause"
 

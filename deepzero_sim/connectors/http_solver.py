@@ -15,7 +15,7 @@ from deepzero_sim.connectors.json_values import NUMBER, require_json
 from deepzero_sim.connectors.specs import as_spec
 from deepzero_sim.connectors.statewise import Statewise
 from deepzero_sim.errors import ConfigError, InvalidStateError
-from deepzero_sim.solver import Solver, SolverSpec
+from deepzero_sim.solver import Solver, SolverSpec, check_params
 from deepzero_sim.types import Array
 
 
@@ -71,6 +71,7 @@ class HTTPSolver(Solver):
             raise InvalidStateError(
                 f"solver {self.spec.name!r} was given parameters, but its spec names none: give spec its parameters."
             )
+        check_params(self.spec, states, params)
         self._look_once()
         return self._statewise(self._advance, states, params)
 

@@ -7,7 +7,9 @@ have diverged, and not to write garbage.
 
 from __future__ import annotations
 
+import copy
 import json
+import math
 import re
 from collections.abc import Mapping
 from typing import Any, TypeAlias
@@ -16,11 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepzero_sim.errors import ConfigError, MissingExtraError
+from deepzero_sim.spec_fields import IN_QUOTES
 
 #: A vector of numbers, as they travel.
 Vector: TypeAlias = NDArray[np.float64]
 
 _NUMBER_TYPES = frozenset((float, int, type(None)))
+
+#: Words in quotes, as R and Java write what is not finite.
+_QUOTED = {"nan": math.nan, "na": math.nan, "inf": math.inf, "infinity": math.inf, "-inf": -math.inf, "-infinity": -math.inf}
 
 #: Bytes of a number in an answer, its comma and white space included.
 NUMBER = 64
@@ -46,7 +52,7 @@ def written(value: Any) -> bytes:
 
 
 def named_values(what: str, given: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Settings that travel as JSON; nothing for None.
+    """Settings that travel as JSON, a copy of their own; nothing for None.
 
     Raises:
         ConfigError: in words that begin with `what`: they are none, or hold what JSON cannot.
@@ -57,8 +63,22 @@ def named_values(what: str, given: Mapping[str, Any] | None) -> dict[str, Any]:
     try:
         written(values)
     except TypeError as error:
-        raise ConfigError(f"{what} must hold what JSON can, not {values!r} ({error}).") from error
-    return values
+        hint = f": {IN_QUOTES}" if "key must be str" in str(error) else ""
+        raise ConfigError(f"{what} must hold what JSON can, not {values!r} ({error}){hint}.") from error
+    _require_finite(what, values)
+    return copy.deepcopy(values)
+
+
+def _require_finite(what: str, value: Any) -> None:
+    """Refuse NaN and infinity, which would go out as null."""
+    if isinstance(value, Mapping):
+        for entry in value.values():
+            _require_finite(what, entry)
+    elif isinstance(value, list | tuple):
+        for entry in value:
+            _require_finite(what, entry)
+    elif isinstance(value, float | np.floating | np.ndarray) and not np.isfinite(value).all():
+        raise ConfigError(f"{what} must hold what JSON can, which has no word for {value!r}: write a finite number.")
 
 
 def read(text: bytes) -> Any:
@@ -72,7 +92,7 @@ def read(text: bytes) -> Any:
     try:
         return orjson.loads(text)
     except ValueError:
-        return _read_tolerantly(text.decode("utf-8"))
+        return _read_tolerantly(text.decode("utf-8-sig"))  # some begin with a mark of their encoding
 
 
 def _read_tolerantly(text: str) -> Any:
@@ -82,12 +102,15 @@ def _read_tolerantly(text: str) -> Any:
         raise ValueError("it is nested too deeply") from error
 
 
-_NOT_FINITE = re.compile(r"-?\b(?:nan|inf(?:inity)?)\b", re.IGNORECASE)
+#: As C writes them: `-nan(ind)` and `nan(0x8000)`, and long ago `1.#QNAN`, `-1.#IND` and `1.#INF00`.
+_NOT_FINITE = re.compile(
+    r"[-+]?(?:\b1\.#(?P<old>q?nan|snan|ind|inf)0*\b|\b(?P<word>nan|inf(?:inity)?)\b(?:\(\w*\))?)", re.IGNORECASE
+)
 
 
 def _python_word(found: re.Match[str]) -> str:
-    word = found[0].lower()
-    return "NaN" if word.endswith("nan") else f"{'-' if word.startswith('-') else ''}Infinity"
+    is_infinite = (found["old"] or found["word"]).lower() in ("inf", "infinity")
+    return f"{'-' if found[0].startswith('-') else ''}Infinity" if is_infinite else "NaN"
 
 
 def vector(value: Any) -> Vector:
@@ -98,6 +121,8 @@ def vector(value: Any) -> Vector:
     """
     if not isinstance(value, list):
         raise ValueError(f"expected a list of numbers, not {type(value).__name__}")  # noqa: TRY004 - of text, not of a program
+    if str in set(map(type, value)):
+        value = [_QUOTED.get(entry.lower(), entry) if isinstance(entry, str) else entry for entry in value]
     if not _NUMBER_TYPES.issuperset(map(type, value)):
         raise ValueError("expected a list of numbers, but it holds something else")
     try:

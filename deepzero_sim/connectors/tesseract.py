@@ -71,6 +71,8 @@ class TesseractSolver(HTTPSolver):
 
     def _look(self) -> None:
         answer = self.client.ask("GET", "/health")
+        if answer.location:
+            raise ServerError(f"{self.client.said('/health')} with status {answer.status}: {words(answer)}.")
         if answer.status != OK:
             raise ServerError(f"{self.client.said('/health')} with status {answer.status}: it is no Tesseract, check the URL.")
 
