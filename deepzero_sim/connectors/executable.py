@@ -226,7 +226,7 @@ class ExecutableSolver(Solver):
         advanced = np.empty_like(states, order="C")
         for file in self._outputs:
             try:
-                file.read(read_inside(folder, file.path, file.largest(states)), advanced)
+                file.read(read_inside(folder, file.found_in(folder), file.largest(states)), advanced)
             except SolverError as error:
                 error.args = (f"the output {file.path} {error}",)
                 raise

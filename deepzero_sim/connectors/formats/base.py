@@ -24,6 +24,9 @@ class Format(abc.ABC):
     #: Whether the file has a row for each point and a column for each channel, so that arrays come as `(..., C)`.
     columns: ClassVar[bool] = False
 
+    #: What a program may put behind the name of its file, in the order in which files are looked for.
+    endings: ClassVar[tuple[str, ...]] = ("",)
+
     @abc.abstractmethod
     def encode(self, values: Array) -> Content:
         """The content of a file.
@@ -84,11 +87,21 @@ def checked(values: NDArray[np.generic], shape: tuple[int, ...], dtype: np.dtype
     Raises:
         InvalidStateError: another shape, or no floating-point numbers.
     """
-    if values.shape != shape:
-        raise InvalidStateError(f"holds an array of shape {values.shape}, not {shape}")
-    if values.dtype.kind != "f":
-        raise InvalidStateError(f"holds {values.dtype}, not floating-point numbers")
-    return as_dtype(values, dtype)
+    require_array(values.shape, values.dtype, shape)
+    return as_dtype(values.reshape(shape), dtype)
+
+
+def require_array(found: tuple[int, ...], held: np.dtype[np.generic], shape: tuple[int, ...]) -> None:
+    """Hold shape and dtype of a file's array to what is expected; axes of length 1 may be in front.
+
+    Raises:
+        InvalidStateError: another shape, or no floating-point numbers.
+    """
+    alone = int(np.prod(shape)) == 1 and all(length == 1 for length in found)  # a scalar may have no axes at all
+    if found != (1,) * (len(found) - len(shape)) + shape and not alone:
+        raise InvalidStateError(f"holds an array of shape {found}, not {shape}")
+    if held.kind != "f":
+        raise InvalidStateError(f"holds {held}, not floating-point numbers")
 
 
 def need_size(size: int, expected: int, unit: str = "bytes") -> None:
