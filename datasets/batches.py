@@ -9,6 +9,7 @@ from deepzero_sim.advancing import advance, leave_out
 from deepzero_sim.datasets.trajectories import Trajectories, as_batch
 from deepzero_sim.errors import DataError
 from deepzero_sim.failures import FailureLog, FailurePolicy
+from deepzero_sim.parallel import single_threaded
 from deepzero_sim.solver import Solver
 from deepzero_sim.types import Array
 
@@ -29,20 +30,58 @@ def advance_frames(
 
     Raises:
         SolverError: a step failed, and the policy ends the run.
+        DataError: the frames are no states of this solver.
     """
+    trajectories.require_fit(solver.spec)
     policy = policy or FailurePolicy()
     log = FailureLog() if log is None else log
     starts = trajectories.frames[:, :-1]
     states, params = as_batch(starts, trajectories.params)
     advanced = np.empty_like(states)
-    for i in range(0, len(states), CALL):
-        found = advance(solver, states[i : i + CALL], None if params is None else params[i : i + CALL], policy, log)
-        for place, error in sorted(found.failures.items()):
-            simulation, frame = divmod(i + place, starts.shape[1])
-            leave_out(error, policy, log, f"in the step from frame {frame} of simulation {simulation}")
-            found.states[place] = np.nan
-        advanced[i : i + CALL] = found.states
+    with single_threaded():
+        for first in range(0, len(states), CALL):
+            part = slice(first, first + CALL)
+            advanced[part] = advance_part(solver, states, params, part, starts.shape[1], policy, log)
     return advanced.reshape(starts.shape)
+
+
+def advance_part(
+    solver: Solver, states: Array, params: Array | None, part: slice, frames: int, policy: FailurePolicy, log: FailureLog
+) -> Array:
+    """Advance some of the frames of all simulations, in one call; NaN where a step is left out.
+
+    Args:
+        solver: the coarse one.
+        states: `(S frames, C, *N)`, simulation after simulation.
+        params: `(S frames, K)` or None.
+        part: those to advance.
+        frames: of a simulation.
+        policy: what is done about a step that fails.
+        log: where that is noted.
+
+    Raises:
+        SolverError: a step failed, and the policy ends the run.
+    """
+    found = advance(solver, states[part], None if params is None else params[part], policy, log)
+    for place, error in sorted(found.failures.items()):
+        simulation, frame = divmod(part.start + place, frames)
+        leave_out(error, policy, log, f"in the step from frame {frame} of simulation {simulation}")
+        found.states[place] = np.nan
+    return found.states
+
+
+def require_long_enough(trajectories: Trajectories, unroll: int) -> None:
+    """Raise unless a rollout fits into the trajectories.
+
+    Raises:
+        DataError: they are shorter.
+    """
+    frames = trajectories.frames.shape[1]
+    if frames <= unroll:
+        raise DataError(
+            f"a rollout of {unroll} steps needs trajectories of at least {unroll + 1} frames, these have {frames}: "
+            "unroll fewer steps or generate longer ones."
+        )
 
 
 class UnrolledBatches:
@@ -64,11 +103,7 @@ class UnrolledBatches:
 
     def __init__(self, trajectories: Trajectories, advanced: Array, batch_size: int, unroll: int, seed: int = 0) -> None:
         simulations, frames = trajectories.frames.shape[:2]
-        if frames <= unroll:
-            raise DataError(
-                f"a rollout of {unroll} steps needs trajectories of at least {unroll + 1} frames, these have {frames}: "
-                "unroll fewer steps or generate longer ones."
-            )
+        require_long_enough(trajectories, unroll)
         self._frames = torch.from_numpy(trajectories.frames)
         self._params = torch.from_numpy(trajectories.params) if trajectories.params.shape[1] else None
         self._advanced = torch.from_numpy(advanced)

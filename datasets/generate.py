@@ -1,7 +1,8 @@
 """Making trajectories: run a reference solver, restrict its states to the source solver's grid, write them to HDF5.
 
 Every simulation is a task of its own and leaves a finished part beside the file to be; an interrupted call goes on with
-those that are missing. The file itself appears only when it is whole.
+those that are missing. The file itself appears only when it is whole. Beside it lie a card for people and a list of failures;
+files of these names that are not of this program's making are left alone.
 """
 
 from __future__ import annotations
@@ -9,21 +10,23 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, as_completed
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
+from typing import get_args
 
-import h5py
 import numpy as np
 
+from deepzero_sim import hdf5_objects
 from deepzero_sim.advancing import advance_all
 from deepzero_sim.components import Component, call_function
-from deepzero_sim.datasets import trajectories
-from deepzero_sim.datasets.hdf5 import writing
+from deepzero_sim.datasets import cards, statements, trajectories
+from deepzero_sim.datasets.hdf5 import NOTHING, not_a_file, reading, show, writing
+from deepzero_sim.datasets.statements import Statement
 from deepzero_sim.datasets.trajectories import Trajectories
 from deepzero_sim.errors import ConfigError, DataError
 from deepzero_sim.failures import FailureLog, FailurePolicy, Incident
@@ -92,10 +95,11 @@ def generate(
         Whether anything was left to do: False if the file was there already, made by the same settings.
 
     Raises:
-        DataError: the file is there and was made by other settings.
+        ConfigError: the settings cannot be used, or reference and source do not take the same step.
+        DataError: the file is there and was made by other settings, or a file of somebody else's would be replaced.
         SolverError: the reference solver failed; finished simulations are kept.
     """
-    if not path.name or path.suffix == ".md":
+    if not path.name or path.suffix == ".md" or "\0" in str(path):
         raise ConfigError(
             f"the output must be an HDF5 file such as data/wake.h5, not {str(path)!r}: a card named .md lies beside it."
         )
@@ -106,19 +110,74 @@ def generate(
     parts = path.with_name(f"{path.name}.{digest}.parts")  # parts of other settings are never mixed in
     if path.exists():
         _require_same(path, settings)
-        shutil.rmtree(parts, ignore_errors=True)  # a call may have been killed before it came to that
+        _remove(parts)  # a call may have been killed before it came to that
         return False
+    require_free(path)
+    _require_same_step(_solver(json.dumps(asdict(simulations.reference))).spec, source.spec)
     parts.mkdir(parents=True, exist_ok=True)
     policy = FailurePolicy(on_failure)
     tasks = [_Task(simulations, tuple(row), parts / f"{i:04d}.h5", policy) for i, row in enumerate(params)]
-    _list(path.with_suffix(".failures.jsonl"), _run_missing(tasks, executor, report))
-    frames = np.stack([_read_part(task.part) for task in tasks])
+    _list(failures_beside(path), _run_missing(tasks, executor, report))
+    shape = (simulations.steps - simulations.discard + 1, *source.spec.state_shape)
+    frames = np.stack([_read_part(task.part, shape, source.spec.dtype) for task in tasks])
     attributes = {"settings": settings, "software": software(), "first_step": simulations.discard}
     data = Trajectories(frames, np.array(params, dtype=source.spec.dtype), source.spec.active(), attributes)
-    write_text(path.with_suffix(".md"), card(path, data, source.spec))
+    write_text(cards.beside(path), cards.signed(card(path, data, source.spec), path))
     trajectories.save(path, data, source.spec)  # last: where it is, everything is
-    shutil.rmtree(parts)
+    _remove(parts)
     return True
+
+
+def failures_beside(path: Path) -> Path:
+    """Where the failures of a file's simulations are listed."""
+    return path.with_suffix(".failures.jsonl")
+
+
+def require_free(path: Path) -> None:
+    """Raise if a file would be replaced that this program has not made, or that was changed since.
+
+    Args:
+        path: of the trajectories that are to be made.
+
+    Raises:
+        DataError: in words.
+    """
+    card, failures = cards.beside(path), failures_beside(path)
+    for beside, ours in ((card, cards.is_ours(card, path)), (failures, _is_list(failures))):
+        if not ours and not_a_file(beside) != NOTHING:
+            raise DataError(
+                f"{show(beside)} was not made by this program for {show(path)}, or was changed since, and would be replaced: "
+                "move it away, or name another output."
+            )
+
+
+def _is_list(path: Path) -> bool:
+    """Whether a file is a list of failures."""
+    try:
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if not not_a_file(path) else []
+    except (ValueError, RecursionError):
+        return False
+    return bool(lines) and all(isinstance(line, dict) and line.keys() == {*Incident._fields} for line in lines)
+
+
+def _require_same_step(reference: SolverSpec, source: SolverSpec) -> None:
+    """Frames lie a step of the reference apart, and are used as a step of the source."""
+    compared = ("dt", "parameters", "parameter_units")
+    others = [key for key in get_args(Statement) if key not in compared]
+    found = statements.differences(statements.of_solver(reference), statements.of_solver(source), others)
+    if found:
+        raise ConfigError(
+            f"reference {reference.name!r} must take the same step for the same parameters as source {source.name!r}, but "
+            f"{'; '.join(found.values())}: mend their settings; a reference of smaller steps takes several at once."
+        )
+
+
+def _remove(parts: Path) -> None:
+    """Remove finished parts, and their folder unless there is anything else in it."""
+    for part in parts.glob("[0-9][0-9][0-9][0-9]*.h5"):
+        part.unlink(missing_ok=True)
+    with suppress(OSError):
+        parts.rmdir()
 
 
 def _check_params(params: list[list[float]], spec: SolverSpec) -> None:
@@ -134,7 +193,10 @@ def _check_params(params: list[list[float]], spec: SolverSpec) -> None:
 
 
 def _require_same(path: Path, settings: Mapping[str, object]) -> None:
-    made_by = json.loads(trajectories.load(path).attributes.get("settings", "null"))
+    try:
+        made_by = json.loads(trajectories.load(path).attributes.get("settings", "null"))
+    except (TypeError, ValueError, RecursionError):  # of somebody else's making
+        made_by = None
     if made_by != json.loads(json.dumps(settings)):
         raise DataError(f"{path} was made with other settings: name another output, or delete it to make it anew.")
 
@@ -190,12 +252,12 @@ def _solver(component: str) -> Solver:
     return build_solver(Component(**json.loads(component)))
 
 
-def _read_part(part: Path) -> Array:
-    try:
-        with h5py.File(part, "r") as file:
-            return np.asarray(file["frames"])
-    except (OSError, KeyError) as error:
-        raise DataError(f"{part} cannot be read as a finished simulation ({error}): delete it to make it anew.") from error
+def _read_part(part: Path, shape: tuple[int, ...], dtype: str) -> Array:
+    with reading(part, "a finished simulation", "delete it to make it anew") as file:
+        frames: Array = hdf5_objects.array(file, "frames")
+        if frames.shape != shape or frames.dtype != dtype:
+            raise ValueError(f"its frames are {frames.dtype} of shape {frames.shape}, not {dtype} of shape {shape}")
+        return frames
 
 
 def software() -> dict[str, str]:

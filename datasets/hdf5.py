@@ -1,15 +1,21 @@
-"""HDF5 files that are whole or not there."""
+"""HDF5 files that are whole or not there, and that hold what they say themselves."""
 
 from __future__ import annotations
 
 import io
+import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
 
+from deepzero_sim.errors import DataError
 from deepzero_sim.files import replacing
+
+#: What :func:`not_a_file` says of a path where nothing is.
+NOTHING = "there is none"
 
 
 @contextmanager
@@ -24,3 +30,53 @@ def writing(path: Path) -> Iterator[h5py.File]:
         yield file
     with replacing(path) as aside:
         aside.write_bytes(image.getbuffer())
+
+
+@contextmanager
+def reading(path: Path, what: str, remedy: str) -> Iterator[h5py.File]:
+    """An HDF5 file to read from; whatever is wrong with it, also while it is read, is one sentence.
+
+    Args:
+        path: of the file.
+        what: it should hold.
+        remedy: what to do if it does not.
+
+    Yields:
+        The open file.
+
+    Raises:
+        DataError: it is no file, is no HDF5, or does not hold what is read from it.
+    """
+    instead = not_a_file(path)
+    if instead is not None:
+        raise DataError(f"{show(path)} cannot be read as {what}, because {instead}: {remedy}.")
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError, OverflowError) as error:
+        words = error.args[0] if isinstance(error, KeyError) and error.args else error
+        raise DataError(f"{path} cannot be read as {what} ({words}): {remedy}.") from error
+
+
+def not_a_file(path: Path) -> str | None:
+    """What stands at a path instead of a regular file, in words; None where there is one.
+
+    Anything else is never opened: a pipe waits for somebody who writes to it, and a device may have no end.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return NOTHING
+    except ValueError:
+        return "that can be no path"
+    except OSError as error:
+        return f"it is out of reach ({os.strerror(error.errno) if error.errno else error})"
+    if stat.S_ISREG(mode):
+        return None
+    kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
+    return f"that is {kinds.get(stat.S_IFMT(mode), 'a device')}"
+
+
+def show(path: Path) -> str:
+    """A path in a message; with what cannot be printed written out."""
+    return str(path) if str(path).isprintable() else repr(str(path))

@@ -16,6 +16,7 @@ from deepzero_sim.components import Component
 from deepzero_sim.coupling import SolverLoop
 from deepzero_sim.datasets import trajectories
 from deepzero_sim.datasets.batches import UnrolledBatches, advance_frames
+from deepzero_sim.datasets.statements import require_twin
 from deepzero_sim.datasets.trajectories import Trajectories
 from deepzero_sim.errors import ConfigError, DeepZeroError
 from deepzero_sim.experiment import rollout_loss, samples, starting_network
@@ -50,7 +51,9 @@ def check(settings: CheckSettings, report: Callable[[str], None] = lambda name: 
         DeepZeroError: in words; a method that was not named, but stands in the default list, is left out instead.
     """
     solver, twin = build_solver(settings.solver), _twin(settings.differentiable_solver)
-    data = trajectories.load(settings.train_data, solver.spec)
+    if twin is not None:
+        require_twin(twin.spec, solver.spec)
+    data = trajectories.load(settings.train_data, solver.spec, settings.data_may_differ)
     network = starting_network(settings.network, settings.start, solver.spec, data, settings.seed)
     with (
         open_executor(settings.workers.backend, settings.workers.count) as executor,

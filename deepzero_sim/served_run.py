@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from deepzero_sim.datasets import trajectories
 from deepzero_sim.datasets.batches import UnrolledBatches, advance_frames
 from deepzero_sim.datasets.trajectories import Trajectories
-from deepzero_sim.experiment import rollout_loss, run_settings, trained_loop
+from deepzero_sim.experiment import accepted_differences, rollout_loss, run_settings, trained_loop
 from deepzero_sim.oracle import LoopOracle
 from deepzero_sim.serving import ServedLoop, ServedLoss, ServedModel, ServedParameters, ServedSolver
 from deepzero_sim.solver import Solver
@@ -30,7 +31,9 @@ class _Batches:
         return self._cut(number)
 
 
-def models_of_run(run: Path, data: Path | None = None) -> tuple[dict[str, ServedModel], str | None]:
+def models_of_run(
+    run: Path, data: Path | None = None, data_may_differ: Collection[str] = ()
+) -> tuple[dict[str, ServedModel], str | None]:
     """The models that a run is served as, and why the loss is left out if it is.
 
     ``corrected`` and ``solver`` take a state (and parameters) one step further, with and without the correction;
@@ -39,6 +42,7 @@ def models_of_run(run: Path, data: Path | None = None) -> tuple[dict[str, Served
     Args:
         run: its folder.
         data: HDF5 trajectories that batches are cut from; the run's training data if None.
+        data_may_differ: what they may say otherwise than the solver, besides what the run accepts.
 
     Raises:
         RunError, DataError: the folder or the data cannot be used.
@@ -51,6 +55,6 @@ def models_of_run(run: Path, data: Path | None = None) -> tuple[dict[str, Served
     path = Path(settings["train_data"]) if data is None else data
     if data is None and not path.exists():
         return models, f"there is no {path}, the run's training data: name some by --data"
-    frames = trajectories.load(path, loop.solver.spec)
+    frames = trajectories.load(path, loop.solver.spec, {*data_may_differ, *accepted_differences(run)})
     models["loss"] = ServedLoss(LoopOracle(loop, rollout_loss(frames)), _Batches(loop.solver, frames, settings))
     return models, None

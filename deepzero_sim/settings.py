@@ -10,6 +10,7 @@ from typing import Literal, TypeAlias, get_args
 from deepzero_sim.components import Component
 from deepzero_sim.datasets.cifar_archive import MD5
 from deepzero_sim.datasets.generate import Simulations
+from deepzero_sim.datasets.statements import Statement
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.failures import FailurePolicy
 from deepzero_sim.parallel import Backend
@@ -105,6 +106,7 @@ class TrainSettings:
         seed: fixes everything that is drawn.
         checkpoint_every: updates between checkpoints; one is written after a minute, too.
         tensorboard: whether to write TensorBoard events.
+        data_may_differ: what the data may say otherwise than the solver: name, dt, channels, mask and so on.
     """
 
     run: Path
@@ -132,6 +134,7 @@ class TrainSettings:
     seed: int = 0
     checkpoint_every: int = 50
     tensorboard: bool = True
+    data_may_differ: list[Statement] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         FailurePolicy(self.on_failure)  # says it if it is none
@@ -233,12 +236,14 @@ class CompareSettings:
         data: HDF5 trajectories that corrected solvers are rolled out on; none for classifiers.
         steps: of the rollouts; all that the data have if none are given.
         output: the folder of the comparison's report.md and figures.
+        data_may_differ: what the data may say otherwise than the solver: name, dt, channels, mask and so on.
     """
 
     runs: list[Path]
     data: Path | None = None
     steps: int | None = None
     output: Path = Path("runs/comparison")
+    data_may_differ: list[Statement] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if self.steps is not None and self.data is None:
@@ -271,6 +276,7 @@ class CheckSettings:
         directions: along which slopes of the loss are measured, on every batch, if there is no differentiable_solver.
         workers: where queries are answered and solver steps of backward passes run.
         seed: fixes everything that is drawn.
+        data_may_differ: what the data may say otherwise than the solver: name, dt, channels, mask and so on.
     """
 
     output: Path
@@ -287,6 +293,7 @@ class CheckSettings:
     directions: int = 64
     workers: Workers = field(default_factory=Workers)
     seed: int = 0
+    data_may_differ: list[Statement] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         for name in ("unroll", "batch_size", "batches", "directions"):
@@ -314,6 +321,7 @@ class CheckSolverSettings:
         unroll: solver steps of a rollout, for that.
         batch_size: rollouts of a gradient, likewise.
         seed: fixes everything that is drawn.
+        data_may_differ: what the data may say otherwise than the solver: name, dt, channels, mask and so on.
     """
 
     name: str | None = None
@@ -327,6 +335,7 @@ class CheckSolverSettings:
     unroll: int = 8
     batch_size: int = 2
     seed: int = 0
+    data_may_differ: list[Statement] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         for name in ("unroll", "batch_size"):
@@ -353,11 +362,13 @@ class EvaluateSettings:
         run: the run folder; results.json and report.md go there.
         data: HDF5 trajectories.
         steps: of the rollout; all that the data have if none are given.
+        data_may_differ: what the data may say otherwise than the solver: name, dt, channels, mask and so on.
     """
 
     run: Path
     data: Path
     steps: int | None = None
+    data_may_differ: list[Statement] = field(default_factory=list)
 
 
 @dataclass
@@ -369,12 +380,14 @@ class ServeSettings:
         host: name or address of this machine to listen on. There is no password: others reach it as they reach the address.
         port: to listen on; 0 for a free one.
         data: HDF5 trajectories that batches of the loss are cut from; the run's training data if none are given.
+        data_may_differ: what the data may say otherwise than the solver: name, dt, channels, mask and so on.
     """
 
     run: Path
     host: str = "127.0.0.1"
     port: int = 4242
     data: Path | None = None
+    data_may_differ: list[Statement] = field(default_factory=list)
 
 
 @dataclass

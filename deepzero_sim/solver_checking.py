@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 from deepzero_sim.components import call_function
-from deepzero_sim.contract import SolverCheck, check_solver
+from deepzero_sim.contract import SolverCheck, Subject, Training, check_made_solver, subject_of
 from deepzero_sim.datasets import trajectories
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.experiment import build_corrector
@@ -18,27 +20,24 @@ def check_named_solver(settings: CheckSolverSettings) -> SolverCheck:
     """Check the solver that settings name.
 
     Raises:
-        DeepZeroError: it, its sample states or the network cannot be made, or it cannot take a first step.
+        DeepZeroError: it, its sample states or the network cannot be made, or it raises an error on its first step.
+        CheckInterruptedError: Ctrl-C; it has what was found before.
     """
+    return check_made_solver(functools.partial(_subject, settings), settings.seconds)
+
+
+def _subject(settings: CheckSolverSettings) -> Subject:
+    """The solver that settings name, its sample states, and the training whose cost is asked."""
     solver = build_solver(settings.component)
     states, params = _samples(settings, solver.spec)
-    return check_solver(
-        solver,
-        states,
-        params,
-        seconds=settings.seconds,
-        unroll=settings.unroll,
-        batch_size=settings.batch_size,
-        network=build_corrector(settings.network, solver.spec, settings.seed),
-        seed=settings.seed,
-        elsewhere_first=True,
-    )
+    network = build_corrector(settings.network, solver.spec, settings.seed)
+    return subject_of(solver, states, params, Training(network, settings.unroll, settings.batch_size, settings.seed))
 
 
 def _samples(settings: CheckSolverSettings, spec: SolverSpec) -> tuple[Array | None, Array | None]:
     """Sample states, `(B, C, *N)`, and their parameters, `(B, K)`; None for none."""
     if settings.data is not None:
-        data = trajectories.load(settings.data, spec)
+        data = trajectories.load(settings.data, spec, settings.data_may_differ)
         return trajectories.as_batch(data.frames, data.params)
     rows = _rows(settings, spec)
     params = rows if rows is not None and rows.shape[1] else None

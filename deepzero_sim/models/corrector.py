@@ -39,7 +39,7 @@ class Corrector(nn.Module):
         dims = len(spec.state_shape) - 1
         self.register_buffer("state_scale", torch.ones(spec.state_shape[0], *[1] * dims))
         self.register_buffer("param_scale", torch.ones(len(spec.parameters), *[1] * dims))
-        self.register_buffer("active", torch.from_numpy(spec.active()).float(), persistent=False)
+        self.register_buffer("active", torch.tensor(spec.active(), dtype=torch.float32), persistent=False)
 
     def set_scales(self, state_scale: torch.Tensor, param_scale: torch.Tensor) -> None:
         """Keep the standard deviation of every channel, `(C,)`, and every parameter, `(K,)`, with the network.
