@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isfinite
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import torch
 from torch import nn
 
 from deepzero_sim.building import build_estimator, build_network, build_optimiser, build_product, build_scheduler
+from deepzero_sim.checksums import digest
 from deepzero_sim.components import Component
 from deepzero_sim.coupling import SolverGradient, SolverLoop
 from deepzero_sim.datasets import trajectories
-from deepzero_sim.datasets.batches import UnrolledBatches, advance_frames
-from deepzero_sim.datasets.trajectories import Trajectories
+from deepzero_sim.datasets.batches import UnrolledBatches, require_long_enough
+from deepzero_sim.datasets.statements import Statement, require_twin
+from deepzero_sim.datasets.trajectories import Trajectories, require_agreement
 from deepzero_sim.errors import ConfigError, RunError, SolverError
 from deepzero_sim.estimator import BackPropagation
 from deepzero_sim.evaluation import Evaluation, evaluate
-from deepzero_sim.failures import FailureLog, FailurePolicy
+from deepzero_sim.failures import FailurePolicy
+from deepzero_sim.first_steps import FirstSteps, others
 from deepzero_sim.layer import SolverLayer
 from deepzero_sim.loss import RolloutError
 from deepzero_sim.masking import ActiveSet, RunRatios, active_set, build_ratios
@@ -33,11 +37,13 @@ from deepzero_sim.oracle import LoopOracle
 from deepzero_sim.parallel import open_executor, single_threaded
 from deepzero_sim.perturbation import trainable
 from deepzero_sim.plain import plain
-from deepzero_sim.run_folder import JACOBIANS, RunFolder, load_checkpoint, read_settings
+from deepzero_sim.preparation import PREPARATION, Entry, Preparation
+from deepzero_sim.run_folder import CONFIG, JACOBIANS, RunFolder, load_checkpoint, read_settings
 from deepzero_sim.settings import MethodName, TrainSettings
 from deepzero_sim.solver import Solver, SolverSpec, build_solver
 from deepzero_sim.sparsity import Densities, GraSP, LayerRatios, RatiosRecord, load_ratios
 from deepzero_sim.trainer import Progress, Trainer, progress_of, restore_network
+from deepzero_sim.trust import described, trust_parts, untrusted
 from deepzero_sim.types import Array
 from deepzero_sim.vjp import ReferenceJacobian
 
@@ -70,11 +76,13 @@ class Cost:
         solver_steps: states advanced by one step.
         seconds: of training.
         failures: of solver steps, by kind and what was done.
+        found: first steps that other runs had taken, which are not counted here.
     """
 
     solver_steps: int = 0
     seconds: float = 0.0
     failures: dict[str, int] = field(default_factory=dict)
+    found: int = 0
 
 
 def train(
@@ -93,28 +101,38 @@ def train(
     if settings.method == "SRC":  # the solver alone: nothing is trained
         _claim(settings)
         return Progress()
+    started = time.perf_counter()
     method = _METHODS[settings.method]
     ratios = _ratios(settings, method)
     solver = _build_solver(settings)
-    data = trajectories.load(settings.train_data, solver.spec)
+    data = trajectories.load(settings.train_data, solver.spec, _may_differ(settings))
     corrector = starting_network(settings.network, settings.start, solver.spec, data, settings.seed)
     unroll = settings.unroll if method.unrolled else 1
     gradient = build_product(settings.vjp) if method.gradient is None else method.gradient
-    policy, log = FailurePolicy(settings.on_failure), FailureLog()
-    first_steps = advance_frames(solver, data, policy, log)
-    batches = UnrolledBatches(data, first_steps, settings.batch_size, unroll, settings.seed)
+    policy = FailurePolicy(settings.on_failure)
+    require_long_enough(data, unroll)
     trainable(corrector)  # says it if there is nothing to train
     optimiser = build_optimiser(settings.optimiser, corrector)
+    start = _Start(settings, data, started)
     asks = method.queried or method.gradient is None
     with open_executor(settings.workers.backend if asks else "serial", settings.workers.count) as executor:
         loop = SolverLoop(solver, corrector, unroll, gradient, executor, policy)
-        loop.log.add(log)
         oracle = LoopOracle(loop, rollout_loss(data), executor, settings.queries_per_chunk)
-        if method.queried and solver.spec.deterministic:
-            _require_repeatable(oracle, batches(0))
         estimator = build_estimator(settings.estimator) if method.queried else BackPropagation()
-        scheduler, run = build_scheduler(settings.scheduler, optimiser, settings.updates), _claim(settings)
-        active = _active_set(settings, ratios, oracle, batches(0), run) if method.queried else ActiveSet()
+        scheduler = build_scheduler(settings.scheduler, optimiser, settings.updates)
+
+        def cut(first_steps: Array) -> UnrolledBatches:
+            return UnrolledBatches(data, first_steps, settings.batch_size, unroll, settings.seed)
+
+        if method.queried and solver.spec.deterministic and start.done is None:
+            without_first_step = cut(data.frames[:, :-1])(0)[:3]
+            start.checking = _require_repeatable(oracle, without_first_step)
+        first_steps = FirstSteps(solver, _solver_component(settings), data, policy, loop.log)
+        batches = _Batches(lambda: cut(start.first_steps(first_steps)))
+        if not start.finished:
+            batches.require()
+        run = start.claim()
+        active = start.timed(lambda: _active_set(settings, ratios, oracle, batches, run)) if method.queried else ActiveSet()
         trainer = Trainer(
             oracle,
             estimator,
@@ -128,21 +146,110 @@ def train(
         )
         if isinstance(gradient, ReferenceJacobian) and gradient.file is None:
             gradient.file = run.path / JACOBIANS
-        spent = active.spent if loop.layer is None or run.load() is not None else _prepared(loop.layer, data)
-        return trainer.train(settings.updates, report, tensorboard=settings.tensorboard, spent=spent, keep=keep)
+        if loop.layer is not None and start.done is None:
+            _prepare(loop.layer, data)
+        resumption_seconds, seconds = start.ready()
+        spent = replace(active.spent, solver_steps=active.spent.solver_steps + loop.backward_steps)
+        return trainer.train(
+            settings.updates,
+            report,
+            tensorboard=settings.tensorboard,
+            spent=replace(spent, seconds=spent.seconds + seconds),
+            resumption_seconds=resumption_seconds,
+            keep=keep,
+        )
+
+
+class _Batches:
+    """The batches of a training, cut when the first one is asked for: a run that has ended asks its solver nothing."""
+
+    def __init__(self, cut: Callable[[], UnrolledBatches]) -> None:
+        self._cut = cut
+
+    def __call__(self, step: int) -> Any:
+        return self._batches(step)
+
+    @functools.cached_property
+    def _batches(self) -> UnrolledBatches:
+        return self._cut()
+
+    def require(self) -> None:
+        """Cut them now."""
+        self._batches  # noqa: B018 - a cached property
+
+
+class _Start:
+    """What a start of a run does before its first training step, counted and timed.
+
+    Args:
+        settings: the run.
+        data: of training.
+        started: when, as of `time.perf_counter`.
+
+    Attributes:
+        done: the checkpoint to go on from, None if there is none.
+        finished: whether nothing is left to do.
+        checking: solver steps of the check whether a loss repeats.
+    """
+
+    def __init__(self, settings: TrainSettings, data: Trajectories, started: float) -> None:
+        self._settings, self._started = settings, started
+        self._contents = {"train_data": digest([], [data.frames, data.params, data.mask])}
+        self.done, self._before = None, 0.0
+        if (settings.run / CONFIG).exists():
+            run = self.claim()
+            self.done = run.load()
+            self._before = self._preparation(run).seconds
+        self.finished = self.done is not None and progress_of(self.done, settings.run).step >= settings.updates
+        self.checking = 0
+        self._elsewhere = 0.0  # seconds that are counted with what was found
+
+    def claim(self) -> RunFolder:
+        """The run folder, made if it is not there."""
+        return _claim(self._settings, self._contents)
+
+    def _preparation(self, run: RunFolder) -> Preparation:
+        found = Preparation(run.path / PREPARATION, run.name)
+        if self.done is not None and not found.entries:
+            raise RunError(
+                f"{run.path} holds a checkpoint but no {PREPARATION} that says what the run asked of its solver before: "
+                "restore that, or delete the folder to start afresh."
+            )
+        return found
+
+    def first_steps(self, first_steps: FirstSteps) -> Array:
+        """The solver's step from every frame."""
+        run, start = self._settings.run, self._settings.start
+        return first_steps.take(run, self.claim, others(run, start), fresh=self.done is None)
+
+    def timed(self, find: Callable[[], ActiveSet]) -> ActiveSet:
+        """The active coordinates; what it took to find them is kept with them."""
+        begun = time.perf_counter()
+        found = find()
+        self._elsewhere += time.perf_counter() - begun
+        return found
+
+    def ready(self) -> tuple[float, float]:
+        """Note what all this took: seconds of this start, and of all starts so far."""
+        run = self.claim()
+        preparation = self._preparation(run)
+        if not self.finished:
+            elsewhere = self._elsewhere + preparation.seconds - self._before
+            rest = max(0.0, time.perf_counter() - self._started - elsewhere)
+            with run.in_use():
+                preparation.add(Entry("getting ready", self.checking, rest))
+        return preparation.seconds - self._before, preparation.seconds
 
 
 #: States of the training data that a vector-Jacobian product is prepared with.
 SAMPLES = 256
 
 
-def _prepared(layer: SolverLayer, data: Trajectories) -> Progress:
+def _prepare(layer: SolverLayer, data: Trajectories) -> None:
     """Let a vector-Jacobian product learn of the solver what it needs, at states of the training data."""
-    started = time.perf_counter()
     states, params = samples(data)
     with single_threaded():
         layer.vjp.prepare(states, params, layer.probes)
-    return Progress(solver_steps=layer.backward_steps, seconds=time.perf_counter() - started)
 
 
 def samples(data: Trajectories) -> tuple[Array, Array | None]:
@@ -152,8 +259,8 @@ def samples(data: Trajectories) -> tuple[Array, Array | None]:
     return data.frames[places], data.params[places[0]] if data.params.shape[1] else None
 
 
-def _require_repeatable(oracle: LoopOracle, batch: Any) -> None:
-    """Differences of losses say nothing if the same question has two answers.
+def _require_repeatable(oracle: LoopOracle, batch: Any) -> int:
+    """Differences of losses say nothing if the same question has two answers. Returns the solver steps it took to find out.
 
     Raises:
         ConfigError: it has.
@@ -161,17 +268,19 @@ def _require_repeatable(oracle: LoopOracle, batch: Any) -> None:
     noted = oracle.log.take()
     try:
         with torch.no_grad(), single_threaded(), state_put_back(oracle.model):
-            first, second = (float(oracle.differentiable_loss(batch)[0]) for _ in range(2))
+            (loss, steps), (again, _) = (oracle.differentiable_loss(batch) for _ in range(2))
+            first, second = float(loss), float(again)
     except SolverError:  # training meets it too, or no more; it knows what the failure policy makes of it
-        return
+        return 0
     finally:
-        oracle.log.take()  # it is no part of training, and asked again whenever a run goes on
+        happened = oracle.log.take()  # what failed is met in training
         oracle.log.add(noted)
     if first != second and isfinite(first):
         raise ConfigError(
             f"ZO-SOL needs a solver and a network that give the same for the same, but the loss was {first} and then {second}: "
             "take out what is random (dropout, for one) or kept from call to call."
         )
+    return 2 * steps + happened.extra_steps
 
 
 def _ratios(settings: TrainSettings, method: _Method) -> LayerRatios:
@@ -184,9 +293,11 @@ def _ratios(settings: TrainSettings, method: _Method) -> LayerRatios:
     return ratios
 
 
-def _active_set(settings: TrainSettings, ratios: LayerRatios, oracle: LoopOracle, batch: Any, run: RunFolder) -> ActiveSet:
+def _active_set(
+    settings: TrainSettings, ratios: LayerRatios, oracle: LoopOracle, batches: Callable[[int], Any], run: RunFolder
+) -> ActiveSet:
     def find() -> Densities:
-        return ratios.densities(_oracle_of_ratios(settings, ratios, oracle), batch, settings.sparsity, settings.seed)
+        return ratios.densities(_oracle_of_ratios(settings, ratios, oracle), batches(0), settings.sparsity, settings.seed)
 
     kept = RunRatios(run, settings.layer_ratios.name, settings.sparsity)
     return active_set(kept, find, oracle.model, settings.mask_refresh, settings.seed, oracle.log)
@@ -196,20 +307,33 @@ def _oracle_of_ratios(settings: TrainSettings, ratios: LayerRatios, oracle: Loop
     """What layer ratios ask: the first-order ones the differentiable solver, all others the opaque one."""
     if not isinstance(ratios, GraSP) or settings.differentiable_solver is None:
         return oracle
-    exact = SolverLoop(build_solver(settings.differentiable_solver), oracle.loop.corrector, oracle.loop.unroll, "exact")
+    twin = build_solver(settings.differentiable_solver)
+    require_twin(twin.spec, oracle.loop.solver.spec)
+    exact = SolverLoop(twin, oracle.loop.corrector, oracle.loop.unroll, "exact")
     return LoopOracle(exact, oracle.loss_function)
 
 
-def _claim(settings: TrainSettings) -> RunFolder:
-    return RunFolder(settings.run, plain(settings), free=("workers", "on_failure", "checkpoint_every", "tensorboard"))
+def _claim(settings: TrainSettings, contents: Mapping[str, str] | None = None) -> RunFolder:
+    trust_parts({"solver": settings.solver, "network": settings.network})  # whoever trains a run may evaluate it
+    free = ("workers", "on_failure", "checkpoint_every", "tensorboard", "data_may_differ")
+    return RunFolder(settings.run, plain(settings), free, contents)
+
+
+def _may_differ(settings: TrainSettings) -> list[str]:
+    """What the data may say otherwise than the solver: a differentiable one is said to be the same physics by another name."""
+    return [*settings.data_may_differ, *(["name"] if settings.method == "FO-SOL" else [])]
 
 
 def _build_solver(settings: TrainSettings) -> Solver:
+    return build_solver(_solver_component(settings))
+
+
+def _solver_component(settings: TrainSettings) -> Component:
     """The opaque solver, or for FO-SOL the differentiable one."""
     component = settings.differentiable_solver if settings.method == "FO-SOL" else settings.solver
     if component is None:
         raise ConfigError("method FO-SOL needs a differentiable_solver: name one, or choose another method.")
-    return build_solver(component)
+    return component
 
 
 def build_corrector(network: Component, spec: SolverSpec, seed: int) -> nn.Module:
@@ -257,7 +381,7 @@ def run_settings(path: Path) -> dict[str, Any]:
     Raises:
         RunError: it is none.
     """
-    settings = {"on_failure": "abort", **read_settings(path)}
+    settings = {"on_failure": "abort", "data_may_differ": [], **read_settings(path)}
     missing = sorted(_NEEDED.keys() - settings.keys())
     if missing:
         raise RunError(f"{path} is no run of 'deepzero-sim train' (its config.yaml has no {missing[0]!r}): check the path.")
@@ -287,16 +411,39 @@ _NEEDED: dict[str, Callable[[Any], bool]] = {
     "batch_size": lambda value: isinstance(value, int),
     "seed": lambda value: isinstance(value, int),
     "on_failure": lambda value: isinstance(value, str | dict),
+    "data_may_differ": lambda value: isinstance(value, list) and all(entry in get_args(Statement) for entry in value),
 }
+
+
+def _parts(settings: Mapping[str, Any]) -> dict[str, Component]:
+    """What of a run's settings is built when it is used."""
+    names = ("solver",) if settings["method"] == "SRC" else ("solver", "network")
+    return {name: Component(**settings[name]) for name in names}
+
+
+def untrusted_parts(path: Path) -> dict[str, Component]:
+    """What the settings of a run would import or run that nobody has trusted here."""
+    return untrusted(_parts(run_settings(path)))
+
+
+def trust(path: Path) -> None:
+    """Trust the code and programs that a run's settings name, from now on: read them before."""
+    trust_parts(_parts(run_settings(path)))
 
 
 def trained_loop(path: Path) -> SolverLoop:
     """A run's solver with its trained corrector.
 
     Raises:
-        RunError: the folder holds no trained run.
+        RunError: the folder holds no trained run, or its settings name what nobody has trusted here, see :func:`trust`.
     """
     settings = run_settings(path)
+    if named := untrusted(_parts(settings)):
+        listed = "; ".join(f"{key} {described(part)}" for key, part in named.items())
+        raise RunError(
+            f"{path} was not made by you on this machine, and its settings would import or run {listed}: look into its "
+            "config.yaml, and if you trust that, call again with --trust (in Python, call deepzero_sim.experiment.trust before)."
+        )
     solver = build_solver(Component(**settings["solver"]))
     if settings["method"] == "SRC":
         return SolverLoop(solver, NoCorrection(), on_failure=settings["on_failure"])
@@ -306,7 +453,10 @@ def trained_loop(path: Path) -> SolverLoop:
 
 
 def cost(path: Path, *later: Path) -> Cost:
-    """What a run took, with the runs it started from; each takes the solver's first step from all frames for itself.
+    """What a run took, with the runs it started from.
+
+    Every run counts what it asked the solver itself: the first steps from all frames and what it took to prepare and to go on,
+    whenever it asked, and the training steps. First steps that it found in another run are counted there.
 
     Args:
         path: the run folder.
@@ -320,13 +470,15 @@ def cost(path: Path, *later: Path) -> Cost:
     settings = run_settings(path)
     if settings["method"] == "SRC":
         return Cost()
-    progress = progress_of(load_checkpoint(path), path)
-    frames = trajectories.load(Path(settings["train_data"])).frames
-    first_steps = frames.shape[0] * (frames.shape[1] - 1)
+    checkpoint = load_checkpoint(path)
+    progress = progress_of(checkpoint, path)
+    preparation = Preparation(path / PREPARATION, checkpoint.run)
+    if not preparation.entries:
+        raise RunError(f"{path} has no {PREPARATION}, which says what the run asked of its solver: restore it, or train anew.")
     before = Cost() if settings["start"] is None else cost(Path(settings["start"]), path.resolve(), *later)
-    steps = before.solver_steps + first_steps + progress.solver_steps
+    steps = before.solver_steps + preparation.solver_steps + progress.solver_steps
     failures = dict(Counter(before.failures) + Counter(progress.failures))
-    return Cost(steps, before.seconds + progress.seconds, failures)
+    return Cost(steps, before.seconds + progress.seconds, failures, before.found + preparation.found)
 
 
 @dataclass(frozen=True, eq=False)
@@ -353,16 +505,20 @@ class Comparison:
     spec: SolverSpec
 
 
-def compare(runs: Mapping[str, Path], data_path: Path, steps: int | None = None) -> Comparison:
+def compare(
+    runs: Mapping[str, Path], data_path: Path, steps: int | None = None, data_may_differ: Collection[str] = ()
+) -> Comparison:
     """Roll out the solver alone (SRC) and every run's corrected solver on the same data, from its first frames.
 
     Args:
         runs: run folders by method, all of the same solver.
         data_path: HDF5 trajectories.
         steps: of the rollouts; all that the data have if None.
+        data_may_differ: what the data may say otherwise than the solver and the data of training, besides what the runs accept.
 
     Raises:
         ConfigError: the runs are of different solvers.
+        DataError: the data do not fit the solver, or the data that a run was trained on.
     """
     solvers = {name: run_settings(path)["solver"] for name, path in runs.items()}
     for name, solver_settings in solvers.items():
@@ -374,7 +530,9 @@ def compare(runs: Mapping[str, Path], data_path: Path, steps: int | None = None)
     loops = {name: trained_loop(path) for name, path in runs.items()}
     first = next(iter(loops.values()))
     solver = first.solver
-    data = trajectories.load(data_path, solver.spec)
+    data = trajectories.load(data_path, solver.spec, {*data_may_differ, *accepted_differences(*runs.values())})
+    for path in runs.values():
+        _require_same_kind(data, data_path, path)
     steps = data.frames.shape[1] - 1 if steps is None else steps
     alone = SolverLoop(solver, NoCorrection(), on_failure=first.on_failure)
     methods = {"SRC": MethodResult(evaluate_on(alone, data, steps), Cost())}
@@ -382,6 +540,20 @@ def compare(runs: Mapping[str, Path], data_path: Path, steps: int | None = None)
         if name != "SRC":
             methods[name] = MethodResult(evaluate_on(loop, data, steps), cost(runs[name]), load_ratios(runs[name]))
     return Comparison(methods, torch.from_numpy(data.frames[:, 1 : steps + 1]), solver.spec)
+
+
+def accepted_differences(*paths: Path) -> list[str]:
+    """What the data of these runs may say otherwise than the solver."""
+    return [entry for path in paths for entry in run_settings(path)["data_may_differ"]]
+
+
+def _require_same_kind(data: Trajectories, data_path: Path, path: Path) -> None:
+    """Hold data to what a run was trained on: a solver says less of itself than two files may say of each other."""
+    settings = run_settings(path)
+    if settings["method"] != "SRC":
+        trained_on = Path(settings["train_data"])
+        says, whose = trajectories.summarise(trained_on).says, f"{trained_on}, which {path} was trained on"
+        require_agreement(data, says, str(data_path), whose, data.may_differ)
 
 
 def evaluate_on(loop: SolverLoop, data: Trajectories, steps: int) -> Evaluation:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from deepzero_sim.checksums import digest
+from deepzero_sim.errors import RunError
 from deepzero_sim.files import write_text
 
 #: Seconds of a portion of a question's queries: so much work is lost by a kill, and a shorter gradient writes nothing.
@@ -38,14 +40,18 @@ class Ledger:
     """The answers to one question at a time, in a file: a line that names the question, then a line a portion.
 
     A question is named by the training step, which of the step's questions it is, the loss and how many queries it has: in a
-    run that resumes with the same bits no other has that name.
+    run that resumes with the same bits no other has that name. Each portion ends with a checksum of the run, the question and
+    all portions up to there.
 
     Args:
         path: the file; it is there only while a question is being answered that takes more than a portion.
+        run: the name of the run, of which there is one file.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, run: str = "") -> None:
         self._path = path
+        self._run = run
+        self._checksum = ""  # of what was written so far
         self._step = 0
         self._asked = 0
         self._question = ""
@@ -63,9 +69,13 @@ class Ledger:
         Args:
             loss: of the network as it is.
             queries: how many there are.
+
+        Raises:
+            RunError: answers were changed, or are another run's.
         """
         names = {"step": self._step, "question": self._asked, "loss": loss.hex(), "queries": queries}
         self._question = json.dumps(names) + "\n"
+        self._checksum = digest([self._run, self._question])
         self._asked += 1
         self._unwritten, self._unwritten_seconds = [], 0.0
         text = self._path.read_text(encoding="utf-8", errors="replace") if self._path.exists() else ""
@@ -74,13 +84,23 @@ class Ledger:
             return []
         portions, whole = [], self._question
         for line in text.splitlines(keepends=True)[1:]:
-            portion = _portion(line)
-            if portion is None:
+            read = _portion(line)
+            if read is None:
                 write_text(self._path, whole)
                 break
+            portion, checksum = read
+            self._checksum = self._following(portion)
+            if checksum != self._checksum:
+                raise RunError(
+                    f"{self._path} holds answers that were changed, or those of another run: restore it, or delete it to have "
+                    "the queries of this gradient answered anew."
+                )
             portions.append(portion)
             whole += line
         return portions
+
+    def _following(self, portion: Portion) -> str:
+        return digest([self._checksum, json.dumps(portion)])
 
     def size_of_next(self, costs: Sequence[float]) -> int:
         """How many of the chunks that are left make a portion: at least one.
@@ -113,7 +133,10 @@ class Ledger:
             self._write()
 
     def _write(self) -> None:
-        text = "".join(json.dumps(portion) + "\n" for portion in self._unwritten)
+        text = ""
+        for portion in self._unwritten:
+            self._checksum = self._following(portion)
+            text += json.dumps([*portion, self._checksum]) + "\n"
         with self._path.open("a", encoding="utf-8") as file:
             file.write(text if file.tell() else self._question + text)
         self._unwritten, self._unwritten_seconds = [], 0.0
@@ -123,9 +146,10 @@ class Ledger:
         self._path.unlink(missing_ok=True)
 
 
-def _portion(line: str) -> Portion | None:
-    """A line of the file, or None where a kill cut it off, or a power cut left something else."""
+def _portion(line: str) -> tuple[Portion, str] | None:
+    """A line of the file and its checksum, or None where a kill cut it off, or a power cut left something else."""
     try:
-        return Portion(*json.loads(line)) if line.endswith("\n") else None
-    except (ValueError, TypeError):
+        *portion, checksum = json.loads(line) if line.endswith("\n") else ()
+        return Portion(*portion), checksum
+    except (ValueError, TypeError, RecursionError):
         return None

@@ -9,10 +9,11 @@ from typing import NamedTuple
 
 import torch
 
-from deepzero_sim.components import Component, call, load
+from deepzero_sim.components import Component, Wanted, call, load_factory
 from deepzero_sim.errors import ConfigError, RunError
 from deepzero_sim.failures import FailureLog, counted
 from deepzero_sim.parallel import single_threaded
+from deepzero_sim.preparation import PREPARATION, RATIOS_FOUND, Entry, Preparation
 from deepzero_sim.run_folder import CHECKPOINT, RunFolder
 from deepzero_sim.sparsity import (
     Densities,
@@ -38,6 +39,9 @@ LAYER_RATIOS: dict[str, Callable[..., LayerRatios]] = {
     "grasp": GraSP,
 }
 
+#: What the settings of layer ratios may name.
+RATIOS = Wanted.of(LayerRatios, "a deepzero_sim.LayerRatios")
+
 
 class ActiveSet(NamedTuple):
     """The masks of a run, None if every coordinate is active, and what it took to find its layer ratios."""
@@ -52,7 +56,7 @@ def build_ratios(component: Component) -> LayerRatios:
     Raises:
         ConfigError: there are none of that name, or they cannot be made.
     """
-    ratios = call(LAYER_RATIOS.get(component.name) or load(component.name), component)
+    ratios = call(LAYER_RATIOS.get(component.name) or load_factory(component.name, RATIOS), component)
     if not isinstance(ratios, LayerRatios):
         raise ConfigError(f"layer_ratios {component.name!r} must make a deepzero_sim.LayerRatios, not {type(ratios).__name__}.")
     return ratios
@@ -124,5 +128,6 @@ def _found(kept: RunRatios, find: Callable[[], Densities], model: torch.nn.Modul
     steps = densities.solver_steps + happened.extra_steps
     densities = replace(densities, solver_steps=steps)
     record = replace(record, densities=densities, failures=counted(happened.incidents))
-    save_ratios(folder, record)
+    content = save_ratios(folder, record)
+    Preparation(folder / PREPARATION, kept.run.name).add(Entry(RATIOS_FOUND, content=content))
     return record

@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -40,7 +41,8 @@ MOST_WORKERS = 1024
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 
-_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+#: The environment of a process whose libraries have one thread each.
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
 class SerialExecutor(Executor):
@@ -99,7 +101,7 @@ class ProcessExecutor(Executor):
 
     def _start(self) -> None:
         self._pool = loky.ProcessPoolExecutor(
-            self._max_workers, env=_ONE_THREAD, initializer=_start_worker, initargs=(os.getpid(),)
+            self._max_workers, env=ONE_THREAD, initializer=_start_worker, initargs=(os.getpid(),)
         )
 
     def submit(self, fn: Callable[..., _R], /, *args: Any, **kwargs: Any) -> Future[_R]:
@@ -125,6 +127,18 @@ def revive(executor: Executor) -> None:
     """Start the workers anew of an executor that can."""
     assert isinstance(executor, ProcessExecutor)
     executor.revive()
+
+
+def warn_of_lost_workers(executor: Executor, policy: FailurePolicy) -> None:
+    """Say where a policy on lost workers will not be kept: only workers of ours can be started anew."""
+    response = policy.response(WorkerLostError(""))
+    if (response.retries or response.drop) and not isinstance(executor, SerialExecutor | ThreadPoolExecutor | ProcessExecutor):
+        warnings.warn(
+            "on_failure says what is done when a worker is lost (worker-lost), but only workers of the backend process can be "
+            f"started anew, and those of {type(executor).__name__} cannot: a worker that is lost ends the run. Take that backend, "
+            "or worker-lost: abort.",
+            stacklevel=2,
+        )
 
 
 def _start_worker(parent: int) -> None:
@@ -180,6 +194,8 @@ def run_in_order(
         policy: how often tasks are run again whose worker died, in workers started anew; never if None.
         log: where that is noted.
     """
+    if policy is not None:
+        warn_of_lost_workers(executor, policy)
     with single_threaded():  # of several threads that change and restore the limit, none could restore what was before
         outcomes = _run(executor, function, tasks)
         for tries in itertools.count():

@@ -10,7 +10,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Collection
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from deepzero_sim.oracle import Oracle
 from deepzero_sim.parallel import single_threaded
 from deepzero_sim.perturbation import trainable
 from deepzero_sim.run_folder import ANSWERS, Checkpoint, RunFolder, detached
-from deepzero_sim.types import Mask, NamedTensors
+from deepzero_sim.types import Mask, NamedTensors, is_number, is_whole
 
 #: Training steps that may be skipped one after the other, because solver steps fail that all queries share.
 MOST_SKIPPED = 10
@@ -137,6 +137,7 @@ class Trainer:
         *,
         tensorboard: bool = True,
         spent: Progress = Progress(),
+        resumption_seconds: float = 0.0,
         keep: Collection[int] = (),
     ) -> Progress:
         """Train up to training step number `steps`, from the last checkpoint if there is one.
@@ -146,6 +147,7 @@ class Trainer:
             report: called after every step.
             tensorboard: whether to write TensorBoard events too.
             spent: queries, solver steps and seconds of what went before the first training step, counted with all others.
+            resumption_seconds: what it took to get ready to go on, counted if the run does.
             keep: training steps after which the checkpoint is kept for good, as one of the run's snapshots.
 
         Raises:
@@ -156,17 +158,22 @@ class Trainer:
             MissingExtraError: TensorBoard is wanted and not installed.
         """
         with self.run.in_use():
-            return self._train(steps, report, tensorboard, spent, keep)
+            progress = self._resume()
+            if progress.step > steps:
+                raise RunError(
+                    f"the checkpoint in {self.run.path} says that {progress.step} training steps were done, but the run has "
+                    f"{steps}: restore it, delete it to train anew, or train that many."
+                )
+            if progress.step == steps:
+                return progress
+            begun = replace(progress, seconds=progress.seconds + resumption_seconds) if progress.step else spent
+            return self._train(begun, steps, report, tensorboard, keep)
 
     def _train(
-        self, steps: int, report: Callable[[Progress], None], tensorboard: bool, spent: Progress, keep: Collection[int]
+        self, progress: Progress, steps: int, report: Callable[[Progress], None], tensorboard: bool, keep: Collection[int]
     ) -> Progress:
-        resumed = self._resume()
-        progress = resumed if resumed.step else spent
-        if progress.step >= steps:
-            return progress
         events = _open_events(self.run.path, progress.step) if tensorboard else None
-        ledger = self.oracle.ledger = Ledger(self.run.path / ANSWERS)
+        ledger = self.oracle.ledger = Ledger(self.run.path / ANSWERS, self.run.name)
         checkpoints = Checkpoints(self.run, lambda: self._checkpoint(progress), self.checkpoint_every)
         try:
             # explicit, because torch warns of leaving it open; our sparse gradients are sorted and in range by construction
@@ -296,6 +303,7 @@ class Trainer:
         if checkpoint is None:
             self.run.forget_metrics_after(0)
             return Progress()
+        self.run.heal_state(checkpoint)
         restore_network(self.oracle.model, checkpoint, self.run.path)
         self.oracle.relearn(tensors_of("oracle", checkpoint))
         try:
@@ -327,9 +335,28 @@ def progress_of(checkpoint: Checkpoint, path: Path) -> Progress:
         RunError: it does not say.
     """
     try:
-        return Progress(**checkpoint.state["progress"])
-    except (KeyError, TypeError) as error:
+        return _checked(Progress(**checkpoint.state["progress"]))
+    except (KeyError, TypeError, ValueError) as error:
         raise RunError(f"the checkpoint in {path} does not say how far it is ({error}): restore it, or train anew.") from error
+
+
+def _checked(progress: Progress) -> Progress:
+    """Hold what a file says to what there can be.
+
+    Raises:
+        ValueError: it cannot be.
+    """
+    counts = {name: getattr(progress, name) for name in ("step", "queries", "solver_steps")}
+    if not isinstance(progress.failures, dict):
+        raise ValueError(f"failures cannot be {progress.failures!r}")  # noqa: TRY004 - of a kind with the others
+    for name, count in {**counts, **progress.failures}.items():
+        if not is_whole(count) or count < 0:
+            raise ValueError(f"{name} cannot be {count!r}")
+    if not is_number(progress.seconds) or not 0 <= progress.seconds < float("inf"):
+        raise ValueError(f"seconds cannot be {progress.seconds!r}")
+    if not is_number(progress.loss):
+        raise ValueError(f"the loss cannot be {progress.loss!r}")
+    return progress
 
 
 def tensors_of(part: str, checkpoint: Checkpoint) -> NamedTensors:

@@ -45,9 +45,12 @@ class Limited(Burgers):
         statewise: it says which state failed.
     """
 
+    #: Of the limit, that the program takes on this machine.
+    share = 1.0
+
     def __init__(self, limit: float = math.inf, how: str = "raise", statewise: bool = False) -> None:
         super().__init__()
-        self.limit, self.how, self.statewise, self.home = limit, how, statewise, os.getpid()
+        self.limit, self.how, self.statewise, self.home = limit * self.share, how, statewise, os.getpid()
         self.seen: list[float] = []
 
     def step(self, states: Array, params: Array | None = None) -> Array:
@@ -290,7 +293,7 @@ def test_retries_are_counted_as_solver_steps(tmp_path: Path) -> None:
     assert_same_tensors(*(load_checkpoint(tmp_path / name).tensors for name in counts))
 
 
-def test_failures_of_a_run_are_in_its_log_and_results(tmp_path: Path) -> None:
+def test_failures_of_a_run_are_in_its_log_and_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Declared in settings, as the command line takes them; training and evaluation are counted apart."""
     data = line_data(tmp_path / "line.h5")
     limited = Component("test_surviving.Limited", {"limit": 2.2})
@@ -307,7 +310,7 @@ def test_failures_of_a_run_are_in_its_log_and_results(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (settings.run / "failures.jsonl").read_text().splitlines()]
     assert len(lines) == progress.failures["exit-code dropped"] > 0 and all(line["query"] for line in lines)
     assert RunFolder.metrics(_At(settings.run))[-1]["failures"] == progress.failures  # type: ignore[arg-type]
-    (settings.run / "config.yaml").write_text((settings.run / "config.yaml").read_text().replace("limit: 2.2", "limit: 0.5"))
+    monkeypatch.setattr(Limited, "share", 0.5 / 2.2)
     comparison = compare({"ZO-SOL": settings.run}, data, 3)
     said = results(comparison.methods, {})["methods"]["ZO-SOL"]
     assert said["failures"] == {"training": progress.failures, "evaluation": {"exit-code lost": 3}}

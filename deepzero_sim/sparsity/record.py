@@ -10,8 +10,10 @@ from typing import Any
 
 from torch import nn
 
+from deepzero_sim.checksums import digest
 from deepzero_sim.errors import ConfigError, RunError
 from deepzero_sim.files import write_text
+from deepzero_sim.preparation import PREPARATION, RATIOS_FOUND, Preparation
 from deepzero_sim.sparsity.base import Densities, active_count, scored_weights
 
 RATIOS = "ratios.json"
@@ -66,8 +68,8 @@ def _check_shares(method: str, densities: Any, sizes: Mapping[str, int]) -> None
         )
 
 
-def save_ratios(folder: Path, record: RatiosRecord) -> None:
-    """Write `ratios.json`, whole or not at all."""
+def save_ratios(folder: Path, record: RatiosRecord) -> str:
+    """Write `ratios.json`, whole or not at all. Returns the digest of its text."""
     layers = {
         name: {"parameters": size, "active": record.active(name), "share": record.densities.by_layer[name]}
         for name, size in record.sizes.items()
@@ -82,25 +84,32 @@ def save_ratios(folder: Path, record: RatiosRecord) -> None:
         "seconds": record.seconds,
         "failures": record.failures,
     }
-    write_text(folder / RATIOS, json.dumps(content, indent=2) + "\n")
+    text = json.dumps(content, indent=2) + "\n"
+    write_text(folder / RATIOS, text)
+    return digest([text])
 
 
 def load_ratios(folder: Path) -> RatiosRecord | None:
     """What `ratios.json` of a run folder says; None if there is none.
 
     Raises:
-        RunError: it is damaged.
+        RunError: it is damaged, or not as the run wrote it.
     """
     path = folder / RATIOS
     if not path.exists():
         return None
     try:
-        return _read(json.loads(path.read_text(encoding="utf-8")))
+        text = path.read_text(encoding="utf-8")
+        record = _read(json.loads(text))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise RunError(
             f"{path} does not hold the layer ratios of a run ({type(error).__name__}: {error}): restore it, or delete the "
             "folder to start afresh."
         ) from error
+    written = Preparation(folder / PREPARATION).content(RATIOS_FOUND)
+    if written not in ("", digest([text])):
+        raise RunError(f"{path} was changed, or is another run's: restore it, or delete the folder to start afresh.")
+    return record
 
 
 def require_ratios_of(record: RatiosRecord, model: nn.Module, folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -12,12 +11,13 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from deepzero_sim.checksums import digest, digest_of_named
 from deepzero_sim.errors import RunError
 from deepzero_sim.files import replacing
 from deepzero_sim.probing import Probes
 from deepzero_sim.types import Array
 
-FORMAT = "deepzero-sim jacobians 1"
+FORMAT = "deepzero-sim jacobians 2"
 
 
 class KeptJacobians:
@@ -50,7 +50,8 @@ class KeptJacobians:
                 names = file.keys() if metadata.get("format") == FORMAT else []
                 self._arrays = {name: file.get_tensor(name) for name in names}
             facts = json.loads(metadata["facts"])
-            whole = all(facts[key]["content"] == _content(self._of(key)) and facts[key]["steps"] >= 0 for key in facts)
+            whole = digest([metadata["facts"]]) == metadata["sha256"]
+            whole = whole and all(fact["content"] == _content(self._of(key)) for key, fact in facts.items())
         except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
             raise RunError(
                 f"{path} must be a file of Jacobians of this package, but it is not, or damaged ({type(error).__name__}: "
@@ -64,7 +65,7 @@ class KeptJacobians:
         self, settings: Sequence[str], at: Sequence[np.ndarray], probes: Probes, measure: Callable[[], dict[str, Array]]
     ) -> dict[str, Array]:
         """What was measured by some settings at some states, or is now."""
-        key = _digest(settings, at)
+        key = digest(settings, at)[:32]
         if key in self._facts:
             probes.steps += int(self._facts[key]["steps"])
             return self._of(key)
@@ -87,24 +88,17 @@ class KeptJacobians:
         """
         if self._path is None or not self._changed:
             return
+        facts = json.dumps(self._facts)
         with replacing(self._path) as aside:
             try:
-                save_file(self._arrays, aside, metadata={"format": FORMAT, "facts": json.dumps(self._facts)})
+                save_file(self._arrays, aside, metadata={"format": FORMAT, "facts": facts, "sha256": digest([facts])})
             except SafetensorError as error:  # its name for an input/output error
                 raise OSError(f"the Jacobians in {self._path} cannot be written ({error})") from error
         self._changed = False
 
 
-def _digest(words: Sequence[str], arrays: Sequence[np.ndarray]) -> str:
-    digest = hashlib.sha256(" ".join(words).encode())
-    for array in arrays:
-        digest.update(f"{array.dtype} {array.shape}".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()[:32]
-
-
 def _content(arrays: dict[str, Array]) -> str:
-    return _digest(sorted(arrays), [arrays[name] for name in sorted(arrays)])
+    return digest_of_named([], arrays)
 
 
 def _require_writable(path: Path) -> None:
