@@ -223,8 +223,8 @@ class RunningComponent:
         """What the component says of a grid's axes: `shape`, `spacing` or `origin`.
 
         Raises:
-            SolverCrashError: it does not say.
-            ConfigError: it says something else.
+            UntoldError: it has not implemented it.
+            ConfigError: it does not say one number an axis.
         """
         # C and Fortran write numbers of 4 bytes for a shape. Some write 8 all the same, so there is room for that
         memory = np.full(2 * rank, -1 if what == "shape" else np.nan, np.int32 if what == "shape" else np.float64)

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from deepzero_sim.connectors.bmi_component import RunningComponent, Variable
+from deepzero_sim.connectors.bmi_component import RunningComponent, UntoldError, Variable
 from deepzero_sim.connectors.bmi_types import dtype_of
 from deepzero_sim.connectors.specs import FIELDS, as_mask
 from deepzero_sim.errors import ConfigError, SolverCrashError
@@ -179,7 +179,7 @@ def _grid(model: RunningComponent, variable: Variable) -> _Grid:
         return _Grid(shape, structured=True)
     try:
         spacing, origin = (model.grid_numbers(what, number, len(shape)) for what in ("spacing", "origin"))
-    except SolverCrashError:  # it does not say: xmipy has no such functions
+    except UntoldError:  # xmipy has no such functions
         return _Grid(shape, structured=True)
     if not spacing.all():
         raise ConfigError(
