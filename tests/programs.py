@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 
-def compiled(source: Path, folder: Path, compiler: str = "cc") -> Path:
+def compiled(source: Path, folder: Path, compiler: str = "cc", *flags: str) -> Path:
     """A program made of one source file; without a compiler, the test is skipped."""
     if shutil.which(compiler) is None:
         pytest.skip(f"there is no {compiler} to compile {source.name} with")
     program = folder / source.stem
-    command = [compiler, "-O1", "-o", str(program), str(source)]
+    command = [compiler, "-O1", *flags, "-o", str(program), str(source)]
     made = subprocess.run([*command, *(["-lm"] if compiler == "cc" else [])], capture_output=True, text=True, check=False)
     assert made.returncode == 0, made.stderr
     return program

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +16,13 @@ from deepzero_sim.connectors.formats.raw import Order, checked_order
 from deepzero_sim.errors import ConfigError, UnreadableOutputError
 from deepzero_sim.types import Array, is_whole
 
-#: Bytes of a marker.
-MARKER = 4
+#: Bytes of a marker: what gfortran calls -frecord-marker.
+Marker: TypeAlias = Literal[4, 8]
+
+ByteOrder: TypeAlias = Literal["little", "big"]
+
+#: Records whose lengths a message shows.
+SHOWN = 5
 
 
 class Fortran(Format):
@@ -25,51 +34,183 @@ class Fortran(Format):
         order: `C` for states `(channels, y, x)` that the program holds as `u(x, y, channels)`; `F` if it holds them as
             `u(channels, y, x)`.
         records: that the array is divided into, equal ones, such as one a channel.
+        marker: bytes of the length around a record: 4, or 8 after `gfortran -frecord-marker=8`.
+        record: place of the array's first record in a file that has others, from 0, or from the end if negative, as in -1 for
+            the last; None if there are no others.
+        base: a file of such records, for inputs: where one is written, it has the other records of `base`.
 
     Raises:
         ConfigError: one of them is not usable.
     """
 
-    def __init__(self, dtype: str | None = None, order: Order = "C", records: int = 1) -> None:
+    #: Bytes that a record may have in one piece where markers are of 4 bytes; it is divided into subrecords otherwise.
+    longest_piece: ClassVar[int] = 2147483639
+
+    def __init__(
+        self,
+        dtype: str | None = None,
+        order: Order = "C",
+        records: int = 1,
+        marker: Marker = 4,
+        record: int | None = None,
+        base: str | Path | None = None,
+    ) -> None:
         self._dtype, self._order = floating(dtype), checked_order(order)
         if not is_whole(records) or records < 1:
             raise ConfigError(f"records must be a whole number, 1 or more, not {records!r}.")
-        self._records = int(records)
+        if not is_whole(marker) or marker not in get_args(Marker):
+            raise ConfigError(f"marker must be 4 or 8, the bytes of a record's length, not {marker!r}.")
+        if record is not None and not is_whole(record):
+            raise ConfigError(f"record must be the place of a record, from 0, or -1 for the last, not {record!r}.")
+        self._records, self._marker, self._record = int(records), marker, record
+        self._base = None if base is None else _content(base)
 
     def encode(self, values: Array) -> Content:
         numbers = np.asarray(values, dtype=self._dtype or values.dtype).ravel(self._order)
         if numbers.size % self._records:
             raise ConfigError(f"records must divide the {numbers.size} numbers of the array, but there are {self._records}.")
-        marker = _marker(numbers.dtype, numbers.nbytes // self._records)
-        return b"".join(marker + part.tobytes() + marker for part in np.split(numbers, self._records))
+        layout = self._layout(numbers.dtype)
+        records = self._among_others([part.tobytes() for part in np.split(numbers, self._records)], layout, numbers.dtype)
+        limit = self.longest_piece if layout.marker == 4 else None
+        return b"".join(piece for record in records for piece in layout.pieces(record, limit))
 
     def decode(self, content: bytes, shape: tuple[int, ...], dtype: np.dtype[np.floating]) -> Array:
         held = self._dtype or dtype
-        records = list(_records(content, held))
-        need_size(len(records), self._records, "records")
-        numbers: NDArray[np.floating] = np.frombuffer(b"".join(records), held)
-        need_size(numbers.size, int(np.prod(shape)), "numbers")
+        count = int(np.prod(shape))
+        records = self._layout(held).records(content)
+        if records is None:
+            raise UnreadableOutputError(_looks_like(content, self._layout(held), held, count))
+        inside = b"".join(records[self._of_array(records)])
+        if len(inside) % held.itemsize:
+            raise UnreadableOutputError(f"holds {len(inside)} bytes, no whole number of {held}, in {_lengths(records)}")
+        numbers: NDArray[np.floating] = np.frombuffer(inside, held)
+        need_size(numbers.size, count, "numbers")
         return as_dtype(numbers.reshape(shape, order=self._order), dtype)
 
+    def largest(self, values: int) -> int:
+        return super().largest(values) if self._record is None else 2**13 * values + 2**26  # others may lie beside it
 
-def _marker(dtype: np.dtype[np.floating], size: int) -> bytes:
-    return np.array(size, dtype=np.dtype(np.uint32).newbyteorder(dtype.byteorder)).tobytes()
+    def _layout(self, dtype: np.dtype[np.floating]) -> _Layout:
+        return _Layout(self._marker, "little" if dtype.isnative == (sys.byteorder == "little") else "big")
+
+    def _of_array(self, records: Sequence[bytes]) -> slice:
+        """The places of the array's records among those of a file.
+
+        Raises:
+            UnreadableOutputError: there are others, and nothing says which are the array's, or it has not as many.
+        """
+        if self._record is None:
+            if len(records) > self._records:
+                raise UnreadableOutputError(
+                    f"holds {_lengths(records)}, not {self._records}: say by record, from 0, which is the first of the array"
+                )
+            need_size(len(records), self._records, "records")
+        place = self._record or 0
+        start = place if place >= 0 else len(records) + place
+        if not 0 <= start <= len(records) - self._records:
+            raise UnreadableOutputError(f"holds {_lengths(records)}: not {self._records} from the record {place}")
+        return slice(start, start + self._records)
+
+    def _among_others(self, written: Sequence[bytes], layout: _Layout, dtype: np.dtype[np.floating]) -> Sequence[bytes]:
+        """The records to be written, those of `base` around them."""
+        if self._base is None:
+            if self._record not in (None, 0):
+                raise ConfigError(f"record {self._record} needs a base: a file whose other records are written around it.")
+            return written
+        records = layout.records(self._base)
+        if records is None:
+            raise ConfigError(f"base {_looks_like(self._base, layout, dtype, 0)}.")
+        try:
+            places = self._of_array(records)
+        except UnreadableOutputError as error:
+            raise ConfigError(f"base {error}.") from error
+        replaced, length = _lengths(records[places]), len(written[0])
+        if any(len(record) != length for record in records[places]):
+            raise ConfigError(f"base must have records of {length} bytes where the array is written, but there are {replaced}.")
+        return [*records[: places.start], *written, *records[places.stop :]]
 
 
-def _records(content: bytes, dtype: np.dtype[np.floating]) -> Iterator[bytes]:
-    """The inside of each record.
+@dataclass(frozen=True)
+class _Layout:
+    """How records are marked.
 
-    Raises:
-        UnreadableOutputError: they are no whole records of such numbers.
+    Args:
+        marker: bytes of a length.
+        order: of these bytes.
     """
-    place, kind = 0, np.dtype(np.uint32).newbyteorder(dtype.byteorder)
-    while place < len(content):
-        marker = content[place : place + MARKER]
-        size = int(np.frombuffer(marker, kind)[0]) if len(marker) == MARKER else 0
-        end = place + MARKER + size
-        if len(marker) < MARKER or content[end : end + MARKER] != marker or size % dtype.itemsize:
-            raise UnreadableOutputError(
-                f"holds no whole record of {dtype} at byte {place}: it is truncated, or of another format"
-            )
-        yield content[place + MARKER : end]
-        place = end + MARKER
+
+    marker: int
+    order: ByteOrder
+
+    def __str__(self) -> str:
+        return f"markers of {self.marker} bytes, {self.order}-endian"
+
+    def pieces(self, record: bytes, limit: int | None) -> Iterator[bytes]:
+        """The subrecords of a record, with their markers.
+
+        A leading marker is negative if another subrecord follows, a trailing one if another was before.
+        """
+        view = memoryview(record)
+        step = limit or max(1, len(record))
+        for start in range(0, max(1, len(record)), step):
+            part = view[start : start + step]
+            yield self._length(-len(part) if start + step < len(record) else len(part))
+            yield bytes(part)
+            yield self._length(-len(part) if start else len(part))
+
+    def records(self, content: bytes) -> list[bytes] | None:
+        """The inside of each record, or None if there are no whole ones."""
+        records: list[bytes] = []
+        parts: list[bytes] = []
+        place = 0
+        while place < len(content):
+            leading = self._signed(content, place)
+            end = place + self.marker + abs(leading)
+            trailing = self._signed(content, end)
+            if end + self.marker > len(content) or trailing != (-abs(leading) if parts else abs(leading)):
+                return None
+            parts.append(content[place + self.marker : end])
+            if leading >= 0:
+                records.append(parts[0] if len(parts) == 1 else b"".join(parts))
+                parts = []
+            place = end + self.marker
+        return None if parts else records
+
+    def _length(self, length: int) -> bytes:
+        return length.to_bytes(self.marker, self.order, signed=True)
+
+    def _signed(self, content: bytes, place: int) -> int:
+        return int.from_bytes(content[place : place + self.marker], self.order, signed=True)
+
+
+def _content(base: str | Path) -> bytes:
+    if not isinstance(base, str | Path):
+        raise ConfigError(f"base must be the path of a file of unformatted records, not {base!r}.")
+    if not Path(base).is_file():
+        raise ConfigError(f"base must be a file of unformatted records, but {base} is none.")
+    try:
+        return Path(base).read_bytes()
+    except OSError as error:
+        raise ConfigError(f"base must be a file of unformatted records, but {base} cannot be read ({error}).") from error
+
+
+def _lengths(records: Sequence[bytes]) -> str:
+    shown = ", ".join(str(len(record)) for record in records[:SHOWN])
+    more = ", ..." if len(records) > SHOWN else ""
+    noun = "record" if len(records) == 1 else "records"
+    return f"{len(records)} {noun} of {shown}{more} bytes" if records else "0 records"
+
+
+def _looks_like(content: bytes, expected: _Layout, dtype: np.dtype[np.floating], count: int) -> str:
+    """Say what a file without whole records is, as far as that can be told."""
+    missing = f"holds no whole records with {expected}"
+    for marker in get_args(Marker):
+        for order in get_args(ByteOrder):
+            found = _Layout(marker, order)
+            if content and found.records(content) is not None:
+                options = [f"marker: {marker}"] * (marker != expected.marker)
+                options += [f"dtype: '{dtype.newbyteorder().str}'"] * (order != expected.order)
+                return f"{missing}, but some with {found}: set {' and '.join(options)}"
+    if len(content) == count * dtype.itemsize:
+        return f"{missing}, but {count} numbers of {dtype} without any, as access='stream' leaves them: use the format raw"
+    return f"{missing}: it is truncated, or of another format"
