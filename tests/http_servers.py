@@ -209,8 +209,8 @@ OFFICIAL = Path(__file__).with_name("umbridge_server.py")
 
 
 @contextmanager
-def official_server() -> Iterator[str]:
+def official_server(script: Path = OFFICIAL) -> Iterator[str]:
     """The official package's server: its URL."""
     port = free_port()
-    with program(sys.executable, OFFICIAL, port, port=port):
+    with program(sys.executable, script, port, port=port):
         yield f"http://127.0.0.1:{port}"

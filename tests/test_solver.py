@@ -180,3 +180,75 @@ def test_burgers_conserves_and_dissipates() -> None:
         current = checked_step(solver, current)
     np.testing.assert_allclose(current.sum(-1), states.sum(-1), atol=1e-12)
     assert (np.square(current).sum() < 0.9 * np.square(states).sum()).all()
+
+
+#: What YAML makes of NO, off, null, 1e3, 12:30 and other words, and what Python code may hand over.
+NO_TEXT = [False, True, None, 1000.0, 750, 3, b"u", ["u"]]
+
+
+@pytest.mark.parametrize("word", NO_TEXT)
+@pytest.mark.parametrize("field", ["channels", "channel_units", "parameters", "parameter_units", "axes"])
+def test_a_name_or_unit_of_a_spec_is_text(field: str, word: Any) -> None:
+    fields = {"parameters": ("nu",), field: (word,)}
+    with pytest.raises(ConfigError, match=rf"^SolverSpec 'plain': {field} must be text, not .*: put it in quotes"):
+        SolverSpec(name="plain", state_shape=(1, 16), dt=0.1, **fields)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", ["nu", b"nu", None, 3, True, {"nu": 1}, {"nu"}])
+@pytest.mark.parametrize("field", ["channels", "channel_units", "parameters", "parameter_units", "axes", "spacing", "offsets"])
+def test_a_list_of_a_spec_is_one(field: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=rf"^SolverSpec 'plain' must have a list for {field}, such as \["):
+        SolverSpec(name="plain", state_shape=(1, 16), dt=0.1, **{field: value})
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"name": ""}, "name must not be empty"),
+        ({"name": " "}, "name must not be empty"),
+        ({"channels": ("",)}, "channels must have names"),
+        ({"parameters": ("nu", " ")}, "parameters must have names"),
+        ({"parameters": ("nu", "nu")}, "parameters must have different names"),
+        ({"state_shape": (1, 4, 4), "axes": ("x", "x")}, "axes must have different names"),
+        ({"state_shape": 16}, "must be .channels, points, .*, not 16: add the channel axis"),
+        ({"state_shape": None}, "not None"),
+        ({"state_shape": "16"}, "not '16'"),
+        ({"state_shape": (True, 16)}, r"not \(True, 16\)"),
+        ({"dt": "1e-3"}, "dt must be a positive number, not '1e-3': write 0.001"),
+        ({"dt": "soon"}, r"dt must be a positive number, not 'soon'\."),
+        ({"dt": True}, "dt must be a positive number, not True"),
+        ({"dt": None}, "dt must be a positive number, not None"),
+        ({"spacing": ("5e-1",)}, "spacing must be finite numbers, not '5e-1': write 0.5"),
+        ({"spacing": (True,)}, "spacing must be finite numbers, not True"),
+        ({"spacing": (float("nan"),)}, "spacing must be finite numbers, not nan"),
+        ({"spacing": (0.0,)}, "spacing must not be 0"),
+        ({"offsets": (0.5,)}, "must have a list for offsets"),
+        ({"offsets": (("half",),)}, "offsets must be finite numbers, not 'half'"),
+        ({"offsets": ((False,),)}, "offsets must be finite numbers, not False"),
+        ({"offsets": ((0.0, 0.5),)}, "offsets must have 1 numbers for each channel"),
+        ({"offsets": ((),)}, "offsets must have 1 numbers for each channel"),
+        ({"max_batch": True}, "max_batch must be a positive number"),
+        ({"stencil": False}, "stencil must be a whole number"),
+        ({"mask": [[True] * 16]}, "mask must be a numpy array, not list"),
+    ],
+)
+def test_a_spec_refuses_what_yaml_makes_of_words_and_numbers(fields: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words) as caught:
+        SolverSpec(**{"name": "plain", "state_shape": (1, 16), "dt": 0.1, **fields})
+    assert "\n" not in str(caught.value)
+
+
+def test_lists_and_arrays_are_taken_as_tuples() -> None:
+    spec = SolverSpec(
+        name="plain",
+        state_shape=np.array([2, 4]),  # type: ignore[arg-type]
+        dt=np.float32(0.5),  # type: ignore[arg-type]
+        channels=["u", np.str_("v")],  # type: ignore[arg-type]
+        parameters=["nu"],  # type: ignore[arg-type]
+        spacing=np.array([0.25]),  # type: ignore[arg-type]
+        offsets=[[0], [0.5]],  # type: ignore[arg-type]
+    )
+    assert (spec.state_shape, spec.channels, spec.parameters) == ((2, 4), ("u", "v"), ("nu",))
+    assert (spec.spacing, spec.offsets) == ((0.25,), ((0.0,), (0.5,)))
+    assert [type(size) for size in spec.state_shape] == [int, int]
+    assert [type(name) for name in spec.channels] == [str, str]
