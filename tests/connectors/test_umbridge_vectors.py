@@ -269,9 +269,9 @@ def test_a_redirect_is_told_with_where_it_leads(status: str) -> None:
 
 @pytest.mark.parametrize("version", [True, "1.0", [1.0], 2, None, float("nan")])
 def test_other_versions_are_refused(version: Any) -> None:
-    with model(lambda inputs: inputs, [4], [4], **{"/Info": {"protocolVersion": version, "models": ["forward"]}}) as server:
-        with pytest.raises(ServerError, match=r"must speak version 1\.0"):
-            stepped(server, (1, 4))
+    info, said = {"protocolVersion": version, "models": ["forward"]}, r"must speak version 1\.0"
+    with model(lambda inputs: inputs, [4], [4], **{"/Info": info}) as server, pytest.raises(ServerError, match=said):
+        stepped(server, (1, 4))
 
 
 FIELDS = {"state_shape": [2, 4], "channels": ["u", "v"], "parameters": ["nu", "k"]}
