@@ -16,7 +16,7 @@ def digest(words: Sequence[str], arrays: Iterable[np.ndarray[Any, Any] | torch.T
     found = hashlib.sha256(json.dumps(list(words)).encode())
     for array in arrays:
         found.update(f"{array.dtype} {tuple(array.shape)}".encode())
-        found.update(_bytes(array))
+        found.update(_bytes(array).data)
     return found.hexdigest()
 
 

@@ -42,7 +42,7 @@ from deepzero_sim.run_folder import CONFIG, JACOBIANS, RunFolder, load_checkpoin
 from deepzero_sim.settings import MethodName, TrainSettings
 from deepzero_sim.solver import Solver, SolverSpec, build_solver
 from deepzero_sim.sparsity import Densities, GraSP, LayerRatios, RatiosRecord, load_ratios
-from deepzero_sim.trainer import Progress, Trainer, progress_of, restore_network
+from deepzero_sim.trainer import Progress, Trainer, progress_of, require_within, restore_network
 from deepzero_sim.trust import described, trust_parts, untrusted
 from deepzero_sim.types import Array
 from deepzero_sim.vjp import ReferenceJacobian
@@ -408,6 +408,7 @@ _NEEDED: dict[str, Callable[[Any], bool]] = {
     "start": lambda value: value is None or isinstance(value, str),
     "train_data": lambda value: isinstance(value, str),
     "unroll": lambda value: isinstance(value, int),
+    "updates": lambda value: isinstance(value, int),
     "batch_size": lambda value: isinstance(value, int),
     "seed": lambda value: isinstance(value, int),
     "on_failure": lambda value: isinstance(value, str | dict),
@@ -448,7 +449,9 @@ def trained_loop(path: Path) -> SolverLoop:
     if settings["method"] == "SRC":
         return SolverLoop(solver, NoCorrection(), on_failure=settings["on_failure"])
     corrector = build_corrector(Component(**settings["network"]), solver.spec, settings["seed"])
-    restore_network(corrector, load_checkpoint(path), path)
+    checkpoint = load_checkpoint(path)
+    require_within(progress_of(checkpoint, path), settings["updates"], path)
+    restore_network(corrector, checkpoint, path)
     return SolverLoop(solver, corrector, settings["unroll"], on_failure=settings["on_failure"])
 
 
@@ -472,6 +475,7 @@ def cost(path: Path, *later: Path) -> Cost:
         return Cost()
     checkpoint = load_checkpoint(path)
     progress = progress_of(checkpoint, path)
+    require_within(progress, settings["updates"], path)
     preparation = Preparation(path / PREPARATION, checkpoint.run)
     if not preparation.entries:
         raise RunError(f"{path} has no {PREPARATION}, which says what the run asked of its solver: restore it, or train anew.")

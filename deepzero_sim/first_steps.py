@@ -98,7 +98,7 @@ class FirstSteps:
             kept = self._own(keeper) or self._found(elsewhere, keeper) or _Kept(self._key, self._states[:0])
             self._log.incidents += kept.incidents if fresh else ()
             advanced = self._taken(kept, keeper)
-        return advanced.reshape(self._shape)
+        return np.reshape(advanced, self._shape)
 
     def _taken(self, kept: _Kept, keeper: _Keeper) -> Array:
         """All steps: those that are not kept are taken, a call after the other, and kept on the way."""

@@ -135,8 +135,8 @@ def warn_of_lost_workers(executor: Executor, policy: FailurePolicy) -> None:
     if (response.retries or response.drop) and not isinstance(executor, SerialExecutor | ThreadPoolExecutor | ProcessExecutor):
         warnings.warn(
             "on_failure says what is done when a worker is lost (worker-lost), but only workers of the backend process can be "
-            f"started anew, and those of {type(executor).__name__} cannot: a worker that is lost ends the run. Take that backend, "
-            "or worker-lost: abort.",
+            f"started anew, and those of {type(executor).__name__} cannot: a worker that is lost ends the run. Take that "
+            "backend, or worker-lost: abort.",
             stacklevel=2,
         )
 

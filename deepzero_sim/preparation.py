@@ -59,11 +59,11 @@ class Preparation:
         self.run = run or ""
         self.entries: list[Entry] = []
         text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
-        self._torn = not text.endswith("\n")
-        lines = text.split("\n")[:-1]
+        *lines, rest = text.split("\n")
+        self._torn = rest != "" or any("\0" in line for line in lines[-1:])  # by a kill, or by a power cut
+        if self._torn and (not rest or not _is_torn(rest)):
+            lines = [*lines, rest] if rest else lines[:-1]
         read = [_read(line) for line in lines]
-        if read and read[-1] is None:  # what a power cut left
-            read, self._torn = read[:-1], True
         if run is None and read and read[0] is not None:
             self.run = read[0][0]
         self._checksum = digest([self.run])
@@ -120,6 +120,11 @@ class Preparation:
         for entry in entries:
             self._checksum = self._following(entry)
             yield self._line(entry, self._checksum)
+
+
+def _is_torn(rest: str) -> bool:
+    """Whether a last line without an end is part of a line, rather than a line whose end was changed."""
+    return _read(rest) is None and _read(rest[:-1]) is None
 
 
 def _read(line: str) -> tuple[str, Entry, str] | None:

@@ -159,11 +159,7 @@ class Trainer:
         """
         with self.run.in_use():
             progress = self._resume()
-            if progress.step > steps:
-                raise RunError(
-                    f"the checkpoint in {self.run.path} says that {progress.step} training steps were done, but the run has "
-                    f"{steps}: restore it, delete it to train anew, or train that many."
-                )
+            require_within(progress, steps, self.run.path)
             if progress.step == steps:
                 return progress
             begun = replace(progress, seconds=progress.seconds + resumption_seconds) if progress.step else spent
@@ -338,6 +334,19 @@ def progress_of(checkpoint: Checkpoint, path: Path) -> Progress:
         return _checked(Progress(**checkpoint.state["progress"]))
     except (KeyError, TypeError, ValueError) as error:
         raise RunError(f"the checkpoint in {path} does not say how far it is ({error}): restore it, or train anew.") from error
+
+
+def require_within(progress: Progress, steps: int, path: Path) -> None:
+    """Hold what a checkpoint says was done to what a run has to do.
+
+    Raises:
+        RunError: it is more.
+    """
+    if progress.step > steps:
+        raise RunError(
+            f"the checkpoint in {path} says that {progress.step} training steps were done, but the run has {steps}: restore it, "
+            "delete it to train anew, or train that many."
+        )
 
 
 def _checked(progress: Progress) -> Progress:
