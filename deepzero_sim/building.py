@@ -2,16 +2,67 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from deepzero_sim.components import Component, build, call, load
+from deepzero_sim.components import Component, Wanted, build, call, load_factory
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.estimator import Estimator
 from deepzero_sim.vjp import VectorJacobianProduct
+
+#: What the settings of a training's parts may name.
+NETWORK = Wanted.of(nn.Module, "a torch.nn.Module")
+OPTIMISER = Wanted.of(torch.optim.Optimizer, "a torch optimiser")
+SCHEDULER = Wanted.of(torch.optim.lr_scheduler.LRScheduler, "a torch scheduler")
+ESTIMATOR = Wanted.of(Estimator, "an Estimator such as deepzero_sim.CGE")
+PRODUCT = Wanted.of(VectorJacobianProduct, "a dz.vjp.VectorJacobianProduct")
+
+#: Tensors that a network may be made of, and copies of its weights that training keeps: gradients and an optimiser's moments.
+MOST_TENSORS, COPIES = 20_000, 4
+
+
+class _WithinMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Refuses a network before it is made, if this machine has no room to train it.
+
+    Args:
+        component: the network, for messages.
+    """
+
+    def __init__(self, component: Component) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._component, self._free, self._numbers, self._tensors = component, free_memory(), 0, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        sizes = args[0] if args and isinstance(args[0], list | tuple) else ()
+        if sizes and all(isinstance(size, int) for size in sizes):  # a new tensor
+            self._numbers, self._tensors = self._numbers + math.prod(sizes), self._tensors + 1
+            self._require_room()
+        return func(*args, **(kwargs or {}))
+
+    def _require_room(self) -> None:
+        needed = 4 * COPIES * self._numbers
+        if needed <= self._free and self._tensors <= MOST_TENSORS:
+            return
+        made = f"{needed / 2**30:,.0f} GiB or more to be trained, and {self._free / 2**30:,.0f} are free here"
+        if self._tensors > MOST_TENSORS:
+            made = f"more than the {MOST_TENSORS:,} tensors that a network may have"
+        args = ", ".join(f"{key}={value!r}" for key, value in self._component.args.items()) or "its own sizes"
+        raise ConfigError(f"network {self._component.name!r} with {args} needs {made}: make it smaller.")
+
+
+def free_memory() -> int:
+    """Bytes of main memory that programs can still have; many where the system does not tell."""
+    try:
+        told = Path("/proc/meminfo").read_text(encoding="ascii")
+        return 1024 * int(told.partition("MemAvailable:")[2].split()[0])
+    except (OSError, IndexError, ValueError):
+        return 2**62
 
 
 def build_network(component: Component, short: Mapping[str, Callable[..., nn.Module]], what_for: Any, seed: int) -> nn.Module:
@@ -26,9 +77,9 @@ def build_network(component: Component, short: Mapping[str, Callable[..., nn.Mod
     Raises:
         ConfigError: it is no network, has layers without weights, or cannot be made.
     """
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), _WithinMemory(component):
         torch.manual_seed(seed)
-        network = call(short.get(component.name) or load(component.name), component, what_for)
+        network = call(short.get(component.name) or load_factory(component.name, NETWORK), component, what_for)
     if not isinstance(network, nn.Module):
         raise ConfigError(f"network {component.name!r} must make a torch.nn.Module, not {type(network).__name__}.")
     if any(isinstance(p, nn.parameter.UninitializedParameter) for p in network.parameters()):
@@ -44,7 +95,7 @@ def build_optimiser(component: Component, model: nn.Module) -> torch.optim.Optim
     Raises:
         ConfigError: it is no optimiser, or cannot be made.
     """
-    optimiser = call(load(component.name), component, model.parameters())
+    optimiser = build(component, model.parameters(), wanted=OPTIMISER)
     if not isinstance(optimiser, torch.optim.Optimizer):
         raise ConfigError(f"optimiser {component.name!r} must make a torch optimiser, not {type(optimiser).__name__}.")
     return optimiser
@@ -66,7 +117,7 @@ def build_scheduler(
     if component is None:
         return None
     args = {key: updates if value == "updates" else value for key, value in component.args.items()}
-    scheduler = call(load(component.name), Component(component.name, args), optimiser)
+    scheduler = build(Component(component.name, args), optimiser, wanted=SCHEDULER)
     if not isinstance(scheduler, torch.optim.lr_scheduler.LRScheduler):
         raise ConfigError(f"scheduler {component.name!r} must make a torch scheduler, not {type(scheduler).__name__}.")
     return scheduler
@@ -78,7 +129,7 @@ def build_estimator(component: Component) -> Estimator:
     Raises:
         ConfigError: it is no estimator, or cannot be made.
     """
-    estimator = build(component)
+    estimator = build(component, wanted=ESTIMATOR)
     if not isinstance(estimator, Estimator):
         raise ConfigError(f"{component.name} must make an Estimator such as deepzero_sim.CGE.")
     return estimator
@@ -90,7 +141,7 @@ def build_product(component: Component) -> VectorJacobianProduct:
     Raises:
         ConfigError: it is none, or cannot be made.
     """
-    product = build(component)
+    product = build(component, wanted=PRODUCT)
     if not isinstance(product, VectorJacobianProduct):
         raise ConfigError(f"vjp {component.name!r} must make a dz.vjp.VectorJacobianProduct, not {type(product).__name__}.")
     return product

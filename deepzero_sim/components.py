@@ -54,7 +54,7 @@ class Wanted:
 
 
 #: Whatever this package defines.
-OF_THIS_PACKAGE = Wanted("something of deepzero_sim or of a file of yours", lambda made: _package(made.__module__) == "deepzero_sim")
+OWN = Wanted("something of deepzero_sim or of a file of yours", lambda made: _package(made.__module__) == "deepzero_sim")
 
 
 def load(name: str) -> Any:
@@ -85,8 +85,7 @@ def load_factory(name: str, wanted: Wanted) -> Any:
     Raises:
         ConfigError: there is no such name, or it makes something else, as far as one can see.
     """
-    if _package(name) in sys.stdlib_module_names and not _is_file(name):
-        raise ConfigError(f"{name!r} is of Python's standard library and must make {wanted.words}, not {_last(name)}: name another.")
+    _require_not_python_s_own(name, wanted.words)
     named = load(name)
     function = named.func if isinstance(named, partial) else named
     if _is_file(name) and _defined_in(function, _module_from_file(Path(name.rpartition(":")[0]), name)):
@@ -97,17 +96,19 @@ def load_factory(name: str, wanted: Wanted) -> Any:
     if isinstance(function, type):
         raise ConfigError(f"{name!r} must make {wanted.words}, not {function.__name__}: name another.")
     raise ConfigError(
-        f"{name!r} must make {wanted.words}, but it is a {type(named).__name__} that does not say so: annotate what it returns, "
-        "or name it as file.py:Name where it is defined."
+        f"{name!r} must make {wanted.words}, but it is a {type(named).__name__} that does not say so: annotate what it "
+        "returns, or name it as file.py:Name where it is defined."
     )
+
+
+def _require_not_python_s_own(name: str, words: str) -> None:
+    if _package(name) in sys.stdlib_module_names and not _is_file(name):
+        own = name.rpartition(".")[2]
+        raise ConfigError(f"{name!r} must make {words}, not {own} of Python's standard library: name another.")
 
 
 def _package(dotted: str) -> str:
     return dotted.partition(".")[0]
-
-
-def _last(name: str) -> str:
-    return name.rpartition(".")[2]
 
 
 def _is_file(name: str) -> bool:
@@ -127,11 +128,11 @@ def _returned_class(function: Any) -> type | None:
         hints = get_type_hints(SimpleNamespace(__annotations__={"return": said}), getattr(function, "__globals__", {}))
     except (NameError, AttributeError, TypeError, SyntaxError):  # it is imported for type checkers only
         return None
-    made = hints["return"]
-    return made if isinstance(made, type) else get_origin(made)
+    made = get_origin(hints["return"]) or hints["return"]
+    return made if isinstance(made, type) else None
 
 
-def build(component: Component, *leading: Any, wanted: Wanted = OF_THIS_PACKAGE) -> Any:
+def build(component: Component, *leading: Any, wanted: Wanted = OWN) -> Any:
     """Call what a component names with its arguments, `leading` ones first.
 
     Raises:
@@ -164,6 +165,7 @@ def call_function(name: str, *arguments: Any) -> Any:
     Raises:
         ConfigError: there is no such function, or it raised an error of its own.
     """
+    _require_not_python_s_own(name, "arrays")
     function = load(name)
     given = [read_only_copy(argument) if isinstance(argument, np.ndarray) else argument for argument in arguments]
     try:

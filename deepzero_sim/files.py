@@ -1,12 +1,18 @@
-"""Writing files so that a reader never sees half of one."""
+"""Writing files so that a reader never sees half of one, and reading text that may be anything."""
 
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from glob import escape
 from pathlib import Path
+
+from deepzero_sim.errors import ConfigError
+
+#: Bytes of the largest text file that is read.
+LARGEST_TEXT = 8 * 2**20
 
 
 @contextmanager
@@ -53,3 +59,60 @@ def write_text(path: Path, text: str) -> None:
     """Write a whole text file, or nothing."""
     with replacing(path) as aside:
         aside.write_text(text, encoding="utf-8")
+
+
+def read_text(path: Path, what: str) -> str:
+    """Read a text file that may turn out to be anything: a pipe that nobody writes to, a device without an end, a picture.
+
+    Args:
+        path: of the file.
+        what: it should hold, for messages.
+
+    Raises:
+        ConfigError: it is no regular file of text in UTF-8, or too large for one.
+        OSError: it cannot be read.
+    """
+    try:
+        with open(path, "rb", opener=_regular) as file:
+            content = file.read(LARGEST_TEXT + 1)
+    except FileNotFoundError as error:
+        raise ConfigError(f"expected {what} at {path}, but there is none: check the path.") from error
+    except IsADirectoryError as error:
+        raise ConfigError(f"expected {what} at {path}, but that is no regular file: check the path.") from error
+    except ValueError as error:
+        raise ConfigError(f"expected {what} at {str(path)!r}, but that can be no path ({error}): check it.") from error
+    if len(content) > LARGEST_TEXT:
+        raise ConfigError(f"{what} may have {LARGEST_TEXT // 2**20} MiB, but {path} is larger: check the path.")
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"expected {what} as text in UTF-8 at {path}, not other bytes ({error}): check the path.") from error
+
+
+def require_file_or_folder(path: str) -> None:
+    """Refuse what can be read without an end, or waited for: pipes, sockets and devices.
+
+    Raises:
+        ConfigError: there is one at the path.
+    """
+    try:
+        mode = os.stat(path).st_mode  # noqa: PTH116 - text that is no path at all may be asked about
+    except (OSError, ValueError):
+        return
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise ConfigError(
+            f"expected a file or a folder, but {path} is a pipe, a socket or a device: copy what it holds to a file."
+        )
+
+
+def _regular(path: str, flags: int) -> int:
+    """Open a regular file, without waiting for somebody to write to what is a pipe.
+
+    Raises:
+        IsADirectoryError: it is a folder, a pipe, a socket or a device.
+    """
+    file = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        os.close(file)
+        raise IsADirectoryError
+    return file

@@ -14,7 +14,9 @@ _EXPECTED = re.compile(r"Expected an? (?:typing\.Literal\[(.*?)\]|<class '(int|f
 _CAME = re.compile(r"(?:Got|Given) value: (.*?)(?: - Expected| Given value|$)")
 
 #: A component that is written as one word.
-_KEYLESS = re.compile(r'Parser key "([\w.]+)": (?:Unable to load config|Subclasses are disabled|Does not validate .*Component)')
+_KEYLESS = re.compile(
+    r'Parser key "([\w.]+)": (?:Unable to load config|Subclasses are disabled|Importing|Does not validate .*Component)'
+)
 
 #: Text by keys, the text of one of them cut in two at a comma, as YAML reads `{key: some, words}`.
 _CUT = re.compile(r'Parser key "([\w.]+)": .*dict\[str, str\].*Given value: \{.*\'([^\']+)\', \'([^\']+)\': None\b')
@@ -30,9 +32,10 @@ def _without_keys(message: str) -> str | None:
     found = _KEYLESS.match(message)
     if found is None:
         return None
-    value = re.search(r"(?:Unable to load config|thus) '(.*?)'|Given value: (.*)", message)
+    value = re.search(r"(?:Unable to load config|thus|Importing) '(.*?)'|Given value: (.*)", message)
     came = next(filter(None, value.groups()), "nothing") if value else "that"
-    return f"{found[1]} must hold keys with values, such as {{name: package.module.Name, args: {{}}}}, not {came}"
+    key = "what --config names" if found[1] == "config" else found[1]
+    return f"{key} must hold keys with values, such as {{name: package.module.Name, args: {{}}}}, not {came}"
 
 
 def _cut_at_a_comma(message: str) -> str | None:

@@ -7,12 +7,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import yaml
+from deepzero_sim.documents import write_yaml
 
 
 def as_yaml(settings: Mapping[str, Any]) -> str:
     """Plain settings as they are listed on a page."""
-    return yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True)
+    return write_yaml(dict(settings))
 
 
 def plain(settings: Any) -> dict[str, Any]:

@@ -36,7 +36,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from deepzero_sim.checksums import digest, digest_of_named
-from deepzero_sim.documents import read_yaml
+from deepzero_sim.documents import read_yaml, write_yaml
 from deepzero_sim.errors import ConfigError, RunError
 from deepzero_sim.failures import Incident, as_line
 from deepzero_sim.files import read_text, replacing, write_text
@@ -116,7 +116,7 @@ class RunFolder:
 
     def _claim(self, settings: dict[str, Any], free: Collection[str]) -> None:
         config = self.path / CONFIG
-        text = yaml.safe_dump(settings, sort_keys=False)
+        text = write_yaml(settings)
         if not config.exists():
             if (self.path / CHECKPOINT).exists():
                 raise RunError(
@@ -126,7 +126,7 @@ class RunFolder:
             write_text(config, text)
             return
         known = read_settings(self.path)
-        given = yaml.safe_load(text)
+        given = read_yaml(text)
         changed = sorted(key for key in {*known, *given} - {*free} if known.get(key) != given.get(key))
         if changed:
             key = changed[0]
@@ -338,13 +338,13 @@ def _require_settings(file: Path, identity: _Identity, settings: Mapping[str, An
     for key, value in identity.settings.items():
         if _canonical(settings.get(key)) != value:
             raise RunError(
-                f"{file} is of another run, it holds another {key} than {CONFIG} says ({yaml.safe_load(value)!r}, not "
+                f"{file} is of another run, it holds another {key} than {CONFIG} says ({read_yaml(value)!r}, not "
                 f"{settings.get(key)!r}): restore the one or the other, or delete the checkpoint to train anew."
             )
 
 
 def _canonical(value: Any) -> str:
-    return yaml.safe_dump(value, sort_keys=True, allow_unicode=True)
+    return write_yaml(value, sort_keys=True)
 
 
 def _step(checkpoint: Checkpoint) -> Any:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from contextlib import ExitStack
@@ -20,6 +22,10 @@ settings.register_profile(
     "deepzero", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("deepzero")
+
+# what tests trust is forgotten, and their programs know it too
+os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="deepzero-sim-tests-")
+atexit.register(shutil.rmtree, os.environ["XDG_STATE_HOME"], ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)

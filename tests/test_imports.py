@@ -21,13 +21,12 @@ ROOT = Path(__file__).parents[1]
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("types",),
     ("errors",),
-    ("module_state", "randomness", "spelling"),
+    ("documents", "module_state", "randomness", "spelling"),
     (
         "accuracy",
         "checksums",
         "components",
         "difference",
-        "documents",
         "files",
         "hdf5_objects",
         "interrupting",
