@@ -97,14 +97,19 @@ def _require_written(found: h5py.Dataset, path: str, claimed: int) -> None:
         raise ValueError(f"{chunks - written} of {chunks} chunks of {path} were never written")
 
 
-def array(container: h5py.Group, path: str) -> NDArray[Any]:
+def array(container: h5py.Group, path: str, place: int | None = None) -> NDArray[Any]:
     """Read a dataset into memory, in this machine's byte order; see :func:`dataset`.
+
+    Args:
+        container: a file or a group.
+        path: of the dataset.
+        place: on its first axis, of which alone the values are read; all of it if None.
 
     Raises:
         ValueError: values are marked as missing, besides what :func:`dataset` refuses.
     """
     found = dataset(container, path)
-    values = np.asarray(found)
+    values = np.asarray(found[() if place is None else place])
     if values.dtype.kind in "fiuc" and not values.dtype.isnative:
         values = values.astype(values.dtype.newbyteorder("="))
     for key in ("_FillValue", "missing_value"):

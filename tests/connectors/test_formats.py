@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,173 @@ def test_text_has_a_header_as_it_is_said() -> None:
         decoded(Text(), b"u v\n1 2\n", (1, 2))
 
 
+#: Tables that are [[1, -2.5], [1e-150, 4]] to whoever wrote them.
+TABLES: dict[str, tuple[dict[str, Any], bytes]] = {
+    "exponents of Fortran": ({}, b"1.0D+00 -0.25D+01\n0.100000-149 4.0Q0\n"),
+    "repeat counts": ({}, b"1.0 -2.5\n1*1E-150 1*4.0\n"),
+    "trailing delimiters": ({"delimiter": ","}, b"1.0,-2.5,\n1e-150,4,\n"),
+    "a trailing delimiter now and then": ({"delimiter": ";"}, b"1.0;-2.5\n1e-150;4; \n"),
+    "delimiters in blanks": ({"delimiter": ","}, b" 1.0 , -2.5\n\t1e-150\t,4 ,\n"),
+    "a blank as delimiter": ({"delimiter": " "}, b"  1.0  -2.5 \n1e-150 4\n"),
+    "tabulators": ({"delimiter": "\t"}, b"1.0\t-2.5\t\n1e-150\t4\n"),
+    "comments behind": ({}, b"# u v\n1.0 -2.5 # 3\n\n  #\n1e-150 4 #5#6\n"),
+    "comments behind delimiters": ({"delimiter": ","}, b"1.0,-2.5,#3\n#\n1e-150,4 # 5\n"),
+    "long comments": ({"comments": "//"}, b"// u v\n1.0 -2.5 //3\n1e-150 4\n"),
+    "comments of two signs": ({"comments": "--"}, b"-- u v\n1.0 -2.5 --3\n1e-150 4\n"),
+    "comments with blanks": ({"comments": " ! "}, b"! u\n1.0 -2.5 !3\n1e-150 4\n"),
+    "comments in Latin-1": ({}, b"# temp\xe9rature\n1.0 -2.5\n1e-150 4 # \xb0C\n"),
+    "a heading in Latin-1": ({"skiprows": 1}, b"temp\xe9rature \xb0C\n1.0 -2.5\n1e-150 4\n"),
+    "a byte order mark": ({}, b"\xef\xbb\xbf1.0 -2.5\n1e-150 4\n"),
+    "lines of Windows": ({}, b"\r\n1.0 -2.5\r\n1e-150 4\r\n"),
+    "hexadecimal": ({}, b"0x1p+0 -0x1.4p+1\n1e-150 0X1P2\n"),
+}
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_text_is_read_as_it_is_found(table: str) -> None:
+    options, content = TABLES[table]
+    np.testing.assert_array_equal(decoded(Text(**options), content, (2, 2)), [[1, -2.5], [1e-150, 4]])
+
+
+@pytest.mark.parametrize(
+    ("options", "content", "words"),
+    [
+        ({}, b"1 2\n3 ****\n", "too wide for its format"),
+        ({}, b"1 2\n3 4#5\n", "'4#5' is no number"),
+        ({}, b"1 2\n3 4,5\n", "decimal commas are not read"),
+        ({}, b"1, 2\n3, 4\n", "say so by a delimiter ','"),
+        ({}, b"1 2\n3 (4,0)\n", "real and imaginary parts"),
+        ({}, b"1 2\n3 4_0\n", "'4_0' is no number"),
+        ({}, b"1 2\n3 \xd9\xa1\n", "is no number"),
+        ({}, b"1 2\n3\n", "holds 1 columns in line 2, not 2"),
+        ({"skiprows": 1}, b"u v\n1 2\n#\n3 4 5\n", "holds 3 columns in line 4, not 2"),
+        ({}, b"1 2\n2*3 4\n", "holds 3 columns in line 2, not 2"),
+        ({}, b"1 2\n99999999999999999999*3\n", "holds 3 columns in line 2, not 2"),
+        ({}, b"1 2\n0*3 4\n", "'0*3' is no number"),
+        ({}, b"1 2\n2* 4\n", "is no number"),
+        ({"delimiter": ","}, b"1,2\n3,\n", "holds 1 columns in line 2, not 2"),
+        ({"delimiter": ","}, b"1,2\n3,4,,\n", "missing between two delimiters"),
+        ({"delimiter": ","}, b"1,2\n,4\n", "missing between two delimiters"),
+        ({"delimiter": ","}, b"1,2\n,\n", "missing between two delimiters"),
+        ({"delimiter": ","}, b"1,2\n3,,4\n", "missing between two delimiters"),
+        ({"delimiter": ","}, b"1,2\n3 4,5\n", "'3 4' is no number"),
+        ({"delimiter": ";"}, b"1,5;2\n3;4\n", "decimal commas are not read"),
+        ({"delimiter": ","}, b'"1","2"\n3,4\n', "is no number"),
+        ({}, "1 2\n3 4\n".encode("utf-16"), "ends within a line"),
+        ({}, "1 2\n3 4\n".encode("utf-16-be"), "is no number"),
+    ],
+)
+def test_text_that_would_lose_numbers_is_refused_with_what_is_wrong(
+    options: dict[str, Any], content: bytes, words: str
+) -> None:
+    with pytest.raises(dz.UnreadableOutputError, match=re.escape(words)):
+        decoded(Text(**options), content, (2, 2))
+
+
+def test_a_program_that_writes_nan_in_any_spelling_is_not_finite(tmp_path: Path) -> None:
+    spec = {"name": "nan", "state_shape": [1, 2], "dt": 1.0, "dtype": "float64"}
+    for spelling in ("1.#QNAN", "-nan(ind)", "Infinity", "-1.#IND", "1.#INF"):
+        command = ["sh", "-c", f"printf '1.0\\n{spelling}\\n' > v"]
+        files = [{"path": "v", "format": "text"}]
+        solver = dz.ExecutableSolver(spec, command, [{"path": "u"}], files, keep="never")
+        with pytest.raises(dz.StatesFailedError) as failed:
+            solver.step(np.ones((1, 1, 2)))
+        assert isinstance(failed.value.failures[0], dz.NonFiniteError)
+
+
+def hdf5_file(**datasets: Any) -> bytes:
+    file = io.BytesIO()
+    with h5py.File(file, "w") as container:
+        for name, values in datasets.items():
+            container[name] = values
+    return file.getvalue()
+
+
+U = np.arange(6.0).reshape(1, 2, 3)
+
+TIMES = np.stack([U, 10 * U, 100 * U])
+
+
+@pytest.mark.parametrize(
+    ("content", "options"),
+    [
+        (hdf5_file(u=h5py.SoftLink("/steps/last"), **{"steps/last": U}), {"dataset": "u"}),
+        (hdf5_file(**{"run/u": h5py.SoftLink("steps/last"), "run/steps/last": U}), {"dataset": "run/u"}),
+        (hdf5_file(u=h5py.SoftLink("/a"), a=h5py.SoftLink("/b"), b=U), {"dataset": "/u"}),
+        (hdf5_file(u=h5py.SoftLink("/run"), **{"run/./last": U}), {"dataset": "u/last"}),
+        (hdf5_file(state=U[None]), {}),
+        (hdf5_file(state=U[None, None]), {}),
+        (hdf5_file(state=U.astype(">f8")), {}),
+        (hdf5_file(state=U.astype(">f4")), {}),
+        (hdf5_file(state=U.astype("f2")), {}),
+        (hdf5_file(state=TIMES[::-1]), {"index": -1}),
+        (hdf5_file(state=TIMES), {"index": 0}),
+        (hdf5_file(state=TIMES), {"index": -3}),
+        (hdf5_file(state=TIMES[:, None]), {"index": 0}),
+    ],
+)
+def test_hdf5_is_read_as_programs_write_it(content: bytes, options: dict[str, Any]) -> None:
+    found = decoded(Hdf5(**options), content, (1, 2, 3))
+    np.testing.assert_array_equal(found, U)
+    assert found.dtype == np.float64 and found.dtype.isnative
+
+
+@pytest.mark.parametrize("storage", [{"compression": "gzip", "shuffle": True}, {"compression": "lzf"}, {"chunks": (1, 1, 2)}])
+@pytest.mark.parametrize("index", [0, -1])
+def test_hdf5_is_read_in_every_storage(storage: dict[str, Any], index: int) -> None:
+    file = io.BytesIO()
+    with h5py.File(file, "w") as container:
+        container.create_dataset("all", data=U, **storage)
+        container.create_dataset("times", (0, 1, 2, 3), "f8", maxshape=(None, 1, 2, 3), compression="gzip")
+        for place in range(3):
+            container["times"].resize(place + 1, axis=0)
+            container["times"][place] = TIMES[place]
+    np.testing.assert_array_equal(decoded(Hdf5("all"), file.getvalue(), (1, 2, 3)), U)
+    np.testing.assert_array_equal(decoded(Hdf5("times", index=index), file.getvalue(), (1, 2, 3)), TIMES[index])
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1), (1, 1, 1)])
+@pytest.mark.parametrize("way", [Npy(), Hdf5()])
+def test_a_single_number_may_have_any_axes(way: Format, shape: tuple[int, ...]) -> None:
+    content = hdf5_file(state=np.full(shape, 2.5)) if isinstance(way, Hdf5) else bytes(way.encode(np.full(shape, 2.5)))
+    np.testing.assert_array_equal(decoded(way, content, (1, 1)), [[2.5]])
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "words"),
+    [
+        (hdf5_file(state=U[0]), {}, "shape (2, 3), not (1, 2, 3)"),
+        (hdf5_file(state=TIMES), {}, "shape (3, 1, 2, 3), not (1, 2, 3)"),
+        (hdf5_file(state=TIMES), {"index": 3}, "which has no index 3"),
+        (hdf5_file(state=TIMES), {"index": -4}, "which has no index -4"),
+        (hdf5_file(state=U), {"index": 0}, "shape (2, 3), not (1, 2, 3)"),
+        (hdf5_file(state=1.0), {"index": 0}, "which has no index 0"),
+        (hdf5_file(state=U.astype("i4")), {}, "int32, not floating-point"),
+        (hdf5_file(state=U + 0j), {}, "complex128, not floating-point"),
+        (hdf5_file(state=h5py.Empty("f8")), {}, "no whole HDF5 file"),
+        (hdf5_file(state=h5py.SoftLink("/state")), {}, "no whole HDF5 file"),
+        (hdf5_file(state=h5py.SoftLink("/u"), u=h5py.SoftLink("state")), {}, "no whole HDF5 file"),
+        (hdf5_file(state=h5py.SoftLink("/u"), u=h5py.ExternalLink("other.h5", "/u")), {}, "no whole HDF5 file"),
+    ],
+)
+def test_hdf5_of_another_kind_is_refused(content: bytes, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(dz.SolverError, match=re.escape(words)):
+        decoded(Hdf5(**options), content, (1, 2, 3))
+
+
+@pytest.mark.parametrize("what", ["packed", "never written", "missing"])
+def test_hdf5_numbers_that_are_not_meant_are_refused(what: str) -> None:
+    file = io.BytesIO()
+    with h5py.File(file, "w") as container:
+        made = container.create_dataset("state", U.shape, "f8", chunks=(1, 1, 3))
+        made[:, 0] = U[:, 0]
+        if what != "never written":
+            made[...] = U
+            made.attrs["scale_factor" if what == "packed" else "_FillValue"] = 2.0
+    with pytest.raises(dz.SolverError, match=what):
+        decoded(Hdf5(), file.getvalue(), (1, 2, 3))
+
+
 @pytest.mark.parametrize("kind", ["link", "outside", "virtual", "missing", "group", "raw elsewhere"])
 def test_hdf5_reads_no_other_file(tmp_path: Path, kind: str) -> None:
     other = tmp_path / "other.h5"
@@ -211,6 +379,12 @@ def test_a_fortran_program(tmp_path: Path, output: str) -> None:
         ("text", {"skiprows": -1}),
         ("text", {"skiprows": "two"}),
         ("text", {"comments": ""}),
+        ("text", {"comments": " "}),
+        ("text", {"comments": "-"}),
+        ("text", {"comments": "1"}),
+        ("text", {"comments": "nan"}),
+        ("text", {"delimiter": "#"}),
+        ("text", {"delimiter": "D"}),
         ("text", {"delimiter": 3}),
         ("text", {"delimiter": ""}),
         ("text", {"delimiter": "ab"}),
@@ -218,6 +392,9 @@ def test_a_fortran_program(tmp_path: Path, output: str) -> None:
         ("text", {"delimiter": "\n"}),
         ("npy", {"dtype": "complex64"}),
         ("hdf5", {"dtype": "int8"}),
+        ("hdf5", {"index": 1.5}),
+        ("hdf5", {"index": "last"}),
+        ("hdf5", {"index": True}),
     ],
 )
 def test_options_are_looked_at(name: str, options: dict[str, Any]) -> None:
