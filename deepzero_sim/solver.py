@@ -133,7 +133,8 @@ class SolverSpec:
 
     def _take_lists(self) -> None:
         """Take lists as the tuples that they stand for, and refuse what is no text, no name or no number."""
-        what, taken = f"SolverSpec {self.name!r}", {}
+        what = f"SolverSpec {self.name!r}"
+        taken: dict[str, Any] = {}
         taken["state_shape"] = spec_fields.shape(what, self.state_shape)
         for fields, take in _LISTED.items():
             taken |= {field: take(what, field, getattr(self, field)) for field in fields}
