@@ -1,7 +1,7 @@
 """CIFAR-10 as its authors publish it: a gzipped tar of pickled batches (https://www.cs.toronto.edu/~kriz/cifar.html).
 
-Pickles can run programs when they are read. So the archive's checksum is compared first, and then they are read by a reader
-that makes arrays and nothing else.
+Pickles can run programs when they are read. So an archive's checksum is compared first, and then they are read by a reader
+that makes arrays and nothing else. Folders and zips of the same files, which nobody publishes, have no checksum.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
-import tarfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from deepzero_sim.datasets.images import ImageData, Images
 from deepzero_sim.errors import DataError, MissingExtraError
@@ -21,9 +22,9 @@ from deepzero_sim.errors import DataError, MissingExtraError
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 MD5 = "c58f30108f718f92721af3b95e74349a"
 
-#: The folder in the archive, and the files that its images are in.
-FOLDER = "cifar-10-batches-py"
+#: The files that its images are in, wherever they lie.
 TRAIN, TEST, META = [f"data_batch_{i}" for i in range(1, 6)], ["test_batch"], "batches.meta"
+FILES = (*TRAIN, *TEST, META)
 
 _SIZE = 32
 
@@ -47,68 +48,89 @@ def download(folder: Path) -> Path:
         ) from error
 
 
-def read(path: Path, md5: str = MD5) -> ImageData:
-    """The images of an archive.
-
-    Args:
-        path: of the archive.
-        md5: its checksum.
+def require_md5(path: Path, md5: str = MD5) -> None:
+    """Hold an archive to its checksum.
 
     Raises:
-        DataError: it has another checksum, or is not such an archive.
+        DataError: it has another.
     """
-    found = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
-    if found != md5:
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    if found != md5.lower():
         raise DataError(
             f"{path} must have the md5 checksum {md5}, but has {found}: it was cut short or changed; fetch it again, or give "
             "the checksum of an archive of your own as md5."
         )
+
+
+def decode(batches: Mapping[str, bytes], source: str) -> ImageData:
+    """The images of CIFAR-10's files.
+
+    Args:
+        batches: what is in each of :data:`FILES`.
+        source: that they are from, for messages.
+
+    Raises:
+        DataError: they hold something else.
+    """
     try:
-        with tarfile.open(path) as archive:
-            batches = {name: _unpickled(archive, name) for name in (*TRAIN, *TEST, META)}
-        train, test = (_images([batches[name] for name in names]) for names in (TRAIN, TEST))
-        classes = tuple(name.decode() for name in batches[META][b"label_names"])
-    except (
-        tarfile.TarError,
-        OSError,
-        EOFError,
-        KeyError,
-        ValueError,
-        TypeError,
-        AttributeError,
-        pickle.UnpicklingError,
-    ) as error:
-        raise DataError(f"{path} is not an archive of CIFAR-10's python version ({error}): check the file.") from error
+        found = {name: _unpickled(name, content) for name, content in batches.items()}
+        train, test = (_images([found[name] for name in names]) for names in (TRAIN, TEST))
+        classes = tuple(name.decode() if isinstance(name, bytes) else str(name) for name in found[META]["label_names"])
+    except Exception as error:  # a pickle may raise anything
+        raise DataError(f"{source} is not an archive of CIFAR-10's python version ({error}): check the file.") from error
     return ImageData(train, test, classes)
 
 
-def _unpickled(archive: tarfile.TarFile, name: str) -> dict[bytes, Any]:
-    file = archive.extractfile(f"{FOLDER}/{name}")
-    if file is None:
-        raise ValueError(f"{name} is no file")
-    batch = _Arrays(io.BytesIO(file.read()), encoding="bytes").load()
+def _unpickled(name: str, content: bytes) -> dict[str, Any]:
+    batch = _Arrays(io.BytesIO(content), encoding="bytes").load()
     if not isinstance(batch, dict):
         raise TypeError(f"{name} is no dict")
-    return batch
+    return {key.decode() if isinstance(key, bytes) else key: value for key, value in batch.items()}
 
 
-def _images(batches: list[dict[bytes, Any]]) -> Images:
-    planes = np.concatenate([np.asarray(batch[b"data"], np.uint8) for batch in batches])
-    labels = np.concatenate([np.asarray(batch[b"labels"], np.int64) for batch in batches])
+def _images(batches: list[dict[str, Any]]) -> Images:
+    parts = [_arrays(batch["data"], batch["labels"]) for batch in batches]
+    planes, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     pixels = planes.reshape(-1, 3, _SIZE, _SIZE).transpose(0, 2, 3, 1)
     return Images(np.ascontiguousarray(pixels), labels)
 
 
-#: What a pickled array consists of, by the names of old and new versions of numpy.
-_KNOWN = (
-    {
-        (f"numpy.{core}.{module}", name): (f"numpy._core.{module}", name)
-        for core in ("core", "_core")
-        for module, name in (("multiarray", "_reconstruct"), ("multiarray", "scalar"), ("numeric", "_frombuffer"))
-    }
-    | {("numpy", name): ("numpy", name) for name in ("ndarray", "dtype")}
-    | {("_codecs", "encode"): ("_codecs", "encode")}
-)
+def _arrays(data: Any, labels: Any) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Images and labels of a batch; lists are looked at before numpy does, which would write out what they share."""
+    if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3 * _SIZE**2:
+        raise TypeError(f"its data must be uint8 (N, {3 * _SIZE**2})")
+    if isinstance(labels, np.ndarray) and labels.ndim == 1:
+        labels = labels.tolist()
+    if not isinstance(labels, list) or len(labels) != len(data) or not all(type(label) is int for label in labels):
+        raise TypeError("its labels must be a list of a whole number for each image")
+    return data, np.array(labels, np.int64)
+
+
+def _empty(kind: object, shape: tuple[int, ...], code: bytes) -> NDArray[Any]:
+    """The array that numpy's pickles begin with; what it holds is set afterwards, and must be there."""
+    if shape != (0,):
+        raise pickle.UnpicklingError(f"it begins with an array of shape {shape}, which no array does")
+    return np.empty(0, np.int8)
+
+
+def _encoded(text: str, encoding: str) -> bytes:
+    """Bytes as Python 2's protocols write them."""
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"it would encode text as {encoding}, which no array needs")
+    return text.encode("latin1")
+
+
+#: What a pickled array consists of, by the names of old and new versions of numpy, and what is taken for it.
+_KNOWN: dict[tuple[str, str], Any] = {
+    (f"numpy.{core}.{module}", name): ours
+    for core in ("core", "_core")
+    for module, name, ours in (
+        ("multiarray", "_reconstruct", _empty),
+        ("multiarray", "scalar", ("numpy._core.multiarray", "scalar")),
+        ("numeric", "_frombuffer", ("numpy._core.numeric", "_frombuffer")),
+    )
+} | {("numpy", "ndarray"): None, ("numpy", "dtype"): np.dtype, ("_codecs", "encode"): _encoded}
 
 
 class _Arrays(pickle.Unpickler):
@@ -117,4 +139,5 @@ class _Arrays(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _KNOWN:
             raise pickle.UnpicklingError(f"it would call {module}.{name}, which no array needs")
-        return super().find_class(*_KNOWN[module, name])
+        ours = _KNOWN[module, name]
+        return super().find_class(*ours) if isinstance(ours, tuple) else ours

@@ -1,14 +1,57 @@
-"""Images as arrays in an npz file: `train_x`, `train_y`, `test_x` and `test_y`."""
+"""Images as arrays in an npz file, by any of the names that are usual: `train_x`, `x_train`, `train_images` and so on."""
 
 from __future__ import annotations
 
+import re
 import zipfile
+import zlib
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
+from deepzero_sim import hdf5_objects
+from deepzero_sim.datasets.hdf5 import show
 from deepzero_sim.datasets.images import ImageData, Images
 from deepzero_sim.errors import DataError
+
+#: Words that names of arrays consist of, by what they mean.
+_WORDS = {
+    "train": "train",
+    "training": "train",
+    "test": "test",
+    "testing": "test",
+    "x": "x",
+    "image": "x",
+    "images": "x",
+    "data": "x",
+    "pixels": "x",
+    "y": "y",
+    "label": "y",
+    "labels": "y",
+    "target": "y",
+    "targets": "y",
+}
+
+#: What numpy and the standard library raise where an npz file is damaged or something else.
+_UNREADABLE = (
+    OSError,
+    KeyError,
+    ValueError,
+    TypeError,
+    EOFError,
+    RuntimeError,
+    MemoryError,
+    SyntaxError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+_WANTED = ("train_x", "train_y", "test_x", "test_y")
+
+#: Channels that an image may have, by which their axis is found.
+_CHANNELS = range(1, 5)
 
 
 def read(path: Path) -> ImageData:
@@ -18,24 +61,79 @@ def read(path: Path) -> ImageData:
         DataError: the file is damaged or holds something else.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            parts = [Images(file[f"{name}_x"], file[f"{name}_y"]) for name in ("train", "test")]
-    except (OSError, KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        found, others = _arrays(path)
+    except _UNREADABLE as error:
+        words = error.args[0] if isinstance(error, KeyError) else (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(
-            f"{path} must hold train_x and test_x, uint8 (N, H, W, C), with train_y and test_y, but cannot be read so "
-            f"({error}): check the file."
+            f"{show(path)} must hold train_x and test_x, uint8 (N, H, W, C), with train_y and test_y, but cannot be read so "
+            f"({words}): check the file."
         ) from error
-    train, test = (_with_whole_labels(part, path) for part in parts)
-    found = np.unique(train.labels)
-    if not np.array_equal(found, np.arange(len(found))):
+    notes = [f"left out {len(others)} arrays ({', '.join(others)})"] if others else []
+    train, test = (_images(found, part, path, notes) for part in ("train", "test"))
+    labels = np.unique(train.labels)
+    if not np.array_equal(labels, np.arange(len(labels))):
         raise DataError(
-            f"{path} must have training images of every class, numbered from 0 without gaps, but train_y holds "
-            f"{len(found)} classes from {found.min()} to {found.max()}: number them anew."
+            f"{show(path)} must have training images of every class, numbered from 0 without gaps, but train_y holds "
+            f"{len(labels)} classes from {labels.min()} to {labels.max()}: number them anew."
         )
-    return ImageData(train, test, tuple(map(str, range(len(found)))))
+    return ImageData(train, test, tuple(map(str, range(len(labels)))), tuple(dict.fromkeys(notes)))
 
 
-def _with_whole_labels(part: Images, path: Path) -> Images:
-    if not np.issubdtype(part.labels.dtype, np.integer) or not part.labels.size:
-        raise DataError(f"{path} must have labels that are whole numbers, not {part.labels.dtype} {part.labels.shape}.")
-    return Images(part.pixels, part.labels.astype(np.int64))
+def _arrays(path: Path) -> tuple[dict[str, NDArray[np.generic]], list[str]]:
+    """The arrays that are wanted, and the names of the others."""
+    with zipfile.ZipFile(path) as archive:
+        sizes = {info.filename.removesuffix(".npy"): info.file_size for info in archive.infolist()}
+    names: defaultdict[str, list[str]] = defaultdict(list)
+    for name in sizes:
+        names[_meaning(name)].append(name)
+    for wanted in _WANTED:
+        if len(names[wanted]) != 1:
+            there = " and ".join(names[wanted]) or f"only {', '.join(sizes) or 'nothing'}"
+            raise KeyError(f"one array must be {wanted}, but there is {there}")
+    chosen = {wanted: names[wanted][0] for wanted in _WANTED}
+    claimed = sum(sizes[name] for name in chosen.values())
+    if claimed > hdf5_objects.memory():
+        raise ValueError(f"its arrays take {claimed:,} bytes, more than this machine's memory")
+    with np.load(path, allow_pickle=False) as file:
+        return {wanted: np.asarray(file[name]) for wanted, name in chosen.items()}, sorted({*sizes} - {*chosen.values()})
+
+
+def _meaning(name: str) -> str:
+    """A name as one of those that are wanted, or something else."""
+    words = re.split(r"[^a-z0-9]+", re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower())
+    meant = {_WORDS.get(word, word) for word in words}
+    return next((wanted for wanted in _WANTED if meant == {*wanted.split("_")}), name)
+
+
+def _images(found: dict[str, NDArray[np.generic]], part: str, path: Path, notes: list[str]) -> Images:
+    labels, pixels = found[f"{part}_y"], found[f"{part}_x"]
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if not np.issubdtype(labels.dtype, np.integer) or not labels.size:
+        raise DataError(f"{show(path)} must have labels that are whole numbers, not {labels.dtype} {labels.shape}.")
+    if labels.ndim != 1:
+        raise DataError(f"{show(path)} must have a label for each image, not labels of shape {labels.shape}: check {part}_y.")
+    return Images(_with_channels_last(pixels, path, notes), labels.astype(np.int64))
+
+
+def _with_channels_last(pixels: NDArray[np.generic], path: Path, notes: list[str]) -> NDArray[np.uint8]:
+    where = show(path)
+    if pixels.dtype != np.uint8:
+        raise DataError(
+            f"{where} must hold pixels as uint8 from 0 to 255, not {pixels.dtype}: convert them, as only you know their range."
+        )
+    if pixels.ndim == 3:
+        notes.append("took images (N, H, W) for grey ones")
+        return np.asarray(pixels[..., None], np.uint8)
+    if pixels.ndim != 4:
+        raise DataError(f"{where} must hold images (N, H, W, C), (N, C, H, W) or (N, H, W), not {pixels.shape}: reshape them.")
+    first, last = (pixels.shape[axis] in _CHANNELS for axis in (1, 3))
+    if first and not last:
+        notes.append("moved the channels of (N, C, H, W) behind height and width")
+        return np.ascontiguousarray(np.moveaxis(pixels, 1, -1), np.uint8)
+    if first and last and pixels.shape[2] not in _CHANNELS:
+        raise DataError(
+            f"{where} holds images of shape {pixels.shape[1:]}, whose channels may be the first or the last: give each axis of "
+            "height and width five pixels or more, or crop one."
+        )
+    return np.asarray(pixels, np.uint8)

@@ -18,7 +18,8 @@ from torch import nn
 from deepzero_sim import models
 from deepzero_sim.accuracy import Labelled, calibrated, evaluate
 from deepzero_sim.building import build_estimator, build_network, build_optimiser, build_scheduler
-from deepzero_sim.datasets import image_cache
+from deepzero_sim.checksums import digest
+from deepzero_sim.datasets import image_cache, images
 from deepzero_sim.datasets.image_batches import ImageBatches, Normalised
 from deepzero_sim.datasets.images import ImageData, Images
 from deepzero_sim.errors import ConfigError, DataError
@@ -29,6 +30,7 @@ from deepzero_sim.module_state import state_put_back
 from deepzero_sim.oracle import ModelOracle
 from deepzero_sim.parallel import open_executor
 from deepzero_sim.plain import plain
+from deepzero_sim.preparation import PREPARATION, RESULTS, Entry, Preparation
 from deepzero_sim.run_folder import ACCURACY, RunFolder, peak_memory_gb
 from deepzero_sim.settings import ClassifySettings
 from deepzero_sim.sparsity import Densities
@@ -69,12 +71,15 @@ def _silent(updates: int) -> AbstractContextManager[Callable[[Progress], None]]:
     return nullcontext(lambda progress: None)
 
 
-def classify(settings: ClassifySettings, reporting: Reporting = _silent) -> dict[str, Any]:
+def classify(
+    settings: ClassifySettings, reporting: Reporting = _silent, note: Callable[[str], None] = lambda sentence: None
+) -> dict[str, Any]:
     """Train a classifier, or go on with the run of that folder, and write its results.
 
     Args:
         settings: the run.
         reporting: is told how many updates there are, and gives what to call after every one.
+        note: called with a sentence about each thing that was left out or changed when images were read.
 
     Returns:
         What `results.json` holds.
@@ -85,7 +90,10 @@ def classify(settings: ClassifySettings, reporting: Reporting = _silent) -> dict
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device cuda needs a GPU that torch can use, and there is none here: take --device cpu.")
     data = image_cache.load(settings.data, settings.cache, settings.md5)
-    parts = _parts(settings, data)
+    for sentence in data.notes:
+        note(f"{settings.data}: {sentence}")
+    parts = _parts(settings, data, note)
+    _require_colour(settings, data)
     model = build_network(settings.network, CLASSIFIERS, len(data.classes), settings.seed).to(settings.device)
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     _require_outputs(model, parts, len(data.classes))
@@ -114,8 +122,13 @@ def classify(settings: ClassifySettings, reporting: Reporting = _silent) -> dict
         with reporting(updates) as report:
             noting = _Noting(run, parts, model, images, report)
             progress = trainer.train(updates, noting, tensorboard=settings.tensorboard, spent=active.spent)
-    found = results(settings, model, parts, progress, images(progress))
-    write_text(settings.run / "results.json", json.dumps(found, indent=2) + "\n")
+    found = {**results(settings, model, parts, progress, images(progress)), "notes": list(data.notes)}
+    text = json.dumps(found, indent=2) + "\n"
+    write_text(settings.run / "results.json", text)
+    with run.in_use():
+        preparation = Preparation(run.path / PREPARATION, run.name)
+        if preparation.content(RESULTS) != digest([text]):
+            preparation.add(Entry(RESULTS, content=digest([text])))
     return found
 
 
@@ -133,18 +146,35 @@ def _require_outputs(model: nn.Module, parts: Parts, classes: int) -> None:
         )
 
 
-def _parts(settings: ClassifySettings, data: ImageData) -> Parts:
+def _require_colour(settings: ClassifySettings, data: ImageData) -> None:
+    """Refuse images that our own networks do not take.
+
+    Raises:
+        DataError: they are not of three channels.
+    """
+    channels = data.train.pixels.shape[-1]
+    if settings.network.name in CLASSIFIERS and channels != 3:
+        raise DataError(
+            f"network {settings.network.name} takes images of 3 channels, but those of {settings.data} have {channels}: store "
+            "them as RGB, or name a network of your own."
+        )
+
+
+def _parts(settings: ClassifySettings, data: ImageData, note: Callable[[str], None]) -> Parts:
     statistics = data.train.statistics()
     train, test = (Normalised(images, statistics, settings.device) for images in (data.train, data.test))
     tests = {"test": test}
     if settings.more_test_data is not None:
         more = image_cache.load(settings.more_test_data, settings.cache, settings.md5)
-        if more.test.pixels.shape[1:] != data.test.pixels.shape[1:] or len(more.classes) > len(data.classes):
+        for sentence in more.notes:
+            note(f"{settings.more_test_data}: {sentence}")
+        more_test = images.relabelled(more.test, more.classes, data.classes, settings.more_test_data)
+        if more.test.pixels.shape[1:] != data.test.pixels.shape[1:]:
             raise DataError(
-                f"more_test_data must hold images like those of {settings.data}, {data.test.pixels.shape[1:]} in "
-                f"{len(data.classes)} classes, not {more.test.pixels.shape[1:]} in {len(more.classes)}."
+                f"more_test_data must hold images like those of {settings.data}, {data.test.pixels.shape[1:]}, not "
+                f"{more.test.pixels.shape[1:]}: take others, or resize them."
             )
-        tests["more_test_data"] = Normalised(more.test, statistics, settings.device)
+        tests["more_test_data"] = Normalised(more_test, statistics, settings.device)
     batches = ImageBatches(train, settings.batch_size, settings.seed, augment=settings.augment)
     of_classes = Normalised(_some_of_each_class(settings, data), statistics, settings.device)
     return Parts(batches, next(of_classes.in_order(len(of_classes))), tests)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +10,13 @@ from typing import Any
 import numpy as np
 
 from deepzero_sim import ratios_report
+from deepzero_sim.checksums import digest
+from deepzero_sim.documents import read_json
 from deepzero_sim.errors import RunError
 from deepzero_sim.figures import pyplot, save
-from deepzero_sim.files import write_text
+from deepzero_sim.files import read_text, write_text
 from deepzero_sim.plain import as_yaml
+from deepzero_sim.preparation import PREPARATION, RESULTS, Preparation
 from deepzero_sim.run_folder import ACCURACY, METRICS, read_metrics
 from deepzero_sim.sparsity import RatiosRecord, load_ratios
 from deepzero_sim.tables import markdown_table
@@ -52,20 +54,23 @@ def read(path: Path) -> TrainedRun:
     Raises:
         RunError: it is none, or its training has not ended.
     """
-    try:
-        results = json.loads((path / "results.json").read_text(encoding="utf-8"))
-        curve, training = read_metrics(path / ACCURACY), read_metrics(path / METRICS)
-        _row("", results)
-    except FileNotFoundError as error:
+    if not (path / "results.json").exists():
         raise RunError(
             f"expected a run of 'deepzero-sim classify' that has ended in {path}, but there is no results.json: end it with "
             "the command it was begun with, check the path, or give --data if they are runs of 'deepzero-sim train'."
-        ) from error
+        )
+    try:
+        text = read_text(path / "results.json", "the results of a run")
+        results = read_json(text)
+        curve, training = read_metrics(path / ACCURACY), read_metrics(path / METRICS)
+        _row("", results)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(
             f"{path / 'results.json'} is not that of 'deepzero-sim classify' ({type(error).__name__}: {error}): check the "
             "path, or give --data if they are runs of 'deepzero-sim train'."
         ) from error
+    if Preparation(path / PREPARATION).content(RESULTS) not in ("", digest([text])):
+        raise RunError(f"{path / 'results.json'} was changed: restore it, or call the command that wrote it again.")
     return TrainedRun(results, curve, training, load_ratios(path))
 
 
@@ -135,12 +140,18 @@ first-order training those of its forward passes. Seconds are those of training 
 ![Test accuracy against images forwarded](accuracy_over_images.png)
 
 ![Training loss against updates and queries](training_loss.png)
-{ratios_report.section(records)}
+{ratios_report.section(records)}{_notes(runs)}
 ## Settings
 
 ```yaml
 {as_yaml(settings)}```
 """
+
+
+def _notes(runs: Mapping[str, TrainedRun]) -> str:
+    """What was left out or changed when images were read, if anything was."""
+    lines = [f"- {name}: {note}" for name, run in runs.items() for note in run.results.get("notes", [])]
+    return "\n## Images\n\n" + "\n".join(lines) + "\n" if lines else ""
 
 
 def _training_loss(plot: Any, runs: Mapping[str, TrainedRun], colours: Mapping[str, str]) -> Any:

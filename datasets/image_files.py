@@ -1,0 +1,211 @@
+"""Files that a source of images consists of: of a folder, a tar or a zip, one after another, within bounds."""
+
+from __future__ import annotations
+
+import lzma
+import os
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from tarfile import EOFHeaderError as EndOfTarError  # type: ignore[attr-defined]
+from tarfile import HeaderError, ReadError
+from typing import Literal, Self, TypeAlias
+
+from deepzero_sim.datasets.hdf5 import show
+from deepzero_sim.errors import DataError
+
+#: Bytes of the largest file that is read whole.
+LARGEST = 2**28
+
+#: Times its own size that an archive may unpack to, beyond the first GiB: images hardly get smaller in one.
+EXPANSION, FREE = 200, 2**30
+
+Kind: TypeAlias = Literal["file", "folder", "link", "special"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file, or what else has a name.
+
+    Args:
+        name: its path within the source, with slashes.
+        kind: what it is; a link is one that leads nowhere, or one in an archive.
+        size: bytes of a file.
+        read: returns what is in a file; to be called before the next entry is asked for.
+    """
+
+    name: str
+    kind: Kind
+    size: int = 0
+    read: Callable[[], bytes] = bytes
+
+    def content(self, source: Path) -> bytes:
+        """What is in a file.
+
+        Raises:
+            DataError: it is too large for an image.
+            UnreadableArchiveError: the archive that it is in is damaged.
+        """
+        if self.size > LARGEST:
+            raise DataError(
+                f"{show(source)} must hold images, but {self.name} has {self.size:,} bytes, more than one may have "
+                f"({LARGEST:,}): take it out."
+            )
+        try:
+            return self.read()
+        except _DAMAGED as error:
+            raise UnreadableArchiveError(_first_line(error)) from error
+
+
+class UnreadableArchiveError(Exception):
+    """An archive cannot be read to its end."""
+
+
+def entries(source: Path) -> Iterator[Entry]:
+    """Go through everything in a source: the files of a folder in the order of their names, of an archive in its own.
+
+    Raises:
+        UnreadableArchiveError: an archive is damaged.
+        DataError: the source is no archive, or unpacks to far more than it is.
+    """
+    if source.is_dir():
+        yield from _of_folder(source, "", frozenset())
+        return
+    opened = _of_tar if _is_tar(source) else _of_zip if zipfile.is_zipfile(source) else None
+    if opened is None:
+        raise DataError(
+            f"{show(source)} is no archive that can be read (no tar, zip or npz file): expected CIFAR-10's python archive, an "
+            "archive or folder of images by class, or an npz file; if it was cut short, fetch it again."
+        )
+    unpacked, size = 0, source.stat().st_size
+    for entry in opened(source):
+        unpacked += entry.size + 512
+        if unpacked > FREE + EXPANSION * size:
+            raise DataError(
+                f"{show(source)} has {size:,} bytes and unpacks to more than {unpacked:,}, as no archive of images does: "
+                "check it."
+            )
+        yield entry
+
+
+def _of_folder(folder: Path, within: str, above: frozenset[str]) -> Iterator[Entry]:
+    """Links are followed, to folders as well: many choose classes by them."""
+    real = os.path.realpath(folder)
+    if real in above:
+        raise DataError(f"{show(folder)} is a link to a folder that it lies in: take it out.")
+    try:
+        names = sorted(os.listdir(folder))  # noqa: PTH208 - names alone
+    except OSError as error:
+        raise DataError(f"{show(folder)} cannot be read ({error.strerror}): check its permissions.") from error
+    for name in names:
+        path, shown = folder / name, f"{within}{name}"
+        try:
+            status = path.stat()
+        except OSError:
+            yield Entry(shown, "link")
+            continue
+        if stat.S_ISDIR(status.st_mode):
+            yield Entry(shown, "folder")
+            yield from _of_folder(path, f"{shown}/", above | {real})
+        elif stat.S_ISREG(status.st_mode):
+            yield Entry(shown, "file", status.st_size, _reader(path))
+        else:
+            yield Entry(shown, "special")
+
+
+def _reader(path: Path) -> Callable[[], bytes]:
+    def read() -> bytes:
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise DataError(f"{show(path)} cannot be read ({error.strerror}): check its permissions.") from error
+
+    return read
+
+
+#: What the standard library raises where an archive is damaged.
+_DAMAGED = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    EOFError,
+    lzma.LZMAError,
+    zlib.error,
+    OSError,
+    ValueError,
+    IndexError,
+    OverflowError,
+    RuntimeError,  # a password
+    NotImplementedError,
+)
+
+
+class _Header(tarfile.TarInfo):
+    """A header of a tar's member; where there is none, nor the block that ends a tar, it is no tar's end but damage."""
+
+    @classmethod
+    def fromtarfile(cls, tarfile: tarfile.TarFile) -> Self:
+        try:
+            return super().fromtarfile(tarfile)
+        except EndOfTarError:
+            raise
+        except HeaderError as error:
+            raise ReadError(str(error)) from error
+
+
+def _is_tar(source: Path) -> bool:
+    try:
+        return tarfile.is_tarfile(source)
+    except _DAMAGED:  # the beginning of one, cut off
+        return not zipfile.is_zipfile(source)
+
+
+def _of_tar(source: Path) -> Iterator[Entry]:
+    try:
+        with tarfile.open(source, tarinfo=_Header) as archive:
+            for member in archive:
+                if member.isreg():
+                    yield Entry(_plain(member.name), "file", member.size, _of_member(archive, member))
+                elif member.isdir():
+                    yield Entry(_plain(member.name), "folder")
+                else:
+                    yield Entry(_plain(member.name), "link" if member.issym() or member.islnk() else "special")
+    except _DAMAGED as error:
+        raise UnreadableArchiveError(_first_line(error)) from error
+
+
+def _of_member(archive: tarfile.TarFile, member: tarfile.TarInfo) -> Callable[[], bytes]:
+    def read() -> bytes:
+        file = archive.extractfile(member)
+        return b"" if file is None else file.read()
+
+    return read
+
+
+def _of_zip(source: Path) -> Iterator[Entry]:
+    try:
+        with zipfile.ZipFile(source) as archive:
+            for info in archive.infolist():
+                mode = info.external_attr >> 16
+                if info.is_dir():
+                    yield Entry(_plain(info.filename), "folder")
+                elif stat.S_ISLNK(mode):
+                    yield Entry(_plain(info.filename), "link")
+                else:
+                    yield Entry(_plain(info.filename), "file", info.file_size, partial(archive.read, info))
+    except _DAMAGED as error:
+        raise UnreadableArchiveError(_first_line(error)) from error
+
+
+def _plain(name: str) -> str:
+    """A name without dots that say nothing, and with slashes where Windows wrote others."""
+    slashes = name if "/" in name else name.replace("\\", "/")
+    return "/".join(part for part in slashes.split("/") if part not in {"", "."})
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
