@@ -28,7 +28,7 @@ from deepzero_sim.errors import (
     StatesFailedError,
 )
 from deepzero_sim.interrupting import interruption
-from deepzero_sim.types import Array, is_number, is_whole, read_only_copy
+from deepzero_sim.types import Array, is_whole, read_only_copy
 
 DTYPES = ("float32", "float64")
 
@@ -99,9 +99,11 @@ class SolverSpec:
             raise ConfigError(
                 f"SolverSpec {self.name!r}: stencil must be a whole number of points, 0 or more, or None, not {self.stencil!r}."
             )
-        if not is_number(self.dt) or not 0 < self.dt < float("inf"):
+        dt = spec_fields.finite(self.dt)
+        if dt is None or dt <= 0:
             hint = spec_fields.as_number(self.dt)
             raise ConfigError(f"SolverSpec {self.name!r}: dt must be a positive number, not {self.dt!r}{hint}.")
+        object.__setattr__(self, "dt", dt)
         channels, axes = self.state_shape[0], len(self.state_shape) - 1
         self._need_length("channels", channels)
         self._need_length("channel_units", channels)

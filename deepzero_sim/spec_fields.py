@@ -63,9 +63,18 @@ def numbers(what: str, field: str, value: Any) -> tuple[float, ...]:
     """
     entries = list_of(what, field, value)
     for entry in entries:
-        if not is_number(entry) or not math.isfinite(entry):
+        if finite(entry) is None:
             raise ConfigError(f"{what}: {field} must be finite numbers, not {entry!r}{as_number(entry)}.")
     return tuple(map(float, entries))
+
+
+def finite(value: Any) -> float | None:
+    """A finite number; None of all else."""
+    try:
+        number = float(value) if is_number(value) else math.nan
+    except OverflowError:  # a whole number beyond all floats
+        return None
+    return number if math.isfinite(number) else None
 
 
 def as_number(value: Any) -> str:

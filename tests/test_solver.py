@@ -218,6 +218,8 @@ def test_a_list_of_a_spec_is_one(field: str, value: Any) -> None:
         ({"dt": "soon"}, r"dt must be a positive number, not 'soon'\."),
         ({"dt": True}, "dt must be a positive number, not True"),
         ({"dt": None}, "dt must be a positive number, not None"),
+        ({"dt": 10**400}, "dt must be a positive number, not 1000"),
+        ({"spacing": (10**400,)}, "spacing must be finite numbers, not 1000"),
         ({"spacing": ("5e-1",)}, "spacing must be finite numbers, not '5e-1': write 0.5"),
         ({"spacing": (True,)}, "spacing must be finite numbers, not True"),
         ({"spacing": (float("nan"),)}, "spacing must be finite numbers, not nan"),
@@ -250,5 +252,6 @@ def test_lists_and_arrays_are_taken_as_tuples() -> None:
     )
     assert (spec.state_shape, spec.channels, spec.parameters) == ((2, 4), ("u", "v"), ("nu",))
     assert (spec.spacing, spec.offsets) == ((0.25,), ((0.0,), (0.5,)))
+    assert (spec.dt, type(spec.dt)) == (0.5, float)
     assert [type(size) for size in spec.state_shape] == [int, int]
     assert [type(name) for name in spec.channels] == [str, str]

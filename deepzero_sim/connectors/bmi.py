@@ -65,6 +65,8 @@ class BMISolver(Solver):
     ) -> None:
         if not is_whole(steps_per_call) or steps_per_call < 1:
             raise ConfigError(f"steps_per_call must be a whole number of steps, 1 or more, not {steps_per_call!r}.")
+        if not isinstance(reuse, bool):
+            raise ConfigError(f"reuse must be true or false, not {reuse!r}: write it without quotes.")
         self._make = _loaded(component)
         self._config = _existing(config)
         self._reuse = reuse
@@ -176,6 +178,8 @@ def _loaded(component: str | Callable[[], Any]) -> Callable[[], Any]:
 
 
 def _existing(config: str | Path) -> str:
+    if not isinstance(config, str | Path):
+        raise ConfigError(f"config must be the path of the file that initialises the BMI component, not {config!r}.")
     path = Path(config)
     if not path.is_file():
         raise ConfigError(f"there is no file {path} to initialise the BMI component with: check config.")

@@ -122,6 +122,8 @@ def _fields(given: GivenSpec) -> dict[str, Any]:
     """The fields of a given spec that say something."""
     if isinstance(given, SolverSpec):
         given = {name: getattr(given, name) for name in FIELDS}
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"spec must be a SolverSpec, or a mapping of its fields, not {type(given).__name__}.")
     require_known(given, FIELDS, "a spec")
     known = {key: value for key, value in given.items() if value is not None and not _empty(value)}
     return {**known, "mask": as_mask(known["mask"])} if "mask" in known else known

@@ -358,3 +358,24 @@ def test_components_that_share_their_memory_are_found(config: Path) -> None:
         checked_step(one, STATES[:1])
     for solver in (one, other):
         solver.close()
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"reuse": "false"}, "reuse must be true or false, not 'false': write it without quotes"),
+        ({"reuse": 0}, "reuse must be true or false, not 0"),
+        ({"steps_per_call": True}, "steps_per_call must be a whole number of steps, 1 or more, not True"),
+        ({"config": 3}, "config must be the path of the file .*, not 3"),
+        ({"config": None}, "not None"),
+        ({"spec": 3}, "spec must be a SolverSpec, or a mapping of its fields, not int"),
+        ({"spec": ["dt"]}, "spec must be a SolverSpec, or a mapping of its fields, not list"),
+        ({"spec": {"dt": "5e-1"}}, "the spec says that dt is 5e-1, but BMI component Tanks says 0.5"),
+        ({"spec": {"channels": "u"}}, "must have a list for channels"),
+        ({"spec": {"channels": [False]}}, "channels must be text, not False: put it in quotes"),
+        ({"spec": {"mask": [["true"] * 4]}}, "must hold true and false only, without quotes"),
+    ],
+)
+def test_settings_that_yaml_took_for_something_else_are_refused(config: Path, settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        BMISolver(Tanks, **{"config": config, "state": ["volume"], **settings})
