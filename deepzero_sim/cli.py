@@ -151,7 +151,7 @@ def _serve(settings: ServeSettings) -> None:
 
 
 def _classify(settings: ClassifySettings) -> None:
-    classify(settings, lambda updates: training_bar(f"training {settings.run.name}", updates, queries=True))
+    classify(settings, lambda updates: training_bar(f"training {settings.run.name}", updates, queries=True), console.print)
     _published(settings.run, settings.run.name, [settings.run])
 
 
