@@ -21,9 +21,11 @@ from deepzero_sim.benchmarks.black_box import BLACK_BOXES, BlackBox, Numbers, Se
 from deepzero_sim.components import Component
 from deepzero_sim.coupling import SolverLoop
 from deepzero_sim.datasets import trajectories
-from deepzero_sim.datasets.batches import UnrolledBatches, advance_frames
+from deepzero_sim.datasets.batches import UnrolledBatches
 from deepzero_sim.errors import NonFiniteError
 from deepzero_sim.experiment import rollout_loss, starting_network
+from deepzero_sim.failures import FailureLog, FailurePolicy
+from deepzero_sim.first_steps import FirstSteps, others
 from deepzero_sim.module_state import state_put_back, write
 from deepzero_sim.oracle import LoopOracle
 from deepzero_sim.parallel import open_executor, single_threaded
@@ -94,7 +96,9 @@ def train_black_box(
     done = run.load()
     if done is not None:
         return progress_of(done, run.path)
-    batches = UnrolledBatches(data, advance_frames(solver, data), settings.batch_size, settings.unroll, settings.seed)
+    kept = FirstSteps(solver, settings.solver, data, FailurePolicy(), FailureLog())
+    first_steps = kept.take(settings.run, lambda: run, others(settings.run, settings.start))
+    batches = UnrolledBatches(data, first_steps, settings.batch_size, settings.unroll, settings.seed)
     with open_executor(settings.workers.backend, settings.workers.count) as executor, run.in_use(), single_threaded():
         oracle = LoopOracle(SolverLoop(solver, corrector, settings.unroll), rollout_loss(data), executor)
         progress = _replayed(black_box, run)

@@ -128,7 +128,7 @@ def _trained(method: str, seed: int, run: Run, start: _Start, tests: _Tests) -> 
         except (DivergedError, NonFiniteError) as error:
             why = str(error)
             console.print(f"{method} diverged: {why}")
-    # the solver's first step from all frames is taken once a run, and costs what it cost NON, who took no other
+    # every method is charged the first step from all frames, as it cost NON, who took no other, even if it was found there
     before = 2 * start.solver_steps
     points = [Point(0, before, start.seconds, start.mae)]
     for update in looked_at:

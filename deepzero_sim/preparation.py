@@ -19,6 +19,9 @@ PREPARATION = "preparation.jsonl"
 #: The entry of layer ratios.
 RATIOS_FOUND = "layer ratios"
 
+#: The entry of a classifier's results.
+RESULTS = "results"
+
 
 @dataclass(frozen=True)
 class Entry:

@@ -72,6 +72,7 @@ def results(methods: Mapping[str, MethodResult], settings: Mapping[str, Any]) ->
                 "mae": _or_null(result.evaluation.mae),
                 "mae_std": _or_null(result.evaluation.mae_std),
                 "solver_steps": result.cost.solver_steps,
+                **({"first_steps_found": result.cost.found} if result.cost.found else {}),
                 "seconds": round(result.cost.seconds, 2),
                 "failures": {"training": result.cost.failures, "evaluation": result.evaluation.failures},
             }
@@ -125,6 +126,15 @@ def given_up(methods: Mapping[str, MethodResult]) -> list[str]:
     return said
 
 
+def shared(methods: Mapping[str, MethodResult]) -> list[str]:
+    """A sentence for each method that found first steps which other runs had taken."""
+    return [
+        f"{name}: {result.cost.found:,} first solver steps were found in other runs, and are counted where they were taken."
+        for name, result in methods.items()
+        if result.cost.found
+    ]
+
+
 def publish(folder: Path, title: str, comparison: Comparison, settings: Mapping[str, Any]) -> None:
     """Write `results.json`, `report.md` and its figures.
 
@@ -145,7 +155,7 @@ def publish(folder: Path, title: str, comparison: Comparison, settings: Mapping[
     figures.error_over_cost(methods)
     figures.ratios(methods)
     simulations, steps = references.shape[:2]
-    left_out = "".join(f"\n{sentence}\n" for sentence in given_up(methods))
+    left_out = "".join(f"\n{sentence}\n" for sentence in (*given_up(methods), *shared(methods)))
     text = f"""# {title}
 
 Mean absolute error of the state over {steps} steps of {simulations} simulations.

@@ -344,8 +344,8 @@ def require_within(progress: Progress, steps: int, path: Path) -> None:
     """
     if progress.step > steps:
         raise RunError(
-            f"the checkpoint in {path} says that {progress.step} training steps were done, but the run has {steps}: restore it, "
-            "delete it to train anew, or train that many."
+            f"the checkpoint in {path} says that {progress.step} training steps were done, but the run has {steps}: restore "
+            "it, delete it to train anew, or train that many."
         )
 
 

@@ -286,7 +286,7 @@ def test_a_checkpoint_without_a_checksum_is_of_an_earlier_version(tmp_path: Path
     from safetensors.torch import save_file  # noqa: PLC0415
 
     save_file({"network.w": torch.zeros(3)}, tmp_path / CHECKPOINT, metadata={"state": "{}"})
-    with pytest.raises(RunError, match="no checksum, as those of earlier versions.: delete it to train anew, or restore it"):
+    with pytest.raises(RunError, match=r"no checksum, as those of earlier versions.: delete it to train anew, or restore it"):
         load_checkpoint(tmp_path)
 
 

@@ -8,20 +8,25 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import nullcontext
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from problems import Burgers, burgers_oracle, wait_until
+from problems import Burgers, burgers_oracle, initial_states, wait_until
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from deepzero_sim.errors import ConfigError, NonFiniteError, SolverCrashError, WorkerLostError
 from deepzero_sim.estimator import CGE
+from deepzero_sim.failures import FailurePolicy
+from deepzero_sim.layer import SolverLayer
 from deepzero_sim.parallel import SerialExecutor, open_executor, run_in_order, single_threaded
 from deepzero_sim.types import Array
+from deepzero_sim.vjp import Coloured
 
 KINDS = pytest.mark.parametrize("kind", ["serial", "thread", "two processes"])
 LOST = "a worker process died while it was answering queries"
@@ -219,3 +224,39 @@ def test_no_worker_outlives_its_executor(fails: bool) -> None:
 
 def own_pid(task: int) -> int:
     return os.getpid()
+
+
+class Foreign(Executor):
+    """No executor of ours."""
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        return SerialExecutor().submit(fn, *args, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("policy", "warns"),
+    [
+        ("abort", False),
+        ("retry(2)", True),
+        ("drop", True),
+        ({"worker-lost": "retry(2), drop"}, True),
+        ({"timeout": "drop"}, False),
+        ({"default": "drop", "worker-lost": "abort"}, False),
+    ],
+    ids=str,
+)
+def test_a_policy_on_lost_workers_that_cannot_be_kept_is_said(policy: Any, warns: bool, executors: dict[str, Executor]) -> None:
+    said = pytest.warns(UserWarning, match=r"worker-lost.*those of Foreign cannot: a worker that is lost ends the run")
+    with said if warns else nullcontext():
+        assert run_in_order(Foreign(), square_or_fail, [1, 2], FailurePolicy(policy)) == [1, 4]
+    for ours in executors.values():
+        assert run_in_order(ours, square_or_fail, [1, 2], FailurePolicy(policy)) == [1, 4]
+
+
+def test_the_standard_pool_of_a_loop_is_none_whose_workers_start_anew() -> None:
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        layer = SolverLayer(Burgers(), Coloured(), pool, on_failure="retry(2)")
+        states = torch.from_numpy(initial_states(1)).requires_grad_()
+        with pytest.warns(UserWarning, match=r"those of ProcessPoolExecutor cannot"):
+            layer(states).sum().backward()  # type: ignore[no-untyped-call]
+    assert states.grad is not None

@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from deepzero_sim.checksums import digest, digest_of_named
+from deepzero_sim.documents import read_json
 from deepzero_sim.errors import RunError
 from deepzero_sim.files import replacing
 from deepzero_sim.probing import Probes
@@ -28,6 +29,9 @@ class KeptJacobians:
     Args:
         path: a safetensors file, read where it is there; None to keep nothing.
 
+    Attributes:
+        taken: solver steps that were taken for what was not found.
+
     Raises:
         RunError: the file is damaged, none of this kind, or lies where nothing can be written.
     """
@@ -37,6 +41,7 @@ class KeptJacobians:
         self._arrays: dict[str, Array] = {}
         self._facts: dict[str, dict[str, str | int]] = {}  # of each digest, solver steps and the arrays' own digest
         self._changed = False
+        self.taken = 0
         if path is None:
             return
         _require_writable(path)
@@ -49,7 +54,7 @@ class KeptJacobians:
                 metadata = file.metadata() or {}
                 names = file.keys() if metadata.get("format") == FORMAT else []
                 self._arrays = {name: file.get_tensor(name) for name in names}
-            facts = json.loads(metadata["facts"])
+            facts = read_json(metadata["facts"])
             whole = digest([metadata["facts"]]) == metadata["sha256"]
             whole = whole and all(fact["content"] == _content(self._of(key)) for key, fact in facts.items())
         except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
@@ -71,6 +76,7 @@ class KeptJacobians:
             return self._of(key)
         before = probes.steps
         measured = measure()
+        self.taken += probes.steps - before
         if self._path is not None:
             self._arrays |= {f"{key}.{name}": array for name, array in measured.items()}
             self._facts[key] = {"steps": probes.steps - before, "content": _content(measured)}

@@ -167,7 +167,7 @@ class ReferenceJacobian(VectorJacobianProduct):
             known, before = self._known, probes.steps
             references = StepTaken(known["states"], known.get("params"), known["advanced"])
             self._measure(references, Metric(known["sizes"], known["spans"]), known["fingerprint"], probes)
-            probes.steps = before  # they were counted when they were measured first
+            probes.steps = before + self._kept.taken  # what is found was counted when it was measured first
         else:
             self.prepare(taken.states, taken.params, probes)
         assert self._measured is not None
