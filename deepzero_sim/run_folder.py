@@ -36,7 +36,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from deepzero_sim.checksums import digest, digest_of_named
-from deepzero_sim.documents import read_yaml, write_yaml
+from deepzero_sim.documents import read_json, read_yaml, write_yaml
 from deepzero_sim.errors import ConfigError, RunError
 from deepzero_sim.failures import Incident, as_line
 from deepzero_sim.files import read_text, replacing, write_text
@@ -235,10 +235,31 @@ def _save(folder: Path, checkpoint: Checkpoint, identity: _Identity) -> None:
     checksum = digest_of_named(list(words.values()), checkpoint.tensors)
     with replacing(folder / CHECKPOINT) as aside:
         try:
-            save_file(checkpoint.tensors, aside, metadata={**words, "sha256": checksum})
+            save_file(_as_stored(checkpoint.tensors), aside, metadata={**words, "sha256": checksum})
         except SafetensorError as error:  # its name for an input/output error
             raise OSError(f"the checkpoint in {folder} cannot be written ({error})") from error
     write_text(folder / STATE, _for_people(checkpoint))
+
+
+#: Behind the name of a tensor of complex128, which safetensors has no word for: it is stored as real and imaginary parts.
+_IN_PARTS = " (complex128)"
+
+
+def _as_stored(tensors: NamedTensors) -> NamedTensors:
+    return {
+        f"{name}{_IN_PARTS}" if tensor.dtype == torch.complex128 else name: (
+            torch.view_as_real(tensor) if tensor.dtype == torch.complex128 else tensor
+        )
+        for name, tensor in tensors.items()
+    }
+
+
+def _from_stored(tensors: NamedTensors) -> NamedTensors:
+    return {
+        # a copy: the file's memory may not lie as torch needs it for numbers of 16 bytes, which ends the process
+        name.removesuffix(_IN_PARTS): torch.view_as_complex(tensor.clone()) if name.endswith(_IN_PARTS) else tensor
+        for name, tensor in tensors.items()
+    }
 
 
 def _for_people(checkpoint: Checkpoint) -> str:
@@ -318,14 +339,14 @@ def _load(path: Path) -> tuple[Checkpoint, _Identity]:
 
 def _read(file: Path) -> tuple[Checkpoint, _Identity]:
     with safe_open(file, framework="pt") as opened:
-        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a dict
+        tensors = _from_stored({name: opened.get_tensor(name) for name in opened.keys()})  # noqa: SIM118 - not a dict
         metadata = opened.metadata() or {}
-    state = json.loads(metadata["state"])
+    state = read_json(metadata["state"])
     if "sha256" not in metadata:
         raise ValueError("it has no checksum, as those of earlier versions")
     if digest_of_named([metadata["state"], metadata["run"]], tensors) != metadata["sha256"]:
         raise ValueError("its content does not fit its checksum: it was changed or damaged")
-    identity = _Identity(*json.loads(metadata["run"]))
+    identity = _Identity(*read_json(metadata["run"]))
     return Checkpoint(tensors, state, identity.name), identity
 
 
