@@ -172,7 +172,10 @@ class RunningComponent:
             NonFiniteError: it does neither.
         """
         self._require_size(variable)
-        unset = np.full(variable.size, np.nan if variable.dtype.kind == "f" else 0, dtype=variable.dtype)
+        # NaN again, but no NaN that a component computes has all its bits set
+        unset = np.frombuffer(
+            (b"\0" if variable.is_whole else b"\xff") * variable.size * variable.dtype.itemsize, variable.dtype
+        )
         given = unset.copy()
         returned = self._ask_to_fill(variable.name, given)
         filled = given.tobytes() != unset.tobytes()
@@ -184,7 +187,7 @@ class RunningComponent:
         if own is None and not filled and not variable.is_whole:
             raise NonFiniteError(
                 f"get_value of BMI component {self.name} must fill the array that it is given with {variable.name!r}, or "
-                "return one, but did neither, or filled it with NaN."
+                "return one, but did neither: mend get_value."
             )
         if own is not None and filled and not np.array_equal(own, given, equal_nan=not variable.is_whole):
             raise InvalidStateError(

@@ -379,3 +379,18 @@ def test_components_that_share_their_memory_are_found(config: Path) -> None:
 def test_settings_that_yaml_took_for_something_else_are_refused(config: Path, settings: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         BMISolver(Tanks, **{"config": config, "state": ["volume"], **settings})
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8", ">f8"])
+def test_a_field_that_is_all_nan_before_it_is_set_is_one(config: Path, dtype: str) -> None:
+    class Unset(Tanks):
+        def initialize(self, config: str) -> None:
+            super().initialize(config)
+            self.values["volume"][:] = np.nan
+
+    states = STATES.astype("f4").astype("f8")
+    solver = tanks(config, base=Unset, dtypes={**Tanks.dtypes, "volume": dtype}, of_spec={"dtype": "float64"})
+    np.testing.assert_array_equal(checked_step(solver, states), 0.5 * states)
+    solver._make = type("Tanks", (Unset,), {"dtypes": solver._make.dtypes, "set_value": lambda *_: None})  # type: ignore[attr-defined]
+    with pytest.raises(NonFiniteError, match="4 of 4 values are NaN"):
+        checked_step(solver, states[:1])
