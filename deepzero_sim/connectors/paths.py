@@ -27,6 +27,35 @@ def inside(path: str | os.PathLike[str], what: str) -> str:
     return str(plain)
 
 
+def read_file(path: str | os.PathLike[str], most: int) -> bytes:
+    """A file that settings name. Nothing but a plain file is read: a pipe would wait for ever, a device never end.
+
+    Args:
+        path: of the file.
+        most: bytes that it may have.
+
+    Raises:
+        OSError: it is not there, or is no plain file.
+        OverflowError: it is too large.
+        ValueError: no file can have such a path.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
+            raise OSError(f"it is no plain file, but {kind_of_file(mode)}")
+        content = file.read(most + 1)  # the size of some files is not told
+    if len(content) > most:
+        raise OverflowError(f"it has more than {most} bytes")
+    return content
+
+
+def kind_of_file(mode: int) -> str:
+    """What a file is that is no plain one."""
+    kinds = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a folder"}
+    return kinds.get(stat.S_IFMT(mode), "a device")
+
+
 def read_inside(folder: Path, path: str, largest: int) -> bytes:
     """A file that a program left in its folder. No link leads out, and nothing but a plain file is opened.
 

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from deepzero_sim.connectors.paths import inside
+from deepzero_sim.connectors.paths import inside, read_file
 from deepzero_sim.errors import ConfigError, MissingExtraError
 from deepzero_sim.solver import SolverSpec
 from deepzero_sim.types import Array
@@ -21,6 +21,9 @@ NAMES = ("params", "spec", "dt", "state", "values")
 
 #: What a placeholder begins with.
 PLACEHOLDER = "{{"
+
+#: Characters of a template.
+MOST_CHARACTERS = 10**7
 
 #: A value that settings give a template.
 Plain: TypeAlias = str | int | float | bool
@@ -157,7 +160,7 @@ def try_out(render: Callable[[Values], object], spec: SolverSpec, own: Mapping[s
     try:
         render(Values(spec, states, params, own))
     except ConfigError as error:
-        lasting = (_jinja2().TemplateRuntimeError, OverflowError)  # all else may come from these numbers
+        lasting = (type(None), _jinja2().TemplateRuntimeError, OverflowError)  # all else may come from these numbers
         if isinstance(error.__cause__, lasting):
             raise
 
@@ -188,17 +191,24 @@ def templates(settings: Mapping[str, str | Path]) -> tuple[Template, ...]:
     made = []
     for path, source in settings.items():
         plain = inside(path, "templates")
-        made.append(Template(plain, Text(text_of(source, f"templates: {plain}"), f"the template {source}")))
+        made.append(Template(plain, Text(text_of(source, f"templates: {plain}", MOST_CHARACTERS), f"the template {source}")))
     return tuple(made)
 
 
-def text_of(source: str | Path, where: str) -> str:
+def text_of(source: str | Path, where: str, most: int) -> str:
     """The text of a file that settings name.
 
+    Args:
+        source: the file, from the current folder.
+        where: it is named in settings.
+        most: characters that it may have.
+
     Raises:
-        ConfigError: in words that begin with `where`: there is no such text file.
+        ConfigError: there is no such text file.
     """
     try:
-        return Path(source).read_text(encoding="utf-8")
+        return read_file(source, most).decode()
+    except OverflowError as error:
+        raise ConfigError(f"{where}: {source} must be a text file, but {error}: hand arrays over by inputs.") from error
     except (OSError, ValueError, TypeError) as error:  # no text in UTF-8, a path with a zero byte
         raise ConfigError(f"{where}: {source} must be a text file ({error}): paths start at the current folder.") from error
