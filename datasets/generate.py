@@ -99,10 +99,7 @@ def generate(
         DataError: the file is there and was made by other settings, or a file of somebody else's would be replaced.
         SolverError: the reference solver failed; finished simulations are kept.
     """
-    if not path.name or path.suffix == ".md" or "\0" in str(path):
-        raise ConfigError(
-            f"the output must be an HDF5 file such as data/wake.h5, not {str(path)!r}: a card named .md lies beside it."
-        )
+    _require_name(path)
     settings = {"simulations": asdict(simulations), "params": params}
     source = build_solver(simulations.source)
     _check_params(params, source.spec)
@@ -140,8 +137,9 @@ def require_free(path: Path) -> None:
         path: of the trajectories that are to be made.
 
     Raises:
-        DataError: in words.
+        ConfigError, DataError: in words.
     """
+    _require_name(path)
     card, failures = cards.beside(path), failures_beside(path)
     for beside, ours in ((card, cards.is_ours(card, path)), (failures, _is_list(failures))):
         if not ours and not_a_file(beside) != NOTHING:
@@ -149,6 +147,13 @@ def require_free(path: Path) -> None:
                 f"{show(beside)} was not made by this program for {show(path)}, or was changed since, and would be replaced: "
                 "move it away, or name another output."
             )
+
+
+def _require_name(path: Path) -> None:
+    if not path.name or path.suffix == ".md" or "\0" in str(path):
+        raise ConfigError(
+            f"the output must be an HDF5 file such as data/wake.h5, not {str(path)!r}: a card named .md lies beside it."
+        )
 
 
 def _is_list(path: Path) -> bool:
@@ -193,10 +198,7 @@ def _check_params(params: list[list[float]], spec: SolverSpec) -> None:
 
 
 def _require_same(path: Path, settings: Mapping[str, object]) -> None:
-    try:
-        made_by = json.loads(trajectories.load(path).attributes.get("settings", "null"))
-    except (TypeError, ValueError, RecursionError):  # of somebody else's making
-        made_by = None
+    made_by = hdf5_objects.json_of(trajectories.load(path).attributes.get("settings"))
     if made_by != json.loads(json.dumps(settings)):
         raise DataError(f"{path} was made with other settings: name another output, or delete it to make it anew.")
 

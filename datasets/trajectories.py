@@ -207,6 +207,25 @@ def load(path: Path, spec: SolverSpec | None = None, data_may_differ: Collection
     return replace(trajectories, frames=_cast(frames, spec, path), params=_cast(params, spec, path))
 
 
+def describe(trajectories: Trajectories) -> dict[str, Any]:
+    """What a file says of its making, as plain values: for which solver, by which reference, with which software."""
+    said = {key: trajectories.attributes[key] for key in ("name", "dt", "first_step") if key in trajectories.attributes}
+    made = hdf5_objects.json_of(trajectories.attributes.get("settings"))
+    simulations = made.get("simulations") if isinstance(made, dict) else None
+    if isinstance(simulations, dict):
+        said |= {key: simulations[key] for key in ("reference", "source", "initial", "restrict") if key in simulations}
+    software = hdf5_objects.json_of(trajectories.attributes.get("software"))
+    return {key: _plain(value) for key, value in said.items()} | ({"software": software} if software else {})
+
+
+def _plain(value: Any) -> Any:
+    """A value as YAML has it."""
+    number = hdf5_objects.number(value)
+    if number is not None:
+        return int(number) if number.is_integer() else number
+    return value if isinstance(value, str | dict) else str(value)
+
+
 class Summary(NamedTuple):
     """What a file of trajectories holds, its numbers aside.
 

@@ -15,7 +15,8 @@ from typing import Any
 
 from deepzero_sim.components import Component
 from deepzero_sim.console import console, counting_bar, print_table, training_bar
-from deepzero_sim.datasets.generate import Simulations, generate, software
+from deepzero_sim.datasets.generate import Simulations, generate, require_free, software
+from deepzero_sim.datasets.hdf5 import NOTHING, not_a_file
 from deepzero_sim.errors import MissingExtraError
 from deepzero_sim.experiment import compare, train
 from deepzero_sim.parallel import open_executor
@@ -113,6 +114,9 @@ def demo(settings: DemoSettings) -> None:
 
 def make_data(settings: GenerateSettings) -> None:
     """Make the files that are not there yet, under one progress bar each."""
+    for file in settings.files:
+        if not_a_file(file.output) == NOTHING:
+            require_free(file.output)  # before anything is computed
     with open_executor(settings.workers.backend, settings.workers.count) as executor:
         for file in settings.files:
             with counting_bar(f"simulating {file.output.name}", len(file.params)) as report:

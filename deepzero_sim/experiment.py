@@ -502,11 +502,13 @@ class Comparison:
         methods: results by name, SRC first.
         references: `(S, T, C, *N)`, what the rollouts should have given.
         spec: of the solver.
+        data: what the file says of itself, where it was made and how.
     """
 
     methods: dict[str, MethodResult]
     references: torch.Tensor
     spec: SolverSpec
+    data: dict[str, Any] = field(default_factory=dict)
 
 
 def compare(
@@ -543,7 +545,7 @@ def compare(
     for name, loop in loops.items():
         if name != "SRC":
             methods[name] = MethodResult(evaluate_on(loop, data, steps), cost(runs[name]), load_ratios(runs[name]))
-    return Comparison(methods, torch.from_numpy(data.frames[:, 1 : steps + 1]), solver.spec)
+    return Comparison(methods, torch.from_numpy(data.frames[:, 1 : steps + 1]), solver.spec, trajectories.describe(data))
 
 
 def accepted_differences(*paths: Path) -> list[str]:

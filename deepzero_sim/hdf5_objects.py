@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 #: Links that may follow one another on the way to an object.
 LINKS = 16
 
+#: Attributes of a netCDF variable whose numbers are not those that it holds.
+PACKED = ("scale_factor", "add_offset")
+
 _GIB = 2**30
 
 
@@ -106,9 +109,12 @@ def array(container: h5py.Group, path: str, place: int | None = None) -> NDArray
         place: on its first axis, of which alone the values are read; all of it if None.
 
     Raises:
-        ValueError: values are marked as missing, besides what :func:`dataset` refuses.
+        ValueError: values are packed or marked as missing, besides what :func:`dataset` refuses.
     """
     found = dataset(container, path)
+    packed = next((key for key in PACKED if key in found.attrs), None)
+    if packed is not None:
+        raise ValueError(f"{path} holds packed numbers, as its attribute {packed} says")
     values = np.asarray(found[() if place is None else place])
     if values.dtype.kind in "fiuc" and not values.dtype.isnative:
         values = values.astype(values.dtype.newbyteorder("="))
@@ -154,7 +160,7 @@ def texts(value: Any) -> tuple[str, ...] | None:
         return ()
     written = text(value)
     if written is not None:
-        parsed = _json(written)
+        parsed = json_of(written)
         if isinstance(parsed, list):
             return tuple(parsed) if all(isinstance(entry, str) for entry in parsed) else None
         single = parsed if isinstance(parsed, str) else written
@@ -182,7 +188,7 @@ def numbers(value: Any) -> NDArray[np.float64] | None:
         return np.empty(0)
     written = text(value)
     if written is not None:
-        value = _json(written)
+        value = json_of(written)
     try:
         found = np.asarray(value)
     except ValueError:  # lists of several lengths
@@ -194,9 +200,10 @@ def _is_empty(value: Any) -> bool:
     return value is None or isinstance(value, h5py.Empty) or (isinstance(value, np.ndarray) and not value.size)
 
 
-def _json(written: str) -> Any:
-    """What JSON text holds; None if it is none."""
+def json_of(value: Any) -> Any:
+    """What an attribute holds as JSON; None if it holds none."""
+    written = text(value)
     try:
-        return json.loads(written)
+        return None if written is None else json.loads(written)
     except (ValueError, RecursionError):
         return None

@@ -169,6 +169,11 @@ Solver steps and seconds are those of training, the run each method started from
 
 ![Error against the solver steps of training](error_over_cost.png)
 {ratios_report.section(ratios_report.recorded(methods))}
+## Data
+
+```yaml
+{as_yaml(comparison.data)}```
+
 ## Settings
 
 ```yaml

@@ -379,6 +379,7 @@ class ServeSettings:
         run: the run folder.
         host: name or address of this machine to listen on. There is no password: others reach it as they reach the address.
         port: to listen on; 0 for a free one.
+        timeout: seconds that one evaluation may take.
         data: HDF5 trajectories that batches of the loss are cut from; the run's training data if none are given.
         data_may_differ: what the data may say otherwise than the solver: name, dt, channels, mask and so on.
     """
@@ -386,6 +387,7 @@ class ServeSettings:
     run: Path
     host: str = "127.0.0.1"
     port: int = 4242
+    timeout: float = 300.0
     data: Path | None = None
     data_may_differ: list[Statement] = field(default_factory=list)
 
@@ -426,6 +428,10 @@ class GenerateSettings:
             )
         if not self.files:
             raise ConfigError("no files are asked for: give files at least one output with its params.")
+        cards = [file.output.absolute().parent / file.output.stem for file in self.files]
+        shared = next((card for card in cards if cards.count(card) > 1), None)
+        if shared is not None:
+            raise ConfigError(f"each output must have a name and a card of its own, but two would be {shared}: rename one.")
 
 
 @dataclass

@@ -21,8 +21,10 @@ from runs import start, unfinished
 from deepzero_sim.components import Component
 from deepzero_sim.datasets import trajectories
 from deepzero_sim.datasets.generate import Simulations, generate, software
+from deepzero_sim.demo import make_data
 from deepzero_sim.errors import ConfigError, DataError, DeepZeroError, NonFiniteError, SolverError, WorkerLostError
 from deepzero_sim.parallel import SerialExecutor, open_executor
+from deepzero_sim.settings import DataFile, GenerateSettings, Workers
 from deepzero_sim.solvers import WakeFlow
 from deepzero_sim.solvers.wake import initial_state, restrict
 from deepzero_sim.types import Array
@@ -313,3 +315,143 @@ def test_a_damaged_part_is_named(users: Path) -> None:
     # a new process imports the mended file
     with pytest.raises(DataError, match=r"0000\.h5 cannot be read .* delete it"), open_executor("process", 1) as executor:
         make(users / "wake.h5", user("reference", "Fails"), SLOW, executor)
+
+
+NOTES = "# My notes\nnever to be lost\n"
+
+
+@pytest.mark.parametrize("content", [NOTES, "", "# wake.h5\n", "\n<!-- deepzero-sim generate made this -->\n"])
+@pytest.mark.parametrize("name", ["wake.md", "wake.failures.jsonl"])
+def test_a_file_of_somebody_else_s_is_never_replaced(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match=rf"{name} was not made by this program for .*wake\.h5, or was changed since"):
+        make(tmp_path / "wake.h5")
+    assert (tmp_path / name).read_text() == content
+    assert [path.name for path in tmp_path.iterdir()] == [name]  # nothing was computed
+
+
+def test_whatever_stands_where_the_card_would_lie_stays(tmp_path: Path) -> None:
+    (tmp_path / "a.md").mkdir()
+    os.mkfifo(tmp_path / "b.md")
+    (tmp_path / "c.md").write_bytes(b"\xff\xfe" * 10)
+    for name in "abc":
+        with pytest.raises(DataError, match=rf"{name}\.md was not made by this program"):
+            make(tmp_path / f"{name}.h5")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.md", "b.md", "c.md"]
+
+
+def test_a_card_of_ours_is_replaced_unless_it_was_changed_or_is_of_another_file(tmp_path: Path) -> None:
+    make(tmp_path / "wake.h5")
+    first = (tmp_path / "wake.md").read_text()
+    (tmp_path / "wake.h5").unlink()
+    make(tmp_path / "wake.h5", replace(WAKE, discard=25))
+    assert (tmp_path / "wake.md").read_text() != first
+    with pytest.raises(DataError, match=r"wake\.md was not made by this program for .*wake\.hdf5"):
+        make(tmp_path / "wake.hdf5")
+    (tmp_path / "wake.h5").unlink()
+    with (tmp_path / "wake.md").open("a") as card:
+        card.write("a note of mine\n")
+    with pytest.raises(DataError, match="or was changed since"):
+        make(tmp_path / "wake.h5")
+    assert (tmp_path / "wake.md").read_text().endswith("a note of mine\n")
+
+
+def test_a_list_of_failures_of_ours_is_replaced(tmp_path: Path) -> None:
+    line = json.dumps({"kind": "timeout", "action": "retried", "message": "m", "query": "", "kept": ""})
+    (tmp_path / "wake.failures.jsonl").write_text(f"{line}\n{line}\n")
+    assert make(tmp_path / "wake.h5") == ["made", "made"]
+
+
+def test_files_of_others_among_the_parts_stay(tmp_path: Path) -> None:
+    settings = {"simulations": asdict(WAKE), "params": REYNOLDS}
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+    parts = tmp_path / f"wake.h5.{digest}.parts"
+    parts.mkdir()
+    (parts / "thesis.txt").write_text("mine")
+    make(tmp_path / "wake.h5")
+    assert [path.name for path in parts.iterdir()] == ["thesis.txt"]
+
+
+def test_a_part_of_another_shape_or_with_values_elsewhere_is_refused(tmp_path: Path) -> None:
+    settings = {"simulations": asdict(WAKE), "params": REYNOLDS}
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+    part = tmp_path / f"wake.h5.{digest}.parts" / "0000.h5"
+    part.parent.mkdir()
+    (tmp_path / "secret").write_bytes(bytes(11 * 2 * 17 * 9 * 4))
+    for options, says in (
+        (
+            {"data": np.zeros((1, 2, 17, 9), np.float32)},
+            r"its frames are float32 of shape \(1, 2, 17, 9\), not float32 of shape \(11,",
+        ),
+        ({"data": np.zeros((11, 2, 17, 9))}, "its frames are float64 of shape"),
+        ({"shape": (11, 2, 17, 9), "dtype": "f4", "external": [(str(tmp_path / "secret"), 0, 13464)]}, "values in other files"),
+        ({"shape": (11, 2, 17, 9), "dtype": "f4"}, "was never written"),
+    ):
+        with h5py.File(part, "w") as file:
+            file.create_dataset("frames", **options)
+        with pytest.raises(DataError, match=says):
+            make(tmp_path / "wake.h5")
+    assert not (tmp_path / "wake.h5").exists()
+
+
+LATE = """
+    from dataclasses import replace
+    from deepzero_sim.solvers import WakeFlow
+
+    class Half(WakeFlow):
+        def __init__(self, resolution):
+            super().__init__(resolution)
+            self.spec = replace(self.spec, dt=0.5)
+
+    class Speed(WakeFlow):
+        def __init__(self, resolution):
+            super().__init__(resolution)
+            self.spec = replace(self.spec, parameters=("speed",))
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("Half", r"its dt is 0\.5, not 1 \(2 of its steps\)"),
+        ("Speed", r"its parameters are \(speed\), not \(reynolds\)"),
+    ],
+)
+def test_a_reference_of_another_step_is_refused_before_it_runs(tmp_path: Path, name: str, says: str) -> None:
+    (tmp_path / "user.py").write_text(textwrap.dedent(LATE))
+    simulations = replace(WAKE, reference=Component(f"{tmp_path / 'user.py'}:{name}", {"resolution": 16}))
+    with pytest.raises(ConfigError, match=f"reference 'wake' must take the same step for the same parameters .*{says}"):
+        make(tmp_path / "out" / "wake.h5", simulations)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("settings", ["no JSON", "[1", h5py.Empty("S1"), 3, np.array(["a", "b"], dtype=h5py.string_dtype())])
+def test_a_file_with_settings_that_are_none_is_of_another_origin(tmp_path: Path, settings: object) -> None:
+    make(tmp_path / "wake.h5")
+    with h5py.File(tmp_path / "wake.h5", "a") as file:
+        file.attrs["settings"] = settings
+    with pytest.raises(DataError, match="was made with other settings"):
+        make(tmp_path / "wake.h5")
+
+
+def test_the_output_is_a_path_of_a_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="the output must be an HDF5 file"):
+        make(tmp_path / "a\0b.h5")
+    os.mkfifo(tmp_path / "pipe.h5")
+    with pytest.raises(DataError, match="that is a named pipe"):
+        make(tmp_path / "pipe.h5")
+
+
+@pytest.mark.parametrize("second", ["wake.h5", "./wake.h5", "wake.hdf5"])
+def test_outputs_that_share_a_file_or_a_card_are_refused_at_once(tmp_path: Path, second: str) -> None:
+    files = [DataFile(tmp_path / "wake.h5", REYNOLDS), DataFile(Path(f"{tmp_path}/{second}"), REYNOLDS)]
+    with pytest.raises(ConfigError, match="each output must have a name and a card of its own"):
+        GenerateSettings(WAKE, files)
+
+
+def test_a_note_beside_the_last_output_is_seen_before_the_first_is_made(tmp_path: Path) -> None:
+    (tmp_path / "test.md").write_text(NOTES)
+    files = [DataFile(tmp_path / "train.h5", REYNOLDS), DataFile(tmp_path / "test.h5", REYNOLDS)]
+    with pytest.raises(DataError, match=r"test\.md was not made by this program"):
+        make_data(GenerateSettings(WAKE, files, Workers("serial", 1)))
+    assert [path.name for path in tmp_path.iterdir()] == ["test.md"]

@@ -21,6 +21,7 @@ from deepzero_sim.components import Component
 from deepzero_sim.datasets import Trajectories, advance_frames, statements, trajectories
 from deepzero_sim.errors import ConfigError, DataError, DeepZeroError
 from deepzero_sim.experiment import compare, train
+from deepzero_sim.report import publish
 from deepzero_sim.served_run import models_of_run
 from deepzero_sim.settings import CheckSettings, CheckSolverSettings
 from deepzero_sim.solver import SolverSpec
@@ -225,7 +226,7 @@ WAYS: dict[str, Callable[[Path, Path], object]] = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", [pytest.param(way, marks=pytest.mark.slow if way == "check" else ()) for way in WAYS])
 def test_data_of_another_time_step_are_refused_wherever_they_meet_a_solver(tmp_path: Path, way: str) -> None:
     data = say(line_data(tmp_path / "wrong.h5"), "dt", 7.0)
     with pytest.raises(DataError, match=r"wrong\.h5 does not fit .*its dt is 7, not 0\.01"):
@@ -307,3 +308,19 @@ def test_numbers_too_large_for_the_solver_s_precision_are_refused(tmp_path: Path
     assert trajectories.load(tmp_path / "a.h5", spec).frames.max() > 1e299
     with pytest.raises(DataError, match="holds numbers too large for float32"):
         trajectories.load(tmp_path / "a.h5", Burgers(dtype="float32").spec)
+
+
+def test_a_report_says_where_the_data_come_from(tmp_path: Path) -> None:
+    run, data = trained(tmp_path, method="NON"), line_data(tmp_path / "test.h5")
+    made = {"simulations": {"reference": {"name": "fine", "args": {"cells": 64}}, "restrict": "user.py:restrict"}}
+    say(say(data, "settings", json.dumps(made)), "software", json.dumps({"numpy": "2"}))
+    comparison = compare({"NON": run}, data, 2)
+    assert comparison.data == {
+        "name": "burgers",
+        "dt": 0.01,
+        "reference": {"name": "fine", "args": {"cells": 64}},
+        "restrict": "user.py:restrict",
+        "software": {"numpy": "2"},
+    }
+    publish(tmp_path / "out", "Title", comparison, {})
+    assert "restrict: user.py:restrict" in (tmp_path / "out" / "report.md").read_text()
