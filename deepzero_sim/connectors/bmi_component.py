@@ -122,6 +122,7 @@ class RunningComponent:
     def __init__(self, make: Callable[[], Any], config: str) -> None:
         self.name = str(getattr(make, "__name__", make))
         self._left: tuple[float, dict[Variable, NDArray[Any]]] | None = None
+        self._filling: dict[str, bool] = {}
         try:
             self._component = make()
         except (Exception, SystemExit) as error:
@@ -205,7 +206,9 @@ class RunningComponent:
 
     def _fill(self, method: str, of: str | int, given: NDArray[Any]) -> Any:
         """Call a function that fills an array, as BMI 2 has it, or returns one, as BMI 1 has it."""
-        arguments = (of, given) if _takes(getattr(self._component, method, _missing), of, given) else (of,)
+        if method not in self._filling:
+            self._filling[method] = _takes(getattr(self._component, method, _missing), of, given)
+        arguments = (of, given) if self._filling[method] else (of,)
         return self.call(method, *arguments)
 
     def _require_size(self, variable: Variable) -> None:
