@@ -453,8 +453,9 @@ def test_settings_of_a_run_changed_by_hand(folder: Path, capsys: pytest.CaptureF
 
 def test_a_run_renamed_to_where_it_started_from(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train(settings(folder))
-    config = folder / "run" / "config.yaml"
-    config.write_text(yaml.safe_dump(read_settings(folder / "run") | {"start": "run"}))
+    train(replace(settings(folder, start=Path("run")), run=folder / "later"))
+    (folder / "run").rename("earlier")
+    (folder / "later").rename("run")
     assert_fails(capsys, "started from itself", "evaluate", "--run", "run", "--data", "line.h5", "--steps", 5)
 
 
