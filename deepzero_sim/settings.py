@@ -161,7 +161,7 @@ class ClassifySettings:
 
     Args:
         run: the run folder.
-        data: CIFAR-10's python archive, an archive or folder of images by class, an npz file of arrays, or cifar10 to fetch it.
+        data: CIFAR-10's python archive or its files, an archive or folder of images by class, an npz file, or cifar10.
         more_test_data: other data whose test images are classified too, at the end.
         cache: the folder where data are kept once they were read.
         md5: the checksum of a python archive.
