@@ -385,7 +385,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     try:
         settings = read_yaml(read_text(config, "the settings of a run"))
     except ConfigError as error:
-        raise RunError(f"{config} cannot be used: {error}") from error
+        raise RunError(f"{config} cannot be read as YAML: {error}") from error
     except yaml.YAMLError as error:
         raise RunError(f"{config} cannot be read as YAML: restore it or delete the folder.") from error
     if not isinstance(settings, dict):

@@ -21,6 +21,7 @@ from deepzero_sim.parallel import SerialExecutor
 from deepzero_sim.plain import plain
 from deepzero_sim.run_folder import load_checkpoint
 from deepzero_sim.settings import MethodName, TrainSettings
+from deepzero_sim.trainer import Progress
 
 #: Of the frames of `line_data` but the last, which are advanced once: 3 simulations, 12 frames.
 ALL_FRAMES = 3 * 11
@@ -256,10 +257,17 @@ def test_all_methods_run_on_the_wake(tmp_path: Path, wake: Path) -> None:
 @pytest.mark.slow
 @needs_phiflow
 def test_fo_sol_resumes(tmp_path: Path, wake: Path) -> None:
-    whole = wake_settings(tmp_path / "whole", wake, "FO-SOL", scheduler=None)
-    train(replace(whole, updates=2))
-    train(replace(whole, run=tmp_path / "halves", updates=1))
-    (tmp_path / "halves" / "config.yaml").write_text((tmp_path / "whole" / "config.yaml").read_text())
-    train(replace(whole, run=tmp_path / "halves"))
+    whole = wake_settings(tmp_path / "whole", wake, "FO-SOL", scheduler=None, checkpoint_every=1)
+    train(whole)
+    halves = replace(whole, run=tmp_path / "halves")
+
+    def stop(progress: Progress) -> None:
+        if progress.step == 2:  # after the checkpoint of the first update
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(halves, stop)
+    assert load_checkpoint(halves.run).state["progress"]["step"] == 1
+    train(halves)
     assert_same_tensors(tensors(tmp_path / "whole"), tensors(tmp_path / "halves"))
     assert load_checkpoint(tmp_path / "halves").state["progress"]["step"] == 2
