@@ -48,16 +48,15 @@ class Guard:
                 self._start()
         return f"{self._mark}{next(self._calls)};"
 
-    def started(self, group: int, mark: str) -> None:
-        """The process group of a mark has started."""
-        self._begins(f"+{_group(group, mark)}")
+    def started(self, group: int) -> None:
+        """A process group has started."""
+        self._begins(f"+{group}")
 
-    def ended(self, group: int, mark: str) -> None:
-        """Nothing is left of a process group, but for what left it. Its number may soon be another's: it is told at once."""
-        line = _group(group, mark)
+    def ended(self, group: int) -> None:
+        """Nothing is left of a process group. Its number may soon be another's: it is told at once."""
         with self._changing:
-            self._there.discard(f"+{line}")
-            self._tell(f"-{line}")
+            self._there.discard(f"+{group}")
+            self._tell(f"-{group}")
 
     def made(self, folder: Path) -> None:
         """A folder was made, which is to be removed."""
@@ -99,10 +98,6 @@ class Guard:
             os.close(silent)
         self._later = ""
         os.write(self._pipe, "".join(f"{line}\n" for line in self._there).encode())
-
-
-def _group(group: int, mark: str) -> str:
-    return f"{group} {mark.rpartition(':')[2].rstrip(';')}"
 
 
 def _path(folder: Path) -> str:

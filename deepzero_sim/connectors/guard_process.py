@@ -1,37 +1,31 @@
 """The process that clears up after programs when nobody else can. Run as a script; it waits on its input, which costs nothing.
 
-Lines say what is there: `+123 7` when the process group 123 of call 7 has started, `-123 7` when it is gone; `>` and `<` with a
+Lines say what is there: `+123` when the process group 123 has started, `-123` when it is gone; `>` and `<` with a
 path in hexadecimal digits when a folder was made and removed. The end of the input means that the Python process is gone,
 however it went. Then what is left of its groups is killed, with every process whose environment holds the mark given as the
-only argument, where there is /proc, and its folders are removed. Until then, processes that a call left behind, though its
-program ended well, are looked for now and then.
+only argument, where there is /proc, and its folders are removed.
 """
 
 # imports little: it starts with every process that runs programs
 from __future__ import annotations
 
 import os
-import select
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 #: Times that what is marked is looked for: a process that was starting another one may be found before it.
-LOOKS = 5
-
-#: Seconds between looks for what calls left behind.
-SWEEP = 5.0
+LOOKS = 20
 
 
 class Told:
-    """What was said: the groups that run, the folders that are there, and the calls that ended since the last sweep."""
+    """What was said: the groups that run, and the folders that are there."""
 
     def __init__(self) -> None:
         self.groups: set[int] = set()
         self.folders: set[bytes] = set()
-        self.ended: set[bytes] = set()
 
     def hear(self, line: bytes) -> None:
         """Take note of one line."""
@@ -41,9 +35,7 @@ class Told:
         elif sign == b"<":
             self.folders.discard(bytes.fromhex(words.decode()))
         else:
-            group, _, call = words.partition(b" ")
-            (self.groups.add if sign == b"+" else self.groups.discard)(int(group))
-            (self.ended.discard if sign == b"+" else self.ended.add)(call)
+            (self.groups.add if sign == b"+" else self.groups.discard)(int(words))
 
 
 def main(mark: bytes) -> None:
@@ -51,42 +43,43 @@ def main(mark: bytes) -> None:
         signal.signal(number, signal.SIG_IGN)  # it ends with its input, not before
     os.chdir("/")
     told = Told()
-    listen(told, mark)
+    listen(told)
     for group in told.groups:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(group, signal.SIGKILL)
-    kill_all(lambda process: has_mark(process, mark))
+    kill_all(lambda process: _has_mark(process, mark), LOOKS, processes)
     remove(told.folders)
 
 
-def listen(told: Told, mark: bytes) -> None:
-    """Hear all that is said, and sweep now and then."""
-    rest, swept = b"", time.monotonic()
-    while True:
-        pause = max(0.0, swept + SWEEP - time.monotonic()) if told.ended else None
-        if select.select([0], [], [], pause)[0]:
-            heard = os.read(0, 65536)
-            if not heard:
-                return
-            *lines, rest = (rest + heard).split(b"\n")
-            for line in lines:
-                told.hear(line)
-        if told.ended and time.monotonic() >= swept + SWEEP:
-            kill_all(lambda process: call_of(process, mark) in told.ended)
-            told.ended.clear()
-            swept = time.monotonic()
+def listen(told: Told) -> None:
+    """Hear all that is said."""
+    rest = b""
+    while heard := os.read(0, 65536):
+        *lines, rest = (rest + heard).split(b"\n")
+        for line in lines:
+            told.hear(line)
 
 
-def kill_all(are_meant: Callable[[int], bool], looks: int = LOOKS) -> None:
-    """Kill every process that is meant, looking for them so often at most."""
+def kill_all(are_meant: Callable[[int], bool], looks: int, candidates: Callable[[], Iterable[int]]) -> None:
+    """Kill every process that is meant, and what they start meanwhile.
+
+    Args:
+        are_meant: whether a process is.
+        looks: for them, at most.
+        candidates: the processes that are looked at, asked for until there is none that was not cleared before.
+    """
+    cleared: set[int] = set()
     for _ in range(looks):
-        found = [process for process in processes() if are_meant(process)]
+        fresh = set(candidates()) - cleared
+        if not fresh:
+            return
+        found = {process for process in fresh if are_meant(process)}
         for process in found:
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(process, signal.SIGKILL)
-        if not found:
-            return
-        time.sleep(0.01)
+        cleared |= fresh - found
+        if found:
+            time.sleep(0.01)
 
 
 def remove(folders: set[bytes]) -> None:
@@ -106,24 +99,21 @@ def processes() -> list[int]:
         return []
 
 
-def has_mark(process: int, mark: bytes) -> bool:
-    """Whether a process that lives has a mark in the environment that it was started with."""
-    return mark in environment(process)
-
-
-def call_of(process: int, mark: bytes) -> bytes | None:
-    """The call that a process belongs to; None if it has no such mark."""
-    _, marked, call = environment(process).partition(mark)
-    return call.partition(b";")[0] if marked else None
+def _has_mark(process: int, mark: bytes) -> bool:
+    try:
+        return mark in environment(process)
+    except OSError:
+        return False
 
 
 def environment(process: int) -> bytes:
-    """That a process was started with; nothing if it is gone, or another user's."""
-    try:
-        with open(f"/proc/{process}/environ", "rb") as file:  # noqa: PTH123 - pathlib is not imported
-            return file.read()
-    except OSError:
-        return b""
+    """That a process was started with; nothing of one that has ended, or is just becoming another program.
+
+    Raises:
+        OSError: it is gone, or another user's.
+    """
+    with open(f"/proc/{process}/environ", "rb") as file:  # noqa: PTH123 - pathlib is not imported
+        return file.read()
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Fortran namelists with values filled in.
 
 A base is a text in which only the values that settings name are replaced: all else reaches the program to the letter. When a
-solver is made, f90nml is the judge of that: it reads the base, and the base with other values in the places that were found, and the
-two may differ in the named entries alone. A deck is then put together from parts that no call ever changes.
+solver is made, f90nml is the judge of that: it reads the base, and the base with other values in the places that were found,
+and the two may differ in the named entries alone. A deck is then put together from parts that no call ever changes.
 """
 
 from __future__ import annotations
@@ -269,7 +269,7 @@ def _gather(value: Any, way: Way, found: dict[Way, object]) -> None:
     if isinstance(value, Mapping):
         for name, member in value.items():
             _gather(member if isinstance(member, Mapping | list) else [member], (*way, str(name)), found)
-        for name, first in value.start_index.items():
+        for name, first in getattr(value, "start_index", {}).items():
             found[(*way, str(name), _FIRST)] = tuple(first)
     elif isinstance(value, list):
         for place, item in enumerate(value):

@@ -8,18 +8,28 @@ import select
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from deepzero_sim.connectors.guard import guard
-from deepzero_sim.connectors.guard_process import has_mark, kill_all
+from deepzero_sim.connectors.guard_process import LOOKS, environment, kill_all, processes
 
 #: Seconds that a program has to end by itself when its time is over.
 GRACE = 0.5
 
-#: Times that what a program left is looked for: a process that was starting another one may be found before it.
-LOOKS = 20
+#: Seconds in which no system goes through all of its process numbers, so that what a program starts has higher ones than it.
+ORDERED = 1.0
+
+#: Numbers that are tried one by one, rather than all processes listed.
+FEW = 64
+
+#: Looks at a process whose environment is not there because it is just becoming another program; and seconds between them.
+STARTING, PAUSE = 10, 0.001
+
+#: The flag in /proc/PID/stat of threads of the system itself, which have no environment.
+SYSTEM_THREAD = 0x00200000
 
 
 @dataclass(frozen=True)
@@ -32,6 +42,7 @@ class Run:
         environment: of the program.
         output: descriptors of files for what it says on stdout and stderr.
         timeout: seconds it may take.
+        stdin: path of the file that it reads as its standard input; nothing if None.
     """
 
     command: Sequence[str]
@@ -39,6 +50,7 @@ class Run:
     environment: Mapping[bytes, bytes]
     output: tuple[int, int]
     timeout: float
+    stdin: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -81,43 +93,33 @@ class Programs:
             OSError: it cannot be started.
         """
         mark = guard.new_mark()
-        name, _, value = mark.encode().partition(b"=")
-        process = subprocess.Popen(  # noqa: S603 - no shell, and the user's own program
-            what.command,
-            cwd=what.folder,
-            env={**what.environment, name: value},
-            stdin=subprocess.DEVNULL,
-            stdout=what.output[0],
-            stderr=what.output[1],
-            start_new_session=True,
-        )
+        process, started = _start(what, mark), time.monotonic()
         in_time = False
         try:
-            self._register(process.pid, mark, stops)
+            self._register(process.pid, stops)
             in_time = _wait(process, what.timeout)
             if not in_time:
                 _kill_group(process.pid, signal.SIGTERM)
                 _wait(process, GRACE)
         finally:
-            self._end(process, mark, thoroughly=not in_time)
+            self._end(process, mark, ordered=time.monotonic() < started + ORDERED)
         return Ended(process.returncode, in_time)
 
-    def _register(self, process: int, mark: str, stops: int) -> None:
-        guard.started(process, mark)
+    def _register(self, process: int, stops: int) -> None:
+        guard.started(process)
         with self._changing:
             self._running[process] = os.getpid()
             if stops != self._stops:
                 _kill_group(process, signal.SIGKILL)
 
-    def _end(self, process: subprocess.Popen[bytes], mark: str, *, thoroughly: bool) -> None:
+    def _end(self, process: subprocess.Popen[bytes], mark: str, *, ordered: bool) -> None:
         """Kill what is left; the program is reaped last, so that its number stays its own until then."""
         with self._changing:
             self._running.pop(process.pid, None)
         _kill_group(process.pid, signal.SIGKILL)
-        if thoroughly or not _ended_well(process):
-            _kill_session(process.pid, mark)
+        _kill_left(process.pid, mark, ordered)
         process.wait()
-        guard.ended(process.pid, mark)
+        guard.ended(process.pid)
 
     def stop(self) -> None:
         """Kill all that run."""
@@ -129,6 +131,23 @@ class Programs:
 
     def __reduce__(self) -> tuple[type[Programs], tuple[()]]:
         return Programs, ()  # another process has programs of its own
+
+
+def _start(what: Run, mark: str) -> subprocess.Popen[bytes]:
+    name, _, value = mark.encode().partition(b"=")
+    descriptor = os.open(os.devnull if what.stdin is None else what.stdin, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return subprocess.Popen(  # noqa: S603 - no shell, and the user's own program
+            what.command,
+            cwd=what.folder,
+            env={**what.environment, name: value},
+            stdin=descriptor,
+            stdout=what.output[0],
+            stderr=what.output[1],
+            start_new_session=True,
+        )
+    finally:
+        os.close(descriptor)
 
 
 def _wait(process: subprocess.Popen[bytes], seconds: float) -> bool:
@@ -147,27 +166,54 @@ def _wait(process: subprocess.Popen[bytes], seconds: float) -> bool:
         os.close(descriptor)
 
 
-def _ended_well(process: subprocess.Popen[bytes]) -> bool:
-    if process.returncode is not None:
-        return process.returncode == 0
-    ended = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-    return ended is not None and ended.si_code == os.CLD_EXITED and ended.si_status == 0
-
-
 def _kill_group(group: int, number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):  # nothing but a process that is to be reaped is left
         os.killpg(group, number)
 
 
-def _kill_session(session: int, mark: str) -> None:
-    """Kill what left the group of its session, as OpenMPI's processes do, or even the session."""
-    kill_all(lambda process: _belongs(process, session, mark), LOOKS)
+def _kill_left(program: int, mark: str, ordered: bool) -> None:
+    """Kill what left the group of its program, as OpenMPI's processes do, or even the session.
+
+    Args:
+        program: the process, which is not reaped yet.
+        mark: in the environment of all that it started.
+        ordered: whether all that it started has higher numbers: then few processes need a look, or none.
+    """
+    kill_all(
+        lambda process: _belongs(process, program, mark.encode()),
+        LOOKS,
+        (lambda: _after(program)) if ordered else processes,
+    )
 
 
-def _belongs(process: int, session: int, mark: str) -> bool:
+def _after(program: int) -> list[int]:
+    """All processes that may have been started after one, few of which are there; all where the system does not tell."""
     try:
-        stat = Path(f"/proc/{process}/stat").read_bytes()
-    except OSError:
-        return False
-    state, _, _, of = stat.rpartition(b")")[2].split()[:4]  # the name before it may hold anything
-    return state not in b"ZX" and (int(of) == session or has_mark(process, mark.encode()))
+        last = int(Path("/proc/loadavg").read_bytes().split()[-1])
+    except (OSError, ValueError, IndexError):
+        return processes()
+    if program <= last <= program + FEW:
+        return [process for process in range(program + 1, last + 1) if process != os.getpid()]
+    found = processes()
+    return [process for process in found if process > program] if last > program else found
+
+
+def _belongs(process: int, session: int, mark: bytes) -> bool:
+    for _ in range(STARTING):
+        try:
+            stat = Path(f"/proc/{process}/stat").read_bytes()
+        except OSError:
+            return False
+        state, _, _, of, _, _, flags = stat.rpartition(b")")[2].split()[:7]  # the name before it may hold anything
+        if state in b"ZX" or int(flags) & SYSTEM_THREAD:
+            return False
+        if int(of) == session:
+            return True
+        try:
+            held = environment(process)
+        except OSError:
+            return False
+        if held:
+            return mark in held
+        time.sleep(PAUSE)
+    return False

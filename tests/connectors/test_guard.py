@@ -91,17 +91,6 @@ def test_a_worker_that_is_killed_with_its_parent_takes_them_along(faults: Path, 
 
 
 @pytest.mark.slow
-def test_what_a_program_that_ended_well_left_behind_is_ended_soon(faults: Path, mark: str, tmp_path: Path) -> None:
-    process = stepping(STEP + "input()", faults, "daemon", mark, tmp_path, stdin=subprocess.PIPE)
-    try:
-        assert wait_until(lambda: len(programs(mark)) == 4, 30)  # of two programs, each has left two
-        assert wait_until(lambda: not programs(mark), 15), running(mark)
-        assert process.poll() is None
-    finally:
-        process.communicate(b"\n", timeout=30)
-
-
-@pytest.mark.slow
 def test_the_guard_ends_with_its_process(faults: Path, mark: str, tmp_path: Path) -> None:
     code = STEP + "from deepzero_sim.connectors.guard import guard; print(guard.new_mark())"
     environment = {**os.environ, "TMPDIR": str(tmp_path)}

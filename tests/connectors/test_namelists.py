@@ -101,10 +101,14 @@ SERVED = {
     "a new entry": ("&g\n n = 1\n/\n", {"m": [1, NU]}, "&g\n n = 1\n  m = 1, 0.5\n/\n"),
     "a new entry in one line": ("&g n = 1 /\n", {"m": True}, "&g n = 1 \n  m = .true.\n/\n"),
     "a new member": ("&g\n b(2)%x = 1\n/\n", {"b": [{"y": 3}]}, "&g\n b(2)%x = 1\n  b(2)%y = 3\n/\n"),
-    "whole or not": ("&g nu = 1, n = 3, x = 1.0, y = 1, 2.5/", {"nu": NU, "n": 2.0, "x": 2, "y": [1, 2]}, "&g nu = 0.5, n = 2, x = 2.0, y = 1.0, 2.0/"),
+    "whole or not": (
+        "&g nu = 1, n = 3, x = 1.0, y = 1, 2.5/",
+        {"nu": NU, "n": 2.0, "x": 2, "y": [1, 2]},
+        "&g nu = 0.5, n = 2, x = 2.0, y = 1.0, 2.0/",
+    ),
     "text as YAML reads 1e-3": ("&g x = 1.0/", {"x": "1e-3"}, "&g x = 1e-3/"),
     "positions": ("&g t = 'DET', 'a', .true., 1.0/", {"t": [NU, "b", FLAG, NU]}, "&g t = '0.5', 'b', .false., 0.5/"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("base", "values", "expected"), SERVED.values(), ids=SERVED.keys())
@@ -171,21 +175,37 @@ def test_what_does_not_fit_its_entry_is_refused(here: Path, base: str | None, ow
 
 #: Bases, values, and words of the refusal.
 REFUSED = {
-    "positions": ("&m tracer(1) = 'DET', 'Detritus', .true.\n nu = 1.0 /", {"m": {"nu": 2.0}}, r"base\.nml: .*m%tracer\(1\) .*Detritus.*template"),
+    "positions": (
+        "&m tracer(1) = 'DET', 'Detritus', .true.\n nu = 1.0 /",
+        {"m": {"nu": 2.0}},
+        r"base\.nml: .*m%tracer\(1\) .*Detritus.*template",
+    ),
     "positions of a later one": ("&m nu = 1.0\n x(1:2) = 1, 2, 3\n/", {}, r"m%x\(1:2\) .*Value 3.*template"),
     "a member's positions": ("&m a%x(2) = 1, 2\n/", {}, r"m%a%x\(2\) .*template"),
     "two namelists' end": ("&INDATA\n a = 1\n/\n&END\n", {}, "none can be read .*End-of-file before end.*'&END'"),
     "no end": ("&g x = 1\n", {}, "none can be read .*End-of-file"),
     "no group": ("x = 1\n", {}, "none can be read .f90nml finds no group"),
     "elements at once": ("&g b(1:2)%x = 1, 2 /", {}, "none can be read .*AssertionError"),
-    "a longer list": ("&g x = 1, 2 /", {"g": {"x": [1, 2, 3]}}, "g%x is a list of 2 values in the base, not a list of 3 values"),
+    "a longer list": (
+        "&g x = 1, 2 /",
+        {"g": {"x": [1, 2, 3]}},
+        "g%x is a list of 2 values in the base, not a list of 3 values",
+    ),
     "a shorter list": ("&g x = 3*1 /", {"g": {"x": [1, 2]}}, "a list of 3 values in the base, not a list of 2"),
     "one value of a list": ("&g x = 1, 2 /", {"g": {"x": 1}}, "a list of 2 values in the base, not one value"),
     "a list of one value": ("&g x = 1 /", {"g": {"x": [1, 2]}}, "one value in the base, not a list of 2"),
     "no elements": ("&g x = 1, 2 /", {"g": {"x": []}}, "not a list of 0"),
     "no elements of a new one": ("&g /", {"g": {"x": []}}, "must be a value or a list of values"),
-    "more elements": ("&g b(1)%x=1 b(2)%x=2 /", {"g": {"b": [{"x": 1}]}}, "a list of 2 derived types in the base, not a list of 1"),
-    "an element alone": ("&g b(1)%x=1 b(2)%x=2 /", {"g": {"b": {"x": 1}}}, "a list of 2 derived types in the base, not a derived type"),
+    "more elements": (
+        "&g b(1)%x=1 b(2)%x=2 /",
+        {"g": {"b": [{"x": 1}]}},
+        "a list of 2 derived types in the base, not a list of 1",
+    ),
+    "an element alone": (
+        "&g b(1)%x=1 b(2)%x=2 /",
+        {"g": {"b": {"x": 1}}},
+        "a list of 2 derived types in the base, not a derived type",
+    ),
     "a value for a type": ("&g b%x=1 /", {"g": {"b": 1}}, "a derived type in the base, not one value"),
     "a type for a value": ("&g b=1 /", {"g": {"b": {"x": 1}}}, "one value in the base, not a derived type"),
     "types and values": ("&g b(1)%x=1 b(2)%x=2/", {"g": {"b": [{"x": 1}, 3]}}, "must be a list of derived types, each with"),
@@ -209,9 +229,13 @@ REFUSED = {
     "lines": ("&g x = 'a' /", {"g": {"x": "a\nb"}}, "g%x must be text of one line"),
     "half a character": ("&g x = 'a' /", {"g": {"x": "\ud800"}}, "must be text in UTF-8"),
     "an array": ("&g x = 1 /", {"g": {"x": np.ones(1)}}, "must be a number, text, true or false, or a list"),
-    "many entries": ("&g\n" + "".join(f"x{i}=1\n" for i in range(2001)) + "/", {}, "g of .*base.nml has more than 2000 entries"),
+    "many entries": (
+        "&g\n" + "".join(f"x{i}=1\n" for i in range(2001)) + "/",
+        {},
+        "g of .*base.nml has more than 2000 entries",
+    ),
     "too much": ("&g x = 1 /" + " " * 10**6, {}, "must be a text file, but it has more than 1000000 bytes"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("base", "values", "words"), REFUSED.values(), ids=REFUSED.keys())
@@ -226,7 +250,7 @@ def test_what_cannot_be_set_alone_is_refused_in_a_sentence(tmp_path: Path, base:
 
 REALS = st.sampled_from(["1.0", "-2.5e-3", "1d-300", "+.5", "3.", "0.1234567890123456789", "6.02214076E+23", "-1.5D+10"])
 WORDS = st.text(st.sampled_from("ab'\"!/&$=(),%* é#1"), max_size=8)
-QUOTED = st.one_of(WORDS.map(lambda word: "'" + word.replace("'", "''") + "'"), WORDS.map(lambda word: '"' + word.replace('"', '""') + '"'))  # fmt: skip
+QUOTED = st.builds(lambda quote, word: quote + word.replace(quote, 2 * quote) + quote, st.sampled_from("'\""), WORDS)
 LITERALS = {
     "integer": st.integers(-(10**6), 10**6).map(str),
     "real": REALS,
@@ -375,10 +399,10 @@ def hasty() -> Iterator[None]:
 
 
 def test_threads_do_not_mix_the_parameters_of_long_decks(tmp_path: Path, hasty: None) -> None:
-    """20 times 400 decks of 400 entries, and templates beside them."""
+    """20 times 100 decks of 400 entries."""
     deck = made(LONG, {"step": {"nu": NU, "a0": NU, "late": NU}}, tmp_path)
     first = filled(deck, 0.0)
-    nus = [float(nu) for nu in range(1, 401)]
+    nus = [float(nu) for nu in range(1, 101)]
     with ThreadPoolExecutor(8) as threads:
         for _ in range(20):
             for nu, text in zip(nus, threads.map(lambda nu: filled(deck, nu), nus), strict=True):
@@ -386,15 +410,15 @@ def test_threads_do_not_mix_the_parameters_of_long_decks(tmp_path: Path, hasty: 
     assert filled(deck, 0.0) == first
 
 
-@pytest.mark.parametrize("at_once", [1, 2, 5])
+@pytest.mark.parametrize("at_once", [1, 5])
 def test_no_state_gets_a_neighbours_parameter(here: Path, hasty: None, at_once: int) -> None:
     (here / "deck.nml").write_text(LONG)
     (here / "deck.j2").write_text("".join(f"{i} {{{{ params.nu + {i} }}}}\n" for i in range(100)) + NU)
     decks = {"deck.nml": {"file": "deck.nml", "values": {"step": {"nu": NU}}}}
     code = 'sed -n \'s/ *nu = //p\' deck.nml > v.txt; test "$(tail -n 1 deck)" = "$(cat v.txt)"\n'
     both = solver(decks, code, templates={"deck": "deck.j2"}, at_once=at_once)
-    nu = np.arange(1.0, 81.0)[:, None]
-    np.testing.assert_array_equal(both.step(np.zeros((80, 1, 1)), nu)[:, 0], nu)
+    nu = np.arange(1.0, 41.0)[:, None]
+    np.testing.assert_array_equal(both.step(np.zeros((40, 1, 1)), nu)[:, 0], nu)
 
 
 # Real Fortran ----------------------------------------------------------------------------------------------------------
@@ -448,7 +472,7 @@ FORTRAN_BASE = """! a case
 
 def said_by(program: Path, text: str, folder: Path) -> str:
     (folder / "deck.nml").write_text(text)
-    ended = subprocess.run([program], cwd=folder, capture_output=True, text=True, check=False, timeout=30)  # noqa: S603 - our own
+    ended = subprocess.run([program], cwd=folder, capture_output=True, text=True, check=False, timeout=30)
     assert ended.returncode == 0, ended.stderr
     return ended.stdout
 
@@ -458,7 +482,10 @@ def said_by(program: Path, text: str, folder: Path) -> str:
     [
         ({"fluid": {"nu": NU}}, [("nu = 1d-3", "nu = 0.5")]),
         ({"fluid": {"wall": [{}, {"x": 1e-300}]}}, [("(2)%x = 0.25", "(2)%x = 1e-300")]),
-        ({"fluid": {"wall": [{"n": [4, 5, 6]}, {"n": [7, 8, 9]}]}}, [("n = 1, 2, 3", "n = 4, 5, 6, fluid%wall(2)%n = 7, 8, 9")]),
+        (
+            {"fluid": {"wall": [{"n": [4, 5, 6]}, {"n": [7, 8, 9]}]}},
+            [("n = 1, 2, 3", "n = 4, 5, 6, fluid%wall(2)%n = 7, 8, 9")],
+        ),
         ({"fluid": {"name": "don't"}}, [("'it''s / water'", "'don''t'")]),
         ({"table": [[10, 20], [None, None], [NU, 0.1]]}, [("= 1, 2\n", "= 10, 20\n"), ("2*7.5", "0.5, 0.1")]),
         ({"series": [5, None, NU]}, [("1.0, , 3.0", "5.0, , 0.5")]),
@@ -466,7 +493,7 @@ def said_by(program: Path, text: str, folder: Path) -> str:
         ({"z": "(0.5, 1d-3)", "substeps": "{{ values.steps }}"}, [("(1.0, -2.0)", "(0.5, 1d-3)"), ("steps = 4", "steps = 16")]),
         ({"words": ['"', WORD]}, [("\"a, 'b'\", 'c!d'", "'\"', '007'")]),
     ],
-)  # fmt: skip
+)
 def test_a_program_of_gfortran_reads_what_is_meant(
     tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, values: Any, edits: list[tuple[str, str]]
 ) -> None:
