@@ -77,6 +77,8 @@ def sentences(check: SolverCheck) -> Iterator[str]:
         )
         yield from (f"left out {name}: {why}" for name, why in costs.left_out.items())
     yield from (f"left out {name}: {why}" for name, why in check.left_out.items())
+    if check.printed:
+        yield f"The solver printed {check.printed:,} bytes, which are not shown: run its step alone to see them."
     yield f"Solver {check.solver!r} {_judged(check)} ({check.seconds:.0f} s)."
 
 

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
 import textwrap
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +23,7 @@ from deepzero_sim.cli import main
 from deepzero_sim.contract_report import _duration
 
 USER = """
+    import ctypes, os, threading, time
     import numpy as np
     from problems import Burgers, LogisticSolver
 
@@ -31,6 +38,31 @@ USER = """
 
     class Rate(LogisticSolver):
         pass
+
+    class Dies(Burgers):
+        def step(self, states, params=None):
+            print("NaN in line 3", flush=True)
+            ctypes.string_at(0)
+
+    class DiesLater(Burgers):
+        def step(self, states, params=None):
+            if len(states) == 2:
+                time.sleep(1000)
+            return super().step(states, params)
+
+    class DiesAtOnce(Burgers):
+        def __init__(self):
+            os._exit(0)
+
+    inside = threading.Lock()
+
+    class NotForThreads(Burgers):
+        def step(self, states, params=None):
+            if not inside.acquire(blocking=False):
+                ctypes.string_at(0)
+            time.sleep(0.001)
+            inside.release()
+            return super().step(states, params)
 
     def initial(spec, params):
         waves = np.sin(np.linspace(0, 6, spec.state_shape[1]))
@@ -78,12 +110,66 @@ def test_a_solver_that_breaks_it_ends_with_1(folder: Path, capsys: pytest.Captur
     assert not json.loads((folder / "out" / "check.json").read_text())["holds"]
 
 
+def test_a_solver_that_ends_the_process_ends_with_1_and_all_verdicts(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, err = call(capsys, "user.py:NotForThreads", "--output", "out")
+    assert (status, err) == (1, "") and re.search(
+        r"threads +│ broken +│ the process was killed by SIGSEGV \(user.py, line 3", out
+    )
+    said = json.loads((folder / "out" / "check.json").read_text())
+    assert not said["holds"] and "SIGSEGV" in said["verdicts"]["threads"]["words"] and said["gradients"]
+    assert "| threads | broken | the process was killed by SIGSEGV" in (folder / "out" / "check.md").read_text()
+
+
+def test_a_solver_that_ends_the_process_at_its_first_step_ends_with_1(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, err = call(capsys, "user.py:Dies", "--output", "out")
+    said = " ".join(json.loads((folder / "out" / "check.json").read_text())["verdicts"]["first step"]["words"].split())
+    assert (status, err) == (1, "") and "breaks its contract: first step" in out
+    assert re.match(
+        r"the process was killed by SIGSEGV \(user.py, line \d+\), after it printed 'NaN in line 3' at the very", said
+    )
+
+
+def processes_of(session: int) -> list[int]:
+    """Processes that a session's leader started, wherever they are now."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        with suppress(OSError):
+            if folder.name.isdigit() and f"SESSION={session}\0".encode() in (folder / "environ").read_bytes():
+                found.append(int(folder.name))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_check_that_is_interrupted_shows_what_it_found_and_leaves_nothing_behind(folder: Path, number: int) -> None:
+    mark = int(time.time_ns())
+    command = [sys.executable, "-m", "deepzero_sim.cli", "check", "user.py:DiesLater"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "SESSION": str(mark), "COLUMNS": "200"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        end = time.monotonic() + 60
+        while len(processes_of(mark)) < 4 and time.monotonic() < end:  # itself, the one that forks, a child and its minder
+            time.sleep(0.1)
+        time.sleep(3)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=30)
+    end = time.monotonic() + 10
+    while processes_of(mark) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not processes_of(mark)
+    if number != signal.SIGKILL:
+        assert process.returncode == 2 and err.startswith("deepzero-sim: interrupted") and err.count("\n") == 1, err
+        assert re.search(r"deterministic +│ holds", out) and re.search(
+            r"batches +│ not tested +│ the check was interrupted", out
+        )
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
         (["user.py:Nobody"], "has no 'Nobody'"),
         (["nowhere.py:Name"], "there is no file nowhere.py"),
         (["user.py:Raises"], "raised ValueError: no such state: run its step alone"),
+        (["user.py:DiesAtOnce"], "ended with exit status 0 when the solver and its sample states were made"),
         (["user.py:Rate"], r"needs parameters of shape \(4, 1\) \(rate\), got None"),
         ([], "name one solver"),
         (["user.py:Rate", "--solver.name", "user.py:Rate"], "name one solver"),

@@ -47,7 +47,7 @@ def _together(trial: Trial, samples: tuple[Sample, Sample]) -> tuple[Array, Arra
 
 def largest_batch(trial: Trial) -> Finding:
     """As many states as the spec allows, or as the package sends where it says nothing."""
-    size = trial.spec.max_batch or TOGETHER
+    size = size_of_largest(trial)
     trial.require_time(size, 0.25)
     sample = trial.samples[0]
     states, params = _repeated(sample.state, size), None if sample.params is None else _repeated(sample.params, size)
@@ -59,6 +59,11 @@ def largest_batch(trial: Trial) -> Finding:
     if trial.spec.max_batch:
         return holds(f"{size} states in one call are advanced, as max_batch says.")
     return holds(f"{size} states in one call are advanced, as many as the package sends at most where max_batch says nothing.")
+
+
+def size_of_largest(trial: Trial) -> int:
+    """States in the largest call that the package makes."""
+    return trial.spec.max_batch or TOGETHER
 
 
 def _repeated(array: Array, count: int) -> Array:
@@ -83,13 +88,13 @@ def parameters(trial: Trial) -> Finding:
     if words:
         return told(" ".join(words))
     changes = f"{', '.join(names)} {'changes' if len(names) == 1 else 'change'} a step"
-    return holds(f"every state has its own; {changes}; without them it {_without(trial, sample)}.")
+    return holds(f"every state has its own; {changes}.")
 
 
-def _without(trial: Trial, sample: Sample) -> str:
-    """What a step does that is given no parameters; the package always gives them."""
+def without_parameters(trial: Trial) -> str:
+    """What a step does that is given no parameters, in words; the package always gives them."""
     try:
-        unguarded(trial.shielded, sample.state, None)
+        unguarded(trial.shielded, trial.samples[0].state, None)
     except SolverError:
         return "fails, as it should"
     return "takes others of its own"

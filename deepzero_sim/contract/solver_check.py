@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, final
 
+import cloudpickle
 from torch import nn
 
-from deepzero_sim.building import build_network
-from deepzero_sim.components import Component
-from deepzero_sim.contract import answers, batches, elsewhere, form
-from deepzero_sim.contract.first_of_all import require_an_end
-from deepzero_sim.contract.gradient_costs import GradientCosts, gradient_costs
-from deepzero_sim.contract.locality import measured_reach, stencil
-from deepzero_sim.contract.made_up import smooth_fields
-from deepzero_sim.contract.step_sizes import StepSizes, measure_step_sizes
-from deepzero_sim.contract.timing import BatchTime, measure_times, recommended_batch
-from deepzero_sim.contract.trial import SAMPLES, FirstStep, Trial
-from deepzero_sim.contract.verdict import Finding, NotTestedError, Verdict
-from deepzero_sim.contract.worker_process import WorkerProcess
-from deepzero_sim.errors import ConfigError, DeepZeroError
-from deepzero_sim.models.corrector import CORRECTORS
-from deepzero_sim.parallel import single_threaded
+from deepzero_sim.contract.child_process import ChildEndedError, ChildProcess
+from deepzero_sim.contract.examination import At, Done, Failed, examine
+from deepzero_sim.contract.gradient_costs import GradientCosts
+from deepzero_sim.contract.minder import Task
+from deepzero_sim.contract.parts import ALWAYS, EXTREMES, PARTS, leave_out, note_end
+from deepzero_sim.contract.record import Comparison, Record
+from deepzero_sim.contract.step_sizes import StepSizes
+from deepzero_sim.contract.subject import Subject, Training, subject_of
+from deepzero_sim.contract.timing import BatchTime, recommended_batch
+from deepzero_sim.contract.verdict import Finding, Verdict
+from deepzero_sim.contract.worker_process import answered_here, worker
+from deepzero_sim.contract.zygote import Unsendable, warm_up, zygote
+from deepzero_sim.errors import ConfigError, SolverCrashError
 from deepzero_sim.solver import Solver, SolverSpec
 from deepzero_sim.types import Array, is_number, is_whole
 
-_T = TypeVar("_T")
+#: Seconds that a part is waited for, at least: what is called for the first time may have to be compiled.
+WAIT = 60.0
+
+#: Seconds that a solver may take to be made, and what is done then, which is no part of the check.
+WAIT_MADE, _MADE = 600.0, "made"
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +47,7 @@ class SolverCheck:
         gradients: what they will cost; None if that was left out.
         left_out: of these three, and why.
         seconds: that the check took.
+        printed: bytes that the solver printed, which are not shown.
     """
 
     solver: str
@@ -53,6 +58,7 @@ class SolverCheck:
     gradients: GradientCosts | None
     left_out: dict[str, str]
     seconds: float
+    printed: int = 0
 
     @property
     def holds(self) -> bool:
@@ -80,45 +86,16 @@ class SolverCheck:
         }
 
 
-class _Line(NamedTuple):
-    """A line of the contract, the lines that say nothing of it while they are broken, and whether it is about answers."""
+class CheckInterruptedError(KeyboardInterrupt):
+    """A check was interrupted.
 
-    find: Callable[[Trial], Finding]
-    after: tuple[str, ...] = ()
-    of_answers: bool = True
+    Args:
+        found: what it had found by then.
+    """
 
-
-#: Lines that the first step tells.
-_OF_FORM: Mapping[str, Callable[[Trial, FirstStep], Finding]] = {
-    "shape": form.shape,
-    "dtype": form.dtype,
-    "input unchanged": form.input_unchanged,
-}
-
-_SAME = ("deterministic", "no hidden state")
-_ALIKE = (*_SAME, "batches")
-
-#: Those that answers to a few states tell, in the order in which they are looked at.
-_OF_ANSWERS: Mapping[str, _Line] = {
-    "failures raised": _Line(answers.finite, of_answers=False),
-    "sample states": _Line(answers.advanced),
-    "padding": _Line(answers.padding),
-    "deterministic": _Line(answers.deterministic),
-    "no hidden state": _Line(answers.no_hidden_state, _SAME[:1]),
-    "batches": _Line(batches.batch, _SAME),
-    "largest batch": _Line(batches.largest_batch),
-    "parameters": _Line(batches.parameters, _ALIKE),
-}
-
-#: Those that may take longer.
-_ELSEWHERE: Mapping[str, _Line] = {
-    "spec": _Line(form.described),
-    "threads": _Line(elsewhere.threads, _SAME),
-    "worker process": _Line(elsewhere.worker, _SAME),
-}
-
-#: The one that may take longest: the solver may hang.
-_LAST: Mapping[str, _Line] = {"extreme states": _Line(elsewhere.extremes, ("worker process",))}
+    def __init__(self, found: SolverCheck) -> None:
+        super().__init__("the check was interrupted")
+        self.found = found
 
 
 def check_solver(
@@ -131,50 +108,50 @@ def check_solver(
     batch_size: int = 2,
     network: nn.Module | None = None,
     seed: int = 0,
-    elsewhere_first: bool = False,
 ) -> SolverCheck:
     """Hold a solver to its contract on sample states, line by line, and measure what training through it will take.
+
+    The solver is asked in a process of its own, which it may crash or block: that is a verdict, and the check goes on. A solver
+    that cannot be pickled is asked in a fork of this process.
 
     Args:
         solver: any; it need not keep the contract.
         states: `(B, C, *N)`, of which up to 64 are looked at, as many as there is time for, spread over all; None for smooth
             random fields of unit size, which are made up.
         params: `(B, K)` or None.
-        seconds: that the check may take, about: what does not fit is left out, and says so. A single step, and the start of a
-            worker process, are waited for.
+        seconds: that the check may take, about: what does not fit is left out, and says so. The start of a process, and a
+            single step, are waited for: a step for a minute at least.
         unroll: solver steps of a rollout, for the cost of a gradient.
         batch_size: rollouts of a gradient, likewise.
         network: the corrector, likewise; None for `small`.
         seed: of all that is drawn.
-        elsewhere_first: whether the very first step is asked for in a worker process, where nothing is lost by one that hangs
-            or ends Python.
 
     Raises:
         ConfigError: an argument that cannot be used.
-        SolverError: the solver cannot be run: it takes no such states, or fails on the very first one.
+        SolverError: the solver cannot be run: it takes no such states, or raises an error on the very first one.
+        CheckInterruptedError: Ctrl-C; it has what was found before.
     """
     _require_usable(solver, seconds, unroll, batch_size)
-    started = time.perf_counter()
-    given = states if states is not None else smooth_fields(solver.spec, SAMPLES if params is None else len(params), seed)
-    with single_threaded(), WorkerProcess(solver) as process:
-        if elsewhere_first:
-            require_an_end(process, given, params, seconds)
-        found = _Found(Trial(solver, given, params, seconds, process))
-        found.begin()
-        found.lines(_OF_ANSWERS)
-        sizes = found.measured("step sizes", lambda: measure_step_sizes(found.trial, seed), _ALIKE)
-        times = found.measured("times", lambda: measure_times(found.trial)) or []
-        reach = found.reach()
-        found.lines(_ELSEWHERE)
+    subject = subject_of(solver, states, params, Training(network, int(unroll), int(batch_size), seed))
+    return Inquiry(functools.partial(_same, subject), seconds, solver).run()
 
-        def costs() -> GradientCosts:
-            return gradient_costs(solver, network or _small(solver.spec, seed), int(unroll), int(batch_size), reach, times)
 
-        gradients = found.measured("gradients", costs)
-        found.lines(_LAST)
-    verdicts = tuple(Verdict(line, finding.outcome, finding.words) for line, finding in found.findings.items())
-    took = time.perf_counter() - started
-    return SolverCheck(solver.spec.name, states is None, verdicts, sizes, tuple(times), gradients, found.left_out, took)
+def _same(subject: Subject) -> Subject:
+    return subject
+
+
+def check_made_solver(make: Callable[[], Subject], seconds: float) -> SolverCheck:
+    """Check a solver that is made in the process that it is asked in: nothing of it is ever called here.
+
+    Args:
+        make: the solver and its sample states; can be pickled.
+        seconds: as of `check_solver`.
+
+    Raises:
+        DeepZeroError: what making it raises, or its first step.
+        CheckInterruptedError: Ctrl-C.
+    """
+    return Inquiry(make, seconds).run()
 
 
 def _require_usable(solver: Solver, seconds: float, unroll: int, batch_size: int) -> None:
@@ -189,75 +166,126 @@ def _require_usable(solver: Solver, seconds: float, unroll: int, batch_size: int
             raise ConfigError(f"{name} must be a positive whole number, not {value!r}.")
 
 
-def _small(spec: SolverSpec, seed: int) -> nn.Module:
-    return build_network(Component("small"), CORRECTORS, spec, seed)
+@final
+class Inquiry:
+    """Has a solver examined in child processes, one after another, until all is known.
 
+    Args:
+        make: the solver and its sample states.
+        seconds: that it may take.
+        solver: the same as it is here, if it is.
+    """
 
-class _Found:
-    """What is found of a solver on trial, line by line, and what was left out, and why."""
+    def __init__(self, make: Callable[[], Subject], seconds: float, solver: Solver | None = None) -> None:
+        self._make, self._solver = make, solver
+        self._record = Record(seconds, WAIT)
+        self._printed = 0
+        self._in_fork = False
+        zygote.start()
+        self._started = time.perf_counter()
 
-    def __init__(self, trial: Trial) -> None:
-        self.trial = trial
-        self.findings: dict[str, Finding] = {}
-        self.left_out: dict[str, str] = {}
-
-    def begin(self) -> None:
-        """Take the first steps, and look at what they tell.
+    def run(self) -> SolverCheck:
+        """Find out everything.
 
         Raises:
-            SolverError: the solver cannot be run.
+            DeepZeroError: the solver cannot be made, or run.
+            CheckInterruptedError: Ctrl-C.
         """
-        first = self.trial.first_step()
-        for name, of_form in _OF_FORM.items():
-            self.findings[name] = of_form(self.trial, first)
-        if self._formed:
-            self.findings["result's memory"] = form.memory(self.trial, first)
-            self.trial.survey()
-
-    def lines(self, lines: Mapping[str, _Line]) -> None:
-        """Look at some lines."""
-        for name, line in lines.items():
-            self.findings[name] = self._finding(line)
-
-    def reach(self) -> int | None:
-        """How far a step carries information, where that can be found, and the line of the stencil."""
-        found = self.measured("stencil", lambda: measured_reach(self.trial), _ALIKE)
-        reason = self.left_out.pop("stencil", "")
-        self.findings["stencil"] = Finding("not tested", reason) if found is None else stencil(self.trial, found)
-        return found
-
-    def measured(self, name: str, measure: Callable[[], _T], after: tuple[str, ...] = ()) -> _T | None:
-        """A measurement; None if it is left out."""
         try:
-            self._require_answers(after)
-            return measure()
-        except (NotTestedError, DeepZeroError) as reason:
-            self.left_out[name] = str(reason)
-            return None
+            while not PARTS.keys() <= self._record.done:
+                self._examine()
+            self._compare()
+        except KeyboardInterrupt as error:
+            self._leave_out_rest("the check was interrupted.")
+            raise CheckInterruptedError(self._found()) from error
+        return self._found()
+
+    def _examine(self) -> None:
+        """Ask one child, for as long as it lives."""
+        with ChildProcess(self._task()) as child:
+            at = At(_MADE, WAIT_MADE, self._record)
+            try:
+                while isinstance(message := child.receive(at.seconds), At):
+                    at, self._record = message, message.record
+                self._hear(message)
+            except ChildEndedError as ended:
+                self._note_end(at.part, str(ended))
+            finally:
+                self._printed += child.printed
+
+    def _task(self) -> bytes | Task:
+        """What the next child is to do; as it is where that cannot be pickled, to be done in a fork of this process."""
+        task = functools.partial(examine, self._make, self._record)
+        if not self._in_fork:
+            try:
+                return bytes(cloudpickle.dumps(task))
+            except Exception:
+                self._in_fork = True
+        warm_up()
+        return task
+
+    def _hear(self, message: Done | Failed | Unsendable) -> None:
+        """Take the last message of a child."""
+        if isinstance(message, Done):
+            self._record = message.record
+        elif self._may_fork:  # the solver may depend on what is set in this process
+            self._in_fork = True
+        elif isinstance(message, Failed):
+            raise message.error
+        else:
+            raise ConfigError(
+                f"the solver cannot be sent to a process to be checked in ({message.why}): import all that it needs."
+            )
 
     @property
-    def _formed(self) -> bool:
-        return all(self.findings[name].outcome == "holds" for name in ("shape", "dtype"))
+    def _may_fork(self) -> bool:
+        """Whether a solver that is here, but came to nothing elsewhere, can still be asked in a fork of this process."""
+        return self._solver is not None and not self._in_fork
 
-    def _finding(self, line: _Line) -> Finding:
-        try:
-            self._require_answers(line.after, line.of_answers)
-            return line.find(self.trial)
-        except NotTestedError as reason:
-            return Finding("not tested", str(reason))
-        except DeepZeroError as error:
-            return Finding("broken", f"states that were advanced before were not: {error}")
+    def _note_end(self, part: str, how: str) -> None:
+        """Take note that a child ended while it looked at a part."""
+        record = self._record
+        if part == _MADE:
+            if not self._may_fork:
+                raise SolverCrashError(
+                    f"{how} when the solver and its sample states were made: make them alone to find out why."
+                )
+            self._in_fork = True
+        elif part in ALWAYS and part in record.done:
+            self._leave_out_rest(f"{how} when it was asked again in another process.")
+        else:
+            note_end(record, PARTS[part], how)
+            record.surveyed = record.surveyed or 0
+            if part == ALWAYS[0]:
+                self._leave_out_rest(f"'{part}' is broken: mend that first.")
 
-    def _require_answers(self, after: tuple[str, ...], of_answers: bool = True) -> None:
-        """Go on only if there are answers that say something, where they are needed.
+    def _leave_out_rest(self, why: str) -> None:
+        for name, part in PARTS.items():
+            if name not in self._record.done:
+                leave_out(self._record, part, why)
 
-        Raises:
-            NotTestedError: there are none.
-        """
-        if not self._formed:
-            raise NotTestedError("shape or dtype is broken: mend that first.")
-        for name in after:
-            if self.findings[name].outcome == "broken":
-                raise NotTestedError(f"'{name}' is broken: mend that first.")
-        if of_answers and not self.trial.samples:
-            raise NotTestedError("no sample state was advanced to finite numbers.")
+    def _compare(self) -> None:
+        """Have a worker process answer what this one does."""
+        comparison = self._record.comparison
+        if comparison is not None:
+            self._record.findings["worker process"] = self._compared(comparison)
+
+    def _compared(self, comparison: Comparison) -> Finding:
+        if self._solver is not None and not self._in_fork:
+            comparison = answered_here(self._solver, comparison)
+        return worker(comparison, max(WAIT, self._record.seconds_left))
+
+    def _found(self) -> SolverCheck:
+        record = self._record
+        lines = sorted(record.findings.items(), key=lambda item: item[0] == EXTREMES)  # the others as they were found
+        return SolverCheck(
+            record.solver,
+            record.made_up,
+            tuple(Verdict(line, finding.outcome, finding.words) for line, finding in lines),
+            record.step_sizes,
+            record.times,
+            record.gradients,
+            record.left_out,
+            time.perf_counter() - self._started,
+            self._printed,
+        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,15 +37,16 @@ class BatchTime:
         return self.batch / self.seconds
 
 
-def measure_times(trial: Trial) -> list[BatchTime]:
+def measure_times(trial: Trial, most: int) -> Iterator[BatchTime]:
     """Time calls with 1, 2, 4, ... states, as far as spec and time allow; none if there is no time for one.
 
     Args:
         trial: after its survey.
+        most: states in a call that the solver is known to take.
     """
     sample, batch = trial.samples[0], 1
     found: list[BatchTime] = []
-    most = min(trial.spec.max_batch or MOST_STATES, MOST_STATES, max(1, MOST_BYTES // sample.state.nbytes))
+    most = min(most, trial.spec.max_batch or MOST_STATES, MOST_STATES, max(1, MOST_BYTES // sample.state.nbytes))
     while batch <= most and (not found or trial.affordable(0.5) * trial.second_a_step > LEAST_CALLS * 2 * found[-1].seconds):
         states = np.repeat(sample.state, batch, axis=0)
         params = None if sample.params is None else np.repeat(sample.params, batch, axis=0)
@@ -54,8 +55,8 @@ def measure_times(trial: Trial) -> list[BatchTime]:
         except SolverError:  # another line says it
             break
         found.append(BatchTime(batch, statistics.median(calls)))
+        yield found[-1]
         batch *= 2
-    return found
 
 
 def _calls(trial: Trial, states: np.ndarray, params: np.ndarray | None) -> list[float]:

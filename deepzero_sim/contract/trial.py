@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import final
 
 import numpy as np
 
 from deepzero_sim.contract.verdict import NotTestedError
-from deepzero_sim.contract.worker_process import WorkerProcess
 from deepzero_sim.errors import SolverCrashError, SolverError, StatesFailedError
-from deepzero_sim.solver import Solver, check_states, checked_step, require_states
+from deepzero_sim.solver import Solver, check_states, checked_step
 from deepzero_sim.types import Array
 
 #: Sample states that are asked about, and that are advanced at most, in so much of the time.
@@ -60,16 +59,26 @@ class FirstStep:
     given: tuple[Array, Array | None]
 
 
+def chosen(count: int) -> list[int]:
+    """Places of the sample states that are looked at, spread over all that there are, a few of them first.
+
+    Args:
+        count: of states, one or more.
+    """
+    few, many = (np.linspace(0, count - 1, size, dtype=int).tolist() for size in (SAMPLES, MOST))
+    return list(dict.fromkeys([*few, *many]))
+
+
 @final
 class Trial:
     """A solver on trial.
 
     Args:
         solver: any.
-        states: `(S, C, *N)`, one or more.
+        states: `(S, C, *N)`, one or more, in the order in which they are looked at.
         params: `(S, K)` or None.
+        places: of the states among all sample states.
         seconds: that all of it may take, about.
-        process: where the solver is asked in another process.
 
     Attributes:
         samples: states that the solver advances, with their answers; after :meth:`survey` two at least, if that can be.
@@ -77,23 +86,16 @@ class Trial:
         raised: failures that the solver raised, by the sample state's place.
         returned: failures that it returned as numbers, likewise.
         second_a_step: seconds that a step takes, about.
-
-    Raises:
-        SolverError: they are none of the solver's states.
     """
 
-    def __init__(self, solver: Solver, states: Array, params: Array | None, seconds: float, process: WorkerProcess) -> None:
-        require_states(solver.spec, states, params)
-        few, many = (np.linspace(0, len(states) - 1, count, dtype=int).tolist() for count in (SAMPLES, MOST))
+    def __init__(self, solver: Solver, states: Array, params: Array | None, places: Sequence[int], seconds: float) -> None:
         self.solver, self.spec, self.shielded = solver, solver.spec, Shielded(solver)
-        self._states, self._params = states, params
-        self._places = list(dict.fromkeys([*few, *many]))  # however many there is time for, they are spread over all
+        self._states, self._params, self._places = states, params, places
         self.samples: list[Sample] = []
         self.looked_at = 0
         self.raised: dict[int, SolverError] = {}
         self.returned: dict[int, SolverError] = {}
         self.second_a_step = 0.0
-        self.process = process
         self._end = time.monotonic() + seconds
 
     def first_step(self) -> FirstStep:
@@ -109,21 +111,28 @@ class Trial:
         self.second_a_step = time.perf_counter() - started  # the first one may have built what later ones use
         return FirstStep(answer, again, (given, row))
 
-    def row(self, place: int) -> tuple[Array, Array | None]:
+    def row(self, number: int) -> tuple[Array, Array | None]:
         """Copies of a sample state and its parameters, `(1, C, *N)` and `(1, K)` or None."""
-        part = slice(place, place + 1)
+        part = slice(number, number + 1)
         return self._states[part].copy(), None if self._params is None else self._params[part].copy()
 
-    def survey(self) -> None:
-        """Advance sample states alone, as many as there is time for; a single one is joined by the state that follows it."""
+    def survey(self, at_most: int | None, ended: Callable[[], None]) -> None:
+        """Advance sample states alone, as many as there is time for; a single one is joined by the state that follows it.
+
+        Args:
+            at_most: how many steps, if that is limited.
+            ended: is called when a step has ended.
+        """
         least = (1 - SHARE) * self.seconds_left
-        for place in self._places:
+        for row, place in enumerate(self._places[:at_most]):
             if self.looked_at >= SAMPLES and self.seconds_left < least:
                 break
+            self._advance(place, *self.row(row))
             self.looked_at += 1
-            self._advance(place, *self.row(place))
-        if len(self.samples) == 1:
-            self._advance(len(self._states), self.samples[0].answer, self.samples[0].params)
+            ended()
+        if len(self.samples) == 1 and (at_most is None or at_most > self.looked_at):
+            self._advance(max(self._places) + 1, self.samples[0].answer, self.samples[0].params)
+            ended()
 
     def _advance(self, place: int, state: Array, params: Array | None) -> None:
         try:
@@ -170,6 +179,17 @@ class Trial:
             raise NotTestedError(
                 f"left out for time: it takes {steps} steps of {self.second_a_step:.2g} s, more than {share:.0%} of the "
                 f"{self.seconds_left:.0f} s left; give more seconds."
+            )
+
+    def require_seconds(self, seconds: float) -> None:
+        """Go on only if there is so much time left.
+
+        Raises:
+            NotTestedError: there is not.
+        """
+        if self.seconds_left < seconds:
+            raise NotTestedError(
+                f"left out for time: it may take {seconds:.0f} s, and {self.seconds_left:.0f} s are left; give more seconds."
             )
 
     def require_deterministic(self) -> None:

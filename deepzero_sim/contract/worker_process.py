@@ -1,79 +1,83 @@
-"""A worker process that a solver is sent to, which may hang or die of what it is asked."""
+"""The line of the contract about worker processes: sent to one, a solver answers the same."""
 
 from __future__ import annotations
 
-import warnings
-from concurrent.futures import Executor, wait
-from contextlib import ExitStack
-from types import TracebackType
-from typing import final
+import functools
+import os
+from contextlib import suppress
+from dataclasses import replace
+from multiprocessing.connection import Connection
 
 import cloudpickle
-import numpy as np
 
-from deepzero_sim.errors import SolverTimeoutError, WorkerLostError
-from deepzero_sim.parallel import open_executor, outcome, pickling_for_workers, submitted
-from deepzero_sim.solver import Solver
-from deepzero_sim.types import Array
+from deepzero_sim.contract.answers import likeness
+from deepzero_sim.contract.child_process import ChildEndedError, ChildProcess
+from deepzero_sim.contract.minder import send
+from deepzero_sim.contract.record import Comparison
+from deepzero_sim.contract.trial import Shielded, unguarded
+from deepzero_sim.contract.verdict import Finding, broken, holds
+from deepzero_sim.errors import DeepZeroError
+from deepzero_sim.parallel import ONE_THREAD, single_threaded
+from deepzero_sim.solver import Solver, check_states, checked_step
 
 
-@final
-class WorkerProcess:
-    """One process at a time, started when it is first asked and again when it was lost; it ends with the context.
+def worker(comparison: Comparison, seconds: float) -> Finding:
+    """Send a solver to a worker process, and compare the answers.
 
     Args:
-        solver: any.
+        comparison: the solver, and what it answers here.
+        seconds: to wait.
     """
-
-    def __init__(self, solver: Solver) -> None:
-        self.solver = solver
-        self._open = ExitStack()
-        self._executor: Executor | None = None
-
-    def __enter__(self) -> WorkerProcess:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._close()
-
-    def _close(self) -> None:
-        self._executor = None
-        self._open.close()
-
-    def step(self, states: Array, params: Array | None, seconds: float) -> Array:
-        """Whatever the solver returns there.
-
-        Args:
-            states: `(B, C, *N)`.
-            params: `(B, K)` or None.
-            seconds: to wait.
-
-        Raises:
-            ConfigError: the solver cannot be pickled.
-            SolverTimeoutError: it gave no answer.
-            WorkerLostError: the process died.
-            Exception: what the solver raised.
-        """
-        with pickling_for_workers(f"solver {self.solver.spec.name!r}"):
-            pickled = cloudpickle.dumps(self.solver)
-        if self._executor is None:
-            self._executor = self._open.enter_context(open_executor("process", 1))
-        future = submitted(self._executor, _step, (pickled, states, params))
-        if not wait([future], seconds).done:
-            self._close()
-            name = self.solver.spec.name
-            raise SolverTimeoutError(f"solver {name!r} gave no answer for {seconds:.0f} s in a worker process.")
-        answer = outcome(future)
-        if isinstance(answer, WorkerLostError):
-            self._close()
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+    with ChildProcess(cloudpickle.dumps(functools.partial(_answer, comparison))) as child:
+        try:
+            found: Finding = child.receive(seconds)
+        except ChildEndedError as ended:
+            return broken(f"{ended} when a worker process was sent the solver: open in the step what cannot be sent.")
+    return found
 
 
-def _step(task: tuple[bytes, Array, Array | None]) -> Array:
-    pickled, states, params = task
-    solver: Solver = cloudpickle.loads(pickled)
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")  # of overflow, at states that are meant to be extreme
-        return solver.step(states, params)
+def answered_here(solver: Solver, comparison: Comparison) -> Comparison:
+    """The same with the answer that the solver gives as it is in this process, if a fork of it can tell.
+
+    Args:
+        solver: as it is here.
+        comparison: with the answer of a process that was sent the solver.
+    """
+    sample = comparison.sample
+
+    def answer(channel: Connection) -> None:
+        with single_threaded():
+            send(channel, checked_step(Shielded(solver), sample.state, sample.params))
+
+    with ChildProcess(answer) as child, suppress(ChildEndedError):  # as one must that uses a graphics card, or threads
+        return replace(comparison, sample=replace(sample, answer=child.receive(comparison.patience)))
+    return comparison
+
+
+def _answer(comparison: Comparison, channel: Connection) -> None:
+    os.environ.update(ONE_THREAD)
+    try:
+        solver: Solver = cloudpickle.loads(comparison.pickled)
+    except BaseException as error:  # whatever code of the user's raises
+        send(channel, broken(f"a worker process cannot unpickle it, which raised {type(error).__name__}: {error}."))
+        return
+    send(channel, _compared(solver, comparison))
+
+
+def _compared(solver: Solver, comparison: Comparison) -> Finding:
+    sample = comparison.sample
+    try:
+        with single_threaded():
+            found = unguarded(solver, sample.state.copy(), None if sample.params is None else sample.params.copy())
+        check_states(solver.spec, found, "it", "mend that", batch=1)  # type: ignore[arg-type]
+    except DeepZeroError as error:
+        return broken(f"a worker process cannot advance a state that this one can: {error}")
+    if not solver.spec.deterministic:
+        return holds("a worker process advances states.")
+    alike = likeness(found, sample.answer)  # type: ignore[arg-type]
+    if alike.apart:
+        return broken(
+            f"answers of a worker process and of this one are {alike.words}: what the solver depends on beside its arguments "
+            "(global settings, its environment, threads) must travel with it."
+        )
+    return holds("a worker process gives the same, bit for bit.")
