@@ -149,7 +149,7 @@ class Ledger:
 def _portion(line: str) -> tuple[Portion, str] | None:
     """A line of the file and its checksum, or None where a kill cut it off, or a power cut left something else."""
     try:
-        *portion, checksum = json.loads(line) if line.endswith("\n") else [None]
-        return Portion(*portion), checksum
-    except (ValueError, TypeError, RecursionError):
+        content: list[Any] = json.loads(line) if line.endswith("\n") else []
+        return Portion(*content[:-1]), str(content[-1])
+    except (ValueError, TypeError, LookupError, RecursionError):
         return None
