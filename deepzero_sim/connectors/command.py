@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+from deepzero_sim.connectors.paths import is_spelt
 from deepzero_sim.connectors.templates import PLACEHOLDER, Text, Values
 from deepzero_sim.errors import ConfigError
 
@@ -29,7 +30,7 @@ class Command:
             raise ConfigError(
                 f"command must be a list of a program and its arguments, such as [./solver, in.npy], not {command!r}."
             )
-        if not all(isinstance(word, str | int | float | Path) and "\0" not in str(word) for word in command):
+        if not all(isinstance(word, str | int | float | Path) and is_spelt(str(word)) for word in command):
             raise ConfigError(f"command must be a list of words and numbers, not {list(command)!r}.")
         self._words = [_found(str(command[0])), *(_word(str(word)) for word in command[1:])]
         self._environment = {os.fsencode(name): os.fsencode(value) for name, value in _variables(environment).items()}
@@ -46,6 +47,23 @@ class Command:
         """Of the program; in bytes, as it is handed over."""
         return {**os.environb, **self._environment}
 
+    def need_files(self, there: Collection[str]) -> None:
+        """Refuse arguments that name files of the current folder, which the program, in its own folder, does not find.
+
+        Args:
+            there: files of the working folder, before the program starts or after it ended.
+
+        Raises:
+            ConfigError: an argument is such a file.
+        """
+        for word in self._words[1:]:
+            if isinstance(word, str) and _is_here(word) and str(PurePosixPath(word)) not in there:
+                raise ConfigError(
+                    f"{word} in command is a file of the current folder, but the program starts in a folder of its own: name "
+                    f"it in external_input_files, or by its absolute path, {Path(word).absolute()}; where the program writes "
+                    "it, name it in external_output_files."
+                )
+
     @property
     def has_placeholders(self) -> bool:
         """Whether arguments differ from call to call."""
@@ -59,6 +77,13 @@ class Command:
 
 def _word(word: str) -> str | Text:
     return Text(word, f"the argument {word!r} of command") if PLACEHOLDER in word else word
+
+
+def _is_here(word: str) -> bool:
+    try:
+        return not Path(word).is_absolute() and Path(word).is_file()
+    except OSError:  # no path: too long
+        return False
 
 
 def _found(program: str) -> str:
@@ -78,7 +103,7 @@ def _variables(environment: Any) -> dict[str, str]:
         and name
         and "=" not in name
         and isinstance(value, str | int | float)
-        and "\0" not in f"{name}{value}"
+        and is_spelt(f"{name}{value}")
         for name, value in environment.items()
     )
     if not fit:

@@ -36,6 +36,7 @@ from deepzero_sim.errors import (
     WorkingFolderError,
 )
 from deepzero_sim.solver import Solver, SolverSpec
+from deepzero_sim.spelling import did_you_mean
 from deepzero_sim.types import Array, is_number, is_whole
 
 #: Files that are open for one run: two that it writes to, what tells its end, and a few for a moment. And all others.
@@ -65,6 +66,7 @@ class ExecutableSolver(Solver):
         external_output_files: more files that the program must leave.
         templates: jinja2 templates by the paths that they are filled in to. They see `params`, `spec`, `dt`, `state`, `values`.
         namelists: Fortran namelists by the paths that they are written to: `file`, the base, and `values` by group and name.
+        stdin: path of a file in the folder that the program reads as its standard input: one of the above; nothing if None.
         values: numbers and words of your own by their names, which templates, namelists and arguments see as `values.name`: one
             template then serves a coarse solver and a fine one.
         timeout: seconds that one run may take.
@@ -92,6 +94,7 @@ class ExecutableSolver(Solver):
         external_output_files: Sequence[str] = (),
         templates: Mapping[str, str | Path] = {},
         namelists: Mapping[str, Mapping[str, Any]] = {},
+        stdin: str | None = None,
         values: Mapping[str, Plain] = {},
         timeout: float = 300.0,
         allowed_return_codes: Sequence[int] = (0,),
@@ -115,14 +118,13 @@ class ExecutableSolver(Solver):
             try_out(render, self.spec, self._values, batched)
         if not (self._inputs or self._decks or self._command.has_placeholders):
             raise ConfigError("inputs must name a file that the state is written to, or a template must write it, not nothing.")
-        self._folders = WorkingFolders(
-            self.spec.name,
-            placed(external_input_files, "external_input_files"),
-            placed(external_input_links, "external_input_links"),
-            [file.path for file in (*self._inputs, *self._decks)],
-            keep,
-            kept_folder,
-        )
+        copies = placed(external_input_files, "external_input_files")
+        links = placed(external_input_links, "external_input_links")
+        written = [file.path for file in (*self._inputs, *self._decks)]
+        self._folders = WorkingFolders(self.spec.name, copies, links, written, keep, kept_folder)
+        there = [*written, *(place.path for place in (*copies, *links))]
+        self._stdin = None if stdin is None else _one_of(stdin, there)
+        self._command.need_files({*there, *self._left, *(file.path for file in self._outputs)})
         self._timeout = _seconds(timeout)
         self._allowed = _statuses(allowed_return_codes)
         self._batched = batched
@@ -159,7 +161,8 @@ class ExecutableSolver(Solver):
         contents += [(deck.path, deck.render(values).encode()) for deck in self._decks]
         with self._folder(words) as (folder, said):
             self._fill(folder, contents)
-            self._run(Run(words, folder, self._command.environment(), said.descriptors, self._timeout), stops)
+            stdin = None if self._stdin is None else folder / self._stdin
+            self._run(Run(words, folder, self._command.environment(), said.descriptors, self._timeout, stdin), stops)
             return self._read(folder, states)
 
     @contextmanager
@@ -239,6 +242,16 @@ def _paths(listed: Sequence[str], what: str) -> tuple[str, ...]:
     if isinstance(listed, str | bytes) or not isinstance(listed, Sequence):
         raise ConfigError(f"{what} must be a list of paths, not {listed!r}.")
     return tuple(inside(path, what) for path in listed)
+
+
+def _one_of(stdin: object, there: Sequence[str]) -> str:
+    path = inside(stdin, "stdin")  # type: ignore[arg-type]
+    if path not in there:
+        raise ConfigError(
+            f"stdin must be a file that is put into the working folder: {', '.join(there) or 'there is none'}, not {path!r}"
+            f"{did_you_mean(path, there)}; name others in external_input_files."
+        )
+    return path
 
 
 def _need_posix() -> None:

@@ -7,6 +7,7 @@ import signal
 from dataclasses import dataclass
 from pathlib import Path
 
+from deepzero_sim.connectors.last_words import telling_lines
 from deepzero_sim.connectors.processes import Ended
 from deepzero_sim.connectors.working_folder import STDERR, STDOUT
 from deepzero_sim.errors import (
@@ -18,11 +19,8 @@ from deepzero_sim.errors import (
     WorkingFolderError,
 )
 
-#: Bytes and lines of what a program said last that go into a message.
-LAST_BYTES, LAST_LINES = 2000, 3
-
-#: Characters of one such line.
-LINE = 160
+#: Bytes of what a program said last that are looked through for its telling lines.
+LAST_BYTES = 2**16
 
 #: What to do.
 REMEDIES: dict[FailureKind | None, str] = {
@@ -62,14 +60,15 @@ class Said:
             os.close(descriptor)
 
     def last(self) -> str:
-        """The last lines on stderr, or on stdout if there are none, in quotes; empty if there is nothing."""
-        for descriptor in reversed(self.descriptors):
-            size = os.fstat(descriptor).st_size
-            text = os.pread(descriptor, LAST_BYTES, max(0, size - LAST_BYTES)).decode(errors="replace")
-            lines = [" ".join(line.split())[:LINE] for line in text.splitlines() if line.strip()]
-            if lines:
-                return repr(" / ".join(lines[-LAST_LINES:]))
-        return ""
+        """The telling ones of the last lines on stderr, or else on stdout, in quotes; empty if there is nothing."""
+        stdout, stderr = map(_end_of, self.descriptors)
+        lines = telling_lines(stderr, stdout)
+        return repr(" / ".join(lines)) if lines else ""
+
+
+def _end_of(descriptor: int) -> str:
+    size = os.fstat(descriptor).st_size
+    return os.pread(descriptor, LAST_BYTES, max(0, size - LAST_BYTES)).decode(errors="replace")
 
 
 def _created(path: Path) -> int:

@@ -19,12 +19,20 @@ def inside(path: str | os.PathLike[str], what: str) -> str:
     Raises:
         ConfigError: it is absolute, leads out by `..`, or names the folder itself.
     """
-    if not isinstance(path, str | os.PathLike) or not str(path) or "\0" in str(path):
+    if not isinstance(path, str | os.PathLike) or not str(path) or not is_spelt(str(path)):
         raise ConfigError(f"{what} must have a path in the working folder, not {path!r}.")
     plain = PurePosixPath(path)
     if plain.is_absolute() or ".." in plain.parts or not plain.parts:
         raise ConfigError(f"{what} must be a relative path inside of the working folder, without '..', not {str(path)!r}.")
     return str(plain)
+
+
+def is_spelt(text: str) -> bool:
+    """Whether the system can take a text as a path, an argument or the value of a variable."""
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
 
 
 def read_file(path: str | os.PathLike[str], most: int) -> bytes:
@@ -40,10 +48,11 @@ def read_file(path: str | os.PathLike[str], most: int) -> bytes:
         ValueError: no file can have such a path.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        raise OSError(f"it is no plain file, but {kind_of_file(mode)}")
     with os.fdopen(descriptor, "rb") as file:
-        mode = os.fstat(descriptor).st_mode
-        if not stat.S_ISREG(mode):
-            raise OSError(f"it is no plain file, but {kind_of_file(mode)}")
         content = file.read(most + 1)  # the size of some files is not told
     if len(content) > most:
         raise OverflowError(f"it has more than {most} bytes")

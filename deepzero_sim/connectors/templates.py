@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from deepzero_sim.connectors.paths import inside, read_file
+from deepzero_sim.connectors.paths import inside, is_spelt, read_file
 from deepzero_sim.errors import ConfigError, MissingExtraError
 from deepzero_sim.solver import SolverSpec
 from deepzero_sim.types import Array
@@ -82,9 +82,12 @@ class Text:
         try:
             _, names = _compiled(self.text)
         except jinja2.TemplateSyntaxError as error:
-            raise ConfigError(f"{self.where} must be a jinja2 template: line {error.lineno}: {error.message}.") from error
+            message = str(error.message).rstrip(".")
+            raise ConfigError(f"{self.where} must be a jinja2 template: line {error.lineno}: {message}.") from error
         except (SyntaxError, RecursionError, MemoryError) as error:  # Python's own, of what jinja2 made of it
             raise ConfigError(f"{self.where} cannot be compiled ({error}): nest less in it.") from error
+        except Exception as error:  # numbers of thousands of digits, and whatever else jinja2 leaves to Python
+            raise ConfigError(f"{self.where} cannot be compiled ({_described(error)}): mend it.") from error
         if unknown := sorted(names - set(NAMES)):
             raise ConfigError(f"{self.where} names {', '.join(unknown)}, but there are only {', '.join(NAMES)}.")
 
@@ -96,9 +99,15 @@ class Text:
         """
         template, names = _compiled(self.text)
         try:
-            return str(_environment().filled_in(template, {name: values.named(name) for name in names}))
+            text = str(_environment().filled_in(template, {name: values.named(name) for name in names}))
+            text.encode()  # halves of characters have no form in a file
         except Exception as error:  # whatever an expression makes of its values
-            raise ConfigError(f"{self.where} cannot be filled in ({type(error).__name__}: {error}): mend it.") from error
+            raise ConfigError(f"{self.where} cannot be filled in ({_described(error)}): mend it.") from error
+        return text
+
+
+def _described(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 class Values:
@@ -211,4 +220,5 @@ def text_of(source: str | Path, where: str, most: int) -> str:
     except OverflowError as error:
         raise ConfigError(f"{where}: {source} must be a text file, but {error}: hand arrays over by inputs.") from error
     except (OSError, ValueError, TypeError) as error:  # no text in UTF-8, a path with a zero byte
-        raise ConfigError(f"{where}: {source} must be a text file ({error}): paths start at the current folder.") from error
+        shown = source if is_spelt(str(source)) else ascii(source)
+        raise ConfigError(f"{where}: {shown} must be a text file ({error}): paths start at the current folder.") from error

@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import re
 import shutil
 import stat
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias, TypeGuard, get_args
 
 from deepzero_sim.connectors.formats import Content
 from deepzero_sim.connectors.guard import guard
-from deepzero_sim.connectors.paths import inside
+from deepzero_sim.connectors.paths import inside, is_spelt, kind_of_file
 from deepzero_sim.errors import ConfigError
 
 Keep: TypeAlias = Literal["failures", "never", "always"]
 
 #: Folders of one solver that are kept: thousands of failures must not fill a disk.
 MOST_KEPT = 20
+
+#: Files of the user's in a working folder.
+MOST_FILES = 10_000
 
 #: What is written into a folder beside the program's own files.
 STDOUT, STDERR, CALL = "stdout.log", "stderr.log", "call.txt"
@@ -59,18 +63,38 @@ def placed(settings: ExternalFiles, what: str) -> tuple[Placed, ...]:
     named = settings if isinstance(settings, Mapping) else {Path(source).absolute().name: source for source in settings}
     if len(named) < len(settings):
         raise ConfigError(f"{what} must have different names in the working folder: give paths by their names there.")
-    found: list[Placed] = []
-    for path, source in named.items():
-        found += _files(inside(path, what), Path(source).absolute(), what)
+    found = [place for path, source in named.items() for place in _files(inside(path, what), Path(source).absolute(), what)]
+    if len(found) > MOST_FILES:
+        raise ConfigError(
+            f"{what} must not be more than {MOST_FILES} files, not {', '.join(map(str, sources))}: name those needed."
+        )
     return tuple(found)
 
 
-def _files(path: str, source: Path, what: str) -> list[Placed]:
-    if source.is_dir():
-        return [placed for entry in sorted(source.iterdir()) for placed in _files(f"{path}/{entry.name}", entry, what)]
-    if not source.is_file():
-        raise ConfigError(f"{what}: there is no file or folder {source}: check the path, it starts at the current folder.")
-    return [Placed(path, source)]
+def _files(path: str, source: Path, what: str, above: tuple[Path, ...] = ()) -> Iterator[Placed]:
+    """The file, or all files of the folder, up to one more than there may be."""
+    if not source.is_dir():
+        if not source.exists():
+            raise ConfigError(f"{what}: there is no file or folder {source}: check the path, it starts at the current folder.")
+        if not source.is_file():
+            raise ConfigError(f"{what}: {source} must be a plain file or a folder, not {kind_of_file(source.stat().st_mode)}.")
+        yield Placed(path, source)
+        return
+    within = (*above, source.resolve())
+    if within[-1] in above:
+        raise ConfigError(f"{what}: {source} must be a file or a folder, not a link to a folder that it lies in: take it out.")
+    inner = (place for entry in sorted(source.iterdir()) for place in _files(f"{path}/{entry.name}", entry, what, within))
+    yield from itertools.islice(inner, MOST_FILES + 1)
+
+
+def _need_space(copies: Sequence[Placed]) -> None:
+    needed = sum(place.source.stat().st_size for place in copies)
+    folder = tempfile.gettempdir()
+    if needed and needed > (free := shutil.disk_usage(folder).free):
+        raise ConfigError(
+            f"external_input_files hold {needed} bytes, but {folder}, where they are copied to for every run, has {free} free: "
+            "name large files in external_input_links, or set the environment variable TMPDIR to another folder."
+        )
 
 
 class WorkingFolders:
@@ -85,7 +109,7 @@ class WorkingFolders:
         kept_folder: where they are kept.
 
     Raises:
-        ConfigError: two files have the same path, or `keep` is none of these.
+        ConfigError: two files have the same path, the copies are larger than the disk, or `keep` is none of these.
     """
 
     def __init__(
@@ -103,6 +127,7 @@ class WorkingFolders:
         self._prefix = f"{re.sub(r'[^A-Za-z0-9._-]', '_', name).lstrip('.')}-"
         paths = [*(place.path for place in (*copies, *links)), *written]
         _need_apart(paths)
+        _need_space(copies)
         self._folders = sorted({str(parent) for path in paths for parent in Path(path).parents} - {"."})
 
     def make(self) -> Path:
@@ -112,7 +137,7 @@ class WorkingFolders:
             ConfigError: an external file is no longer there.
             OSError: there is no space, or no permission.
         """
-        if gone := [place.source for place in (*self._copies, *self._links) if not place.source.exists()]:
+        if gone := [place.source for place in (*self._copies, *self._links) if not place.source.is_file()]:
             raise ConfigError(f"the external file {gone[0]} is no longer there: put it back.")
         folder = Path(os.path.realpath(tempfile.mkdtemp(prefix=f"deepzero-sim-{self._prefix}")))
         guard.made(folder)
@@ -176,7 +201,7 @@ class WorkingFolders:
 
 
 def _is_path(path: object) -> TypeGuard[str | Path]:
-    return isinstance(path, str | Path) and "\0" not in str(path)
+    return isinstance(path, str | Path) and is_spelt(str(path))
 
 
 def _kept_folder(path: object) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import resource
 import sys
@@ -124,6 +125,33 @@ FINE = {"spec": SPEC, "command": ["true"], "inputs": [{"path": "u.npy"}], "outpu
         ({"spec": {**SPEC, "state_shape": [2, 3.0]}}, "state_shape must be"),
         ({"spec": {**SPEC, "deterministic": "no"}}, "deterministic must be true or false"),
         ({"spec": {**SPEC, "max_batch": 1.5}}, "max_batch must be a positive number"),
+        ({"stdin": "deck"}, "stdin must be a file that is put into the working folder: u.npy, not 'deck'; name others in"),
+        ({"stdin": "u.npx"}, r"not 'u.npx' .did you mean 'u.npy'\?."),
+        ({"stdin": "v.npy"}, "stdin must be a file that is put into the working folder"),
+        ({"stdin": "../text"}, "stdin must be a relative path"),
+        ({"stdin": True}, "stdin must have a path"),
+        (
+            {"command": ["true", "text"]},
+            r"text in command is a file of the current folder, .*external_input_files.*/text; where",
+        ),
+        ({"command": ["true", "-n", 2, "./other/text"]}, "./other/text in command is a file of the current folder"),
+        ({"external_input_files": ["pipe"]}, "pipe must be a plain file or a folder, not a named pipe"),
+        ({"external_input_links": {"zero": "/dev/zero"}}, "zero must be a plain file or a folder, not a device"),
+        ({"external_input_files": ["ring"]}, "not a link to a folder that it lies in: take it out"),
+        ({"external_input_files": ["sparse"]}, "hold 10000000000000 bytes, but .*external_input_links"),
+        ({"templates": {"deck": "pipe"}}, "must be a text file .it is no plain file, but a named pipe"),
+        ({"templates": {"deck": "/dev/zero"}}, "must be a text file .it is no plain file, but a device"),
+        ({"templates": {"deck": "other"}}, "must be a text file .it is no plain file, but a folder"),
+        ({"templates": {"deck": "sparse"}}, "must be a text file, but it has more than 10000000 bytes: hand arrays over"),
+        ({"namelists": {"deck": {"file": "pipe"}}}, "must be a text file .it is no plain file, but a named pipe"),
+        ({"namelists": {"deck": {"file": "/dev/zero"}}}, "must be a text file .it is no plain file, but a device"),
+        ({"templates": {"deck": "digits.j2"}}, "digits.j2 cannot be compiled .ValueError: Exceeds the limit"),
+        ({"templates": {"deck": "chance.j2"}}, "line 1: No filter named 'random'"),
+        ({"command": ["true", "\ud800"]}, "must be a list of words and numbers"),
+        ({"inputs": [{"path": "\ud800"}]}, "inputs must have a path"),
+        ({"environment": {"A": "\ud800"}}, "environment must be"),
+        ({"kept_folder": "\ud800"}, "kept_folder must be the path of a folder"),
+        ({"templates": {"deck": "\ud800"}}, "must be a text file"),
     ],
 )
 def test_settings_that_are_not_usable_are_refused_at_once(
@@ -135,6 +163,13 @@ def test_settings_that_are_not_usable_are_refused_at_once(
     for name in ("text", "other/text"):
         (tmp_path / name).write_text("text")
     (tmp_path / "fine.nml").write_text("&a\n/\n")
+    (tmp_path / "ring").mkdir()
+    (tmp_path / "ring" / "up").symlink_to(".")
+    os.mkfifo(tmp_path / "pipe")
+    with (tmp_path / "sparse").open("wb") as sparse:
+        sparse.truncate(10**13)
+    (tmp_path / "digits.j2").write_text(f"{{{{ {'1' * 5000} }}}}\n")
+    (tmp_path / "chance.j2").write_text("{{ [1, 2]|random }}\n")
     (tmp_path / "broken.j2").write_text("fine\n{{ params.\n")
     (tmp_path / "unknown.j2").write_text("{{ params.mu }}\n")
     (tmp_path / "unsafe.j2").write_text("{{ params.__class__.__mro__ }}\n")
@@ -142,6 +177,59 @@ def test_settings_that_are_not_usable_are_refused_at_once(
     with pytest.raises(dz.ConfigError, match=words) as refused:
         dz.ExecutableSolver(**{**FINE, **settings})
     assert str(refused.value).endswith(".") and re.match(r"[\w.'{/]", str(refused.value))
+
+
+def test_arguments_that_are_files_of_the_folder_are_fine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that the program finds, or writes, or that are named from the root, though they lie in the current folder too."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("u.npy", "v.npy", "deck", "table", "log", "here"):
+        (tmp_path / name).write_text("text")
+    words = ["true", "u.npy", "./v.npy", "deck", "case/table", "log", str(tmp_path / "here"), "7"]
+    more = {"templates": {"deck": "deck"}, "external_input_files": {"case/table": "table"}, "external_output_files": ["log"]}
+    (tmp_path / "case").mkdir()
+    (tmp_path / "case" / "table").write_text("text")
+    dz.ExecutableSolver(**{**FINE, **more, "command": words})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{{ 1 / 0 }}",
+        "{{ '\\ud800' }}",
+        "{{ params() }}",
+        "{{ '{x}'.format(1) }}",
+        "{{ 1e999|int }}",
+        "{% include 'a' %}",
+        "{{ range('a') }}",
+        "{{ [1]|map('x')|list }}",
+        "{% for a, b in [1] %}{% endfor %}",
+        "{{ state + 1 }}",
+        "{{ cycler() }}",
+    ],
+)
+@pytest.mark.parametrize("place", ["template", "argument", "namelist"])
+def test_whatever_a_template_raises_is_one_of_our_errors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, place: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "deck.j2").write_text(text)
+    (tmp_path / "fine.nml").write_text("&a x = 'text' /")
+    settings: dict[str, Any] = {
+        "template": {"templates": {"deck": "deck.j2"}},
+        "argument": {"command": ["true", text + "{{ '' }}"]},
+        "namelist": {"namelists": {"deck": {"file": "fine.nml", "values": {"a": {"x": text + "{{ '' }}"}}}}},
+    }[place]
+    with pytest.raises(dz.ConfigError, match=r"cannot be filled in \(\w+: [^\n]*\): mend it\.$"):
+        dz.ExecutableSolver(**{**FINE, **settings}).step(np.ones((1, 2, 3, 4), np.float32), np.ones((1, 2), np.float32))
+
+
+def test_a_file_that_became_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    (table := tmp_path / "table").write_text("1")
+    solver = dz.ExecutableSolver(**{**FINE, "external_input_files": [table]})  # type: ignore[arg-type]
+    table.unlink()
+    os.mkfifo(table)
+    with pytest.raises(dz.ConfigError, match="table is no longer there"):
+        solver.step(np.ones((1, 2, 3, 4), np.float32), np.ones((1, 2), np.float32))
 
 
 def test_what_cannot_be_started_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
