@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import platform
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, as_completed
@@ -110,6 +111,7 @@ def generate(
         _remove(parts)  # a call may have been killed before it came to that
         return False
     require_free(path)
+    _require_memory(simulations, len(params), source.spec)
     _require_same_step(_solver(json.dumps(asdict(simulations.reference))).spec, source.spec)
     parts.mkdir(parents=True, exist_ok=True)
     policy = FailurePolicy(on_failure)
@@ -163,6 +165,17 @@ def _is_list(path: Path) -> bool:
     except (ValueError, RecursionError):
         return False
     return bool(lines) and all(isinstance(line, dict) and line.keys() == {*Incident._fields} for line in lines)
+
+
+def _require_memory(simulations: Simulations, count: int, spec: SolverSpec) -> None:
+    """Say it before hours are spent: all frames are put together in memory."""
+    frames = count * (simulations.steps - simulations.discard + 1)
+    needed = frames * math.prod(spec.state_shape) * np.dtype(spec.dtype).itemsize
+    if needed > hdf5_objects.memory():
+        raise ConfigError(
+            f"{frames:,} frames of {spec.state_shape} would take {needed / 2**30:,.0f} GiB, more than this machine's memory of "
+            f"{hdf5_objects.memory() / 2**30:,.0f} GiB: simulate fewer steps, discard more, or write several files."
+        )
 
 
 def _require_same_step(reference: SolverSpec, source: SolverSpec) -> None:

@@ -421,3 +421,18 @@ def test_the_command_line_ends_with_a_sentence_whatever_is_named(
         assert main([*command.split(), str(tmp_path / name)]) == 2
         said = capsys.readouterr().err
         assert said.startswith("deepzero-sim: expected a ") and said.count("\n") == 1
+
+
+def test_no_damage_passes_for_data(tmp_path: Path) -> None:
+    path, generator = saved(tmp_path / "a.h5"), np.random.default_rng(0)
+    whole, frames, refused = path.read_bytes(), trajectories.load(path, SPEC).frames, 0
+    for _ in range(200):
+        content = bytearray(whole)
+        for place in generator.integers(len(content), size=generator.integers(1, 5)):
+            content[place] ^= 1 << int(generator.integers(8))
+        path.write_bytes(content)
+        try:
+            assert np.array_equal(trajectories.load(path, SPEC).frames, frames)  # what was hit is of no use to anybody
+        except DataError:
+            refused += 1
+    assert refused > 100

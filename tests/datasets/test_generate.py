@@ -455,3 +455,9 @@ def test_a_note_beside_the_last_output_is_seen_before_the_first_is_made(tmp_path
     with pytest.raises(DataError, match=r"test\.md was not made by this program"):
         make_data(GenerateSettings(WAKE, files, Workers("serial", 1)))
     assert [path.name for path in tmp_path.iterdir()] == ["test.md"]
+
+
+def test_more_frames_than_fit_into_memory_are_foreseen(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"2,000,000,000,002 frames of \(2, 17, 9\) would take [\d,]+ GiB, more than"):
+        make(tmp_path / "wake.h5", replace(WAKE, steps=10**12, discard=0))
+    assert not list(tmp_path.iterdir())
