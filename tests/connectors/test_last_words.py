@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +86,102 @@ SAID = {
         "",
         "ERROR: LoadError: DomainError with -1.0:",
     ),
+    "MPICH's abort, and the reason on stdout": (
+        "Abort(7) on node 0 (rank 0 in comm 0): application called MPI_Abort(MPI_COMM_WORLD, 7) - process 0\n",
+        "the depth is negative in cell 12\n",
+        "the depth is negative in cell 12",
+    ),
+    "MPICH's own error": (
+        "Abort(470354446) on node 0 (rank 0 in comm 0): Fatal error in internal_Recv: Invalid rank, error stack:\n"
+        "internal_Recv(127): MPI_Recv(buf=0x1, count=1) failed\ninternal_Recv(80).: Invalid rank has value 7\n",
+        "",
+        "internal_Recv(80).: Invalid rank has value 7",
+    ),
+    "Hydra's banner": (
+        "forrtl: severe (24): end-of-file during read, unit 5, file stdin\n\n" + 83 * "=" + "\n"
+        "=   BAD TERMINATION OF ONE OF YOUR APPLICATION PROCESSES\n=   PID 4183 RUNNING AT node1\n=   EXIT CODE: 24\n"
+        "=   CLEANING UP REMAINING PROCESSES\n=   YOU CAN IGNORE THE BELOW CLEANUP MESSAGES\n" + 83 * "=" + "\n",
+        "",
+        "forrtl: severe (24): end-of-file during read, unit 5, file stdin",
+    ),
+    "a program that is not there under Open MPI": (
+        RULE + "mpirun was unable to launch the specified application as it could not access\nor execute an executable:\n\n"
+        "Executable: ./solver\nNode: vm\n\nwhile attempting to start process rank 0.\n"
+        + RULE
+        + "2 total processes failed to start\n",
+        "",
+        "mpirun was unable to launch the specified application as it could not access",
+    ),
+    "Slurm": (
+        "the pressure is negative\nsrun: error: n1: task 0: Exited with exit code 2\n"
+        "slurmstepd: error: *** STEP 1.0 ON n1 CANCELLED AT 2026 ***\n",
+        "",
+        "the pressure is negative",
+    ),
+    "a stop, and the reason on stdout": (
+        "Note: The following floating-point exceptions are signalling: IEEE_DIVIDE_BY_ZERO\nSTOP 3\n",
+        " step 5\n negative depth in cell 4\n",
+        "negative depth in cell 4",
+    ),
+    "Python under Open MPI": (
+        'Traceback (most recent call last):\n  File "a.py", line 3, in <module>\n    f()\n    ^^^\n'
+        + "ValueError: no mesh\n"
+        + RULE
+        + "Primary job  terminated normally, but 1 process returned\n"
+        "a non-zero exit code. Per user-direction, the job has been aborted.\n" + RULE,
+        "",
+        "ValueError: no mesh",
+    ),
+    "Octave": ("error: 'x' undefined\nerror: called from\n    solve at line 3 column 5\n", "", "error: 'x' undefined"),
+    "MATLAB": (
+        "Error using sqrt\nNot enough input arguments.\n\nError in solve (line 3)\n    x = sqrt;\n",
+        "",
+        "Not enough input arguments.",
+    ),
+    "R": (
+        "Error in solve(a) : \n  system is exactly singular\nCalls: main -> solve\nExecution halted\n",
+        "",
+        "system is exactly singular",
+    ),
+    "Java": (
+        'Exception in thread "main" java.lang.IllegalStateException: no mesh\n' + "\tat a.B.c(B.java:12)\n" * 30,
+        "",
+        'Exception in thread "main" java.lang.IllegalStateException: no mesh',
+    ),
+    "Rust": (
+        "thread 'main' panicked at src/main.rs:2:5:\nno mesh\nstack backtrace:\n   0: rust_begin_unwind\n"
+        "             at /rustc/x/panicking.rs:645:5\n   1: core::panicking::panic_fmt\n"
+        "note: Some details are omitted, run with `RUST_BACKTRACE=full` for a verbose backtrace.\n",
+        "",
+        "no mesh",
+    ),
+    "a sanitizer": (
+        65
+        * "="
+        + "\n==12==ERROR: AddressSanitizer: heap-buffer-overflow on address 0x602000000014\n    #0 0x4f in main x.c:3\n"
+        "\nSUMMARY: AddressSanitizer: heap-buffer-overflow x.c:3 in main\nShadow bytes around the buggy address:\n"
+        "  0x0c047fff7fb0: 00 00 00 00\n==12==ABORTING\n",
+        "",
+        "==12==ERROR: AddressSanitizer: heap-buffer-overflow on address 0x602000000014",
+    ),
+    "PETSc": (
+        "[0]PETSC ERROR: --------------------- Error Message ---------------------------\n"
+        "[0]PETSC ERROR: Argument out of range\n[0]PETSC ERROR: Inserting a new nonzero at (0,5)\n"
+        "[0]PETSC ERROR: See https://petsc.org/release/faq/ for trouble shooting.\n"
+        "[0]PETSC ERROR: #1 MatSetValues() at /x/matrix.c:1400\n",
+        "",
+        "[0]PETSC ERROR: Argument out of range",
+    ),
+    "words on errors that are none": (
+        "error tolerance 1e-3 set\nreading mesh\nmesh read\nno residual below the limit\nthe depth is negative\n",
+        "L2 error: 1e-3\n",
+        "the depth is negative",
+    ),
+    "a last line behind chatter on an error": (
+        "Error: limiter is off\n" + "".join(f"step {i}\n" for i in range(9)) + "the depth is negative\n",
+        "",
+        "the depth is negative",
+    ),
     "long dumps": (
         "Error: the grid is empty\n" + "".join(f"cell {i} of the dump\n" for i in range(100)),
         "",
@@ -106,6 +203,22 @@ SAID = {
 def test_the_telling_line_is_among_three(stderr: str, stdout: str, telling: str) -> None:
     lines = telling_lines(stderr, stdout)
     assert telling in lines and len(lines) <= 3 and len(set(lines)) == len(lines)
+
+
+@pytest.mark.parametrize("end", ["STOP 1\n", RULE * 3, "", "#0  0x7f in main\n", "\n"])
+def test_what_is_told_ends_with_the_last_own_line(end: str) -> None:
+    for said in ("a", "a\nb\nc\nd\nthe last", " indented\n  the last"):
+        assert telling_lines(f"{said}\n{end}", "")[-1] == said.splitlines()[-1].strip()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [60000 * "(", 30000 * "A.", 20000 * "a: ", "x\n" * 30000, RULE * 800, 9000 * "thread ' ", 200 * ("(x[0x" * 64 + "\n")],
+)
+def test_whatever_is_said_is_looked_through_at_once(text: str) -> None:
+    started = time.monotonic()
+    assert all(len(line) <= 160 for line in telling_lines(text, text))
+    assert time.monotonic() - started < 3
 
 
 FORTRAN = {
@@ -138,6 +251,21 @@ def test_python_is_understood(tmp_path: Path) -> None:
     )
     with pytest.raises(dz.StatesFailedError, match="said is 'ValueError: the pressure is negative'"):
         solver.step(np.ones((1, 1, 4)))
+
+
+def test_openfoam_is_understood(tmp_path: Path) -> None:
+    if shutil.which("icoFoam") is None:
+        pytest.skip("there is no icoFoam: install OpenFOAM")
+    for path, key in {"system/controlDict": "startFrom startTime;", "constant/nothing": ""}.items():
+        (tmp_path / path).parent.mkdir()
+        (tmp_path / path).write_text(f"FoamFile {{ version 2.0; format ascii; class dictionary; object x; }}\n{key}\n")
+    case = {"system": tmp_path / "system", "constant": tmp_path / "constant"}
+    files = [{"path": "u.raw", "format": "raw"}], [{"path": "v.raw", "format": "raw"}]
+    solver = dz.ExecutableSolver(SPEC, ["icoFoam"], *files, external_input_files=case, keep="never")
+    with pytest.raises(dz.StatesFailedError) as failed:
+        solver.step(np.ones((1, 1, 4)))
+    said = str(failed.value.failures[0])
+    assert "--> FOAM FATAL" in said and "exiting" not in said and "From" not in said, said
 
 
 SPEC = dz.SolverSpec(name="said", state_shape=(1, 4), dt=1.0, dtype="float64")
