@@ -443,7 +443,7 @@ def trained_loop(path: Path) -> SolverLoop:
         listed = "; ".join(f"{key} {described(part)}" for key, part in named.items())
         raise RunError(
             f"{path} was not made by you on this machine, and its settings would import or run {listed}: look into its "
-            "config.yaml, and if you trust that, call again with --trust (in Python, call deepzero_sim.experiment.trust before)."
+            "config.yaml, and if you trust it, call again with --trust (in Python, call deepzero_sim.experiment.trust first)."
         )
     solver = build_solver(Component(**settings["solver"]))
     if settings["method"] == "SRC":
