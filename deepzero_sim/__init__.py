@@ -1,6 +1,7 @@
 """Train neural networks through numerical solvers that offer no gradients."""
 
 from deepzero_sim import vjp as vjp
+from deepzero_sim.arguments import guard_calls as _guard_calls
 from deepzero_sim.check import GradientCheck, check_gradient
 from deepzero_sim.connectors import BMISolver, DakotaSolver, ExecutableSolver, TesseractSolver, UMBridgeSolver
 from deepzero_sim.contract import SolverCheck, check_solver
@@ -108,3 +109,5 @@ __all__ = [
     "serve",
     "warm_up_cosine",
 ]
+
+_guard_calls(__name__, runs=("check_gradient", "check_solver", "evaluate", "open_executor", "serve"))

@@ -17,7 +17,8 @@ from typing import Any, get_origin, get_type_hints
 
 import numpy as np
 
-from deepzero_sim.errors import ConfigError, DeepZeroError
+from deepzero_sim.arguments import keywords, misuse
+from deepzero_sim.errors import ArgumentError, ConfigError, DeepZeroError
 from deepzero_sim.spelling import did_you_mean
 from deepzero_sim.types import read_only_copy
 
@@ -145,16 +146,12 @@ def call(factory: Any, component: Component, *leading: Any) -> Any:
     """Call a factory with a component's arguments, `leading` ones first; errors name the component."""
     try:
         return factory(*leading, **component.args)
+    except ArgumentError as error:
+        raise ConfigError(misuse(component.name, component.args, keywords(factory), error.__cause__ or error)) from error
     except DeepZeroError:
         raise
     except (Exception, SystemExit) as error:
-        given = ", ".join(f"{key}={value!r}" for key, value in component.args.items()) or "no arguments"
-        known = keywords(factory)
-        unknown = next((name for name in component.args if known and name not in known), None)
-        meant = "" if unknown is None else did_you_mean(unknown, known)
-        raise ConfigError(
-            f"{component.name} cannot be made with {given} ({type(error).__name__}: {error}): check its args{meant}."
-        ) from error
+        raise ConfigError(misuse(component.name, component.args, keywords(factory), error)) from error
 
 
 def call_function(name: str, *arguments: Any) -> Any:
@@ -175,17 +172,6 @@ def call_function(name: str, *arguments: Any) -> Any:
     except (Exception, SystemExit) as error:
         raise ConfigError(f"{name} raised {type(error).__name__}: {error}; run it alone to find out why.") from error
     return returned.copy() if isinstance(returned, np.ndarray) else returned
-
-
-def keywords(factory: Any) -> tuple[str, ...]:
-    """The names of the arguments that a factory takes; none if it takes any, or nobody can know."""
-    try:
-        parameters = inspect.signature(factory).parameters
-    except (TypeError, ValueError):
-        return ()
-    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return ()
-    return tuple(parameters)
 
 
 #: Held while a file is imported; it may name others that are.

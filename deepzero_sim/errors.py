@@ -2,6 +2,7 @@
 
 DeepZeroError
 ├── ConfigError          a setting, a name or an option
+│   └── ArgumentError        an argument that a class or function does not take, or misses; a TypeError, too
 ├── DataError            a file or an array of data
 ├── RunError             a run folder
 ├── MissingExtraError    an optional dependency
@@ -39,6 +40,10 @@ class DeepZeroError(Exception):
 
 class ConfigError(DeepZeroError):
     """A setting, a name or a command-line option is not usable."""
+
+
+class ArgumentError(ConfigError, TypeError):
+    """A class or function does not take an argument that it is called with, or misses one."""
 
 
 class DataError(DeepZeroError):

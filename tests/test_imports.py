@@ -22,6 +22,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("types",),
     ("errors",),
     ("documents", "module_state", "randomness", "spelling"),
+    ("arguments",),
     (
         "accuracy",
         "checksums",

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from deepzero_sim.errors import ConfigError
+from deepzero_sim.models.sizes import require_whole
 from deepzero_sim.solver import SolverSpec
 
 #: What convolutions see outside the domain: zeros, or the other side of a periodic one.
@@ -126,6 +127,8 @@ def _residual(spec: SolverSpec, width: int, blocks: int, kernel: int, padding: P
 
 def small(spec: SolverSpec, width: int = 4, blocks: int = 1, kernel: int = 3, padding: Padding = "zeros") -> Corrector:
     """A residual network small enough for CGE on a CPU: 482 parameters on the wake."""
+    require_whole(width=width, kernel=kernel)
+    require_whole(0, blocks=blocks)
     return _residual(spec, width, blocks, kernel, padding)
 
 

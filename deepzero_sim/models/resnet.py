@@ -15,6 +15,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import nn
 
 from deepzero_sim.models.convolution import convolution, start_kaiming_normal
+from deepzero_sim.models.sizes import require_whole
 
 #: Channels of the three stages.
 WIDTHS = (16, 32, 64)
@@ -68,6 +69,7 @@ class ResNet(nn.Module):
     """
 
     def __init__(self, blocks_per_stage: int, classes: int = 10) -> None:
+        require_whole(blocks_per_stage=blocks_per_stage, classes=classes)
         super().__init__()
         channels = (WIDTHS[0], *(width for width in WIDTHS for _ in range(blocks_per_stage)))
         self.stem = nn.Sequential(convolution(3, WIDTHS[0]), nn.BatchNorm2d(WIDTHS[0]), nn.ReLU())

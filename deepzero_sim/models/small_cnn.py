@@ -12,6 +12,7 @@ from torch import nn
 
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.models.convolution import convolution, start_kaiming_normal
+from deepzero_sim.models.sizes import require_whole
 
 
 def small_cnn(classes: int = 10, widths: Sequence[int] = (16, 16, 24, 24)) -> nn.Sequential:
@@ -28,6 +29,7 @@ def small_cnn(classes: int = 10, widths: Sequence[int] = (16, 16, 24, 24)) -> nn
     Raises:
         ConfigError: no widths, or one that is not positive.
     """
+    require_whole(classes=classes)
     if not widths or min(widths) < 1:
         raise ConfigError(f"widths must be positive numbers of channels, not {list(widths)}.")
     layers: list[nn.Module] = []

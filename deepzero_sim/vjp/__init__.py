@@ -1,5 +1,6 @@
 """Vector-Jacobian products of solvers that offer none."""
 
+from deepzero_sim.arguments import guard_calls as _guard_calls
 from deepzero_sim.vjp.base import StepTaken, VectorJacobianProduct
 from deepzero_sim.vjp.coloured import Coloured
 from deepzero_sim.vjp.coordinate_probes import CoordinateProbes
@@ -18,3 +19,5 @@ __all__ = [
     "StraightThrough",
     "VectorJacobianProduct",
 ]
+
+_guard_calls(__name__)
