@@ -1,4 +1,4 @@
-"""A server of a solver of one's own. Run: python served_decay.py PORT"""
+"""A server of a solver of one's own. Run: python served_decay.py PORT [TIMEOUT]"""
 
 from __future__ import annotations
 
@@ -22,4 +22,5 @@ class Slow(dz.Solver):
 
 
 if __name__ == "__main__":
-    dz.serve({"slow": dz.ServedSolver(Slow())}, port=int(sys.argv[1]))
+    timeout = float(sys.argv[2]) if len(sys.argv) > 2 else 300.0
+    dz.serve({"slow": dz.ServedSolver(Slow())}, port=int(sys.argv[1]), timeout=timeout)

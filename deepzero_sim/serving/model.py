@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from deepzero_sim.connectors.json_values import Vector
-from deepzero_sim.errors import ConfigError
+from deepzero_sim.errors import ConfigError, ServerError
+from deepzero_sim.serving.evaluation import check
 from deepzero_sim.types import is_whole
 
 
@@ -16,7 +17,7 @@ class ServedModel(abc.ABC):
 
     Attributes:
         thread_safe: whether it may be evaluated by several threads at once, and beside the other models of its server.
-        stopped: set when its server ends: an evaluation of many parts gives up before the next one.
+        stopped: set when its server ends: :meth:`check_wanted` gives up then.
     """
 
     thread_safe: bool = False
@@ -46,8 +47,18 @@ class ServedModel(abc.ABC):
             DeepZeroError: there are none, in words that the client is told.
         """
 
+    def check_wanted(self) -> None:
+        """Give up if nobody waits for the answer anymore: to be called between the parts of a long evaluation.
 
-def whole_of(config: Mapping[str, Any], key: str, usual: int, least: int) -> int:
+        Raises:
+            ServerError: the server ends, the client has left, or the request has had its time.
+        """
+        if self.stopped:
+            raise ServerError("the server was stopped before the evaluation was done: start it again.")
+        check()
+
+
+def whole_of(config: Mapping[str, Any], key: str, usual: int, least: int, most: int = 2**31 - 1) -> int:
     """The only thing that a model's config may hold: one whole number.
 
     Raises:
@@ -57,8 +68,6 @@ def whole_of(config: Mapping[str, Any], key: str, usual: int, least: int) -> int
     if unknown:
         raise ConfigError(f"the config of this model may hold {key!r}, not {unknown[0]!r}: leave it out.")
     value = config.get(key, usual)
-    if isinstance(value, bool) or not is_whole(value) or not least <= value < 2**31:
-        raise ConfigError(
-            f"{key} in the config of this model must be a whole number from {least} to {2**31 - 1}, not {value!r}."
-        )
+    if isinstance(value, bool) or not is_whole(value) or not least <= value <= most:
+        raise ConfigError(f"{key} in the config of this model must be a whole number from {least} to {most}, not {value!r}.")
     return int(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import signal
@@ -11,21 +12,22 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import Any
 
 from deepzero_sim.connectors.json_values import require_json
 from deepzero_sim.errors import ConfigError, MissingExtraError
+from deepzero_sim.serving.access import Access
+from deepzero_sim.serving.application import Application
+from deepzero_sim.serving.connections import Connections
 from deepzero_sim.serving.model import ServedModel
-from deepzero_sim.serving.protocol import Protocol, error_answer
-from deepzero_sim.types import is_whole
-
-if TYPE_CHECKING:
-    from aiohttp import web
+from deepzero_sim.serving.protocol import Protocol
+from deepzero_sim.types import is_number, is_whole
 
 #: Seconds that requests under way have to end when the server stops.
 GRACE = 5.0
 
+#: Seconds that an evaluation may be given: eleven days.
+LONGEST = 1e6
 
 #: Of aiohttp: what clients send that is no HTTP is told to them, and is no fault of the server.
 _LOG = logging.getLogger(__name__)
@@ -43,17 +45,20 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 4242,
     report: Callable[[str], None] = say_address,
+    timeout: float = 300.0,
 ) -> None:
     """Offer models to all UM-Bridge clients that reach this address, until Ctrl-C or SIGTERM.
 
-    There is no password, and nothing is encrypted: who reaches the address may ask, as often as they like. The usual host is
-    reached from this machine only. Models are evaluated one at a time, unless all of them may be asked by several threads.
+    There is no password, and nothing is encrypted: who reaches the address may ask, as often as they like; only web pages may
+    not. The usual host is reached from this machine only. Models are evaluated one at a time, unless all of them may be asked
+    by several threads. An evaluation whose client has left ends before its next step.
 
     Args:
         models: by the names that clients ask for.
         host: name or address of this machine to listen on.
         port: 0 for a free one.
         report: called with the address, once clients can connect; it is printed if nothing else is said.
+        timeout: seconds that one evaluation may take.
 
     Raises:
         ConfigError: no models, or one cannot listen there.
@@ -68,63 +73,47 @@ def serve(
         raise ConfigError(f"port must be a whole number from 0, for a free one, to 65535, not {port!r}.")
     if not isinstance(host, str) or not host:  # asyncio takes it for all addresses of this machine
         raise ConfigError(f"host must be a name or address of this machine, not {host!r}: 0.0.0.0 is for all of them.")
-    asyncio.run(_serve(Protocol(models), host, int(port), report))
+    if not is_number(timeout) or not 0 < timeout <= LONGEST:
+        raise ConfigError(f"timeout must be a positive number of seconds, up to {LONGEST:g}, not {timeout!r}.")
+    asyncio.run(_serve(Protocol(models), host, int(port), report, float(timeout)))
 
 
-async def _serve(protocol: Protocol, host: str, port: int, report: Callable[[str], None]) -> None:
+async def _serve(protocol: Protocol, host: str, port: int, report: Callable[[str], None], timeout: float) -> None:
     from aiohttp import web  # noqa: PLC0415 - optional
 
+    asyncio.get_running_loop().set_exception_handler(_say_fault)
     workers = (os.cpu_count() or 1) if protocol.thread_safe else 1
+    connections = Connections(protocol.largest_request)
     with ThreadPoolExecutor(workers, thread_name_prefix="deepzero-sim-serve") as pool:
-        runner = web.AppRunner(_application(protocol, pool), access_log=None, logger=_LOG, shutdown_timeout=GRACE)
+        application = Application(protocol, pool, connections, timeout)
+        runner = web.AppRunner(
+            application.build(), access_log=None, logger=_LOG, shutdown_timeout=GRACE, handler_cancellation=True
+        )
         protocol.stop(False)
         await runner.setup()
+        handler, server = runner.server, None
+        assert handler is not None
         try:
-            await _listen(runner, host, port)
+            server = await _bound(lambda: connections.protocol(handler), host, port, connections.backlog)
+            addresses = [socket.getsockname() for socket in server.sockets]
+            application.open_to(Access(host, [address[0] for address in addresses]))
+            await server.start_serving()
             with _stopped_by_signals() as stopped:
-                report(_address(runner))
+                report(_address(*addresses[0][:2]))
                 await stopped.wait()
         finally:
+            if server is not None:
+                server.close()
             await runner.cleanup()
             protocol.stop(True)
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _application(protocol: Protocol, pool: ThreadPoolExecutor) -> web.Application:
-    from aiohttp import web  # noqa: PLC0415 - optional
-
-    async def info(request: web.Request) -> web.Response:
-        return _response(HTTPStatus.OK, protocol.info())
-
-    async def answer(request: web.Request) -> web.Response:
-        try:
-            body = await request.read()
-        except web.HTTPRequestEntityTooLarge:
-            words = f"the request must have at most {protocol.largest_request} bytes: send vectors of the model's sizes."
-            return _response(*error_answer("InvalidInput", words, HTTPStatus.REQUEST_ENTITY_TOO_LARGE))
-        if request.path != "/Evaluate":  # all else takes no time, and is answered while a model computes
-            return _response(*protocol.answer(request.path, body))
-        loop = asyncio.get_running_loop()
-        return _response(*await loop.run_in_executor(pool, protocol.answer, request.path, body))
-
-    application = web.Application(client_max_size=protocol.largest_request)
-    application.router.add_get("/Info", info)
-    for path in protocol.handlers:
-        application.router.add_post(path, answer)
-    return application
-
-
-def _response(status: int, body: bytes) -> web.Response:
-    from aiohttp import web  # noqa: PLC0415 - optional
-
-    return web.Response(status=status, body=body, content_type="application/json")
-
-
-async def _listen(runner: web.AppRunner, host: str, port: int) -> None:
-    from aiohttp import web  # noqa: PLC0415 - optional
-
+async def _bound(protocol: Callable[[], asyncio.Protocol], host: str, port: int, backlog: int) -> asyncio.Server:
+    """A server that has its address, and does not listen yet."""
+    loop = asyncio.get_running_loop()
     try:
-        await web.TCPSite(runner, host, port).start()
+        return await loop.create_server(protocol, host, port, backlog=backlog, start_serving=False)
     except OSError as error:
         why = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)  # asyncio repeats the address
         raise ConfigError(
@@ -132,8 +121,16 @@ async def _listen(runner: web.AppRunner, host: str, port: int) -> None:
         ) from error
 
 
-def _address(runner: web.AppRunner) -> str:
-    host, port = runner.addresses[0][:2]
+def _say_fault(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log a fault of asyncio, in a line if it is a lack of files or memory, which passes."""
+    error = context.get("exception")
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+        _LOG.warning("clients have to wait: %s", error.strerror)
+    else:
+        loop.default_exception_handler(context)
+
+
+def _address(host: str, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 

@@ -12,12 +12,15 @@ import torch
 
 from deepzero_sim.connectors.json_values import Vector
 from deepzero_sim.coupling import SolverLoop
-from deepzero_sim.errors import ConfigError, ServerError
+from deepzero_sim.errors import ConfigError
 from deepzero_sim.module_state import state_put_back
 from deepzero_sim.parallel import single_threaded
 from deepzero_sim.serving.model import ServedModel, whole_of
 from deepzero_sim.solver import Solver, SolverSpec, check_states, checked_step
 from deepzero_sim.types import Array, to_array
+
+#: Steps that one request may ask for; who needs more asks again, from the state that came back.
+MOST_STEPS = 10**6
 
 
 class _ServedSteps(ServedModel):
@@ -34,13 +37,12 @@ class _ServedSteps(ServedModel):
         return [math.prod(self.spec.state_shape)]
 
     def evaluate(self, inputs: Sequence[Vector], config: Mapping[str, Any]) -> Sequence[Vector]:
-        steps = whole_of(config, "steps", 1, 1)
+        steps = whole_of(config, "steps", 1, 1, MOST_STEPS)
         with np.errstate(over="ignore"):  # infinite in float32: the solver's check says so
             states, *params = (part.astype(self.spec.dtype)[None] for part in inputs)
         states = states.reshape(1, *self.spec.state_shape)
         for _ in range(steps):
-            if self.stopped:
-                raise ServerError("the server was stopped before all steps were taken: start it again.")
+            self.check_wanted()
             states = self._advance(states, params[0] if params else None)
         return [states.astype(np.float64).reshape(-1)]
 
