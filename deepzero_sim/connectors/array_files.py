@@ -14,10 +14,17 @@ from deepzero_sim.components import Component, Wanted, call, keywords, load_fact
 from deepzero_sim.connectors.formats import FORMATS, Content, Format
 from deepzero_sim.connectors.paths import inside
 from deepzero_sim.connectors.specs import channel_places
-from deepzero_sim.errors import ConfigError, DeepZeroError, InvalidStateError, SolverError, UnreadableOutputError
+from deepzero_sim.errors import (
+    ConfigError,
+    DeepZeroError,
+    InvalidStateError,
+    SolverCrashError,
+    SolverError,
+    UnreadableOutputError,
+)
 from deepzero_sim.solver import SolverSpec
 from deepzero_sim.spelling import require_known
-from deepzero_sim.types import Array
+from deepzero_sim.types import Array, read_only_copy
 
 #: What a file holds: the state or some channels of it, the scenario parameters, or first the state and then they, as one row.
 Held = Literal["state", "params", "all"]
@@ -61,10 +68,31 @@ class ArrayFile:
 
         Raises:
             InvalidStateError: there are no params to be written.
+            SolverCrashError: a format of the user's does not make them bytes.
         """
         if self.of != "state" and params is None:
             raise InvalidStateError(f"the file {self.path} needs scenario parameters: pass them.")
-        return self.format.encode(self._arranged(self._values(states, params)))
+        values = self._arranged(self._values(states, params))
+        return self.format.encode(values) if _is_of_ours(self.format) else self._encoded(values)
+
+    def _encoded(self, values: Array) -> Content:
+        """What a format of the user's makes of values, which are neither its own to change nor to keep."""
+        try:
+            content = self.format.encode(read_only_copy(values))
+        except DeepZeroError:
+            raise
+        except Exception as error:  # whatever a user's code makes of its values
+            said = " ".join(f"{type(error).__name__}: {error}".split())
+            raise SolverCrashError(
+                f"the file {self.path} cannot be written by its format, {type(self.format).__name__} ({said}): mend its "
+                "encode, which must not change the array that it is given."
+            ) from error
+        if not isinstance(content, Content):
+            raise SolverCrashError(
+                f"the file {self.path} cannot be written: the encode of its format, {type(self.format).__name__}, must return "
+                f"bytes, not {type(content).__name__}."
+            )
+        return bytes(content)
 
     def _values(self, states: Array, params: Array | None) -> Array:
         if self.of == "state":
@@ -125,6 +153,10 @@ class ArrayFile:
     def largest(self, states: Array) -> int:
         """Bytes that the file may have, where `states` are those that were given."""
         return self.format.largest(states.size)
+
+
+def _is_of_ours(made: Format) -> bool:
+    return type(made).__module__.startswith(f"{__package__}.")
 
 
 def input_files(settings: Sequence[Mapping[str, Any]], spec: SolverSpec, batched: bool) -> tuple[ArrayFile, ...]:

@@ -250,6 +250,73 @@ def test_a_format_of_ones_own(make: Make, tmp_path: Path) -> None:
         make(code, arguments=["garbage"], **settings).step(STATES, PARAMS)
 
 
+#: A format that does as it likes with what it is given, once its states are not all zero, as they are when a solver is made.
+GREEDY = """
+import ctypes
+import numpy as np
+import torch
+import deepzero_sim.connectors as connectors
+
+
+class Greedy(connectors.Format):
+    kept = []
+
+    def __init__(self, deed):
+        self.deed = deed
+
+    def encode(self, values):
+        content = values.astype("f8").tobytes()
+        if values.any():
+            exec(self.deed)
+        return content
+
+    def decode(self, content, shape, dtype):
+        return np.frombuffer(content).reshape(shape).astype(dtype)
+"""
+
+DEEDS = {
+    "scales": ("values *= 2", "ValueError: output array is read-only"),
+    "sets": ("values[...] = 7", "ValueError: assignment destination is read-only"),
+    "sorts": ("values.sort()", "ValueError: sort array is read-only"),
+    "fails": ("raise OSError('two\\nlines')", "OSError: two lines"),
+    "writes through an address": ("ctypes.memset(values.ctypes.data, 1, values.nbytes)", None),
+    "writes after all": ("values.flags.writeable = True; values[...] = 7", None),
+    "writes into what it kept": (
+        "[old.setflags(write=True) or old.fill(7) for old in self.kept]; self.kept.append(values)",
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("deed", DEEDS)
+@pytest.mark.parametrize("of", ["state", "params"])
+def test_a_format_cannot_change_what_it_is_given(tmp_path: Path, deed: str, of: str) -> None:
+    """Also where the solver is asked itself, without the checks of a step."""
+    (tmp_path / "greedy.py").write_text(GREEDY)
+    code, said = DEEDS[deed]
+    given = {"path": "u.raw", "format": f"{tmp_path}/greedy.py:Greedy", "deed": code, "of": of}
+    plain = {"format": "raw", "dtype": "float64"}
+    copy = ["cp", "u.raw" if of == "state" else "w.raw", "v.raw"]
+    solver = dz.ExecutableSolver(SPEC, copy, [given, {"path": "w.raw", **plain}], [{"path": "v.raw", **plain}], keep="never")
+    states, params = STATES.copy(), PARAMS.copy()
+    if said is None:
+        np.testing.assert_array_equal(solver.step(states, params), STATES)
+    else:
+        with pytest.raises(dz.StatesFailedError) as failed:
+            solver.step(states, params)
+        assert isinstance(failed.value.failures[0], dz.SolverCrashError)
+        assert f"u.raw cannot be written by its format, Greedy ({said})" in str(failed.value.failures[0])
+    np.testing.assert_array_equal(states, STATES)
+    np.testing.assert_array_equal(params, PARAMS)
+
+
+@pytest.mark.parametrize("content", ["str(values)", "None", "values", "[1, 2]"])
+def test_what_a_format_makes_of_an_array_is_bytes(make: Make, tmp_path: Path, content: str) -> None:
+    (tmp_path / "greedy.py").write_text(GREEDY.replace("return content", f"return {content}"))
+    with pytest.raises(dz.ConfigError, match=r"^inputs: u.raw: .*encode of its format, Greedy, must return bytes, not \w+\.$"):
+        make("", inputs=[{"path": "u.raw", "format": "greedy.py:Greedy", "deed": ""}])
+
+
 def test_a_solver_is_sent_to_workers(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "deck.j2").write_text("{{ params.nu }}")
     solver = make("np.save('v.npy', float(open('deck').read()) * np.load('u.npy'))", templates={"deck": "deck.j2"})

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 
 import deepzero_sim as dz
 from deepzero_sim.connectors import template_limits
@@ -124,3 +129,69 @@ def test_what_is_nested_too_deep_is_said(text: str) -> None:
 )
 def test_the_language_is_the_same(text: str, filled: str) -> None:
     assert Text(text, "the deck").render(VALUES) == filled
+
+
+#: A template that holds on to what it can: variables of its own, a namespace, macros, a cycler, loops that look behind.
+HOLDING = """{% set n = namespace(sum=0) %}{% macro twice(x) %}{{ 2 * x }}{% endmacro %}{% set turn = cycler('a', 'b') %}
+{% for row in state[0] %}{% for u in row %}{% set n.sum = n.sum + u * params.nu %}{{ turn.next() }}{% endfor %}{% endfor %}
+{% set again = joiner('-') %}{{ again() }}{{ params.nu }}{{ again() }}{{ twice(params.nu) }} {{ n.sum }} {{ values.n }}
+"""
+
+
+def held_to(place: int) -> Values:
+    states = np.full((1, 2, 3), float(place), np.float32)
+    return Values(SPEC, states, np.array([float(place), 0.0]), {"n": place})
+
+
+def test_a_template_is_a_function_of_its_values_alone() -> None:
+    """Twice the same text, in threads that interrupt each other often, in every order."""
+    first, second = Text(HOLDING, "the deck"), Text(HOLDING, "another deck")
+    expected = [f"\nababab\n{float(i)}-{2.0 * i} {6.0 * i * i} {i}" for i in range(60)]
+    pause = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as threads:
+            for text, places in ((first, range(60)), (second, range(59, -1, -1)), (first, range(59, -1, -1))):
+                found = list(threads.map(lambda place, text=text: text.render(held_to(place)), places))
+                assert [text.strip("\n") for text in found] == [expected[place].strip("\n") for place in places]
+    finally:
+        sys.setswitchinterval(pause)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{{ state[0].append(1) }}",
+        "{{ params.update(nu=2) }}",
+        "{{ values.clear() }}",
+        "{% set params.nu = 2 %}",
+        "{% set state[0] = 2 %}",
+        "{{ spec.parameters.append('x') }}",
+        "{% do state.sort() %}",
+    ],
+)
+def test_a_template_changes_nothing_that_it_is_given(text: str) -> None:
+    values = held_to(3)
+    before = {name: values.named(name) for name in ("params", "spec", "dt", "state", "values")}
+    with pytest.raises(dz.ConfigError, match=r"^the deck .*\.$"):
+        Text(text, "the deck").render(values)
+    assert {name: values.named(name) for name in before} == before
+
+
+PIECES = """
+{{ }} {% %} {# #} {%- -%} for in if else elif endfor endif set macro endmacro call endcall filter endfilter block endblock raw
+endraw with endwith include import from extends params state values spec dt loop self nu range namespace cycler dict
+( ) [ ] { } , . : | = == + - * ** / // % ~ < not is and or 0 1 -1 1e400 99999999999999999999 'a' "%d" '\\ud800' '{}' upper join
+sum map select groupby tojson format int float round sort slice batch xmlattr attr center indent
+"""
+
+
+@pytest.mark.slow
+@hypothesis_settings(max_examples=150, deadline=None)
+@given(st.lists(st.sampled_from(PIECES.split()), max_size=8), st.booleans())
+def test_whatever_a_template_says_is_filled_in_or_refused_in_a_sentence(pieces: list[str], inner: bool) -> None:
+    text = " ".join(pieces)
+    try:
+        Text(f"{{{{ {text} }}}}" if inner else text, "the deck").render(VALUES).encode()
+    except dz.ConfigError as error:
+        assert str(error).startswith("the deck ") and str(error).endswith(".") and "\n" not in str(error)
