@@ -209,12 +209,13 @@ def load(path: Path, spec: SolverSpec | None = None, data_may_differ: Collection
 
 def describe(trajectories: Trajectories) -> dict[str, Any]:
     """What a file says of its making, as plain values: for which solver, by which reference, with which software."""
-    said = {key: trajectories.attributes[key] for key in ("name", "dt", "first_step") if key in trajectories.attributes}
-    made = hdf5_objects.json_of(trajectories.attributes.get("settings"))
+    attributes = trajectories.attributes
+    said: dict[str, Any] = {key: attributes[key] for key in ("name", "dt", "first_step") if key in attributes}
+    made = hdf5_objects.json_of(attributes.get("settings"))
     simulations = made.get("simulations") if isinstance(made, dict) else None
     if isinstance(simulations, dict):
         said |= {key: simulations[key] for key in ("reference", "source", "initial", "restrict") if key in simulations}
-    software = hdf5_objects.json_of(trajectories.attributes.get("software"))
+    software = hdf5_objects.json_of(attributes.get("software"))
     return {key: _plain(value) for key, value in said.items()} | ({"software": software} if software else {})
 
 
