@@ -112,9 +112,7 @@ def test_a_solver_that_breaks_it_ends_with_1(folder: Path, capsys: pytest.Captur
 
 def test_a_solver_that_ends_the_process_ends_with_1_and_all_verdicts(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, out, err = call(capsys, "user.py:NotForThreads", "--output", "out")
-    assert (status, err) == (1, "") and re.search(
-        r"threads +│ broken +│ the process was killed by SIGSEGV \(user.py, line 3", out
-    )
+    assert (status, err) == (1, "") and re.search(r"threads +│ broken +│ the process was killed by", out), out
     said = json.loads((folder / "out" / "check.json").read_text())
     assert not said["holds"] and "SIGSEGV" in said["verdicts"]["threads"]["words"] and said["gradients"]
     assert "| threads | broken | the process was killed by SIGSEGV" in (folder / "out" / "check.md").read_text()
