@@ -56,8 +56,8 @@ class Command:
         Raises:
             ConfigError: an argument is such a file.
         """
-        for word in self._words[1:]:
-            if isinstance(word, str) and _is_here(word) and str(PurePosixPath(word)) not in there:
+        for word in (word.rpartition("=")[2] for word in self._words[1:] if isinstance(word, str)):  # --deck=deck.nml
+            if _is_here(word) and str(PurePosixPath(word)) not in there:
                 raise ConfigError(
                     f"{word} in command is a file of the current folder, but the program starts in a folder of its own: name "
                     f"it in external_input_files, or by its absolute path, {Path(word).absolute()}; where the program writes "

@@ -48,13 +48,13 @@ def read_file(path: str | os.PathLike[str], most: int) -> bytes:
         ValueError: no file can have such a path.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    mode = os.fstat(descriptor).st_mode
-    if not stat.S_ISREG(mode):
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
         os.close(descriptor)
-        raise OSError(f"it is no plain file, but {kind_of_file(mode)}")
+        raise OSError(f"it is no plain file, but {kind_of_file(status.st_mode)}")
     with os.fdopen(descriptor, "rb") as file:
-        content = file.read(most + 1)  # the size of some files is not told
-    if len(content) > most:
+        content = b"" if status.st_size > most else file.read(status.st_size or most + 1)  # of some files no size is told
+    if max(status.st_size, len(content)) > most:
         raise OverflowError(f"it has more than {most} bytes")
     return content
 

@@ -135,6 +135,7 @@ FINE = {"spec": SPEC, "command": ["true"], "inputs": [{"path": "u.npy"}], "outpu
             r"text in command is a file of the current folder, .*external_input_files.*/text; where",
         ),
         ({"command": ["true", "-n", 2, "./other/text"]}, "./other/text in command is a file of the current folder"),
+        ({"command": ["true", "--deck=other/text"]}, "other/text in command is a file of the current folder"),
         ({"external_input_files": ["pipe"]}, "pipe must be a plain file or a folder, not a named pipe"),
         ({"external_input_links": {"zero": "/dev/zero"}}, "zero must be a plain file or a folder, not a device"),
         ({"external_input_files": ["ring"]}, "not a link to a folder that it lies in: take it out"),

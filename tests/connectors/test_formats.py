@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import io
+import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,7 @@ from programs import compiled
 from scipy.io import FortranFile
 
 import deepzero_sim as dz
-from deepzero_sim.connectors.formats import FORMATS, Format, Fortran, Hdf5, Npy, Raw, Text
+from deepzero_sim.connectors.formats import FORMATS, Format, Fortran, Hdf5, Npy, OpenFoam, Raw, Text
 
 #: Ways to hold an array of any shape.
 ROUND: dict[str, Format] = {
@@ -400,3 +403,18 @@ def test_a_fortran_program(tmp_path: Path, output: str) -> None:
 def test_options_are_looked_at(name: str, options: dict[str, Any]) -> None:
     with pytest.raises(dz.ConfigError, match="not"):
         FORMATS[name](**options)
+
+
+@pytest.mark.parametrize("way", [lambda base: Fortran(record=0, base=base), OpenFoam], ids=["fortran", "openfoam"])
+@pytest.mark.parametrize("base", ["huge", "pipe", "folder", "gone", "packed.gz", "/dev/zero"])
+def test_a_base_is_a_plain_file_of_a_foreseen_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: Callable[[Path], Format], base: str
+) -> None:
+    monkeypatch.setattr("deepzero_sim.connectors.formats.openfoam.LARGEST_BASE", 10**6)
+    with (tmp_path / "huge").open("wb") as file:
+        file.truncate(2**40)
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "packed.gz").write_bytes(gzip.compress(bytes(10**7)))
+    with pytest.raises(dz.ConfigError, match=r"^base (must be a f|holds no whole records).*\.$"):
+        way(tmp_path / base).encode(np.zeros((1, 4)))

@@ -15,6 +15,10 @@ from deepzero_sim.types import Array
 Content: TypeAlias = bytes | bytearray | memoryview
 
 
+#: Bytes of a file that others are made from.
+LARGEST_BASE = 2**30
+
+
 class Format(abc.ABC):
     """A file format. Subclasses say how an array becomes the bytes of a file, and back; files are opened elsewhere.
 

@@ -11,8 +11,9 @@ from typing import ClassVar, Literal, TypeAlias, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from deepzero_sim.connectors.formats.base import Content, Format, as_dtype, floating, need_size
+from deepzero_sim.connectors.formats.base import LARGEST_BASE, Content, Format, as_dtype, floating, need_size
 from deepzero_sim.connectors.formats.raw import Order, checked_order
+from deepzero_sim.connectors.paths import read_file
 from deepzero_sim.errors import ConfigError, UnreadableOutputError
 from deepzero_sim.types import Array, is_whole
 
@@ -189,8 +190,8 @@ def _content(base: str | Path) -> bytes:
     if not Path(base).is_file():
         raise ConfigError(f"base must be a file of unformatted records, but {base} is none.")
     try:
-        return Path(base).read_bytes()
-    except OSError as error:
+        return read_file(base, LARGEST_BASE)
+    except (OSError, OverflowError) as error:
         raise ConfigError(f"base must be a file of unformatted records, but {base} cannot be read ({error}).") from error
 
 

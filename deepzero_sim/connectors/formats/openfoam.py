@@ -10,9 +10,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from deepzero_sim.connectors.formats.base import Content, Format, as_dtype, need_size
+from deepzero_sim.connectors.formats.base import LARGEST_BASE, Content, Format, as_dtype, need_size
 from deepzero_sim.connectors.formats.numbers import parse_numbers
 from deepzero_sim.connectors.formats.openfoam_dictionary import NUMBERS, Dictionary, Entry, List, has_macros, without_comments
+from deepzero_sim.connectors.paths import read_file
 from deepzero_sim.errors import ConfigError, InvalidStateError, UnreadableOutputError
 from deepzero_sim.types import Array, is_whole
 
@@ -214,7 +215,7 @@ class _Base:
 
     def __init__(self, path: Path) -> None:
         try:
-            self.field = _field(_uncompressed(_content(path)))
+            self.field = _field(_uncompressed(_content(path), LARGEST_BASE))
             self.before, self.after = self.field.around()
             self._values: _Values | _NotWrittenOutError = self._read()
         except OSError as error:
@@ -260,10 +261,13 @@ def _content(path: Path) -> bytes:
         path = compressed
     if path.exists() and not path.is_file():
         raise UnreadableOutputError("is no file")
-    return path.read_bytes()
+    try:
+        return read_file(path, LARGEST_BASE)
+    except OverflowError as error:
+        raise UnreadableOutputError(f"is too large: {error}") from error
 
 
-def _uncompressed(content: bytes, most: int = 2**62) -> bytes:
+def _uncompressed(content: bytes, most: int) -> bytes:
     if not content.startswith(GZIP):
         return content
     packed = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
