@@ -152,7 +152,7 @@ class SolverSpec:
 
     def active(self) -> NDArray[np.bool_]:
         """Where a state holds values: the mask, or all of `(C, *N)`."""
-        return np.ones(self.state_shape, dtype=bool) if self.mask is None else self.mask
+        return np.ones(self.state_shape, dtype=bool) if self.mask is None else self.mask.copy()
 
     def coordinates(self, channel: int, axis: int) -> NDArray[np.float64]:
         """Positions of a channel's points along an axis: `(i + offset) * spacing`, in units of the domain."""

@@ -348,5 +348,7 @@ def test_a_mask_is_no_one_elses() -> None:
     spec = dz.SolverSpec(name="m", state_shape=(1, 4), dt=1.0, mask=mask)
     mask[0, 0] = False
     assert spec.active().all()
+    spec.active()[0, 0] = False
+    assert spec.active().all()
     with pytest.raises(ValueError, match="read-only"):
-        spec.active()[0, 0] = False
+        spec.mask[0, 0] = False  # type: ignore[index]

@@ -76,16 +76,15 @@ def check_precision(parameters: Mapping[str, torch.Tensor], step_size: float) ->
     for name, parameter in parameters.items():
         if torch.is_autocast_enabled(parameter.device.type):
             raise ConfigError("autocast rounds the results that differences are taken of: estimate gradients outside of it.")
-        if parameter.is_complex():
-            raise ConfigError(
-                f"parameter {name!r} must be real to be queried, not {parameter.dtype}: make it a real parameter of shape "
-                f"{(*parameter.shape, 2)} and use torch.view_as_complex of it in forward, or take a method that "
-                "back-propagates, such as SolverLayer or DETACHED."
-            )
         if parameter.dtype not in (torch.float32, torch.float64):
+            remedy = (
+                f"keep it as a real parameter of shape {(*parameter.shape, 2)} and use torch.view_as_complex of it in forward, "
+                "or take a method that back-propagates, such as SolverLayer or DETACHED"
+                if parameter.is_complex()
+                else "convert the network, as .float() does"
+            )
             raise ConfigError(
-                f"parameter {name!r} must be of float32 or float64 to be queried, not {parameter.dtype}: convert "
-                "the network, as .float() does."
+                f"parameter {name!r} must be of float32 or float64 to be queried, not {parameter.dtype}: {remedy}."
             )
         smallest, largest = (limit**0.5 for limit in (torch.finfo(parameter.dtype).tiny, torch.finfo(parameter.dtype).max))
         if not smallest <= step_size <= largest:
