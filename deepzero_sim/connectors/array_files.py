@@ -10,7 +10,8 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from deepzero_sim.components import Component, Wanted, call, keywords, load_factory
+from deepzero_sim.arguments import keywords
+from deepzero_sim.components import Component, Wanted, call, load_factory
 from deepzero_sim.connectors.formats import FORMATS, Content, Format
 from deepzero_sim.connectors.paths import inside
 from deepzero_sim.connectors.specs import channel_places
