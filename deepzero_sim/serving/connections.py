@@ -17,7 +17,7 @@ MOST, OTHERS = 1000, 16
 
 #: Seconds that a connection too many has to send its request, which is answered with FULL; and that any other one has for its
 #: request before it may be closed for a new one.
-PATIENCE, AT_LEAST = 1.0, 0.1
+PATIENCE, AT_LEAST = 1.0, 0.5
 
 FULL_BODY = b'{"error":{"type":"ServerBusy","message":"the server answers as many requests as it can: ask again later."}}'
 FULL = (
@@ -41,8 +41,8 @@ class Connections:
 
     def __init__(self, largest_request: int, most: int | None = None) -> None:
         free = most or _free_descriptors()
-        self.backlog = max(1, min(100, free // 4))
-        self._most = max(1, min(MOST, free - 2 * self.backlog))
+        self.backlog = max(1, min(100, free // 8))
+        self._most = max(1, min(MOST, free - 4 * self.backlog))  # so many may be accepted thrice before the first are closed
         self.arrival = ARRIVAL + largest_request / SLOWEST
         self._open: dict[asyncio.BaseTransport, _Connection] = {}
         self._waiting: dict[_Connection, None] = {}

@@ -7,6 +7,7 @@ import errno
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -25,6 +26,9 @@ from deepzero_sim.types import is_number, is_whole
 
 #: Seconds that requests under way have to end when the server stops.
 GRACE = 5.0
+
+#: Clients that the system keeps waiting until they are accepted.
+QUEUE = 128
 
 #: Seconds that an evaluation may be given: eleven days.
 LONGEST = 1e6
@@ -95,9 +99,10 @@ async def _serve(protocol: Protocol, host: str, port: int, report: Callable[[str
         assert handler is not None
         try:
             server = await _bound(lambda: connections.protocol(handler), host, port, connections.backlog)
-            addresses = [socket.getsockname() for socket in server.sockets]
+            addresses = [listening.getsockname() for listening in server.sockets]
             application.open_to(Access(host, [address[0] for address in addresses]))
             await server.start_serving()
+            _lengthen_queues(server)
             with _stopped_by_signals() as stopped:
                 report(_address(*addresses[0][:2]))
                 await stopped.wait()
@@ -119,6 +124,13 @@ async def _bound(protocol: Callable[[], asyncio.Protocol], host: str, port: int,
         raise ConfigError(
             f"expected a free port to listen on, not {host}:{port} ({why}): name another --port, or 0 for any."
         ) from error
+
+
+def _lengthen_queues(server: asyncio.Server) -> None:
+    """Let the system keep more clients waiting than asyncio accepts at once: one that it drops comes back seconds later."""
+    for listening in server.sockets:
+        with socket.socket(fileno=os.dup(listening.fileno())) as same:
+            same.listen(QUEUE)
 
 
 def _say_fault(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

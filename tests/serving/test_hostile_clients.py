@@ -183,7 +183,7 @@ def half_sent(port: int, stack: ExitStack, pause: float = 0.0) -> None:
         connection = stack.enter_context(socket.create_connection(("127.0.0.1", port), 10))
         with suppress(OSError):  # it was closed for a later one
             connection.sendall(HALF[number % len(HALF)])
-        if number % 20 == 0:
+        if number % 50 == 49:
             time.sleep(pause)
             begun = time.monotonic()
             assert umbridge.HTTPModel(f"http://localhost:{port}", "slow")([[0.0, 1.0]]) == [[0.0, 0.5]]
@@ -199,7 +199,7 @@ def test_requests_that_are_half_sent_keep_nobody_out(port: int) -> None:
 def test_few_descriptors_are_shared_among_those_who_ask() -> None:
     with started(descriptors=96) as (_, port):
         with ExitStack() as stack:
-            half_sent(port, stack, 0.2)
+            half_sent(port, stack, 0.6)
         with ThreadPoolExecutor(50) as pool:
             found = list(pool.map(lambda number: evaluate(port, 0.02), range(100)))
         assert {status for status, _ in found} <= {200, 503} and sum(status == 200 for status, _ in found) > 20
