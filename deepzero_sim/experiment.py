@@ -397,6 +397,7 @@ def _is_component(value: Any) -> bool:
         and value.keys() == {"name", "args"}
         and isinstance(value["name"], str)
         and isinstance(value["args"], dict)
+        and all(isinstance(key, str) for key in value["args"])
     )
 
 

@@ -144,11 +144,12 @@ def text(value: Any) -> str | None:
         value = value.encode("utf-8", "surrogateescape")
     if not isinstance(value, bytes):
         return None
+    value = value.partition(b"\0")[0]  # what lies behind it in a buffer of C's is no part of it
     try:
         decoded = value.decode()
     except UnicodeDecodeError:
         decoded = value.decode("latin-1")
-    return decoded.rstrip("\0 ")
+    return decoded.rstrip(" ")
 
 
 def texts(value: Any) -> tuple[str, ...] | None:
@@ -190,7 +191,7 @@ def numbers(value: Any) -> NDArray[np.float64] | None:
     if written is not None:
         value = json_of(written)
     try:
-        found = np.asarray(value)
+        found = np.atleast_1d(np.asarray(value))
     except ValueError:  # lists of several lengths
         return None
     return found.astype(np.float64) if found.dtype.kind in "fiu" else (np.empty(0) if not found.size else None)

@@ -72,12 +72,12 @@ def results(methods: Mapping[str, MethodResult], settings: Mapping[str, Any]) ->
                 "mae": _or_null(result.evaluation.mae),
                 "mae_std": _or_null(result.evaluation.mae_std),
                 "solver_steps": result.cost.solver_steps,
-                **({"first_steps_found": result.cost.found} if result.cost.found else {}),
                 "seconds": round(result.cost.seconds, 2),
                 "failures": {"training": result.cost.failures, "evaluation": result.evaluation.failures},
             }
             for name, result in methods.items()
         },
+        "first_steps_found": {name: result.cost.found for name, result in methods.items() if result.cost.found},
         "settings": dict(settings),
     }
 

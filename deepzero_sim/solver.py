@@ -203,8 +203,29 @@ def differentiable_step(solver: DifferentiableSolver, states: torch.Tensor, para
 
     Returns:
         `(B, C, *N)`, recorded by autograd back to `states`.
+
+    Raises:
+        InvalidStateError: it returned something else.
+        SolverCrashError: it raised an exception of its own.
     """
-    return solver.differentiable_step(states.clone(), None if params is None else params.clone())
+    what = f"the differentiable step of solver {solver.spec.name!r}"
+    try:
+        advanced = solver.differentiable_step(states.clone(), None if params is None else params.clone())
+    except DeepZeroError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise SolverCrashError(
+            f"{what} raised {type(error).__name__}: {error}: run it alone to find out why, on tensors of shape "
+            f"{tuple(states.shape)}."
+        ) from error
+    if not isinstance(advanced, torch.Tensor):
+        raise InvalidStateError(f"{what} must return a tensor, not {type(advanced).__name__}: leave numpy out of it.")
+    if (advanced.shape, advanced.dtype) != (states.shape, states.dtype):
+        raise InvalidStateError(
+            f"{what} must return {states.dtype} of shape {tuple(states.shape)}, as it was given, not {advanced.dtype} of shape "
+            f"{tuple(advanced.shape)}: convert it."
+        )
+    return advanced
 
 
 #: What the settings of a solver may name.

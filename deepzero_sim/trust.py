@@ -12,6 +12,7 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from deepzero_sim.components import Component
 from deepzero_sim.files import write_text
@@ -63,8 +64,16 @@ def _digest(part: Component) -> str:
     """Of a name and its arguments; and of the current folder, where files and programs are looked for by relative names."""
     file = ":" in part.name and not Path(part.name).is_absolute()
     relative = file or part.name.startswith("deepzero_sim.")
-    said = json.dumps([part.name, part.args, os.getcwd() if relative else None], sort_keys=True, default=str)  # noqa: PTH109
+    args = _as_pairs(part.args)
+    said = json.dumps([part.name, args, os.getcwd() if relative else None], default=str)  # noqa: PTH109
     return hashlib.sha256(said.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _as_pairs(value: Any) -> Any:
+    """Settings with mappings as lists of pairs in one order, whatever types their keys have: 1 and "1" are two."""
+    if isinstance(value, Mapping):
+        return sorted(([repr(key), _as_pairs(item)] for key, item in value.items()), key=lambda pair: str(pair[0]))
+    return [_as_pairs(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _folder() -> Path | None:

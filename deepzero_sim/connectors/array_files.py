@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -74,7 +75,9 @@ class ArrayFile:
         if self.of != "state" and params is None:
             raise InvalidStateError(f"the file {self.path} needs scenario parameters: pass them.")
         values = self._arranged(self._values(states, params))
-        return self.format.encode(values) if _is_of_ours(self.format) else self._encoded(values)
+        content = self.format.encode(values) if _is_of_ours(self.format) else self._encoded(values)
+        compressed = self.path.endswith(".gz") and ".gz" in self.format.endings
+        return gzip.compress(content, mtime=0) if compressed else content
 
     def _encoded(self, values: Array) -> Content:
         """What a format of the user's makes of values, which are neither its own to change nor to keep."""
@@ -82,7 +85,7 @@ class ArrayFile:
             content = self.format.encode(read_only_copy(values))
         except DeepZeroError:
             raise
-        except Exception as error:  # whatever a user's code makes of its values
+        except (Exception, SystemExit) as error:  # whatever a user's code makes of its values
             said = " ".join(f"{type(error).__name__}: {error}".split())
             raise SolverCrashError(
                 f"the file {self.path} cannot be written by its format, {type(self.format).__name__} ({said}): mend its "
@@ -139,10 +142,13 @@ class ArrayFile:
             values = self.format.decode(content, shape, into.dtype)
         except DeepZeroError:
             raise
-        except Exception as error:  # of a format that is not ours
+        except (Exception, SystemExit) as error:  # of a format that is not ours
             raise UnreadableOutputError(f"cannot be read ({type(error).__name__}: {error})") from error
         if not isinstance(values, np.ndarray) or values.shape != shape:
             raise InvalidStateError(f"was read as {getattr(values, 'shape', type(values).__name__)} by its format, not {shape}")
+        if values.dtype.kind not in "fiu" or np.ma.is_masked(values):  # the rest would be dropped when it is taken
+            what = "numbers that are masked in part" if np.ma.is_masked(values) else str(values.dtype)
+            raise InvalidStateError(f"was read as {what} by its format, not as real numbers")
         axis = int(self.batched)
         if self.channel_axis == "last":
             values = np.moveaxis(values, -1, axis)

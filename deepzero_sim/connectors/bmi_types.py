@@ -20,13 +20,19 @@ _FAMILIES: dict[str, tuple[str, tuple[int, ...]]] = {
     **dict.fromkeys(("real", "float"), ("f", (4, 8))),
     **dict.fromkeys(("double", "double precision", "doubleprecision"), ("f", (8,))),
     **dict.fromkeys(("single", "single precision"), ("f", (4,))),
-    **dict.fromkeys(("integer", "int", "long", "long int", "size", "intp"), ("i", _WHOLE)),
+    **dict.fromkeys(("integer", "int", "long", "long int", "long integer", "size", "intp"), ("i", _WHOLE)),
     **dict.fromkeys(("long long", "long long int", "longlong"), ("i", (8,))),
     **dict.fromkeys(("short", "short int"), ("i", (2,))),
     "byte": ("i", (1,)),
     **dict.fromkeys(("logical", "bool", "boolean"), ("b", _WHOLE)),
     "c float": ("f", (4,)),
     "c int": ("i", (4,)),
+}
+
+#: Characters are numbers where C says of which sign.
+_CHARACTERS: dict[str, tuple[str, tuple[int, ...]]] = {
+    "signed char": ("i", (1,)),
+    **dict.fromkeys(("unsigned char", "uchar"), ("u", (1,))),
 }
 
 #: Families of the languages whose kinds are written in parentheses.
@@ -64,7 +70,7 @@ def _text(word: Any) -> str | None:
     if not isinstance(word, str):
         return None
     text = re.sub(r"^<class '(.*)'>$|^dtype\('(.*)'\)$", r"\1\2", word.split("\0")[0].strip())
-    return re.sub(r"^(numpy|np)\.", "", text)
+    return re.sub(r"^[A-Za-z_]\w*\.(?=[A-Za-z])", "", text)  # of numpy, torch, jax.numpy as jnp
 
 
 def _of_numpy(text: str, item: int) -> np.dtype[Any] | None:
@@ -88,7 +94,9 @@ def _of_family(text: str, item: int) -> np.dtype[Any] | None:
 
 def _family(base: str) -> tuple[str, tuple[int, ...]] | None:
     """Of `unsigned int`, `uint`, `c uint` as well."""
-    bare = base.removeprefix("c ")
+    bare = base.removeprefix("c ").removeprefix("signed ")
+    if base in _CHARACTERS:
+        return _CHARACTERS[base]
     if base in _FAMILIES or bare in _FAMILIES:
         return ("u", _WHOLE) if bare == "size" else _FAMILIES.get(base) or _FAMILIES[bare]
     unsigned = "int" if bare == "unsigned" else bare.removeprefix("unsigned ").removeprefix("u")

@@ -32,6 +32,11 @@ class Command:
             )
         if not all(isinstance(word, str | int | float | Path) and is_spelt(str(word)) for word in command):
             raise ConfigError(f"command must be a list of words and numbers, not {list(command)!r}.")
+        if truth := [word for word in command if isinstance(word, bool)]:
+            raise ConfigError(
+                f"command must be a list of words and numbers, not {truth[0]!r}: put it in quotes, as YAML takes off and NO "
+                "for false."
+            )
         self._words = [_found(str(command[0])), *(_word(str(word)) for word in command[1:])]
         self._environment = {os.fsencode(name): os.fsencode(value) for name, value in _variables(environment).items()}
 

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import numpy as np
+
 from deepzero_sim.connectors.namelist_text import Assignment, Dimension, Group
 from deepzero_sim.connectors.namelist_values import NULL, Filled, Kind, Scalar, kinds_of, spell
 from deepzero_sim.connectors.templates import PLACEHOLDER, Text
@@ -260,6 +262,7 @@ def _flat(given: Any, base: Any, way: Way) -> Iterator[tuple[Way, Any, Any]]:
 def _checked(given: Any, base: object, where: str) -> Scalar | Text | None:
     if given is None and base is None:
         return None
+    given = given.item() if isinstance(given, np.generic) else given
     if not isinstance(given, str | bool | int | float | complex):
         raise ConfigError(f"{where} must be a number, text, true or false, or a list of them, not {given!r}: write it as text.")
     return Text(given, where) if isinstance(given, str) and PLACEHOLDER in given else given

@@ -30,6 +30,9 @@ _WHOLE = re.compile(r"([+-]?)0*(\d+)", re.ASCII)
 
 _REAL = re.compile(r"[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:[deq][+-]?\d+|[+-]\d+)?|inf(?:inity)?|nan)", re.IGNORECASE | re.ASCII)
 
+#: A logical in any form that Fortran reads, `.TRUE`, `tr` and `.f` too; text stands in quotes.
+_LOGICAL = re.compile(r"\.?[tf]\w*\.?", re.IGNORECASE | re.ASCII)
+
 _COMPLEX = re.compile(rf"\(\s*{_REAL.pattern}\s*,\s*{_REAL.pattern}\s*\)", re.IGNORECASE | re.ASCII)
 
 #: Whole numbers up to here are whole numbers as doubles, too.
@@ -86,7 +89,7 @@ def _kind_of(value: object, quoted: bool) -> Kind | None:
     if value is None:
         return None
     if isinstance(value, str):
-        forms: dict[Kind, re.Pattern[str]] = {"integer": _WHOLE, "real": _REAL, "complex": _COMPLEX}
+        forms: dict[Kind, re.Pattern[str]] = {"integer": _WHOLE, "real": _REAL, "complex": _COMPLEX, "logical": _LOGICAL}
         return "text" if quoted else next((kind for kind, form in forms.items() if form.fullmatch(value)), "text")
     if isinstance(value, bool):
         return "logical"
@@ -136,12 +139,16 @@ def _refuse(value: object, kind: Kind | None, where: str) -> NoReturn:
 
 def _number_in(bare: str, kind: Kind | None) -> str | None:
     """A number in text, with all digits that it has there; None if there is none."""
-    if whole := _WHOLE.fullmatch(bare):
-        return _of_whole("".join(whole.groups()), kind)
+    if whole := _WHOLE.fullmatch(bare):  # 007 may be a name: an integer and text are both read from it as it is
+        return bare if kind is None else _of_whole("".join(whole.groups()), kind)
     if _REAL.fullmatch(bare):
-        return _of_real(bare, _double(bare), kind)
-    if kind not in (None, "complex"):
-        return None
+        dated = kind is None and re.search(r"[\d.][+-]", bare)  # 2024-01 is a date rather than a number without a letter
+        return None if dated else _of_real(bare, _double(bare), kind)
+    return _complex_in(bare, kind) if kind in (None, "complex") else None
+
+
+def _complex_in(bare: str, kind: Kind | None) -> str | None:
+    """A complex number in text, as Fortran or Python writes it; None if there is none."""
     if _COMPLEX.fullmatch(bare):
         return bare
     try:

@@ -28,6 +28,12 @@ from deepzero_sim.spelling import did_you_mean
 #: Characters of a base, and entries of one of its groups: f90nml takes seconds for so many.
 MOST_CHARACTERS, MOST_ENTRIES = 10**6, 2000
 
+#: Values that repeat counts make, at most: f90nml writes them out, some 250,000 a second.
+MOST_VALUES = 200_000
+
+#: Repeat counts, `3*1.0` and `3*`, and where groups may begin, comments and strings not told apart.
+_REPEATS, _HEADS = re.compile(r"(?<![\w.])(\d{1,18})\*"), re.compile(r"[&$]\s*[A-Za-z]")
+
 #: Values in a line of a list.
 IN_A_LINE = 6
 
@@ -132,6 +138,9 @@ class _Base:
         self._where, self._source, self._text, self._groups = where, source, text, find_groups(text)
         if crowded := [group.name for group in self._groups if len(group.assignments) > MOST_ENTRIES]:
             raise ConfigError(f"{where}: {crowded[0]} of {source} has more than {MOST_ENTRIES} entries: {BY_A_TEMPLATE}.")
+        if (values := sum(map(int, _REPEATS.findall(text)))) > MOST_VALUES or len(_HEADS.findall(text)) > MOST_ENTRIES:
+            what = f"repeat counts of {values} values in all" if values > MOST_VALUES else f"more than {MOST_ENTRIES} groups"
+            raise ConfigError(f"{where}: {source} has {what}, and f90nml takes very long to read that: {BY_A_TEMPLATE}.")
         try:
             self._read, removed = _read(text)
         except Exception as error:  # whatever garbage makes of it

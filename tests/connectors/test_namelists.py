@@ -139,7 +139,7 @@ def test_only_what_is_named_differs(deck: Deck, base: str, values: Any, expected
         (None, True, ".true."),
         (None, ".false.", ".false."),
         (None, "t", "'t'"),
-        (None, "007", "7"),
+        (None, "007", "007"),
         (None, "1e-3", "1e-3"),
         (None, "1_000", "'1_000'"),
         (None, "(1.0,2)", "(1.0,2)"),

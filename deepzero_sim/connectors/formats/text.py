@@ -119,11 +119,18 @@ def _header(header: str | Sequence[str] | int, comments: str) -> list[str]:
     return list(lines)
 
 
+#: Control characters that are white space to Python's text, and not to its bytes.
+_SEPARATORS = (b"\x1c", b"\x1d", b"\x1e", b"\x1f")
+
+
 def _plain_table(lines: Sequence[bytes], delimiter: str | None, shape: tuple[int, int]) -> Array | None:
     """The numbers of a table as nearly all are, which numpy reads many times as fast; None if it is another."""
     if not shape[0] or not any(line.strip() for line in lines):  # loadtxt warns of nothing
         return None
-    text = b"\n".join(lines).translate(EXPONENT_LETTERS).decode("latin-1")
+    content = b"\n".join(lines)
+    if not content.isascii() or any(separator in content for separator in _SEPARATORS):  # they part columns for loadtxt
+        return None
+    text = content.translate(EXPONENT_LETTERS).decode()
     try:
         table = np.loadtxt(text.split("\n"), np.float64, comments=None, delimiter=delimiter, ndmin=2)
     except ValueError:
