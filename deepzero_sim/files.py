@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from glob import escape
 from pathlib import Path
 
-from deepzero_sim.errors import ConfigError
+from deepzero_sim.errors import ConfigError, RunError
 
 #: Bytes of the largest text file that is read.
 LARGEST_TEXT = 8 * 2**20
@@ -59,6 +59,16 @@ def write_text(path: Path, text: str) -> None:
     """Write a whole text file, or nothing."""
     with replacing(path) as aside:
         aside.write_text(text, encoding="utf-8")
+
+
+def require_regular(path: Path) -> None:
+    """Hold a file of a run to be one, if it is there: to open a pipe waits for ever, and a device has no end.
+
+    Raises:
+        RunError: it is something else.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():  # of a folder it is said when it is opened
+        raise RunError(f"{path} must be a regular file, but it is something else: restore it, or delete it.")
 
 
 def read_text(path: Path, what: str) -> str:

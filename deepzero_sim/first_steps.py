@@ -27,7 +27,7 @@ from deepzero_sim.datasets.batches import CALL, advance_part
 from deepzero_sim.datasets.trajectories import Trajectories, as_batch
 from deepzero_sim.errors import RunError
 from deepzero_sim.failures import FailureLog, FailurePolicy, Incident
-from deepzero_sim.files import replacing
+from deepzero_sim.files import replacing, require_regular
 from deepzero_sim.parallel import single_threaded
 from deepzero_sim.preparation import PREPARATION, Entry, Preparation
 from deepzero_sim.run_folder import CONFIG, FIRST_STEPS, RunFolder
@@ -279,6 +279,7 @@ def _read(file: Path, key: str | None = None) -> _Kept | None:
     Raises:
         SafetensorError, OSError, ValueError, KeyError, TypeError: it is damaged, or none of ours.
     """
+    require_regular(file)
     with safe_open(file, framework="numpy") as opened:
         metadata = opened.metadata() or {}
         words = [metadata[name] for name in ("format", "key", "incidents")]

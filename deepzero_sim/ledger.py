@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from deepzero_sim.checksums import digest
 from deepzero_sim.errors import RunError
-from deepzero_sim.files import write_text
+from deepzero_sim.files import require_regular, write_text
 
 #: Seconds of a portion of a question's queries: so much work is lost by a kill, and a shorter gradient writes nothing.
 PORTION = 20.0
@@ -78,6 +78,7 @@ class Ledger:
         self._checksum = digest([self._run, self._question])
         self._asked += 1
         self._unwritten, self._unwritten_seconds = [], 0.0
+        require_regular(self._path)
         text = self._path.read_text(encoding="utf-8", errors="replace") if self._path.exists() else ""
         if not text.startswith(self._question):
             self.forget()

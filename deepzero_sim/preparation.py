@@ -10,7 +10,7 @@ from typing import Any
 
 from deepzero_sim.checksums import digest
 from deepzero_sim.errors import RunError
-from deepzero_sim.files import write_text
+from deepzero_sim.files import require_regular, write_text
 from deepzero_sim.types import is_number, is_whole
 
 #: The file, in a run folder.
@@ -61,6 +61,7 @@ class Preparation:
         self._path = path
         self.run = run or ""
         self.entries: list[Entry] = []
+        require_regular(path)
         text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
         *lines, rest = text.split("\n")
         self._torn = rest != "" or any("\0" in line for line in lines[-1:])  # by a kill, or by a power cut

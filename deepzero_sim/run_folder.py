@@ -39,7 +39,7 @@ from deepzero_sim.checksums import digest, digest_of_named
 from deepzero_sim.documents import read_json, read_yaml, write_yaml
 from deepzero_sim.errors import ConfigError, RunError
 from deepzero_sim.failures import Incident, as_line
-from deepzero_sim.files import read_text, replacing, write_text
+from deepzero_sim.files import read_text, replacing, require_regular, write_text
 from deepzero_sim.types import NamedTensors
 
 CONFIG = "config.yaml"
@@ -221,6 +221,7 @@ class RunFolder:
     def heal_state(self, checkpoint: Checkpoint) -> None:
         """Write the counters for people anew where they are not the checkpoint's: a kill came between the two, or somebody."""
         path, text = self.path / STATE, _for_people(checkpoint)
+        require_regular(path)
         if not path.exists() or path.read_bytes() != text.encode():
             write_text(path, text)
 
@@ -289,6 +290,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 def _lines(path: Path) -> tuple[list[dict[str, Any]], list[ValueError]]:
     """The lines of a file of metrics but a torn last one, and what is wrong with those that are none."""
+    require_regular(path)
     lines: list[dict[str, Any]] = []
     damaged: list[ValueError] = []
     written = [line for line in path.read_bytes().split(b"\n")[:-1] if line.strip()] if path.exists() else []
@@ -321,6 +323,7 @@ def _load(path: Path) -> tuple[Checkpoint, _Identity]:
     file = path / CHECKPOINT
     if not file.exists():
         raise RunError(f"expected a trained run in {path}, but there is no {CHECKPOINT}: train it first, or check the path.")
+    require_regular(file)
     try:
         checkpoint, identity = _read(file)
     except (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError) as error:

@@ -12,7 +12,7 @@ from torch import nn
 
 from deepzero_sim.checksums import digest
 from deepzero_sim.errors import ConfigError, RunError
-from deepzero_sim.files import write_text
+from deepzero_sim.files import require_regular, write_text
 from deepzero_sim.preparation import PREPARATION, RATIOS_FOUND, Preparation
 from deepzero_sim.sparsity.base import Densities, active_count, scored_weights
 
@@ -99,6 +99,7 @@ def load_ratios(folder: Path) -> RatiosRecord | None:
     if not path.exists():
         return None
     try:
+        require_regular(path)
         text = path.read_text(encoding="utf-8")
         record = _read(json.loads(text))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:

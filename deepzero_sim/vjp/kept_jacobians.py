@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 from deepzero_sim.checksums import digest, digest_of_named
 from deepzero_sim.documents import read_json
 from deepzero_sim.errors import RunError
-from deepzero_sim.files import replacing
+from deepzero_sim.files import replacing, require_regular
 from deepzero_sim.probing import Probes
 from deepzero_sim.types import Array
 
@@ -50,6 +50,7 @@ class KeptJacobians:
 
     def _read(self, path: Path) -> None:
         try:
+            require_regular(path)
             with safe_open(path, framework="numpy") as file:
                 metadata = file.metadata() or {}
                 names = file.keys() if metadata.get("format") == FORMAT else []
