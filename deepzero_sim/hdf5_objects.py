@@ -144,11 +144,11 @@ def text(value: Any) -> str | None:
         value = value.encode("utf-8", "surrogateescape")
     if not isinstance(value, bytes):
         return None
-    value = value.partition(b"\0")[0]  # what lies behind it in a buffer of C's is no part of it
+    written: bytes = value.partition(b"\0")[0]  # what lies behind it in a buffer of C's is no part of it
     try:
-        decoded = value.decode()
+        decoded = written.decode()
     except UnicodeDecodeError:
-        decoded = value.decode("latin-1")
+        decoded = written.decode("latin-1")
     return decoded.rstrip(" ")
 
 

@@ -352,3 +352,37 @@ def test_a_mask_is_no_one_elses() -> None:
     assert spec.active().all()
     with pytest.raises(ValueError, match="read-only"):
         spec.mask[0, 0] = False  # type: ignore[index]
+
+
+class Wrong(dz.DifferentiableSolver):
+    """A differentiable step that is not as the contract wants it."""
+
+    spec = SPEC
+
+    def __init__(self, made: Callable[[torch.Tensor], Any]) -> None:
+        self.made = made
+
+    def step(self, states: Array, params: Array | None = None) -> Array:
+        return states / 2
+
+    def differentiable_step(self, states: torch.Tensor, params: torch.Tensor | None = None) -> torch.Tensor:
+        result: torch.Tensor = self.made(states / 2)
+        return result
+
+
+@pytest.mark.parametrize(
+    ("made", "words"),
+    [
+        (lambda s: s[:1], "must return torch.float64 of shape"),
+        (lambda s: s[:, :, :2], "must return torch.float64 of shape"),
+        (lambda s: s.float(), "not torch.float32"),
+        (lambda s: s + 0j, "not torch.complex128"),
+        (lambda s: s.detach().numpy(), "must return a tensor, not ndarray"),
+        (lambda s: None, "must return a tensor, not NoneType"),
+        (lambda s: s @ s, "raised RuntimeError"),
+    ],
+)
+def test_a_differentiable_step_is_held_to_the_contract(made: Callable[[torch.Tensor], Any], words: str) -> None:
+    loop = dz.SolverLoop(Wrong(made), Identity(), gradient="exact")
+    with pytest.raises(dz.SolverError, match=words):
+        loop.rollout(torch.ones(2, 1, 16, dtype=torch.float64), torch.ones(2, 1, dtype=torch.float64), 1)

@@ -508,3 +508,15 @@ def test_a_program_of_gfortran_reads_what_is_meant(
     written = filled(made(FORTRAN_BASE, {"setup": values}, tmp_path), flag=True, steps=16, word="007")
     assert said_by(program, written, tmp_path) == said_by(program, by_hand, tmp_path)
     assert said_by(program, FORTRAN_BASE, tmp_path) != said_by(program, by_hand, tmp_path)
+
+
+@pytest.mark.parametrize("form", [".TRUE", ".f", "tr", ".tru."])
+def test_a_logical_in_a_short_form_is_one(form: str, tmp_path: Path) -> None:
+    text = filled(made(f"&g\n l={form}\n a=1\n/\n", {"g": {"l": "{{ values.flag }}"}}, tmp_path), flag=True)
+    assert f90nml.reads(text)["g"]["l"] is True
+
+
+@pytest.mark.parametrize("text", ["&g\n x=100000000*1.0\n a=1\n/\n", "&g a=1 /\n" + "&h " * 20_000])
+def test_a_base_that_takes_long_to_read_is_refused_at_once(text: str, tmp_path: Path) -> None:
+    with pytest.raises(dz.ConfigError, match="takes very long to read"):
+        made(text, {"g": {"a": 2}}, tmp_path)
