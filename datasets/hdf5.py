@@ -12,7 +12,7 @@ from pathlib import Path
 import h5py
 
 from deepzero_sim.errors import DataError
-from deepzero_sim.files import replacing
+from deepzero_sim.files import kind_of_file, replacing
 
 #: What :func:`not_a_file` says of a path where nothing is.
 NOTHING = "there is none"
@@ -73,8 +73,7 @@ def not_a_file(path: Path) -> str | None:
         return f"it is out of reach ({os.strerror(error.errno) if error.errno else error})"
     if stat.S_ISREG(mode):
         return None
-    kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
-    return f"that is {kinds.get(stat.S_IFMT(mode), 'a device')}"
+    return f"that is {kind_of_file(mode)}"
 
 
 def show(path: Path) -> str:

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from glob import escape
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from deepzero_sim.errors import ConfigError, RunError
 
 #: Bytes of the largest text file that is read.
@@ -32,6 +34,24 @@ def replacing(path: Path) -> Iterator[Path]:
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_tensors(path: Path, what: str) -> Iterator[Path]:
+    """Write a file of safetensors as :func:`replacing` does, with its name for an input/output error in Python's.
+
+    Args:
+        path: of the file.
+        what: it holds, for messages.
+
+    Yields:
+        The path to write to, in the same folder.
+    """
+    with replacing(path) as aside:
+        try:
+            yield aside
+        except SafetensorError as error:
+            raise OSError(f"{what} cannot be written ({error})") from error
 
 
 def _clear_leftovers(path: Path) -> None:
@@ -113,6 +133,12 @@ def require_file_or_folder(path: str) -> None:
         raise ConfigError(
             f"expected a file or a folder, but {path} is a pipe, a socket or a device: copy what it holds to a file."
         )
+
+
+def kind_of_file(mode: int) -> str:
+    """What a file is that is no plain one."""
+    kinds = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a folder"}
+    return kinds.get(stat.S_IFMT(mode), "a device")
 
 
 def _regular(path: str, flags: int) -> int:

@@ -27,7 +27,7 @@ from deepzero_sim.datasets.batches import CALL, advance_part
 from deepzero_sim.datasets.trajectories import Trajectories, as_batch
 from deepzero_sim.errors import RunError
 from deepzero_sim.failures import FailureLog, FailurePolicy, Incident
-from deepzero_sim.files import replacing, require_regular
+from deepzero_sim.files import replacing_tensors, require_regular
 from deepzero_sim.parallel import single_threaded
 from deepzero_sim.preparation import PREPARATION, Entry, Preparation
 from deepzero_sim.run_folder import CONFIG, FIRST_STEPS, RunFolder
@@ -260,11 +260,8 @@ class _Keeper:
         words = {"format": FORMAT, "key": kept.key, "incidents": json.dumps(kept.incidents)}
         arrays = {"advanced": np.ascontiguousarray(kept.advanced)}
         checksum = digest_of_named(list(words.values()), arrays)
-        with replacing(self.file) as aside:
-            try:
-                save_file(arrays, aside, metadata={**words, "sha256": checksum})
-            except SafetensorError as error:  # its name for an input/output error
-                raise OSError(f"the first steps in {self.file} cannot be written ({error})") from error
+        with replacing_tensors(self.file, f"the first steps in {self.file}") as aside:
+            save_file(arrays, aside, metadata={**words, "sha256": checksum})
         self._written = time.perf_counter()
         self._writing = self._written - started
 

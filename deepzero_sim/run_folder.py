@@ -39,7 +39,7 @@ from deepzero_sim.checksums import digest, digest_of_named
 from deepzero_sim.documents import read_json, read_yaml, write_yaml
 from deepzero_sim.errors import ConfigError, RunError
 from deepzero_sim.failures import Incident, as_line
-from deepzero_sim.files import read_text, replacing, require_regular, write_text
+from deepzero_sim.files import read_text, replacing_tensors, require_regular, write_text
 from deepzero_sim.types import NamedTensors
 
 CONFIG = "config.yaml"
@@ -234,11 +234,8 @@ def snapshot(path: Path, step: int) -> Path:
 def _save(folder: Path, checkpoint: Checkpoint, identity: _Identity) -> None:
     words = {"state": json.dumps(checkpoint.state), "run": identity.words}
     checksum = digest_of_named(list(words.values()), checkpoint.tensors)
-    with replacing(folder / CHECKPOINT) as aside:
-        try:
-            save_file(_as_stored(checkpoint.tensors), aside, metadata={**words, "sha256": checksum})
-        except SafetensorError as error:  # its name for an input/output error
-            raise OSError(f"the checkpoint in {folder} cannot be written ({error})") from error
+    with replacing_tensors(folder / CHECKPOINT, f"the checkpoint in {folder}") as aside:
+        save_file(_as_stored(checkpoint.tensors), aside, metadata={**words, "sha256": checksum})
     write_text(folder / STATE, _for_people(checkpoint))
 
 

@@ -7,6 +7,7 @@ import stat
 from pathlib import Path, PurePosixPath
 
 from deepzero_sim.errors import ConfigError, MissingOutputError, UnreadableOutputError
+from deepzero_sim.files import kind_of_file
 
 
 def inside(path: str | os.PathLike[str], what: str) -> str:
@@ -57,12 +58,6 @@ def read_file(path: str | os.PathLike[str], most: int) -> bytes:
     if max(status.st_size, len(content)) > most:
         raise OverflowError(f"it has more than {most} bytes")
     return content
-
-
-def kind_of_file(mode: int) -> str:
-    """What a file is that is no plain one."""
-    kinds = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a folder"}
-    return kinds.get(stat.S_IFMT(mode), "a device")
 
 
 def read_inside(folder: Path, path: str, largest: int) -> bytes:

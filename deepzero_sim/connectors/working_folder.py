@@ -18,8 +18,9 @@ from typing import Literal, TypeAlias, TypeGuard, get_args
 
 from deepzero_sim.connectors.formats import Content
 from deepzero_sim.connectors.guard import guard
-from deepzero_sim.connectors.paths import inside, is_spelt, kind_of_file
+from deepzero_sim.connectors.paths import inside, is_spelt
 from deepzero_sim.errors import ConfigError
+from deepzero_sim.files import kind_of_file
 
 Keep: TypeAlias = Literal["failures", "never", "always"]
 

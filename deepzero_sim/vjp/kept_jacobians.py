@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 from deepzero_sim.checksums import digest, digest_of_named
 from deepzero_sim.documents import read_json
 from deepzero_sim.errors import RunError
-from deepzero_sim.files import replacing, require_regular
+from deepzero_sim.files import replacing_tensors, require_regular
 from deepzero_sim.probing import Probes
 from deepzero_sim.types import Array
 
@@ -96,11 +96,8 @@ class KeptJacobians:
         if self._path is None or not self._changed:
             return
         facts = json.dumps(self._facts)
-        with replacing(self._path) as aside:
-            try:
-                save_file(self._arrays, aside, metadata={"format": FORMAT, "facts": facts, "sha256": digest([facts])})
-            except SafetensorError as error:  # its name for an input/output error
-                raise OSError(f"the Jacobians in {self._path} cannot be written ({error})") from error
+        with replacing_tensors(self._path, f"the Jacobians in {self._path}") as aside:
+            save_file(self._arrays, aside, metadata={"format": FORMAT, "facts": facts, "sha256": digest([facts])})
         self._changed = False
 
 
