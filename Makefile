@@ -33,7 +33,7 @@ wheel: $(READY)
 	$(BIN)/python tests/check_wheel.py dist
 
 # --no-compile: what is imported is compiled then, and that is little of what is installed
-$(READY): pyproject.toml constraints.txt $(wildcard deepzero_sim/difference/native*.[ch])
+$(READY): pyproject.toml constraints.txt $(wildcard deepzero_sim/oracle/difference/kernels/native*.[ch])
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt setuptools wheel
 	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --no-build-isolation --editable '.[all,dev]'

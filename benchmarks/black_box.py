@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from deepzero_sim.cli.settings import WakeMethod
 from deepzero_sim.errors import MissingExtraError
-from deepzero_sim.settings import WakeMethod
 
 #: `(d,)`, `(P, d)` or `(P,)`
 Numbers = NDArray[np.float64]

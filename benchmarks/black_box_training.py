@@ -18,23 +18,23 @@ import numpy as np
 import torch
 
 from deepzero_sim.benchmarks.black_box import BLACK_BOXES, BlackBox, Numbers, Search
-from deepzero_sim.components import Component
-from deepzero_sim.coupling import SolverLoop
+from deepzero_sim.cli.experiment import rollout_loss, starting_network
+from deepzero_sim.cli.first_steps import FirstSteps, others
+from deepzero_sim.cli.reports.plain import plain
+from deepzero_sim.cli.settings import WakeMethod, Workers
+from deepzero_sim.common.components import Component
+from deepzero_sim.common.module_state import state_put_back, write
+from deepzero_sim.coupling.loop import SolverLoop
 from deepzero_sim.datasets import trajectories
 from deepzero_sim.datasets.batches import UnrolledBatches
 from deepzero_sim.errors import NonFiniteError
-from deepzero_sim.experiment import rollout_loss, starting_network
-from deepzero_sim.failures import FailureLog, FailurePolicy
-from deepzero_sim.first_steps import FirstSteps, others
-from deepzero_sim.module_state import state_put_back, write
-from deepzero_sim.oracle import LoopOracle
-from deepzero_sim.parallel import open_executor, single_threaded
-from deepzero_sim.perturbation import Displacements, trainable
-from deepzero_sim.plain import plain
-from deepzero_sim.run_folder import Checkpoint, RunFolder, detached
-from deepzero_sim.settings import WakeMethod, Workers
-from deepzero_sim.solver import build_solver
-from deepzero_sim.trainer import Progress, progress_of
+from deepzero_sim.execution.executors import open_executor, single_threaded
+from deepzero_sim.oracle.base import LoopOracle
+from deepzero_sim.oracle.queries import Displacements, trainable
+from deepzero_sim.solver.contract import build_solver
+from deepzero_sim.solver.failure_policy import FailureLog, FailurePolicy
+from deepzero_sim.training.run_folder import Checkpoint, RunFolder, detached
+from deepzero_sim.training.trainer import Progress, progress_of
 
 
 @dataclass

@@ -11,9 +11,9 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from deepzero_sim.demo import METHODS, STEPS, training_settings
-from deepzero_sim.experiment import compare, train
-from deepzero_sim.settings import Workers
+from deepzero_sim.cli.demo import METHODS, STEPS, training_settings
+from deepzero_sim.cli.experiment import compare, train
+from deepzero_sim.cli.settings import Workers
 
 
 def main() -> None:

@@ -18,9 +18,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 
 import deepzero_sim as dz
+from deepzero_sim.execution.executors import single_threaded
 from deepzero_sim.models import resnet20
-from deepzero_sim.parallel import single_threaded
-from deepzero_sim.perturbation import Coordinates
+from deepzero_sim.oracle.queries import Coordinates
 
 STEPS = [10 ** (exponent / 2) for exponent in range(-12, -3)]
 

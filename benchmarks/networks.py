@@ -9,7 +9,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import nn
 
 from deepzero_sim import models
-from deepzero_sim.oracle import Loss
+from deepzero_sim.oracle.base import Loss
 from deepzero_sim.solvers.wake import WakeGrid
 
 CLASSES = 10

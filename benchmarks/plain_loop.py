@@ -16,13 +16,13 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from deepzero_sim.estimator.base import check_mask, check_scheme
+from deepzero_sim.common.difference_schemes import Scheme
+from deepzero_sim.common.module_state import state_put_back
+from deepzero_sim.common.types import Mask, NamedTensors
+from deepzero_sim.estimators.base import check_mask, check_scheme
 from deepzero_sim.models import ResNet
-from deepzero_sim.module_state import state_put_back
-from deepzero_sim.oracle import Loss
-from deepzero_sim.perturbation import trainable
-from deepzero_sim.schemes import Scheme
-from deepzero_sim.types import Mask, NamedTensors
+from deepzero_sim.oracle.base import Loss
+from deepzero_sim.oracle.queries import trainable
 
 #: A parameter's name and a flat position in it.
 Coordinate = tuple[str, int]

@@ -27,8 +27,8 @@ from typing import Any
 
 import numpy as np
 
-from deepzero_sim.connectors.umbridge import UMBridgeSolver
-from deepzero_sim.types import Array
+from deepzero_sim.common.types import Array
+from deepzero_sim.connectors.http.umbridge import UMBridgeSolver
 
 SIZES = (64, 4096, 65536)
 

@@ -14,21 +14,21 @@ from pathlib import Path
 
 import numpy as np
 
-from deepzero_sim import demo
 from deepzero_sim.benchmarks.black_box_training import BlackBoxSettings, train_black_box
 from deepzero_sim.benchmarks.wake_methods import Folders, Run, run_of, start_run, updates_of
 from deepzero_sim.benchmarks.wake_report import Found, Point, Training, publish, rows
-from deepzero_sim.console import console, training_bar
-from deepzero_sim.coupling import SolverLoop
+from deepzero_sim.cli import demo
+from deepzero_sim.cli.console import console, training_bar
+from deepzero_sim.cli.experiment import build_corrector, cost, evaluate_on, train
+from deepzero_sim.cli.settings import BenchWakeSettings
+from deepzero_sim.coupling.loop import SolverLoop
 from deepzero_sim.datasets import trajectories
 from deepzero_sim.datasets.trajectories import Trajectories
 from deepzero_sim.errors import ConfigError, DivergedError, MissingExtraError, NonFiniteError
-from deepzero_sim.experiment import build_corrector, cost, evaluate_on, train
 from deepzero_sim.models.corrector import NoCorrection
-from deepzero_sim.run_folder import load_checkpoint, snapshot
-from deepzero_sim.settings import BenchWakeSettings
-from deepzero_sim.solver import Solver, build_solver
-from deepzero_sim.trainer import progress_of, restore_network
+from deepzero_sim.solver.contract import Solver, build_solver
+from deepzero_sim.training.run_folder import load_checkpoint, snapshot
+from deepzero_sim.training.trainer import progress_of, restore_network
 
 #: How often the error is looked at on the way, each time after twice as many updates.
 POINTS = 7

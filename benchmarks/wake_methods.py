@@ -12,15 +12,15 @@ from typing import Any, TypeAlias
 
 import torch
 
-from deepzero_sim import demo
 from deepzero_sim.benchmarks.black_box import BLACK_BOXES, usual_population
 from deepzero_sim.benchmarks.black_box_training import BlackBoxSettings
-from deepzero_sim.components import Component
-from deepzero_sim.experiment import build_corrector
-from deepzero_sim.perturbation import trainable
-from deepzero_sim.settings import BenchWakeSettings, TrainSettings, WakeMethod
-from deepzero_sim.solver import build_solver
-from deepzero_sim.sparsity import RandomMask
+from deepzero_sim.cli import demo
+from deepzero_sim.cli.experiment import build_corrector
+from deepzero_sim.cli.settings import BenchWakeSettings, TrainSettings, WakeMethod
+from deepzero_sim.common.components import Component
+from deepzero_sim.estimators.sparsity import RandomMask
+from deepzero_sim.oracle.queries import trainable
+from deepzero_sim.solver.contract import build_solver
 
 #: Any of the runs.
 Run: TypeAlias = TrainSettings | BlackBoxSettings

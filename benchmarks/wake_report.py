@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import yaml
 
+from deepzero_sim.cli.reports.figures import pyplot, save
+from deepzero_sim.cli.reports.plain import plain
+from deepzero_sim.cli.reports.tables import markdown_table
+from deepzero_sim.cli.settings import BenchWakeSettings
+from deepzero_sim.common.files import write_text
 from deepzero_sim.datasets.generate import software
-from deepzero_sim.figures import pyplot, save
-from deepzero_sim.files import write_text
-from deepzero_sim.plain import plain
-from deepzero_sim.settings import BenchWakeSettings
-from deepzero_sim.tables import markdown_table
 
 FIGURE = "wake.png"
 

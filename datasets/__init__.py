@@ -1,6 +1,6 @@
 """Trajectory data: files, how they are made, and batches cut out of them."""
 
-from deepzero_sim.arguments import guard_calls as _guard_calls
+from deepzero_sim.common.arguments import guard_calls as _guard_calls
 from deepzero_sim.datasets.batches import UnrolledBatches, advance_frames
 from deepzero_sim.datasets.trajectories import Trajectories, load, save
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from deepzero_sim.advancing import advance, leave_out
+from deepzero_sim.common.types import Array
 from deepzero_sim.datasets.trajectories import Trajectories, as_batch
 from deepzero_sim.errors import DataError
-from deepzero_sim.failures import FailureLog, FailurePolicy
-from deepzero_sim.parallel import single_threaded
-from deepzero_sim.solver import Solver
-from deepzero_sim.types import Array
+from deepzero_sim.execution.executors import single_threaded
+from deepzero_sim.solver.contract import Solver
+from deepzero_sim.solver.failure_policy import FailureLog, FailurePolicy
+from deepzero_sim.solver.stepping import advance, leave_out
 
 #: States advanced in one call where there are many.
 CALL = 64

@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from deepzero_sim import hdf5_objects
+from deepzero_sim.common import hdf5_objects
 from deepzero_sim.datasets.decoding import Decoder, is_image
 from deepzero_sim.datasets.image_files import Entry
 from deepzero_sim.datasets.images import ImageData, Images

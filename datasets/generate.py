@@ -22,19 +22,19 @@ from typing import get_args
 
 import numpy as np
 
-from deepzero_sim import hdf5_objects
-from deepzero_sim.advancing import advance_all
-from deepzero_sim.components import Component, call_function
+from deepzero_sim.common import hdf5_objects
+from deepzero_sim.common.components import Component, call_function
+from deepzero_sim.common.files import write_text
+from deepzero_sim.common.types import Array
 from deepzero_sim.datasets import cards, statements, trajectories
 from deepzero_sim.datasets.hdf5 import NOTHING, not_a_file, reading, show, writing
 from deepzero_sim.datasets.statements import Statement
 from deepzero_sim.datasets.trajectories import Trajectories
 from deepzero_sim.errors import ConfigError, DataError
-from deepzero_sim.failures import FailureLog, FailurePolicy, Incident
-from deepzero_sim.files import write_text
-from deepzero_sim.parallel import outcome, submitted
-from deepzero_sim.solver import Solver, SolverSpec, build_solver, check_states
-from deepzero_sim.types import Array
+from deepzero_sim.execution.executors import outcome, submitted
+from deepzero_sim.solver.contract import Solver, SolverSpec, build_solver, check_states
+from deepzero_sim.solver.failure_policy import FailureLog, FailurePolicy, Incident
+from deepzero_sim.solver.stepping import advance_all
 
 
 @dataclass

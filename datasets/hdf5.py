@@ -11,8 +11,8 @@ from pathlib import Path
 
 import h5py
 
+from deepzero_sim.common.files import kind_of_file, replacing
 from deepzero_sim.errors import DataError
-from deepzero_sim.files import kind_of_file, replacing
 
 #: What :func:`not_a_file` says of a path where nothing is.
 NOTHING = "there is none"

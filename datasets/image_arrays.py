@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from deepzero_sim import hdf5_objects
+from deepzero_sim.common import hdf5_objects
 from deepzero_sim.datasets.hdf5 import show
 from deepzero_sim.datasets.images import ImageData, Images
 from deepzero_sim.errors import DataError

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from deepzero_sim import hdf5_objects
+from deepzero_sim.common import hdf5_objects
 from deepzero_sim.datasets.hdf5 import reading, show, writing
 from deepzero_sim.errors import DataError
 

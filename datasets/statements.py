@@ -13,9 +13,9 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from deepzero_sim import hdf5_objects, spelling
+from deepzero_sim.common import hdf5_objects, spelling
 from deepzero_sim.errors import ConfigError
-from deepzero_sim.solver import SolverSpec
+from deepzero_sim.solver.contract import SolverSpec
 
 #: What may differ between data and a solver, where somebody says that it is meant.
 Statement: TypeAlias = Literal[

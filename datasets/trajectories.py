@@ -24,13 +24,13 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from deepzero_sim import hdf5_objects
+from deepzero_sim.common import hdf5_objects
+from deepzero_sim.common.types import Array
 from deepzero_sim.datasets import statements
 from deepzero_sim.datasets.hdf5 import not_a_file, reading, show, writing
 from deepzero_sim.datasets.statements import Statements
 from deepzero_sim.errors import DataError
-from deepzero_sim.solver import SolverSpec
-from deepzero_sim.types import Array
+from deepzero_sim.solver.contract import SolverSpec
 
 FORMAT, VERSION = "deepzero-sim trajectories", 1
 

@@ -1,11 +1,16 @@
 """Train neural networks through numerical solvers that offer no gradients."""
 
-from deepzero_sim import vjp as vjp
-from deepzero_sim.arguments import guard_calls as _guard_calls
-from deepzero_sim.check import GradientCheck, check_gradient
+import sys as _sys
+
+from deepzero_sim.checks.gradient import GradientCheck, check_gradient
+from deepzero_sim.checks.solver import SolverCheck, check_solver
+from deepzero_sim.common.arguments import guard_calls as _guard_calls
 from deepzero_sim.connectors import BMISolver, DakotaSolver, ExecutableSolver, TesseractSolver, UMBridgeSolver
-from deepzero_sim.contract import SolverCheck, check_solver
-from deepzero_sim.coupling import SolverLoop
+from deepzero_sim.coupling import vjp as vjp
+from deepzero_sim.coupling.evaluation import Evaluation, evaluate
+from deepzero_sim.coupling.layer import SolverLayer
+from deepzero_sim.coupling.loop import SolverLoop
+from deepzero_sim.coupling.rollout_loss import RolloutError
 from deepzero_sim.errors import (
     ConfigError,
     ConnectionLostError,
@@ -28,19 +33,16 @@ from deepzero_sim.errors import (
     WorkerLostError,
     WorkingFolderError,
 )
-from deepzero_sim.estimator import CGE, RGE, BackPropagation, Estimator, GradientEstimate
-from deepzero_sim.evaluation import Evaluation, evaluate
-from deepzero_sim.failures import FailurePolicy
-from deepzero_sim.layer import SolverLayer
-from deepzero_sim.loss import RolloutError
-from deepzero_sim.oracle import LoopOracle, ModelOracle, Oracle
-from deepzero_sim.parallel import open_executor
-from deepzero_sim.run_folder import RunFolder
-from deepzero_sim.schedules import warm_up_cosine
+from deepzero_sim.estimators import CGE, RGE, BackPropagation, Estimator, GradientEstimate
+from deepzero_sim.estimators.sparsity import Densities, ErdosRenyi, GraSP, LayerRatios, RandomMask, Uniform, ZOGraSP
+from deepzero_sim.execution.executors import open_executor
+from deepzero_sim.oracle.base import LoopOracle, ModelOracle, Oracle
 from deepzero_sim.serving import ServedLoop, ServedLoss, ServedModel, ServedParameters, ServedSolver, serve
-from deepzero_sim.solver import DifferentiableSolver, Solver, SolverSpec, as_solver
-from deepzero_sim.sparsity import Densities, ErdosRenyi, GraSP, LayerRatios, RandomMask, Uniform, ZOGraSP
-from deepzero_sim.trainer import Progress, Trainer
+from deepzero_sim.solver.contract import DifferentiableSolver, Solver, SolverSpec, as_solver
+from deepzero_sim.solver.failure_policy import FailurePolicy
+from deepzero_sim.training.learning_rates import warm_up_cosine
+from deepzero_sim.training.run_folder import RunFolder
+from deepzero_sim.training.trainer import Progress, Trainer
 
 __all__ = [
     "CGE",
@@ -111,3 +113,6 @@ __all__ = [
 ]
 
 _guard_calls(__name__, runs=("check_gradient", "check_solver", "evaluate", "open_executor", "serve"))
+
+# dz.vjp lies with the coupling it serves; settings files and users import it as deepzero_sim.vjp
+_sys.modules[f"{__name__}.vjp"] = vjp

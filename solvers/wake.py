@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deepzero_sim.common.types import Array
 from deepzero_sim.errors import ConfigError
-from deepzero_sim.solver import Solver, SolverSpec
-from deepzero_sim.types import Array
+from deepzero_sim.solver.contract import Solver, SolverSpec
 
 LENGTH, WIDTH = 200.0, 100.0  # domain along the flow (y) and across it (x)
 CENTRE, RADIUS = (50.0, 50.0), 10.0  # the circle: (y, x) of its centre

@@ -27,10 +27,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from deepzero_sim.common.types import Array
 from deepzero_sim.errors import ConfigError, MissingExtraError, NonFiniteError, SolverCrashError
-from deepzero_sim.solver import DifferentiableSolver, check_states
+from deepzero_sim.solver.contract import DifferentiableSolver, check_states
 from deepzero_sim.solvers.wake import LENGTH, WIDTH, PressureSolve, WakeGrid, diffusion_number, viscosity
-from deepzero_sim.types import Array
 
 Pressure = Literal["direct", "cg"]
 
@@ -89,7 +89,7 @@ class PhiFlowWake(DifferentiableSolver):
         return PhiFlowWake, self._settings
 
     def step(self, states: Array, params: Array | None = None) -> Array:
-        """The step of :class:`~deepzero_sim.solver.Solver`; raises what :meth:`differentiable_step` does."""
+        """The step of :class:`~deepzero_sim.solver.contract.Solver`; raises what :meth:`differentiable_step` does."""
         with torch.inference_mode(False), torch.no_grad():  # what inference mode compiles never takes part in a gradient
             given = None if params is None else torch.tensor(params)
             return np.asarray(self.differentiable_step(torch.tensor(states), given).numpy())

@@ -13,13 +13,13 @@ CHECK = """
 import importlib, pkgutil, deepzero_sim
 assert "site-packages" in deepzero_sim.__file__, deepzero_sim.__file__
 names = [m.name for m in pkgutil.walk_packages(deepzero_sim.__path__, "deepzero_sim.")]
-names.remove("deepzero_sim.difference._native")  # is loaded, not imported
+names.remove("deepzero_sim.oracle.difference.kernels._native")  # is loaded, not imported
 for name in names:
     importlib.import_module(name)
 apart = ("solvers.wake", "solvers.wake_phiflow", "datasets.trajectories", "benchmarks.cge")
-for needed in (*apart, "estimator.cge", "models.corrector"):
+for needed in (*apart, "estimators.cge", "models.corrector"):
     assert f"deepzero_sim.{needed}" in names, (needed, names)
-from deepzero_sim.difference import native
+from deepzero_sim.oracle.difference.kernels import native
 assert native.library() is not None, "the kernels in C are missing"
 print(f"the wheel holds {len(names)} modules, all of them import")
 """

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from deepzero_sim import SolverSpec, as_solver
-from deepzero_sim.solver import Solver
-from deepzero_sim.types import Array
+from deepzero_sim.common.types import Array
+from deepzero_sim.solver.contract import Solver
 
 
 def advection(points: tuple[int, ...] = (8, 6), channels: int = 2, periodic: bool = True, dtype: str = "float64") -> Solver:

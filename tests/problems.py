@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from deepzero_sim.coupling import SolverLoop
-from deepzero_sim.oracle import LoopOracle, ModelOracle
-from deepzero_sim.perturbation import trainable
-from deepzero_sim.solver import DifferentiableSolver, Solver, SolverSpec
-from deepzero_sim.types import Array, NamedTensors
+from deepzero_sim.common.types import Array, NamedTensors
+from deepzero_sim.coupling.loop import SolverLoop
+from deepzero_sim.oracle.base import LoopOracle, ModelOracle
+from deepzero_sim.oracle.queries import trainable
+from deepzero_sim.solver.contract import DifferentiableSolver, Solver, SolverSpec
 
 POINTS = 16
 

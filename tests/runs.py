@@ -15,13 +15,13 @@ import torch
 import yaml
 from problems import Burgers, initial_states
 
-from deepzero_sim import demo
-from deepzero_sim.components import Component
+from deepzero_sim.cli import demo
+from deepzero_sim.cli.reports.plain import plain
+from deepzero_sim.cli.settings import GenerateSettings, TrainSettings, Workers
+from deepzero_sim.common.components import Component
+from deepzero_sim.common.types import NamedTensors
 from deepzero_sim.datasets import Trajectories, trajectories
-from deepzero_sim.plain import plain
-from deepzero_sim.run_folder import load_checkpoint
-from deepzero_sim.settings import GenerateSettings, TrainSettings, Workers
-from deepzero_sim.types import NamedTensors
+from deepzero_sim.training.run_folder import load_checkpoint
 
 TESTS = Path(__file__).parent
 
@@ -82,7 +82,7 @@ def start(*arguments: Any, cwd: Path, environment: Mapping[str, str] | None = No
     """The command line in a process of its own."""
     environment = {**os.environ, "PYTHONPATH": str(TESTS), "COLUMNS": "200", **(environment or {})}
     return subprocess.Popen(
-        [sys.executable, "-m", "deepzero_sim.cli", *map(str, arguments)],
+        [sys.executable, "-m", "deepzero_sim.cli.main", *map(str, arguments)],
         cwd=cwd,
         env=environment,
         text=True,

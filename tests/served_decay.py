@@ -8,7 +8,7 @@ import time
 import numpy as np
 
 import deepzero_sim as dz
-from deepzero_sim.types import Array
+from deepzero_sim.common.types import Array
 
 
 class Slow(dz.Solver):

@@ -1,10 +1,10 @@
 """Solvers that are not Python functions: programs, services and models, as they are."""
 
-from deepzero_sim.connectors.bmi import BMISolver
-from deepzero_sim.connectors.dakota import DakotaSolver
-from deepzero_sim.connectors.executable import ExecutableSolver
+from deepzero_sim.connectors.bmi.solver import BMISolver
 from deepzero_sim.connectors.formats import Format
-from deepzero_sim.connectors.tesseract import TesseractSolver
-from deepzero_sim.connectors.umbridge import UMBridgeSolver
+from deepzero_sim.connectors.http.tesseract import TesseractSolver
+from deepzero_sim.connectors.http.umbridge import UMBridgeSolver
+from deepzero_sim.connectors.programs.dakota import DakotaSolver
+from deepzero_sim.connectors.programs.executable import ExecutableSolver
 
 __all__ = ["BMISolver", "DakotaSolver", "ExecutableSolver", "Format", "TesseractSolver", "UMBridgeSolver"]

@@ -14,7 +14,7 @@ from torch import nn
 
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.models.sizes import require_whole
-from deepzero_sim.solver import SolverSpec
+from deepzero_sim.solver.contract import SolverSpec
 
 #: What convolutions see outside the domain: zeros, or the other side of a periodic one.
 Padding: TypeAlias = Literal["zeros", "circular", "replicate"]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from deepzero_sim.common.types import is_whole
 from deepzero_sim.errors import ConfigError
-from deepzero_sim.types import is_whole
 
 
 def require_whole(least: int = 1, **sizes: object) -> None:

@@ -6,10 +6,10 @@ import abc
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from deepzero_sim.connectors.json_values import Vector
+from deepzero_sim.common.types import is_whole
+from deepzero_sim.connectors.http.json_values import Vector
 from deepzero_sim.errors import ConfigError, ServerError
 from deepzero_sim.serving.evaluation import check
-from deepzero_sim.types import is_whole
 
 
 class ServedModel(abc.ABC):

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from deepzero_sim.connectors.json_values import NUMBER, Vector, read, vector, written
+from deepzero_sim.connectors.http.json_values import NUMBER, Vector, read, vector, written
 from deepzero_sim.errors import ConfigError, DeepZeroError, InvalidStateError
 from deepzero_sim.serving.model import ServedModel
 

@@ -15,14 +15,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
-from deepzero_sim.connectors.json_values import require_json
+from deepzero_sim.common.types import is_number, is_whole
+from deepzero_sim.connectors.http.json_values import require_json
 from deepzero_sim.errors import ConfigError, MissingExtraError
 from deepzero_sim.serving.access import Access
 from deepzero_sim.serving.application import Application
 from deepzero_sim.serving.connections import Connections
 from deepzero_sim.serving.model import ServedModel
 from deepzero_sim.serving.protocol import Protocol
-from deepzero_sim.types import is_number, is_whole
 
 #: Seconds that requests under way have to end when the server stops.
 GRACE = 5.0

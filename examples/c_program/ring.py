@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from deepzero_sim import SolverSpec
-from deepzero_sim.types import Array
+from deepzero_sim.common.types import Array
 
 #: Waves of an initial state, the longest ones that fit.
 WAVES = 4

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from deepzero_sim import SolverSpec
+from deepzero_sim.common.types import Array
 from deepzero_sim.models import Corrector
-from deepzero_sim.types import Array
 
 FOLDER = Path(__file__).parent
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from deepzero_sim import SolverSpec
-from deepzero_sim.types import Array
+from deepzero_sim.common.types import Array
 
 #: Root mean square of the initial velocity, in m/s.
 SPEED = 0.5

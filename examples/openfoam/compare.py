@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from deepzero_sim.experiment import Comparison, compare
-from deepzero_sim.figures import pyplot, save
-from deepzero_sim.report import publish
-from deepzero_sim.types import Array
+from deepzero_sim.cli.experiment import Comparison, compare
+from deepzero_sim.cli.reports.figures import pyplot, save
+from deepzero_sim.cli.reports.rollouts import publish
+from deepzero_sim.common.types import Array
 
 RUNS, OUTPUT, DATA = Path("runs/openfoam"), Path("runs/openfoam/comparison"), Path("data/openfoam_test.h5")
 METHODS = {"NON": "NON", "DETACHED": "DETACHED-longer", "SolverLayer": "SolverLayer-longer"}

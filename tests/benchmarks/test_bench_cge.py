@@ -18,10 +18,10 @@ from deepzero_sim.benchmarks.cge_speed import Engine, mask_of, mean_seconds, sha
 from deepzero_sim.benchmarks.dense_convolutions import best_rate, layers_of, mean_flops_behind
 from deepzero_sim.benchmarks.networks import make_task
 from deepzero_sim.benchmarks.plain_loop import PlainLoop
-from deepzero_sim.cli import main
-from deepzero_sim.estimator import CGE
+from deepzero_sim.cli.main import main
+from deepzero_sim.estimators import CGE
 from deepzero_sim.models import resnet20
-from deepzero_sim.oracle import ModelOracle
+from deepzero_sim.oracle.base import ModelOracle
 
 QUICK = ["--seconds", "0.001", "--repeats", "1", "--error_coordinates", "2", "--batch", "2"]
 KINDS = ("error", "rounding_error")

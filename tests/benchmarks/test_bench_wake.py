@@ -12,15 +12,15 @@ from typing import Any, get_args
 import pytest
 from runs import coarse_data, coarse_training, without_seconds
 
-from deepzero_sim import demo
 from deepzero_sim.benchmarks import wake
 from deepzero_sim.benchmarks.wake import bench_wake, points_of
 from deepzero_sim.benchmarks.wake_methods import Folders, run_of, updates_of
 from deepzero_sim.benchmarks.wake_report import Found, Point, Training, publish, results, rows, summary
-from deepzero_sim.cli import main
+from deepzero_sim.cli import demo
+from deepzero_sim.cli.main import main
+from deepzero_sim.cli.settings import BenchWakeSettings, GenerateSettings, MethodName, TrainSettings, WakeMethod, Workers
 from deepzero_sim.errors import ConfigError, DivergedError
-from deepzero_sim.settings import BenchWakeSettings, GenerateSettings, MethodName, TrainSettings, WakeMethod, Workers
-from deepzero_sim.trainer import Trainer
+from deepzero_sim.training.trainer import Trainer
 
 #: Solver steps of a loss: two rollouts of three steps, the first of which is known.
 LOSS = 2 * 2

@@ -18,14 +18,14 @@ from runs import assert_same_tensors, line_data, tensors, train_settings, withou
 
 from deepzero_sim.benchmarks.black_box import BLACK_BOXES, BlackBox, Numbers, Search, centred_ranks, usual_population
 from deepzero_sim.benchmarks.black_box_training import BlackBoxSettings, flat, losses_of, train_black_box
+from deepzero_sim.cli.experiment import train
+from deepzero_sim.cli.settings import WakeMethod, Workers
+from deepzero_sim.common.types import Array
 from deepzero_sim.errors import MissingExtraError, RunError
-from deepzero_sim.experiment import train
-from deepzero_sim.perturbation import trainable
-from deepzero_sim.run_folder import load_checkpoint, read_metrics
-from deepzero_sim.run_folder import snapshot as snapshot_of
-from deepzero_sim.settings import WakeMethod, Workers
-from deepzero_sim.trainer import Progress
-from deepzero_sim.types import Array
+from deepzero_sim.oracle.queries import trainable
+from deepzero_sim.training.run_folder import load_checkpoint, read_metrics
+from deepzero_sim.training.run_folder import snapshot as snapshot_of
+from deepzero_sim.training.trainer import Progress
 
 PACKAGES = {"CMA-ES": "cma", "Nevergrad": "nevergrad"}
 

@@ -9,10 +9,10 @@ from problems import assert_untouched, autograd, model_oracle, mse, relative_err
 from torch import nn
 
 from deepzero_sim.benchmarks.plain_loop import PlainLoop, blocks_of
+from deepzero_sim.common.difference_schemes import Scheme
+from deepzero_sim.common.types import NamedTensors
 from deepzero_sim.models import ResNet, resnet20
-from deepzero_sim.oracle import ModelOracle
-from deepzero_sim.schemes import Scheme
-from deepzero_sim.types import NamedTensors
+from deepzero_sim.oracle.base import ModelOracle
 
 IMAGES = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 BATCH = IMAGES, torch.tensor([3, 1, 4, 1])

@@ -18,10 +18,10 @@ from problems import Network, mse, wait_until
 from programs import compiled, running
 
 import deepzero_sim as dz
-from deepzero_sim.answers import Answers
-from deepzero_sim.estimator.base import signed_steps
-from deepzero_sim.parallel import open_executor
-from deepzero_sim.perturbation import Coordinates
+from deepzero_sim.estimators.base import signed_steps
+from deepzero_sim.execution.executors import open_executor
+from deepzero_sim.oracle.answers import Answers
+from deepzero_sim.oracle.queries import Coordinates
 
 POINTS, UNROLL, STEP = 8, 3, 0.4
 

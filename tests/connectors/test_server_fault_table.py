@@ -16,7 +16,7 @@ from http_servers import RawServer, cutting, free_port, hanging, http, raw_serve
 from test_fault_table import LIMIT, LOST, POINTS, STEP, UNROLL, asked
 
 import deepzero_sim as dz
-from deepzero_sim import advancing
+from deepzero_sim.solver import stepping
 
 
 def failing_shape(connection: socket.socket, path: str, body: bytes) -> None:
@@ -79,7 +79,7 @@ def solver(url: str, deterministic: bool = True) -> dz.UMBridgeSolver:
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(advancing, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(stepping, "FIRST_PAUSE", 0.01)
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +146,7 @@ def test_a_server_that_goes_away_in_the_middle(policy: str) -> None:
 
 
 def test_a_server_that_comes_back_loses_no_query(whole: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(advancing, "FIRST_PAUSE", 0.2)
+    monkeypatch.setattr(stepping, "FIRST_PAUSE", 0.2)
     port = free_port()
 
     def come_back() -> None:

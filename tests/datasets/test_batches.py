@@ -10,10 +10,10 @@ import torch
 from problems import Burgers, Counting
 from runs import line_data
 
+from deepzero_sim.common.types import Array
 from deepzero_sim.datasets import Trajectories, UnrolledBatches, advance_frames, trajectories
 from deepzero_sim.errors import DataError, NonFiniteError
-from deepzero_sim.solver import as_solver
-from deepzero_sim.types import Array
+from deepzero_sim.solver.contract import as_solver
 
 
 @pytest.fixture

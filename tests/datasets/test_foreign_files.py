@@ -17,8 +17,8 @@ from h5py import h5a, h5s, h5t
 from runs import line_data
 from test_statements import SPEC, saved
 
-from deepzero_sim import hdf5_objects
-from deepzero_sim.cli import main
+from deepzero_sim.cli.main import main
+from deepzero_sim.common import hdf5_objects
 from deepzero_sim.datasets import trajectories
 from deepzero_sim.errors import DataError
 

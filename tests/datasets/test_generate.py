@@ -18,16 +18,16 @@ import yaml
 from problems import wait_until
 from runs import start, unfinished
 
-from deepzero_sim.components import Component
+from deepzero_sim.cli.demo import make_data
+from deepzero_sim.cli.settings import DataFile, GenerateSettings, Workers
+from deepzero_sim.common.components import Component
+from deepzero_sim.common.types import Array
 from deepzero_sim.datasets import trajectories
 from deepzero_sim.datasets.generate import Simulations, generate, software
-from deepzero_sim.demo import make_data
 from deepzero_sim.errors import ConfigError, DataError, DeepZeroError, NonFiniteError, SolverError, WorkerLostError
-from deepzero_sim.parallel import SerialExecutor, open_executor
-from deepzero_sim.settings import DataFile, GenerateSettings, Workers
+from deepzero_sim.execution.executors import SerialExecutor, open_executor
 from deepzero_sim.solvers import WakeFlow
 from deepzero_sim.solvers.wake import initial_state, restrict
-from deepzero_sim.types import Array
 
 WAKE = Simulations(
     reference=Component("deepzero_sim.solvers.WakeFlow", {"resolution": 16}),

@@ -15,17 +15,17 @@ import torch
 from problems import Burgers, DifferentiableBurgers, initial_states
 from runs import line_data, train_settings
 
-from deepzero_sim.checking import check
-from deepzero_sim.cli import main
-from deepzero_sim.components import Component
+from deepzero_sim.cli.check_gradient import check
+from deepzero_sim.cli.check_solver import check_named_solver
+from deepzero_sim.cli.experiment import compare, train
+from deepzero_sim.cli.main import main
+from deepzero_sim.cli.reports.rollouts import publish
+from deepzero_sim.cli.serve import models_of_run
+from deepzero_sim.cli.settings import CheckSettings, CheckSolverSettings
+from deepzero_sim.common.components import Component
 from deepzero_sim.datasets import Trajectories, advance_frames, statements, trajectories
 from deepzero_sim.errors import ConfigError, DataError, DeepZeroError
-from deepzero_sim.experiment import compare, train
-from deepzero_sim.report import publish
-from deepzero_sim.served_run import models_of_run
-from deepzero_sim.settings import CheckSettings, CheckSolverSettings
-from deepzero_sim.solver import SolverSpec
-from deepzero_sim.solver_checking import check_named_solver
+from deepzero_sim.solver.contract import SolverSpec
 from deepzero_sim.solvers import PhiFlowWake, WakeFlow
 
 SPEC = SolverSpec(

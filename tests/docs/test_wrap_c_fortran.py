@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from snippets import run_page
 
-from deepzero_sim.experiment import run_settings
+from deepzero_sim.cli.experiment import run_settings
 
 PAGE = Path(__file__).parents[2] / "docs" / "wrap" / "c_fortran.md"
 

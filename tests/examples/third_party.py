@@ -10,10 +10,10 @@ import numpy as np
 import yaml
 
 import deepzero_sim as dz
-from deepzero_sim.cli import main
-from deepzero_sim.components import Component, load
-from deepzero_sim.solver import build_solver, checked_step
-from deepzero_sim.types import Array
+from deepzero_sim.cli.main import main
+from deepzero_sim.common.components import Component, load
+from deepzero_sim.common.types import Array
+from deepzero_sim.solver.contract import build_solver, checked_step
 
 ROOT = Path(__file__).parents[2]
 

@@ -22,10 +22,10 @@ import umbridge
 from aiohttp.test_utils import make_mocked_request
 
 import deepzero_sim as dz
+from deepzero_sim.common.types import Array
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.serving import connections
 from deepzero_sim.serving.access import Access
-from deepzero_sim.types import Array
 
 PROGRAM = Path(__file__).parents[1] / "served_decay.py"
 

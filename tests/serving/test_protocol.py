@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from problems import Burgers, LogisticSolver, initial_states
 
-from deepzero_sim.connectors.json_values import Vector
+from deepzero_sim.connectors.http.json_values import Vector
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.serving import ServedModel, ServedSolver
 from deepzero_sim.serving.protocol import Protocol

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from deepzero_sim.common.types import Array
 from deepzero_sim.errors import ConfigError
-from deepzero_sim.solver import checked_step
+from deepzero_sim.solver.contract import checked_step
 from deepzero_sim.solvers.wake import (
     TEST_REYNOLDS,
     TRAIN_REYNOLDS,
@@ -22,7 +23,6 @@ from deepzero_sim.solvers.wake import (
     initial_state,
     viscosity,
 )
-from deepzero_sim.types import Array
 
 REYNOLDS = np.array(TRAIN_REYNOLDS, dtype=np.float32)[:, None]
 ROUNDING = {"float32": 2e-5, "float64": 1e-12}

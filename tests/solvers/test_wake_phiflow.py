@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from deepzero_sim.common.types import Array
 from deepzero_sim.errors import ConfigError, InvalidStateError, MissingExtraError, NonFiniteError, SolverCrashError
 from deepzero_sim.solvers import wake_phiflow
 from deepzero_sim.solvers.wake import TEST_REYNOLDS, TRAIN_REYNOLDS, WakeFlow, initial_state
 from deepzero_sim.solvers.wake_phiflow import PhiFlowWake
-from deepzero_sim.types import Array
 
 pytest.importorskip("phi")
 

@@ -8,8 +8,8 @@ from typing import ClassVar, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from deepzero_sim.common.types import Array
 from deepzero_sim.errors import ConfigError, InvalidStateError, UnreadableOutputError
-from deepzero_sim.types import Array
 
 #: What goes into a file.
 Content: TypeAlias = bytes | bytearray | memoryview

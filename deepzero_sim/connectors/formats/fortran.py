@@ -11,11 +11,11 @@ from typing import ClassVar, Literal, TypeAlias, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from deepzero_sim.common.types import Array, is_whole
 from deepzero_sim.connectors.formats.base import LARGEST_BASE, Content, Format, as_dtype, floating, need_size
 from deepzero_sim.connectors.formats.raw import Order, checked_order
-from deepzero_sim.connectors.paths import read_file
+from deepzero_sim.connectors.programs.paths import read_file
 from deepzero_sim.errors import ConfigError, UnreadableOutputError
-from deepzero_sim.types import Array, is_whole
 
 #: Bytes of a marker: what gfortran calls -frecord-marker.
 Marker: TypeAlias = Literal[4, 8]

@@ -7,10 +7,10 @@ import io
 import h5py
 import numpy as np
 
-from deepzero_sim import hdf5_objects
+from deepzero_sim.common import hdf5_objects
+from deepzero_sim.common.types import Array, is_whole
 from deepzero_sim.connectors.formats.base import Content, Format, checked, floating, require_array
 from deepzero_sim.errors import ConfigError, InvalidStateError, UnreadableOutputError
-from deepzero_sim.types import Array, is_whole
 
 #: Attributes of a netCDF variable that says its numbers are not those that it holds.
 PACKED = ("scale_factor", "add_offset")

@@ -6,9 +6,9 @@ import io
 
 import numpy as np
 
+from deepzero_sim.common.types import Array
 from deepzero_sim.connectors.formats.base import Content, Format, checked, floating
 from deepzero_sim.errors import UnreadableOutputError
-from deepzero_sim.types import Array
 
 
 class Npy(Format):

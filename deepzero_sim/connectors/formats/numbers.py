@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from deepzero_sim.types import Array
+from deepzero_sim.common.types import Array
 
 #: Letters of an exponent, besides e: Fortran's double and quadruple precision.
 EXPONENT_LETTERS = bytes.maketrans(b"DdQq", b"eeee")

@@ -10,12 +10,12 @@ from typing import ClassVar
 
 import numpy as np
 
+from deepzero_sim.common.types import Array, is_whole
 from deepzero_sim.connectors.formats.base import LARGEST_BASE, Content, Format, as_dtype, need_size
 from deepzero_sim.connectors.formats.numbers import parse_numbers
 from deepzero_sim.connectors.formats.openfoam_dictionary import NUMBERS, Dictionary, Entry, List, has_macros, without_comments
-from deepzero_sim.connectors.paths import read_file
+from deepzero_sim.connectors.programs.paths import read_file
 from deepzero_sim.errors import ConfigError, InvalidStateError, UnreadableOutputError
-from deepzero_sim.types import Array, is_whole
 
 #: Components of a value, by OpenFOAM's name for its kind.
 COMPONENTS = {kind: NUMBERS[kind] for kind in ("scalar", "vector", "symmTensor", "tensor")}

@@ -6,9 +6,9 @@ from typing import Literal
 
 import numpy as np
 
+from deepzero_sim.common.types import Array, is_whole
 from deepzero_sim.connectors.formats.base import Content, Format, as_dtype, floating, need_size
 from deepzero_sim.errors import ConfigError
-from deepzero_sim.types import Array, is_whole
 
 #: Which axis runs fastest: the last (C), or the first (F, Fortran).
 Order = Literal["C", "F"]

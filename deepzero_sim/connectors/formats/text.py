@@ -8,10 +8,10 @@ from typing import ClassVar
 
 import numpy as np
 
+from deepzero_sim.common.types import Array, is_whole
 from deepzero_sim.connectors.formats.base import Content, Format, as_dtype, need_size
 from deepzero_sim.connectors.formats.numbers import EXPONENT_LETTERS, expand_repeats, parse_numbers
 from deepzero_sim.errors import ConfigError, UnreadableOutputError
-from deepzero_sim.types import Array, is_whole
 
 #: As many digits as give the same bits again, by bytes of a number.
 SAME_BITS = {4: "%.8e", 8: "%.16e"}

@@ -1,0 +1,1 @@
+"""Checks of what users bring and of what the package estimates."""

@@ -1,0 +1,130 @@
+"""The demonstration: a coarse wake solver, corrected through its own loop without its gradients.
+
+Makes the data, trains the small network by every method, evaluates on unseen Reynolds numbers and writes a report.
+Each stage keeps its own folder, so that a demo that was interrupted goes on where it was.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from deepzero_sim.cli.console import console, counting_bar, print_table, training_bar
+from deepzero_sim.cli.experiment import compare, train
+from deepzero_sim.cli.reports.plain import plain
+from deepzero_sim.cli.reports.rollouts import publish, rows
+from deepzero_sim.cli.settings import DataFile, DemoSettings, GenerateSettings, MethodName, TrainSettings, Workers
+from deepzero_sim.common.components import Component
+from deepzero_sim.datasets.generate import Simulations, generate, require_free, software
+from deepzero_sim.datasets.hdf5 import NOTHING, not_a_file
+from deepzero_sim.errors import MissingExtraError
+from deepzero_sim.execution.executors import open_executor
+from deepzero_sim.solvers.wake import TEST_REYNOLDS, TRAIN_REYNOLDS
+from deepzero_sim.training.run_folder import peak_memory_gb
+from deepzero_sim.training.trainer import Progress
+
+#: Steps of the rollouts that are compared.
+STEPS = 250
+
+WAKE = Component("deepzero_sim.solvers.WakeFlow", {"resolution": 32})
+FINE_WAKE = Component("deepzero_sim.solvers.WakeFlow", {"resolution": 128})
+PHIFLOW_WAKE = Component("deepzero_sim.solvers.PhiFlowWake", {"resolution": 32})
+
+#: Forward differences cost half of central ones. Near NON's minimum the loss curves so much that they need a small step:
+#: there the cosine to the true gradient is 0.92 at 1e-3, 0.999 at 1e-4, 0.9998 at 1e-5 (benchmarks/step_size.py).
+ESTIMATOR = Component("deepzero_sim.CGE", {"step_size": 1e-5, "scheme": "forward"})
+
+#: NON sees no state that its own corrections lead to; without some weight decay its rollouts blow up for some seeds.
+DECAYING = Component("torch.optim.AdamW", {"lr": 5e-3, "weight_decay": 0.1})
+
+#: Far effects of two by two points are the same to a few percent, and cost a fourth of the solver steps.
+JACOBIAN = Component("deepzero_sim.vjp.ReferenceJacobian", {"block": 2})
+
+#: Adam that moves only what was measured; with a dense gradient it is Adam itself.
+LAZY = Component("torch.optim.SparseAdam", {"lr": 2e-3, "betas": [0.9, 0.99]})
+
+#: In the order they are trained: NON, from whose network all others start, the free baselines, ours, the upper bound.
+METHODS: tuple[MethodName, ...] = ("NON", "DETACHED", "STRAIGHT-THROUGH", "ZO-SOL", "SolverLayer", "FO-SOL")
+
+
+def data_settings(folder: Path, workers: Workers) -> GenerateSettings:
+    """The wake experiment's data: six training and five test simulations of 1,500 steps (Um et al. 2020)."""
+    simulations = Simulations(
+        reference=FINE_WAKE,
+        source=WAKE,
+        initial="deepzero_sim.solvers.wake.initial_state",
+        restrict="deepzero_sim.solvers.wake.restrict",
+    )
+    train_file = DataFile(folder / "wake_train.h5", [[value] for value in TRAIN_REYNOLDS])
+    test_file = DataFile(folder / "wake_test.h5", [[value] for value in TEST_REYNOLDS])
+    return GenerateSettings(simulations, [train_file, test_file], workers)
+
+
+def training_settings(folder: Path, data: Path, method: MethodName, workers: Workers) -> TrainSettings:
+    """The demo's run of a method: NON from scratch, every other from NON's network, all of these with the same optimiser."""
+    common: dict[str, Any] = {
+        "run": folder / method,
+        "train_data": data,
+        "method": method,
+        "solver": WAKE,
+        "differentiable_solver": PHIFLOW_WAKE,
+        "workers": workers,
+    }
+    if method == "NON":
+        return TrainSettings(**common, updates=3000, batch_size=16, optimiser=DECAYING, checkpoint_every=500)
+    if method == "SolverLayer":
+        common["vjp"] = JACOBIAN
+    sparsity = 0.9 if method == "ZO-SOL" else 0.0
+    return TrainSettings(**common, start=folder / "NON", updates=600, optimiser=LAZY, estimator=ESTIMATOR, sparsity=sparsity)
+
+
+def demo(settings: DemoSettings) -> None:
+    """Run the demonstration; see the module.
+
+    Raises:
+        MissingExtraError: PhiFlow, matplotlib or TensorBoard is not installed; said before minutes are spent.
+    """
+    for module, extra in (("phi", "phiflow"), ("matplotlib", "report"), ("tensorboard", "report")):
+        if find_spec(module) is None:
+            raise MissingExtraError("the demo", module, extra)
+    started = time.perf_counter()
+    data = data_settings(settings.run / "data", settings.workers)
+    make_data(data)
+    train_path, test_path = (file.output for file in data.files)
+    runs = [training_settings(settings.run, train_path, method, settings.workers) for method in METHODS]
+    for run in runs:
+        train_with_bar(run)
+    comparison = compare({method: settings.run / method for method in METHODS}, test_path, STEPS)
+    facts = {
+        "steps": STEPS,
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}",
+        "software": software(),
+        "total_seconds": round(time.perf_counter() - started, 1),
+        "peak_memory_gb": round(peak_memory_gb(), 2),
+        "runs": {run.method: plain(run) for run in runs},
+    }
+    publish(settings.run, "A coarse wake solver, corrected without its gradients", comparison, facts)
+    print_table(rows(comparison.methods))
+    console.print(f"{facts['total_seconds']:.0f} s, {facts['peak_memory_gb']} GB; report: {settings.run / 'report.md'}")
+
+
+def make_data(settings: GenerateSettings) -> None:
+    """Make the files that are not there yet, under one progress bar each."""
+    for file in settings.files:
+        if not_a_file(file.output) == NOTHING:
+            require_free(file.output)  # before anything is computed
+    with open_executor(settings.workers.backend, settings.workers.count) as executor:
+        for file in settings.files:
+            with counting_bar(f"simulating {file.output.name}", len(file.params)) as report:
+                made = generate(file.output, settings.simulations, file.params, executor, report, settings.on_failure)
+            console.print(f"{file.output} {'made' if made else 'is there already, made by the same settings'}")
+
+
+def train_with_bar(settings: TrainSettings) -> Progress:
+    """Train one run under a progress bar."""
+    with training_bar(f"training {settings.method}", settings.updates) as report:
+        return train(settings, report)

@@ -1,0 +1,1 @@
+"""Tools that all rooms share and that know nothing of solvers or networks."""

@@ -1,0 +1,1 @@
+"""Solvers with the Basic Model Interface."""

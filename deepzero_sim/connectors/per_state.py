@@ -1,0 +1,141 @@
+"""A batch advanced state by state: for programs, services and models that take one state a call."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from deepzero_sim.common.cancellation import interruption
+from deepzero_sim.common.types import Array, is_whole
+from deepzero_sim.errors import ConfigError, SolverError, StatesFailedError
+
+#: `(state (C, *N), params (K,) or None) -> state one step later (C, *N)`
+AdvanceOne: TypeAlias = Callable[[Array, Array | None], Array]
+
+#: More at once than any machine serves.
+MOST_AT_ONCE = 256
+
+
+class Statewise:
+    """Calls a function for every state of a batch, in threads: it waits for something outside Python.
+
+    One of these serves all callers of a solver, so that no more than `at_once` calls are under way in this process, however
+    many threads ask the solver. What cannot be shared out is called for in the caller's own thread: to hand a call to another
+    one takes longer than a small call itself.
+
+    Args:
+        at_once: calls under way at once, at most.
+        stop: ends the calls that are under way, when the program is interrupted.
+
+    Raises:
+        ConfigError: `at_once` is not a whole number from 1 to 256.
+    """
+
+    def __init__(self, at_once: int, stop: Callable[[], None]) -> None:
+        if not is_whole(at_once) or not 1 <= at_once <= MOST_AT_ONCE:
+            raise ConfigError(f"at_once must be a whole number of calls from 1 to {MOST_AT_ONCE}, not {at_once!r}.")
+        self.at_once = int(at_once)
+        self._stop = stop
+        self._ready()
+
+    def _ready(self) -> None:
+        self._starting = threading.Lock()
+        self._own()
+        interruption.ends(self)
+
+    def _own(self) -> None:
+        self._owner = os.getpid()
+        self._threads: ThreadPoolExecutor | None = None
+        self._free = threading.Semaphore(self.at_once)
+
+    def stop(self) -> None:
+        """End the calls that are under way."""
+        self._stop()
+
+    def __call__(self, advance: AdvanceOne, states: Array, params: Array | None) -> Array:
+        """Advance every state of a batch.
+
+        Args:
+            advance: one state.
+            states: `(B, C, *N)`.
+            params: `(B, K)` or None.
+
+        Returns:
+            `(B, C, *N)`.
+
+        Raises:
+            StatesFailedError: the function raised a SolverError for one state or more.
+        """
+        free = self._permits()
+
+        def one(state: Array, row: Array | None) -> Array:
+            with free:
+                return advance(state, row)
+
+        if self.at_once == 1 or len(states) == 1:
+            return one_by_one(one, states, params)
+        futures = [self._pool().submit(one, state, row) for state, row in zip(states, _rows(states, params), strict=True)]
+        try:
+            wait(futures)
+        except BaseException:  # Ctrl-C: nothing may go on behind our back
+            for future in futures:
+                future.cancel()
+            self._stop()
+            wait(futures)
+            raise
+        return _gathered((future.exception() or future.result() for future in futures), states)
+
+    def _permits(self) -> threading.Semaphore:
+        with self._starting:
+            if self._owner != os.getpid():  # a fork has none of its parent's threads, which hold permits
+                self._own()
+            return self._free
+
+    def _pool(self) -> ThreadPoolExecutor:
+        with self._starting:
+            if self._threads is None:
+                self._threads = ThreadPoolExecutor(self.at_once, thread_name_prefix="deepzero-sim-solver")
+            return self._threads
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"at_once": self.at_once, "_stop": self._stop}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._ready()
+
+
+def one_by_one(advance: AdvanceOne, states: Array, params: Array | None) -> Array:
+    """Advance every state of a batch, one after the other in this thread: arguments and result as of :class:`Statewise`."""
+    rows = _rows(states, params)
+    return _gathered((_outcome(advance, state, row) for state, row in zip(states, rows, strict=True)), states)
+
+
+def _rows(states: Array, params: Array | None) -> list[Array | None]:
+    return [None] * len(states) if params is None else list(params)
+
+
+def _outcome(advance: AdvanceOne, state: Array, row: Array | None) -> Array | SolverError:
+    try:
+        return advance(state, row)
+    except SolverError as error:
+        return error
+
+
+def _gathered(outcomes: Iterable[Array | BaseException], states: Array) -> Array:
+    advanced, failures = np.empty_like(states), {}
+    for place, outcome in enumerate(outcomes):
+        if isinstance(outcome, SolverError):
+            failures[place], advanced[place] = outcome, 0
+        elif isinstance(outcome, BaseException):
+            raise outcome
+        else:
+            advanced[place] = outcome
+    if failures:
+        raise StatesFailedError(failures, advanced)
+    return advanced

@@ -1,0 +1,1 @@
+"""Solvers that are programs: files in, files out."""

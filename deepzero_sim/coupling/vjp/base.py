@@ -1,0 +1,96 @@
+"""What back-propagation asks of a solver: `w -> J^T w`, with `J = dP/ds` the Jacobian of one step."""
+
+from __future__ import annotations
+
+import abc
+from dataclasses import dataclass
+
+from deepzero_sim.common.types import Array, read_only_copy
+from deepzero_sim.coupling.probes import Probes
+from deepzero_sim.errors import ConfigError
+from deepzero_sim.solver.contract import Solver
+
+
+@dataclass(frozen=True, eq=False)
+class StepTaken:
+    """Steps that were taken on the way forward.
+
+    Args:
+        states: `(B, C, *N)`.
+        params: `(B, K)` or None.
+        advanced: `P(states)`, `(B, C, *N)`.
+
+    All are read-only copies: a product may be of the user's own.
+    """
+
+    states: Array
+    params: Array | None
+    advanced: Array
+
+    def __post_init__(self) -> None:
+        for name in ("states", "params", "advanced"):
+            array = getattr(self, name)
+            object.__setattr__(self, name, None if array is None else read_only_copy(array))
+
+    def at(self, b: int) -> tuple[Array, Array | None, Array]:
+        """One of them: state, parameters and what came of it, `(C, *N)`, `(K,)` or None, and `(C, *N)`."""
+        return self.states[b], None if self.params is None else self.params[b], self.advanced[b]
+
+
+class VectorJacobianProduct(abc.ABC):
+    """Estimates vector-Jacobian products of a solver's step.
+
+    Padding (`SolverSpec.mask`) has no gradient: products are zero there, whatever is given.
+    """
+
+    _solver: Solver | None = None
+
+    def serve(self, solver: Solver) -> None:
+        """Belong to a solver: what is learnt of one is wrong for another.
+
+        Raises:
+            ConfigError: it belongs to another.
+        """
+        if self._solver is not None and self._solver is not solver:
+            raise ConfigError(
+                f"this {type(self).__name__} belongs to another solver object already, {self._solver.spec.name!r}, and what it "
+                f"learns of that may be wrong for {solver.spec.name!r}: make one of its own for each, or share the solver."
+            )
+        self._solver = solver
+
+    @abc.abstractmethod
+    def product(self, taken: StepTaken, cotangents: Array, probes: Probes) -> Array:
+        """`J(s)^T w` of every state.
+
+        Args:
+            taken: the steps, with their states `s`.
+            cotangents: `w`, `(B, C, *N)`, zero in padding.
+            probes: advances states, if any are asked for.
+
+        Returns:
+            `(B, C, *N)`.
+
+        Raises:
+            ConfigError: the method does not suit the solver.
+            SolverError: the solver failed.
+        """
+
+    def prepare(self, states: Array, params: Array | None, probes: Probes) -> None:  # noqa: B027 - most need nothing
+        """Learn what is needed once, from states like those to come; the first product does it with its own otherwise.
+
+        Args:
+            states: `(B, C, *N)`.
+            params: `(B, K)` or None.
+            probes: advances states.
+
+        Raises:
+            ConfigError: the method does not suit the solver.
+            SolverError: the solver failed.
+        """
+
+    def learnt(self) -> dict[str, Array]:
+        """What was learnt since, by name, for a checkpoint."""
+        return {}
+
+    def relearn(self, learnt: dict[str, Array]) -> None:  # noqa: B027 - likewise
+        """Take up what :meth:`learnt` gave."""

@@ -1,0 +1,1 @@
+"""Jacobians measured at a few reference states."""

@@ -1,0 +1,116 @@
+"""Measured Jacobians in a file, found again by what they were measured at."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from deepzero_sim.common.checksums import digest, digest_of_named
+from deepzero_sim.common.documents import read_json
+from deepzero_sim.common.files import replacing_tensors, require_regular
+from deepzero_sim.common.types import Array
+from deepzero_sim.coupling.probes import Probes
+from deepzero_sim.errors import RunError
+
+FORMAT = "deepzero-sim jacobians 2"
+
+
+class KeptJacobians:
+    """Arrays by a digest of all they depend on, steps of the solver among it, so that another solver's are never taken.
+
+    What is found counts as many solver steps as it took to measure it: a run costs the same, whoever paid.
+
+    Args:
+        path: a safetensors file, read where it is there; None to keep nothing.
+
+    Attributes:
+        taken: solver steps that were taken for what was not found.
+
+    Raises:
+        RunError: the file is damaged, none of this kind, or lies where nothing can be written.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._arrays: dict[str, Array] = {}
+        self._facts: dict[str, dict[str, str | int]] = {}  # of each digest, solver steps and the arrays' own digest
+        self._changed = False
+        self.taken = 0
+        if path is None:
+            return
+        _require_writable(path)
+        if path.exists():
+            self._read(path)
+
+    def _read(self, path: Path) -> None:
+        try:
+            require_regular(path)
+            with safe_open(path, framework="numpy") as file:
+                metadata = file.metadata() or {}
+                names = file.keys() if metadata.get("format") == FORMAT else []
+                self._arrays = {name: file.get_tensor(name) for name in names}
+            facts = read_json(metadata["facts"])
+            whole = digest([metadata["facts"]]) == metadata["sha256"]
+            whole = whole and all(fact["content"] == _content(self._of(key)) for key, fact in facts.items())
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+            raise RunError(
+                f"{path} must be a file of Jacobians of this package, but it is not, or damaged ({type(error).__name__}: "
+                f"{error}): name another file, or remove it if nothing else needs it."
+            ) from error
+        if not whole:
+            raise RunError(f"{path} holds Jacobians that were changed: remove it to have them measured anew.")
+        self._facts = facts
+
+    def get(
+        self, settings: Sequence[str], at: Sequence[np.ndarray], probes: Probes, measure: Callable[[], dict[str, Array]]
+    ) -> dict[str, Array]:
+        """What was measured by some settings at some states, or is now."""
+        key = digest(settings, at)[:32]
+        if key in self._facts:
+            probes.steps += int(self._facts[key]["steps"])
+            return self._of(key)
+        before = probes.steps
+        measured = measure()
+        self.taken += probes.steps - before
+        if self._path is not None:
+            self._arrays |= {f"{key}.{name}": array for name, array in measured.items()}
+            self._facts[key] = {"steps": probes.steps - before, "content": _content(measured)}
+            self._changed = True
+        return measured
+
+    def _of(self, key: str) -> dict[str, Array]:
+        return {name.partition(".")[2]: array for name, array in self._arrays.items() if name.startswith(f"{key}.")}
+
+    def save(self) -> None:
+        """Write the file if there is something new.
+
+        Raises:
+            OSError: no space is left; what was there stands.
+        """
+        if self._path is None or not self._changed:
+            return
+        facts = json.dumps(self._facts)
+        with replacing_tensors(self._path, f"the Jacobians in {self._path}") as aside:
+            save_file(self._arrays, aside, metadata={"format": FORMAT, "facts": facts, "sha256": digest([facts])})
+        self._changed = False
+
+
+def _content(arrays: dict[str, Array]) -> str:
+    return digest_of_named([], arrays)
+
+
+def _require_writable(path: Path) -> None:
+    """Before hours are spent on what is to be written there."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        usable = os.access(path.parent, os.W_OK)
+    except (OSError, ValueError) as error:
+        raise RunError(f"Jacobians cannot be kept in {path} ({error}): name a file in a folder that can be written.") from error
+    if not usable:
+        raise RunError(f"Jacobians cannot be kept in {path}: name a file in a folder that can be written.")

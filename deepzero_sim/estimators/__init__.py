@@ -1,0 +1,8 @@
+"""Gradient estimators: which perturbations to ask an oracle for, and what its answers say of the gradient."""
+
+from deepzero_sim.estimators.backpropagation import BackPropagation
+from deepzero_sim.estimators.base import Estimator, GradientEstimate
+from deepzero_sim.estimators.cge import CGE
+from deepzero_sim.estimators.rge import RGE
+
+__all__ = ["CGE", "RGE", "BackPropagation", "Estimator", "GradientEstimate"]

@@ -1,0 +1,66 @@
+"""Random gradient estimation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from deepzero_sim.common.difference_schemes import Scheme
+from deepzero_sim.common.randomness import seeded
+from deepzero_sim.common.types import Mask, is_whole
+from deepzero_sim.errors import ConfigError
+from deepzero_sim.estimators.base import (
+    Estimator,
+    GradientEstimate,
+    ask_slopes,
+    check_scheme,
+    parameters_of,
+    signed_steps,
+)
+from deepzero_sim.oracle.base import Oracle
+from deepzero_sim.oracle.queries import Directions, unit_direction
+
+
+class RGE(Estimator):
+    """Finite differences along random directions (Chen et al., DeepZero, ICLR 2024, eq. 1):
+
+        g = d/q * sum_{i=1..q} (l(theta + mu u_i) - l(theta)) / mu * u_i
+
+    with `u_i` of unit norm, uniform on the sphere of the `d` active coordinates. The factor `d` makes the estimate
+    unbiased for the smoothed loss: with unit directions, the mean of `u u^T` is the identity divided by `d`.
+
+    Args:
+        step_size: `mu`, the length of a step in parameter space.
+        num_directions: `q`; one query each, central two.
+        scheme: ``"forward"`` or ``"central"``.
+    """
+
+    def __init__(self, step_size: float = 1e-3, num_directions: int = 192, scheme: Scheme = "central") -> None:
+        check_scheme(step_size, scheme)
+        if not is_whole(num_directions) or num_directions < 1:
+            raise ConfigError(f"num_directions must be a positive whole number, not {num_directions!r}.")
+        self.step_size = step_size
+        self.num_directions = int(num_directions)
+        self.scheme: Scheme = scheme
+
+    def estimate(self, oracle: Oracle, batch: Any, mask: Mask | None = None, seed: int = 0) -> GradientEstimate:
+        parameters = parameters_of(oracle, mask)
+        seeds = torch.randint(2**62, (self.num_directions,), generator=seeded(seed)).tolist()
+        steps = signed_steps(self.step_size, self.scheme)
+        queries = Directions(tuple(s for s in seeds for _ in steps), steps * len(seeds), mask)
+        slopes = ask_slopes(oracle, batch, [queries], self.step_size, self.scheme)
+        grads = {name: torch.zeros_like(p) for name, p in parameters.items()}
+        dimension = sum(_active(p, name, mask) for name, p in parameters.items())
+        answered = max(1, self.num_directions - slopes.dropped)  # the mean of those that are there is as unbiased
+        for direction_seed, slope in zip(seeds, slopes.values.tolist(), strict=True):
+            for name, u in unit_direction(parameters, direction_seed, mask).items():
+                grads[name].add_(u, alpha=slope * dimension / answered)
+        return GradientEstimate(grads, slopes.loss, slopes.queries, slopes.solver_steps, slopes.dropped)
+
+
+def _active(parameter: torch.Tensor, name: str, mask: Mask | None) -> int:
+    """How many of a parameter's coordinates are active."""
+    if mask is None:
+        return parameter.numel()
+    return int(mask[name].sum()) if name in mask else 0

@@ -1,0 +1,1 @@
+"""Fast convolutions of differences; nothing above knows how they are computed."""

@@ -1,0 +1,280 @@
+"""Difference rules of layers that are linear in their input: convolutions, transposed convolutions, linear layers.
+
+    f(x + dx; W) - f(x; W) = f(dx; W) without the bias,
+
+and what a step `mu` in one coordinate `e_j` of the weight adds is one shifted input channel in one output channel:
+
+    f(x; W + mu e_j) - f(x; W) = mu * shift(x[i])   in channel o.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own convention
+
+from deepzero_sim.oracle.difference.delta import (
+    Changed,
+    Delta,
+    Dense,
+    OneChannel,
+    OneCoordinate,
+    base_of,
+    is_channels_last,
+    zeros,
+)
+from deepzero_sim.oracle.difference.kernels.image_convolution import ImageConvolution
+from deepzero_sim.oracle.difference.rules.table import Ruled, rule
+
+#: A place in a weight tensor, one number for each of its axes.
+_Place: TypeAlias = Sequence[int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Layer:
+    """A layer that is linear in its input.
+
+    Args:
+        apply: `(P, *inputs), weight -> (P, *outputs)`, without the bias.
+        seen: `(P, *inputs)` of one channel, `P` places in the weight `-> (P, *outputs)` of one channel: what the weight at
+            each place, if it were one, adds to its output channel.
+        weight: in the base network.
+        groups: of the channels.
+        axis: of the channels, in inputs and outputs alike.
+        sources: which of the weight's first two axes the input's channels run along; the other is the output's.
+        fast: another way to apply the weight, for some differences.
+    """
+
+    apply: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    seen: Callable[[torch.Tensor, Sequence[_Place]], torch.Tensor]
+    weight: torch.Tensor
+    groups: int = 1
+    axis: int = 1
+    sources: int = 1
+    fast: ImageConvolution | None = None
+
+    def source(self, place: _Place) -> int:
+        """The input channel that the weight at a place reads."""
+        return place[self.sources] + self._group(place) * self.weight.shape[1] * self.sources
+
+    def output(self, place: _Place) -> int:
+        """The output channel that the weight at a place adds to."""
+        return place[1 - self.sources] + self._group(place) * self.weight.shape[1] * (1 - self.sources)
+
+    def _group(self, place: _Place) -> int:
+        return place[0] // (self.weight.shape[0] // self.groups)
+
+
+@rule(F.linear)
+def _linear(out: torch.Tensor, input: Any, weight: Any, bias: Any = None) -> Ruled:  # noqa: A002 - torch's names
+    if base_of(weight).dim() != 2 or (bias is not None and base_of(bias).dim() != 1):
+        return NotImplemented
+    layer = _Layer(apply=F.linear, seen=lambda x, places: x, weight=base_of(weight), axis=out.dim() - 1)
+    return _difference(layer, out, input, weight, bias)
+
+
+@rule(F.conv1d, F.conv2d, F.conv3d)
+def _convolution(
+    out: torch.Tensor,
+    input: Any,  # noqa: A002
+    weight: Any,
+    bias: Any = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Ruled:
+    base = base_of(weight)
+    dims = base.dim() - 2
+    if out.dim() != dims + 2:  # without a batch axis
+        return NotImplemented
+    stride, dilation = _for_each(stride, dims), _for_each(dilation, dims)
+    sides = _sides(padding, base.shape[2:], dilation)
+
+    def apply(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        images = x.flatten(0, 1)
+        if is_channels_last(out):  # which torch would lose track of where there is a single channel
+            images, w = (tensor.contiguous(memory_format=torch.channels_last) for tensor in (images, w))
+        result = _CONVOLUTIONS[dims](images, w, None, stride, padding, dilation, images.shape[1] // w.shape[1])
+        result = result.contiguous(memory_format=torch.channels_last) if is_channels_last(out) else result
+        return torch.unflatten(result, 0, x.shape[:2])
+
+    def seen(x: torch.Tensor, places: Sequence[_Place]) -> torch.Tensor:
+        padded = F.pad(x, [side for pair in reversed(sides) for side in pair])
+        reach = [n - d * (k - 1) for n, d, k in zip(padded.shape[3:], dilation, base.shape[2:], strict=True)]
+
+        def window(query: torch.Tensor, taps: _Place) -> torch.Tensor:
+            along = (slice(d * t, d * t + r, s) for d, t, r, s in zip(dilation, taps, reach, stride, strict=True))
+            index: tuple[Any, ...] = (..., *along)
+            return query[index]
+
+        return torch.stack([window(query, place[2:]) for query, place in zip(padded, places, strict=True)])
+
+    fast = image_convolution(input, weight, bias, stride, padding, dilation, groups) if is_channels_last(out) else None
+    return _difference(_Layer(apply=apply, seen=seen, weight=base, groups=groups, fast=fast), out, input, weight, bias)
+
+
+def image_convolution(
+    input: Any,  # noqa: A002
+    weight: Any,
+    bias: Any = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> ImageConvolution | None:
+    """The fast way of a convolution of images whose input changes, if there is one; arguments are those of the convolution."""
+    base = base_of(weight)
+    if not isinstance(input, Changed) or base.dim() != 4 or groups != 1:
+        return None
+    steps, sides = set(_for_each(stride, 2)), {side for pair in _sides(padding, base.shape[2:], [1, 1]) for side in pair}
+    if set(_for_each(dilation, 2)) != {1} or any(len(sizes) > 1 for sizes in (steps, sides, set(base.shape[2:]))):
+        return None
+    return input.once("images", lambda: ImageConvolution(base, input.base.shape[2:], *steps, *sides))  # type: ignore[no-any-return]
+
+
+@rule(F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
+def _transposed(
+    out: torch.Tensor,
+    input: Any,  # noqa: A002
+    weight: Any,
+    bias: Any = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    groups: int = 1,
+    dilation: Any = 1,
+) -> Ruled:
+    base = base_of(weight)
+    dims = base.dim() - 2
+    if out.dim() != dims + 2:
+        return NotImplemented
+    convolve = _TRANSPOSED[dims]
+
+    def apply(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        return _batched(convolve, x, w, None, stride, padding, output_padding, groups, dilation)
+
+    def seen(x: torch.Tensor, places: Sequence[_Place]) -> torch.Tensor:
+        taps = torch.zeros(len(places), 1, *base.shape[2:], dtype=x.dtype, device=x.device)
+        for tap, place in zip(taps, places, strict=True):
+            tap[(0, *place[2:])] = 1
+        each = x.squeeze(2).movedim(0, 1)  # the queries are the groups of one convolution
+        return convolve(each, taps, None, stride, padding, output_padding, len(places), dilation).movedim(1, 0).unsqueeze(2)
+
+    return _difference(_Layer(apply=apply, seen=seen, weight=base, groups=groups, sources=0), out, input, weight, bias)
+
+
+@rule(F.embedding)
+def _embedding(
+    out: torch.Tensor,
+    input: torch.Tensor,  # noqa: A002
+    weight: Any,
+    padding_idx: int | None = None,
+    *others: Any,
+    **options: Any,
+) -> Ruled:
+    """A step in one feature of one row of the table: that feature, wherever the row is looked up.
+
+    The row of padding has no slope, which is torch's convention: it is not trained.
+    """
+    if not isinstance(weight.delta, OneCoordinate):
+        return NotImplemented
+    rows, features = zip(*weight.delta.positions, strict=True)
+    padding = None if padding_idx is None else padding_idx % len(weight.base)
+    found = torch.stack([(input == row) & (row != padding) for row in rows]).unsqueeze(-1).to(out)
+    one = OneChannel(found * weight.delta.column(found), features, out.dim() - 1, out.shape)
+    if weight.delta.complete:
+        return one
+    full = zeros(weight.count, out.shape, one.values, channels_last=False)
+    full[weight.delta.queries] = one.dense()
+    return Dense(full)
+
+
+_CONVOLUTIONS: dict[int, Callable[..., torch.Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+_TRANSPOSED: dict[int, Callable[..., torch.Tensor]] = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
+
+
+def _batched(convolve: Callable[..., torch.Tensor], x: torch.Tensor, *args: Any) -> torch.Tensor:
+    """A convolution of `(P, B, C, *N)`: every query through the same weights."""
+    return torch.unflatten(convolve(x.flatten(0, 1), *args), 0, x.shape[:2])
+
+
+def _for_each(value: Any, dims: int) -> list[int]:
+    """A hyperparameter for each spatial axis, as convolutions take it: one number or one for each."""
+    numbers = [value] if isinstance(value, int) else list(value)
+    return numbers * dims if len(numbers) == 1 else numbers
+
+
+def _sides(padding: Any, kernel: Sequence[int], dilation: Sequence[int]) -> list[tuple[int, int]]:
+    """Zeros before and after, for each spatial axis."""
+    if padding == "same":
+        totals = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+        return [(total // 2, total - total // 2) for total in totals]
+    return [(side, side) for side in _for_each(0 if padding == "valid" else padding, len(kernel))]
+
+
+def _difference(layer: _Layer, out: torch.Tensor, x: Any, weight: Any, bias: Any) -> Ruled:
+    """What a changed input, and steps in coordinates of weight and bias, change of a layer's outputs."""
+    steps = _steps(weight, bias)
+    if steps is None:
+        return NotImplemented
+    through = _through(layer, out, x.delta) if isinstance(x, Changed) else None
+    additions = [
+        (delta, _weight_step(layer, out, x, parameter) if parameter is weight else _bias_step(layer, out, delta))
+        for parameter, delta in steps
+    ]
+    if through is None and len(additions) == 1 and additions[0][0].complete:
+        return additions[0][1]
+    if additions:
+        through = zeros(additions[0][0].count, out.shape, out, is_channels_last(out)) if through is None else through
+        for delta, addition in additions:
+            addition.add_to(through[delta.queries])
+    return None if through is None else Dense(through)
+
+
+def _steps(*parameters: Any) -> list[tuple[Changed, OneCoordinate]] | None:
+    """The parameters that change, with their steps; None if one of them changes otherwise than by steps."""
+    changed = [parameter for parameter in parameters if isinstance(parameter, Changed)]
+    steps = [(parameter, parameter.delta) for parameter in changed if isinstance(parameter.delta, OneCoordinate)]
+    return steps if len(steps) == len(changed) else None
+
+
+def _through(layer: _Layer, out: torch.Tensor, delta: Delta) -> torch.Tensor:
+    """Differences of the inputs, through the layer's weights: of one channel, at the cost of one channel."""
+    if layer.fast is not None and layer.fast.serves(delta):
+        return layer.fast.through(delta, out.shape[2:])
+    if not isinstance(delta, OneChannel) or delta.dim != layer.axis or layer.groups != 1:
+        full = delta.dense()
+        return layer.apply(full, layer.weight.to(full.dtype))
+    weight = layer.weight.to(delta.values.dtype)
+    runs, start = [], 0
+    for channel, run in itertools.groupby(delta.channels):
+        stop = start + len(list(run))
+        runs.append(layer.apply(delta.values[start:stop], weight.narrow(layer.sources, channel, 1)))
+        start = stop
+    return torch.cat(runs) if len(runs) > 1 else runs[0]
+
+
+def _weight_step(layer: _Layer, out: torch.Tensor, x: Any, weight: Changed) -> OneChannel:
+    """What the steps in the weight add: to each query's output channel, what its coordinate sees of its input channel."""
+    delta = weight.delta
+    assert isinstance(delta, OneCoordinate)
+    sources, outputs = (tuple(map(channel, delta.positions)) for channel in (layer.source, layer.output))
+    inputs = base_of(x)
+    read = weight.planes("inputs", inputs, layer.axis).index_select(0, torch.tensor(sources, device=inputs.device))
+    if isinstance(x, Changed):
+        changes = x.delta.dense()[delta.queries].movedim(layer.axis + 1, 1)
+        read = read + changes[torch.arange(len(sources), device=inputs.device), list(sources)]
+    values = layer.seen(read.unsqueeze(layer.axis + 1), delta.positions)
+    return OneChannel(values * delta.column(values), outputs, layer.axis, out.shape, is_channels_last(out))
+
+
+def _bias_step(layer: _Layer, out: torch.Tensor, delta: OneCoordinate) -> OneChannel:
+    shape = list(out.shape)
+    shape[layer.axis] = 1
+    values = torch.ones(shape, dtype=out.dtype, device=out.device).expand(len(delta.indices), *shape)
+    return OneChannel(values * delta.column(values), delta.indices, layer.axis, out.shape, is_channels_last(out))

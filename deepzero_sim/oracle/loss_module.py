@@ -1,0 +1,68 @@
+"""A network and its loss as one: what queries ask of it is one number."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from deepzero_sim.errors import ConfigError, DeepZeroError
+from deepzero_sim.oracle.difference.trace import CannotRecordError
+
+
+class NetworkWithLoss(nn.Module):
+    """`(inputs, targets) -> loss`, as one network.
+
+    Args:
+        network: whose outputs.
+        loss: `(outputs, targets) -> scalar`.
+    """
+
+    def __init__(self, network: nn.Module | None, loss: Any) -> None:
+        super().__init__()
+        self.network = network
+        self.loss = loss
+
+    def forward(self, inputs: Any, targets: Any) -> torch.Tensor:
+        outputs = inputs
+        if self.network is not None:
+            with _blamed("the network", inputs):
+                outputs = self.network(*inputs)
+        with _blamed("the loss", (outputs, targets)):
+            return _scalar(self.loss(outputs, targets))
+
+
+@contextmanager
+def _blamed(what: str, given: Any) -> Iterator[None]:
+    """Say whose code raised what, and what it was called with.
+
+    Raises:
+        ConfigError: it raised an error, other than one of ours.
+    """
+    try:
+        yield
+    except (DeepZeroError, CannotRecordError):
+        raise
+    except Exception as error:
+        shapes = ", ".join(f"{tuple(x.shape)}" for x in pytree.tree_leaves(given) if isinstance(x, torch.Tensor))
+        raise ConfigError(
+            f"{what} raised {type(error).__name__} on shapes {shapes or 'of no tensor'}: {error}; check that they fit."
+        ) from error
+
+
+def _scalar(loss: Any) -> torch.Tensor:
+    """A loss as a tensor of no axes.
+
+    Raises:
+        ConfigError: it is not one floating-point number.
+    """
+    if not isinstance(loss, torch.Tensor) or loss.numel() != 1 or not loss.is_floating_point():
+        what = f"{loss.dtype} of shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else type(loss).__name__
+        raise ConfigError(
+            f"the loss must return a tensor of one floating-point number, not {what}: reduce it, as .mean() does."
+        )
+    return loss.reshape(())

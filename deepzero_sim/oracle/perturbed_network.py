@@ -1,0 +1,403 @@
+"""A network that answers queries: by how much its result changes where its parameters do.
+
+Steps in single coordinates are carried through the recorded network as differences (`difference/`), many queries at once.
+Random directions, other displacements, and networks that cannot be recorded, take a whole forward pass a query.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from deepzero_sim.common.module_state import copied, state_put_back, uncompiled, write
+from deepzero_sim.common.randomness import Draws, seeded
+from deepzero_sim.common.types import NamedTensors
+from deepzero_sim.errors import ConfigError, DeepZeroError
+from deepzero_sim.oracle.difference.delta import Delta, Dense, OneCoordinate
+from deepzero_sim.oracle.difference.propagation import Differences, Meter
+from deepzero_sim.oracle.difference.trace import CannotRecordError, Recording, Slot, record
+from deepzero_sim.oracle.queries import (
+    Coordinates,
+    Directions,
+    Displacements,
+    Perturbation,
+    parts_of,
+    trainable,
+    unit_direction,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Base:
+    """A network as it is, on a batch.
+
+    Args:
+        inputs: of the network.
+        result: what it returns.
+        parameters: that are trained.
+        recording: of its forward pass; None if it cannot be recorded.
+        differences: carried through the recording.
+    """
+
+    inputs: tuple[Any, ...]
+    result: torch.Tensor
+    parameters: NamedTensors
+    recording: Recording | None = None
+    differences: Differences | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes of what it keeps."""
+        if self.recording is None or self.differences is None:
+            return 0
+        return self.recording.size + self.differences.size
+
+
+#: Times the size of the differences kept that a query takes with its temporaries.
+TEMPORARIES = 4
+
+
+class Footprint(NamedTuple):
+    """What one query takes.
+
+    Args:
+        size: bytes of the differences that are kept at once.
+        seconds: measured once.
+    """
+
+    size: int
+    seconds: float
+
+
+class QueriedNetwork:
+    """A network that answers queries. Whole passes write into its weights; afterwards it is what it was, bit for bit.
+
+    Args:
+        network: the one that is trained; None for a function without parameters.
+        whole: a module that contains it as its ``prefix``, and whose result is asked for; the network itself if None.
+        prefix: of the network's parameters among those of ``whole``.
+        dtype: of the differences between operations; that of the values if None.
+        rounded_once: whether values of the network as it is are computed in float64 and rounded (`float64_shadow.py`).
+        memory: bytes that activations and the differences of one query may take; a network that needs more is not recorded.
+        in_loop: whether it is called again and again in a loop, where it must keep nothing from call to call.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module | None,
+        whole: nn.Module | None = None,
+        prefix: str = "",
+        dtype: torch.dtype | None = None,
+        rounded_once: bool = False,
+        memory: float = math.inf,
+        in_loop: bool = False,
+    ) -> None:
+        self._in_loop = in_loop
+        self._network = network
+        found = network if whole is None else whole
+        assert found is not None
+        self._whole = found
+        self._prefix = prefix
+        self._dtype = dtype
+        self._rounded_once = rounded_once
+        self._memory = memory
+        self._recorded: dict[_Case, bool] = {}
+        self._footprints: dict[_Case, dict[str, Footprint]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_footprints": {}}
+
+    @property
+    def _parameters(self) -> NamedTensors:
+        return {} if self._network is None else trainable(self._network)
+
+    @torch.no_grad()
+    def base(self, *inputs: Any) -> Base:
+        """The network as it is, on a batch: recorded, or just run where it was found that it cannot be."""
+        case = _case(self._whole, inputs)
+        if case not in self._recorded:
+            self._recorded[case] = self._can_be_recorded(inputs)
+        if self._recorded[case]:
+            return self._recorded_base(inputs)
+        return Base(inputs, self._whole_pass(inputs), self._parameters)
+
+    def _can_be_recorded(self, inputs: tuple[Any, ...]) -> bool:
+        """Try it, the first time.
+
+        Raises:
+            ConfigError: the network can be queried in no way.
+        """
+        self._require_repeatable(inputs)
+        try:
+            self._require_agreement(inputs)
+            self._require_fits(self._recorded_base(inputs))
+        except CannotRecordError as error:
+            self._warn(str(error))
+            return False
+        except Exception as error:  # the network itself works, as was seen
+            if isinstance(error, DeepZeroError) and error.__cause__ is None:
+                raise
+            self._warn(f"it cannot be recorded: {error}")
+            return False
+        return True
+
+    def _whole_pass(self, inputs: Sequence[Any]) -> torch.Tensor:
+        with state_put_back(self._whole):
+            return self._call(inputs).clone()  # it may be a buffer, which is put back
+
+    def _call(self, inputs: Sequence[Any]) -> torch.Tensor:
+        with uncompiled():
+            result = self._whole(*copied(inputs))
+        if not isinstance(result, torch.Tensor):
+            raise ConfigError(f"{self._name} must return a tensor, not {type(result).__name__}.")
+        return result
+
+    def _require_repeatable(self, inputs: Sequence[Any]) -> None:
+        """Refuse a network whose results could differ more by chance, or by being called before, than by a query.
+
+        Draws are refused even where results are the same: what a layer of zeros hides now, it may not hide an update later.
+        """
+        with Draws() as draws:
+            first = self._whole_pass(inputs)
+        with state_put_back(self._whole):
+            second = self._call(inputs)
+            third = self._call(inputs) if self._in_loop else second
+        same = all(torch.equal(first.nan_to_num(), other.nan_to_num()) for other in (second, third))
+        if draws.found or not same:
+            raise ConfigError(
+                f"{self._name} draws random numbers or gives other results when it is called again, so that differences of "
+                "them say nothing: take out what is random or kept from call to call, or call eval() if that is dropout."
+            )
+
+    @property
+    def _name(self) -> str:
+        return type(self._whole if self._network is None else self._network).__name__
+
+    def _recorded_base(self, inputs: tuple[Any, ...]) -> Base:
+        parameters = self._parameters
+        with state_put_back(self._whole):
+            recording = record(self._whole, inputs, list(parameters.values()), self._rounded_once, self._memory)
+        return Base(inputs, recording.values[recording.output], parameters, recording, Differences(recording, self._dtype))
+
+    def _require_fits(self, base: Base) -> None:
+        """Refuse what no splitting into smaller chunks can make fit."""
+        largest = max((f.size for f in self.footprint(base).values()), default=0)  # asked first: the base keeps more then
+        needed = base.size + TEMPORARIES * largest
+        if needed > self._memory:
+            raise CannotRecordError(
+                f"activations and the differences of a single query take {needed / 2**20:.3g} MiB, more than the "
+                f"{self._memory / 2**20:.3g} MiB of the memory setting; take a smaller batch, or raise memory"
+            )
+
+    def _warn(self, why: str) -> None:
+        warnings.warn(
+            f"{self._name} is queried by whole forward passes, one at a time, which is slower and leaves few digits at steps "
+            f"below 1e-3 in float32: no differences can be carried through it ({why}).",
+            stacklevel=4,
+        )
+
+    def _require_agreement(self, inputs: Sequence[Any]) -> None:
+        """Hold differences to two whole passes: with noise for weights, since layers of zeros, as in untrained correctors, hide
+        all before them; or with weights that are changed a little, where noise gives no numbers.
+
+        Raises:
+            CannotRecordError: something goes past the recording, such as code that torch does not see.
+        """
+        for values, share in ((_noise(self._whole), 1.0), (_nearby(self._whole), 0.01)):
+            with state_put_back(self._whole):
+                write(self._whole, values)
+                ways = self._two_ways(inputs, share)
+            if ways is None:
+                continue
+            found, expected, scale = ways
+            rounding = 100 * torch.finfo(found.dtype).eps * scale
+            if not _largest(found - expected) <= 1e-3 * _largest(expected) + rounding:
+                raise CannotRecordError(
+                    "its differences disagree with two whole passes: it uses parameters out of torch's sight"
+                )
+            return
+
+    def _numbers(self, inputs: Sequence[Any]) -> torch.Tensor | None:
+        """What it gives with the weights that it has now; None if it fails: not all may be noise, such as covariances."""
+        try:
+            result = self._whole_pass(inputs)
+        except Exception:
+            return None
+        return result if bool(torch.isfinite(result).all()) else None
+
+    def _two_ways(self, inputs: Sequence[Any], share: float) -> tuple[torch.Tensor, torch.Tensor, float] | None:
+        """What a change of all parameters and inputs changes of the result, carried and by whole passes, and the result's size.
+
+        None if the network does not work with its weights as they are, or changed.
+        """
+        if self._numbers(inputs) is None:
+            return None
+        parameters = self._parameters
+        recording = record(self._whole, copied(inputs), list(parameters.values()), memory=self._memory)
+        before = recording.values[recording.output].clone()
+        changes = {
+            name: OneCoordinate((p.numel() // 2,), (share * float(p.abs().max().clamp(min=0.1)),), 0, 1, p)
+            for name, p in parameters.items()
+            if p.numel()
+        }
+        starts: dict[Slot, Delta] = {
+            recording.parameters[id(parameters[name])]: change
+            for name, change in changes.items()
+            if id(parameters[name]) in recording.parameters
+        }
+        leaves, form = pytree.tree_flatten(tuple(inputs))
+        for place, slot in recording.inputs.items():
+            if leaves[place].is_floating_point() and leaves[place].numel():
+                varied = _varied(leaves[place], share)
+                starts[slot] = Dense((varied - leaves[place]).unsqueeze(0))
+                leaves[place] = varied
+        delta = Differences(recording).of(starts)
+        found = before.new_zeros(before.shape) if delta is None else delta.dense()[0].to(before)
+        write(self._whole, {self._prefix + name: parameters[name] + change.dense()[0] for name, change in changes.items()})
+        after = self._numbers(pytree.tree_unflatten(leaves, form))
+        return None if after is None else (found, after - before, _largest(before) + _largest(after))
+
+    def footprint(self, base: Base) -> dict[str, Footprint]:
+        """What a query of each parameter takes, measured the first time; nothing for networks that are not recorded."""
+        if base.differences is None:
+            return {}
+        case = _case(self._whole, base.inputs)
+        if case not in self._footprints:
+            self._footprints[case] = {name: self._measured(base, name) for name, p in self._parameters.items() if p.numel()}
+        return self._footprints[case]
+
+    def _measured(self, base: Base, name: str) -> Footprint:
+        query = Coordinates(name, (0,), (0.0,))
+        self.changes(base, query)  # what is done once only
+        meter = Meter()
+        started = time.perf_counter()
+        self.changes(base, query, meter=meter)
+        return Footprint(meter.peak, time.perf_counter() - started)
+
+    @torch.no_grad()
+    def changes(
+        self,
+        base: Base,
+        perturbation: Perturbation | None,
+        inputs: Sequence[torch.Tensor | None] = (),
+        meter: Meter | None = None,
+    ) -> torch.Tensor:
+        """What queries change of the result.
+
+        Args:
+            base: the network as it is.
+            perturbation: `P` queries; None if they change inputs only.
+            inputs: what they change of each input, `(P, *shape)`; None, or nothing at the end, where nothing.
+            meter: is told how much memory the differences take.
+
+        Returns:
+            `(P, *shape)` for a result of shape `shape`.
+        """
+        if base.differences is None or base.recording is None or isinstance(perturbation, Directions | Displacements):
+            return self._by_whole_passes(base, perturbation, inputs)
+        slots = base.recording.inputs
+        starts: dict[Slot, Delta] = {slots[i]: Dense(change) for i, change in enumerate(inputs) if change is not None}
+        if perturbation is not None:
+            starts |= _coordinates(base.parameters, base.recording, perturbation)
+        delta = base.differences.of(starts, meter)
+        if delta is None:  # nothing that is used changes
+            return base.result.new_zeros(_count(perturbation, inputs), *base.result.shape)
+        return delta.dense()
+
+    def _by_whole_passes(
+        self, base: Base, perturbation: Perturbation | None, inputs: Sequence[torch.Tensor | None]
+    ) -> torch.Tensor:
+        moved = [x if change is None else x + change for x, change in zip_longest(base.inputs, inputs)]
+        queries = [{}] * _count(None, inputs) if perturbation is None else _changed_parameters(base.parameters, perturbation)
+        changes = []
+        for query, changed in enumerate(queries):
+            given = tuple(x if x is base.inputs[i] else x[query] for i, x in enumerate(moved))
+            named = {self._prefix + name: tensor for name, tensor in changed.items()}
+            with state_put_back(self._whole):
+                write(self._whole, named)
+                changes.append(self._call(given) - base.result)
+        return torch.stack(changes)
+
+
+def _largest(x: torch.Tensor) -> float:
+    return float(x.abs().max()) if x.numel() else 0.0
+
+
+def _coordinates(parameters: NamedTensors, recording: Recording, perturbation: Perturbation) -> dict[Slot, Delta]:
+    first = 0
+    starts: dict[Slot, Delta] = {}
+    for part in parts_of(perturbation):
+        parameter = parameters[part.name]
+        if id(parameter) in recording.parameters:
+            delta = OneCoordinate(part.indices, part.steps, first, len(perturbation), parameter)
+            starts[recording.parameters[id(parameter)]] = delta
+        first += len(part)
+    return starts
+
+
+def _count(perturbation: Perturbation | None, inputs: Sequence[torch.Tensor | None]) -> int:
+    return len(next(x for x in inputs if x is not None)) if perturbation is None else len(perturbation)
+
+
+#: Which modules are in training mode, and the shapes of a batch.
+_Case: TypeAlias = tuple[Any, ...]
+
+
+def _case(whole: nn.Module, inputs: Sequence[Any]) -> _Case:
+    modes = tuple(module.training for module in whole.modules())
+    leaves = pytree.tree_leaves(list(inputs))
+    return modes, *((x.shape, x.dtype) if isinstance(x, torch.Tensor) else x for x in leaves)
+
+
+def _noise(module: nn.Module) -> NamedTensors:
+    """Other numbers for a module's parameters, of the size that numbers for them have."""
+    generator = seeded(0)
+    return {
+        name: torch.randn(p.shape, generator=generator).to(p) / math.sqrt(max(1, math.prod(p.shape[1:])))
+        for name, p in module.named_parameters()
+        if p.is_floating_point()
+    }
+
+
+def _nearby(module: nn.Module) -> NamedTensors:
+    """A module's parameters, each some percent larger."""
+    generator = seeded(0)
+    return {
+        name: p + 0.05 * torch.rand(p.shape, generator=generator).to(p) * p
+        for name, p in module.named_parameters()
+        if p.is_floating_point()
+    }
+
+
+def _varied(x: torch.Tensor, share: float) -> torch.Tensor:
+    """Somewhat other numbers."""
+    noise = torch.randn(x.shape, generator=seeded(0)).to(x)
+    return x + 0.1 * share * float(x.abs().max()) * noise
+
+
+def _changed_parameters(parameters: NamedTensors, perturbation: Perturbation) -> Iterator[NamedTensors]:
+    """For each query the parameters that it changes, as changed copies."""
+    if isinstance(perturbation, Directions):
+        for seed, step in zip(perturbation.seeds, perturbation.steps, strict=True):
+            direction = unit_direction(parameters, seed, perturbation.mask) if step else {}
+            yield {name: parameters[name].detach() + step * u for name, u in direction.items()}
+    if isinstance(perturbation, Displacements):
+        for move in perturbation.moves:
+            parts = torch.split(move, [p.numel() for p in parameters.values()])
+            yield {
+                name: p.detach() + part.view(p.shape).to(p) for (name, p), part in zip(parameters.items(), parts, strict=True)
+            }
+    for part in parts_of(perturbation):
+        for index, step in zip(part.indices, part.steps, strict=True):
+            changed = parameters[part.name].detach().clone(memory_format=torch.contiguous_format)
+            changed.view(-1)[index] += step
+            yield {part.name: changed}

@@ -1,0 +1,6 @@
+"""The solver contract, what holds solvers to it, and what is done when a step fails."""
+
+from deepzero_sim.solver.contract import DifferentiableSolver, Solver, SolverSpec, as_solver
+from deepzero_sim.solver.failure_policy import FailurePolicy
+
+__all__ = ["DifferentiableSolver", "FailurePolicy", "Solver", "SolverSpec", "as_solver"]

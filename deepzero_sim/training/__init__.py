@@ -1,0 +1,7 @@
+"""The training loop and the run folder that it can be resumed from."""
+
+from deepzero_sim.training.learning_rates import warm_up_cosine
+from deepzero_sim.training.run_folder import RunFolder
+from deepzero_sim.training.trainer import Progress, Trainer
+
+__all__ = ["Progress", "RunFolder", "Trainer", "warm_up_cosine"]

@@ -1,0 +1,64 @@
+"""When a training's checkpoints are written: now and then, at the end, and when it is interrupted."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import final
+
+from deepzero_sim.training.run_folder import Checkpoint, RunFolder
+
+#: Seconds after which a checkpoint is written, however few training steps were done: it takes a fraction of one.
+WRITE_SECONDS = 60.0
+
+#: Seconds after which one is kept in memory: it takes a fraction of a hundredth.
+COPY_SECONDS = 1.0
+
+
+@final
+class Checkpoints:
+    """The checkpoints of one training; a context, which Ctrl-C leaves with the latest one written.
+
+    Ctrl-C may come in the middle of an update, or while weights are moved for a query: what is written then is a copy that was
+    made between two training steps, and no more than a second of training before.
+
+    Args:
+        run: where they are written.
+        make: a checkpoint of what was trained so far, a copy.
+        every: training steps between those that are written; fewer where they take long.
+    """
+
+    def __init__(self, run: RunFolder, make: Callable[[], Checkpoint], every: int) -> None:
+        self._run, self._make, self._every = run, make, every
+        self._unwritten: Checkpoint | None = None
+        self._written, self._copied = time.monotonic(), float("-inf")
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if isinstance(error, KeyboardInterrupt) and self._unwritten is not None:
+            self._run.save(self._unwritten)
+
+    def done(self, step: int, *, last: bool) -> None:
+        """A training step was done; `last` if it was the last one.
+
+        Raises:
+            OSError: no space is left; the old checkpoint stands.
+        """
+        now = time.monotonic()
+        if last or step % self._every == 0 or now - self._written > WRITE_SECONDS:
+            self.write()
+        elif now - self._copied > COPY_SECONDS:
+            self._unwritten, self._copied = self._make(), now
+
+    def write(self) -> None:
+        """Write a checkpoint now.
+
+        Raises:
+            OSError: as of :meth:`done`.
+        """
+        self._unwritten = self._make()
+        self._run.save(self._unwritten)
+        self._unwritten, self._written = None, time.monotonic()

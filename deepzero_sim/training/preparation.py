@@ -1,0 +1,150 @@
+"""What a run asked of its solver besides training steps, and how long it took: every start of it adds lines to one file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from deepzero_sim.common.checksums import digest
+from deepzero_sim.common.files import require_regular, write_text
+from deepzero_sim.common.types import is_number, is_whole
+from deepzero_sim.errors import RunError
+
+#: The file, in a run folder.
+PREPARATION = "preparation.jsonl"
+
+#: The entry of layer ratios.
+RATIOS_FOUND = "layer ratios"
+
+#: The entry of a classifier's results.
+RESULTS = "results"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of the file.
+
+    Args:
+        what: was prepared, for people.
+        solver_steps: states that were advanced for it, checks and repetitions included.
+        seconds: that it took.
+        found: solver steps that another run had taken, and this one did not.
+        content: the digest of a file that was written then, if one was.
+    """
+
+    what: str
+    solver_steps: int = 0
+    seconds: float = 0.0
+    found: int = 0
+    content: str = ""
+
+
+class Preparation:
+    """The entries of a run, in a file: one a line, each with a checksum of the run and all lines up to there.
+
+    Args:
+        path: the file.
+        run: the name of the run; None to take whichever it says.
+
+    Attributes:
+        run: the name of the run, empty where there is no file yet that says it.
+        entries: those that there are.
+
+    Raises:
+        RunError: the file was changed, or is another run's.
+    """
+
+    def __init__(self, path: Path, run: str | None = None) -> None:
+        self._path = path
+        self.run = run or ""
+        self.entries: list[Entry] = []
+        require_regular(path)
+        text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+        *lines, rest = text.split("\n")
+        self._torn = rest != "" or any("\0" in line for line in lines[-1:])  # by a kill, or by a power cut
+        if self._torn and (not rest or not _is_torn(rest)):
+            lines = [*lines, rest] if rest else lines[:-1]
+        read = [_read(line) for line in lines]
+        if run is None and read and read[0] is not None:
+            self.run = read[0][0]
+        self._checksum = digest([self.run])
+        for line in read:
+            if line is None or line[0] != self.run or line[2] != self._following(line[1]):
+                raise RunError(
+                    f"{path} was changed, or is another run's: restore it, or delete the folder to train anew; only this file "
+                    "says what the run asked of its solver."
+                )
+            self.entries.append(line[1])
+            self._checksum = line[2]
+
+    def add(self, entry: Entry) -> None:
+        """Add a line."""
+        if self._torn:
+            self._write_anew()
+        self._checksum = self._following(entry)
+        self.entries.append(entry)
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(self._line(entry, self._checksum))
+
+    @property
+    def solver_steps(self) -> int:
+        """States that were advanced in all."""
+        return sum(entry.solver_steps for entry in self.entries)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds in all."""
+        return sum(entry.seconds for entry in self.entries)
+
+    @property
+    def found(self) -> int:
+        """Solver steps that other runs had taken."""
+        return sum(entry.found for entry in self.entries)
+
+    def content(self, what: str) -> str:
+        """The digest of the file that something was last written to; empty if none was."""
+        return next((entry.content for entry in reversed(self.entries) if entry.what == what), "")
+
+    def _following(self, entry: Entry) -> str:
+        return digest([self._checksum, json.dumps(asdict(entry))])
+
+    def _line(self, entry: Entry, checksum: str) -> str:
+        return json.dumps({**asdict(entry), "run": self.run, "sha256": checksum}) + "\n"
+
+    def _write_anew(self) -> None:
+        entries, self.entries, self._torn = self.entries, [], False
+        self._checksum = digest([self.run])
+        write_text(self._path, "".join(self._lines(entries)))
+        self.entries = entries
+
+    def _lines(self, entries: Iterable[Entry]) -> Iterable[str]:
+        for entry in entries:
+            self._checksum = self._following(entry)
+            yield self._line(entry, self._checksum)
+
+
+def _is_torn(rest: str) -> bool:
+    """Whether a last line without an end is part of a line, rather than a line whose end was changed."""
+    return _read(rest) is None and _read(rest[:-1]) is None
+
+
+def _read(line: str) -> tuple[str, Entry, str] | None:
+    """A line's run, entry and checksum; None if it is none."""
+    try:
+        content: dict[str, Any] = json.loads(line)
+        run, checksum = content.pop("run"), content.pop("sha256")
+        entry = Entry(**content)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
+    fits = {
+        "what": isinstance(entry.what, str),
+        "solver_steps": is_whole(entry.solver_steps) and entry.solver_steps >= 0,
+        "seconds": is_number(entry.seconds) and 0 <= entry.seconds < float("inf"),
+        "found": is_whole(entry.found) and entry.found >= 0,
+        "content": isinstance(entry.content, str),
+    }
+    assert fits.keys() == {field.name for field in fields(Entry)}
+    return (run, entry, checksum) if isinstance(run, str) and all(fits.values()) else None

@@ -1,0 +1,168 @@
+"""Layer ratios as a run folder keeps them, in `ratios.json`, to be used again and to be read by people."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from deepzero_sim.common.checksums import digest
+from deepzero_sim.common.files import require_regular, write_text
+from deepzero_sim.errors import ConfigError, RunError
+from deepzero_sim.estimators.sparsity.base import Densities, active_count, scored_weights
+from deepzero_sim.training.preparation import PREPARATION, RATIOS_FOUND, Preparation
+
+RATIOS = "ratios.json"
+
+
+@dataclass(frozen=True)
+class RatiosRecord:
+    """The layer ratios of a run.
+
+    Args:
+        method: what they come from.
+        sparsity: share of all scored coordinates that was to be left out.
+        densities: the share of each layer that is active, and what it took to find out.
+        sizes: the coordinates of each of these layers.
+        always_active: coordinates outside them: biases and normalisation parameters.
+        seconds: it took.
+        failures: of solver steps on the way, by kind and what was done.
+    """
+
+    method: str
+    sparsity: float
+    densities: Densities
+    sizes: dict[str, int]
+    always_active: int
+    seconds: float
+    failures: dict[str, int] = field(default_factory=dict)
+
+    def active(self, name: str) -> int:
+        """How many coordinates of a layer a mask draws."""
+        return active_count(self.densities.by_layer[name], self.sizes[name])
+
+
+def record_of(model: nn.Module, method: str, sparsity: float, densities: Densities, seconds: float) -> RatiosRecord:
+    """The record of ratios that were just found for a network.
+
+    Raises:
+        ConfigError: they are not one share for each of its scored tensors.
+    """
+    sizes = {name: weight.numel() for name, weight in scored_weights(model).items()}
+    _check_shares(method, densities, sizes)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return RatiosRecord(method, sparsity, densities, sizes, trained - sum(sizes.values()), seconds)
+
+
+def _check_shares(method: str, densities: Any, sizes: Mapping[str, int]) -> None:
+    """Hold what a user's class may have made to what masks can use."""
+    if not isinstance(densities, Densities):
+        raise ConfigError(f"layer_ratios {method!r} must find deepzero_sim.Densities, not {type(densities).__name__}.")
+    if densities.by_layer.keys() != sizes.keys() or not all(0 <= share <= 1 for share in densities.by_layer.values()):
+        raise ConfigError(
+            f"layer_ratios {method!r} must find a share in [0, 1] for each of {', '.join(sizes)}, not {densities.by_layer}."
+        )
+
+
+def save_ratios(folder: Path, record: RatiosRecord) -> str:
+    """Write `ratios.json`, whole or not at all. Returns the digest of its text."""
+    layers = {
+        name: {"parameters": size, "active": record.active(name), "share": record.densities.by_layer[name]}
+        for name, size in record.sizes.items()
+    }
+    content = {
+        "method": record.method,
+        "sparsity": record.sparsity,
+        "layers": layers,
+        "always_active": record.always_active,
+        "queries": record.densities.queries,
+        "solver_steps": record.densities.solver_steps,
+        "seconds": record.seconds,
+        "failures": record.failures,
+    }
+    text = json.dumps(content, indent=2) + "\n"
+    write_text(folder / RATIOS, text)
+    return digest([text])
+
+
+def load_ratios(folder: Path) -> RatiosRecord | None:
+    """What `ratios.json` of a run folder says; None if there is none.
+
+    Raises:
+        RunError: it is damaged, or not as the run wrote it.
+    """
+    path = folder / RATIOS
+    if not path.exists():
+        return None
+    try:
+        require_regular(path)
+        text = path.read_text(encoding="utf-8")
+        record = _read(json.loads(text))
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise RunError(
+            f"{path} does not hold the layer ratios of a run ({type(error).__name__}: {error}): restore it, or delete the "
+            "folder to start afresh."
+        ) from error
+    written = Preparation(folder / PREPARATION).content(RATIOS_FOUND)
+    if written not in ("", digest([text])):
+        raise RunError(f"{path} was changed, or is another run's: restore it, or delete the folder to start afresh.")
+    return record
+
+
+def require_ratios_of(record: RatiosRecord, model: nn.Module, folder: Path) -> None:
+    """Hold a record to the network it is used for.
+
+    Raises:
+        RunError: it is another network's.
+    """
+    sizes = {name: weight.numel() for name, weight in scored_weights(model).items()}
+    if record.sizes != sizes:
+        raise RunError(
+            f"{folder / RATIOS} holds the layer ratios of another network ({', '.join(record.sizes)}), this one has "
+            f"{', '.join(sizes)}: restore it, or delete the folder to start afresh."
+        )
+
+
+def _read(content: Mapping[str, Any]) -> RatiosRecord:
+    layers = {str(name): _Layer(**layer) for name, layer in content["layers"].items()}
+    if not layers:
+        raise ValueError("no layers")
+    shares = {name: _number(layer.share, "share", most=1) for name, layer in layers.items()}
+    return RatiosRecord(
+        method=str(content["method"]),
+        sparsity=_number(content["sparsity"], "sparsity", most=1),
+        densities=Densities(shares, _count(content, "queries"), _count(content, "solver_steps")),
+        sizes={name: _whole(layer.parameters, "parameters", least=1) for name, layer in layers.items()},
+        always_active=_count(content, "always_active"),
+        seconds=_number(content["seconds"], "seconds"),
+        failures={str(kind): _whole(count, "failures") for kind, count in content["failures"].items()},
+    )
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """What is kept of one layer; `active` follows from the others and is there for people."""
+
+    parameters: int
+    active: int
+    share: float
+
+
+def _count(content: Mapping[str, Any], key: str) -> int:
+    return _whole(content[key], key)
+
+
+def _whole(value: Any, key: str, least: int = 0) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{key} must be a whole number from {least}, not {value!r}")
+    return value
+
+
+def _number(value: Any, key: str, most: float = 1e12) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= most:
+        raise ValueError(f"{key} must be a number from 0 to {most}, not {value!r}")
+    return float(value)

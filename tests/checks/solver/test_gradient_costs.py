@@ -1,0 +1,105 @@
+"""What a gradient is said to cost is what it takes, counted at the solver."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from problems import Burgers, Counting, DifferentiableBurgers, conv_corrector, initial_states, mse
+
+from deepzero_sim.checks.solver import BatchTime, gradient_costs
+from deepzero_sim.checks.solver.timing import recommended_batch, seconds_of
+from deepzero_sim.coupling.loop import SolverGradient, SolverLoop
+from deepzero_sim.coupling.vjp import Coloured, ReferenceJacobian, VectorJacobianProduct
+from deepzero_sim.estimators import CGE, RGE, BackPropagation, Estimator
+from deepzero_sim.oracle.base import LoopOracle
+from deepzero_sim.oracle.queries import trainable
+from deepzero_sim.solver.contract import Solver, checked_step
+
+NETWORK = conv_corrector(1)
+
+
+def counted(unroll: int, batch: int, gradient: SolverGradient | VectorJacobianProduct, estimator: Estimator) -> tuple[int, int]:
+    """States advanced for one gradient, and before it, by a solver that counts them."""
+    solver = Counting(Burgers())
+    states = initial_states(40)
+    if isinstance(gradient, ReferenceJacobian | Coloured):
+        loop = SolverLoop(solver, NETWORK, unroll, gradient)
+        assert loop.layer is not None
+        gradient.prepare(states, None, loop.layer.probes)
+    else:
+        loop = SolverLoop(solver, NETWORK, unroll, gradient)
+    once, solver.states = solver.states, 0
+    advanced = checked_step(Burgers(), states[:batch])
+    references = np.zeros((batch, unroll, 1, 16))
+    estimator.estimate(LoopOracle(loop, mse), (states[:batch], None, references, advanced))
+    return solver.states, once
+
+
+def told(solver: Solver, unroll: int, batch: int, method: str, reach: int | None = 1) -> tuple[int, int]:
+    cost = gradient_costs(solver, NETWORK, unroll, batch, reach, []).methods[method]
+    return cost.steps, cost.once
+
+
+@pytest.mark.parametrize(("unroll", "batch"), [(1, 2), (2, 1), (4, 3)])
+@pytest.mark.parametrize(
+    ("method", "gradient", "estimator"),
+    [
+        ("DETACHED, STRAIGHT-THROUGH", lambda: "detached", BackPropagation),
+        ("DETACHED, STRAIGHT-THROUGH", lambda: "straight-through", BackPropagation),
+        ("SolverLayer, Coloured", Coloured, BackPropagation),
+        ("SolverLayer, ReferenceJacobian", ReferenceJacobian, BackPropagation),
+        ("ZO-SOL, CGE central", lambda: "detached", CGE),
+        ("ZO-SOL, RGE of 192 directions, central", lambda: "detached", RGE),
+    ],
+)
+def test_solver_steps_are_those_that_are_taken(
+    unroll: int,
+    batch: int,
+    method: str,
+    gradient: Callable[[], SolverGradient | VectorJacobianProduct],
+    estimator: Callable[[], Estimator],
+) -> None:
+    assert told(Burgers(), unroll, batch, method) == counted(unroll, batch, gradient(), estimator())
+
+
+def test_non_takes_no_step_but_the_known_one() -> None:
+    assert told(Burgers(), 4, 2, "NON") == counted(1, 2, "detached", BackPropagation()) == (0, 0)
+
+
+def test_exact_gradients_take_the_rollouts_steps() -> None:
+    assert told(DifferentiableBurgers(), 4, 3, "FO-SOL") == (9, 0)
+    assert gradient_costs(Burgers(), NETWORK, 4, 3, 1, []).left_out["FO-SOL"] == "the solver is no DifferentiableSolver."
+
+
+def test_a_coordinate_wise_gradient_costs_two_rollouts_a_parameter() -> None:
+    costs = gradient_costs(Burgers(), NETWORK, 8, 2, 1, [])
+    assert costs.parameters == sum(p.numel() for p in trainable(NETWORK).values()) == 8
+    assert costs.methods["ZO-SOL, CGE central"].steps == 2 * 8 * 2 * 7 + 2 * 7
+
+
+def test_what_does_not_suit_the_solver_is_left_out() -> None:
+    def left_out(reach: int | None, points: int = 64) -> str:
+        solver = Burgers(points)
+        solver.spec = type(solver.spec)(name="far", state_shape=(1, points), dt=1.0, dtype="float64")
+        return gradient_costs(solver, NETWORK, 4, 2, reach, []).left_out.get("SolverLayer, Coloured", "")
+
+    assert "needs a stencil" in left_out(None) and "over 20 points, too far" in left_out(20) and not left_out(3)
+    big = Burgers(100_000)
+    assert "GiB of memory" in gradient_costs(big, NETWORK, 4, 2, 1, []).left_out["SolverLayer, ReferenceJacobian"]
+
+
+def test_seconds_are_those_of_calls_of_the_size_that_is_used() -> None:
+    times = [BatchTime(1, 1.0), BatchTime(2, 1.0), BatchTime(4, 1.0), BatchTime(8, 4.0)]
+    assert recommended_batch(times) == 4 and seconds_of(8, 1, times) == 8 and seconds_of(8, 5, times) == 2
+    cost = gradient_costs(Burgers(), NETWORK, 4, 2, 1, times).methods
+    assert cost["DETACHED, STRAIGHT-THROUGH"].seconds == 3.0  # six steps, two at once
+    assert cost["NON"].seconds == 0 and cost["ZO-SOL, CGE central"].seconds == 3.0 + 16 * 6 / 2  # eight and more at once
+
+
+def test_a_network_is_not_changed() -> None:
+    before = [p.detach().clone() for p in NETWORK.parameters()]
+    gradient_costs(Burgers(), NETWORK, 2, 2, 1, [])
+    assert all(torch.equal(a, b) for a, b in zip(before, NETWORK.parameters(), strict=True))

@@ -1,0 +1,297 @@
+"""Good solvers hold, and each of those that break one line of the contract breaks that line and no other."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import broken
+import numpy as np
+import pytest
+from broken import Sheared, Stepwise
+from problems import Burgers, LinearSolver, LogisticSolver, initial_states
+
+from deepzero_sim import SolverCheck, as_solver, check_solver
+from deepzero_sim.common.types import Array
+from deepzero_sim.errors import ConfigError, InvalidStateError, SolverCrashError
+from deepzero_sim.solver.contract import Solver, SolverSpec
+from deepzero_sim.solvers import WakeFlow
+from deepzero_sim.solvers.wake import initial_state
+
+#: Too short for a worker process.
+SHORT = 2.5
+
+
+def samples(count: int = 3) -> tuple[Array, Array]:
+    """States of `Sheared`, with their viscosities."""
+    states = initial_states(count)
+    states[..., 14:] = 0
+    states[1, 0, 0] = 6  # ReturnsNaN fails there
+    return states, np.linspace(0.02, 0.1, count)[:, None]
+
+
+def checked(solver: Solver, seconds: float = SHORT, **options: Any) -> SolverCheck:
+    return check_solver(solver, *samples(), seconds=seconds, **options)
+
+
+def outcomes(check: SolverCheck, outcome: str) -> set[str]:
+    return {verdict.line for verdict in check.verdicts if verdict.outcome == outcome}
+
+
+BROKEN: dict[str, tuple[type[Sheared], str, str]] = {
+    "Shape": (broken.Shape, "shape", r"must return \(1, 1, 16\), not \(1, 1, 15\)"),
+    "Nothing": (broken.Nothing, "shape", "must return a numpy array, not NoneType"),
+    "Type": (broken.Type, "dtype", "must return float64, as its spec says, not float32"),
+    "Writes": (broken.Writes, "input unchanged", "changed the states it was given: work on a copy"),
+    "WritesParams": (broken.WritesParams, "input unchanged", "changed the params it was given"),
+    "ReturnsNaN": (broken.ReturnsNaN, "failures raised", "returned as numbers for sample state 2: .* raise an error"),
+    "Padding": (broken.Padding, "padding", "padding must stay zero, but holds values up to 1 "),
+    "Chance": (broken.Chance, "deterministic", "the same state has two answers, up to .* apart"),
+    "Remembers": (broken.Remembers, "no hidden state", "before and after another one was advanced, are up to"),
+    "Mixes": (broken.Mixes, "batches", "two states in one call and each alone are up to .* apart"),
+    "FewStates": (broken.FewStates, "largest batch", "64 states in one call fail: .*no room for more than 4"),
+    "OneRow": (broken.OneRow, "parameters", r"use params\[b\] for state b, not one row for all"),
+    "OneBuffer": (broken.OneBuffer, "threads", "two threads at once got answers up to .* thread_safe=False"),
+    "Far": (broken.Far, "stencil", "the spec's stencil is 1, but a step carries information over 7 points: .* stencil=None"),
+}
+
+IN_WORKERS: dict[str, tuple[type[Sheared], str, str]] = {
+    "Unsendable": (broken.Unsendable, "worker process", "must be picklable to be sent to workers"),
+    "Homebound": (broken.Homebound, "worker process", "answers of a worker process and of this one are up to .* apart"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_one_line_is_broken_and_no_other(name: str) -> None:
+    solver, line, says = BROKEN[name]
+    found = checked(solver())
+    assert outcomes(found, "broken") == {line} and not found.holds, found.verdicts
+    assert re.search(says, found[line].words), found[line].words
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*BROKEN, *IN_WORKERS])
+def test_one_line_is_broken_and_no_other_where_workers_are_asked_too(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(broken, "HERE", [1.0])
+    solver, line, says = (BROKEN | IN_WORKERS)[name]
+    found = checked(solver(), seconds=60)
+    assert outcomes(found, "broken") == {line}, found.verdicts
+    assert re.search(says, found[line].words), found[line].words
+
+
+def test_what_depends_on_a_broken_line_is_not_tested() -> None:
+    found = checked(broken.Chance())
+    assert found["batches"].words == "'deterministic' is broken: mend that first." and found.step_sizes is None
+    found = checked(broken.Shape())
+    assert outcomes(found, "holds") == {"dtype", "input unchanged"} and found.gradients is None and not found.times
+
+
+@lru_cache(maxsize=1)
+def good() -> SolverCheck:
+    return checked(Sheared(), 4.9)
+
+
+def test_a_good_solver_holds() -> None:
+    found = good()
+    assert found.holds and not outcomes(found, "broken") and not found.made_up and not found.left_out
+    assert outcomes(found, "not tested") == {"worker process", "extreme states"}  # for time
+    assert "viscosity changes a step; without them it fails, as it should" in found["parameters"].words
+    assert "over 1 points of 16; say stencil=1" in found["stencil"].words and found.seconds < 10
+
+
+@pytest.mark.slow
+def test_good_solvers_hold_in_all_lines() -> None:
+    for solver, given in (
+        (Sheared(), samples()),
+        (Burgers(), (None, None)),
+        (LinearSolver(np.eye(16) * 0.9), (None, None)),
+        (LogisticSolver(), (initial_states(2), np.array([[0.5], [1.0]]))),
+        (wake := WakeFlow(16), (initial_state(wake.spec, rows := np.array([[100.0], [300.0]], np.float32)), rows)),
+    ):
+        found = check_solver(solver, *given)
+        assert found.holds and not found.left_out, found
+        assert outcomes(found, "not tested") <= {"padding", "parameters"}
+        assert "NaN: " in found["extreme states"].words and "bit for bit" in found["worker process"].words
+
+
+def test_made_up_states_and_what_a_spec_leaves_out() -> None:
+    found = check_solver(Burgers(), seconds=SHORT)
+    assert found.made_up and found.holds and "channels, channel_units, axes, spacing" in found["spec"].words
+    assert "no farther than the stencil of 1" in found["stencil"].words and found["padding"].outcome == "not tested"
+
+
+def test_a_solver_that_says_that_it_is_not_deterministic_is_not_blamed() -> None:
+    found = checked(broken.Chance(deterministic=False))
+    assert found.holds and found["deterministic"].outcome == "told" and "apart" in found["deterministic"].words
+    assert "not deterministic" in found.left_out["step sizes"]
+
+
+def test_what_a_solver_says_of_threads_and_batches_is_believed() -> None:
+    found = checked(broken.OneBuffer(thread_safe=False))
+    assert found.holds and found["threads"].outcome == "not tested"
+    found = checked(broken.Mixes(max_batch=1))
+    assert found.holds and found["batches"].outcome == "not tested" and [entry.batch for entry in found.times] == [1]
+
+
+def test_a_failure_of_one_sample_state_is_told() -> None:
+    def step(states: Array, params: Array | None) -> Array:
+        if (states[:, 0, 0] > 5).any():
+            raise ValueError("too fast")
+        return Sheared().step(states, params)
+
+    found = checked(as_solver(step, Sheared().spec))
+    assert found.holds and "too fast" in found["sample states"].words and found["sample states"].outcome == "told"
+
+
+def test_many_sample_states_are_looked_at_and_spread_over_all() -> None:
+    """A solver that fails for one state in ten, of which the first four that are looked at are none."""
+
+    def step(states: Array) -> Array:
+        if (states[:, 0, 0] % 10 == 5).any():
+            raise ValueError("not that one")
+        return states * 0.9
+
+    spec = SolverSpec(name="tenth", state_shape=(1, 16), dt=0.1, dtype="float64")
+    states = np.arange(100.0)[:, None, None] * np.ones((1, 16))
+    found = check_solver(as_solver(step, spec), states, seconds=SHORT)
+    failed, looked_at = map(int, re.findall(r"\d+", found["sample states"].words)[:2])
+    assert looked_at == 64 and 3 < failed < 10 and "not that one" in found["sample states"].words
+    few = check_solver(as_solver(step, spec), states[:5], seconds=SHORT)
+    assert few["sample states"].words == "no failure at 5 sample states, spread over all that there are."
+
+
+def test_no_more_sample_states_are_looked_at_than_there_is_time_for() -> None:
+    def slow(states: Array) -> Array:
+        time.sleep(0.05 * len(states))
+        return states * 0.9
+
+    spec = SolverSpec(name="slow", state_shape=(1, 16), dt=0.1, dtype="float64")
+    found = check_solver(as_solver(slow, spec), np.ones((100, 1, 16)), seconds=1.5)
+    assert 4 <= int(re.findall(r"\d+", found["sample states"].words)[0]) < 10 and found.seconds < 3
+
+
+def test_a_solver_that_returns_nan_for_every_state_is_broken() -> None:
+    check = check_solver(as_solver(lambda states: np.nan * states, Burgers().spec), initial_states(2), seconds=SHORT)
+    assert not check.holds and outcomes(check, "broken") == {"failures raised"}
+    assert check["sample states"].outcome == "not tested"
+
+
+def test_failures_that_come_and_go_are_found() -> None:
+    found = checked(broken.Flaky())
+    (line,) = outcomes(found, "broken")
+    assert found[line].words.startswith("states that were advanced before were not: ")
+    assert "the licence server did not answer" in found[line].words
+
+
+def test_a_parameter_without_effect_is_told() -> None:
+    spec = SolverSpec(name="still", state_shape=(1, 16), dt=0.1, dtype="float64", parameters=("unused", "rate"))
+    solver = as_solver(lambda states, params: states * (1 + 0.1 * params[:, 1:, None]), spec)
+    found = check_solver(solver, initial_states(2), np.ones((2, 2)), seconds=SHORT)
+    assert found["parameters"].outcome == "told" and found["parameters"].words.startswith("no effect of unused")
+
+
+def test_results_in_the_same_memory_are_told() -> None:
+    buffer = np.empty((1, 1, 16))
+
+    def step(states: Array) -> Array:
+        if states.shape != buffer.shape:
+            return states * 0.5
+        np.multiply(states, 0.5, out=buffer)
+        return buffer
+
+    spec = SolverSpec(name="half", state_shape=(1, 16), dt=0.1, dtype="float64", thread_safe=False)
+    found = check_solver(as_solver(step, spec), seconds=SHORT)
+    assert found.holds and "every step returns the same memory" in found["result's memory"].words
+    view = check_solver(as_solver(lambda states: states[...], spec), seconds=SHORT)
+    assert "memory of its input" in view["result's memory"].words
+
+
+def test_a_slow_solver_ends_in_time_and_says_what_was_left_out() -> None:
+    def slow(states: Array) -> Array:
+        time.sleep(0.05 * len(states))
+        return states * 0.9
+
+    spec = SolverSpec(name="slow", state_shape=(1, 16), dt=0.1, dtype="float64")
+    found = check_solver(as_solver(slow, spec), seconds=1.5)
+    assert found.holds and found.seconds < 3 and "left out for time: it takes 64 steps" in found["largest batch"].words
+    assert "left out for time" in found["stencil"].words and found.times
+
+
+@pytest.mark.parametrize(
+    ("function", "says"),
+    [
+        (lambda s: s * 0.5, "linear"),
+        (lambda s: s + 0.1 * s**2, "smooth"),
+        (lambda s: s + 0.3 * np.abs(s), "kinks"),
+        (lambda s: s + 0.05 * np.floor(4 * s), "jumps"),
+    ],
+)
+def test_smoothness(function: Callable[[Array], Array], says: str) -> None:
+    found = check_solver(Stepwise(function), seconds=SHORT).step_sizes
+    assert found is not None and says in found.words, found
+
+
+@pytest.mark.parametrize(("dtype", "least", "most"), [("float32", 1e-3, 1e-2), ("float64", 1e-6, 1e-4)])
+def test_the_noise_of_a_step_is_that_of_its_dtype(dtype: str, least: float, most: float) -> None:
+    found = check_solver(Stepwise(np.sin, dtype=dtype), seconds=SHORT).step_sizes
+    assert found is not None and 0.003 * np.finfo(dtype).eps < found.sweep.rounding < 30 * np.finfo(dtype).eps
+    assert least <= found.recommended <= most and found.absolute == (found.recommended * found.sizes[0],)
+
+
+def test_a_step_of_low_precision_wants_a_longer_difference() -> None:
+    rough = Stepwise(lambda s: np.sin(s).astype(np.float16))
+    found, exact = (check_solver(solver, seconds=SHORT).step_sizes for solver in (rough, Stepwise(np.sin)))
+    assert found is not None and exact is not None
+    assert found.recommended >= 10 * exact.recommended and found.sweep.rounding > 1e3 * exact.sweep.rounding
+
+
+def test_times_by_batch_and_the_batch_that_is_recommended() -> None:
+    def step(states: Array) -> Array:
+        time.sleep(2e-3 + 1e-3 * max(0, len(states) - 4))  # nothing is won beyond 4
+        return states * 0.9
+
+    spec = SolverSpec(name="four", state_shape=(1, 16), dt=0.1, dtype="float64", max_batch=16)
+    found = check_solver(as_solver(step, spec), seconds=4.0)
+    assert [entry.batch for entry in found.times] == [1, 2, 4, 8, 16] and found.recommended_batch in (4, 8, 16)
+    assert found.times[0].seconds == pytest.approx(2e-3, rel=0.8) and found.times[0].states_per_second < 600
+
+
+def test_nothing_but_the_solver_is_asked_more_than_there_is_time_for(tmp_path: Path) -> None:
+    def step(states: Array) -> Array:
+        with (tmp_path / "calls").open("a") as file:
+            file.write(".")
+        return states * 0.5
+
+    found = check_solver(as_solver(step, Burgers().spec), seconds=SHORT)
+    assert found["deterministic"].outcome == "holds" and (tmp_path / "calls").stat().st_size > 100
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "says"),
+    [
+        ((3,), {}, "needs a solver with a spec, .* not int"),
+        ((Burgers(),), {"seconds": 0}, "seconds must be a positive number"),
+        ((Burgers(),), {"unroll": 0}, "unroll must be a positive whole number"),
+        ((Burgers(),), {"batch_size": 1.5}, "batch_size must be a positive whole number"),
+    ],
+)
+def test_arguments_that_cannot_be_used(arguments: tuple[Any, ...], options: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        check_solver(*arguments, **options)
+
+
+def test_a_solver_that_cannot_be_run() -> None:
+    with pytest.raises(InvalidStateError, match=r"needs parameters of shape \(4, 1\) \(viscosity\), got None"):
+        check_solver(Sheared())
+    with pytest.raises(InvalidStateError, match=r"must have shape \(batch, 1, 16\)"):
+        check_solver(Burgers(), np.zeros((2, 1, 8)))
+
+    def fails(states: Array) -> Array:
+        raise SystemExit(3)
+
+    with pytest.raises(SolverCrashError, match="raised SystemExit: 3: run its step alone"):
+        check_solver(as_solver(fails, Burgers().spec))

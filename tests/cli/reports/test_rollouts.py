@@ -1,0 +1,184 @@
+"""Reports: numbers for machines, a page for people, pictures that can be opened."""
+
+from __future__ import annotations
+
+import json
+import struct
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from problems import Burgers
+
+from deepzero_sim.cli.experiment import Comparison, Cost, MethodResult
+from deepzero_sim.cli.reports.rollouts import COLOURS, picture, publish, results, rows, styles, vorticity
+from deepzero_sim.cli.reports.tables import markdown_table
+from deepzero_sim.common.types import Array
+from deepzero_sim.coupling.evaluation import Evaluation
+from deepzero_sim.errors import MissingExtraError
+from deepzero_sim.solver.contract import SolverSpec
+from deepzero_sim.solvers.wake import WakeGrid
+
+WAKE = WakeGrid(16).spec("wake", "float32")
+FIGURES = ("fields.png", "error_over_time.png", "error_over_cost.png")
+
+
+def result(spec: SolverSpec, mae: float, cost: Cost, simulations: int = 3, steps: int = 10) -> MethodResult:
+    errors = torch.full((simulations, steps), mae, dtype=torch.float64)
+    errors[0] *= 2
+    rollout = torch.randn(simulations, steps, *spec.state_shape)
+    return MethodResult(Evaluation(errors, rollout, simulations * steps, 0.1), cost)
+
+
+def comparison(spec: SolverSpec, simulations: int = 3, steps: int = 10, **more: MethodResult) -> Comparison:
+    methods = {
+        "SRC": result(spec, 0.1, Cost(), simulations, steps),
+        "NON": result(spec, 0.05, Cost(100, 1.234, {"timeout retried": 2}), simulations, steps),
+    }
+    return Comparison(methods | more, torch.randn(simulations, steps, *spec.state_shape), spec)
+
+
+def png_size(path: Path) -> tuple[int, int]:
+    data = path.read_bytes()
+    assert data[:8] == b"\x89PNG\r\n\x1a\n" and data[-8:-4] == b"IEND"
+    width, height = struct.unpack(">II", data[16:24])
+    return width, height
+
+
+def test_results_say_everything_of_every_method() -> None:
+    said = results(comparison(WAKE).methods, {"steps": 10})
+    assert said["settings"] == {"steps": 10} and list(said["methods"]) == ["SRC", "NON"]
+    errors = torch.tensor([0.1, 0.05, 0.05])
+    assert said["methods"]["NON"] == {
+        "mae": pytest.approx(float(errors.mean())),
+        "mae_std": pytest.approx(float(errors.std(correction=0))),
+        "solver_steps": 100,
+        "seconds": 1.23,
+        "failures": {"training": {"timeout retried": 2}, "evaluation": {}},
+    }
+    assert said["methods"]["SRC"]["solver_steps"] == 0
+
+
+def test_the_table_compares_with_the_solver_alone() -> None:
+    head, source, non = rows(comparison(WAKE).methods)
+    assert head[0] == "method" and len(head) == len(source) == len(non) == 7
+    assert head[-1] == "failures in training, here" and (source[-1], non[-1]) == ("0, 0", "2, 0")
+    without = replace(comparison(WAKE).methods["NON"], cost=Cost(100, 1.23))
+    assert [len(row) for row in rows({"SRC": comparison(WAKE).methods["SRC"], "NON": without})] == [6, 6, 6]
+    assert source[:4] == ("SRC", "0.1333", "0.0471", "1.00") and non[0] == "NON" and non[3] == "0.50" and non[4] == "100"
+    assert markdown_table([("a", "b"), ("1", "2")]) == "| a | b |\n| --- | --- |\n| 1 | 2 |"
+
+
+def test_runs_of_a_method_have_its_colour_and_are_told_apart() -> None:
+    found = styles(["SRC", "NON", "NON, longer", "NON, again", "another"])
+    lines, points = ([style[place] for style in found.values()] for place in (0, 1))
+    assert {style["color"] for style in lines[1:4]} == {COLOURS["NON"]} != {lines[0]["color"]}
+    assert len({style["linestyle"] for style in lines[1:4]}) == len({style["marker"] for style in points[1:4]}) == 3
+    assert lines[4]["color"] is None  # matplotlib's next one
+
+
+@pytest.mark.parametrize("kind", ["wake", "line", "plane", "volume"])
+def test_a_report_has_numbers_a_page_and_figures(tmp_path: Path, kind: str) -> None:
+    pytest.importorskip("matplotlib")
+    spec = {
+        "wake": WAKE,
+        "line": Burgers().spec,
+        "plane": SolverSpec(name="heat", state_shape=(1, 12, 20), dt=1.0, channels=("T",), channel_units=("K",)),
+        "volume": SolverSpec(name="heat", state_shape=(2, 6, 8, 10), dt=1.0, axes=("z", "y", "x"), spacing=(1.0, 0.5, 0.5)),
+    }[kind]
+    publish(tmp_path, "A title", comparison(spec), {"steps": 10, "path": "a/b"})
+    said = json.loads((tmp_path / "results.json").read_text())
+    assert said["methods"].keys() == {"SRC", "NON"} and said["settings"]["path"] == "a/b"
+    page = (tmp_path / "report.md").read_text()
+    assert (
+        page.startswith("# A title\n")
+        and "| NON |" in page
+        and "path: a/b" in page
+        and "over 10 steps of 3 simulations" in page
+    )
+    for name in FIGURES:
+        assert f"({name})" in page
+        width, height = png_size(tmp_path / name)
+        assert 400 < width < 4000 and 200 < height < 4000 and (tmp_path / name).stat().st_size > 5000
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*FIGURES, "report.md", "results.json"])
+
+
+@pytest.mark.parametrize("spec", [WAKE, Burgers().spec], ids=["wake", "line"])
+@pytest.mark.parametrize(("simulations", "steps"), [(1, 1), (1, 2), (2, 3)])
+def test_short_rollouts_have_figures_too(tmp_path: Path, spec: SolverSpec, simulations: int, steps: int) -> None:
+    pytest.importorskip("matplotlib")
+    publish(tmp_path, "Short", comparison(spec, simulations, steps), {})
+    assert all((tmp_path / name).exists() for name in FIGURES)
+
+
+def test_the_solver_alone_has_a_report(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    alone = Comparison({"SRC": result(WAKE, 0.1, Cost())}, torch.randn(3, 10, *WAKE.state_shape), WAKE)
+    publish(tmp_path, "Alone", alone, {})
+    assert png_size(tmp_path / "error_over_cost.png")[0] > 400
+
+
+@pytest.mark.parametrize("spec", [WAKE, Burgers().spec], ids=["wake", "line"])
+@pytest.mark.parametrize("from_step", [0, 5])
+def test_a_method_that_diverged_has_a_report(tmp_path: Path, spec: SolverSpec, from_step: int) -> None:
+    pytest.importorskip("matplotlib")
+    diverged = result(spec, 0.1, Cost(500, 1.0))
+    diverged.evaluation.errors[:, from_step:] = torch.inf
+    diverged.evaluation.rollout[:, from_step:] = torch.inf
+    publish(tmp_path, "Diverged", comparison(spec, **{"ZO-SOL": diverged}), {})
+    assert "| ZO-SOL | inf | inf | inf | 500 | 1 | 0, 0 |" in (tmp_path / "report.md").read_text()
+    assert all(png_size(tmp_path / name)[0] > 400 for name in FIGURES)
+
+
+def test_a_solver_that_is_right_has_a_report(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    perfect = {"SRC": result(WAKE, 0.0, Cost()), "NON": result(WAKE, 0.0, Cost(5, 1.0))}
+    publish(tmp_path, "Perfect", Comparison(perfect, torch.zeros(3, 10, *WAKE.state_shape), WAKE), {})
+    assert "| NON | 0.0000 |" in (tmp_path / "report.md").read_text()
+
+
+def test_without_matplotlib_the_results_are_written_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(MissingExtraError, match=r"drawing figures needs the package 'matplotlib'.*deepzero-sim\[report\]"):
+        publish(tmp_path, "No figures", comparison(WAKE), {})
+    assert set(json.loads((tmp_path / "results.json").read_text())["methods"]) == {"SRC", "NON"}
+
+
+def staggered(spec: SolverSpec, v_y: Any, v_x: Any) -> Array:
+    """A flow given by two functions of (y, x), where a staggered state holds it."""
+    state = np.zeros(spec.state_shape)
+    for channel, function in enumerate((v_y, v_x)):
+        y, x = (spec.coordinates(channel, axis) for axis in (0, 1))
+        state[channel] = function(y[:, None], x[None, :])
+    return np.where(spec.active(), state, 0.0)
+
+
+def test_the_vorticity_of_a_solid_rotation_is_twice_its_rate() -> None:
+    state = staggered(WAKE, lambda y, x: 0.3 * (x - 40) + 0 * y, lambda y, x: -0.3 * (y - 90) + 0 * x)
+    found = vorticity(state, WAKE)
+    assert found.shape == (31, 15) and np.allclose(found, 0.6)
+
+
+def test_vorticity_is_the_analytic_one_to_second_order() -> None:
+    def error(resolution: int) -> float:
+        spec = WakeGrid(resolution).spec("wake", "float64")
+        k = 2 * np.pi / 100
+        state = staggered(spec, lambda y, x: np.sin(k * x) * np.cos(k * y), lambda y, x: -np.cos(k * x) * np.sin(k * y))
+        dy, dx = spec.spacing
+        y, x = (np.arange(1, n) * d for n, d in zip(WakeGrid(resolution).shape, (dy, dx), strict=True))
+        exact = 2 * k * np.cos(k * x[None, :]) * np.cos(k * y[:, None])
+        return float(np.abs(vorticity(state, spec) - exact).max())
+
+    assert error(64) < 1e-3 and error(32) / error(64) == pytest.approx(4, rel=0.05)
+
+
+def test_what_is_drawn_of_a_state() -> None:
+    line, volume = SolverSpec(name="l", state_shape=(2, 5), dt=1.0), SolverSpec(name="v", state_shape=(1, 4, 5, 6), dt=1.0)
+    assert np.array_equal(picture(np.arange(10.0).reshape(2, 5), line), np.arange(5.0))
+    states = np.arange(120.0).reshape(1, 4, 5, 6)
+    assert np.array_equal(picture(states, volume), states[0, 2])
+    assert picture(np.zeros(WAKE.state_shape), WAKE).shape == (31, 15)

@@ -1,0 +1,219 @@
+"""`deepzero-sim check`: from settings to verdicts, a page and an exit status."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from runs import line_data, unfinished
+
+from deepzero_sim.cli.main import main
+from deepzero_sim.cli.reports.solver_check import _duration
+
+USER = """
+    import ctypes, os, threading, time
+    import numpy as np
+    from problems import Burgers, LogisticSolver
+
+    class Wrong(Burgers):
+        def step(self, states, params=None):
+            states[:] = 0.9 * super().step(states, params)
+            return states
+
+    class Raises(Burgers):
+        def step(self, states, params=None):
+            raise ValueError("no such state")
+
+    class Rate(LogisticSolver):
+        pass
+
+    class Dies(Burgers):
+        def step(self, states, params=None):
+            print("NaN in line 3", flush=True)
+            ctypes.string_at(0)
+
+    class DiesLater(Burgers):
+        def step(self, states, params=None):
+            if len(states) == 2:
+                time.sleep(1000)
+            return super().step(states, params)
+
+    class DiesAtOnce(Burgers):
+        def __init__(self):
+            os._exit(0)
+
+    inside = threading.Lock()
+
+    class NotForThreads(Burgers):
+        def step(self, states, params=None):
+            if not inside.acquire(blocking=False):
+                ctypes.string_at(0)
+            time.sleep(0.001)
+            inside.release()
+            return super().step(states, params)
+
+    def initial(spec, params):
+        waves = np.sin(np.linspace(0, 6, spec.state_shape[1]))
+        return (1 + np.arange(len(params))[:, None, None]) * waves[None, None].astype(spec.dtype)
+
+    def short(spec, params):
+        return initial(spec, params)[..., :-1]
+
+    def leaves(spec, params):
+        raise SystemExit(0)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "user.py").write_text(textwrap.dedent(USER))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    return tmp_path
+
+
+def call(capsys: pytest.CaptureFixture[str], *arguments: Any) -> tuple[int, str, str]:
+    status = main(["check", *map(str, arguments), "--seconds", "2"])
+    out, err = capsys.readouterr()
+    assert "Traceback" not in out + err
+    return status, out, err
+
+
+def test_a_solver_that_keeps_its_contract_ends_with_0(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, err = call(capsys, "problems.Burgers", "--output", "out")
+    assert (status, err) == (0, "") and "Solver 'burgers' keeps its contract" in out and "report: out/check.md" in out
+    said = json.loads((folder / "out" / "check.json").read_text())
+    assert said["holds"] and said["made_up"] and said["verdicts"]["deterministic"]["outcome"] == "holds"
+    assert said["settings"]["name"] == "problems.Burgers" and said["gradients"]["methods"]["NON"]["steps"] == 0
+    assert said["step_sizes"]["sweep"]["best"] == said["step_sizes"]["recommended"] and said["times"][0]["batch"] == 1
+    page = (folder / "out" / "check.md").read_text()
+    assert page.startswith("# Solver burgers") and "| stencil | holds |" in page and "made up" in page
+    assert "| ZO-SOL, CGE central |" in page and "| 1 | " in page and not unfinished(folder)
+
+
+def test_a_solver_that_breaks_it_ends_with_1(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, err = call(capsys, "user.py:Wrong", "--output", "out")
+    assert (status, err) == (1, "") and "breaks its contract: input unchanged" in out
+    assert re.search(r"input unchanged +│ broken +│ a step changed the states it was given", out), out
+    assert not json.loads((folder / "out" / "check.json").read_text())["holds"]
+
+
+def test_a_solver_that_ends_the_process_ends_with_1_and_all_verdicts(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, err = call(capsys, "user.py:NotForThreads", "--output", "out")
+    assert (status, err) == (1, "") and re.search(r"threads +│ broken +│ the process was killed by", out), out
+    said = json.loads((folder / "out" / "check.json").read_text())
+    assert not said["holds"] and "SIGSEGV" in said["verdicts"]["threads"]["words"] and said["gradients"]
+    assert "| threads | broken | the process was killed by SIGSEGV" in (folder / "out" / "check.md").read_text()
+
+
+def test_a_solver_that_ends_the_process_at_its_first_step_ends_with_1(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, err = call(capsys, "user.py:Dies", "--output", "out")
+    said = " ".join(json.loads((folder / "out" / "check.json").read_text())["verdicts"]["first step"]["words"].split())
+    assert (status, err) == (1, "") and "breaks its contract: first step" in out
+    assert re.match(
+        r"the process was killed by SIGSEGV \(user.py, line \d+\), after it printed 'NaN in line 3' at the very", said
+    )
+
+
+def processes_of(session: int) -> list[int]:
+    """Processes that a session's leader started, wherever they are now."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        with suppress(OSError):
+            if folder.name.isdigit() and f"SESSION={session}\0".encode() in (folder / "environ").read_bytes():
+                found.append(int(folder.name))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_check_that_is_interrupted_shows_what_it_found_and_leaves_nothing_behind(folder: Path, number: int) -> None:
+    mark = int(time.time_ns())
+    command = [sys.executable, "-m", "deepzero_sim.cli.main", "check", "user.py:DiesLater"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "SESSION": str(mark), "COLUMNS": "200"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        end = time.monotonic() + 60
+        while len(processes_of(mark)) < 4 and time.monotonic() < end:  # itself, the one that forks, a child and its minder
+            time.sleep(0.1)
+        time.sleep(3)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=30)
+    end = time.monotonic() + 10
+    while processes_of(mark) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not processes_of(mark)
+    if number != signal.SIGKILL:
+        assert process.returncode == 2 and err.startswith("deepzero-sim: interrupted") and err.count("\n") == 1, err
+        assert re.search(r"deterministic +│ holds", out) and re.search(
+            r"batches +│ not tested +│ the check was interrupted", out
+        )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["user.py:Nobody"], "has no 'Nobody'"),
+        (["nowhere.py:Name"], "there is no file nowhere.py"),
+        (["user.py:Raises"], "raised ValueError: no such state: run its step alone"),
+        (["user.py:DiesAtOnce"], "ended with exit status 0 when the solver and its sample states were made"),
+        (["user.py:Rate"], r"needs parameters of shape \(4, 1\) \(rate\), got None"),
+        ([], "name one solver"),
+        (["user.py:Rate", "--solver.name", "user.py:Rate"], "name one solver"),
+        (["user.py:Rate", "--params", "[[1.0, 2.0]]"], r"every row of params must have 1 numbers \(rate\)"),
+        (["problems.Burgers", "--initial", "user.py:short"], r"what user.py:short returned must have shape \(1, 1, 16\)"),
+        (["problems.Burgers", "--initial", "user.py:leaves"], "user.py:leaves raised SystemExit"),
+        (["problems.Burgers", "--data", "line.h5", "--params", "[[1.0]]"], "from data, which hold their params, or from"),
+        (["problems.Burgers", "--data", "none.h5"], "expected a file of trajectories at none.h5"),
+        (["problems.Burgers", "--unroll", "0"], "unroll must be a positive number"),
+        (["problems.Burgers", "--network.name", "user.py:leaves"], "cannot be made"),
+    ],
+)
+def test_what_cannot_be_checked_ends_with_2(
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], says: str
+) -> None:
+    status, out, err = call(capsys, *arguments)
+    assert status == 2 and err.startswith("deepzero-sim: ") and err.count("\n") == 1 and re.search(says, err), (out, err)
+
+
+def test_seconds_must_be_positive(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "problems.Burgers", "--seconds", "0"]) == 2
+    assert "seconds must be a positive number, not 0.0" in capsys.readouterr().err
+
+
+def test_a_solver_with_arguments_from_a_file_and_frames_of_data(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line_data(folder / "line.h5")
+    said = {"solver": {"name": "problems.Burgers", "args": {"points": 16}}, "data": "line.h5"}
+    (folder / "check.yaml").write_text(yaml.safe_dump(said))
+    status, out, err = call(capsys, "--config", "check.yaml")
+    assert (status, err) == (0, "") and "made up" not in out and "no failure at 36 sample states" in out
+    assert "that is vjp.args.step_size of SolverLayer" in " ".join(out.split())
+
+
+def test_initial_states_with_parameters(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, err = call(capsys, "user.py:Rate", "--initial", "user.py:initial", "--params", "[[0.5], [1.0]]")
+    assert (status, err) == (0, "") and "no failure at 2 sample states" in out and "rate changes a step" in out
+    assert call(capsys, "problems.Burgers", "--initial", "user.py:initial")[0] == 0
+
+
+def test_durations_are_readable() -> None:
+    seconds = (None, 0, 0.0123, 12.3, 600, 7200, 180_000)
+    assert [_duration(s) for s in seconds] == ["-", "0", "12.3 ms", "12.3 s", "10 min", "2 h", "2.08 d"]
+
+
+def test_numbers_of_the_page_are_those_of_the_check(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(capsys, "problems.Burgers", "--unroll", "3", "--batch_size", "4", "--output", "out")[0] == 0
+    gradients = json.loads((folder / "out" / "check.json").read_text())["gradients"]
+    assert gradients["methods"]["DETACHED, STRAIGHT-THROUGH"]["steps"] == 4 * 2
+    assert np.isclose(gradients["methods"]["ZO-SOL, CGE central"]["steps"], 8 * (2 * gradients["parameters"] + 1))
