@@ -65,7 +65,7 @@ def main() -> None:
     corrector.set_scales(torch.tensor([0.3, 0.3]), torch.tensor([1000.0]))
     batch = trajectory(solver)
     loop = dz.SolverLoop(solver, corrector, UNROLL)
-    loss = dz.RolloutError(torch.full((2, 1, 1), 0.3), torch.from_numpy(solver.spec.active()))
+    loss = dz.RolloutLoss(torch.full((2, 1, 1), 0.3), torch.from_numpy(solver.spec.active()))
     oracle = dz.LoopOracle(loop, loss, queries_per_chunk=QUERIES)
     mask = dz.RandomMask(given.sparsity)(corrector, 0)
     cge = dz.CGE(step_size=1e-3, scheme="forward")

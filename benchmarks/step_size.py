@@ -34,7 +34,7 @@ def main() -> None:
     data = trajectories.load(given.data, solver.spec)
     data = Trajectories(data.frames[:, :60], data.params, data.mask)
     batch = UnrolledBatches(data, advance_frames(solver, data), BATCH, UNROLL)(0)
-    loss = dz.RolloutError(torch.from_numpy(data.scales()[0]).view(-1, 1, 1), torch.from_numpy(data.mask))
+    loss = dz.RolloutLoss(torch.from_numpy(data.scales()[0]).view(-1, 1, 1), torch.from_numpy(data.mask))
     mask = dz.RandomMask(0.9)(corrector, 0)
     assert mask is not None  # as it would be if all coordinates were active
     opaque = dz.LoopOracle(dz.SolverLoop(solver, corrector, UNROLL), loss)

@@ -1,6 +1,8 @@
 """Train neural networks through numerical solvers that offer no gradients."""
 
 import sys as _sys
+import warnings as _warnings
+from typing import Any as _Any
 
 from deepzero_sim.checks.gradient import GradientCheck, check_gradient
 from deepzero_sim.checks.solver import SolverCheck, check_solver
@@ -10,7 +12,7 @@ from deepzero_sim.coupling import vjp as vjp
 from deepzero_sim.coupling.evaluation import Evaluation, evaluate
 from deepzero_sim.coupling.layer import SolverLayer
 from deepzero_sim.coupling.loop import SolverLoop
-from deepzero_sim.coupling.rollout_loss import RolloutError
+from deepzero_sim.coupling.rollout_loss import RolloutLoss
 from deepzero_sim.errors import (
     ConfigError,
     ConnectionLostError,
@@ -76,7 +78,7 @@ __all__ = [
     "Oracle",
     "Progress",
     "RandomMask",
-    "RolloutError",
+    "RolloutLoss",
     "RunError",
     "RunFolder",
     "ServedLoop",
@@ -116,3 +118,11 @@ _guard_calls(__name__, runs=("check_gradient", "check_solver", "evaluate", "open
 
 # dz.vjp lies with the coupling it serves; settings files and users import it as deepzero_sim.vjp
 _sys.modules[f"{__name__}.vjp"] = vjp
+
+
+def __getattr__(name: str) -> _Any:
+    """Public names of the first release, kept for one more."""
+    if name == "RolloutError":
+        _warnings.warn("dz.RolloutError is called dz.RolloutLoss now: rename it.", DeprecationWarning, stacklevel=2)
+        return RolloutLoss
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -64,7 +64,7 @@ def trained(
     unroll: int, estimator: dz.Estimator, updates: int, batch: int, rate: float, past: dz.vjp.VectorJacobianProduct
 ) -> torch.nn.Module:
     loop = dz.SolverLoop(coarse, new_corrector(), unroll, past)
-    oracle = dz.LoopOracle(loop, dz.RolloutError(scale, torch.from_numpy(test.mask)), queries_per_chunk=32)
+    oracle = dz.LoopOracle(loop, dz.RolloutLoss(scale, torch.from_numpy(test.mask)), queries_per_chunk=32)
     optimiser = torch.optim.Adam(loop.corrector.parameters(), lr=rate, betas=(0.9, 0.99))
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, updates)
     batches = UnrolledBatches(train, advanced, batch, unroll)

@@ -26,7 +26,7 @@ from deepzero_sim.common.types import Array
 from deepzero_sim.coupling.evaluation import Evaluation, evaluate
 from deepzero_sim.coupling.layer import SolverLayer
 from deepzero_sim.coupling.loop import SolverGradient, SolverLoop
-from deepzero_sim.coupling.rollout_loss import RolloutError
+from deepzero_sim.coupling.rollout_loss import RolloutLoss
 from deepzero_sim.coupling.vjp import ReferenceJacobian
 from deepzero_sim.datasets import trajectories
 from deepzero_sim.datasets.batches import UnrolledBatches, require_long_enough
@@ -372,9 +372,9 @@ def _set_scales(corrector: nn.Module, data: Trajectories) -> None:
         corrector.set_scales(*(torch.from_numpy(scale) for scale in data.scales()))
 
 
-def rollout_loss(data: Trajectories) -> RolloutError:
+def rollout_loss(data: Trajectories) -> RolloutLoss:
     """What correctors are trained to make small on these data."""
-    return RolloutError(torch.from_numpy(data.scales()[0]), torch.from_numpy(data.mask))
+    return RolloutLoss(torch.from_numpy(data.scales()[0]), torch.from_numpy(data.mask))
 
 
 def run_settings(path: Path) -> dict[str, Any]:

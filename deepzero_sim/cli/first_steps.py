@@ -23,7 +23,7 @@ from deepzero_sim.common.components import Component
 from deepzero_sim.common.files import replacing_tensors, require_regular
 from deepzero_sim.common.types import Array
 from deepzero_sim.connectors import BMISolver
-from deepzero_sim.connectors.per_state import Statewise
+from deepzero_sim.connectors.per_state import PerStateCaller
 from deepzero_sim.datasets.batches import CALL, advance_part
 from deepzero_sim.datasets.trajectories import Trajectories, as_batch
 from deepzero_sim.errors import RunError
@@ -294,7 +294,7 @@ def _finite(states: Array) -> np.ndarray[Any, np.dtype[np.bool_]]:
 
 def _apart(solver: Solver) -> int | None:
     """How many states a solver advances at once, each by itself, so that it does not matter which; None if it may matter."""
-    statewise = next((value for value in vars(solver).values() if isinstance(value, Statewise)), None)
+    statewise = next((value for value in vars(solver).values() if isinstance(value, PerStateCaller)), None)
     if statewise is not None and not getattr(solver, "_batched", False):
         return statewise.at_once
     return 1 if solver.spec.max_batch == 1 or isinstance(solver, BMISolver) else None

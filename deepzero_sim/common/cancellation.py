@@ -16,27 +16,27 @@ class Stoppable(Protocol):
         """End it."""
 
 
-class Interruption:
-    """Ends the tasks of this process's threads. One serves the whole process: :data:`interruption`."""
+class CancellationScope:
+    """Ends the tasks of this process's threads. One serves the whole process: :data:`cancellation`."""
 
     def __init__(self) -> None:
         self._count = 0
         self._here = threading.local()
         self._waiting: weakref.WeakSet[Stoppable] = weakref.WeakSet()
 
-    def ends(self, waiting: Stoppable) -> None:
-        """Stop this, too, for as long as it lives."""
+    def register(self, waiting: Stoppable) -> None:
+        """Stop this object too when tasks are cancelled, for as long as it lives."""
         self._waiting.add(waiting)
 
-    def interrupt(self) -> None:
-        """End all tasks that are under way."""
+    def cancel(self) -> None:
+        """End every task that is under way."""
         self._count += 1
         for waiting in list(self._waiting):
             waiting.stop()
 
     @contextmanager
     def task(self) -> Iterator[None]:
-        """A task of this thread, or a part of one."""
+        """Mark a task of this thread, or a part of one."""
         before = getattr(self._here, "began", None)
         self._here.began = self._count if before is None else before
         try:
@@ -45,13 +45,13 @@ class Interruption:
             self._here.began = before
 
     def check(self) -> None:
-        """Go on only if this thread's task, if it has one, was not interrupted.
+        """Raise if this thread's task was cancelled.
 
         Raises:
-            KeyboardInterrupt: it was.
+            KeyboardInterrupt: The task was cancelled.
         """
         if getattr(self._here, "began", None) not in (None, self._count):
             raise KeyboardInterrupt
 
 
-interruption = Interruption()
+cancellation = CancellationScope()

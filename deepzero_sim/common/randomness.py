@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from deepzero_sim.common.types import is_whole
+from deepzero_sim.common.types import is_integer
 from deepzero_sim.errors import ConfigError
 
 
@@ -18,12 +18,12 @@ def seeded(seed: int) -> torch.Generator:
     Raises:
         ConfigError: the seed is no whole number from 0 to below 2**63.
     """
-    if not is_whole(seed) or not 0 <= seed < 2**63:
+    if not is_integer(seed) or not 0 <= seed < 2**63:
         raise ConfigError(f"a seed must be a whole number from 0 to below 2**63, not {seed!r}.")
     return torch.Generator().manual_seed(int(seed))
 
 
-class Draws(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class RandomnessDetector(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """While active, notices whether this thread has torch draw random numbers, from whichever generator."""
 
     def __init__(self) -> None:

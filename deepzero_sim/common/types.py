@@ -47,7 +47,7 @@ def is_number(value: object) -> bool:
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
-def is_whole(value: object) -> bool:
+def is_integer(value: object) -> bool:
     """Whether it is a whole number; true and false are none."""
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 

@@ -10,8 +10,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from deepzero_sim.common.cancellation import interruption
-from deepzero_sim.common.types import Array, is_whole
+from deepzero_sim.common.cancellation import cancellation
+from deepzero_sim.common.types import Array, is_integer
 from deepzero_sim.errors import ConfigError, SolverError, StatesFailedError
 
 #: `(state (C, *N), params (K,) or None) -> state one step later (C, *N)`
@@ -21,7 +21,7 @@ AdvanceOne: TypeAlias = Callable[[Array, Array | None], Array]
 MOST_AT_ONCE = 256
 
 
-class Statewise:
+class PerStateCaller:
     """Calls a function for every state of a batch, in threads: it waits for something outside Python.
 
     One of these serves all callers of a solver, so that no more than `at_once` calls are under way in this process, however
@@ -37,7 +37,7 @@ class Statewise:
     """
 
     def __init__(self, at_once: int, stop: Callable[[], None]) -> None:
-        if not is_whole(at_once) or not 1 <= at_once <= MOST_AT_ONCE:
+        if not is_integer(at_once) or not 1 <= at_once <= MOST_AT_ONCE:
             raise ConfigError(f"at_once must be a whole number of calls from 1 to {MOST_AT_ONCE}, not {at_once!r}.")
         self.at_once = int(at_once)
         self._stop = stop
@@ -46,7 +46,7 @@ class Statewise:
     def _ready(self) -> None:
         self._starting = threading.Lock()
         self._own()
-        interruption.ends(self)
+        cancellation.register(self)
 
     def _own(self) -> None:
         self._owner = os.getpid()
@@ -111,7 +111,7 @@ class Statewise:
 
 
 def one_by_one(advance: AdvanceOne, states: Array, params: Array | None) -> Array:
-    """Advance every state of a batch, one after the other in this thread: arguments and result as of :class:`Statewise`."""
+    """Advance the states of a batch one after the other in this thread, as :class:`PerStateCaller` does in several."""
     rows = _rows(states, params)
     return _gathered((_outcome(advance, state, row) for state, row in zip(states, rows, strict=True)), states)
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepzero_sim.common.spelling import require_known
-from deepzero_sim.common.types import is_number, is_whole
+from deepzero_sim.common.types import is_integer, is_number
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.solver.contract import SolverSpec
 
@@ -69,7 +69,7 @@ def channel_places(named: Any, spec: SolverSpec, where: str) -> tuple[int, ...]:
     """
     known: tuple[str, ...] | tuple[int, ...] = spec.channels or tuple(range(spec.state_shape[0]))
     listed = isinstance(named, Sequence) and not isinstance(named, str | bytes) and len(named) > 0
-    fit = listed and all(isinstance(entry, str) if spec.channels else is_whole(entry) for entry in named)
+    fit = listed and all(isinstance(entry, str) if spec.channels else is_integer(entry) for entry in named)
     if not fit or any(entry not in known for entry in named) or len(set(named)) < len(named):
         raise ConfigError(
             f"{where}: channels must be a list of some of {', '.join(map(str, known))}, each once, not {named!r}{_hint(named)}."

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from deepzero_sim.common.types import Array, read_only_copy, to_array, to_array_or_none
-from deepzero_sim.coupling.probes import Probes
+from deepzero_sim.coupling.probes import SolverProbe
 from deepzero_sim.coupling.vjp import StepTaken, VectorJacobianProduct
 from deepzero_sim.errors import ConfigError, NonFiniteError
 from deepzero_sim.solver.contract import Solver
@@ -63,13 +63,13 @@ class SolverLayer(nn.Module):
             )
         if executor is not None and not hasattr(executor, "submit"):
             raise ConfigError(f"an executor must have submit, as those of dz.open_executor do, but {executor!r} has none.")
-        vjp.serve(solver)
+        vjp.bind(solver)
         self.solver = solver
         self.vjp = vjp
         self.forward_steps = 0
         self.on_failure = as_policy(on_failure)
         self.log = FailureLog() if log is None else log
-        self.probes = Probes(solver, executor, self.on_failure, self.log)
+        self.probes = SolverProbe(solver, executor, self.on_failure, self.log)
 
     @property
     def backward_steps(self) -> int:

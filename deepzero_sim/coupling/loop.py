@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias, get_args
 import torch
 
 from deepzero_sim.common.module_state import as_input
-from deepzero_sim.common.types import Array, is_whole, to_array, to_array_or_none
+from deepzero_sim.common.types import Array, is_integer, to_array, to_array_or_none
 from deepzero_sim.coupling.layer import SolverLayer
 from deepzero_sim.coupling.vjp import VectorJacobianProduct
 from deepzero_sim.errors import ConfigError, DeepZeroError, NonFiniteError
@@ -63,7 +63,7 @@ class SolverLoop:
             raise ConfigError(f"a loop needs a solver, which dz.as_solver makes of a function, not {type(solver).__name__}.")
         if not isinstance(corrector, torch.nn.Module):
             raise ConfigError(f"a loop needs a torch.nn.Module that corrects, not {type(corrector).__name__}.")
-        if not is_whole(unroll) or unroll < 1:
+        if not is_integer(unroll) or unroll < 1:
             raise ConfigError(f"unroll must be a positive number of steps, not {unroll!r}: a whole one.")
         if not isinstance(gradient, VectorJacobianProduct) and gradient not in get_args(SolverGradient):
             raise ConfigError(
@@ -160,7 +160,7 @@ class SolverLoop:
             SolverError: the solver failed.
         """
         steps = self.unroll if steps is None else steps
-        if not is_whole(steps) or steps < 1:
+        if not is_integer(steps) or steps < 1:
             raise ConfigError(f"a rollout needs a positive number of steps, not {steps!r}: a whole one.")
         states = torch.as_tensor(states)
         params = None if params is None else torch.as_tensor(params)

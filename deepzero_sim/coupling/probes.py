@@ -30,7 +30,7 @@ _Task: TypeAlias = tuple[Array, Array | None]
 TOGETHER = 64
 
 
-class Probes:
+class SolverProbe:
     """Advances states by one step each, and counts them.
 
     Args:

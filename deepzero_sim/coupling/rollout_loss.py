@@ -8,7 +8,7 @@ import torch
 
 
 @dataclass(frozen=True)
-class RolloutError:
+class RolloutLoss:
     """Mean squared error of a rollout in units of the data's standard deviation (Um et al. 2020, eq. 5, as a mean):
 
         l = 1/(B T A) * sum_{b, t, points} ((s - r) / scale)^2

@@ -8,7 +8,7 @@ import torch
 
 from deepzero_sim.common.difference_schemes import Scheme
 from deepzero_sim.common.randomness import seeded
-from deepzero_sim.common.types import Mask, is_whole
+from deepzero_sim.common.types import Mask, is_integer
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.estimators.base import (
     Estimator,
@@ -38,7 +38,7 @@ class RGE(Estimator):
 
     def __init__(self, step_size: float = 1e-3, num_directions: int = 192, scheme: Scheme = "central") -> None:
         check_scheme(step_size, scheme)
-        if not is_whole(num_directions) or num_directions < 1:
+        if not is_integer(num_directions) or num_directions < 1:
             raise ConfigError(f"num_directions must be a positive whole number, not {num_directions!r}.")
         self.step_size = step_size
         self.num_directions = int(num_directions)

@@ -26,8 +26,8 @@ import loky
 import torch
 from threadpoolctl import ThreadpoolController
 
-from deepzero_sim.common.cancellation import interruption
-from deepzero_sim.common.types import is_whole
+from deepzero_sim.common.cancellation import cancellation
+from deepzero_sim.common.types import is_integer
 from deepzero_sim.errors import ConfigError, WorkerLostError
 from deepzero_sim.execution.ranks import open_ranks
 from deepzero_sim.solver.contract import Solver
@@ -76,7 +76,7 @@ def open_executor(backend: Backend = "serial", workers: int = 1, *, timeout: flo
     """
     if backend not in get_args(Backend):
         raise ConfigError(f"the executor backend must be one of {', '.join(get_args(Backend))}, not {backend!r}.")
-    if not is_whole(workers) or not 1 <= workers <= MOST_WORKERS:
+    if not is_integer(workers) or not 1 <= workers <= MOST_WORKERS:
         raise ConfigError(f"workers must be a whole number from 1 to {MOST_WORKERS}, not {workers!r}.")
     if backend == "serial":
         yield SerialExecutor()
@@ -218,7 +218,7 @@ def _run(executor: Executor, function: Callable[[_T], _R], tasks: Iterable[_T]) 
         if isinstance(executor, ThreadPoolExecutor):
             for future in futures:
                 future.cancel()
-            interruption.interrupt()
+            cancellation.cancel()
         raise
 
 
@@ -246,7 +246,7 @@ def submitted(executor: Executor, function: Callable[[_T], _R], task: _T) -> Fut
 
 def _run_single_threaded(function: Callable[[_T], _R], task: _T) -> _R:
     """The other libraries are limited already, by who submits or when a worker starts; torch counts by thread."""
-    with _torch_single_threaded(), interruption.task():
+    with _torch_single_threaded(), cancellation.task():
         return function(task)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deepzero_sim.common.types import is_whole
+from deepzero_sim.common.types import is_integer
 from deepzero_sim.errors import ConfigError
 
 
@@ -17,5 +17,5 @@ def require_whole(least: int = 1, **sizes: object) -> None:
         ConfigError: one of them is not.
     """
     for name, size in sizes.items():
-        if not is_whole(size) or size < least:  # type: ignore[operator]
+        if not is_integer(size) or size < least:  # type: ignore[operator]
             raise ConfigError(f"{name} must be a whole number of at least {least}, not {size!r}.")

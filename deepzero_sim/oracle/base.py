@@ -25,7 +25,7 @@ import cloudpickle
 import torch
 
 from deepzero_sim.common.module_state import copied
-from deepzero_sim.common.types import NamedTensors, is_whole, to_array
+from deepzero_sim.common.types import NamedTensors, is_integer, to_array
 from deepzero_sim.coupling.loop import SolverLoop
 from deepzero_sim.errors import ConfigError, DivergedError, NonFiniteError, WorkerLostError
 from deepzero_sim.execution.executors import (
@@ -110,7 +110,7 @@ class Oracle(abc.ABC):
     def __init__(
         self, model: torch.nn.Module, loss: Loss, executor: Executor | None = None, queries_per_chunk: int = 16
     ) -> None:
-        if not is_whole(queries_per_chunk) or queries_per_chunk < 1:
+        if not is_integer(queries_per_chunk) or queries_per_chunk < 1:
             raise ConfigError(f"queries_per_chunk must be a positive number, not {queries_per_chunk!r}: a whole one.")
         if not isinstance(model, torch.nn.Module):
             raise ConfigError(f"an oracle asks a torch.nn.Module, not {type(model).__name__}: wrap a function in one.")
@@ -157,12 +157,12 @@ class Oracle(abc.ABC):
         """Solver steps that back-propagation has taken so far, through losses of :meth:`differentiable_loss`."""
         return 0
 
-    def learnt(self) -> dict[str, torch.Tensor]:
-        """What a checkpoint must keep beside the network, by name: what back-propagation has learnt of a solver."""
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Tensors that a checkpoint must keep besides the network, by name: what back-propagation has learnt of a solver."""
         return {}
 
-    def relearn(self, learnt: dict[str, torch.Tensor]) -> None:  # noqa: B027 - most have learnt nothing
-        """Take up what :meth:`learnt` gave."""
+    def load_state_dict(self, state_dict: dict[str, torch.Tensor]) -> None:  # noqa: B027 - most have learnt nothing
+        """Restore what :meth:`state_dict` gave."""
 
     def chunks(self, prepared: Any, perturbations: Sequence[Perturbation]) -> list[Perturbation]:
         """The queries in the batches that they are evaluated in, whoever does it."""
@@ -455,13 +455,13 @@ class LoopOracle(Oracle):
     def backward_steps(self) -> int:
         return self.loop.backward_steps
 
-    def learnt(self) -> dict[str, torch.Tensor]:
+    def state_dict(self) -> dict[str, torch.Tensor]:
         layer = self.loop.layer
-        return {} if layer is None else {name: torch.from_numpy(array) for name, array in layer.vjp.learnt().items()}
+        return {} if layer is None else {name: torch.from_numpy(array) for name, array in layer.vjp.state_dict().items()}
 
-    def relearn(self, learnt: dict[str, torch.Tensor]) -> None:
+    def load_state_dict(self, state_dict: dict[str, torch.Tensor]) -> None:
         if self.loop.layer is not None:
-            self.loop.layer.vjp.relearn({name: to_array(tensor) for name, tensor in learnt.items()})
+            self.loop.layer.vjp.load_state_dict({name: to_array(tensor) for name, tensor in state_dict.items()})
 
     def evaluate(self, prepared: LoopBatch, perturbation: Perturbation, only: Collection[int] | None = None) -> Answers:
         count, size = len(perturbation), len(prepared.states)
@@ -548,7 +548,7 @@ class ModelOracle(Oracle):
         if precision not in get_args(Precision):
             raise ConfigError(f"precision must be one of {', '.join(get_args(Precision))}, not {precision!r}.")
         for name, size in {"memory": memory, **({} if working_set is None else {"working_set": working_set})}.items():
-            if not is_whole(size) or size < 1:
+            if not is_integer(size) or size < 1:
                 raise ConfigError(f"{name} must be a positive whole number of bytes, not {size!r}.")
         self.precision = precision
         self.working_set = working_set

@@ -19,7 +19,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from deepzero_sim.common.module_state import copied, state_put_back, uncompiled, write
-from deepzero_sim.common.randomness import Draws, seeded
+from deepzero_sim.common.randomness import RandomnessDetector, seeded
 from deepzero_sim.common.types import NamedTensors
 from deepzero_sim.errors import ConfigError, DeepZeroError
 from deepzero_sim.oracle.difference.delta import Delta, Dense, OneCoordinate
@@ -166,7 +166,7 @@ class QueriedNetwork:
 
         Draws are refused even where results are the same: what a layer of zeros hides now, it may not hide an update later.
         """
-        with Draws() as draws:
+        with RandomnessDetector() as draws:
             first = self._whole_pass(inputs)
         with state_put_back(self._whole):
             second = self._call(inputs)

@@ -6,7 +6,7 @@ import abc
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from deepzero_sim.common.types import is_whole
+from deepzero_sim.common.types import is_integer
 from deepzero_sim.connectors.http.json_values import Vector
 from deepzero_sim.errors import ConfigError, ServerError
 from deepzero_sim.serving.evaluation import check
@@ -68,6 +68,6 @@ def whole_of(config: Mapping[str, Any], key: str, usual: int, least: int, most: 
     if unknown:
         raise ConfigError(f"the config of this model may hold {key!r}, not {unknown[0]!r}: leave it out.")
     value = config.get(key, usual)
-    if isinstance(value, bool) or not is_whole(value) or not least <= value <= most:
+    if isinstance(value, bool) or not is_integer(value) or not least <= value <= most:
         raise ConfigError(f"{key} in the config of this model must be a whole number from {least} to {most}, not {value!r}.")
     return int(value)

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
-from deepzero_sim.common.types import is_number, is_whole
+from deepzero_sim.common.types import is_integer, is_number
 from deepzero_sim.connectors.http.json_values import require_json
 from deepzero_sim.errors import ConfigError, MissingExtraError
 from deepzero_sim.serving.access import Access
@@ -73,7 +73,7 @@ def serve(
         import aiohttp  # noqa: F401, PLC0415 - optional
     except ImportError as error:
         raise MissingExtraError("a server", "aiohttp", "http") from error
-    if not is_whole(port) or not 0 <= port < 2**16:
+    if not is_integer(port) or not 0 <= port < 2**16:
         raise ConfigError(f"port must be a whole number from 0, for a free one, to 65535, not {port!r}.")
     if not isinstance(host, str) or not host:  # asyncio takes it for all addresses of this machine
         raise ConfigError(f"host must be a name or address of this machine, not {host!r}: 0.0.0.0 is for all of them.")

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from deepzero_sim.common.cancellation import interruption
+from deepzero_sim.common.cancellation import cancellation
 from deepzero_sim.common.components import Component, Wanted, call, load_factory
-from deepzero_sim.common.types import Array, is_whole, read_only_copy
+from deepzero_sim.common.types import Array, is_integer, read_only_copy
 from deepzero_sim.errors import (
     ConfigError,
     DeepZeroError,
@@ -93,9 +93,9 @@ class SolverSpec:
         for field in ("deterministic", "thread_safe"):
             if not isinstance(getattr(self, field), bool | np.bool_):
                 raise ConfigError(f"SolverSpec {self.name!r}: {field} must be true or false, not {getattr(self, field)!r}.")
-        if self.max_batch is not None and (not is_whole(self.max_batch) or self.max_batch < 1):
+        if self.max_batch is not None and (not is_integer(self.max_batch) or self.max_batch < 1):
             raise ConfigError(f"SolverSpec {self.name!r}: max_batch must be a positive number or None, not {self.max_batch}.")
-        if self.stencil is not None and (not is_whole(self.stencil) or self.stencil < 0):
+        if self.stencil is not None and (not is_integer(self.stencil) or self.stencil < 0):
             raise ConfigError(
                 f"SolverSpec {self.name!r}: stencil must be a whole number of points, 0 or more, or None, not {self.stencil!r}."
             )
@@ -325,7 +325,7 @@ def raw_step(solver: Solver, states: Array, params: Array | None) -> Array:
         DeepZeroError: it cannot be asked at all: something is set wrong.
     """
     given, scenario = read_only_copy(states), None if params is None else read_only_copy(params)
-    interruption.check()
+    cancellation.check()
     try:
         return solver.step(given, scenario)
     except DeepZeroError:

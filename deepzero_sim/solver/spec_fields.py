@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from deepzero_sim.common.types import is_number, is_whole
+from deepzero_sim.common.types import is_integer, is_number
 from deepzero_sim.errors import ConfigError
 
 #: What to do about a word that YAML takes for something else.
@@ -92,7 +92,7 @@ def shape(what: str, value: Any) -> tuple[int, ...]:
         ConfigError: in words that begin with `what`: it is none, or has no axis of channels.
     """
     sizes = tuple(value) if isinstance(value, Sequence | np.ndarray) and not isinstance(value, str | bytes) else value
-    if not isinstance(sizes, tuple) or len(sizes) < 2 or not all(is_whole(size) and size >= 1 for size in sizes):
+    if not isinstance(sizes, tuple) or len(sizes) < 2 or not all(is_integer(size) and size >= 1 for size in sizes):
         raise ConfigError(
             f"{what}: state_shape must be (channels, points, ...), all positive, "
             f"not {sizes!r}: add the channel axis even for one channel."

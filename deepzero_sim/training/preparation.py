@@ -10,7 +10,7 @@ from typing import Any
 
 from deepzero_sim.common.checksums import digest
 from deepzero_sim.common.files import require_regular, write_text
-from deepzero_sim.common.types import is_number, is_whole
+from deepzero_sim.common.types import is_integer, is_number
 from deepzero_sim.errors import RunError
 
 #: The file, in a run folder.
@@ -141,9 +141,9 @@ def _read(line: str) -> tuple[str, Entry, str] | None:
         return None
     fits = {
         "what": isinstance(entry.what, str),
-        "solver_steps": is_whole(entry.solver_steps) and entry.solver_steps >= 0,
+        "solver_steps": is_integer(entry.solver_steps) and entry.solver_steps >= 0,
         "seconds": is_number(entry.seconds) and 0 <= entry.seconds < float("inf"),
-        "found": is_whole(entry.found) and entry.found >= 0,
+        "found": is_integer(entry.found) and entry.found >= 0,
         "content": isinstance(entry.content, str),
     }
     assert fits.keys() == {field.name for field in fields(Entry)}

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from deepzero_sim.common.types import Mask, NamedTensors, is_number, is_whole
+from deepzero_sim.common.types import Mask, NamedTensors, is_integer, is_number
 from deepzero_sim.errors import ConfigError, DivergedError, MissingExtraError, RunError, SolverError
 from deepzero_sim.estimators import Estimator, GradientEstimate
 from deepzero_sim.execution.executors import single_threaded
@@ -279,7 +279,7 @@ class Trainer:
     def _checkpoint(self, progress: Progress) -> Checkpoint:
         optimiser = self.optimiser.state_dict()
         tensors = {f"network.{name}": tensor for name, tensor in self.oracle.model.state_dict().items()}
-        tensors |= {f"oracle.{name}": tensor for name, tensor in self.oracle.learnt().items()}
+        tensors |= {f"oracle.{name}": tensor for name, tensor in self.oracle.state_dict().items()}
         scalars: dict[str, dict[str, Any]] = {}
         for index, values in optimiser["state"].items():
             for key, value in values.items():
@@ -301,7 +301,7 @@ class Trainer:
             return Progress()
         self.run.heal_state(checkpoint)
         restore_network(self.oracle.model, checkpoint, self.run.path)
-        self.oracle.relearn(tensors_of("oracle", checkpoint))
+        self.oracle.load_state_dict(tensors_of("oracle", checkpoint))
         try:
             progress = self._restore_state(checkpoint)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -359,7 +359,7 @@ def _checked(progress: Progress) -> Progress:
     if not isinstance(progress.failures, dict):
         raise ValueError(f"failures cannot be {progress.failures!r}")  # noqa: TRY004 - of a kind with the others
     for name, count in {**counts, **progress.failures}.items():
-        if not is_whole(count) or count < 0:
+        if not is_integer(count) or count < 0:
             raise ValueError(f"{name} cannot be {count!r}")
     if not is_number(progress.seconds) or not 0 <= progress.seconds < float("inf"):
         raise ValueError(f"seconds cannot be {progress.seconds!r}")

@@ -13,7 +13,7 @@ from problems import Burgers, burgers_oracle, conv_corrector, initial_states, ms
 from torch import nn
 
 import deepzero_sim as dz
-from deepzero_sim.coupling.probes import Probes
+from deepzero_sim.coupling.probes import SolverProbe
 
 
 class Loud(nn.Module):
@@ -106,7 +106,7 @@ class _Unary(nn.Sequential):
 
 def test_an_executor_that_is_empty_is_used() -> None:
     with EmptyPool() as pool:
-        Probes(Burgers(), pool)(initial_states(2))
+        SolverProbe(Burgers(), pool)(initial_states(2))
         assert pool.taken == 1
         oracle, batch = burgers_oracle(executor=pool)
         dz.CGE().estimate(oracle, batch)

@@ -14,7 +14,7 @@ from problems import Burgers, wait_until
 from programs import running
 
 import deepzero_sim as dz
-from deepzero_sim.common.cancellation import interruption
+from deepzero_sim.common.cancellation import cancellation
 from deepzero_sim.execution.executors import open_executor, run_in_order
 from deepzero_sim.solver.contract import raw_step
 
@@ -69,10 +69,10 @@ def test_programs_that_threads_wait_for_end(tmp_path: Path) -> None:
 
 
 def test_a_task_within_a_task_is_a_part_of_it() -> None:
-    with interruption.task():
-        with interruption.task():
-            interruption.check()
-        interruption.interrupt()
-        with interruption.task(), pytest.raises(KeyboardInterrupt):
-            interruption.check()
-    interruption.check()
+    with cancellation.task():
+        with cancellation.task():
+            cancellation.check()
+        cancellation.cancel()
+        with cancellation.task(), pytest.raises(KeyboardInterrupt):
+            cancellation.check()
+    cancellation.check()

@@ -18,7 +18,7 @@ import deepzero_sim as dz
 from deepzero_sim.common.components import call_function
 from deepzero_sim.common.types import Array
 from deepzero_sim.coupling.evaluation import evaluate
-from deepzero_sim.coupling.probes import Probes
+from deepzero_sim.coupling.probes import SolverProbe
 from deepzero_sim.coupling.vjp import StepTaken, VectorJacobianProduct
 from deepzero_sim.datasets import Trajectories
 from deepzero_sim.datasets.batches import advance_frames
@@ -101,7 +101,7 @@ def through_layer(solver: dz.Solver, states: Array, params: Array) -> Any:
 
 
 def through_probes(solver: dz.Solver, states: Array, params: Array) -> Any:
-    probes = Probes(solver)
+    probes = SolverProbe(solver)
     return probes(probes(states, params), params)
 
 
@@ -297,7 +297,7 @@ class Greedy(VectorJacobianProduct):
     def __init__(self, write: Write) -> None:
         self.write = write
 
-    def product(self, taken: StepTaken, cotangents: Array, probes: Probes) -> Array:
+    def product(self, taken: StepTaken, cotangents: Array, probes: SolverProbe) -> Array:
         result = cotangents.copy()
         assert taken.params is not None
         for array in (taken.states, taken.params, taken.advanced, cotangents):

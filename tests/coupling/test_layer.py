@@ -16,7 +16,7 @@ from problems import Burgers, LinearSolver, LogisticSolver, initial_states
 from deepzero_sim import SolverLayer, SolverSpec, as_solver, vjp
 from deepzero_sim.common.difference_schemes import Scheme
 from deepzero_sim.common.types import Array
-from deepzero_sim.coupling.probes import Probes
+from deepzero_sim.coupling.probes import SolverProbe
 from deepzero_sim.errors import ConfigError, NonFiniteError, SolverCrashError
 from deepzero_sim.solver.contract import Solver
 
@@ -223,7 +223,7 @@ class Wrong(vjp.VectorJacobianProduct):
     def __init__(self, result: Any) -> None:
         self.result = result
 
-    def product(self, taken: vjp.StepTaken, cotangents: Array, probes: Probes) -> Array:
+    def product(self, taken: vjp.StepTaken, cotangents: Array, probes: SolverProbe) -> Array:
         return self.result
 
 

@@ -11,7 +11,7 @@ from deepzero_sim.checks.gradient.agreement import Agreement, with_gradient, wit
 from deepzero_sim.checks.gradient.subject import Subject, Vector
 from deepzero_sim.checks.gradient.sweep import Sweep, sweep_over
 from deepzero_sim.common.randomness import seeded
-from deepzero_sim.common.types import is_whole
+from deepzero_sim.common.types import is_integer
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.solver.contract import DifferentiableSolver
 
@@ -58,7 +58,7 @@ def measure_truth(subject: Subject, twin: DifferentiableSolver | None = None, di
         ConfigError: too few directions, no twin, or answers that change.
         SolverError: the solver failed.
     """
-    if not is_whole(directions) or directions < SWEPT:
+    if not is_integer(directions) or directions < SWEPT:
         raise ConfigError(f"directions must be a whole number of {SWEPT} or more, not {directions!r}: 64 do well.")
     shape = subject.samples, int(directions)
     seeds = torch.randint(2**62, shape, generator=seeded(seed)).tolist()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from deepzero_sim.checks.solver.trial import Trial, together
 from deepzero_sim.checks.solver.verdict import Finding, NotTestedError, broken, holds, told
-from deepzero_sim.coupling.probes import Probes
+from deepzero_sim.coupling.probes import SolverProbe
 from deepzero_sim.coupling.vjp.differences import Differences
 from deepzero_sim.coupling.vjp.stencil_radius import POINTS, STATES, farthest, too_far
 from deepzero_sim.errors import SolverError
@@ -21,7 +21,7 @@ def measured_reach(trial: Trial) -> int:
     trial.require_time(of_state, 0.4)
     samples = trial.samples[: min(STATES, trial.affordable(0.4) // of_state)]
     try:
-        return farthest(*together(samples), Probes(trial.shielded), Differences(None, "central"))
+        return farthest(*together(samples), SolverProbe(trial.shielded), Differences(None, "central"))
     except SolverError as error:
         raise NotTestedError(f"a state that was changed at one point could not be advanced: {error}") from error
 

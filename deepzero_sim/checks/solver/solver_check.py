@@ -23,7 +23,7 @@ from deepzero_sim.checks.solver.timing import BatchTime, recommended_batch
 from deepzero_sim.checks.solver.verdict import Finding, Verdict
 from deepzero_sim.checks.solver.worker_process import answered_here, worker
 from deepzero_sim.checks.solver.zygote import Unsendable, warm_up, zygote
-from deepzero_sim.common.types import Array, is_number, is_whole
+from deepzero_sim.common.types import Array, is_integer, is_number
 from deepzero_sim.errors import ConfigError, SolverCrashError
 from deepzero_sim.solver.contract import Solver, SolverSpec
 
@@ -162,7 +162,7 @@ def _require_usable(solver: Solver, seconds: float, unroll: int, batch_size: int
     if not is_number(seconds) or not 0 < seconds < float("inf"):
         raise ConfigError(f"seconds must be a positive number, not {seconds!r}.")
     for name, value in (("unroll", unroll), ("batch_size", batch_size)):
-        if not is_whole(value) or value < 1:
+        if not is_integer(value) or value < 1:
             raise ConfigError(f"{name} must be a positive whole number, not {value!r}.")
 
 

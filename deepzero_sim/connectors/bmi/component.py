@@ -55,7 +55,7 @@ class Variable:
     size: int
 
     @property
-    def is_whole(self) -> bool:
+    def is_integer(self) -> bool:
         """Whether it holds whole numbers, or true and false."""
         return self.dtype.kind in "iub"
 
@@ -66,11 +66,11 @@ class Variable:
             InvalidStateError: the variable is one of whole numbers, and a value is not whole, or beyond its type.
             NonFiniteError: a finite value is beyond the variable's type.
         """
-        if self.is_whole:
+        if self.is_integer:
             self._require_whole(np.asarray(values))
         with np.errstate(over="ignore"):
             own = np.array(values, dtype=self.dtype, order="C").reshape(-1)
-        if not self.is_whole and not np.isfinite(own).all() and np.isfinite(values).all():
+        if not self.is_integer and not np.isfinite(own).all() and np.isfinite(values).all():
             largest = np.abs(values).max()
             raise NonFiniteError(f"variable {self.name!r} holds {self.dtype}, which cannot hold {largest:g}: scale it.")
         return own
@@ -99,7 +99,7 @@ class Variable:
             raise InvalidStateError("an array of which values are masked out: let get_value return all of them")
         array = np.asarray(returned)
         own = array.astype(self.dtype, order="C", casting="same_kind").reshape(-1)
-        if self.is_whole and not np.array_equal(own, array.reshape(-1)):
+        if self.is_integer and not np.array_equal(own, array.reshape(-1)):
             raise InvalidStateError(f"numbers that {self.dtype} cannot hold: mend get_var_type")
         if own.size != self.size or (sum(n > 1 for n in array.shape) > 1 and array.shape != grid_shape(self.name)):
             raise InvalidStateError(
@@ -175,7 +175,7 @@ class RunningComponent:
         self._require_size(variable)
         # NaN again, but no NaN that a component computes has all its bits set
         unset = np.frombuffer(
-            (b"\0" if variable.is_whole else b"\xff") * variable.size * variable.dtype.itemsize, variable.dtype
+            (b"\0" if variable.is_integer else b"\xff") * variable.size * variable.dtype.itemsize, variable.dtype
         )
         given = unset.copy()
         returned = self._ask_to_fill(variable.name, given)
@@ -185,12 +185,12 @@ class RunningComponent:
         except (InvalidStateError, TypeError, ValueError) as error:
             what = f"get_value of BMI component {self.name} returned for {variable.name!r}"
             raise InvalidStateError(f"{what} {error}.") from error
-        if own is None and not filled and not variable.is_whole:
+        if own is None and not filled and not variable.is_integer:
             raise NonFiniteError(
                 f"get_value of BMI component {self.name} must fill the array that it is given with {variable.name!r}, or "
                 "return one, but did neither: mend get_value."
             )
-        if own is not None and filled and not np.array_equal(own, given, equal_nan=not variable.is_whole):
+        if own is not None and filled and not np.array_equal(own, given, equal_nan=not variable.is_integer):
             raise InvalidStateError(
                 f"get_value of BMI component {self.name} fills the array that it is given with other values of "
                 f"{variable.name!r} than it returns: mend get_value."

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepzero_sim.common.components import Wanted, load_factory
-from deepzero_sim.common.types import Array, is_whole
+from deepzero_sim.common.types import Array, is_integer
 from deepzero_sim.connectors.bmi.component import NEEDED, RunningComponent, Variable
 from deepzero_sim.connectors.bmi.spec import GivenSpec, Interface, spec_of, variable_of
 from deepzero_sim.connectors.per_state import one_by_one
@@ -63,7 +63,7 @@ class BMISolver(Solver):
         steps_per_call: int = 1,
         reuse: bool = False,
     ) -> None:
-        if not is_whole(steps_per_call) or steps_per_call < 1:
+        if not is_integer(steps_per_call) or steps_per_call < 1:
             raise ConfigError(f"steps_per_call must be a whole number of steps, 1 or more, not {steps_per_call!r}.")
         if not isinstance(reuse, bool):
             raise ConfigError(f"reuse must be true or false, not {reuse!r}: write it without quotes.")
@@ -204,7 +204,7 @@ def _variables(what: str, given: Sequence[str] | Mapping[str, str] | None) -> di
 def _require_settable(model: RunningComponent, variable: Variable) -> None:
     """Set a variable to other values than it has, and see whether they are there."""
     before = model.get(variable)
-    other = np.bitwise_xor(before, np.ones((), before.dtype)) if variable.is_whole else _moved(before)
+    other = np.bitwise_xor(before, np.ones((), before.dtype)) if variable.is_integer else _moved(before)
     model.set(variable, other)
     if not np.array_equal(model.get(variable), other):
         raise ConfigError(

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from deepzero_sim.common.spelling import require_known
-from deepzero_sim.common.types import is_whole
+from deepzero_sim.common.types import is_integer
 from deepzero_sim.connectors.bmi.component import RunningComponent, UntoldError, Variable
 from deepzero_sim.connectors.bmi.types import dtype_of
 from deepzero_sim.connectors.spec_mapping import FIELDS, as_mask
@@ -58,7 +58,7 @@ def variable_of(model: RunningComponent, name: str) -> Variable:
             f"{', '.join(map(str, dict.fromkeys(names))) or 'none'}, not {name!r} ({error})."
         ) from error
     what = f"variable {name!r} of BMI component {model.name} is {word!r} of {item} bytes, {total} bytes in all, which"
-    if not is_whole(item) or not is_whole(total) or item < 1 or total < 1 or total % item:
+    if not is_integer(item) or not is_integer(total) or item < 1 or total < 1 or total % item:
         raise ConfigError(f"{what} do not fit: mend its get_var_type, get_var_itemsize or get_var_nbytes.")
     dtype = dtype_of(word, int(item))
     if dtype is None:

@@ -11,7 +11,7 @@ from typing import ClassVar, Literal, TypeAlias, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from deepzero_sim.common.types import Array, is_whole
+from deepzero_sim.common.types import Array, is_integer
 from deepzero_sim.connectors.formats.base import LARGEST_BASE, Content, Format, as_dtype, floating, need_size
 from deepzero_sim.connectors.formats.raw import Order, checked_order
 from deepzero_sim.connectors.programs.paths import read_file
@@ -57,11 +57,11 @@ class Fortran(Format):
         base: str | Path | None = None,
     ) -> None:
         self._dtype, self._order = floating(dtype), checked_order(order)
-        if not is_whole(records) or records < 1:
+        if not is_integer(records) or records < 1:
             raise ConfigError(f"records must be a whole number, 1 or more, not {records!r}.")
-        if not is_whole(marker) or marker not in get_args(Marker):
+        if not is_integer(marker) or marker not in get_args(Marker):
             raise ConfigError(f"marker must be 4 or 8, the bytes of a record's length, not {marker!r}.")
-        if record is not None and not is_whole(record):
+        if record is not None and not is_integer(record):
             raise ConfigError(f"record must be the place of a record, from 0, or -1 for the last, not {record!r}.")
         self._records, self._marker, self._record = int(records), marker, record
         self._base = None if base is None else _content(base)

@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 
 from deepzero_sim.common import hdf5_objects
-from deepzero_sim.common.types import Array, is_whole
+from deepzero_sim.common.types import Array, is_integer
 from deepzero_sim.connectors.formats.base import Content, Format, checked, floating, require_array
 from deepzero_sim.errors import ConfigError, InvalidStateError, UnreadableOutputError
 
@@ -31,7 +31,7 @@ class Hdf5(Format):
     def __init__(self, dataset: str = "state", dtype: str | None = None, index: int | None = None) -> None:
         if not isinstance(dataset, str) or not dataset.strip("/") or "\0" in dataset:
             raise ConfigError(f"dataset must be the path of a dataset in the file, such as fields/u, not {dataset!r}.")
-        if index is not None and not is_whole(index):
+        if index is not None and not is_integer(index):
             raise ConfigError(f"index must be a place on the dataset's first axis, such as -1 for the last, not {index!r}.")
         self._dataset, self._dtype, self._index = dataset, floating(dtype), index
 

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from deepzero_sim.common.types import Array, is_whole
+from deepzero_sim.common.types import Array, is_integer
 from deepzero_sim.connectors.formats.base import LARGEST_BASE, Content, Format, as_dtype, need_size
 from deepzero_sim.connectors.formats.numbers import parse_numbers
 from deepzero_sim.connectors.formats.openfoam_dictionary import NUMBERS, Dictionary, Entry, List, has_macros, without_comments
@@ -161,7 +161,7 @@ class OpenFoam(Format):
     endings: ClassVar[tuple[str, ...]] = ("", ".gz")
 
     def __init__(self, base: str | Path | None = None, components: list[int] | None = None) -> None:
-        listed = isinstance(components, list | tuple) and all(is_whole(place) for place in components)
+        listed = isinstance(components, list | tuple) and all(is_integer(place) for place in components)
         if components is not None and not listed:
             raise ConfigError(f"components must be a list of numbers, such as [0, 1] for x and y, not {components!r}.")
         self._components = components

@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from deepzero_sim.common.types import Array, is_whole
+from deepzero_sim.common.types import Array, is_integer
 from deepzero_sim.connectors.formats.base import Content, Format, as_dtype, floating, need_size
 from deepzero_sim.errors import ConfigError
 
@@ -29,7 +29,7 @@ class Raw(Format):
 
     def __init__(self, dtype: str | None = None, order: Order = "C", header: int = 0) -> None:
         self._dtype, self._order = floating(dtype), checked_order(order)
-        if not is_whole(header) or header < 0:
+        if not is_integer(header) or header < 0:
             raise ConfigError(f"header must be a number of bytes, 0 or more, not {header!r}.")
         self._header = int(header)
 

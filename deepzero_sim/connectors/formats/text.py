@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from deepzero_sim.common.types import Array, is_whole
+from deepzero_sim.common.types import Array, is_integer
 from deepzero_sim.connectors.formats.base import Content, Format, as_dtype, need_size
 from deepzero_sim.connectors.formats.numbers import EXPONENT_LETTERS, expand_repeats, parse_numbers
 from deepzero_sim.errors import ConfigError, UnreadableOutputError
@@ -59,7 +59,7 @@ class Text(Format):
         self._delimiter = None if delimiter == " " else delimiter
         self._comments, self._header = comments.strip().encode(), _header(header, comments)
         self._comment = _comment(self._comments, self._delimiter)
-        if skiprows is not None and (not is_whole(skiprows) or skiprows < 0):
+        if skiprows is not None and (not is_integer(skiprows) or skiprows < 0):
             raise ConfigError(f"skiprows must be a number of lines, 0 or more, not {skiprows!r}.")
         self._skipped = len(self._header) if skiprows is None else int(skiprows)
 
@@ -111,7 +111,7 @@ class Text(Format):
 
 def _header(header: str | Sequence[str] | int, comments: str) -> list[str]:
     """Lines, as they are written."""
-    if not isinstance(header, Sequence) and is_whole(header) and header >= 0:
+    if not isinstance(header, Sequence) and is_integer(header) and header >= 0:
         return [comments] * header
     lines = header.splitlines() if isinstance(header, str) else header
     if not isinstance(lines, Sequence) or not all(isinstance(line, str) and len(line.splitlines()) < 2 for line in lines):

@@ -13,7 +13,7 @@ import numpy as np
 from deepzero_sim.common.types import Array
 from deepzero_sim.connectors.http.client import SMALL, HTTPClient
 from deepzero_sim.connectors.http.json_values import NUMBER, require_json
-from deepzero_sim.connectors.per_state import Statewise
+from deepzero_sim.connectors.per_state import PerStateCaller
 from deepzero_sim.connectors.spec_mapping import as_spec
 from deepzero_sim.errors import ConfigError, InvalidStateError
 from deepzero_sim.solver.contract import Solver, SolverSpec, check_params
@@ -50,7 +50,7 @@ class HTTPSolver(Solver):
         given = {"state_shape": state_shape} if spec is None else spec
         self.spec = as_spec({"name": name, "dt": 1.0, **given} if isinstance(given, Mapping) else given)
         self.client = HTTPClient(url, timeout)
-        self._statewise = Statewise(at_once, self.client.stop)
+        self._statewise = PerStateCaller(at_once, self.client.stop)
         self._start_unseen()
 
     def _start_unseen(self) -> None:

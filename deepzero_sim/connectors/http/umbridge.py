@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from deepzero_sim.common.types import Array, is_number, is_whole
+from deepzero_sim.common.types import Array, is_integer, is_number
 from deepzero_sim.connectors.http.client import SMALL, Answer, shortened, words
 from deepzero_sim.connectors.http.json_values import NUMBER, Vector, named_values, read, vector, written
 from deepzero_sim.connectors.http.solver import HTTPSolver
@@ -176,7 +176,7 @@ def listed(value: Any) -> list[Any]:
 def _sizes(found: Any) -> Any:
     """A server's sizes as whole numbers, where they are some: a bare one is a list of one."""
     sizes = listed(found)
-    whole = all(is_whole(size) or (isinstance(size, float) and size.is_integer()) for size in sizes)
+    whole = all(is_integer(size) or (isinstance(size, float) and size.is_integer()) for size in sizes)
     return [int(size) for size in sizes] if whole else found
 
 

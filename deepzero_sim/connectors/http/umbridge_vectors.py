@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import yaml
 
-from deepzero_sim.common.types import Array, is_number, is_whole
+from deepzero_sim.common.types import Array, is_integer, is_number
 from deepzero_sim.connectors.http.json_values import Vector
 from deepzero_sim.connectors.spec_mapping import channel_places
 from deepzero_sim.errors import ConfigError
@@ -79,7 +79,7 @@ class Vectors:
 
     def fit(self, sizes: Any) -> bool:
         """Whether a server's vectors have these sizes."""
-        if not isinstance(sizes, list) or len(sizes) != len(self.pieces) or not all(map(is_whole, sizes)):
+        if not isinstance(sizes, list) or len(sizes) != len(self.pieces) or not all(map(is_integer, sizes)):
             return False
         return all(wanted in (None, size) for wanted, size in zip(self.sizes, sizes, strict=True))
 
@@ -166,7 +166,7 @@ def _piece(what: str, entry: Any, spec: SolverSpec) -> Piece:
                 return Piece(parameters=(spec.parameters.index(value),))
             case "constant":
                 return Piece(constant=_constant(what, value))
-            case "ignore" if is_whole(value) and value > 0:
+            case "ignore" if is_integer(value) and value > 0:
                 return Piece(ignored=int(value))
     raise ConfigError(
         f"{what} must say what each vector is: {', '.join(named)}, {{channels: [...]}}, {{parameter: name}} of "
@@ -194,7 +194,7 @@ def words_for(what: str, sizes: Any, spec: SolverSpec) -> str:
         sizes: of the server's vectors.
         spec: of the solver.
     """
-    if not isinstance(sizes, list) or not all(is_whole(size) for size in sizes):
+    if not isinstance(sizes, list) or not all(is_integer(size) for size in sizes):
         return ""
     channels, parameters = list(spec.channels or range(spec.state_shape[0])), list(spec.parameters) * (what == "inputs")
     vectors: list[Any] = []

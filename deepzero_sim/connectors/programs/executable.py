@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from deepzero_sim.common.spelling import did_you_mean
-from deepzero_sim.common.types import Array, is_number, is_whole
+from deepzero_sim.common.types import Array, is_integer, is_number
 from deepzero_sim.connectors.formats import Content
-from deepzero_sim.connectors.per_state import MOST_AT_ONCE, Statewise
+from deepzero_sim.connectors.per_state import MOST_AT_ONCE, PerStateCaller
 from deepzero_sim.connectors.programs.array_files import input_files, output_files
 from deepzero_sim.connectors.programs.command import Command
 from deepzero_sim.connectors.programs.namelists import Namelists
@@ -129,7 +129,7 @@ class ExecutableSolver(Solver):
         self._allowed = _statuses(allowed_return_codes)
         self._batched = batched
         self._programs = Programs()
-        self._statewise = Statewise(_cores() if at_once is None else at_once, self._programs.stop)
+        self._statewise = PerStateCaller(_cores() if at_once is None else at_once, self._programs.stop)
         _need_descriptors(self._statewise.at_once)
 
     def step(self, states: Array, params: Array | None = None) -> Array:
@@ -290,7 +290,7 @@ def _seconds(timeout: float) -> float:
 
 def _statuses(allowed: Sequence[int]) -> tuple[int, ...]:
     listed = isinstance(allowed, Sequence) and not isinstance(allowed, str) and allowed
-    if not listed or not all(is_whole(status) and 0 <= status < 256 for status in allowed):
+    if not listed or not all(is_integer(status) and 0 <= status < 256 for status in allowed):
         raise ConfigError(f"allowed_return_codes must be a list of numbers from 0 to 255, not {allowed!r}.")
     return tuple(map(int, allowed))
 

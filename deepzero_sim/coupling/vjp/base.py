@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import abc
+import warnings
 from dataclasses import dataclass
+from typing import Any
 
 from deepzero_sim.common.types import Array, read_only_copy
-from deepzero_sim.coupling.probes import Probes
+from deepzero_sim.coupling.probes import SolverProbe
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.solver.contract import Solver
 
@@ -37,6 +39,10 @@ class StepTaken:
         return self.states[b], None if self.params is None else self.params[b], self.advanced[b]
 
 
+#: Methods that had other names in the first release.
+_RENAMED = {"serve": "bind", "learnt": "state_dict", "relearn": "load_state_dict"}
+
+
 class VectorJacobianProduct(abc.ABC):
     """Estimates vector-Jacobian products of a solver's step.
 
@@ -45,8 +51,16 @@ class VectorJacobianProduct(abc.ABC):
 
     _solver: Solver | None = None
 
-    def serve(self, solver: Solver) -> None:
-        """Belong to a solver: what is learnt of one is wrong for another.
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Take a subclass that was written for the old names of three methods, with a warning."""
+        super().__init_subclass__(**kwargs)
+        for old, new in _RENAMED.items():
+            if old in cls.__dict__:
+                warnings.warn(f"{cls.__name__}.{old} is called {new} now: rename it.", DeprecationWarning, stacklevel=2)
+                setattr(cls, new, cls.__dict__[old])
+
+    def bind(self, solver: Solver) -> None:
+        """Bind this product to a solver: what it learns of one is wrong for another.
 
         Raises:
             ConfigError: it belongs to another.
@@ -59,7 +73,7 @@ class VectorJacobianProduct(abc.ABC):
         self._solver = solver
 
     @abc.abstractmethod
-    def product(self, taken: StepTaken, cotangents: Array, probes: Probes) -> Array:
+    def product(self, taken: StepTaken, cotangents: Array, probes: SolverProbe) -> Array:
         """`J(s)^T w` of every state.
 
         Args:
@@ -75,7 +89,7 @@ class VectorJacobianProduct(abc.ABC):
             SolverError: the solver failed.
         """
 
-    def prepare(self, states: Array, params: Array | None, probes: Probes) -> None:  # noqa: B027 - most need nothing
+    def prepare(self, states: Array, params: Array | None, probes: SolverProbe) -> None:  # noqa: B027 - most need nothing
         """Learn what is needed once, from states like those to come; the first product does it with its own otherwise.
 
         Args:
@@ -88,9 +102,9 @@ class VectorJacobianProduct(abc.ABC):
             SolverError: the solver failed.
         """
 
-    def learnt(self) -> dict[str, Array]:
-        """What was learnt since, by name, for a checkpoint."""
+    def state_dict(self) -> dict[str, Array]:
+        """Arrays that a checkpoint must keep, by name: what was learnt of the solver so far."""
         return {}
 
-    def relearn(self, learnt: dict[str, Array]) -> None:  # noqa: B027 - likewise
-        """Take up what :meth:`learnt` gave."""
+    def load_state_dict(self, state_dict: dict[str, Array]) -> None:  # noqa: B027 - likewise
+        """Restore what :meth:`state_dict` gave."""

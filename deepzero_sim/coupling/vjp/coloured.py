@@ -7,8 +7,8 @@ from typing import final
 import numpy as np
 
 from deepzero_sim.common.difference_schemes import Scheme
-from deepzero_sim.common.types import Array, is_whole
-from deepzero_sim.coupling.probes import Probes
+from deepzero_sim.common.types import Array, is_integer
+from deepzero_sim.coupling.probes import SolverProbe
 from deepzero_sim.coupling.vjp.base import StepTaken, VectorJacobianProduct
 from deepzero_sim.coupling.vjp.differences import Differences
 from deepzero_sim.coupling.vjp.stencil_radius import reach
@@ -34,7 +34,7 @@ class Coloured(VectorJacobianProduct):
     """
 
     def __init__(self, radius: int | None = None, step_size: float | None = None, scheme: Scheme = "central") -> None:
-        if radius is not None and (not is_whole(radius) or radius < 0):
+        if radius is not None and (not is_integer(radius) or radius < 0):
             raise ConfigError(f"radius must be a whole number of points, 0 or more, not {radius!r}.")
         self.radius = radius
         self.scheme: Scheme = scheme
@@ -42,18 +42,18 @@ class Coloured(VectorJacobianProduct):
         self._found: int | None = None
         self._windows: Windows | None = None
 
-    def prepare(self, states: Array, params: Array | None, probes: Probes) -> None:
+    def prepare(self, states: Array, params: Array | None, probes: SolverProbe) -> None:
         """Find out how far a step carries information, if nobody has said it.
 
         Raises:
             ConfigError: over the whole grid.
             SolverError: the solver failed.
         """
-        self.serve(probes.solver)
+        self.bind(probes.solver)
         if self.radius is None and probes.spec.stencil is None and self._found is None:
             self._found = reach(states, params, probes, self._differences)
 
-    def product(self, taken: StepTaken, cotangents: Array, probes: Probes) -> Array:
+    def product(self, taken: StepTaken, cotangents: Array, probes: SolverProbe) -> Array:
         if self._windows is None:
             self._windows = Windows(probes.spec.active(), self._reach(taken, probes))
         active = probes.spec.active()
@@ -69,13 +69,13 @@ class Coloured(VectorJacobianProduct):
         """Solver steps of a product at one state, where a step reaches over a radius."""
         return self._differences.steps_a_direction * len(colours(spec.active(), radius))
 
-    def _reach(self, taken: StepTaken, probes: Probes) -> int:
+    def _reach(self, taken: StepTaken, probes: SolverProbe) -> int:
         self.prepare(taken.states, taken.params, probes)
         said = self.radius if self.radius is not None else probes.spec.stencil
         return next(radius for radius in (said, self._found) if radius is not None)
 
-    def learnt(self) -> dict[str, Array]:
+    def state_dict(self) -> dict[str, Array]:
         return {} if self._found is None else {"radius": np.array(self._found, dtype=np.float64)}
 
-    def relearn(self, learnt: dict[str, Array]) -> None:
-        self._found, self._windows = int(learnt["radius"].item()) if learnt else None, None
+    def load_state_dict(self, state_dict: dict[str, Array]) -> None:
+        self._found, self._windows = int(state_dict["radius"].item()) if state_dict else None, None

@@ -7,8 +7,8 @@ import abc
 import numpy as np
 
 from deepzero_sim.common.difference_schemes import Scheme
-from deepzero_sim.common.types import Array, is_whole
-from deepzero_sim.coupling.probes import Probes
+from deepzero_sim.common.types import Array, is_integer
+from deepzero_sim.coupling.probes import SolverProbe
 from deepzero_sim.coupling.vjp.base import StepTaken, VectorJacobianProduct
 from deepzero_sim.coupling.vjp.differences import Differences
 from deepzero_sim.coupling.vjp.straight_through import StraightThrough
@@ -32,7 +32,7 @@ class ControlVariate(VectorJacobianProduct):
     """
 
     def __init__(self, count: int, control: VectorJacobianProduct | None, step_size: float | None, scheme: Scheme) -> None:
-        if not is_whole(count) or count < 1:
+        if not is_integer(count) or count < 1:
             raise ConfigError(f"the number of probes must be a positive whole one, not {count!r}.")
         if control is not None and not isinstance(control, VectorJacobianProduct):
             raise ConfigError(f"control must be another dz.vjp.VectorJacobianProduct, not {control!r}.")
@@ -52,14 +52,14 @@ class ControlVariate(VectorJacobianProduct):
             active: where a state holds values, `(C, *N)`.
         """
 
-    def serve(self, solver: Solver) -> None:
-        super().serve(solver)
-        self.control.serve(solver)
+    def bind(self, solver: Solver) -> None:
+        super().bind(solver)
+        self.control.bind(solver)
 
-    def prepare(self, states: Array, params: Array | None, probes: Probes) -> None:
+    def prepare(self, states: Array, params: Array | None, probes: SolverProbe) -> None:
         self.control.prepare(states, params, probes)
 
-    def product(self, taken: StepTaken, cotangents: Array, probes: Probes) -> Array:
+    def product(self, taken: StepTaken, cotangents: Array, probes: SolverProbe) -> Array:
         result = self.control.product(taken, cotangents, probes).copy()  # the control's own may be kept, or the cotangents
         active = probes.spec.active()
         for b, w in enumerate(cotangents):
@@ -73,8 +73,8 @@ class ControlVariate(VectorJacobianProduct):
             result[b] += np.tensordot(left, dual, 1) * np.asarray(self._weight, state.dtype)
         return result
 
-    def learnt(self) -> dict[str, Array]:
-        return self.control.learnt()
+    def state_dict(self) -> dict[str, Array]:
+        return self.control.state_dict()
 
-    def relearn(self, learnt: dict[str, Array]) -> None:
-        self.control.relearn(learnt)
+    def load_state_dict(self, state_dict: dict[str, Array]) -> None:
+        self.control.load_state_dict(state_dict)

@@ -7,7 +7,7 @@ from typing import final
 import numpy as np
 
 from deepzero_sim.common.types import Array
-from deepzero_sim.coupling.probes import Probes
+from deepzero_sim.coupling.probes import SolverProbe
 from deepzero_sim.coupling.vjp.base import StepTaken, VectorJacobianProduct
 
 
@@ -15,5 +15,5 @@ from deepzero_sim.coupling.vjp.base import StepTaken, VectorJacobianProduct
 class Detached(VectorJacobianProduct):
     """`J = 0`: the gradient stops at the solver. Costs nothing."""
 
-    def product(self, taken: StepTaken, cotangents: Array, probes: Probes) -> Array:
+    def product(self, taken: StepTaken, cotangents: Array, probes: SolverProbe) -> Array:
         return np.zeros_like(cotangents)

@@ -6,7 +6,7 @@ import numpy as np
 
 from deepzero_sim.common.difference_schemes import Scheme, require_scheme
 from deepzero_sim.common.types import Array, is_number
-from deepzero_sim.coupling.probes import Probes
+from deepzero_sim.coupling.probes import SolverProbe
 from deepzero_sim.errors import ConfigError
 
 
@@ -35,7 +35,7 @@ class Differences:
         """Solver steps that a direction takes, beside the one from the state itself."""
         return 2 if self.scheme == "central" else 1
 
-    def along(self, probes: Probes, state: Array, params: Array | None, advanced: Array, directions: Array) -> Array:
+    def along(self, probes: SolverProbe, state: Array, params: Array | None, advanced: Array, directions: Array) -> Array:
         """`J(s) v` for many directions at one state.
 
         Args:

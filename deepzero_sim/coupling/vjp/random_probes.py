@@ -8,7 +8,7 @@ from typing import final
 import numpy as np
 
 from deepzero_sim.common.difference_schemes import Scheme
-from deepzero_sim.common.types import Array, is_whole
+from deepzero_sim.common.types import Array, is_integer
 from deepzero_sim.coupling.vjp.base import VectorJacobianProduct
 from deepzero_sim.coupling.vjp.control_variate import ControlVariate
 from deepzero_sim.coupling.vjp.differences import channel_sizes
@@ -40,7 +40,7 @@ class RandomProbes(ControlVariate):
         scheme: Scheme = "central",
         seed: int = 0,
     ) -> None:
-        if not is_whole(seed) or seed < 0:
+        if not is_integer(seed) or seed < 0:
             raise ConfigError(f"seed must be 0 or a positive whole number, not {seed!r}.")
         super().__init__(directions, control, step_size, scheme)
         self._weight = 1 / self.count

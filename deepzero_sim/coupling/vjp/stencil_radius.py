@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from deepzero_sim.common.types import Array
-from deepzero_sim.coupling.probes import Probes
+from deepzero_sim.coupling.probes import SolverProbe
 from deepzero_sim.coupling.vjp.differences import Differences
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.solver.contract import SolverSpec, require_states
@@ -14,7 +14,7 @@ from deepzero_sim.solver.contract import SolverSpec, require_states
 STATES, POINTS, BEYOND = 4, 8, 0.01
 
 
-def reach(states: Array, params: Array | None, probes: Probes, differences: Differences) -> int:
+def reach(states: Array, params: Array | None, probes: SolverProbe, differences: Differences) -> int:
     """The least radius within which a step answers to a change of one point, but for a hundredth of the answer's size.
 
     Half of the points lie all over the grid, half of them where a state differs most from a channel's mean.
@@ -48,7 +48,7 @@ def too_far(radius: int, spec: SolverSpec) -> bool:
     return 2 * (2 * radius + 1) > longest > POINTS
 
 
-def farthest(states: Array, params: Array | None, probes: Probes, differences: Differences) -> int:
+def farthest(states: Array, params: Array | None, probes: SolverProbe, differences: Differences) -> int:
     """What :func:`reach` finds, however far or near it is.
 
     Raises:
@@ -59,7 +59,7 @@ def farthest(states: Array, params: Array | None, probes: Probes, differences: D
     return max(_at(states[b], None if params is None else params[b], probes, differences) for b in some)
 
 
-def _at(state: Array, params: Array | None, probes: Probes, differences: Differences) -> int:
+def _at(state: Array, params: Array | None, probes: SolverProbe, differences: Differences) -> int:
     places = _places(state, probes.spec.active())
     directions = np.zeros((len(places), *state.shape), state.dtype)
     directions[(np.arange(len(places)), *places.T)] = 1

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 
 from deepzero_sim.common.randomness import seeded
-from deepzero_sim.common.types import Mask, NamedTensors, is_number, is_whole
+from deepzero_sim.common.types import Mask, NamedTensors, is_integer, is_number
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.estimators.sparsity.base import active_count, check_sparsity
 from deepzero_sim.oracle.queries import trainable
@@ -35,7 +35,7 @@ class RandomMask:
         _check_densities({} if densities is None else densities)
         if densities is not None and sparsity:
             raise ConfigError(f"a mask takes a sparsity or densities, not both: leave out the sparsity, {sparsity}.")
-        if not is_whole(refresh) or refresh < 1:
+        if not is_integer(refresh) or refresh < 1:
             raise ConfigError(f"a mask must serve at least one step before it is drawn anew, not {refresh!r}: a whole number.")
         seeded(seed)  # refuses what is no seed
         self.sparsity = sparsity
@@ -52,7 +52,7 @@ class RandomMask:
         """
         if self._is_whole:
             return None
-        if not is_whole(step) or step < 0:
+        if not is_integer(step) or step < 0:
             raise ConfigError(f"a mask is drawn for a training step, a whole number from 0, not {step!r}.")
         parameters = trainable(model)
         densities = self._densities(parameters)

@@ -10,7 +10,7 @@ from jacobians import advection, exact_jacobian, projection, random_states
 
 from deepzero_sim import SolverSpec, as_solver
 from deepzero_sim.common.types import Array
-from deepzero_sim.coupling.probes import Probes
+from deepzero_sim.coupling.probes import SolverProbe
 from deepzero_sim.coupling.vjp import Coloured, StepTaken
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.solver.contract import Solver
@@ -32,17 +32,17 @@ def undeclared(steps: int) -> Solver:
 def test_the_reach_is_found(steps: int) -> None:
     solver = undeclared(steps)
     states = np.asarray(random_states(solver, 2).numpy())
-    method, probes = Coloured(), Probes(solver)
+    method, probes = Coloured(), SolverProbe(solver)
     method.prepare(states, None, probes)
-    assert method.learnt()["radius"] == steps
+    assert method.state_dict()["radius"] == steps
     assert probes.steps == 2 * (1 + 2 * 2 * 8)  # at both states, 8 points of both channels
     w = np.random.default_rng(0).normal(size=states.shape)
     found = method.product(StepTaken(states, None, solver.step(states)), w, probes)
     for state, cotangent, product in zip(states, w, found, strict=True):
         expected = cotangent.reshape(-1) @ exact_jacobian(solver, state)
         np.testing.assert_allclose(product.reshape(-1), expected, atol=1e-6)
-    again, counted = Coloured(), Probes(solver)
-    again.relearn(method.learnt())
+    again, counted = Coloured(), SolverProbe(solver)
+    again.load_state_dict(method.state_dict())
     np.testing.assert_array_equal(again.product(StepTaken(states, None, solver.step(states)), w, counted), found)
     assert counted.steps == probes.steps - 2 * 33, "it is not looked for again"
 
@@ -51,7 +51,7 @@ def test_a_global_step_is_refused() -> None:
     solver = projection()
     states = np.asarray(random_states(solver, 1).numpy())
     with pytest.raises(ConfigError, match=r"solver 'projection' carries information over 4 points or more of 9, too far"):
-        Coloured().prepare(states, None, Probes(solver))
+        Coloured().prepare(states, None, SolverProbe(solver))
 
 
 @pytest.mark.parametrize("hidden", [slice(1), slice(0)])
@@ -62,5 +62,5 @@ def test_rest_does_not_hide_the_reach(hidden: slice) -> None:
     states[1:, 0, 10:16] = np.random.default_rng(0).normal(size=(2, 6))  # elsewhere a point answers alone
     states[hidden] = 0
     method = Coloured()
-    method.prepare(states, None, Probes(solver))
-    assert method.learnt()["radius"] == 1
+    method.prepare(states, None, SolverProbe(solver))
+    assert method.state_dict()["radius"] == 1

@@ -9,12 +9,12 @@ import pytest
 
 from deepzero_sim import SolverSpec, as_solver
 from deepzero_sim.common.types import Array
-from deepzero_sim.coupling.probes import Probes
+from deepzero_sim.coupling.probes import SolverProbe
 from deepzero_sim.coupling.vjp import Coloured, CoordinateProbes, ReferenceJacobian, StepTaken, VectorJacobianProduct
 from deepzero_sim.errors import ConfigError
 
 
-def velocity_and_pressure(dtype: str) -> tuple[Probes, Array]:
+def velocity_and_pressure(dtype: str) -> tuple[SolverProbe, Array]:
     """`u' = u - 0.1 u^3`, `p' = p + 1e5 sin(p / 1e5)`, and states of about 1 and 1e5."""
 
     def step(states: Array) -> Array:
@@ -23,7 +23,7 @@ def velocity_and_pressure(dtype: str) -> tuple[Probes, Array]:
 
     spec = SolverSpec(name="two sizes", state_shape=(2, 12), dt=1.0, dtype=dtype, stencil=0)
     states = np.random.default_rng(0).normal(size=(2, 2, 12)) * [[1.0], [1e5]]
-    return Probes(as_solver(step, spec)), states.astype(dtype)
+    return SolverProbe(as_solver(step, spec)), states.astype(dtype)
 
 
 @pytest.mark.parametrize(("dtype", "error"), [("float32", 5e-3), ("float64", 1e-7)])

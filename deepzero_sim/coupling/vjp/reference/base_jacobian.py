@@ -6,7 +6,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from deepzero_sim.common.types import Array
-from deepzero_sim.coupling.probes import Probes
+from deepzero_sim.coupling.probes import SolverProbe
 from deepzero_sim.coupling.vjp.differences import Differences
 from deepzero_sim.coupling.vjp.windows import Windows
 
@@ -44,7 +44,9 @@ class BaseJacobian:
         """That it is measured along."""
         return int(self._blocks.shape[0]) + (0 if self._near is None else len(self._near.directions))
 
-    def measure(self, state: Array, params: Array | None, advanced: Array, probes: Probes, differences: Differences) -> None:
+    def measure(
+        self, state: Array, params: Array | None, advanced: Array, probes: SolverProbe, differences: Differences
+    ) -> None:
         """At a state, `(C, *N)`, whose step gave `advanced`.
 
         It takes `k` solver steps and as many as the windows have colours, twice that if central.

@@ -15,7 +15,7 @@ from deepzero_sim.common.checksums import digest, digest_of_named
 from deepzero_sim.common.documents import read_json
 from deepzero_sim.common.files import replacing_tensors, require_regular
 from deepzero_sim.common.types import Array
-from deepzero_sim.coupling.probes import Probes
+from deepzero_sim.coupling.probes import SolverProbe
 from deepzero_sim.errors import RunError
 
 FORMAT = "deepzero-sim jacobians 2"
@@ -68,7 +68,7 @@ class KeptJacobians:
         self._facts = facts
 
     def get(
-        self, settings: Sequence[str], at: Sequence[np.ndarray], probes: Probes, measure: Callable[[], dict[str, Array]]
+        self, settings: Sequence[str], at: Sequence[np.ndarray], probes: SolverProbe, measure: Callable[[], dict[str, Array]]
     ) -> dict[str, Array]:
         """What was measured by some settings at some states, or is now."""
         key = digest(settings, at)[:32]

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from deepzero_sim.common.types import Array
-from deepzero_sim.coupling.probes import Probes
+from deepzero_sim.coupling.probes import SolverProbe
 from deepzero_sim.coupling.vjp.differences import Differences
 from deepzero_sim.coupling.vjp.reference.base_jacobian import BaseJacobian
 from deepzero_sim.coupling.vjp.reference.jacobian_file import KeptJacobians
@@ -46,7 +46,7 @@ class MeasuredJacobians:
 
     def __init__(
         self,
-        probes: Probes,
+        probes: SolverProbe,
         differences: Differences,
         block: int,
         radius: int,

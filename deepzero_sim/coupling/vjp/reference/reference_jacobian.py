@@ -9,8 +9,8 @@ from typing import TypeAlias, final
 import numpy as np
 
 from deepzero_sim.common.difference_schemes import Scheme
-from deepzero_sim.common.types import Array, is_number, is_whole
-from deepzero_sim.coupling.probes import Probes
+from deepzero_sim.common.types import Array, is_integer, is_number
+from deepzero_sim.coupling.probes import SolverProbe
 from deepzero_sim.coupling.vjp.base import StepTaken, VectorJacobianProduct
 from deepzero_sim.coupling.vjp.differences import Differences
 from deepzero_sim.coupling.vjp.reference.base_jacobian import BaseJacobian
@@ -79,9 +79,9 @@ class ReferenceJacobian(VectorJacobianProduct):
         file: Path | str | None = None,
     ) -> None:
         for name, value in (("references", references), ("block", block), ("memory", memory)):
-            if not is_whole(value) or value < 1:
+            if not is_integer(value) or value < 1:
                 raise ConfigError(f"{name} must be a positive whole number, not {value!r}.")
-        if not is_whole(radius) or radius < 0:
+        if not is_integer(radius) or radius < 0:
             raise ConfigError(f"radius must be a whole number of points, 0 or more, not {radius!r}.")
         if tolerance is not None and (not is_number(tolerance) or not tolerance > 0):
             raise ConfigError(f"tolerance must be a positive share of a step's answer, or None, not {tolerance!r}.")
@@ -102,13 +102,13 @@ class ReferenceJacobian(VectorJacobianProduct):
         self._products = 0
         self._known: dict[str, Array] = {}
 
-    def prepare(self, states: Array, params: Array | None, probes: Probes) -> None:
+    def prepare(self, states: Array, params: Array | None, probes: SolverProbe) -> None:
         require_states(probes.spec, states, params)
         metric = Metric.of(states, params)
         chosen = medoids(metric.coordinates(states, params), self.references)
         self._measure_at(states[chosen], None if params is None else params[chosen], metric, probes)
 
-    def measure(self, states: Array, params: Array | None, probes: Probes) -> None:
+    def measure(self, states: Array, params: Array | None, probes: SolverProbe) -> None:
         """Measure at states of one's choice, in place of what was measured before.
 
         Args:
@@ -126,9 +126,9 @@ class ReferenceJacobian(VectorJacobianProduct):
         order = [base, *(r for r in range(len(states)) if r != base)]
         self._measure_at(states[order], None if params is None else params[order], metric, probes)
 
-    def _measure_at(self, states: Array, params: Array | None, metric: Metric, probes: Probes) -> None:
+    def _measure_at(self, states: Array, params: Array | None, metric: Metric, probes: SolverProbe) -> None:
         """The whole one at the first."""
-        self.serve(probes.solver)
+        self.bind(probes.solver)
         self._require_fits(len(states), probes.spec)
         taken = StepTaken(states, params, probes(states, params))
         some = np.where(probes.spec.active(), np.random.default_rng(0).choice([-1, 1], states.shape[1:]), 0)
@@ -136,7 +136,7 @@ class ReferenceJacobian(VectorJacobianProduct):
         answer = self._differences.along(probes, states[0], first, taken.advanced[0], some[None].astype(states.dtype))
         self._measure(taken, metric, answer, probes)
 
-    def _measure(self, taken: StepTaken, metric: Metric, fingerprint: Array, probes: Probes) -> None:
+    def _measure(self, taken: StepTaken, metric: Metric, fingerprint: Array, probes: SolverProbe) -> None:
         kept = KeptJacobians(self.file)
         measured = MeasuredJacobians(probes, self._differences, self.block, self.radius, kept, metric, fingerprint)
         try:
@@ -148,7 +148,7 @@ class ReferenceJacobian(VectorJacobianProduct):
             kept.save()
         self._kept, self._measured = kept, measured  # a solver that failed leaves what was there before
 
-    def product(self, taken: StepTaken, cotangents: Array, probes: Probes) -> Array:
+    def product(self, taken: StepTaken, cotangents: Array, probes: SolverProbe) -> Array:
         measured = self._measured or self._begin(taken, probes)
         if self.tolerance is not None:
             self._check(taken, probes, measured)
@@ -162,7 +162,7 @@ class ReferenceJacobian(VectorJacobianProduct):
         result[:, active] = found
         return result
 
-    def _begin(self, taken: StepTaken, probes: Probes) -> MeasuredJacobians:
+    def _begin(self, taken: StepTaken, probes: SolverProbe) -> MeasuredJacobians:
         if self._known:
             known, before = self._known, probes.steps
             references = StepTaken(known["states"], known.get("params"), known["advanced"])
@@ -173,7 +173,7 @@ class ReferenceJacobian(VectorJacobianProduct):
         assert self._measured is not None
         return self._measured
 
-    def _check(self, taken: StepTaken, probes: Probes, measured: MeasuredJacobians) -> None:
+    def _check(self, taken: StepTaken, probes: SolverProbe, measured: MeasuredJacobians) -> None:
         """Now and then, look whether the estimate has drifted, and measure anew if so."""
         assert self.tolerance is not None
         self._products += 1
@@ -188,7 +188,7 @@ class ReferenceJacobian(VectorJacobianProduct):
         if error > self.tolerance * np.linalg.norm(answer):
             self._add_if_it_fits(measured, (state, params, advanced), probes)
 
-    def _add_if_it_fits(self, measured: MeasuredJacobians, step: _Step, probes: Probes) -> None:
+    def _add_if_it_fits(self, measured: MeasuredJacobians, step: _Step, probes: SolverProbe) -> None:
         try:
             self._require_fits(len(measured.references) + 1, probes.spec)
         except ConfigError as error:
@@ -197,7 +197,7 @@ class ReferenceJacobian(VectorJacobianProduct):
         measured.add(*step)
         self._kept.save()
 
-    def learnt(self) -> dict[str, Array]:
+    def state_dict(self) -> dict[str, Array]:
         if self._measured is None:
             return self._known
         references = self._measured.references
@@ -212,9 +212,9 @@ class ReferenceJacobian(VectorJacobianProduct):
         }
         return known | ({"params": np.stack(params)} if params else {})
 
-    def relearn(self, learnt: dict[str, Array]) -> None:
-        self._known, self._measured = learnt, None  # measured when first asked: a run may have ended
-        self._products = int(learnt["products"].item()) if learnt else 0
+    def load_state_dict(self, state_dict: dict[str, Array]) -> None:
+        self._known, self._measured = state_dict, None  # measured when first asked: a run may have ended
+        self._products = int(state_dict["products"].item()) if state_dict else 0
 
     def numbers(self, spec: SolverSpec, references: int | None = None) -> int:
         """That it takes to hold so many references, or all that were asked for, of a solver."""

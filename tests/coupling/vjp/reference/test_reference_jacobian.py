@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 from deepzero_sim import SolverSpec, as_solver
 from deepzero_sim.common.types import Array
-from deepzero_sim.coupling.probes import Probes
+from deepzero_sim.coupling.probes import SolverProbe
 from deepzero_sim.coupling.vjp import ReferenceJacobian, StepTaken
 from deepzero_sim.coupling.vjp.reference import reference_jacobian
 from deepzero_sim.coupling.vjp.reference.medoids import medoids
@@ -31,17 +31,17 @@ def steps_taken(solver: Solver, states: Array, params: Array | None = None) -> S
     return StepTaken(states, params, solver.step(states, params))
 
 
-def error(method: ReferenceJacobian, solver: Solver, states: Array, probes: Probes | None = None) -> float:
+def error(method: ReferenceJacobian, solver: Solver, states: Array, probes: SolverProbe | None = None) -> float:
     """Of products of random cotangents, relative."""
     w = np.random.default_rng(2).normal(size=states.shape) * solver.spec.active()
-    found = method.product(steps_taken(solver, states), w, probes or Probes(solver))
+    found = method.product(steps_taken(solver, states), w, probes or SolverProbe(solver))
     expected = np.stack([(c.reshape(-1) @ exact_jacobian(solver, s)).reshape(s.shape) for s, c in zip(states, w, strict=True)])
     return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
 
 
 def test_what_changes_is_local_and_the_rest_is_measured_once() -> None:
     solver = diffused_advection()
-    states, probes = states_of(solver, 6), Probes(solver)
+    states, probes = states_of(solver, 6), SolverProbe(solver)
     method = ReferenceJacobian(6, radius=2)
     assert error(method, solver, states, probes) < 0.03
     assert probes.steps == 6 + 2 * (1 + 16 * 12 + 6 * 6 * 6)  # 16 / 5 and 12 / 5 points have six colours each
@@ -52,7 +52,7 @@ def test_what_changes_is_local_and_the_rest_is_measured_once() -> None:
 def test_blocks_take_fewer_steps(block: int, largest: float) -> None:
     solver = diffused_advection((24, 24))
     states = 0 * states_of(solver, 1)  # where the step is linear
-    probes = Probes(solver)
+    probes = SolverProbe(solver)
     method = ReferenceJacobian(1, radius=0, block=block, scheme="forward")
     assert error(method, solver, states, probes) < largest
     windows = {1: 0, 2: 12**2}[block]  # two of 11 points fit into 24
@@ -67,7 +67,7 @@ def test_blocks_with_windows_over_the_whole_grid_are_exact() -> None:
 def test_the_nearest_reference_is_taken() -> None:
     solver = masked()
     states = states_of(solver, 5)
-    method, probes = ReferenceJacobian(), Probes(solver)
+    method, probes = ReferenceJacobian(), SolverProbe(solver)
     method.measure(states, None, probes)
     assert error(method, solver, states[::-1]) < 1e-6
     assert error(method, solver, states[3:] + 1e-7) < 1e-5
@@ -86,7 +86,7 @@ def test_a_secant_pair_is_met() -> None:
     params = np.array([[3.0], [3.0]])
     states = states_of(solver, 3)[1:]
     taken = steps_taken(solver, states, params)
-    method, probes = ReferenceJacobian(1, secants=True), Probes(solver)
+    method, probes = ReferenceJacobian(1, secants=True), SolverProbe(solver)
     method.measure(states_of(solver, 1), params[:1], probes)
     product = method.product(taken, w, probes)
     d = states - states_of(solver, 1)
@@ -109,7 +109,7 @@ def drifting() -> tuple[Solver, Array, Array]:
 def test_drift_is_noticed_and_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reference_jacobian, "CHECK_EVERY", 3)
     solver, start, far = drifting()
-    probes = Probes(solver)
+    probes = SolverProbe(solver)
     method = ReferenceJacobian(4, tolerance=1e-3)
     assert [error(method, solver, start, probes) < 1e-6 for _ in range(4)] == [True] * 4
     measured = probes.steps
@@ -118,15 +118,15 @@ def test_drift_is_noticed_and_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     assert error(method, solver, far[:1], probes) > 0.01
     error(method, solver, far[:1], probes)
     assert error(method, solver, far[:1], probes) < 1e-6, "the ninth is, too, and found wanting"
-    known = method.learnt()
+    known = method.state_dict()
     assert known["products"] == 9 and known["states"].shape[0] == 5
     again = ReferenceJacobian(4, tolerance=1e-3)
-    again.relearn(known)
+    again.load_state_dict(known)
     w = states_of(solver, 4)
     for states in (far, start):
         taken = steps_taken(solver, states)
         np.testing.assert_array_equal(again.product(taken, w, probes), method.product(taken, w, probes))
-    assert again.learnt()["products"] == 11
+    assert again.state_dict()["products"] == 11
 
 
 def test_what_was_measured_is_found_again(tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_what_was_measured_is_found_again(tmp_path: Path) -> None:
         return solver.step(states)
 
     for _ in range(2):
-        taken, probes = 0, Probes(as_solver(counted, solver.spec))
+        taken, probes = 0, SolverProbe(as_solver(counted, solver.spec))
         method = ReferenceJacobian(4, block=2, file=file)
         products.append(method.product(steps_taken(solver, start), w, probes))
         steps.append(probes.steps)
@@ -167,7 +167,7 @@ def assert_measures(solver: Solver, states: Array, file: Path, **options: Any) -
     except (FileNotFoundError, SafetensorError):
         before = 0
     method = ReferenceJacobian(4, file=file, **options)
-    method.product(steps_taken(solver, states), states, Probes(solver))
+    method.product(steps_taken(solver, states), states, SolverProbe(solver))
     assert len(load_file(file)) > before
     if options.get("radius", 1) > 0:
         assert error(method, solver, states) < 1e-5
@@ -175,7 +175,7 @@ def assert_measures(solver: Solver, states: Array, file: Path, **options: Any) -
 
 def test_what_would_not_fit_is_said_before_it_is_measured() -> None:
     spec = SolverSpec(name="large", state_shape=(2, 300, 300), dt=1.0)
-    probes = Probes(as_solver(lambda s: s, spec))
+    probes = SolverProbe(as_solver(lambda s: s, spec))
     states = np.zeros((1, 2, 300, 300), np.float32)
     with pytest.raises(ConfigError, match=r"of solver 'large' and 1 references would take 121 GiB, more than the 4 GiB"):
         ReferenceJacobian(1).measure(states, None, probes)
@@ -211,7 +211,7 @@ def test_files_of_others_are_left_alone(tmp_path: Path) -> None:
     assert other.read_bytes() == before
     (tmp_path / "file").write_text("")
     for place in (tmp_path / "file" / "x", tmp_path, tmp_path / ("n" * 300) / "x"):
-        probes = Probes(solver)
+        probes = SolverProbe(solver)
         with pytest.raises(RunError):
             ReferenceJacobian(file=place).measure(start, None, probes)
         assert probes.steps == 4 + 2, "before what is to be kept is measured"
@@ -234,7 +234,7 @@ def test_solvers_that_take_the_same_steps_at_rest_are_told_apart(tmp_path: Path)
         spec = SolverSpec(name="heat", state_shape=(1, 16), dt=1.0, dtype="float64")
         solver = as_solver(lambda s, nu=viscosity: s + nu * (np.roll(s, 1, -1) - s), spec)  # type: ignore[misc]
         method = ReferenceJacobian(file=file)
-        method.measure(np.zeros((1, 1, 16)), None, Probes(solver))
+        method.measure(np.zeros((1, 1, 16)), None, SolverProbe(solver))
         assert error(method, solver, states_of(solver, 1)) < 1e-6
 
 
@@ -242,7 +242,7 @@ def test_scenario_parameters_choose_the_reference() -> None:
     solver = LogisticSolver()
     states = np.repeat(states_of(solver, 1), 2, axis=0)
     params = np.array([[0.0], [8.0]])
-    method, probes = ReferenceJacobian(8), Probes(solver)
+    method, probes = ReferenceJacobian(8), SolverProbe(solver)
     w = states_of(solver, 2)
     found = method.product(steps_taken(solver, states, params), w, probes)
     for product, cotangent, rate in zip(found, w, params, strict=True):
@@ -263,26 +263,26 @@ def test_a_solver_that_fails_leaves_what_was_measured() -> None:
         return solver.step(states)
 
     flaky = as_solver(step, solver.spec)
-    method, probes = ReferenceJacobian(4), Probes(flaky)
+    method, probes = ReferenceJacobian(4), SolverProbe(flaky)
     assert error(method, flaky, start, probes) < 1e-6
     broken = True
     with pytest.raises(SolverCrashError, match="down"):
         method.measure(far, None, probes)
-    assert error(method, flaky, start, probes) < 1e-6 and len(method.learnt()["states"]) == 4
+    assert error(method, flaky, start, probes) < 1e-6 and len(method.state_dict()["states"]) == 4
 
 
 def test_no_more_is_measured_than_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reference_jacobian, "CHECK_EVERY", 1)
     solver, start, far = drifting()
     fitting = ReferenceJacobian(4, tolerance=1e-3).numbers(solver.spec, 5) * 8
-    method, probes = ReferenceJacobian(4, tolerance=1e-3, memory=fitting), Probes(solver)
+    method, probes = ReferenceJacobian(4, tolerance=1e-3, memory=fitting), SolverProbe(solver)
     error(method, solver, start, probes)
     error(method, solver, far[:1], probes)
     with pytest.warns(
         UserWarning, match="off by more than tolerance, and no more is measured: the Jacobian of solver 'masked'"
     ):
         error(method, solver, -3 * start[:1], probes)
-    assert len(method.learnt()["states"]) == 5
+    assert len(method.state_dict()["states"]) == 5
 
 
 @pytest.mark.parametrize(
@@ -298,4 +298,4 @@ def test_no_more_is_measured_than_fits(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_cannot_be_measured_at(states: Any, params: Any, says: str) -> None:
     for measure in (ReferenceJacobian().measure, ReferenceJacobian().prepare):
         with pytest.raises(SolverError, match=says):
-            measure(states, params, Probes(masked()))
+            measure(states, params, SolverProbe(masked()))

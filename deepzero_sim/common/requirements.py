@@ -1,0 +1,95 @@
+"""What is required of a value that somebody gave, refused in one sentence: what was expected, what came, what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from deepzero_sim.common.types import is_integer
+from deepzero_sim.errors import ConfigError, DeepZeroError
+
+
+def require(holds: bool, expected: str, value: object, remedy: str = "", error: type[DeepZeroError] = ConfigError) -> None:
+    """Refuse a value unless a condition holds: `EXPECTED, not VALUE: REMEDY.`
+
+    Args:
+        holds: Condition on the value.
+        expected: Beginning of the sentence, such as ``"radius must be a whole number of points, 0 or more"``.
+        value: Value that came, shown as Python writes it.
+        remedy: What to do about it, where that is not plain.
+        error: Class of the error.
+
+    Raises:
+        DeepZeroError: The condition does not hold.
+    """
+    if not holds:
+        raise error(f"{expected}, not {value!r}{f': {remedy}' if remedy else ''}.")
+
+
+def require_type(value: object, kinds: type | tuple[type, ...], expected: str, remedy: str = "") -> None:
+    """Refuse an object of another type: `EXPECTED, not TYPE: REMEDY.`
+
+    Args:
+        value: Object that came.
+        kinds: Class or classes that it may be of.
+        expected: Beginning of the sentence, such as ``"an oracle asks a torch.nn.Module"``.
+        remedy: What to do about it, where that is not plain.
+
+    Raises:
+        ConfigError: The object is of none of these classes.
+    """
+    if not isinstance(value, kinds):
+        raise ConfigError(f"{expected}, not {type(value).__name__}{f': {remedy}' if remedy else ''}.")
+
+
+def require_one_of(value: object, known: Iterable[Any], name: str) -> None:
+    """Refuse a value that is none of those known: `NAME must be one of A, B, not VALUE.`
+
+    Args:
+        value: Value that came.
+        known: Values that there are.
+        name: Name of the setting or argument.
+
+    Raises:
+        ConfigError: The value is none of them.
+    """
+    known = tuple(known)
+    if value not in known:
+        raise ConfigError(f"{name} must be one of {', '.join(map(str, known))}, not {value!r}.")
+
+
+def require_flag(value: object, name: str, remedy: str = "") -> None:
+    """Refuse anything but true and false, such as text that YAML or a shell made of them.
+
+    Args:
+        value: Value that came.
+        name: Name of the setting or argument.
+        remedy: What to do about it, where that is not plain.
+
+    Raises:
+        ConfigError: The value is another.
+    """
+    require(isinstance(value, bool), f"{name} must be true or false", value, remedy)
+
+
+def require_executor(executor: object) -> None:
+    """Refuse what takes no tasks; None stands for the calling thread.
+
+    Args:
+        executor: Object that came.
+
+    Raises:
+        ConfigError: It has no method `submit`.
+    """
+    if executor is not None and not hasattr(executor, "submit"):
+        raise ConfigError(f"an executor must have submit, as those of dz.open_executor do, but {executor!r} has none.")
+
+
+def is_count(value: object, least: int = 1) -> bool:
+    """Tell whole numbers from `least` on from all else, whatever the type hints promised; true and false are none.
+
+    Args:
+        value: Value that came.
+        least: Smallest number that will do.
+    """
+    return is_integer(value) and value >= least
