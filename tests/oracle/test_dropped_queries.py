@@ -296,7 +296,7 @@ def test_retries_are_counted_as_solver_steps(tmp_path: Path) -> None:
 def test_failures_of_a_run_are_in_its_log_and_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Declared in settings, as the command line takes them; training and evaluation are counted apart."""
     data = line_data(tmp_path / "line.h5")
-    limited = Component("test_surviving.Limited", {"limit": 2.2})
+    limited = Component("test_dropped_queries.Limited", {"limit": 2.2})
     settings = train_settings(
         tmp_path / "run",
         data,
@@ -323,7 +323,7 @@ def test_failures_while_layer_ratios_are_found_outlive_the_process(tmp_path: Pat
     settings = train_settings(
         tmp_path / "run",
         data,
-        solver=Component("test_surviving.Limited", {"limit": 2.2}),
+        solver=Component("test_dropped_queries.Limited", {"limit": 2.2}),
         on_failure="drop",
         workers=Workers("serial", 1),
         sparsity=0.5,

@@ -81,14 +81,14 @@ def sparse_settings(run: Path, data: Path, **changes: Any) -> TrainSettings:
         (Component("zo-grasp", {"gradient": "cge"}), 2 * (SCORED + 1), 2 * (SCORED + 1) * 2 * 2),
         (Component("grasp"), 1, 2 * 2),
         (Component("grasp", {"rule": "magnitude"}), 1, 2 * 2),
-        (Component("test_masking.Halves"), 3, 11),
+        (Component("test_active_set.Halves"), 3, 11),
     ],
     ids=str,
 )
 def test_ratios_are_found_kept_and_counted(
     tmp_path: Path, data: Path, start: Path, ratios: Component, queries: int, steps: int
 ) -> None:
-    solver = Component("test_masking.TorchBurgers")
+    solver = Component("test_active_set.TorchBurgers")
     settings = sparse_settings(tmp_path / "run", data, start=start, layer_ratios=ratios, differentiable_solver=solver)
     progress = train(settings)
     record = load_ratios(settings.run)
@@ -230,10 +230,10 @@ def test_a_finished_run_is_not_asked_again(tmp_path: Path, data: Path, monkeypat
 
 
 def test_first_order_ratios_resume_without_their_solver(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    solver = Component("test_masking.TorchBurgers")
+    solver = Component("test_active_set.TorchBurgers")
     settings = sparse_settings(tmp_path / "run", data, layer_ratios=Component("grasp"), differentiable_solver=solver)
     first = train(settings)
-    monkeypatch.delattr("test_masking.TorchBurgers")
+    monkeypatch.delattr("test_active_set.TorchBurgers")
     assert train(settings) == first
 
 
