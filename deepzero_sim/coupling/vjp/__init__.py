@@ -1,18 +1,18 @@
 """Vector-Jacobian products of solvers that offer none."""
 
 from deepzero_sim.common.arguments import guard_calls as _guard_calls
+from deepzero_sim.coupling.vjp.analytic import Detached, Exact, StraightThrough
 from deepzero_sim.coupling.vjp.base import StepTaken, VectorJacobianProduct
 from deepzero_sim.coupling.vjp.coloured import Coloured
 from deepzero_sim.coupling.vjp.coordinate_probes import CoordinateProbes
-from deepzero_sim.coupling.vjp.detached import Detached
 from deepzero_sim.coupling.vjp.random_probes import RandomProbes
 from deepzero_sim.coupling.vjp.reference.reference_jacobian import ReferenceJacobian
-from deepzero_sim.coupling.vjp.straight_through import StraightThrough
 
 __all__ = [
     "Coloured",
     "CoordinateProbes",
     "Detached",
+    "Exact",
     "RandomProbes",
     "ReferenceJacobian",
     "StepTaken",

@@ -7,6 +7,8 @@ import warnings
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from deepzero_sim.common.types import Array, read_only_copy
 from deepzero_sim.coupling.probes import SolverProbe
 from deepzero_sim.errors import ConfigError
@@ -71,6 +73,24 @@ class VectorJacobianProduct(abc.ABC):
                 f"learns of that may be wrong for {solver.spec.name!r}: make one of its own for each, or share the solver."
             )
         self._solver = solver
+
+    def differentiable_step(self, solver: Solver, states: torch.Tensor, params: torch.Tensor | None) -> torch.Tensor | None:
+        """Advance states by a step that autograd records itself, so that :meth:`product` is not asked.
+
+        Most products have none and return None: the caller advances the states, and asks :meth:`product` on the way back.
+
+        Args:
+            solver: Solver that this product is bound to.
+            states: Tensor `(B, C, *N)`.
+            params: Tensor `(B, K)` or None.
+
+        Returns:
+            Tensor `(B, C, *N)` with a graph back to `states` and `params`, or None.
+
+        Raises:
+            SolverError: The solver failed, or left the finite numbers.
+        """
+        return None
 
     @abc.abstractmethod
     def product(self, taken: StepTaken, cotangents: Array, probes: SolverProbe) -> Array:

@@ -9,9 +9,9 @@ import numpy as np
 from deepzero_sim.common.difference_schemes import Scheme
 from deepzero_sim.common.types import Array, is_integer
 from deepzero_sim.coupling.probes import SolverProbe
+from deepzero_sim.coupling.vjp.analytic import StraightThrough
 from deepzero_sim.coupling.vjp.base import StepTaken, VectorJacobianProduct
 from deepzero_sim.coupling.vjp.differences import Differences
-from deepzero_sim.coupling.vjp.straight_through import StraightThrough
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.solver.contract import Solver
 

@@ -1,0 +1,75 @@
+"""Vector-Jacobian products that are known without probing the solver: zero, the identity, and torch's own."""
+
+from __future__ import annotations
+
+from typing import final
+
+import numpy as np
+import torch
+
+from deepzero_sim.common.types import Array
+from deepzero_sim.coupling.probes import SolverProbe
+from deepzero_sim.coupling.vjp.base import StepTaken, VectorJacobianProduct
+from deepzero_sim.errors import ConfigError, NonFiniteError
+from deepzero_sim.solver.contract import DifferentiableSolver, Solver, differentiable_step
+
+
+@final
+class Detached(VectorJacobianProduct):
+    """`J = 0`: the gradient stops at the solver. Costs nothing."""
+
+    def product(self, taken: StepTaken, cotangents: Array, probes: SolverProbe) -> Array:
+        return np.zeros_like(cotangents)
+
+
+@final
+class StraightThrough(VectorJacobianProduct):
+    """`J = I`: a step changes a state by little. Costs nothing (Bengio et al., arXiv 1308.3432, of thresholds)."""
+
+    def product(self, taken: StepTaken, cotangents: Array, probes: SolverProbe) -> Array:
+        return cotangents.copy()
+
+
+@final
+class Exact(VectorJacobianProduct):
+    """`J` itself, by torch's autograd through the step of a :class:`~deepzero_sim.DifferentiableSolver`.
+
+    A layer takes the step by :meth:`differentiable_step`, whose graph holds all that the way back needs, so that the gradient
+    takes no solver steps of its own. :meth:`product` has no such graph: it takes each step once more, and counts it.
+    """
+
+    def bind(self, solver: Solver) -> None:
+        _require_differentiable(solver)
+        super().bind(solver)
+
+    def differentiable_step(self, solver: Solver, states: torch.Tensor, params: torch.Tensor | None) -> torch.Tensor:
+        advanced = differentiable_step(_require_differentiable(solver), states, params)
+        if not bool(torch.isfinite(advanced).all()):
+            raise NonFiniteError(
+                f"what solver {solver.spec.name!r} returned must be finite, but it holds NaN or infinity: "
+                "use a smaller learning rate or fewer unrolled steps."
+            )
+        return advanced
+
+    def product(self, taken: StepTaken, cotangents: Array, probes: SolverProbe) -> Array:
+        # copies, as torch may write into what numpy calls read-only
+        states = torch.from_numpy(taken.states.copy()).requires_grad_()
+        params = None if taken.params is None else torch.from_numpy(taken.params.copy())
+        with torch.enable_grad():
+            advanced = self.differentiable_step(probes.solver, states, params)
+        probes.steps += len(states)
+        if not advanced.requires_grad:
+            raise ConfigError(
+                f"the differentiable step of solver {probes.spec.name!r} has no gradient: look for detach() or numpy in it."
+            )
+        (product,) = torch.autograd.grad(advanced, states, torch.from_numpy(cotangents.copy()))
+        return np.where(probes.spec.active(), product.numpy(), np.zeros((), cotangents.dtype))
+
+
+def _require_differentiable(solver: Solver) -> DifferentiableSolver:
+    if not isinstance(solver, DifferentiableSolver):
+        raise ConfigError(
+            f"solver {solver.spec.name!r} offers no gradient: use a DifferentiableSolver for gradient='exact', "
+            "or 'detached' or 'straight-through'."
+        )
+    return solver
