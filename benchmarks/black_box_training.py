@@ -23,7 +23,7 @@ from deepzero_sim.cli.first_steps import FirstSteps, others
 from deepzero_sim.cli.reports.plain import plain
 from deepzero_sim.cli.settings import WakeMethod, Workers
 from deepzero_sim.common.components import Component
-from deepzero_sim.common.module_state import state_put_back, write
+from deepzero_sim.common.module_state import preserve_state, write
 from deepzero_sim.coupling.loop import SolverLoop
 from deepzero_sim.datasets import trajectories
 from deepzero_sim.datasets.batches import UnrolledBatches
@@ -174,7 +174,7 @@ def _checkpoint(oracle: LoopOracle, black_box: BlackBox, progress: Progress) -> 
     """Of the network where the optimiser takes the minimum to lie."""
     parameters = trainable(oracle.model)
     parts = torch.split(torch.from_numpy(black_box.best), [p.numel() for p in parameters.values()])
-    with state_put_back(oracle.model):
+    with preserve_state(oracle.model):
         write(oracle.model, {name: part.view(p.shape) for (name, p), part in zip(parameters.items(), parts, strict=True)})
         tensors = detached({f"network.{name}": tensor for name, tensor in oracle.model.state_dict().items()})
     return Checkpoint(tensors, {"progress": asdict(progress)})

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from deepzero_sim.common.difference_schemes import Scheme
-from deepzero_sim.common.module_state import state_put_back
+from deepzero_sim.common.module_state import preserve_state
 from deepzero_sim.common.types import Mask, NamedTensors
 from deepzero_sim.estimators.base import check_mask, check_scheme
 from deepzero_sim.models import ResNet
@@ -85,7 +85,7 @@ class PlainLoop:
         if self.channels_last and x.dim() == 4:
             x = x.contiguous(memory_format=torch.channels_last)
         inputs = []
-        with state_put_back(self.model):
+        with preserve_state(self.model):
             for block in self._blocks:
                 inputs.append(x)
                 x = block(x)
@@ -94,7 +94,7 @@ class PlainLoop:
     @torch.no_grad()
     def slopes(self, prepared: Prepared, coordinates: Sequence[Coordinate]) -> torch.Tensor:
         """The loss's slope along each coordinate, `(n,)`, float64."""
-        with state_put_back(self.model):
+        with preserve_state(self.model):
             slopes = [self._slope(prepared, coordinate) for coordinate in coordinates]
         return torch.tensor(slopes, dtype=torch.float64)
 

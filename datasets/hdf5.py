@@ -11,7 +11,7 @@ from pathlib import Path
 
 import h5py
 
-from deepzero_sim.common.files import kind_of_file, replacing
+from deepzero_sim.common.files import kind_of_file, replace_file
 from deepzero_sim.errors import DataError
 
 #: What :func:`not_a_file` says of a path where nothing is.
@@ -28,7 +28,7 @@ def writing(path: Path) -> Iterator[h5py.File]:
     image = io.BytesIO()
     with h5py.File(image, "w", libver="v110") as file:  # whose structures have checksums
         yield file
-    with replacing(path) as aside:
+    with replace_file(path) as aside:
         aside.write_bytes(image.getbuffer())
 
 

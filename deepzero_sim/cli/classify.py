@@ -20,7 +20,7 @@ from deepzero_sim.cli.reports.plain import plain
 from deepzero_sim.cli.settings import ClassifySettings
 from deepzero_sim.common.checksums import digest
 from deepzero_sim.common.files import write_text
-from deepzero_sim.common.module_state import state_put_back
+from deepzero_sim.common.module_state import preserve_state
 from deepzero_sim.datasets import image_cache, images
 from deepzero_sim.datasets.image_batches import ImageBatches, Normalised
 from deepzero_sim.datasets.images import ImageData, Images
@@ -137,7 +137,7 @@ def classify(
 def _require_outputs(model: nn.Module, parts: Parts, classes: int) -> None:
     """Refuse a network that gives another number of scores than there are classes."""
     try:
-        with state_put_back(model), torch.random.fork_rng(devices=[]):
+        with preserve_state(model), torch.random.fork_rng(devices=[]):
             shape = tuple(model(parts.for_ratios[0][:2]).shape)
     except Exception:  # said when it is trained
         return

@@ -21,7 +21,7 @@ from deepzero_sim.cli.settings import MethodName, TrainSettings
 from deepzero_sim.cli.trust import described, trust_parts, untrusted
 from deepzero_sim.common.checksums import digest
 from deepzero_sim.common.components import Component
-from deepzero_sim.common.module_state import cast, state_put_back
+from deepzero_sim.common.module_state import cast, preserve_state
 from deepzero_sim.common.types import Array
 from deepzero_sim.coupling.evaluation import Evaluation, evaluate
 from deepzero_sim.coupling.layer import SolverLayer
@@ -269,7 +269,7 @@ def _require_repeatable(oracle: LoopOracle, batch: Any) -> int:
     """
     noted = oracle.log.take()
     try:
-        with torch.no_grad(), single_threaded(), state_put_back(oracle.model):
+        with torch.no_grad(), single_threaded(), preserve_state(oracle.model):
             (loss, steps), (again, _) = (oracle.differentiable_loss(batch) for _ in range(2))
             first, second = float(loss), float(again)
     except SolverError:  # training meets it too, or no more; it knows what the failure policy makes of it

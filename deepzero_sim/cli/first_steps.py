@@ -20,7 +20,7 @@ from safetensors.numpy import save_file
 
 from deepzero_sim.common.checksums import digest, digest_of_named
 from deepzero_sim.common.components import Component
-from deepzero_sim.common.files import replacing_tensors, require_regular
+from deepzero_sim.common.files import replace_tensor_file, require_regular
 from deepzero_sim.common.types import Array
 from deepzero_sim.connectors import BMISolver
 from deepzero_sim.connectors.per_state import PerStateCaller
@@ -260,7 +260,7 @@ class _Keeper:
         words = {"format": FORMAT, "key": kept.key, "incidents": json.dumps(kept.incidents)}
         arrays = {"advanced": np.ascontiguousarray(kept.advanced)}
         checksum = digest_of_named(list(words.values()), arrays)
-        with replacing_tensors(self.file, f"the first steps in {self.file}") as aside:
+        with replace_tensor_file(self.file, f"the first steps in {self.file}") as aside:
             save_file(arrays, aside, metadata={**words, "sha256": checksum})
         self._written = time.perf_counter()
         self._writing = self._written - started

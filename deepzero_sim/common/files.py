@@ -18,7 +18,7 @@ LARGEST_TEXT = 8 * 2**20
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replace_file(path: Path) -> Iterator[Path]:
     """Write aside, then rename: `path` is whole and on disk when the block ends, and untouched if it fails.
 
     Yields:
@@ -37,8 +37,8 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def replacing_tensors(path: Path, what: str) -> Iterator[Path]:
-    """Write a file of safetensors as :func:`replacing` does, with its name for an input/output error in Python's.
+def replace_tensor_file(path: Path, what: str) -> Iterator[Path]:
+    """Write a file of safetensors as :func:`replace_file` does, with its name for an input/output error in Python's.
 
     Args:
         path: of the file.
@@ -47,7 +47,7 @@ def replacing_tensors(path: Path, what: str) -> Iterator[Path]:
     Yields:
         The path to write to, in the same folder.
     """
-    with replacing(path) as aside:
+    with replace_file(path) as aside:
         try:
             yield aside
         except SafetensorError as error:
@@ -77,7 +77,7 @@ def _is_running(process: int) -> bool:
 
 def write_text(path: Path, text: str) -> None:
     """Write a whole text file, or nothing."""
-    with replacing(path) as aside:
+    with replace_file(path) as aside:
         aside.write_text(text, encoding="utf-8")
 
 

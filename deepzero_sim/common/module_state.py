@@ -21,7 +21,7 @@ class _Kept(NamedTuple):
 
 
 @contextmanager
-def state_put_back(model: torch.nn.Module) -> Iterator[None]:
+def preserve_state(model: torch.nn.Module) -> Iterator[None]:
     """Whatever is done to a network inside, afterwards it is what it was, its parameters and buffers bit for bit.
 
     A network itself may write into them (running statistics), resize or replace them; register others, count its calls, keep
@@ -57,7 +57,7 @@ def _lies_as(tensor: torch.Tensor, view: torch.Tensor) -> bool:
     return ours == theirs
 
 
-def uncompiled() -> AbstractContextManager[Any]:
+def force_eager() -> AbstractContextManager[Any]:
     """Run compiled networks inside as the modules they were made from.
 
     The compiler would otherwise compile what watches their operations along with them: seconds a pass, and warnings.
@@ -85,7 +85,7 @@ def as_input(model: torch.nn.Module, tensor: torch.Tensor) -> torch.Tensor:
     return tensor.to(device=device, dtype=tensor.dtype if dtype is None else dtype, copy=True)
 
 
-def copied(inputs: Sequence[Any]) -> tuple[Any, ...]:
+def copy_tensors(inputs: Sequence[Any]) -> tuple[Any, ...]:
     """Copies of the tensors in a call's arguments, which the code that is called may write into."""
     copies: tuple[Any, ...] = pytree.tree_map(lambda x: x.clone() if isinstance(x, torch.Tensor) else x, tuple(inputs))
     return copies

@@ -12,7 +12,7 @@ from deepzero_sim.common.types import is_integer
 from deepzero_sim.errors import ConfigError
 
 
-def seeded(seed: int) -> torch.Generator:
+def new_generator(seed: int) -> torch.Generator:
     """A generator of its own, on the CPU: a seed gives the same numbers on every machine.
 
     Raises:

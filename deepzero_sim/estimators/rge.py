@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from deepzero_sim.common.difference_schemes import Scheme
-from deepzero_sim.common.randomness import seeded
+from deepzero_sim.common.randomness import new_generator
 from deepzero_sim.common.types import Mask, is_integer
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.estimators.base import (
@@ -46,7 +46,7 @@ class RGE(Estimator):
 
     def estimate(self, oracle: Oracle, batch: Any, mask: Mask | None = None, seed: int = 0) -> GradientEstimate:
         parameters = parameters_of(oracle, mask)
-        seeds = torch.randint(2**62, (self.num_directions,), generator=seeded(seed)).tolist()
+        seeds = torch.randint(2**62, (self.num_directions,), generator=new_generator(seed)).tolist()
         steps = signed_steps(self.step_size, self.scheme)
         queries = Directions(tuple(s for s in seeds for _ in steps), steps * len(seeds), mask)
         slopes = ask_slopes(oracle, batch, [queries], self.step_size, self.scheme)

@@ -24,7 +24,7 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, get_args
 import cloudpickle
 import torch
 
-from deepzero_sim.common.module_state import copied
+from deepzero_sim.common.module_state import copy_tensors
 from deepzero_sim.common.types import NamedTensors, is_integer, to_array
 from deepzero_sim.coupling.loop import SolverLoop
 from deepzero_sim.errors import ConfigError, DivergedError, NonFiniteError, WorkerLostError
@@ -602,4 +602,4 @@ class ModelOracle(Oracle):
 
     def differentiable_loss(self, batch: Any) -> tuple[torch.Tensor, int]:
         inputs, targets = self._checked(batch)
-        return self._whole(*copied((inputs, targets))), 0  # the network and the loss may write into them
+        return self._whole(*copy_tensors((inputs, targets))), 0  # the network and the loss may write into them

@@ -18,8 +18,8 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from deepzero_sim.common.module_state import copied, state_put_back, uncompiled, write
-from deepzero_sim.common.randomness import RandomnessDetector, seeded
+from deepzero_sim.common.module_state import copy_tensors, force_eager, preserve_state, write
+from deepzero_sim.common.randomness import RandomnessDetector, new_generator
 from deepzero_sim.common.types import NamedTensors
 from deepzero_sim.errors import ConfigError, DeepZeroError
 from deepzero_sim.oracle.difference.delta import Delta, Dense, OneCoordinate
@@ -151,12 +151,12 @@ class QueriedNetwork:
         return True
 
     def _whole_pass(self, inputs: Sequence[Any]) -> torch.Tensor:
-        with state_put_back(self._whole):
+        with preserve_state(self._whole):
             return self._call(inputs).clone()  # it may be a buffer, which is put back
 
     def _call(self, inputs: Sequence[Any]) -> torch.Tensor:
-        with uncompiled():
-            result = self._whole(*copied(inputs))
+        with force_eager():
+            result = self._whole(*copy_tensors(inputs))
         if not isinstance(result, torch.Tensor):
             raise ConfigError(f"{self._name} must return a tensor, not {type(result).__name__}.")
         return result
@@ -168,7 +168,7 @@ class QueriedNetwork:
         """
         with RandomnessDetector() as draws:
             first = self._whole_pass(inputs)
-        with state_put_back(self._whole):
+        with preserve_state(self._whole):
             second = self._call(inputs)
             third = self._call(inputs) if self._in_loop else second
         same = all(torch.equal(first.nan_to_num(), other.nan_to_num()) for other in (second, third))
@@ -184,7 +184,7 @@ class QueriedNetwork:
 
     def _recorded_base(self, inputs: tuple[Any, ...]) -> Base:
         parameters = self._parameters
-        with state_put_back(self._whole):
+        with preserve_state(self._whole):
             recording = record(self._whole, inputs, list(parameters.values()), self._rounded_once, self._memory)
         return Base(inputs, recording.values[recording.output], parameters, recording, Differences(recording, self._dtype))
 
@@ -213,7 +213,7 @@ class QueriedNetwork:
             CannotRecordError: something goes past the recording, such as code that torch does not see.
         """
         for values, share in ((_noise(self._whole), 1.0), (_nearby(self._whole), 0.01)):
-            with state_put_back(self._whole):
+            with preserve_state(self._whole):
                 write(self._whole, values)
                 ways = self._two_ways(inputs, share)
             if ways is None:
@@ -242,7 +242,7 @@ class QueriedNetwork:
         if self._numbers(inputs) is None:
             return None
         parameters = self._parameters
-        recording = record(self._whole, copied(inputs), list(parameters.values()), memory=self._memory)
+        recording = record(self._whole, copy_tensors(inputs), list(parameters.values()), memory=self._memory)
         before = recording.values[recording.output].clone()
         changes = {
             name: OneCoordinate((p.numel() // 2,), (share * float(p.abs().max().clamp(min=0.1)),), 0, 1, p)
@@ -322,7 +322,7 @@ class QueriedNetwork:
         for query, changed in enumerate(queries):
             given = tuple(x if x is base.inputs[i] else x[query] for i, x in enumerate(moved))
             named = {self._prefix + name: tensor for name, tensor in changed.items()}
-            with state_put_back(self._whole):
+            with preserve_state(self._whole):
                 write(self._whole, named)
                 changes.append(self._call(given) - base.result)
         return torch.stack(changes)
@@ -360,7 +360,7 @@ def _case(whole: nn.Module, inputs: Sequence[Any]) -> _Case:
 
 def _noise(module: nn.Module) -> NamedTensors:
     """Other numbers for a module's parameters, of the size that numbers for them have."""
-    generator = seeded(0)
+    generator = new_generator(0)
     return {
         name: torch.randn(p.shape, generator=generator).to(p) / math.sqrt(max(1, math.prod(p.shape[1:])))
         for name, p in module.named_parameters()
@@ -370,7 +370,7 @@ def _noise(module: nn.Module) -> NamedTensors:
 
 def _nearby(module: nn.Module) -> NamedTensors:
     """A module's parameters, each some percent larger."""
-    generator = seeded(0)
+    generator = new_generator(0)
     return {
         name: p + 0.05 * torch.rand(p.shape, generator=generator).to(p) * p
         for name, p in module.named_parameters()
@@ -380,7 +380,7 @@ def _nearby(module: nn.Module) -> NamedTensors:
 
 def _varied(x: torch.Tensor, share: float) -> torch.Tensor:
     """Somewhat other numbers."""
-    noise = torch.randn(x.shape, generator=seeded(0)).to(x)
+    noise = torch.randn(x.shape, generator=new_generator(0)).to(x)
     return x + 0.1 * share * float(x.abs().max()) * noise
 
 

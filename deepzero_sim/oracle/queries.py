@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 import torch
 
-from deepzero_sim.common.randomness import seeded
+from deepzero_sim.common.randomness import new_generator
 from deepzero_sim.common.types import Mask, NamedTensors
 from deepzero_sim.errors import ConfigError
 
@@ -157,7 +157,7 @@ def trainable(model: torch.nn.Module) -> NamedTensors:
 
 def unit_direction(parameters: Mapping[str, torch.Tensor], seed: int, mask: Mask | None) -> NamedTensors:
     """A Gaussian direction over the active coordinates, of unit norm; a seed gives the same one on every machine."""
-    generator = seeded(seed)
+    generator = new_generator(seed)
     direction = {name: torch.randn(p.shape, generator=generator, dtype=torch.float64) for name, p in parameters.items()}
     if mask is not None:
         direction = {name: u * mask[name] for name, u in direction.items() if name in mask}

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from deepzero_sim.common.module_state import state_put_back, write
+from deepzero_sim.common.module_state import preserve_state, write
 from deepzero_sim.common.types import NamedTensors, to_array
 from deepzero_sim.connectors.http.json_values import Vector
 from deepzero_sim.errors import ConfigError
@@ -43,7 +43,7 @@ class ServedLoss(ServedModel):
 
     def evaluate(self, inputs: Sequence[Vector], config: Mapping[str, Any]) -> Sequence[Vector]:
         model, batch = self.oracle.model, self.batches(whole_of(config, "batch", 0, 0))
-        with state_put_back(model), torch.no_grad(), single_threaded():
+        with preserve_state(model), torch.no_grad(), single_threaded():
             write(model, _named(model, inputs[0]))
             loss = float(self.oracle.differentiable_loss(batch)[0])
         require_finite(loss)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from deepzero_sim.common.module_state import state_put_back
+from deepzero_sim.common.module_state import preserve_state
 from deepzero_sim.common.types import Array, to_array
 from deepzero_sim.connectors.http.json_values import Vector
 from deepzero_sim.coupling.loop import SolverLoop
@@ -85,7 +85,7 @@ class ServedLoop(_ServedSteps):
         self.loop = loop
 
     def _advance(self, states: Array, params: Array | None) -> Array:
-        with torch.no_grad(), single_threaded(), state_put_back(self.loop.corrector):
+        with torch.no_grad(), single_threaded(), preserve_state(self.loop.corrector):
             corrected = to_array(self.loop.rollout(states, params, steps=1)[:, 0])
         what = f"the corrected state of solver {self.spec.name!r}"
         check_states(self.spec, corrected, what, "the correction diverged: start from a state as in training")

@@ -37,7 +37,7 @@ from safetensors.torch import save_file
 
 from deepzero_sim.common.checksums import digest, digest_of_named
 from deepzero_sim.common.documents import read_json, read_yaml, write_yaml
-from deepzero_sim.common.files import read_text, replacing_tensors, require_regular, write_text
+from deepzero_sim.common.files import read_text, replace_tensor_file, require_regular, write_text
 from deepzero_sim.common.types import NamedTensors
 from deepzero_sim.errors import ConfigError, RunError
 from deepzero_sim.solver.failure_policy import Incident, as_line
@@ -234,7 +234,7 @@ def snapshot(path: Path, step: int) -> Path:
 def _save(folder: Path, checkpoint: Checkpoint, identity: _Identity) -> None:
     words = {"state": json.dumps(checkpoint.state), "run": identity.words}
     checksum = digest_of_named(list(words.values()), checkpoint.tensors)
-    with replacing_tensors(folder / CHECKPOINT, f"the checkpoint in {folder}") as aside:
+    with replace_tensor_file(folder / CHECKPOINT, f"the checkpoint in {folder}") as aside:
         save_file(_as_stored(checkpoint.tensors), aside, metadata={**words, "sha256": checksum})
     write_text(folder / STATE, _for_people(checkpoint))
 

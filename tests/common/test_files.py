@@ -12,13 +12,13 @@ import pytest
 from problems import wait_until
 from runs import unfinished
 
-from deepzero_sim.common.files import replacing, write_text
+from deepzero_sim.common.files import replace_file, write_text
 
 WRITER = """
 import sys, time
 from pathlib import Path
-from deepzero_sim.common.files import replacing
-with replacing(Path(sys.argv[1])) as aside:
+from deepzero_sim.common.files import replace_file
+with replace_file(Path(sys.argv[1])) as aside:
     aside.write_text("half")
     time.sleep(60)
 """
@@ -26,7 +26,7 @@ with replacing(Path(sys.argv[1])) as aside:
 
 def test_a_file_appears_when_it_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "new" / "a.txt"
-    with replacing(path) as aside:
+    with replace_file(path) as aside:
         aside.write_text("whole")
         assert not path.exists() and aside.parent == path.parent
     assert path.read_text() == "whole" and not unfinished(tmp_path)
@@ -34,7 +34,7 @@ def test_a_file_appears_when_it_is_whole(tmp_path: Path) -> None:
 
 def test_a_failure_leaves_the_old_file(tmp_path: Path) -> None:
     write_text(tmp_path / "a.txt", "old")
-    with pytest.raises(ValueError, match="halfway"), replacing(tmp_path / "a.txt") as aside:
+    with pytest.raises(ValueError, match="halfway"), replace_file(tmp_path / "a.txt") as aside:
         aside.write_text("new")
         raise ValueError("halfway")
     assert (tmp_path / "a.txt").read_text() == "old" and not unfinished(tmp_path)
@@ -50,7 +50,7 @@ def test_a_kill_leaves_the_old_file_and_what_it_left_is_cleared_away(tmp_path: P
     write_text(path, "old")
     writer = subprocess.Popen([sys.executable, "-c", WRITER, str(path)])
     assert wait_until(lambda: bool(unfinished(tmp_path)), 60)
-    with replacing(path) as aside:  # beside a writer that lives
+    with replace_file(path) as aside:  # beside a writer that lives
         aside.write_text("newer")
     assert len(unfinished(tmp_path)) == 1
     os.kill(writer.pid, signal.SIGKILL)

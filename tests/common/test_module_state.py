@@ -14,8 +14,8 @@ from problems import assert_untouched, snapshot
 from torch import nn
 
 import deepzero_sim as dz
-from deepzero_sim.common.module_state import state_put_back
-from deepzero_sim.common.randomness import seeded
+from deepzero_sim.common.module_state import preserve_state
+from deepzero_sim.common.randomness import new_generator
 from deepzero_sim.oracle.queries import trainable, unit_direction
 
 
@@ -116,7 +116,7 @@ def test_everything_is_put_back_after_an_error_too() -> None:
     network = nn.Sequential(nn.Conv1d(1, 2, 3), nn.BatchNorm1d(2), Forgetful()).float()
     before = snapshot(network)
     owned = [id(t) for t in (*network.parameters(), *network.buffers())]
-    with pytest.raises(KeyboardInterrupt), state_put_back(network):
+    with pytest.raises(KeyboardInterrupt), preserve_state(network):
         with torch.no_grad():
             for parameter in network.parameters():
                 parameter.mul_(1.1).add_(0.3)
@@ -288,7 +288,7 @@ def test_hard_networks_are_followed(name: str, memory: int, estimator: dz.Estima
         found = estimator.estimate(oracle, (x, y)).grads
         assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
         parameters = dict(model.named_parameters())
-        with state_put_back(model):
+        with preserve_state(model):
             trained = [p for p in parameters.values() if p.requires_grad]
             exact = torch.autograd.grad(F.mse_loss(model(x), y), trained, retain_graph=True)
         expected = dict(zip(trainable(model), exact, strict=True))
@@ -300,7 +300,7 @@ def test_hard_networks_are_followed(name: str, memory: int, estimator: dz.Estima
 
 def along_directions(gradient: dict[str, torch.Tensor], estimator: dz.RGE) -> dict[str, torch.Tensor]:
     """What random directions see of a gradient, those of seed 0."""
-    seeds = torch.randint(2**62, (estimator.num_directions,), generator=seeded(0)).tolist()
+    seeds = torch.randint(2**62, (estimator.num_directions,), generator=new_generator(0)).tolist()
     size = sum(g.numel() for g in gradient.values())
     seen = {name: torch.zeros_like(g) for name, g in gradient.items()}
     for seed in seeds:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from deepzero_sim.checks.gradient.subject import Found, Subject, Vector, require_same_step, require_twin, two_answers
-from deepzero_sim.common.randomness import seeded
+from deepzero_sim.common.randomness import new_generator
 from deepzero_sim.common.types import to_array
 from deepzero_sim.coupling.layer import SolverLayer
 from deepzero_sim.coupling.vjp.differences import Differences
@@ -45,7 +45,9 @@ class LayerProducts(Subject):
         self.samples = len(self._states)
         if not self.samples:
             raise ConfigError("a gradient is checked at one state or more, but none were given: pass states (B, C, *N).")
-        self._w = torch.from_numpy(self._drawn(torch.randn(self._states.shape, generator=seeded(seed), dtype=torch.float64)))
+        self._w = torch.from_numpy(
+            self._drawn(torch.randn(self._states.shape, generator=new_generator(seed), dtype=torch.float64))
+        )
 
     def _drawn(self, values: torch.Tensor) -> Any:
         return (values.numpy() * self._spec.active()).astype(self._spec.dtype)
@@ -97,7 +99,7 @@ class LayerProducts(Subject):
         return np.stack([self._direction(seed).reshape(-1).astype(np.float64) for seed in seeds])
 
     def _direction(self, seed: int) -> Any:
-        return self._drawn(torch.randn(self._spec.state_shape, generator=seeded(seed), dtype=torch.float64))
+        return self._drawn(torch.randn(self._spec.state_shape, generator=new_generator(seed), dtype=torch.float64))
 
     def slopes(self, sample: int, seeds: Sequence[int], step_size: float) -> Vector:
         state = to_array(self._states[sample])

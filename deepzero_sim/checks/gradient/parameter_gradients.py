@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from deepzero_sim.checks.gradient.subject import Found, Subject, Vector, require_same_step, require_twin, two_answers
-from deepzero_sim.common.module_state import state_put_back
+from deepzero_sim.common.module_state import preserve_state
 from deepzero_sim.common.types import NamedTensors, to_array
 from deepzero_sim.coupling.loop import SolverLoop
 from deepzero_sim.errors import ConfigError
@@ -55,7 +55,7 @@ class ParameterGradients(Subject):
 
     def found(self) -> Found:
         before, total, gradients = self._oracle.backward_steps, 0, []
-        with state_put_back(self._oracle.model):
+        with preserve_state(self._oracle.model):
             for batch in self._batches:
                 estimate = self._estimator.estimate(self._oracle, batch, seed=self._seed)
                 total += estimate.solver_steps

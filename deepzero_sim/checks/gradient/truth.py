@@ -10,7 +10,7 @@ import torch
 from deepzero_sim.checks.gradient.agreement import Agreement, with_gradient, with_slopes
 from deepzero_sim.checks.gradient.subject import Subject, Vector
 from deepzero_sim.checks.gradient.sweep import Sweep, sweep_over
-from deepzero_sim.common.randomness import seeded
+from deepzero_sim.common.randomness import new_generator
 from deepzero_sim.common.types import is_integer
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.solver.contract import DifferentiableSolver
@@ -61,7 +61,7 @@ def measure_truth(subject: Subject, twin: DifferentiableSolver | None = None, di
     if not is_integer(directions) or directions < SWEPT:
         raise ConfigError(f"directions must be a whole number of {SWEPT} or more, not {directions!r}: 64 do well.")
     shape = subject.samples, int(directions)
-    seeds = torch.randint(2**62, shape, generator=seeded(seed)).tolist()
+    seeds = torch.randint(2**62, shape, generator=new_generator(seed)).tolist()
     size = subject.size(0)  # first of all: it refuses what is random
     exact = None if twin is None else subject.exact(twin)
     sweep = sweep_over(subject, seeds[0][:SWEPT], size, exact)

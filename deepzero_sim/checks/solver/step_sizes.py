@@ -12,7 +12,7 @@ import torch
 from deepzero_sim.checks.gradient import LayerProducts, Sweep
 from deepzero_sim.checks.gradient.sweep import STEP_SIZES, sweep_over
 from deepzero_sim.checks.solver.trial import Sample, Trial
-from deepzero_sim.common.randomness import seeded
+from deepzero_sim.common.randomness import new_generator
 from deepzero_sim.common.types import Array
 from deepzero_sim.coupling.layer import SolverLayer
 from deepzero_sim.coupling.vjp import Detached
@@ -100,7 +100,7 @@ def measure_step_sizes(trial: Trial, seed: int) -> StepSizes:
     layer = SolverLayer(trial.shielded, Detached())
     params = None if sample.params is None else torch.from_numpy(sample.params)
     subject = LayerProducts(layer, torch.from_numpy(sample.state), params, seed + 1)
-    seeds = torch.randint(2**62, (count,), generator=seeded(seed)).tolist()
+    seeds = torch.randint(2**62, (count,), generator=new_generator(seed)).tolist()
     sweep = sweep_over(subject, seeds, subject.size(0))
     sizes = channel_sizes(sample.state[0])
     directions = subject.directions(seeds).reshape(count, *trial.spec.state_shape) * sizes.reshape(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from deepzero_sim.common.files import replacing
+from deepzero_sim.common.files import replace_file
 from deepzero_sim.errors import MissingExtraError
 
 
@@ -27,6 +27,6 @@ def pyplot() -> Any:
 
 def save(plot: Any, path: Path, figure: Any) -> None:
     """Write a figure as PNG, whole or not at all, and close it."""
-    with replacing(path) as aside:
+    with replace_file(path) as aside:
         figure.savefig(aside, format="png", dpi=110, bbox_inches="tight")
     plot.close(figure)

@@ -7,7 +7,7 @@ from typing import Any, final
 
 import torch
 
-from deepzero_sim.common.module_state import state_put_back
+from deepzero_sim.common.module_state import preserve_state
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.estimators.sparsity.base import Densities, LayerRatios, check_sparsity, scored_weights
 from deepzero_sim.estimators.sparsity.scores import HessianGradient, Rule, check_rule, grasp_densities
@@ -46,7 +46,7 @@ class GraSP(LayerRatios):
             DivergedError: the loss is not finite.
         """
         weights = scored_weights(oracle.model)
-        with state_put_back(oracle.model):
+        with preserve_state(oracle.model):
             loss, solver_steps = oracle.differentiable_loss(batch)
             require_finite(float(loss.detach()))
             products = _product(loss, list(weights.values()))

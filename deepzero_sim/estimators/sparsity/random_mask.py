@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import torch
 
-from deepzero_sim.common.randomness import seeded
+from deepzero_sim.common.randomness import new_generator
 from deepzero_sim.common.types import Mask, NamedTensors, is_integer, is_number
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.estimators.sparsity.base import active_count, check_sparsity
@@ -37,7 +37,7 @@ class RandomMask:
             raise ConfigError(f"a mask takes a sparsity or densities, not both: leave out the sparsity, {sparsity}.")
         if not is_integer(refresh) or refresh < 1:
             raise ConfigError(f"a mask must serve at least one step before it is drawn anew, not {refresh!r}: a whole number.")
-        seeded(seed)  # refuses what is no seed
+        new_generator(seed)  # refuses what is no seed
         self.sparsity = sparsity
         self.refresh = refresh
         self.seed = seed
@@ -56,7 +56,7 @@ class RandomMask:
             raise ConfigError(f"a mask is drawn for a training step, a whole number from 0, not {step!r}.")
         parameters = trainable(model)
         densities = self._densities(parameters)
-        generator = seeded((self.seed * 1_000_003 + step // self.refresh) % 2**63)
+        generator = new_generator((self.seed * 1_000_003 + step // self.refresh) % 2**63)
         return {name: _drawn(p, densities.get(name), generator) for name, p in parameters.items()}
 
     def _densities(self, parameters: NamedTensors) -> dict[str, float]:

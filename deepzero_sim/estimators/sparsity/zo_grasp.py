@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeAlias, final, get_args
 import torch
 
 from deepzero_sim.common.difference_schemes import Scheme
-from deepzero_sim.common.module_state import state_put_back
+from deepzero_sim.common.module_state import preserve_state
 from deepzero_sim.common.types import Mask, NamedTensors
 from deepzero_sim.errors import ConfigError, DivergedError, NonFiniteError
 from deepzero_sim.estimators import CGE, RGE, Estimator, GradientEstimate
@@ -86,7 +86,7 @@ class ZOGraSP(LayerRatios):
         scored = {name: torch.ones(w.shape, dtype=torch.bool) for name, w in weights.items()}
         here = self._gradient.estimate(oracle, batch, scored, seed)
         require_finite_tensors(here.grads, "gradient")
-        with state_put_back(oracle.model):
+        with preserve_state(oracle.model):
             there = self._displaced(oracle, batch, scored, seed, {name: here.grads[name] for name in weights})
         values = {name: (there.grads[name] - here.grads[name]) / self.step_size for name in weights}
         return HessianGradient(values, here.queries + there.queries, here.solver_steps + there.solver_steps)

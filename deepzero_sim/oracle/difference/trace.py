@@ -19,7 +19,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from deepzero_sim.common.module_state import uncompiled
+from deepzero_sim.common.module_state import force_eager
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.oracle.difference.float64_shadow import Doubles, put_rounded
 
@@ -149,7 +149,7 @@ def record(
         ConfigError: it changes its weights.
     """
     recorder = _Recorder(inputs, trained, memory, Doubles() if rounded_once else None)
-    with uncompiled(), recorder:
+    with force_eager(), recorder:
         result = module(*inputs)
     recorder.finish(result)
     return recorder.recording

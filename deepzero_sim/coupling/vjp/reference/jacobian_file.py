@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 
 from deepzero_sim.common.checksums import digest, digest_of_named
 from deepzero_sim.common.documents import read_json
-from deepzero_sim.common.files import replacing_tensors, require_regular
+from deepzero_sim.common.files import replace_tensor_file, require_regular
 from deepzero_sim.common.types import Array
 from deepzero_sim.coupling.probes import SolverProbe
 from deepzero_sim.errors import RunError
@@ -96,7 +96,7 @@ class KeptJacobians:
         if self._path is None or not self._changed:
             return
         facts = json.dumps(self._facts)
-        with replacing_tensors(self._path, f"the Jacobians in {self._path}") as aside:
+        with replace_tensor_file(self._path, f"the Jacobians in {self._path}") as aside:
             save_file(self._arrays, aside, metadata={"format": FORMAT, "facts": facts, "sha256": digest([facts])})
         self._changed = False
 
