@@ -16,9 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from deepzero_sim.common.difference_schemes import Scheme
 from deepzero_sim.common.module_state import preserve_state
-from deepzero_sim.common.types import Mask, NamedTensors
+from deepzero_sim.common.types import Mask, NamedTensors, Scheme
 from deepzero_sim.estimators.base import check_mask, check_scheme
 from deepzero_sim.models import ResNet
 from deepzero_sim.oracle.base import Loss

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
 from deepzero_sim.common.components import Component
-from deepzero_sim.common.difference_schemes import Scheme
+from deepzero_sim.common.types import Scheme
 from deepzero_sim.datasets.cifar_archive import MD5
 from deepzero_sim.datasets.generate import Simulations
 from deepzero_sim.datasets.statements import Statement

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Mapping
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -51,6 +51,9 @@ def is_integer(value: object) -> bool:
     """Whether it is a whole number; true and false are none."""
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
+
+#: One-sided differences `(f(x + mu v) - f(x)) / mu`, or two-sided `(f(x + mu v) - f(x - mu v)) / (2 mu)`.
+Scheme: TypeAlias = Literal["forward", "central"]
 
 #: Active coordinates: a bool tensor of the parameter's own shape for each name that is active at all.
 Mask: TypeAlias = Mapping[str, torch.Tensor]

@@ -6,12 +6,12 @@ import abc
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
-from deepzero_sim.common.difference_schemes import Scheme, require_scheme
-from deepzero_sim.common.types import Mask, NamedTensors, is_number
+from deepzero_sim.common.requirements import require_one_of
+from deepzero_sim.common.types import Mask, NamedTensors, Scheme, is_number
 from deepzero_sim.errors import ConfigError, DivergedError
 from deepzero_sim.oracle.base import Oracle, require_finite
 from deepzero_sim.oracle.queries import Perturbation, trainable
@@ -64,7 +64,7 @@ def check_scheme(step_size: float, scheme: str) -> None:
     """
     if not is_number(step_size) or not 0 < step_size <= sys.float_info.max:
         raise ConfigError(f"step_size must be a positive number, not {step_size!r}: 1e-3 suits float32 losses.")
-    require_scheme(scheme)
+    require_one_of(scheme, get_args(Scheme), "scheme")
 
 
 def check_precision(parameters: Mapping[str, torch.Tensor], step_size: float) -> None:

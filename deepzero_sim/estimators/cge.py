@@ -7,8 +7,7 @@ from typing import Any
 
 import torch
 
-from deepzero_sim.common.difference_schemes import Scheme
-from deepzero_sim.common.types import Mask, NamedTensors
+from deepzero_sim.common.types import Mask, NamedTensors, Scheme
 from deepzero_sim.estimators.base import (
     Estimator,
     GradientEstimate,

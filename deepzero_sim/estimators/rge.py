@@ -6,9 +6,8 @@ from typing import Any
 
 import torch
 
-from deepzero_sim.common.difference_schemes import Scheme
 from deepzero_sim.common.randomness import new_generator
-from deepzero_sim.common.types import Mask, is_integer
+from deepzero_sim.common.types import Mask, Scheme, is_integer
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.estimators.base import (
     Estimator,

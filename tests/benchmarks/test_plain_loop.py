@@ -9,8 +9,7 @@ from problems import assert_untouched, autograd, model_oracle, mse, relative_err
 from torch import nn
 
 from deepzero_sim.benchmarks.plain_loop import PlainLoop, blocks_of
-from deepzero_sim.common.difference_schemes import Scheme
-from deepzero_sim.common.types import NamedTensors
+from deepzero_sim.common.types import NamedTensors, Scheme
 from deepzero_sim.models import ResNet, resnet20
 from deepzero_sim.oracle.base import ModelOracle
 

@@ -14,8 +14,7 @@ from jacobians import advection, exact_jacobian, masked, projection, random_stat
 from problems import Burgers, LinearSolver, LogisticSolver, initial_states
 
 from deepzero_sim import SolverLayer, SolverSpec, as_solver, vjp
-from deepzero_sim.common.difference_schemes import Scheme
-from deepzero_sim.common.types import Array
+from deepzero_sim.common.types import Array, Scheme
 from deepzero_sim.coupling.probes import SolverProbe
 from deepzero_sim.errors import ConfigError, NonFiniteError, SolverCrashError
 from deepzero_sim.solver.contract import Solver

@@ -28,8 +28,7 @@ from problems import (
 )
 from torch import nn
 
-from deepzero_sim.common.difference_schemes import Scheme
-from deepzero_sim.common.types import Mask
+from deepzero_sim.common.types import Mask, Scheme
 from deepzero_sim.coupling.loop import SolverLoop
 from deepzero_sim.errors import ConfigError, DivergedError
 from deepzero_sim.estimators import CGE, RGE, BackPropagation, Estimator

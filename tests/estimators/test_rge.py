@@ -15,8 +15,7 @@ from problems import (
     snapshot,
 )
 
-from deepzero_sim.common.difference_schemes import Scheme
-from deepzero_sim.common.types import Mask, NamedTensors
+from deepzero_sim.common.types import Mask, NamedTensors, Scheme
 from deepzero_sim.estimators import RGE
 from deepzero_sim.oracle.queries import trainable, unit_direction
 

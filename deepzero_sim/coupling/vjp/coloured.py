@@ -6,8 +6,7 @@ from typing import final
 
 import numpy as np
 
-from deepzero_sim.common.difference_schemes import Scheme
-from deepzero_sim.common.types import Array, is_integer
+from deepzero_sim.common.types import Array, Scheme, is_integer
 from deepzero_sim.coupling.probes import SolverProbe
 from deepzero_sim.coupling.vjp.base import StepTaken, VectorJacobianProduct
 from deepzero_sim.coupling.vjp.differences import Differences

@@ -6,8 +6,7 @@ import abc
 
 import numpy as np
 
-from deepzero_sim.common.difference_schemes import Scheme
-from deepzero_sim.common.types import Array, is_integer
+from deepzero_sim.common.types import Array, Scheme, is_integer
 from deepzero_sim.coupling.probes import SolverProbe
 from deepzero_sim.coupling.vjp.analytic import StraightThrough
 from deepzero_sim.coupling.vjp.base import StepTaken, VectorJacobianProduct

@@ -6,8 +6,7 @@ from typing import final
 
 import numpy as np
 
-from deepzero_sim.common.difference_schemes import Scheme
-from deepzero_sim.common.types import Array
+from deepzero_sim.common.types import Array, Scheme
 from deepzero_sim.coupling.vjp.base import VectorJacobianProduct
 from deepzero_sim.coupling.vjp.control_variate import ControlVariate
 

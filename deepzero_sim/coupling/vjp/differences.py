@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import numpy as np
 
-from deepzero_sim.common.difference_schemes import Scheme, require_scheme
-from deepzero_sim.common.types import Array, is_number
+from deepzero_sim.common.requirements import require_one_of
+from deepzero_sim.common.types import Array, Scheme, is_number
 from deepzero_sim.coupling.probes import SolverProbe
 from deepzero_sim.errors import ConfigError
 
@@ -26,7 +28,7 @@ class Differences:
     def __init__(self, step_size: float | None, scheme: Scheme) -> None:
         if step_size is not None and (not is_number(step_size) or not 0 < step_size < float("inf")):
             raise ConfigError(f"step_size must be a positive number, or None to be chosen, not {step_size!r}.")
-        require_scheme(scheme)
+        require_one_of(scheme, get_args(Scheme), "scheme")
         self.step_size = step_size
         self.scheme: Scheme = scheme
 

@@ -6,9 +6,8 @@ from typing import Any, Literal, TypeAlias, final, get_args
 
 import torch
 
-from deepzero_sim.common.difference_schemes import Scheme
 from deepzero_sim.common.module_state import preserve_state
-from deepzero_sim.common.types import Mask, NamedTensors
+from deepzero_sim.common.types import Mask, NamedTensors, Scheme
 from deepzero_sim.errors import ConfigError, DivergedError, NonFiniteError
 from deepzero_sim.estimators import CGE, RGE, Estimator, GradientEstimate
 from deepzero_sim.estimators.sparsity.base import Densities, LayerRatios, check_sparsity, scored_weights

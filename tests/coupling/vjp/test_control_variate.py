@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jacobians import diffused_advection, exact_jacobian, masked, random_states
 
-from deepzero_sim.common.difference_schemes import Scheme
+from deepzero_sim.common.types import Scheme
 from deepzero_sim.coupling.probes import SolverProbe
 from deepzero_sim.coupling.vjp import CoordinateProbes, RandomProbes, ReferenceJacobian, StepTaken, VectorJacobianProduct
 from deepzero_sim.errors import ConfigError

@@ -12,7 +12,7 @@ from problems import assert_untouched, autograd, mse, relative_error, snapshot
 from torch import nn
 from zoo import ACTIVATIONS, ZOO
 
-from deepzero_sim.common.difference_schemes import Scheme
+from deepzero_sim.common.types import Scheme
 from deepzero_sim.estimators import CGE
 from deepzero_sim.oracle.base import ModelOracle
 

@@ -8,8 +8,7 @@ from typing import TypeAlias, final
 
 import numpy as np
 
-from deepzero_sim.common.difference_schemes import Scheme
-from deepzero_sim.common.types import Array, is_integer, is_number
+from deepzero_sim.common.types import Array, Scheme, is_integer, is_number
 from deepzero_sim.coupling.probes import SolverProbe
 from deepzero_sim.coupling.vjp.base import StepTaken, VectorJacobianProduct
 from deepzero_sim.coupling.vjp.differences import Differences
