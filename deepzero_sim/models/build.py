@@ -1,4 +1,4 @@
-"""Networks that settings name, made with weights drawn from a seed."""
+"""Networks that settings name, built with weights drawn from a seed."""
 
 from __future__ import annotations
 
@@ -12,20 +12,24 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from deepzero_sim.common.components import Component, Wanted, call, load_factory
+from deepzero_sim.common.requirements import require_type
 from deepzero_sim.errors import ConfigError
 
-#: What a setting may name as a network.
+#: Kind of object that a setting for a network must name.
 NETWORK = Wanted.of(nn.Module, "a torch.nn.Module")
 
-#: Tensors that a network may be made of, and copies of its weights that training keeps: gradients and an optimiser's moments.
-MOST_TENSORS, COPIES = 20_000, 4
+#: Largest number of tensors in a network.
+MOST_TENSORS = 20_000
+
+#: Arrays of the weights' size that training holds: weights, gradients, and an optimiser's two moments.
+COPIES = 4
 
 
-class _WithinMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Refuses a network before it is made, if this machine has no room to train it.
+class _MemoryLimit(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Context that refuses a network while its tensors are being created, if this machine has no room to train it.
 
     Args:
-        component: the network, for messages.
+        component: Component that makes the network, for messages.
     """
 
     def __init__(self, component: Component) -> None:
@@ -43,39 +47,38 @@ class _WithinMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
         needed = 4 * COPIES * self._numbers
         if needed <= self._free and self._tensors <= MOST_TENSORS:
             return
-        made = f"{needed / 2**30:,.0f} GiB or more to be trained, and {self._free / 2**30:,.0f} are free here"
+        what = f"{needed / 2**30:,.0f} GiB or more to be trained, and {self._free / 2**30:,.0f} are free here"
         if self._tensors > MOST_TENSORS:
-            made = f"more than the {MOST_TENSORS:,} tensors that a network may have"
+            what = f"more than the {MOST_TENSORS:,} tensors that a network may have"
         args = ", ".join(f"{key}={value!r}" for key, value in self._component.args.items()) or "its own sizes"
-        raise ConfigError(f"network {self._component.name!r} with {args} needs {made}: make it smaller.")
+        raise ConfigError(f"network {self._component.name!r} with {args} needs {what}: make it smaller.")
 
 
 def free_memory() -> int:
-    """Bytes of main memory that programs can still have; many where the system does not tell."""
+    """Read how many bytes of main memory programs can still have; a huge number where the system does not say."""
     try:
-        told = Path("/proc/meminfo").read_text(encoding="ascii")
-        return 1024 * int(told.partition("MemAvailable:")[2].split()[0])
+        text = Path("/proc/meminfo").read_text(encoding="ascii")
+        return 1024 * int(text.partition("MemAvailable:")[2].split()[0])
     except (OSError, IndexError, ValueError):
         return 2**62
 
 
-def build_network(component: Component, short: Mapping[str, Callable[..., nn.Module]], what_for: Any, seed: int) -> nn.Module:
-    """A network with weights drawn from a seed.
+def build_network(component: Component, built_in: Mapping[str, Callable[..., nn.Module]], task: Any, seed: int) -> nn.Module:
+    """Build a network with weights drawn from a seed.
 
     Args:
-        component: a short name, an import path or file.py:Name, called with what it is for and the component's args.
-        short: the networks that have a short name.
-        what_for: a solver's spec, or the number of classes.
-        seed: of the weights.
+        component: Short name, import path or file.py:Name of a factory, with its keyword arguments.
+        built_in: Factories by short name.
+        task: First argument of the factory: a solver's spec, or the number of classes.
+        seed: Seed of the weights.
 
     Raises:
-        ConfigError: it is no network, has layers without weights, or cannot be made.
+        ConfigError: The factory does not make a network, leaves layers without weights, or fails.
     """
-    with torch.random.fork_rng(), _WithinMemory(component):
+    with torch.random.fork_rng(), _MemoryLimit(component):
         torch.manual_seed(seed)
-        network = call(short.get(component.name) or load_factory(component.name, NETWORK), component, what_for)
-    if not isinstance(network, nn.Module):
-        raise ConfigError(f"network {component.name!r} must make a torch.nn.Module, not {type(network).__name__}.")
+        network: nn.Module = call(built_in.get(component.name) or load_factory(component.name, NETWORK), component, task)
+    require_type(network, nn.Module, f"network {component.name!r} must make a torch.nn.Module")
     if any(isinstance(p, nn.parameter.UninitializedParameter) for p in network.parameters()):
         raise ConfigError(
             f"network {component.name!r} has lazy layers without weights: give them their sizes, or call it once."

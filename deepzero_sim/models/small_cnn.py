@@ -1,4 +1,4 @@
-"""Small convolutional networks, on which gradient estimates can be compared at few queries a gradient.
+"""Small convolutional networks, to compare gradient estimates at few queries a gradient.
 
 Chen et al. (DeepZero, ICLR 2024, section 3) compare CGE with RGE on networks of this kind.
 """
@@ -10,31 +10,28 @@ from itertools import pairwise
 
 from torch import nn
 
-from deepzero_sim.errors import ConfigError
-from deepzero_sim.models.convolution import convolution, start_kaiming_normal
-from deepzero_sim.models.sizes import require_whole
+from deepzero_sim.common.requirements import require
+from deepzero_sim.models.layers import conv3x3, init_kaiming_normal, require_sizes
 
 
 def small_cnn(classes: int = 10, widths: Sequence[int] = (16, 16, 24, 24)) -> nn.Sequential:
-    """3 x 3 convolutions with batch norm and ReLU, the mean over all pixels, a linear layer: `(B, 3, H, W)` to `(B, classes)`.
+    """Make a classifier of images, `(B, 3, H, W)` to `(B, classes)`: 11,786 parameters with the defaults.
 
-    Each convolution but the first halves the resolution.
-
-    11,786 parameters with the default widths and 10 classes; weights start Kaiming-normal.
+    3 x 3 convolutions with batch norm and ReLU, each but the first at half the resolution of the one before, then the mean
+    over all pixels and a linear layer. Weights start Kaiming-normal.
 
     Args:
-        classes: how many.
-        widths: channels of the convolutions; multiples of 8 are fastest.
+        classes: Number of classes.
+        widths: Channels of the convolutions; multiples of 8 are fastest.
 
     Raises:
-        ConfigError: no widths, or one that is not positive.
+        ConfigError: There are no widths, or one of them is not positive.
     """
-    require_whole(classes=classes)
-    if not widths or min(widths) < 1:
-        raise ConfigError(f"widths must be positive numbers of channels, not {list(widths)}.")
+    require_sizes(classes=classes)
+    require(bool(widths) and min(widths) >= 1, "widths must be positive numbers of channels", list(widths))
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise((3, *widths)):
-        layers += [convolution(inputs, outputs, stride=2 if layers else 1), nn.BatchNorm2d(outputs), nn.ReLU()]
+        layers += [conv3x3(inputs, outputs, stride=2 if layers else 1), nn.BatchNorm2d(outputs), nn.ReLU()]
     network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], classes))
-    start_kaiming_normal(network)
+    init_kaiming_normal(network)
     return network
