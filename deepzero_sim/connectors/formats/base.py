@@ -1,119 +1,146 @@
-"""How numbers lie in a file: the base of all formats, and what several of them share."""
+"""Base class of file formats, and the checks that several formats share."""
 
 from __future__ import annotations
 
 import abc
-from typing import ClassVar, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from deepzero_sim.common.requirements import require
 from deepzero_sim.common.types import Array
-from deepzero_sim.errors import ConfigError, InvalidStateError, UnreadableOutputError
+from deepzero_sim.errors import DeepZeroError, InvalidStateError, UnreadableOutputError
 
-#: What goes into a file.
+#: Content of a file.
 Content: TypeAlias = bytes | bytearray | memoryview
 
+#: Axis that runs fastest: the last (C), or the first (F, Fortran).
+Order = Literal["C", "F"]
 
-#: Bytes of a file that others are made from.
+#: Largest size, in bytes, of a base: a file that inputs are written after.
 LARGEST_BASE = 2**30
 
 
 class Format(abc.ABC):
-    """A file format. Subclasses say how an array becomes the bytes of a file, and back; files are opened elsewhere.
+    """File format: how an array becomes the bytes of a file, and back. Files are opened elsewhere.
 
-    Messages of errors begin with what the file holds, as in ``"holds 3 numbers, not 4"``: the rest is put around them.
+    Messages of errors begin with what the file holds, as in ``"holds 3 numbers, not 4"``; the caller puts its name in front.
     """
 
-    #: Whether the file has a row for each point and a column for each channel, so that arrays come as `(..., C)`.
+    #: True if the file has a row for each point and a column for each channel, so that arrays come as `(..., C)`.
     columns: ClassVar[bool] = False
 
-    #: What a program may put behind the name of its file, in the order in which files are looked for.
+    #: Endings that a program may add to the name of its file, in the order in which files are looked for.
     endings: ClassVar[tuple[str, ...]] = ("",)
 
     @abc.abstractmethod
     def encode(self, values: Array) -> Content:
-        """The content of a file.
+        """Return the content of a file.
 
         Args:
-            values: what the settings of the file ask for: `(C, *N)` by default, `(*N, C)` if there are ``columns``.
+            values: Array as the settings of the file ask for it: `(C, *N)` by default, `(*N, C)` with ``columns``.
         """
 
     @abc.abstractmethod
     def decode(self, content: bytes, shape: tuple[int, ...], dtype: np.dtype[np.floating]) -> Array:
-        """The numbers in a file.
+        """Return the numbers in a file.
 
         Args:
-            content: of the file.
-            shape: that is expected.
-            dtype: of the states.
+            content: Content of the file.
+            shape: Expected shape.
+            dtype: Dtype of the states.
 
         Returns:
-            An array of that shape and dtype, NaN and infinity as they are.
+            An array of that shape and dtype, NaN and infinity included.
 
         Raises:
-            UnreadableOutputError: the file is truncated, holds more than it should, or is of another format.
-            InvalidStateError: it holds an array of another shape, or no floating-point numbers.
+            UnreadableOutputError: The file is truncated, holds more than it should, or is of another format.
+            InvalidStateError: It holds an array of another shape, or no floating-point numbers.
         """
 
     def largest(self, values: int) -> int:
-        """Bytes that a file of so many numbers may have; one that has more is not read."""
+        """Return the largest size in bytes of a file of so many numbers; a larger file is not read."""
         return 64 * values + 2**20
 
 
-def floating(dtype: str | None, default: str | None = None) -> np.dtype[np.floating] | None:
-    """A setting `dtype` of a format, such as ``"float32"`` or ``">f8"``, or None if it is left out.
+def float_dtype(name: str | None) -> np.dtype[np.floating] | None:
+    """Parse the setting `dtype` of a format, such as ``"float32"`` or ``">f8"``; None stays None.
 
     Raises:
-        ConfigError: it names no floating-point numbers.
+        ConfigError: It names no floating-point numbers.
     """
-    if dtype is None:
+    if name is None:
         return None
     try:
-        found = np.dtype(dtype)
+        dtype = np.dtype(name)
     except TypeError:
-        found = np.dtype(object)
-    if found.kind != "f":
-        raise ConfigError(f"dtype must name floating-point numbers as numpy does (float32, '<f8', '>f4'), not {dtype!r}.")
-    return found
+        dtype = np.dtype(object)
+    require(dtype.kind == "f", "dtype must name floating-point numbers as numpy does (float32, '<f8', '>f4')", name)
+    return dtype
+
+
+def require_order(order: str) -> Order:
+    """Refuse an axis order other than C and F.
+
+    Raises:
+        ConfigError: The order is another.
+    """
+    require(order in ("C", "F"), "order must be C (the last axis runs fastest) or F (the first does)", order)
+    return "F" if order == "F" else "C"
 
 
 def as_dtype(values: NDArray[np.generic], dtype: np.dtype[np.floating]) -> Array:
-    """Floating-point numbers in another precision; what is too large becomes infinite."""
+    """Convert floating-point numbers to another precision; those that are too large become infinite."""
     with np.errstate(over="ignore", invalid="ignore"):
         converted: Array = values.astype(dtype, copy=False)
     return converted
 
 
-def checked(values: NDArray[np.generic], shape: tuple[int, ...], dtype: np.dtype[np.floating]) -> Array:
-    """An array that a file describes itself, held to what is expected.
-
-    Raises:
-        InvalidStateError: another shape, or no floating-point numbers.
-    """
+def as_state(values: NDArray[np.generic], shape: tuple[int, ...], dtype: np.dtype[np.floating]) -> Array:
+    """Convert an array whose file tells its shape and dtype; see :func:`require_array`."""
     require_array(values.shape, values.dtype, shape)
     return as_dtype(values.reshape(shape), dtype)
 
 
+def require_content(holds: bool, complaint: str, error: type[DeepZeroError] = UnreadableOutputError) -> None:
+    """Refuse the content of a file unless a condition holds.
+
+    Args:
+        holds: Condition on the content.
+        complaint: Message without the name of the file, such as ``"holds 3 numbers, not 4"``.
+        error: Class of the error.
+
+    Raises:
+        DeepZeroError: The condition does not hold.
+    """
+    if not holds:
+        raise error(complaint)
+
+
 def require_array(found: tuple[int, ...], held: np.dtype[np.generic], shape: tuple[int, ...]) -> None:
-    """Hold shape and dtype of a file's array to what is expected; axes of length 1 may be in front.
+    """Refuse an array of another shape or dtype; axes of length 1 may be in front.
+
+    Args:
+        found: Shape of the array in the file.
+        held: Dtype of the array in the file.
+        shape: Expected shape.
 
     Raises:
-        InvalidStateError: another shape, or no floating-point numbers.
+        InvalidStateError: The shape differs, or the dtype is not floating-point.
     """
-    alone = int(np.prod(shape)) == 1 and all(length == 1 for length in found)  # a scalar may have no axes at all
-    if found != (1,) * (len(found) - len(shape)) + shape and not alone:
-        raise InvalidStateError(f"holds an array of shape {found}, not {shape}")
-    if held.kind != "f":
-        raise InvalidStateError(f"holds {held}, not floating-point numbers")
+    # a scalar may have no axes at all
+    both_scalar = int(np.prod(shape)) == 1 and all(length == 1 for length in found)
+    fits = found == (1,) * (len(found) - len(shape)) + shape or both_scalar
+    require_content(fits, f"holds an array of shape {found}, not {shape}", InvalidStateError)
+    require_content(held.kind == "f", f"holds {held}, not floating-point numbers", InvalidStateError)
 
 
-def need_size(size: int, expected: int, unit: str = "bytes") -> None:
-    """Hold what is found in a file to its expected size.
+def require_size(size: int, expected: int, unit: str = "bytes") -> None:
+    """Refuse a file that holds more or less than expected.
 
     Raises:
-        UnreadableOutputError: it differs.
+        UnreadableOutputError: The sizes differ.
     """
-    if size != expected:
-        why = "it is truncated" if size < expected else "there is more than there should be"
-        raise UnreadableOutputError(f"holds {size} {unit}, not {expected}: {why}, or it is of another format")
+    reason = "it is truncated" if size < expected else "there is more than there should be"
+    require_content(size == expected, f"holds {size} {unit}, not {expected}: {reason}, or it is of another format")

@@ -1,4 +1,4 @@
-"""Numbers in text, however C, Fortran and their runtimes spell them: the one parser of all text formats."""
+"""Parser of numbers in text, in every spelling of C, Fortran and their runtimes; all text formats use it."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ import numpy as np
 
 from deepzero_sim.common.types import Array
 
-#: Letters of an exponent, besides e: Fortran's double and quadruple precision.
+#: Letters of an exponent besides e: Fortran's double and quadruple precision.
 EXPONENT_LETTERS = bytes.maketrans(b"DdQq", b"eeee")
 
-#: Fortran leaves the letter out where an exponent has three digits: 0.100000-149. A date or a range has no such form.
+#: Number whose exponent has three digits, where Fortran leaves the letter out: 0.100000-149. No date or range has this form.
 WITHOUT_LETTER = re.compile(rb"([+-]?(?:\d+\.\d*|\.\d+))([+-]\d{1,4})")
 
-#: What printf's %a writes.
+#: Output of printf's %a.
 HEXADECIMAL = re.compile(rb"[+-]?0x(?:[0-9a-f]+\.?[0-9a-f]*|\.[0-9a-f]+)p[+-]?\d+", re.IGNORECASE)
 
-#: NaN with what C and Fortran put around it, and old C runtimes of Windows: 1.#QNAN, -1.#IND00, 1.#INF, and 1.#J, which is
+#: Spellings of NaN and infinity, with those of old C runtimes of Windows: 1.#QNAN, -1.#IND00, 1.#INF, and 1.#J, which is
 #: 1.#INF rounded to two digits, as 1.#QO is of 1.#QNAN.
 NOT_A_NUMBER = re.compile(rb"[+-]?(?:[qs]?nan[qs]?(?:\([\w+-]*\))?|1\.#[qsinadro]*0*(?:e[+-]\d+)?)", re.IGNORECASE)
 INFINITY = re.compile(rb"([+-]?)(?:inf|infinity|\xe2\x88\x9e|1\.(?:#inf|#j|\$)0*(?:e[+-]\d+)?)", re.IGNORECASE)
 
-#: A repeat count of list-directed output and its value; zero times would drop the value.
+#: Repeat count of list-directed output and its value; zero times would drop the value.
 REPEATED = re.compile(rb"0*([1-9]\d*)\*(\S+)")
 
-#: A word that is shown in a message is cut to so many characters.
+#: Number of characters of a word that a message shows.
 SHOWN = 40
 
 
@@ -36,15 +36,15 @@ def parse_numbers(words: Sequence[bytes]) -> Array:
     Exponents may have any of the letters e, d and q, or none. Every spelling of NaN and infinity is one of them.
 
     Args:
-        words: pieces of the file without white space around them.
+        words: Pieces of the file without white space around them.
 
     Returns:
         One float64 number for each word.
 
     Raises:
-        ValueError: a word is no number; the message shows it and says why if that is known.
+        ValueError: A word is no number; the message shows it, and says why if that is known.
     """
-    if b"_" not in b"".join(words):  # which Python lets stand between digits
+    if b"_" not in b"".join(words):  # Python allows it between digits
         try:
             return np.array(words, np.float64)
         except ValueError:
@@ -56,7 +56,7 @@ def parse_number(word: bytes) -> float:
     """Parse one word as :func:`parse_numbers` does many.
 
     Raises:
-        ValueError: it is no number.
+        ValueError: The word is no number.
     """
     if b"_" not in word:
         try:
@@ -66,24 +66,24 @@ def parse_number(word: bytes) -> float:
     return _rare_number(word)
 
 
-def expand_repeats(words: Sequence[bytes], most: int) -> list[bytes]:
-    """Write repeat counts of list-directed output out: `3*1.0` is 1.0 three times.
+def expand_repeats(words: Sequence[bytes], limit: int) -> list[bytes]:
+    """Expand the repeat counts of list-directed output: `3*1.0` is 1.0 three times.
 
     Args:
-        words: of a line or a file.
-        most: words that there may be; of more, only one more is made, so that a hostile count fills no memory.
+        words: Words of a line or a file.
+        limit: Number of words that there may be; at most one more is made, so that a hostile count fills no memory.
     """
     expanded: list[bytes] = []
     for word in words:
         repeated = REPEATED.fullmatch(word)
-        expanded += [word] if repeated is None else [repeated[2]] * min(int(repeated[1][:18]), most + 1)
-        if len(expanded) > most:
+        expanded += [word] if repeated is None else [repeated[2]] * min(int(repeated[1][:18]), limit + 1)
+        if len(expanded) > limit:
             break
     return expanded
 
 
 def _rare_number(word: bytes) -> float:
-    """Parse what Python's float does not."""
+    """Parse a spelling that Python's float does not know."""
     if found := WITHOUT_LETTER.fullmatch(word):
         return float(found[1] + b"e" + found[2])
     if NOT_A_NUMBER.fullmatch(word):
@@ -98,7 +98,7 @@ def _rare_number(word: bytes) -> float:
 def _hexadecimal(word: str) -> float:
     try:
         return float.fromhex(word)
-    except OverflowError:  # of a long double
+    except OverflowError:  # a long double's range is larger
         return float("-inf" if word.startswith("-") else "inf")
 
 

@@ -10,10 +10,11 @@ from typing import ClassVar
 
 import numpy as np
 
+from deepzero_sim.common.requirements import require
 from deepzero_sim.common.types import Array, is_integer
-from deepzero_sim.connectors.formats.base import LARGEST_BASE, Content, Format, as_dtype, need_size
+from deepzero_sim.connectors.formats.base import LARGEST_BASE, Content, Format, as_dtype, require_content, require_size
 from deepzero_sim.connectors.formats.numbers import parse_numbers
-from deepzero_sim.connectors.formats.openfoam_dictionary import NUMBERS, Dictionary, Entry, List, has_macros, without_comments
+from deepzero_sim.connectors.formats.openfoam_dictionary import NUMBERS, Dictionary, Entry, List, has_macros, strip_comments
 from deepzero_sim.connectors.programs.paths import read_file
 from deepzero_sim.errors import ConfigError, InvalidStateError, UnreadableOutputError
 
@@ -24,15 +25,18 @@ CLASS = re.compile(r"vol(\w+)Field")
 ARCH = re.compile(r"(LSB|MSB);label=(32|64);scalar=(32|64)")
 SPACES = bytes.maketrans(b"()", b"  ")
 
-#: Directives that may bring entries from other files; those of OpenFOAM itself say nothing of an internalField.
+#: Directives that may bring entries from other files; no file of OpenFOAM's own that they include has an internalField.
 INCLUDES = (b"#include", b"#sinclude", b"#includeIfPresent")
 CONDITIONS = (b"#if", b"#ifeq")
 
-#: What is, or may bring, a reference to the internalField.
+#: Text that is, or may bring, a reference to the internalField.
 REFERENCE = re.compile(rb"internalField|#(?:include|sinclude|includeIfPresent)\b")
 
 GZIP = b"\x1f\x8b"
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+#: Beginning of the message about a field whose numbers only OpenFOAM can tell.
+NOT_WRITTEN_OUT = "is no field of OpenFOAM with its internalField written out"
 
 
 class _NotWrittenOutError(UnreadableOutputError):
@@ -41,11 +45,11 @@ class _NotWrittenOutError(UnreadableOutputError):
 
 @dataclass(frozen=True)
 class _Values:
-    """What an internalField says.
+    """Values of an internalField.
 
     Args:
-        cells: how many values; None if one is said for all.
-        rows: `(cells, components)`, or `(1, components)` if all are the same.
+        cells: Number of values; None if one stands for all cells.
+        rows: Values, `(cells, components)`, or `(1, components)` if all are the same.
     """
 
     cells: int | None
@@ -54,13 +58,13 @@ class _Values:
 
 @dataclass(frozen=True)
 class _Field:
-    """A field file.
+    """Field file.
 
     Args:
-        file: all of it.
-        entries: of the file, without those of their own.
-        kind: of a value, such as `vector`.
-        scalar: how a binary file holds a number; None if the file is ASCII.
+        file: Content of the file.
+        entries: Entries of the file, without those of its dictionaries.
+        kind: Kind of its values, such as `vector`.
+        scalar: Dtype of the numbers of a binary file; None if the file is ASCII.
     """
 
     file: Dictionary
@@ -75,10 +79,10 @@ class _Field:
 
     @property
     def components(self) -> int:
-        """Numbers in a value."""
+        """Number of components of a value."""
         return COMPONENTS[self.kind]
 
-    def around(self) -> tuple[bytes, bytes]:
+    def split(self) -> tuple[bytes, bytes]:
         """Split the file where another internalField belongs.
 
         It takes the place of the present one. Where that is referred to (`value $internalField;`), may be in an included file,
@@ -105,41 +109,38 @@ class _Field:
         """Read the internalField.
 
         Raises:
-            _NotWrittenOutError: it must be evaluated, or may be in another file.
-            UnreadableOutputError: it is none.
+            _NotWrittenOutError: It must be evaluated, or may be in another file.
+            UnreadableOutputError: It holds no values of this field.
         """
         entry = self.internal
         if entry is None:
-            raise _NotWrittenOutError("is no field of OpenFOAM with its internalField written out, but includes other files")
-        if self._is_overridden(entry):
-            raise _NotWrittenOutError("is no field of OpenFOAM with its internalField written out: it depends on directives")
+            raise _NotWrittenOutError(f"{NOT_WRITTEN_OUT}, but includes other files")
+        overridden = self._is_overridden(entry)
+        require_content(not overridden, f"{NOT_WRITTEN_OUT}: it depends on directives", _NotWrittenOutError)
         word, place = self.file.word(entry.value)
-        if not entry.is_dictionary and word == b"nonuniform" and (found := self.file.list_at(place)):
-            return self._listed(found, entry)
+        if not entry.is_dictionary and word == b"nonuniform" and (values := self.file.list_at(place)):
+            return self._list_values(values, entry)
         text = b"" if entry.is_dictionary else self.file.text(entry)
-        if has_macros(text):
-            shown = text[:60].decode(errors="replace")
-            raise _NotWrittenOutError(
-                f"is no field of OpenFOAM with its internalField written out: it says {shown!r}, which OpenFOAM evaluates"
-            )
-        if word != b"uniform":
-            raise UnreadableOutputError("is no field of OpenFOAM with its internalField written out as uniform or nonuniform")
-        return _Values(None, _rows(text.removeprefix(word), 1, self.components))
+        shown = text[:60].decode(errors="replace")
+        evaluated = f"{NOT_WRITTEN_OUT}: it says {shown!r}, which OpenFOAM evaluates"
+        require_content(not has_macros(text), evaluated, _NotWrittenOutError)
+        require_content(word == b"uniform", f"{NOT_WRITTEN_OUT} as uniform or nonuniform")
+        return _Values(None, _parse_rows(text.removeprefix(word), 1, self.components))
 
-    def _listed(self, found: List, entry: Entry) -> _Values:
+    def _list_values(self, values: List, entry: Entry) -> _Values:
         content = self.file.content
-        if self.file.after_gap(found.end) != entry.end - 1:
-            raise UnreadableOutputError("has an internalField that is more than a list: it is garbage, or of another size")
-        if found.kind not in (None, self.kind):
-            raise UnreadableOutputError(f"is a field of {self.kind!r}, but holds a list of {found.kind!r}")
-        inside = content[found.start : found.end - 1] if found.opening else b""
-        if found.opening == b"(" and self.scalar is not None and found.count is not None:
-            rows: Array = np.frombuffer(inside, self.scalar).reshape(found.count, self.components)
-            return _Values(found.count, rows)
-        text = without_comments(inside) if b"/" in inside else inside
-        if found.opening == b"{":
-            return _Values(found.count, _rows(text, 1, self.components))
-        rows = _rows(text, found.count, self.components)
+        alone = self.file.skip_gap(values.end) == entry.end - 1
+        require_content(alone, "has an internalField that is more than a list: it is garbage, or of another size")
+        own_kind = values.kind in (None, self.kind)
+        require_content(own_kind, f"is a field of {self.kind!r}, but holds a list of {values.kind!r}")
+        inside = content[values.start : values.end - 1] if values.opening else b""
+        if values.opening == b"(" and self.scalar is not None and values.count is not None:
+            rows: Array = np.frombuffer(inside, self.scalar).reshape(values.count, self.components)
+            return _Values(values.count, rows)
+        text = strip_comments(inside) if b"/" in inside else inside
+        if values.opening == b"{":
+            return _Values(values.count, _parse_rows(text, 1, self.components))
+        rows = _parse_rows(text, values.count, self.components)
         return _Values(len(rows), rows)
 
 
@@ -147,26 +148,24 @@ class OpenFoam(Format):
     """`openfoam`: the entry `internalField` of a field file. States have their points in the order of cells.
 
     Args:
-        base: the field file that is written with another `internalField`, so that its boundary conditions are kept; needed for
-            inputs only. ASCII or binary, as it says itself, and compressed or not: where `U` is named and only `U.gz` is there,
-            that is meant.
-        components: of a vector (or tensor), one for each channel: `[0, 1]` for x and y; the first ones if None. The others are
-            those of `base`.
+        base: Path of the field file that is written with another `internalField`, so that its boundary conditions stay; needed
+            for inputs only. ASCII or binary, as the file itself tells, and compressed or not: where `U` is named and only
+            `U.gz` is there, that is meant.
+        components: Components of a vector (or tensor), one for each channel: `[0, 1]` for x and y; the first ones if None. The
+            others are those of `base`.
 
     Raises:
-        ConfigError: there is no such file, or it is no field at cell centres.
+        ConfigError: There is no such file, or it is no field at cell centres.
     """
 
     columns: ClassVar[bool] = True
     endings: ClassVar[tuple[str, ...]] = ("", ".gz")
 
     def __init__(self, base: str | Path | None = None, components: list[int] | None = None) -> None:
-        listed = isinstance(components, list | tuple) and all(is_integer(place) for place in components)
-        if components is not None and not listed:
-            raise ConfigError(f"components must be a list of numbers, such as [0, 1] for x and y, not {components!r}.")
+        fits = isinstance(components, list | tuple) and all(is_integer(place) for place in components)
+        require(components is None or fits, "components must be a list of numbers, such as [0, 1] for x and y", components)
         self._components = components
-        if base is not None and not isinstance(base, str | Path):
-            raise ConfigError(f"base must be the path of a field file of OpenFOAM, not {base!r}.")
+        require(base is None or isinstance(base, str | Path), "base must be the path of a field file of OpenFOAM", base)
         self._base = None if base is None else _Base(Path(base))
 
     def encode(self, values: Array) -> Content:
@@ -174,176 +173,164 @@ class OpenFoam(Format):
             raise ConfigError("the format openfoam needs a field file to write to: name it as base.")
         field = self._base.field
         cells = values.reshape(-1, values.shape[-1])
-        places = self._places(values.shape[-1], field.components)
-        whole = self._base.rows(len(cells), [place for place in range(field.components) if place not in places])
-        whole[:, places] = cells
-        start = f"internalField nonuniform List<{field.kind}>\n{len(whole)}\n(".encode()
-        return self._base.before + start + _numbers(whole, field.scalar) + b")\n;" + self._base.after
+        own = self._own_components(values.shape[-1], field.components)
+        rows = self._base.rows(len(cells), [component for component in range(field.components) if component not in own])
+        rows[:, own] = cells
+        start = f"internalField nonuniform List<{field.kind}>\n{len(rows)}\n(".encode()
+        return self._base.before + start + _encode_rows(rows, field.scalar) + b")\n;" + self._base.after
 
     def decode(self, content: bytes, shape: tuple[int, ...], dtype: np.dtype[np.floating]) -> Array:
         cells = int(np.prod(shape[:-1]))
-        field = _field(_uncompressed(content, self.largest(int(np.prod(shape)))))
-        if not any(entry.keyword == b"boundaryField" for entry in field.entries):
-            raise UnreadableOutputError("ends before its boundary conditions do: it is truncated")
-        found = field.values()
-        if shape[-1] > field.components:
-            raise InvalidStateError(f"holds values of {field.components} components, not {shape[-1]}")
-        if found.cells not in (None, cells):
-            raise InvalidStateError(f"holds {found.cells} cells, not {cells}")
-        values = found.rows[:, self._places(shape[-1], field.components)]
-        return as_dtype(np.broadcast_to(values, (cells, shape[-1])).reshape(shape), dtype)
+        field = _parse_field(_decompress(content, self.largest(int(np.prod(shape)))))
+        has_boundary = any(entry.keyword == b"boundaryField" for entry in field.entries)
+        require_content(has_boundary, "ends before its boundary conditions do: it is truncated")
+        values = field.values()
+        enough = shape[-1] <= field.components
+        require_content(enough, f"holds values of {field.components} components, not {shape[-1]}", InvalidStateError)
+        require_content(values.cells in (None, cells), f"holds {values.cells} cells, not {cells}", InvalidStateError)
+        channels = values.rows[:, self._own_components(shape[-1], field.components)]
+        return as_dtype(np.broadcast_to(channels, (cells, shape[-1])).reshape(shape), dtype)
 
     def largest(self, values: int) -> int:
         return 256 * values + 2**24  # boundaries may be long, and all components are there
 
-    def _places(self, channels: int, available: int) -> list[int]:
-        places = list(range(channels)) if self._components is None else self._components
-        fit = len(set(places)) == len(places) == channels and all(place in range(available) for place in places)
-        if not fit:
-            raise ConfigError(
-                f"components must be {channels} different numbers from 0 to {available - 1}, one a channel, not {places}."
-            )
-        return places
+    def _own_components(self, channels: int, available: int) -> list[int]:
+        own = list(range(channels)) if self._components is None else self._components
+        fits = len(set(own)) == len(own) == channels and all(component in range(available) for component in own)
+        require(fits, f"components must be {channels} different numbers from 0 to {available - 1}, one a channel", own)
+        return own
 
 
 class _Base:
-    """The file that others are made from.
+    """Field file that inputs are written after.
 
     Args:
-        path: where it lies, perhaps with `.gz` behind.
+        path: Path of the file, perhaps without the `.gz` that it ends in.
     """
 
     def __init__(self, path: Path) -> None:
         try:
-            self.field = _field(_uncompressed(_content(path), LARGEST_BASE))
-            self.before, self.after = self.field.around()
-            self._values: _Values | _NotWrittenOutError = self._read()
-        except OSError as error:
-            raise ConfigError(
-                f"base must be a field file of OpenFOAM, but {path} cannot be read ({error.strerror})."
-            ) from error
+            self.field = _parse_field(_decompress(_read_base(path), LARGEST_BASE))
+            self.before, self.after = self.field.split()
+            self._values: _Values | _NotWrittenOutError = self._values_or_error()
         except UnreadableOutputError as error:
             raise ConfigError(f"base must be a field file of OpenFOAM, but {path} {error}.") from error
         self._path = path
 
-    def _read(self) -> _Values | _NotWrittenOutError:
+    def _values_or_error(self) -> _Values | _NotWrittenOutError:
         try:
             return self.field.values()
         except _NotWrittenOutError as error:
             return error
 
-    def rows(self, cells: int, kept: list[int]) -> Array:
-        """The values of all cells, to be written over.
+    def rows(self, cells: int, others: list[int]) -> Array:
+        """Return the values of all cells, to be written over.
 
         Args:
-            cells: how many.
-            kept: components that stay.
+            cells: Number of cells of the state.
+            others: Components that the state does not have.
 
         Raises:
-            ConfigError: there are more or fewer, or the components that stay are not written out.
+            ConfigError: The base has more cells or fewer, or its other components are not written out.
         """
         rows = np.empty((cells, self.field.components))
         if not isinstance(self._values, _NotWrittenOutError):
-            if self._values.cells not in (None, cells):
-                raise ConfigError(f"base must have as many cells as the state has points, {cells}, not {self._values.cells}.")
+            same = self._values.cells in (None, cells)
+            require(same, f"base must have as many cells as the state has points, {cells}", self._values.cells)
             rows[:] = as_dtype(self._values.rows, rows.dtype)
-        elif kept:
+        elif others:
             raise ConfigError(
-                f"base must have its internalField written out in numbers, because the components {kept} are taken from there, "
-                f"but {self._path} {self._values}: write numbers there, or give all {self.field.components} components."
+                f"base must have its internalField written out in numbers, because the components {others} are taken from "
+                f"there, but {self._path} {self._values}: write numbers there, or give all {self.field.components} components."
             )
         return rows
 
 
-def _content(path: Path) -> bytes:
-    """A file, or the compressed one beside it."""
-    if not path.exists() and (compressed := path.with_name(f"{path.name}.gz")).exists():
-        path = compressed
-    if path.exists() and not path.is_file():
-        raise UnreadableOutputError("is no file")
+def _read_base(path: Path) -> bytes:
+    """Read a file, or the compressed one that is there in its place."""
     try:
+        if not path.exists() and (compressed := path.with_name(f"{path.name}.gz")).exists():
+            path = compressed
+        require_content(path.is_file() or not path.exists(), "is no file")
         return read_file(path, LARGEST_BASE)
     except OverflowError as error:
         raise UnreadableOutputError(f"is too large: {error}") from error
+    except OSError as error:
+        raise UnreadableOutputError(f"cannot be read ({error.strerror})") from error
 
 
-def _uncompressed(content: bytes, most: int) -> bytes:
+def _decompress(content: bytes, limit: int) -> bytes:
     if not content.startswith(GZIP):
         return content
-    packed = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+    stream = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
     try:
-        plain = packed.decompress(content, most)
+        plain = stream.decompress(content, limit)
     except zlib.error as error:
         raise UnreadableOutputError(f"is compressed, but cannot be uncompressed ({error})") from error
-    if packed.unconsumed_tail:
-        raise UnreadableOutputError(f"has more than {most} bytes when uncompressed, far more than the state needs")
-    if not packed.eof:
-        raise UnreadableOutputError("is compressed, and ends too early: it is truncated")
+    within = not stream.unconsumed_tail
+    require_content(within, f"has more than {limit} bytes when uncompressed, far more than the state needs")
+    require_content(stream.eof, "is compressed, and ends too early: it is truncated")
     return plain
 
 
-def _field(content: bytes) -> _Field:
-    """Take a file apart.
+def _parse_field(content: bytes) -> _Field:
+    """Find the entries of a file, and read its header.
 
     Raises:
-        UnreadableOutputError: it is no field at cell centres.
+        UnreadableOutputError: It is no field at cell centres.
     """
-    if content.startswith(BYTE_ORDER_MARK):
-        raise UnreadableOutputError("is no field of OpenFOAM: it begins with a byte-order mark, save it without")
-    header = _header(content)
-    found = CLASS.fullmatch(header.get("class", ""))
-    if found is None:
+    marked = content.startswith(BYTE_ORDER_MARK)
+    require_content(not marked, "is no field of OpenFOAM: it begins with a byte-order mark, save it without")
+    header = _parse_header(content)
+    match = CLASS.fullmatch(header.get("class", ""))
+    if match is None:
         held = header.get("class", "none")
         raise UnreadableOutputError(f"is no field of OpenFOAM at cell centres, such as a volVectorField: its class is {held}")
-    name = found[1][0].lower() + found[1][1:]
-    if name not in COMPONENTS:
-        raise UnreadableOutputError(f"is a field of {name!r}, not of {', '.join(COMPONENTS)}")
-    scalar, sizes = _sizes(header.get("arch", "")) if header.get("format") == "binary" else (None, None)
+    kind = match[1][0].lower() + match[1][1:]
+    require_content(kind in COMPONENTS, f"is a field of {kind!r}, not of {', '.join(COMPONENTS)}")
+    scalar, sizes = _binary_layout(header.get("arch", "")) if header.get("format") == "binary" else (None, None)
     file = Dictionary(content, sizes)
-    field = _Field(file, tuple(file.entries()), name, scalar)
-    if field.internal is None and not any(entry.keyword in INCLUDES for entry in field.entries):
-        raise UnreadableOutputError("is no field of OpenFOAM with its internalField written out: it has none")
+    field = _Field(file, tuple(file.entries()), kind, scalar)
+    exists = field.internal is not None or any(entry.keyword in INCLUDES for entry in field.entries)
+    require_content(exists, f"{NOT_WRITTEN_OUT}: it has none")
     return field
 
 
-def _header(content: bytes) -> dict[str, str]:
-    """What a file says of itself: the first of its entries, which is always text."""
+def _parse_header(content: bytes) -> dict[str, str]:
+    """Read the words of the header: the first entry of a file, which is always text."""
     file = Dictionary(content)
-    if file.word(0)[0] != b"FoamFile":
-        raise UnreadableOutputError("is no field of OpenFOAM: it does not begin with its header, FoamFile")
-    entry = next(file.entries())
-    if not entry.is_dictionary:
-        raise UnreadableOutputError("is no field of OpenFOAM: its header, FoamFile, is no dictionary")
-    words = {said.keyword: file.text(said).strip(b'"') for said in file.entries(entry) if not said.is_dictionary}
+    begins = file.word(0)[0] == b"FoamFile"
+    require_content(begins, "is no field of OpenFOAM: it does not begin with its header, FoamFile")
+    header = next(file.entries())
+    require_content(header.is_dictionary, "is no field of OpenFOAM: its header, FoamFile, is no dictionary")
+    words = {entry.keyword: file.text(entry).strip(b'"') for entry in file.entries(header) if not entry.is_dictionary}
     return {keyword.decode(errors="replace"): text.decode(errors="replace") for keyword, text in words.items()}
 
 
-def _sizes(arch: str) -> tuple[np.dtype[np.floating], dict[str, int]]:
-    """How a binary file holds a number, and the bytes of an element of its lists."""
-    found = ARCH.fullmatch("".join(arch.split()) or "LSB;label=32;scalar=64")
-    if found is None:
+def _binary_layout(arch: str) -> tuple[np.dtype[np.floating], dict[str, int]]:
+    """Return the dtype of a number in a binary file, and the bytes of an element of its lists by their types."""
+    match = ARCH.fullmatch("".join(arch.split()) or "LSB;label=32;scalar=64")
+    if match is None:
         raise UnreadableOutputError(f"is binary, but of an unknown arch {arch!r}, not of one such as LSB;label=32;scalar=64")
-    order, (label, scalar) = "<" if found[1] == "LSB" else ">", (int(bits) // 8 for bits in found.groups()[1:])
+    order, (label, scalar) = "<" if match[1] == "LSB" else ">", (int(bits) // 8 for bits in match.groups()[1:])
     sizes = {kind: scalar * components for kind, components in NUMBERS.items()}
     return np.dtype(f"{order}f{scalar}"), {**sizes, "label": label, "bool": 1, "char": 1}
 
 
-def _rows(text: bytes, cells: int | None, components: int) -> Array:
-    """Read values of text, each in brackets unless it is one number; as many as there are if nothing is said."""
-    words = text.split() if components == 1 else _unbracketed(text, components)
-    fit = words is not None
+def _parse_rows(text: bytes, cells: int | None, components: int) -> Array:
+    """Read values of text, each in brackets unless it is one number; as many as there are if `cells` is None."""
+    words = text.split() if components == 1 else _strip_brackets(text, components)
     try:
         numbers = parse_numbers(text.translate(SPACES).split() if words is None else words)
     except ValueError as error:
         raise UnreadableOutputError(f"holds something else than numbers ({error})") from error
     if cells is not None:
-        need_size(numbers.size, cells * components, "numbers")
-    if not fit:
-        raise UnreadableOutputError(f"holds values that are not all of {components} components: it is garbage")
+        require_size(numbers.size, cells * components, "numbers")
+    require_content(words is not None, f"holds values that are not all of {components} components: it is garbage")
     return numbers.reshape(-1, components)
 
 
-def _unbracketed(text: bytes, components: int) -> list[bytes] | None:
+def _strip_brackets(text: bytes, components: int) -> list[bytes] | None:
     """Split values in brackets into their words; None if one has more or fewer components."""
     words = text.replace(b"(", b" ( ").replace(b")", b" ) ").split()
     cells, rest = divmod(len(words), components + 2)
@@ -354,8 +341,8 @@ def _unbracketed(text: bytes, components: int) -> list[bytes] | None:
     return words
 
 
-def _numbers(values: Array, scalar: np.dtype[np.floating] | None) -> bytes:
-    """Write the inside of a list."""
+def _encode_rows(values: Array, scalar: np.dtype[np.floating] | None) -> bytes:
+    """Return the inside of a list."""
     if scalar is not None:
         return as_dtype(values, scalar).tobytes()
     line = "%.17g\n" if values.shape[1] == 1 else f"({' '.join(['%.17g'] * values.shape[1])})\n"

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from deepzero_sim.common.types import Array
 from deepzero_sim.connectors.formats import Content, Format
-from deepzero_sim.connectors.formats.base import as_dtype, need_size
+from deepzero_sim.connectors.formats.base import as_dtype, require_size
 from deepzero_sim.connectors.formats.numbers import parse_number, parse_numbers
 from deepzero_sim.connectors.programs.executable import ExecutableSolver
 from deepzero_sim.connectors.programs.working_folder import ExternalFiles, Keep
@@ -185,7 +185,7 @@ class DakotaResults(Format):
             raise ExitCodeError(f"says that the driver failed: {content.decode(errors='replace').strip()[:80]!r}")
         functions = [name.encode() for name in _functions(self._channels, shape)]
         values, labels = _values_and_labels(content, frozenset(functions))
-        need_size(len(values), len(functions), "numbers")
+        require_size(len(values), len(functions), "numbers")
         if any(labels):
             values = values[_order(labels, functions)]
         return as_dtype(values.reshape(shape), dtype)
