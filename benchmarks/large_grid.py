@@ -73,7 +73,7 @@ def measured(solver: WakeFlow, method: VectorJacobianProduct, states: Array, com
     once, seconds = layer.backward_steps, time.perf_counter() - started
     found = compare(layer)
     later = layer.backward_steps - once
-    size = {"mib": method.numbers(solver.spec) * 4 / 2**20} if isinstance(method, ReferenceJacobian) else {}
+    size = {"mib": method.value_count(solver.spec) * 4 / 2**20} if isinstance(method, ReferenceJacobian) else {}
     return {"cosines": found, "steps_once": once, "steps_for_products": later, "seconds_once": seconds, **size}
 
 

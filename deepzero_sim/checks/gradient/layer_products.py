@@ -109,7 +109,7 @@ class LayerProducts(Subject):
         try:
             directions = np.stack([self._direction(seed) for seed in seeds])
             # central differences have no use for P(s)
-            changes = Differences(step_size, "central").along(probes, state, params, state, directions)
+            changes = Differences(step_size, "central").jvp(probes, state, params, state, directions)
         finally:
             self.steps += probes.steps - before
             probes.steps = before  # they are the check's, not the layer's

@@ -14,7 +14,7 @@ from deepzero_sim.checks.solver.timing import BatchTime, seconds_of
 from deepzero_sim.coupling.loop import SolverLoop
 from deepzero_sim.coupling.probes import TOGETHER
 from deepzero_sim.coupling.vjp import Coloured, ReferenceJacobian
-from deepzero_sim.coupling.vjp.stencil_radius import too_far
+from deepzero_sim.coupling.vjp.stencil_radius import is_wide
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.estimators import CGE, RGE
 from deepzero_sim.estimators.base import signed_steps
@@ -105,13 +105,13 @@ def _coloured(rollouts: _Rollouts) -> _Steps:
     reach = spec.stencil if spec.stencil is not None else rollouts.reach
     if reach is None:
         raise ConfigError("it needs a stencil in the spec, or a reach that was measured.")
-    if too_far(reach, spec):
+    if is_wide(reach, spec):
         raise ConfigError(f"a step carries information over {reach} points, too far for it to be cheap.")
-    return _Steps(rollouts.forward, rollouts.forward * Coloured().steps_a_product(spec, reach))  # a product of every step
+    return _Steps(rollouts.forward, rollouts.forward * Coloured().steps_per_product(spec, reach))  # a product of every step
 
 
 def _reference_jacobian(rollouts: _Rollouts) -> _Steps:
-    return _Steps(rollouts.forward, once=ReferenceJacobian().steps_once(rollouts.solver.spec))
+    return _Steps(rollouts.forward, once=ReferenceJacobian().steps_to_measure(rollouts.solver.spec))
 
 
 def _exact(rollouts: _Rollouts) -> _Steps:

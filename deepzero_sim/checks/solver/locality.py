@@ -6,7 +6,7 @@ from deepzero_sim.checks.solver.trial import Trial, together
 from deepzero_sim.checks.solver.verdict import Finding, NotTestedError, broken, holds, told
 from deepzero_sim.coupling.probes import SolverProbe
 from deepzero_sim.coupling.vjp.differences import Differences
-from deepzero_sim.coupling.vjp.stencil_radius import POINTS, STATES, farthest, too_far
+from deepzero_sim.coupling.vjp.stencil_radius import POINTS, STATES, is_wide, measure_radius
 from deepzero_sim.errors import SolverError
 
 
@@ -21,7 +21,7 @@ def measured_reach(trial: Trial) -> int:
     trial.require_time(of_state, 0.4)
     samples = trial.samples[: min(STATES, trial.affordable(0.4) // of_state)]
     try:
-        return farthest(*together(samples), SolverProbe(trial.shielded), Differences(None, "central"))
+        return measure_radius(*together(samples), SolverProbe(trial.shielded), Differences(None, "central"))
     except SolverError as error:
         raise NotTestedError(f"a state that was changed at one point could not be advanced: {error}") from error
 
@@ -29,7 +29,7 @@ def measured_reach(trial: Trial) -> int:
 def stencil(trial: Trial, found: int) -> Finding:
     """A step carries information no farther than the spec says."""
     said, longest = trial.spec.stencil, max(trial.spec.state_shape[1:])
-    far = too_far(found, trial.spec)
+    far = is_wide(found, trial.spec)
     if said is None:
         advice = "ReferenceJacobian suits it" if far else f"say stencil={found} if that holds for all states: Coloured suits it"
         return told(

@@ -4,8 +4,7 @@ from deepzero_sim.common.arguments import guard_calls as _guard_calls
 from deepzero_sim.coupling.vjp.analytic import Detached, Exact, StraightThrough
 from deepzero_sim.coupling.vjp.base import StepTaken, VectorJacobianProduct
 from deepzero_sim.coupling.vjp.coloured import Coloured
-from deepzero_sim.coupling.vjp.coordinate_probes import CoordinateProbes
-from deepzero_sim.coupling.vjp.random_probes import RandomProbes
+from deepzero_sim.coupling.vjp.directional_probes import CoordinateProbes, RandomProbes
 from deepzero_sim.coupling.vjp.reference.reference_jacobian import ReferenceJacobian
 
 __all__ = [

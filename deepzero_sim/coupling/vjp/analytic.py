@@ -11,12 +11,16 @@ from deepzero_sim.common.types import Array
 from deepzero_sim.coupling.probes import SolverProbe
 from deepzero_sim.coupling.vjp.base import StepTaken, VectorJacobianProduct
 from deepzero_sim.errors import ConfigError, NonFiniteError
-from deepzero_sim.solver.contract import DifferentiableSolver, Solver, differentiable_step
+from deepzero_sim.solver.contract import DifferentiableSolver, Solver
+from deepzero_sim.solver.failure_policy import Account
+from deepzero_sim.solver.stepping import differentiable_step
 
 
 @final
 class Detached(VectorJacobianProduct):
     """`J = 0`: the gradient stops at the solver. Costs nothing."""
+
+    takes_differences = False
 
     def product(self, taken: StepTaken, cotangents: Array, probes: SolverProbe) -> Array:
         return np.zeros_like(cotangents)
@@ -25,6 +29,8 @@ class Detached(VectorJacobianProduct):
 @final
 class StraightThrough(VectorJacobianProduct):
     """`J = I`: a step changes a state by little. Costs nothing (Bengio et al., arXiv 1308.3432, of thresholds)."""
+
+    takes_differences = False
 
     def product(self, taken: StepTaken, cotangents: Array, probes: SolverProbe) -> Array:
         return cotangents.copy()
@@ -37,6 +43,8 @@ class Exact(VectorJacobianProduct):
     A layer takes the step by :meth:`differentiable_step`, whose graph holds all that the way back needs, so that the gradient
     takes no solver steps of its own. :meth:`product` has no such graph: it takes each step once more, and counts it.
     """
+
+    takes_differences = False
 
     def bind(self, solver: Solver) -> None:
         _require_differentiable(solver)
@@ -57,7 +65,7 @@ class Exact(VectorJacobianProduct):
         params = None if taken.params is None else torch.from_numpy(taken.params.copy())
         with torch.enable_grad():
             advanced = self.differentiable_step(probes.solver, states, params)
-        probes.steps += len(states)
+        probes.count(Account(len(states)))
         if not advanced.requires_grad:
             raise ConfigError(
                 f"the differentiable step of solver {probes.spec.name!r} has no gradient: look for detach() or numpy in it."

@@ -1,11 +1,11 @@
-"""What back-propagation asks of a solver: `w -> J^T w`, with `J = dP/ds` the Jacobian of one step."""
+"""Contract of a vector-Jacobian product: `w -> J^T w`, with `J = dP/ds` the Jacobian of one solver step."""
 
 from __future__ import annotations
 
 import abc
 import warnings
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -17,14 +17,12 @@ from deepzero_sim.solver.contract import Solver
 
 @dataclass(frozen=True, eq=False)
 class StepTaken:
-    """Steps that were taken on the way forward.
+    """Steps that the forward pass took, as read-only copies: a product may be a user's own code.
 
     Args:
-        states: `(B, C, *N)`.
-        params: `(B, K)` or None.
-        advanced: `P(states)`, `(B, C, *N)`.
-
-    All are read-only copies: a product may be of the user's own.
+        states: Solver states before the step, `(B, C, *N)`.
+        params: Scenario parameters, `(B, K)`, or None.
+        advanced: Solver states after it, `P(states)`, `(B, C, *N)`.
     """
 
     states: Array
@@ -37,7 +35,7 @@ class StepTaken:
             object.__setattr__(self, name, None if array is None else read_only_copy(array))
 
     def at(self, b: int) -> tuple[Array, Array | None, Array]:
-        """One of them: state, parameters and what came of it, `(C, *N)`, `(K,)` or None, and `(C, *N)`."""
+        """Pick one of them: the state `(C, *N)`, its parameters `(K,)` or None, and the state after the step."""
         return self.states[b], None if self.params is None else self.params[b], self.advanced[b]
 
 
@@ -46,15 +44,18 @@ _RENAMED = {"serve": "bind", "learnt": "state_dict", "relearn": "load_state_dict
 
 
 class VectorJacobianProduct(abc.ABC):
-    """Estimates vector-Jacobian products of a solver's step.
+    """Estimator of vector-Jacobian products of a solver's step.
 
     Padding (`SolverSpec.mask`) has no gradient: products are zero there, whatever is given.
     """
 
+    #: Products that take no differences of steps suit solvers that are not deterministic, too.
+    takes_differences: ClassVar[bool] = True
+
     _solver: Solver | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Take a subclass that was written for the old names of three methods, with a warning."""
+        """Accept a subclass that was written for the old names of three methods, with a warning."""
         super().__init_subclass__(**kwargs)
         for old, new in _RENAMED.items():
             if old in cls.__dict__:
@@ -64,8 +65,11 @@ class VectorJacobianProduct(abc.ABC):
     def bind(self, solver: Solver) -> None:
         """Bind this product to a solver: what it learns of one is wrong for another.
 
+        Args:
+            solver: Solver whose steps are differentiated from now on.
+
         Raises:
-            ConfigError: it belongs to another.
+            ConfigError: The product is bound to another solver.
         """
         if self._solver is not None and self._solver is not solver:
             raise ConfigError(
@@ -81,11 +85,11 @@ class VectorJacobianProduct(abc.ABC):
 
         Args:
             solver: Solver that this product is bound to.
-            states: Tensor `(B, C, *N)`.
-            params: Tensor `(B, K)` or None.
+            states: Solver states, `(B, C, *N)`.
+            params: Scenario parameters, `(B, K)`, or None.
 
         Returns:
-            Tensor `(B, C, *N)` with a graph back to `states` and `params`, or None.
+            States one step later, `(B, C, *N)`, with a graph back to `states` and `params`; or None.
 
         Raises:
             SolverError: The solver failed, or left the finite numbers.
@@ -94,36 +98,36 @@ class VectorJacobianProduct(abc.ABC):
 
     @abc.abstractmethod
     def product(self, taken: StepTaken, cotangents: Array, probes: SolverProbe) -> Array:
-        """`J(s)^T w` of every state.
+        """Estimate `J(s)^T w` at every state.
 
         Args:
-            taken: the steps, with their states `s`.
-            cotangents: `w`, `(B, C, *N)`, zero in padding.
-            probes: advances states, if any are asked for.
+            taken: Steps of the forward pass, with their states `s`.
+            cotangents: Cotangents `w`, `(B, C, *N)`, zero in padding.
+            probes: Means of asking the solver for further steps, which it counts.
 
         Returns:
-            `(B, C, *N)`.
+            Products, `(B, C, *N)`, in the dtype of the cotangents.
 
         Raises:
-            ConfigError: the method does not suit the solver.
-            SolverError: the solver failed.
+            ConfigError: The method does not suit the solver.
+            SolverError: The solver failed.
         """
 
     def prepare(self, states: Array, params: Array | None, probes: SolverProbe) -> None:  # noqa: B027 - most need nothing
-        """Learn what is needed once, from states like those to come; the first product does it with its own otherwise.
+        """Learn what is needed once, from states like those to come; otherwise the first product does it with its own.
 
         Args:
-            states: `(B, C, *N)`.
-            params: `(B, K)` or None.
-            probes: advances states.
+            states: Solver states, `(B, C, *N)`.
+            params: Scenario parameters, `(B, K)`, or None.
+            probes: Means of asking the solver for steps, which it counts.
 
         Raises:
-            ConfigError: the method does not suit the solver.
-            SolverError: the solver failed.
+            ConfigError: The method does not suit the solver.
+            SolverError: The solver failed.
         """
 
     def state_dict(self) -> dict[str, Array]:
-        """Arrays that a checkpoint must keep, by name: what was learnt of the solver so far."""
+        """Return what was learnt of the solver so far: arrays by name, for a checkpoint."""
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Array]) -> None:  # noqa: B027 - likewise

@@ -1,4 +1,4 @@
-"""Measured Jacobians in a file, found again by what they were measured at."""
+"""File of measured Jacobians, found again by what they were measured at."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ from deepzero_sim.errors import RunError
 FORMAT = "deepzero-sim jacobians 2"
 
 
-class KeptJacobians:
-    """Arrays by a digest of all they depend on, steps of the solver among it, so that another solver's are never taken.
+class JacobianFile:
+    """Arrays by a digest of all they depend on, including steps of the solver, so that another solver's are never used.
 
-    What is found counts as many solver steps as it took to measure it: a run costs the same, whoever paid.
+    An array that is found counts as many solver steps as its measurement took: a run costs the same, whoever paid.
 
     Args:
-        path: a safetensors file, read where it is there; None to keep nothing.
+        path: Safetensors file, read if it exists; None to store nothing.
 
     Attributes:
-        taken: solver steps that were taken for what was not found.
+        steps_taken: Number of solver steps that were taken for arrays that were not found.
 
     Raises:
-        RunError: the file is damaged, none of this kind, or lies where nothing can be written.
+        RunError: The file is damaged, none of this kind, or lies where nothing can be written.
     """
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
         self._arrays: dict[str, Array] = {}
-        self._facts: dict[str, dict[str, str | int]] = {}  # of each digest, solver steps and the arrays' own digest
+        self._facts: dict[str, dict[str, str | int]] = {}  # by digest: solver steps, and the digest of the arrays themselves
         self._changed = False
-        self.taken = 0
+        self.steps_taken = 0
         if path is None:
             return
         _require_writable(path)
@@ -57,7 +57,7 @@ class KeptJacobians:
                 self._arrays = {name: file.get_tensor(name) for name in names}
             facts = read_json(metadata["facts"])
             whole = digest([metadata["facts"]]) == metadata["sha256"]
-            whole = whole and all(fact["content"] == _content(self._of(key)) for key, fact in facts.items())
+            whole = whole and all(fact["content"] == digest_of_named([], self._of(key)) for key, fact in facts.items())
         except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
             raise RunError(
                 f"{path} must be a file of Jacobians of this package, but it is not, or damaged ({type(error).__name__}: "
@@ -70,17 +70,24 @@ class KeptJacobians:
     def get(
         self, settings: Sequence[str], at: Sequence[np.ndarray], probes: SolverProbe, measure: Callable[[], dict[str, Array]]
     ) -> dict[str, Array]:
-        """What was measured by some settings at some states, or is now."""
+        """Return the arrays of some settings at some states, and measure them if they are not there.
+
+        Args:
+            settings: Settings of the measurement, as text.
+            at: Arrays that say where, and of which solver.
+            probes: Counter of solver steps.
+            measure: Function that measures the arrays by `probes`.
+        """
         key = digest(settings, at)[:32]
         if key in self._facts:
             probes.steps += int(self._facts[key]["steps"])
             return self._of(key)
         before = probes.steps
         measured = measure()
-        self.taken += probes.steps - before
+        self.steps_taken += probes.steps - before
         if self._path is not None:
             self._arrays |= {f"{key}.{name}": array for name, array in measured.items()}
-            self._facts[key] = {"steps": probes.steps - before, "content": _content(measured)}
+            self._facts[key] = {"steps": probes.steps - before, "content": digest_of_named([], measured)}
             self._changed = True
         return measured
 
@@ -91,7 +98,7 @@ class KeptJacobians:
         """Write the file if there is something new.
 
         Raises:
-            OSError: no space is left; what was there stands.
+            OSError: No space is left; the old file stands.
         """
         if self._path is None or not self._changed:
             return
@@ -101,16 +108,14 @@ class KeptJacobians:
         self._changed = False
 
 
-def _content(arrays: dict[str, Array]) -> str:
-    return digest_of_named([], arrays)
-
-
 def _require_writable(path: Path) -> None:
-    """Before hours are spent on what is to be written there."""
+    """Refuse a path that cannot be written, before hours are spent on what is to be written there."""
+    cause = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         usable = os.access(path.parent, os.W_OK)
     except (OSError, ValueError) as error:
-        raise RunError(f"Jacobians cannot be kept in {path} ({error}): name a file in a folder that can be written.") from error
+        usable, cause = False, error
     if not usable:
-        raise RunError(f"Jacobians cannot be kept in {path}: name a file in a folder that can be written.")
+        reason = "" if cause is None else f" ({cause})"
+        raise RunError(f"Jacobians cannot be kept in {path}{reason}: name a file in a folder that can be written.") from cause

@@ -1,4 +1,4 @@
-"""Jacobians that are measured at a few states, and taken to hold near them."""
+"""Products with Jacobians that are measured at a few states and used near them."""
 
 from __future__ import annotations
 
@@ -8,22 +8,21 @@ from typing import TypeAlias, final
 
 import numpy as np
 
-from deepzero_sim.common.types import Array, Scheme, is_integer, is_number
+from deepzero_sim.common.requirements import is_count, require, require_flag
+from deepzero_sim.common.types import Array, Scheme, is_number
 from deepzero_sim.coupling.probes import SolverProbe
 from deepzero_sim.coupling.vjp.base import StepTaken, VectorJacobianProduct
 from deepzero_sim.coupling.vjp.differences import Differences
-from deepzero_sim.coupling.vjp.reference.base_jacobian import BaseJacobian
-from deepzero_sim.coupling.vjp.reference.jacobian_file import KeptJacobians
-from deepzero_sim.coupling.vjp.reference.measured_jacobians import MeasuredJacobians, Reference
-from deepzero_sim.coupling.vjp.reference.medoids import medoids
-from deepzero_sim.coupling.vjp.reference.metric import Metric
+from deepzero_sim.coupling.vjp.reference.jacobian_file import JacobianFile
+from deepzero_sim.coupling.vjp.reference.measured_jacobians import BaseJacobian, MeasuredJacobians, Reference
+from deepzero_sim.coupling.vjp.reference.reference_states import Metric, medoids
 from deepzero_sim.coupling.vjp.windows import Windows, colours
 from deepzero_sim.errors import ConfigError
-from deepzero_sim.solver.contract import SolverSpec, require_states
+from deepzero_sim.solver.contract import SolverSpec
+from deepzero_sim.solver.validation import require_states
 
 #: Products from one check against the solver to the next, where there is a tolerance.
 CHECK_EVERY = 64
-
 
 #: A state, its parameters or None, and what its step gave.
 _Step: TypeAlias = tuple[Array, Array | None, Array]
@@ -31,37 +30,36 @@ _Step: TypeAlias = tuple[Array, Array | None, Array]
 
 @final
 class ReferenceJacobian(VectorJacobianProduct):
-    """Jacobians measured by finite differences at a few states; a product is taken with the one nearest to its state.
+    """Jacobians measured by finite differences at a few states; each product uses the one nearest to its state.
 
     What couples far points (a pressure projection, an implicit step) is nearly the same at all states, and what changes from
-    state to state (advection, reactions) is local. So one Jacobian is measured whole, and at every other reference only how it
-    differs from that one within windows around the points, by probes of many points at once:
+    state to state (advection, reactions) is local. So one Jacobian is measured whole, and at every other reference only its
+    difference from that one within windows around the points, by probes of many points at once:
 
         J(s) ~ J_0 + D_r,   r the reference nearest to s,   D_r from  J(s_r) c - J_0 c  for the colours c
 
     For `n` points that hold values, `J_0` takes `n` solver steps and `n^2` numbers or, with blocks, a `b^2`-th of both on
-    a plane, see :class:`BaseJacobian`; a reference takes as many steps as its windows have
-    colours, see :class:`Windows`. Central differences take twice these. Products then take none.
+    a plane, see :class:`BaseJacobian`; a reference takes as many steps as its windows have colours, see :class:`Windows`.
+    Central differences take twice these. Products then take none.
 
     Args:
-        references: at how many states, at most. They are those that all others are nearest to among the ones it is prepared
-            with, or among those of its first product; see :func:`medoids`, and for what is near,
-            :class:`Metric`.
-        radius: of the windows within which references differ, in points. A step that differs locally over no more, such as one
-            of stencil `radius`, is exact at every reference.
-        block: `b`, points along each axis whose far effects are taken to be the same; 1 measures every point.
-        step_size: as of :class:`~deepzero_sim.coupling.vjp.differences.Differences`.
-        scheme: ``"forward"`` or ``"central"``.
-        tolerance: of now and then a product, one random direction is compared with the solver, for a solver step or two; an
-            error of more than this share of the answer measures another reference there. None never looks.
-        secants: whether the nearest Jacobian is made to agree with the step that was taken, by Broyden's update
+        references: Number of states, at most. They are chosen among the states that it is prepared with, or among those of its
+            first product, so that all others are near to one of them; see :func:`medoids` and :class:`Metric`.
+        radius: Radius of the windows within which references differ, in points. A step that differs locally over no more, such
+            as one of stencil `radius`, is exact at every reference.
+        block: Points along each axis whose far effects are assumed to be the same, `b`; 1 measures every point.
+        step_size: Length of a probe, see :class:`~deepzero_sim.coupling.vjp.differences.Differences`.
+        scheme: Finite differences, ``"forward"`` or ``"central"``.
+        tolerance: Error, as a share of the answer, above which another reference is measured. Now and then, one random
+            direction of a product is compared with the solver, for a solver step or two. None never looks.
+        secants: Flag to make the nearest Jacobian agree with the step that was taken, by Broyden's update
             `J + (P(s) - P(s_r) - J d) d^T / d^T d`, `d = s - s_r` (Math. Comp. 19, 1965, eq. 4.5), where both have the same
             parameters. It takes no solver steps and twice the time.
-        memory: bytes that all of them may take.
-        file: where to keep what is measured, and to find it again. It is only taken for a solver that gives the same steps.
+        memory: Bytes that all of them may take.
+        file: File to store what is measured in, and to find it again. It is only used for a solver that gives the same steps.
 
     Raises:
-        ConfigError: an argument that cannot be used.
+        ConfigError: An argument cannot be used.
     """
 
     def __init__(
@@ -78,16 +76,13 @@ class ReferenceJacobian(VectorJacobianProduct):
         file: Path | str | None = None,
     ) -> None:
         for name, value in (("references", references), ("block", block), ("memory", memory)):
-            if not is_integer(value) or value < 1:
-                raise ConfigError(f"{name} must be a positive whole number, not {value!r}.")
-        if not is_integer(radius) or radius < 0:
-            raise ConfigError(f"radius must be a whole number of points, 0 or more, not {radius!r}.")
-        if tolerance is not None and (not is_number(tolerance) or not tolerance > 0):
-            raise ConfigError(f"tolerance must be a positive share of a step's answer, or None, not {tolerance!r}.")
-        if not isinstance(secants, bool):
-            raise ConfigError(f"secants must be true or false, not {secants!r}.")
-        if file is not None and (not isinstance(file, str | Path) or not str(file)):
-            raise ConfigError(f"file must be a path, or None to keep nothing, not {file!r}.")
+            require(is_count(value), f"{name} must be a positive whole number", value)
+        require(is_count(radius, least=0), "radius must be a whole number of points, 0 or more", radius)
+        fits = tolerance is None or (is_number(tolerance) and tolerance > 0)
+        require(fits, "tolerance must be a positive share of a step's answer, or None", tolerance)
+        require_flag(secants, "secants")
+        fits = file is None or (isinstance(file, str | Path) and bool(str(file)))
+        require(fits, "file must be a path, or None to keep nothing", file)
         self.references = references
         self.radius = radius
         self.block = block
@@ -111,13 +106,13 @@ class ReferenceJacobian(VectorJacobianProduct):
         """Measure at states of one's choice, in place of what was measured before.
 
         Args:
-            states: `(R, C, *N)`; the Jacobian is measured whole at the one nearest to their mean.
-            params: `(R, K)` or None.
-            probes: advances states.
+            states: Solver states, `(R, C, *N)`; the Jacobian is measured whole at the one nearest to their mean.
+            params: Scenario parameters, `(R, K)`, or None.
+            probes: Means of asking the solver for steps, which it counts.
 
         Raises:
-            ConfigError: they would not fit into memory.
-            SolverError: they are none of the solver's states, or the solver failed.
+            ConfigError: The Jacobians would not fit into memory.
+            SolverError: The states are none of the solver's, or the solver failed.
         """
         require_states(probes.spec, states, params)
         metric = Metric.of(states, params)
@@ -126,26 +121,26 @@ class ReferenceJacobian(VectorJacobianProduct):
         self._measure_at(states[order], None if params is None else params[order], metric, probes)
 
     def _measure_at(self, states: Array, params: Array | None, metric: Metric, probes: SolverProbe) -> None:
-        """The whole one at the first."""
+        """Take the step of every state, fingerprint the solver, and measure: the whole Jacobian at the first state."""
         self.bind(probes.solver)
         self._require_fits(len(states), probes.spec)
         taken = StepTaken(states, params, probes(states, params))
         some = np.where(probes.spec.active(), np.random.default_rng(0).choice([-1, 1], states.shape[1:]), 0)
         first = None if params is None else params[0]
-        answer = self._differences.along(probes, states[0], first, taken.advanced[0], some[None].astype(states.dtype))
+        answer = self._differences.jvp(probes, states[0], first, taken.advanced[0], some[None].astype(states.dtype))
         self._measure(taken, metric, answer, probes)
 
     def _measure(self, taken: StepTaken, metric: Metric, fingerprint: Array, probes: SolverProbe) -> None:
-        kept = KeptJacobians(self.file)
-        measured = MeasuredJacobians(probes, self._differences, self.block, self.radius, kept, metric, fingerprint)
+        file = JacobianFile(self.file)
+        measured = MeasuredJacobians(probes, self._differences, self.block, self.radius, file, metric, fingerprint)
         try:
             for b in range(len(taken.states)):
                 measured.add(*taken.at(b))
                 if b == 0:
-                    kept.save()  # the one that takes long
+                    file.save()  # the one that takes long
         finally:
-            kept.save()
-        self._kept, self._measured = kept, measured  # a solver that failed leaves what was there before
+            file.save()
+        self._file, self._measured = file, measured  # a solver that failed leaves what was there before
 
     def product(self, taken: StepTaken, cotangents: Array, probes: SolverProbe) -> Array:
         measured = self._measured or self._begin(taken, probes)
@@ -153,12 +148,12 @@ class ReferenceJacobian(VectorJacobianProduct):
             self._check(taken, probes, measured)
         active = probes.spec.active()
         nearest = [measured.nearest(*taken.at(b)[:2]) for b in range(len(taken.states))]
-        found = measured.transposed(nearest, cotangents[:, active])
+        products = measured.vjp(nearest, cotangents[:, active])
         if self.secants:
             for b, reference in enumerate(nearest):
-                found[b] += _by_secant(taken.at(b), cotangents[b], reference, measured, active)
+                products[b] += _secant_term(taken.at(b), cotangents[b], reference, measured, active)
         result = np.zeros_like(cotangents)
-        result[:, active] = found
+        result[:, active] = products
         return result
 
     def _begin(self, taken: StepTaken, probes: SolverProbe) -> MeasuredJacobians:
@@ -166,24 +161,24 @@ class ReferenceJacobian(VectorJacobianProduct):
             known, before = self._known, probes.steps
             references = StepTaken(known["states"], known.get("params"), known["advanced"])
             self._measure(references, Metric(known["sizes"], known["spans"]), known["fingerprint"], probes)
-            probes.steps = before + self._kept.taken  # what is found was counted when it was measured first
+            probes.steps = before + self._file.steps_taken  # the rest was counted when it was measured first
         else:
             self.prepare(taken.states, taken.params, probes)
         assert self._measured is not None
         return self._measured
 
     def _check(self, taken: StepTaken, probes: SolverProbe, measured: MeasuredJacobians) -> None:
-        """Now and then, look whether the estimate has drifted, and measure anew if so."""
+        """Compare a product with the solver now and then, and measure at another state if it has drifted."""
         assert self.tolerance is not None
         self._products += 1
         if self._products % CHECK_EVERY:
             return
-        generator = np.random.default_rng(self._products)  # the same whenever a run goes on
+        generator = np.random.default_rng(self._products)  # the same in a run that is resumed
         state, params, advanced = taken.at(int(generator.integers(len(taken.states))))
         active = probes.spec.active()
         direction = np.where(active, generator.choice([-1, 1], size=active.shape), 0).astype(state.dtype)
-        answer = self._differences.along(probes, state, params, advanced, direction[None])[0, active]
-        error = np.linalg.norm(answer - measured.along(measured.nearest(state, params), direction[active]))
+        answer = self._differences.jvp(probes, state, params, advanced, direction[None])[0, active]
+        error = np.linalg.norm(answer - measured.jvp(measured.nearest(state, params), direction[active]))
         if error > self.tolerance * np.linalg.norm(answer):
             self._add_if_it_fits(measured, (state, params, advanced), probes)
 
@@ -194,7 +189,7 @@ class ReferenceJacobian(VectorJacobianProduct):
             warnings.warn(f"products are off by more than tolerance, and no more is measured: {error}", stacklevel=2)
             return
         measured.add(*step)
-        self._kept.save()
+        self._file.save()
 
     def state_dict(self) -> dict[str, Array]:
         if self._measured is None:
@@ -215,25 +210,25 @@ class ReferenceJacobian(VectorJacobianProduct):
         self._known, self._measured = state_dict, None  # measured when first asked: a run may have ended
         self._products = int(state_dict["products"].item()) if state_dict else 0
 
-    def numbers(self, spec: SolverSpec, references: int | None = None) -> int:
-        """That it takes to hold so many references, or all that were asked for, of a solver."""
+    def value_count(self, spec: SolverSpec, references: int | None = None) -> int:
+        """Count the stored values of so many references, or of all that were asked for, of a solver."""
         active, count = spec.active(), self.references if references is None else references
-        return BaseJacobian(active, self.block).numbers + count * Windows(active, self.radius).entries
+        return BaseJacobian(active, self.block).value_count + count * Windows(active, self.radius).entries
 
-    def steps_once(self, spec: SolverSpec) -> int:
-        """Solver steps to measure all references of a solver, if it is prepared with as many states or more.
+    def steps_to_measure(self, spec: SolverSpec) -> int:
+        """Count the solver steps to measure all references of a solver, if it is prepared with as many states or more.
 
         Raises:
-            ConfigError: they would not fit into memory.
+            ConfigError: The Jacobians would not fit into memory.
         """
         self._require_fits(self.references, spec)
         active = spec.active()
         of_references = self.references * len(colours(active, self.radius))
-        directions = 1 + BaseJacobian(active, self.block).directions + of_references  # the first tells solvers apart
-        return self.references + self._differences.steps_a_direction * directions
+        directions = 1 + BaseJacobian(active, self.block).direction_count + of_references  # the first tells solvers apart
+        return self.references + self._differences.steps_per_direction * directions
 
     def _require_fits(self, references: int, spec: SolverSpec) -> None:
-        needed = self.numbers(spec, references) * np.dtype(spec.dtype).itemsize
+        needed = self.value_count(spec, references) * np.dtype(spec.dtype).itemsize
         if needed > self.memory:
             raise ConfigError(
                 f"the Jacobian of solver {spec.name!r} and {references} references would take {needed / 2**30:.3g} GiB, more "
@@ -242,12 +237,12 @@ class ReferenceJacobian(VectorJacobianProduct):
             )
 
 
-def _by_secant(step: _Step, w: Array, reference: Reference, measured: MeasuredJacobians, active: np.ndarray) -> Array | float:
-    """What Broyden's update adds to the product of a cotangent, `(n,)`."""
+def _secant_term(step: _Step, w: Array, reference: Reference, measured: MeasuredJacobians, active: np.ndarray) -> Array | float:
+    """Compute the term that Broyden's update adds to the product of a cotangent, `(n,)`."""
     state, params, advanced = step
     d = (state - reference.state)[active]
     same = params is None or reference.params is None or np.array_equal(params, reference.params)
     if not same or not d.any():
         return 0.0
     change = (advanced - reference.advanced)[active]
-    return np.asarray(((change - measured.along(reference, d)) @ w[active] / (d @ d)) * d)
+    return np.asarray(((change - measured.jvp(reference, d)) @ w[active] / (d @ d)) * d)

@@ -18,7 +18,7 @@ from deepzero_sim.common.types import Array
 from deepzero_sim.coupling.probes import SolverProbe
 from deepzero_sim.coupling.vjp import ReferenceJacobian, StepTaken
 from deepzero_sim.coupling.vjp.reference import reference_jacobian
-from deepzero_sim.coupling.vjp.reference.medoids import medoids
+from deepzero_sim.coupling.vjp.reference.reference_states import medoids
 from deepzero_sim.errors import ConfigError, RunError, SolverCrashError, SolverError
 from deepzero_sim.solver.contract import Solver
 
@@ -274,7 +274,7 @@ def test_a_solver_that_fails_leaves_what_was_measured() -> None:
 def test_no_more_is_measured_than_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reference_jacobian, "CHECK_EVERY", 1)
     solver, start, far = drifting()
-    fitting = ReferenceJacobian(4, tolerance=1e-3).numbers(solver.spec, 5) * 8
+    fitting = ReferenceJacobian(4, tolerance=1e-3).value_count(solver.spec, 5) * 8
     method, probes = ReferenceJacobian(4, tolerance=1e-3, memory=fitting), SolverProbe(solver)
     error(method, solver, start, probes)
     error(method, solver, far[:1], probes)
