@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from deepzero_sim.common import hdf5_objects, spelling
+from deepzero_sim.common import hdf5_objects, requirements
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.solver.contract import SolverSpec
 
@@ -167,7 +167,7 @@ def require_known(data_may_differ: Collection[str]) -> None:
     """
     if isinstance(data_may_differ, str):
         raise ConfigError(f"data_may_differ must be a list, such as [{data_may_differ}], not {data_may_differ!r}.")
-    spelling.require_known(data_may_differ, get_args(Statement), "data_may_differ")
+    requirements.require_known(data_may_differ, get_args(Statement), "data_may_differ")
 
 
 def differences(data: Statements, other: Statements, accepted: Collection[str] = ()) -> dict[str, str]:

@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from deepzero_sim.common.spelling import did_you_mean
+from deepzero_sim.common.requirements import did_you_mean
 from deepzero_sim.errors import ArgumentError, ConfigError, DeepZeroError
 
 #: What Python and its libraries raise for values that make no sense.

@@ -18,7 +18,7 @@ from typing import Any, get_origin, get_type_hints
 import numpy as np
 
 from deepzero_sim.common.arguments import keywords, misuse
-from deepzero_sim.common.spelling import did_you_mean
+from deepzero_sim.common.requirements import did_you_mean
 from deepzero_sim.common.types import read_only_copy
 from deepzero_sim.errors import ArgumentError, ConfigError, DeepZeroError
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import difflib
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from deepzero_sim.common.types import is_integer
@@ -93,3 +94,25 @@ def is_count(value: object, least: int = 1) -> bool:
         least: Smallest number that will do.
     """
     return is_integer(value) and value >= least
+
+
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """Suggest the known name most like a misspelt one, as a question in parentheses; empty if none is close."""
+    close = difflib.get_close_matches(str(name), known, n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def require_known(given: Iterable[object], known: Sequence[str], what: str) -> None:
+    """Refuse unknown names, with a suggestion: `WHAT may have A, B, not 'C' (did you mean 'B'?).`
+
+    Args:
+        given: Names that came.
+        known: Names that there are.
+        what: Owner of the names, for messages.
+
+    Raises:
+        ConfigError: A name is none of them.
+    """
+    for name in given:
+        if name not in known:
+            raise ConfigError(f"{what} may have {', '.join(known)}, not {name!r}{did_you_mean(name, known)}.")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepzero_sim.common.spelling import require_known
+from deepzero_sim.common.requirements import require_known
 from deepzero_sim.common.types import is_integer, is_number
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.solver.contract import SolverSpec

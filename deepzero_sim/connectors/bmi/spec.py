@@ -1,17 +1,18 @@
-"""What a component with the Basic Model Interface says of itself, as the spec of a solver."""
+"""The spec of a solver, as a component with the Basic Model Interface describes itself."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import operator
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from deepzero_sim.common.spelling import require_known
+from deepzero_sim.common.requirements import require_known, require_type
 from deepzero_sim.common.types import is_integer
-from deepzero_sim.connectors.bmi.component import RunningComponent, UntoldError, Variable
+from deepzero_sim.connectors.bmi.component import RunningComponent, UnimplementedError, Variable
 from deepzero_sim.connectors.bmi.types import dtype_of
 from deepzero_sim.connectors.spec_mapping import FIELDS, as_mask
 from deepzero_sim.errors import ConfigError, SolverCrashError
@@ -20,21 +21,18 @@ from deepzero_sim.solver.contract import DTYPES, SolverSpec
 #: Grids whose variables are arrays of `get_grid_shape`; all others are lists of points.
 STRUCTURED = ("uniform_rectilinear", "rectilinear", "structured_quadrilateral")
 
-#: What is compared where both the component and the given spec say something.
-FACTS = ("state_shape", "dt", "channel_units", "parameter_units", "spacing", "offsets")
-
-#: A spec, or some of its fields: what the component cannot tell.
+#: A spec, or some of its fields: what the component cannot report.
 GivenSpec: TypeAlias = SolverSpec | Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Interface:
-    """What of a component is used.
+    """Variables of a component that a solver uses.
 
     Args:
-        state: the variable of each channel, by the channel's name.
-        params: the variable that each scenario parameter fills, by the parameter's name.
-        steps: steps of the component in one of the solver.
+        state: Variable of each channel, by the channel's name.
+        params: Variable that each scenario parameter fills, by the parameter's name.
+        steps: Number of the component's steps in one of the solver.
     """
 
     state: Mapping[str, Variable]
@@ -42,189 +40,177 @@ class Interface:
     steps: int
 
 
-def variable_of(model: RunningComponent, name: str) -> Variable:
-    """A variable as the component describes it.
+def variable_of(component: RunningComponent, name: str) -> Variable:
+    """Return a variable as the component describes it.
 
     Raises:
-        ConfigError: the component has none of that name, or cannot say how large it is.
+        ConfigError: The component has none of that name, or does not report its type and size.
     """
     try:
-        word, item, total = (model.call(f"get_var_{what}", name) for what in ("type", "itemsize", "nbytes"))
-        model.call("get_var_grid", name)
+        word, item, total = (component.call(f"get_var_{what}", name) for what in ("type", "itemsize", "nbytes"))
+        component.call("get_var_grid", name)
     except SolverCrashError as error:
-        names = [n for what in ("input", "output") for n in model.told(f"get_{what}_var_names", default=()) or ()]
-        raise ConfigError(
-            f"expected a variable of BMI component {model.name}, which names "
-            f"{', '.join(map(str, dict.fromkeys(names))) or 'none'}, not {name!r} ({error})."
-        ) from error
-    what = f"variable {name!r} of BMI component {model.name} is {word!r} of {item} bytes, {total} bytes in all, which"
-    if not is_integer(item) or not is_integer(total) or item < 1 or total < 1 or total % item:
-        raise ConfigError(f"{what} do not fit: mend its get_var_type, get_var_itemsize or get_var_nbytes.")
+        known = [n for what in ("input", "output") for n in component.call_or((), f"get_{what}_var_names") or ()]
+        names = ", ".join(map(str, dict.fromkeys(known))) or "none"
+        expected = f"expected a variable of BMI component {component.name}, which names {names}"
+        raise ConfigError(f"{expected}, not {name!r} ({error}).") from error
+    problem = f"is {word!r} of {item} bytes, {total} bytes in all, which do not fit"
+    sizes_fit = is_integer(item) and is_integer(total) and item >= 1 and total >= 1 and not total % item
+    remedy = "mend its get_var_type, get_var_itemsize or get_var_nbytes"
+    component.require(sizes_fit, f"variable {name!r}", f"{problem}: {remedy}", ConfigError)
     dtype = dtype_of(word, int(item))
-    if dtype is None:
-        raise ConfigError(
-            f"{what} do not fit: name a type of real or whole numbers of that size, such as double, float, int or logical, in "
-            "its get_var_type, or mend its get_var_itemsize."
-        )
+    remedy = "name a type of real or whole numbers of that size, such as double, float, int or logical, in its get_var_type"
+    remedy += ", or mend its get_var_itemsize"
+    component.require(dtype is not None, f"variable {name!r}", f"{problem}: {remedy}", ConfigError)
+    assert dtype is not None
     return Variable(name, dtype, int(total) // int(item))
 
 
-def spec_of(model: RunningComponent, interface: Interface, given: GivenSpec) -> SolverSpec:
-    """The spec that a component tells, filled up with what is given.
+def spec_of(component: RunningComponent, interface: Interface, given: GivenSpec) -> SolverSpec:
+    """Return the spec that a component reports, completed by the given fields.
 
     Raises:
-        ConfigError: they contradict each other, something is missing, or the variables do not fit one array.
+        ConfigError: They contradict each other, a field is missing, or the variables do not fit one array.
     """
-    known = _fields(given)
+    fields = _fields(given)
     channels, parameters = list(interface.state.values()), list(interface.params.values())
-    grids = [_grid(model, variable) for variable in channels]
-    _require_one_shape(channels, grids)
-    shape, structured = grids[0].shape, all(grid.structured for grid in grids)
-    told: dict[str, Any] = {
+    grids = [_grid(component, variable) for variable in channels]
+    shapes = [grid.shape for grid in grids]
+    remedy = "leave one out, or let the component offer them on one grid"
+    _require_same(channels, shapes, "have as many values, but", remedy, operator.eq)
+    shape, is_structured = shapes[0], all(grid.is_structured for grid in grids)
+    reported: dict[str, Any] = {
         "state_shape": (len(channels), *shape),
-        "dt": _step(model, interface.steps, "dt" in known),
-        "channel_units": _units(model, channels),
-        "parameter_units": _units(model, parameters),
-        "spacing": _common_spacing(model, channels, grids),
+        "dt": _dt(component, interface.steps, "dt" in fields),
+        "channel_units": _units(component, channels),
+        "parameter_units": _units(component, parameters),
+        "spacing": _common_spacing(component, channels, grids),
         "offsets": tuple(grid.offsets for grid in grids) if all(grid.offsets for grid in grids) else (),
     }
-    for field in FACTS:
-        _require_agreement(model.name, field, told[field], known.get(field))
-    usual = {
-        "name": str(model.told("get_component_name", default="") or model.name),
-        "dtype": _dtype(model, channels),
+    for field, value in reported.items():
+        _require_agreement(component.name, field, value, fields.get(field))
+    defaults = {
+        "name": str(component.call_or("", "get_component_name") or component.name),
+        "dtype": _dtype(component, channels),
         "channels": tuple(interface.state),
         "parameters": tuple(interface.params),
-        "axes": ("z", "y", "x")[-len(shape) :] if structured and len(shape) <= 3 else (),
+        "axes": ("z", "y", "x")[-len(shape) :] if is_structured and len(shape) <= 3 else (),
         "thread_safe": False,  # components often keep things in their modules
     }
-    return SolverSpec(**{**usual, **known, **{field: value for field, value in told.items() if value}})
+    return SolverSpec(**{**defaults, **fields, **{field: value for field, value in reported.items() if value}})
 
 
-def _step(model: RunningComponent, steps: int, given: bool) -> float | None:
-    """Length of a step as the component tells it; None where it does not, as some do before their first, and the spec does."""
-    answer = model.told("get_time_step", default=None)
+def _dt(component: RunningComponent, steps: int, is_given: bool) -> float | None:
+    """Return the length of a step as the component reports it.
+
+    Some report none before their first step: None then, if the spec gives it.
+    """
+    answer = component.call_or(None, "get_time_step")
     try:
         step = float(answer)
     except (TypeError, ValueError):
         step = math.nan
     if 0 < step < math.inf:
         return steps * step
-    if given:
-        return None
-    raise ConfigError(
-        f"get_time_step of BMI component {model.name} must return how long a step is, not {answer!r}: give spec its dt, or "
-        "mend the component's configuration."
-    )
+    problem = f"must return how long a step is, not {answer!r}"
+    remedy = "give spec its dt, or mend the component's configuration"
+    component.require(is_given, "get_time_step", f"{problem}: {remedy}", ConfigError)
+    return None
 
 
 def _fields(given: GivenSpec) -> dict[str, Any]:
-    """The fields of a given spec that say something."""
+    """Return the fields of a given spec that hold something."""
     if isinstance(given, SolverSpec):
         given = {name: getattr(given, name) for name in FIELDS}
-    if not isinstance(given, Mapping):
-        raise ConfigError(f"spec must be a SolverSpec, or a mapping of its fields, not {type(given).__name__}.")
+    require_type(given, Mapping, "spec must be a SolverSpec, or a mapping of its fields")
     require_known(given, FIELDS, "a spec")
-    known = {key: value for key, value in given.items() if value is not None and not _empty(value)}
-    return {**known, "mask": as_mask(known["mask"])} if "mask" in known else known
+    fields = {key: value for key, value in given.items() if value is not None and not _is_empty(value)}
+    return {**fields, "mask": as_mask(fields["mask"])} if "mask" in fields else fields
 
 
-def _empty(value: Any) -> bool:
+def _is_empty(value: Any) -> bool:
     return isinstance(value, tuple | list) and not value
 
 
 @dataclass(frozen=True)
 class _Grid:
-    """Where the values of a variable lie: spacing and offsets only of uniform grids."""
+    """Grid of a variable: its shape, and spacing and offsets of uniform grids."""
 
     shape: tuple[int, ...]
-    structured: bool
+    is_structured: bool
     spacing: tuple[float, ...] = ()
     offsets: tuple[float, ...] = ()
 
 
-def _require_one_shape(channels: Sequence[Variable], grids: Sequence[_Grid]) -> None:
-    for variable, grid in zip(channels, grids, strict=True):
-        if grid.shape != grids[0].shape:
-            raise ConfigError(
-                f"all variables of the state must have as many values, but {channels[0].name!r} has {grids[0].shape} and "
-                f"{variable.name!r} {grid.shape}: leave one out, or let the component offer them on one grid."
-            )
+def _require_same(
+    channels: Sequence[Variable], values: Sequence[Any], demand: str, remedy: str, same: Callable[[Any, Any], bool]
+) -> None:
+    for variable, value in zip(channels, values, strict=True):
+        if not same(value, values[0]):
+            found = f"{channels[0].name!r} has {values[0]} and {variable.name!r} {value}"
+            raise ConfigError(f"all variables of the state must {demand} {found}: {remedy}.")
 
 
-def _common_spacing(model: RunningComponent, channels: Sequence[Variable], grids: Sequence[_Grid]) -> tuple[float, ...]:
-    """Spacing of all grids; nothing where one of them has none."""
+def _common_spacing(component: RunningComponent, channels: Sequence[Variable], grids: Sequence[_Grid]) -> tuple[float, ...]:
+    """Return the spacing of all grids; empty where one of them has none."""
     if not all(grid.spacing for grid in grids):
         return ()
-    for variable, grid in zip(channels, grids, strict=True):
-        if not np.allclose(grid.spacing, grids[0].spacing, rtol=1e-6, atol=0):
-            raise ConfigError(
-                f"all variables of the state must lie on grids of one spacing, but in BMI component {model.name} "
-                f"{channels[0].name!r} has {grids[0].spacing} and {variable.name!r} {grid.spacing}: leave one out of state."
-            )
-    return grids[0].spacing
+    demand = f"lie on grids of one spacing, but in BMI component {component.name}"
+    spacings = [grid.spacing for grid in grids]
+    _require_same(channels, spacings, demand, "leave one out of state", _are_close)
+    return spacings[0]
 
 
-def _grid(model: RunningComponent, variable: Variable) -> _Grid:
-    number = model.call("get_var_grid", variable.name)
-    kind = "_".join(str(model.call("get_grid_type", number)).split("\0")[0].lower().split())
-    at_nodes = str(model.told("get_var_location", variable.name, default="node")).strip().lower() == "node"
+def _grid(component: RunningComponent, variable: Variable) -> _Grid:
+    number = component.call("get_var_grid", variable.name)
+    kind = "_".join(str(component.call("get_grid_type", number)).split("\0")[0].lower().split())
+    at_nodes = str(component.call_or("node", "get_var_location", variable.name)).strip().lower() == "node"
     if kind not in STRUCTURED or not at_nodes:
-        return _Grid((variable.size,), structured=False)
-    shape = model.grid_shape(variable.name)
-    if math.prod(shape) != variable.size:
-        raise ConfigError(
-            f"variable {variable.name!r} of BMI component {model.name} has {variable.size} values on a grid of {shape}: "
-            "mend its get_var_nbytes or get_grid_shape."
-        )
+        return _Grid((variable.size,), is_structured=False)
+    shape = component.grid_shape(variable.name)
+    problem = f"has {variable.size} values on a grid of {shape}: mend its get_var_nbytes or get_grid_shape"
+    component.require(math.prod(shape) == variable.size, f"variable {variable.name!r}", problem, ConfigError)
     if kind != "uniform_rectilinear":
-        return _Grid(shape, structured=True)
+        return _Grid(shape, is_structured=True)
     try:
-        spacing, origin = (model.grid_numbers(what, number, len(shape)) for what in ("spacing", "origin"))
-    except UntoldError:  # xmipy has no such functions
-        return _Grid(shape, structured=True)
-    if not spacing.all():
-        raise ConfigError(
-            f"get_grid_spacing of BMI component {model.name} must not be 0, but is {spacing.tolist()} for {variable.name!r}: "
-            "mend it."
-        )
+        spacing, origin = (component.grid_numbers(what, number, len(shape)) for what in ("spacing", "origin"))
+    except UnimplementedError:  # xmipy has no such functions
+        return _Grid(shape, is_structured=True)
+    problem = f"must not be 0, but is {spacing.tolist()} for {variable.name!r}: mend it"
+    component.require(bool(spacing.all()), "get_grid_spacing", problem, ConfigError)
     offsets = tuple(float(o / s) for o, s in zip(origin, spacing, strict=True))
     return _Grid(shape, True, tuple(map(float, spacing)), offsets)
 
 
-def _units(model: RunningComponent, variables: Sequence[Variable]) -> tuple[str, ...]:
-    units = tuple(str(model.told("get_var_units", variable.name, default="") or "") for variable in variables)
+def _units(component: RunningComponent, variables: Sequence[Variable]) -> tuple[str, ...]:
+    units = tuple(str(component.call_or("", "get_var_units", variable.name) or "") for variable in variables)
     return units if any(units) else ()
 
 
-def _dtype(model: RunningComponent, channels: Sequence[Variable]) -> str:
+def _dtype(component: RunningComponent, channels: Sequence[Variable]) -> str:
     for variable in channels:
-        if variable.dtype.name not in DTYPES:
-            raise ConfigError(
-                f"variable {variable.name!r} of BMI component {model.name} must hold {' or '.join(DTYPES)} to be a part of the "
-                f"state, not {variable.dtype}: leave it out of state."
-            )
+        problem = f"must hold {' or '.join(DTYPES)} to be a part of the state, not {variable.dtype}: leave it out of state"
+        component.require(variable.dtype.name in DTYPES, f"variable {variable.name!r}", problem, ConfigError)
     return "float64" if any(variable.dtype.name == "float64" for variable in channels) else "float32"
 
 
-def _require_agreement(name: str, field: str, told: Any, given: Any) -> None:
-    if given is None or not told:
+def _require_agreement(name: str, field: str, reported: Any, given: Any) -> None:
+    if given is None or not reported:
         return
-    same = tuple(given) == told if field.endswith("units") and not isinstance(given, str) else _same_numbers(given, told)
-    if not same:
-        raise ConfigError(
-            f"the spec says that {field} is {_tuples(given)}, but BMI component {name} says {told}: leave {field} out of the "
-            "spec, or mend the component's configuration."
-        )
+    is_text = field.endswith("units") and not isinstance(given, str)
+    if not (tuple(given) == reported if is_text else _are_close(given, reported)):
+        problem = f"the spec says that {field} is {_as_tuples(given)}, but BMI component {name} says {reported}"
+        raise ConfigError(f"{problem}: leave {field} out of the spec, or mend the component's configuration.")
 
 
-def _tuples(value: Any) -> Any:
-    """Lists of YAML as the tuples that they stand for."""
-    return tuple(_tuples(entry) for entry in value) if isinstance(value, list | tuple) else value
+def _as_tuples(value: Any) -> Any:
+    """Replace lists of YAML by the tuples that they stand for."""
+    return tuple(_as_tuples(entry) for entry in value) if isinstance(value, list | tuple) else value
 
 
-def _same_numbers(given: Any, told: Any) -> bool:
+def _are_close(one: Any, other: Any) -> bool:
+    """Compare numbers or arrays of them; anything else is not close."""
     try:
-        return np.shape(given) == np.shape(told) and np.allclose(given, told, rtol=1e-6, atol=0)
+        return np.shape(one) == np.shape(other) and np.allclose(one, other, rtol=1e-6, atol=0)
     except (TypeError, ValueError):  # no numbers at all
         return False

@@ -13,20 +13,26 @@ from typing import Any
 
 import numpy as np
 
-from deepzero_sim.common.spelling import did_you_mean
+from deepzero_sim.common.requirements import did_you_mean, require, require_flag
 from deepzero_sim.common.types import Array, is_integer, is_number
-from deepzero_sim.connectors.formats import Content
+from deepzero_sim.connectors.formats.base import Content
 from deepzero_sim.connectors.per_state import MOST_AT_ONCE, PerStateCaller
 from deepzero_sim.connectors.programs.array_files import input_files, output_files
 from deepzero_sim.connectors.programs.command import Command
+from deepzero_sim.connectors.programs.failures import complete_message, failure_at_end, or_disk_full
 from deepzero_sim.connectors.programs.namelists import Namelists
-from deepzero_sim.connectors.programs.namelists import namelists as set_in
-from deepzero_sim.connectors.programs.paths import inside, read_inside
-from deepzero_sim.connectors.programs.processes import Programs, Run
-from deepzero_sim.connectors.programs.program_output import Said, blamed, complete, ending
-from deepzero_sim.connectors.programs.templates import Plain, Template, Values, own_values, try_out
-from deepzero_sim.connectors.programs.templates import templates as filled_in
-from deepzero_sim.connectors.programs.working_folder import ExternalFiles, Keep, WorkingFolders, placed, write_new
+from deepzero_sim.connectors.programs.namelists import namelists as read_namelists
+from deepzero_sim.connectors.programs.paths import inner_path, read_output
+from deepzero_sim.connectors.programs.processes import Invocation, ProgramRunner
+from deepzero_sim.connectors.programs.program_output import ProgramOutput
+from deepzero_sim.connectors.programs.templates import Plain, Template, Values, read_templates, require_values, try_out
+from deepzero_sim.connectors.programs.working_folder import (
+    ExternalFiles,
+    Keep,
+    WorkingFolders,
+    list_external_files,
+    write_new,
+)
 from deepzero_sim.connectors.spec_mapping import as_spec
 from deepzero_sim.errors import (
     ConfigError,
@@ -39,7 +45,7 @@ from deepzero_sim.errors import (
 )
 from deepzero_sim.solver.contract import Solver, SolverSpec
 
-#: Files that are open for one run: two that it writes to, what tells its end, and a few for a moment. And all others.
+#: Files that are open for one run: two for its output, what tells its end, and a few for a moment. And all others.
 OPEN_A_RUN, OTHERS_OPEN = 3, 32
 
 #: Seconds that a program may be given: eleven days.
@@ -53,33 +59,33 @@ class ExecutableSolver(Solver):
     started in it, without a shell; its outputs are read, and the folder is removed. What the program started ends with it.
 
     Args:
-        spec: a SolverSpec, or a mapping of its fields.
-        command: the program and its arguments, `[./solver, in.npy, out.npy]`. A program with a slash in it is a path from the
+        spec: A SolverSpec, or a mapping of its fields.
+        command: Program and its arguments, `[./solver, in.npy, out.npy]`. A program with a slash in it is a path from the
             current folder; any other is looked for in `PATH`. Arguments may hold placeholders, `"{{ params.nu }}"`.
-        inputs: files to be written, each a mapping: `path` in the working folder; `format`: npy, raw, fortran, text, hdf5,
+        inputs: Files to be written, each a mapping: `path` in the working folder; `format`: npy, raw, fortran, text, hdf5,
             openfoam, or a `Format` of your own by its import path or as `file.py:Name`; `channels` that the file has, all if
             left out; `of`: state (if left out), params, or all, which is one row of both; `channel_axis`: first (if left out),
             last or none; and the options of the format. May be left out if templates or arguments hand over the `state`.
-        outputs: files to be read, in the same way. Together they have every channel of the state once.
-        external_input_files: files and folders that are copied into the folder: a list, or a mapping from paths there.
-        external_input_links: the same, linked rather than copied: for large files that the program only reads.
-        external_output_files: more files that the program must leave.
+        outputs: Files to be read, in the same way. Together they have every channel of the state once.
+        external_input_files: Files and folders that are copied into the folder: a list, or a mapping from paths there.
+        external_input_links: Files and folders that are linked rather than copied: large ones that the program only reads.
+        external_output_files: More files that the program must leave.
         templates: jinja2 templates by the paths that they are filled in to. They see `params`, `spec`, `dt`, `state`, `values`.
         namelists: Fortran namelists by the paths that they are written to: `file`, the base, and `values` by group and name.
-        stdin: path of a file in the folder that the program reads as its standard input: one of the above; nothing if None.
-        values: numbers and words of your own by their names, which templates, namelists and arguments see as `values.name`: one
+        stdin: Path of a file in the folder that the program reads as its standard input: one of the above; nothing if None.
+        values: Numbers and words of your own by their names, which templates, namelists and arguments see as `values.name`: one
             template then serves a coarse solver and a fine one.
-        timeout: seconds that one run may take.
-        allowed_return_codes: exit statuses that do not mean failure.
-        environment: variables beside those of this process.
-        keep: which folders are kept: failures, never or always. Never more than 20.
-        kept_folder: where they are kept.
-        at_once: runs at once in this process, at most; as many as there are cores if None.
-        batched: whether one run advances a whole batch: arrays then have the axis of the batch in front.
+        timeout: Seconds that one run may take.
+        allowed_return_codes: Exit statuses that do not mean failure.
+        environment: Variables besides those of this process.
+        keep: Choice of the folders that are kept: failures, never or always. Never more than 20.
+        kept_folder: Folder that they are kept in; if None, `kept` in the folder of the training run, or `runs/kept` elsewhere.
+        at_once: Runs at once in this process, at most; as many as there are cores if None.
+        batched: True if one run advances a whole batch: arrays then have the axis of the batch in front.
 
     Raises:
-        ConfigError: the settings are not usable, or a program or file is not there.
-        MissingExtraError: templates need jinja2, namelists f90nml, and it is not installed.
+        ConfigError: The settings are not usable, or a program or file is missing.
+        MissingExtraError: Templates need jinja2, namelists f90nml, and it is not installed.
     """
 
     def __init__(  # noqa: PLR0913 - each is a word of the settings
@@ -100,136 +106,129 @@ class ExecutableSolver(Solver):
         allowed_return_codes: Sequence[int] = (0,),
         environment: Mapping[str, str | float] = {},
         keep: Keep = "failures",
-        kept_folder: str | Path = "kept",
+        kept_folder: str | Path | None = None,
         at_once: int | None = None,
         batched: bool = False,
     ) -> None:
-        _need_posix()
-        if not isinstance(batched, bool):
-            raise ConfigError(f"batched must be true or false, not {batched!r}.")
+        _require_posix()
+        require_flag(batched, "batched")
         self.spec = as_spec(spec)
         self._command = Command(command, environment)
         self._inputs = input_files(inputs, self.spec, batched)
         self._outputs = output_files(outputs, self.spec, batched)
-        self._left = _paths(external_output_files, "external_output_files")
-        self._values = own_values(values)
-        self._decks: tuple[Template | Namelists, ...] = (*filled_in(templates), *set_in(namelists))
+        self._external_outputs = _require_paths(external_output_files, "external_output_files")
+        self._values = require_values(values)
+        self._decks: tuple[Template | Namelists, ...] = (*read_templates(templates), *read_namelists(namelists))
         for render in (self._command.words, *(deck.render for deck in self._decks)):
             try_out(render, self.spec, self._values, batched)
         if not (self._inputs or self._decks or self._command.has_placeholders):
             raise ConfigError("inputs must name a file that the state is written to, or a template must write it, not nothing.")
-        copies = placed(external_input_files, "external_input_files")
-        links = placed(external_input_links, "external_input_links")
+        copies = list_external_files(external_input_files, "external_input_files")
+        links = list_external_files(external_input_links, "external_input_links")
         written = [file.path for file in (*self._inputs, *self._decks)]
         self._folders = WorkingFolders(self.spec.name, copies, links, written, keep, kept_folder)
-        there = [*written, *(place.path for place in (*copies, *links))]
-        self._stdin = None if stdin is None else _one_of(stdin, there)
-        self._command.need_files({*there, *self._left, *(file.path for file in self._outputs)})
-        self._timeout = _seconds(timeout)
-        self._allowed = _statuses(allowed_return_codes)
+        there = [*written, *(file.path for file in (*copies, *links))]
+        self._stdin = None if stdin is None else _require_stdin(stdin, there)
+        self._command.require_reachable_files({*there, *self._external_outputs, *(file.path for file in self._outputs)})
+        self._timeout = _require_seconds(timeout)
+        self._return_codes = _require_return_codes(allowed_return_codes)
         self._batched = batched
-        self._programs = Programs()
-        self._statewise = PerStateCaller(_cores() if at_once is None else at_once, self._programs.stop)
-        _need_descriptors(self._statewise.at_once)
+        self._runner = ProgramRunner()
+        self._per_state = PerStateCaller(_available_cores() if at_once is None else at_once, self._runner.stop)
+        _require_descriptors(self._per_state.at_once)
 
     def step(self, states: Array, params: Array | None = None) -> Array:
         """Advance a batch: see :meth:`Solver.step`.
 
         Raises:
-            StatesFailedError: a run failed: a SolverTimeoutError, SolverKilledError, ExitCodeError, MissingOutputError,
+            StatesFailedError: A run failed: a SolverTimeoutError, SolverKilledError, ExitCodeError, MissingOutputError,
                 UnreadableOutputError, InvalidStateError or WorkingFolderError for each such state. If the program takes
                 batches, that error itself.
-            ConfigError: the program changed a linked file, or cannot be started, or a template cannot be filled in.
+            ConfigError: The program changed a linked file, or cannot be started, or a template cannot be filled in.
         """
-        stops = self._programs.stops
+        stop_count = self._runner.stop_count
 
         def advance(state: Array, row: Array | None) -> Array:
-            return self._advance(state, row, stops)
+            return self._advance(state, row, stop_count)
 
         if not self._batched:
-            return self._statewise(advance, states, params)
+            return self._per_state(advance, states, params)
         try:
-            (advanced,) = self._statewise(advance, states[None], None if params is None else params[None])
+            (advanced,) = self._per_state(advance, states[None], None if params is None else params[None])
         except StatesFailedError as error:
             raise error.failures[0] from error
         return np.asarray(advanced)
 
-    def _advance(self, states: Array, params: Array | None, stops: int) -> Array:
+    def _advance(self, states: Array, params: Array | None, stop_count: int) -> Array:
         values = Values(self.spec, states, params, self._values)
-        words = self._command.words(values)
+        command = self._command.words(values)
         contents = [(file.path, file.content(states, params)) for file in self._inputs]
         contents += [(deck.path, deck.render(values).encode()) for deck in self._decks]
-        with self._folder(words) as (folder, said):
-            self._fill(folder, contents)
+        with self._working_folder(command) as (folder, output):
+            _write_files(folder, contents)
             stdin = None if self._stdin is None else folder / self._stdin
-            self._run(Run(words, folder, self._command.environment(), said.descriptors, self._timeout, stdin), stops)
-            return self._read(folder, states)
+            environment = self._command.environment()
+            self._run(Invocation(command, folder, environment, output.descriptors, self._timeout, stdin), stop_count)
+            return self._read_outputs(folder, states)
 
     @contextmanager
-    def _folder(self, words: Sequence[str]) -> Iterator[tuple[Path, Said]]:
-        """A folder for one run, and where the program talks to. What goes wrong inside gets its whole message."""
-        folder, said = self._made()
+    def _working_folder(self, command: Sequence[str]) -> Iterator[tuple[Path, ProgramOutput]]:
+        """Provide a folder for one run, and the files for its output. A failure inside gets its whole message."""
+        folder, output = self._make_folder()
         try:
-            yield folder, said
-        except SolverError as failed:
-            error = blamed(failed, folder)
-            kept = self._folders.settle(folder, _account(words, f"failed: {error}"), failed=True)
-            complete(error, self.spec.name, said.last(), kept)
+            yield folder, output
+        except SolverError as failure:
+            error = or_disk_full(failure, folder)
+            kept = self._folders.keep_or_remove(folder, _record(command, f"failed: {error}"), failed=True)
+            complete_message(error, self.spec.name, output.excerpt(), kept)
             raise error from error.__cause__
         except BaseException:
             self._folders.remove(folder)
             raise
         else:
-            self._folders.settle(folder, _account(words, "ended well"), failed=False)
+            self._folders.keep_or_remove(folder, _record(command, "ended well"), failed=False)
         finally:
-            said.close()
+            output.close()
 
-    def _made(self) -> tuple[Path, Said]:
+    def _make_folder(self) -> tuple[Path, ProgramOutput]:
         folder = None
         try:
             folder = self._folders.make()
-            return folder, Said.in_folder(folder)
+            return folder, ProgramOutput.create(folder)
         except OSError as error:
             if folder is not None:
                 self._folders.remove(folder)
             failure = WorkingFolderError(f"a folder to work in cannot be made ({error})")
-            complete(failure, self.spec.name, "", None)
+            complete_message(failure, self.spec.name, "", None)
             raise failure from error
 
-    def _fill(self, folder: Path, contents: Sequence[tuple[str, Content]]) -> None:
-        for path, content in contents:
-            try:
-                write_new(folder / path, content)
-            except OSError as error:
-                raise WorkingFolderError(f"{path} cannot be written ({error.strerror})") from error
-
-    def _run(self, run: Run, stops: int) -> None:
-        linked = self._folders.links()
+    def _run(self, invocation: Invocation, stop_count: int) -> None:
+        identities = self._folders.link_identities()
         try:
-            ended = self._programs.run(run, stops)
+            outcome = self._runner.run(invocation, stop_count)
         except OSError as error:
-            raise _not_started(self._command.program, error) from error
+            raise _start_failure(self._command.program, error) from error
         except ValueError as error:  # a placeholder was filled in with what no argument may hold
             raise ConfigError(f"{self._command.program} cannot be started ({error}): mend the arguments of command.") from error
-        if stops != self._programs.stops:
+        if stop_count != self._runner.stop_count:
             raise KeyboardInterrupt  # it was ended because the user said so
-        if changed := [source for source, identity in self._folders.links().items() if identity != linked[source]]:
+        now = self._folders.link_identities()
+        if changed := [source for source in now if now[source] != identities[source]]:
             raise ConfigError(
                 f"{self._command.program} changed {changed[0]}, which is only linked into its folder: name it in "
                 "external_input_files, so that it is copied."
             )
-        failure = ending(ended, self._command.program, self._timeout, self._allowed)
-        if failure is not None:
+        if failure := failure_at_end(outcome, self._command.program, self._timeout, self._return_codes):
             raise failure
 
-    def _read(self, folder: Path, states: Array) -> Array:
-        for path in self._left:
+    def _read_outputs(self, folder: Path, states: Array) -> Array:
+        for path in self._external_outputs:
             if not (folder / path).exists():
                 raise MissingOutputError(f"the file {path} of external_output_files is not there")
         advanced = np.empty_like(states, order="C")
         for file in self._outputs:
             try:
-                file.read(read_inside(folder, file.found_in(folder), file.largest(states)), advanced)
+                file.read(read_output(folder, file.actual_path(folder), file.size_limit(states)), advanced)
             except SolverError as error:
                 error.args = (f"the output {file.path} {error}",)
                 raise
@@ -238,14 +237,40 @@ class ExecutableSolver(Solver):
         return advanced
 
 
-def _paths(listed: Sequence[str], what: str) -> tuple[str, ...]:
-    if isinstance(listed, str | bytes) or not isinstance(listed, Sequence):
-        raise ConfigError(f"{what} must be a list of paths, not {listed!r}.")
-    return tuple(inside(path, what) for path in listed)
+def _write_files(folder: Path, contents: Sequence[tuple[str, Content]]) -> None:
+    for path, content in contents:
+        try:
+            write_new(folder / path, content)
+        except OSError as error:
+            raise WorkingFolderError(f"{path} cannot be written ({error.strerror})") from error
 
 
-def _one_of(stdin: object, there: Sequence[str]) -> str:
-    path = inside(stdin, "stdin")  # type: ignore[arg-type]
+def _record(command: Sequence[str], outcome: str) -> str:
+    return f"command: {shlex.join(command)}\n{outcome}\n"
+
+
+def _start_failure(program: str, error: OSError) -> ConfigError | SolverCrashError:
+    if error.errno in (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE):
+        return SolverCrashError(f"{program} cannot be started ({error.strerror}); take fewer at_once")
+    remedy = "a script needs a first line such as #!/bin/sh, and what it names must be there"
+    if error.errno == errno.E2BIG:
+        remedy = "hand long ones over in a file, by templates"
+    return ConfigError(f"{program} cannot be started ({error.strerror}): {remedy}.")
+
+
+def _require_posix() -> None:
+    if os.name != "posix":
+        raise ConfigError("ExecutableSolver needs Linux or macOS, where all that a program starts can be ended with it.")
+
+
+def _require_paths(paths: Sequence[str], what: str) -> tuple[str, ...]:
+    listed = isinstance(paths, Sequence) and not isinstance(paths, str | bytes)
+    require(listed, f"{what} must be a list of paths", paths)
+    return tuple(inner_path(path, what) for path in paths)
+
+
+def _require_stdin(stdin: str, there: Sequence[str]) -> str:
+    path = inner_path(stdin, "stdin")
     if path not in there:
         raise ConfigError(
             f"stdin must be a file that is put into the working folder: {', '.join(there) or 'there is none'}, not {path!r}"
@@ -254,13 +279,21 @@ def _one_of(stdin: object, there: Sequence[str]) -> str:
     return path
 
 
-def _need_posix() -> None:
-    if os.name != "posix":
-        raise ConfigError("ExecutableSolver needs Linux or macOS, where all that a program starts can be ended with it.")
+def _require_seconds(timeout: float) -> float:
+    usable = is_number(timeout) and 0 < timeout <= LONGEST
+    require(usable, f"timeout must be a positive number of seconds, up to {LONGEST:g}", timeout)
+    return float(timeout)
 
 
-def _need_descriptors(at_once: int) -> None:
-    """Programs that cannot all be started, or whose folders cannot be removed, would fail by chance."""
+def _require_return_codes(codes: Sequence[int]) -> tuple[int, ...]:
+    listed = isinstance(codes, Sequence) and not isinstance(codes, str) and len(codes) > 0
+    usable = listed and all(is_integer(code) and 0 <= code < 256 for code in codes)
+    require(usable, "allowed_return_codes must be a list of numbers from 0 to 255", codes)
+    return tuple(map(int, codes))
+
+
+def _require_descriptors(at_once: int) -> None:
+    """Refuse more runs at once than this process may have files for: some would not start, or leave their folders."""
     limit, needed = resource.getrlimit(resource.RLIMIT_NOFILE)[0], OTHERS_OPEN + OPEN_A_RUN * at_once
     if limit != resource.RLIM_INFINITY and needed > limit:
         raise ConfigError(
@@ -269,33 +302,6 @@ def _need_descriptors(at_once: int) -> None:
         )
 
 
-def _account(words: Sequence[str], outcome: str) -> str:
-    return f"command: {shlex.join(words)}\n{outcome}\n"
-
-
-def _not_started(program: str, error: OSError) -> ConfigError | SolverCrashError:
-    if error.errno in (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE):
-        return SolverCrashError(f"{program} cannot be started ({error.strerror}); take fewer at_once")
-    if error.errno == errno.E2BIG:
-        return ConfigError(f"{program} cannot be started ({error.strerror}): hand long ones over in a file, by templates.")
-    remedy = "a script needs a first line such as #!/bin/sh, and what it names must be there"
-    return ConfigError(f"{program} cannot be started ({error.strerror}): {remedy}.")
-
-
-def _seconds(timeout: float) -> float:
-    if not is_number(timeout) or not 0 < timeout <= LONGEST:
-        raise ConfigError(f"timeout must be a positive number of seconds, up to {LONGEST:g}, not {timeout!r}.")
-    return float(timeout)
-
-
-def _statuses(allowed: Sequence[int]) -> tuple[int, ...]:
-    listed = isinstance(allowed, Sequence) and not isinstance(allowed, str) and allowed
-    if not listed or not all(is_integer(status) and 0 <= status < 256 for status in allowed):
-        raise ConfigError(f"allowed_return_codes must be a list of numbers from 0 to 255, not {allowed!r}.")
-    return tuple(map(int, allowed))
-
-
-def _cores() -> int:
-    """That this process may use."""
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(available, MOST_AT_ONCE)
+def _available_cores() -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, MOST_AT_ONCE)

@@ -17,12 +17,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from deepzero_sim.common.spelling import did_you_mean
+from deepzero_sim.common.requirements import did_you_mean
 from deepzero_sim.connectors.programs.namelist_entries import ABSENT, BY_A_TEMPLATE, Edit, Entry, Way, added, entries, replaced
 from deepzero_sim.connectors.programs.namelist_text import Group, find_groups, mentions_group
 from deepzero_sim.connectors.programs.namelist_values import Filled
-from deepzero_sim.connectors.programs.paths import inside
-from deepzero_sim.connectors.programs.templates import Values, text_of
+from deepzero_sim.connectors.programs.paths import inner_path
+from deepzero_sim.connectors.programs.templates import Values, read_source
 from deepzero_sim.errors import ConfigError, MissingExtraError
 
 #: Characters of a base, and entries of one of its groups: f90nml takes seconds for so many.
@@ -79,13 +79,13 @@ def namelists(settings: Mapping[str, Mapping[str, Any]]) -> tuple[Namelists, ...
     if not fit:
         raise ConfigError(f"namelists must be a file and values by the paths that they are written to, not {settings!r}.")
     return tuple(
-        _namelists(inside(path, "namelists"), entry["file"], entry.get("values", {})) for path, entry in settings.items()
+        _namelists(inner_path(path, "namelists"), entry["file"], entry.get("values", {})) for path, entry in settings.items()
     )
 
 
 def _namelists(path: str, source: str | Path, groups: Any) -> Namelists:
     where = f"namelists: {path}"
-    text = text_of(source, where, MOST_CHARACTERS)
+    text = read_source(source, where, MOST_CHARACTERS)
     if not isinstance(groups, Mapping) or not all(isinstance(entries, Mapping) for entries in groups.values()):
         raise ConfigError(f"{where}: values must be given by group and name, not {groups!r}.")
     if not all(isinstance(name, str) for group, given in groups.items() for name in (group, *given)):

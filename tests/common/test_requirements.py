@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepzero_sim.common.spelling import did_you_mean, require_known
+from deepzero_sim.common.requirements import did_you_mean, require_known
 from deepzero_sim.errors import ConfigError
 
 KNOWN = ("state_shape", "stencil", "dtype")
