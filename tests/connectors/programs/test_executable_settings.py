@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 import deepzero_sim as dz
-from deepzero_sim.connectors.programs import namelists, templates
+from deepzero_sim.connectors.programs import templates
+from deepzero_sim.connectors.programs.namelists import deck
 
 SPEC = {"name": "two fields", "state_shape": [2, 3, 4], "dt": 0.5, "channels": ["u", "v"], "parameters": ["nu", "rate"]}
 
@@ -259,7 +260,7 @@ def test_packages_of_the_extra_are_named(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("a").write_text("&a\n/\n")
-    for cached in (templates._jinja2, namelists._f90nml):
+    for cached in (templates._jinja2, deck._f90nml):
         cached.cache_clear()
     for name in (module, f"{module}.sandbox"):
         monkeypatch.setitem(sys.modules, name, None)

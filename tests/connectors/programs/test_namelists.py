@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from programs import compiled
 
 import deepzero_sim as dz
-from deepzero_sim.connectors.programs.namelists import Namelists, namelists
+from deepzero_sim.connectors.programs.namelists.deck import Namelists, read_namelists
 from deepzero_sim.connectors.programs.templates import Values
 
 SPEC = dz.SolverSpec(name="deck", state_shape=(1, 1), dt=0.1, dtype="float64", parameters=("nu",))
@@ -39,7 +39,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def made(base: str, values: Any, folder: Path) -> Namelists:
     (folder / "base.nml").write_bytes(base.encode())
-    (found,) = namelists({"deck.nml": {"file": folder / "base.nml", "values": values}})
+    (found,) = read_namelists({"deck.nml": {"file": folder / "base.nml", "values": values}})
     return found
 
 

@@ -1,0 +1,1 @@
+"""Fortran namelists with values of settings filled in."""
