@@ -20,8 +20,7 @@ from deepzero_sim.connectors.per_state import MOST_AT_ONCE, PerStateCaller
 from deepzero_sim.connectors.programs.array_files import input_files, output_files
 from deepzero_sim.connectors.programs.command import Command
 from deepzero_sim.connectors.programs.failures import complete_message, failure_at_end, or_disk_full
-from deepzero_sim.connectors.programs.namelists import Namelists
-from deepzero_sim.connectors.programs.namelists import namelists as read_namelists
+from deepzero_sim.connectors.programs.namelists.deck import Namelists, read_namelists
 from deepzero_sim.connectors.programs.paths import inner_path, read_output
 from deepzero_sim.connectors.programs.processes import Invocation, ProgramRunner
 from deepzero_sim.connectors.programs.program_output import ProgramOutput
