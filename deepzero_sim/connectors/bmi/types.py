@@ -1,7 +1,7 @@
 """Types of a component's variables, as C, C++, Fortran, Python and MODFLOW name them.
 
-BMI leaves the words of `get_var_type` to the component's language, where `float` has 4 bytes or 8. The family of a word says
-what kind of number it is, and the item size, which components give in bytes, how large it is.
+BMI leaves the words of `get_var_type` to the component's language, where `float` has 4 bytes or 8. The family of a word gives
+the kind of number; the item size, which components report in bytes, gives its precision.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-#: Bytes of whole numbers, of any word that says no more.
+#: Sizes in bytes of whole numbers whose word does not tell.
 _WHOLE = (1, 2, 4, 8)
 
-#: Kind of number, and the bytes that it may have, by the family of a word.
+#: Kind of number and its possible sizes in bytes, by the family of a word.
 _FAMILIES: dict[str, tuple[str, tuple[int, ...]]] = {
     **dict.fromkeys(("real", "float"), ("f", (4, 8))),
     **dict.fromkeys(("double", "double precision", "doubleprecision"), ("f", (8,))),
@@ -29,13 +29,13 @@ _FAMILIES: dict[str, tuple[str, tuple[int, ...]]] = {
     "c int": ("i", (4,)),
 }
 
-#: Characters are numbers where C says of which sign.
+#: Characters are numbers only where C names their sign.
 _CHARACTERS: dict[str, tuple[str, tuple[int, ...]]] = {
     "signed char": ("i", (1,)),
     **dict.fromkeys(("unsigned char", "uchar"), ("u", (1,))),
 }
 
-#: Families of the languages whose kinds are written in parentheses.
+#: Families of Fortran, whose kinds stand in parentheses.
 _FORTRAN = ("real", "integer", "logical")
 
 #: `unsigned long`, `real*8`, `real(kind=8)`, `int32_t[3]`, `DOUBLE (12)`, `real(c_double), dimension(:)`
@@ -46,21 +46,21 @@ _WORD = re.compile(
 
 
 def dtype_of(word: Any, item: int) -> np.dtype[Any] | None:
-    """A variable's dtype.
+    """Return a variable's dtype.
 
     Args:
-        word: what `get_var_type` says.
-        item: bytes of one number, as `get_var_itemsize` says.
+        word: Answer of `get_var_type`.
+        item: Bytes of one number, the answer of `get_var_itemsize`.
 
     Returns:
         None if the word is no number, or no number of that size.
     """
     text = _text(word)
-    return None if text is None else _of_numpy(text, item) or _of_family(text.lower(), item)
+    return None if text is None else _dtype_of_numpy(text, item) or _dtype_of_family(text.lower(), item)
 
 
 def _text(word: Any) -> str | None:
-    """A word in Python: of C it may come as bytes with what is behind its end, of numpy as the type itself."""
+    """Return a word as text: C may send bytes with more behind their end, and numpy the type itself."""
     if isinstance(word, type):
         return word.__name__
     if isinstance(word, np.dtype):
@@ -73,7 +73,7 @@ def _text(word: Any) -> str | None:
     return re.sub(r"^[A-Za-z_]\w*\.(?=[A-Za-z])", "", text)  # of numpy, torch, jax.numpy as jnp
 
 
-def _of_numpy(text: str, item: int) -> np.dtype[Any] | None:
+def _dtype_of_numpy(text: str, item: int) -> np.dtype[Any] | None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # old names
         try:
@@ -83,17 +83,17 @@ def _of_numpy(text: str, item: int) -> np.dtype[Any] | None:
     return dtype if dtype.kind in "fiub" and dtype.itemsize == item else None
 
 
-def _of_family(text: str, item: int) -> np.dtype[Any] | None:
-    found = _WORD.fullmatch(" ".join(text.replace("_", " ").split()))
-    family = None if found is None else _family(found["base"])
-    if found is None or family is None or item not in family[1] or item not in _said(found, item):
+def _dtype_of_family(text: str, item: int) -> np.dtype[Any] | None:
+    parts = _WORD.fullmatch(" ".join(text.replace("_", " ").split()))
+    family = None if parts is None else _family(parts["base"])
+    if parts is None or family is None or item not in family[1] or item not in _sizes(parts, item):
         return None
     kind = family[0]
     return np.dtype("?" if (kind, item) == ("b", 1) else f"{kind.replace('b', 'i')}{item}")
 
 
 def _family(base: str) -> tuple[str, tuple[int, ...]] | None:
-    """Of `unsigned int`, `uint`, `c uint` as well."""
+    """Return kind and sizes of a word's family, also of `unsigned int`, `uint` and `c uint`."""
     bare = base.removeprefix("c ").removeprefix("signed ")
     if base in _CHARACTERS:
         return _CHARACTERS[base]
@@ -104,22 +104,22 @@ def _family(base: str) -> tuple[str, tuple[int, ...]] | None:
     return ("u", sizes) if kind == "i" else None
 
 
-def _said(found: re.Match[str], item: int) -> tuple[int, ...]:
-    """The bytes that a word allows: those that it names itself, as a number or as a kind; else all."""
-    if found["bytes"]:
-        return (int(found["bytes"]),)
-    if found["digits"]:
-        number = int(found["digits"])
-        in_bits = number >= 16 or (number == 8 and found["base"] in ("int", "uint"))
-        return (number // 8 if in_bits else number,)
-    behind = (found["behind"] or "")[1:-1].strip()
-    if found["base"] not in _FORTRAN or (found["blank"] and "kind" not in behind):
+def _sizes(parts: re.Match[str], item: int) -> tuple[int, ...]:
+    """Return the sizes in bytes that a word names, as a number or as a kind; the item size if it names none."""
+    if parts["bytes"]:
+        return (int(parts["bytes"]),)
+    if parts["digits"]:
+        number = int(parts["digits"])
+        is_in_bits = number >= 16 or (number == 8 and parts["base"] in ("int", "uint"))
+        return (number // 8 if is_in_bits else number,)
+    behind = (parts["behind"] or "")[1:-1].strip()
+    if parts["base"] not in _FORTRAN or (parts["blank"] and "kind" not in behind):
         return (item,)  # a shape
     kind = re.sub(r"^kind ?= ?", "", behind)
     if kind.isdigit():
         return (int(kind),) if int(kind) >= 4 else (item,)  # the numbers 1 to 3 are counted, not measured, by some compilers
-    named = _WORD.fullmatch(kind)
-    family = None if named is None else _family(named["base"])
-    if named is None or family is None:
+    name = _WORD.fullmatch(kind)
+    family = None if name is None else _family(name["base"])
+    if name is None or family is None:
         return (item,)  # a name of the program's own
-    return _said(named, item) if named["digits"] else family[1]
+    return _sizes(name, item) if name["digits"] else family[1]

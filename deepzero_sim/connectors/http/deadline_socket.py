@@ -1,4 +1,7 @@
-"""Connections whose every wait ends at one moment, however slowly the other side trickles bytes."""
+"""Connections whose every wait ends at one deadline, however slowly the other side trickles bytes.
+
+A socket's own timeout limits each wait alone, so a server that sends a byte a second would hold a call for ever.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,15 @@ import select
 import socket
 import ssl
 import time
+from contextlib import suppress
 from typing import Any
 
-#: Sockets take 0 seconds for "do not wait at all".
-LEAST_SECONDS = 1e-3
+#: Shortest timeout of a socket: 0 seconds would mean not to wait at all.
+SHORTEST_WAIT = 1e-3
 
 
-class _Deadlined:
-    """What plain and encrypted sockets are given: the time that is left, before every wait."""
+class _Deadline:
+    """Mixin of plain and encrypted sockets that limits every wait to the time that is left."""
 
     deadline = float("inf")
 
@@ -23,7 +27,7 @@ class _Deadlined:
         left = self.deadline - time.monotonic()
         if left <= 0:
             raise TimeoutError("the time is over")
-        self.settimeout(max(LEAST_SECONDS, left))  # type: ignore[attr-defined]
+        self.settimeout(max(SHORTEST_WAIT, left))  # type: ignore[attr-defined]
 
     def recv_into(self, *args: Any) -> int:
         self._limit()
@@ -38,58 +42,58 @@ class _Deadlined:
         super().sendall(*args)  # type: ignore[misc]
 
 
-class _PlainSocket(_Deadlined, socket.socket):
+class _PlainSocket(_Deadline, socket.socket):
     """A socket with a deadline."""
 
 
-class _EncryptedSocket(_Deadlined, ssl.SSLSocket):
+class _EncryptedSocket(_Deadline, ssl.SSLSocket):
     """An encrypted socket with a deadline."""
 
 
 class Connection(http.client.HTTPConnection):
-    """A kept connection to a server of HTTP or HTTPS. It knows no proxies and follows no redirects.
+    """A kept connection to a server of HTTP or HTTPS, without proxies and redirects.
 
     Args:
-        host: name or address.
-        port: its port.
-        encrypted: whether to speak HTTPS; certificates are checked against those that the machine trusts.
+        host: Name or address.
+        port: Number of the port.
+        encrypted: True for HTTPS; certificates are checked against those that the machine trusts.
 
     Attributes:
-        owner: the process that opened it; another one that inherits it may not use it.
-        used: whether an answer has come over it.
-        stopped: whether it was cut on purpose, by :meth:`stop`.
+        owner: Process that opened the connection; another one that inherits it may not use it.
+        is_used: True once an answer has come over it.
+        is_stopped: True once :meth:`stop` has cut it.
     """
 
     def __init__(self, host: str, port: int, encrypted: bool) -> None:
         super().__init__(host, port)
         self.owner = os.getpid()
-        self.used = self.stopped = False
+        self.is_used = self.is_stopped = False
         self._encrypted = encrypted
         self._deadline = float("inf")
         self.sock: Any = None
         self._unsent: list[bytes] = []
 
     def set_deadline(self, deadline: float) -> None:
-        """End all waits at a moment of `time.monotonic()`, with a TimeoutError."""
+        """End all later waits at a moment of `time.monotonic()`, with a TimeoutError."""
         self._deadline = deadline
         if self.sock is not None:
             self.sock.deadline = deadline
 
     @property
-    def quiet(self) -> bool:
-        """Whether nothing has come that was not asked for: the end of the connection, or more of an answer than it said."""
+    def is_quiet(self) -> bool:
+        """True unless something came unasked: the end of the connection, or more of an answer than it announced."""
         poll = select.poll()
         poll.register(self.sock, select.POLLIN)
         return not poll.poll(0)
 
     def connect(self) -> None:
-        """Open it, before the deadline."""
-        left = max(LEAST_SECONDS, self._deadline - time.monotonic())
+        """Open the connection before the deadline."""
+        left = max(SHORTEST_WAIT, self._deadline - time.monotonic())
         plain = socket.create_connection((self.host, self.port), left)
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.sock = self._encrypt(plain) if self._encrypted else _PlainSocket(fileno=plain.detach())
         self.sock.deadline = self._deadline
-        if self.stopped:
+        if self.is_stopped:
             raise ConnectionAbortedError("it was stopped")
 
     def _encrypt(self, plain: socket.socket) -> ssl.SSLSocket:
@@ -102,11 +106,11 @@ class Connection(http.client.HTTPConnection):
             raise
 
     def send(self, data: Any) -> None:
-        """Keep a part of a request until it is whole: head and body go out together, which wakes the server once."""
+        """Collect a part of a request: head and body go out together, which wakes the server once."""
         self._unsent.append(data)
 
     def getresponse(self) -> http.client.HTTPResponse:
-        """Send what was kept, over a new connection if there is none, and wait for the head of the answer."""
+        """Send the whole request, over a new connection if there is none, and wait for the head of the answer."""
         request, self._unsent = b"".join(self._unsent), []
         if self.sock is None:
             self.connect()
@@ -114,13 +118,11 @@ class Connection(http.client.HTTPConnection):
         return super().getresponse()
 
     def __del__(self) -> None:
-        self.close()  # a client that is given up says no goodbye
+        self.close()  # whoever drops a client closes nothing
 
     def stop(self) -> None:
-        """Cut it, from another thread: whoever waits for an answer is woken."""
-        self.stopped = True
-        try:
+        """Cut the connection from another thread: whoever waits for an answer is woken."""
+        self.is_stopped = True
+        with suppress(OSError):  # it is cut already
             if self.sock is not None:
                 self.sock.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass  # it is cut already

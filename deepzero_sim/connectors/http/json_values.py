@@ -1,8 +1,8 @@
-"""JSON as it comes from servers of numbers: read as fast as it can be, and also where it holds what JSON has no word for.
+"""JSON as servers of numbers write it: read fast, and read also where it holds numbers that JSON has no word for.
 
 NaN and infinity are no JSON. Servers write them all the same: as `NaN` and `Infinity` (Python), `nan` and `inf` (text that was
-formatted by hand), or as `null` (C++). All of them are read as what they stand for, so that a solver that diverged is said to
-have diverged, and not to write garbage.
+formatted by hand), or as `null` (C++). All of them are read as the numbers they stand for, so that a solver that diverged is
+reported as diverged, and not as one that writes garbage.
 """
 
 from __future__ import annotations
@@ -17,26 +17,32 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from deepzero_sim.common.requirements import require
 from deepzero_sim.errors import ConfigError, MissingExtraError
 from deepzero_sim.solver.spec_fields import IN_QUOTES
 
-#: A vector of numbers, as they travel.
+#: Numbers `(n,)`.
 Vector: TypeAlias = NDArray[np.float64]
+
+#: Most bytes of one number in JSON, with its comma and white space.
+BYTES_PER_NUMBER = 64
 
 _NUMBER_TYPES = frozenset((float, int, type(None)))
 
-#: Words in quotes, as R and Java write what is not finite.
+#: Words in quotes by which R and Java write what is not finite.
 _QUOTED = {"nan": math.nan, "na": math.nan, "inf": math.inf, "infinity": math.inf, "-inf": -math.inf, "-infinity": -math.inf}
 
-#: Bytes of a number in an answer, its comma and white space included.
-NUMBER = 64
+#: Words of C, such as `-nan(ind)` and `nan(0x8000)`, and long ago `1.#QNAN`, `-1.#IND` and `1.#INF00`.
+_NOT_FINITE = re.compile(
+    r"[-+]?(?:\b1\.#(?P<old>q?nan|snan|ind|inf)0*\b|\b(?P<word>nan|inf(?:inity)?)\b(?:\(\w*\))?)", re.IGNORECASE
+)
 
 
 def require_json() -> None:
-    """Say it at once if the package that reads and writes JSON is missing.
+    """Refuse to go on without the package that reads and writes JSON.
 
     Raises:
-        MissingExtraError: it is.
+        MissingExtraError: It is not installed.
     """
     try:
         import orjson  # noqa: F401, PLC0415 - optional
@@ -44,80 +50,44 @@ def require_json() -> None:
         raise MissingExtraError("a solver or server of HTTP", "orjson", "http") from error
 
 
-def written(value: Any) -> bytes:
-    """A value as JSON; arrays of float64 as lists that read as the same bits, what is not finite as null."""
+def dumps(value: Any) -> bytes:
+    """Write a value as JSON: float64 arrays as lists that read as the same bits, and what is not finite as null."""
     import orjson  # noqa: PLC0415 - optional
 
     return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def named_values(what: str, given: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Settings that travel as JSON, a copy of their own; nothing for None.
+def loads(text: bytes) -> Any:
+    """Read a value of JSON, numbers that are not finite included.
 
     Raises:
-        ConfigError: in words that begin with `what`: they are none, or hold what JSON cannot.
-    """
-    if given is not None and not isinstance(given, Mapping):
-        raise ConfigError(f"{what} must be values by their names, not {given!r}.")
-    values = dict(given or {})
-    try:
-        written(values)
-    except TypeError as error:
-        hint = f": {IN_QUOTES}" if "key must be str" in str(error) else ""
-        raise ConfigError(f"{what} must hold what JSON can, not {values!r} ({error}){hint}.") from error
-    _require_finite(what, values)
-    return copy.deepcopy(values)
-
-
-def _require_finite(what: str, value: Any) -> None:
-    """Refuse NaN and infinity, which would go out as null."""
-    if isinstance(value, Mapping):
-        for entry in value.values():
-            _require_finite(what, entry)
-    elif isinstance(value, list | tuple):
-        for entry in value:
-            _require_finite(what, entry)
-    elif isinstance(value, float | np.floating | np.ndarray) and not np.isfinite(value).all():
-        raise ConfigError(f"{what} must hold what JSON can, which has no word for {value!r}: write a finite number.")
-
-
-def read(text: bytes) -> Any:
-    """A value of JSON, numbers that are not finite included.
-
-    Raises:
-        ValueError: it is no JSON.
+        ValueError: The text is no JSON.
     """
     import orjson  # noqa: PLC0415 - optional
 
     try:
         return orjson.loads(text)
     except ValueError:
-        return _read_tolerantly(text.decode("utf-8-sig"))  # some begin with a mark of their encoding
+        return _loads_not_finite(text.decode("utf-8-sig"))  # some begin with a mark of their encoding
 
 
-def _read_tolerantly(text: str) -> Any:
+def _loads_not_finite(text: str) -> Any:
     try:
         return json.loads(_NOT_FINITE.sub(_python_word, text))
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
 
 
-#: As C writes them: `-nan(ind)` and `nan(0x8000)`, and long ago `1.#QNAN`, `-1.#IND` and `1.#INF00`.
-_NOT_FINITE = re.compile(
-    r"[-+]?(?:\b1\.#(?P<old>q?nan|snan|ind|inf)0*\b|\b(?P<word>nan|inf(?:inity)?)\b(?:\(\w*\))?)", re.IGNORECASE
-)
+def _python_word(match: re.Match[str]) -> str:
+    is_infinite = (match["old"] or match["word"]).lower() in ("inf", "infinity")
+    return f"{'-' if match[0].startswith('-') else ''}Infinity" if is_infinite else "NaN"
 
 
-def _python_word(found: re.Match[str]) -> str:
-    is_infinite = (found["old"] or found["word"]).lower() in ("inf", "infinity")
-    return f"{'-' if found[0].startswith('-') else ''}Infinity" if is_infinite else "NaN"
-
-
-def vector(value: Any) -> Vector:
-    """A list of numbers as an array.
+def to_vector(value: Any) -> Vector:
+    """Convert a list of numbers to an array.
 
     Raises:
-        ValueError: it is none.
+        ValueError: The value is no such list.
     """
     if not isinstance(value, list):
         raise ValueError(f"expected a list of numbers, not {type(value).__name__}")  # noqa: TRY004 - of text, not of a program
@@ -128,11 +98,41 @@ def vector(value: Any) -> Vector:
     try:
         return np.array(value, dtype=np.float64)
     except OverflowError:
-        return np.array([_float(number) for number in value])
+        return np.array([_to_float(number) for number in value])
 
 
-def _float(number: float | None) -> float:
+def _to_float(number: float | None) -> float:
     try:
-        return float("nan") if number is None else float(number)
+        return math.nan if number is None else float(number)
     except OverflowError:  # a whole number beyond all floats
-        return float("inf") if number is not None and number > 0 else float("-inf")
+        return math.inf if number is not None and number > 0 else -math.inf
+
+
+def json_object(what: str, given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return a deep copy of settings that travel as JSON; empty for None.
+
+    Args:
+        what: Name of the settings, for messages.
+        given: Values by name.
+
+    Raises:
+        ConfigError: The settings are no mapping, or hold what JSON cannot.
+    """
+    require(given is None or isinstance(given, Mapping), f"{what} must be values by their names", given)
+    values = dict(given or {})
+    try:
+        dumps(values)
+    except TypeError as error:
+        hint = f": {IN_QUOTES}" if "key must be str" in str(error) else ""
+        raise ConfigError(f"{what} must hold what JSON can, not {values!r} ({error}){hint}.") from error
+    _require_finite(what, values)
+    return copy.deepcopy(values)
+
+
+def _require_finite(what: str, value: Any) -> None:
+    """Refuse NaN and infinity, which would go out as null."""
+    if isinstance(value, Mapping | list | tuple):
+        for entry in value.values() if isinstance(value, Mapping) else value:
+            _require_finite(what, entry)
+    elif isinstance(value, float | np.floating | np.ndarray) and not np.isfinite(value).all():
+        raise ConfigError(f"{what} must hold what JSON can, which has no word for {value!r}: write a finite number.")

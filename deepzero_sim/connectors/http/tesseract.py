@@ -1,4 +1,4 @@
-"""Solvers behind Tesseract: components that a service offers over HTTP, arrays as the bytes they are."""
+"""Solvers behind Tesseract: components that a service offers over HTTP, with arrays as base64."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from typing import Any
 
 import numpy as np
 
+from deepzero_sim.common.requirements import require
 from deepzero_sim.common.types import Array
-from deepzero_sim.connectors.http.client import words
-from deepzero_sim.connectors.http.json_values import named_values, read, written
+from deepzero_sim.connectors.http.client import error_text
+from deepzero_sim.connectors.http.json_values import dumps, json_object, loads
 from deepzero_sim.connectors.http.solver import HTTPSolver
-from deepzero_sim.errors import ConfigError, InvalidStateError, ServerError, UnreadableOutputError
+from deepzero_sim.errors import ConfigError, InvalidStateError, ServerError
 from deepzero_sim.solver.contract import SolverSpec
 
-#: How arrays are to come back.
+#: Encoding that arrays are to come back in.
 _HEADERS = {"Accept": "application/json+base64"}
 
-#: Every call belongs to one run: services write a folder of logs for each run.
+#: Path of a call. All calls belong to one run: services write a folder of logs for each run.
 _APPLY = "/apply?run_id=deepzero-sim"
 
 
@@ -31,20 +32,20 @@ class TesseractSolver(HTTPSolver):
     ask for another dtype that it can be cast to. The service is asked over HTTP; the package tesseract-core is not needed here.
 
     Args:
-        url: of the service, such as `http://localhost:8000`.
-        state_shape: `(C, *N)`; None if a spec says it.
-        spec: what the solver says of itself, or a mapping of its fields; a mapping may leave out name ("tesseract"), dt (1) and
-            dtype (float32).
-        state: the input that takes the state.
-        params: the input that takes the scenario parameters, an array `(K,)`, if the spec names some.
-        output: the output that is the state one step later.
-        inputs: all other inputs by name, the same in every call.
-        timeout: seconds that one call may take in all.
-        at_once: calls under way at once, each over a connection of its own.
+        url: Address of the service, such as `http://localhost:8000`.
+        state_shape: `(C, *N)`; None if a spec gives it.
+        spec: Spec of the solver, or a mapping of its fields; a mapping may leave out name ("tesseract"), dt (1) and dtype
+            (float32).
+        state: Name of the input that takes the state.
+        params: Name of the input that takes the scenario parameters, an array `(K,)`, if the spec names some.
+        output: Name of the output that is the state one step later.
+        inputs: All other inputs by name, the same in every call.
+        timeout: Seconds that one call may take in all.
+        at_once: Number of calls under way at once, each over a connection of its own.
 
     Raises:
-        ConfigError: an argument is not usable.
-        MissingExtraError: the extra "http" is not installed.
+        ConfigError: An argument is not usable.
+        MissingExtraError: The extra "http" is not installed.
     """
 
     def __init__(
@@ -61,61 +62,52 @@ class TesseractSolver(HTTPSolver):
     ) -> None:
         super().__init__(url, "tesseract", state_shape, spec, timeout, at_once)
         for what, name in {"state": state, "params": params, "output": output}.items():
-            if not isinstance(name, str) or not name:
-                raise ConfigError(f"{what} must be the name of a field of the Tesseract's schema, not {name!r}.")
+            is_name = isinstance(name, str) and bool(name)
+            require(is_name, f"{what} must be the name of a field of the Tesseract's schema", name)
         self.names = state, params, output
-        self.inputs = named_values("inputs", inputs)
+        self.inputs = json_object("inputs", inputs)
         for name in (state, params):
             if name in self.inputs:
                 raise ConfigError(f"inputs must leave {name!r} to the solver: take it out.")
 
-    def _look(self) -> None:
+    def _check_server(self) -> None:
         answer = self.client.ask("GET", "/health")
-        if answer.location:
-            raise ServerError(f"{self.client.said('/health')} with status {answer.status}: {words(answer)}.")
-        if answer.status != OK:
-            raise ServerError(f"{self.client.said('/health')} with status {answer.status}: it is no Tesseract, check the URL.")
+        if answer.status != OK or answer.location:
+            cause = error_text(answer) if answer.location else "it is no Tesseract, check the URL"
+            raise self.client.answer_error("/health", f"with status {answer.status}: {cause}", ServerError)
 
     def _ask(self, state: Array, row: Array | None) -> Array:
         state_name, params_name, output_name = self.names
-        inputs = {**self.inputs, state_name: _encoded(state)}
+        inputs = {**self.inputs, state_name: _encode(state)}
         if row is not None:
-            inputs[params_name] = _encoded(row)
-        answer = self.client.ask("POST", _APPLY, written({"inputs": inputs}), _HEADERS, self.answer_limit)
-        said = self.client.said("/apply")
+            inputs[params_name] = _encode(row)
+        answer = self.client.ask("POST", _APPLY, dumps({"inputs": inputs}), _HEADERS, self.answer_limit)
         if answer.status != OK:
-            raise ServerError(f"{said} with status {answer.status}: {words(answer)}; see the Tesseract's own log.")
+            problem = f"with status {answer.status}: {error_text(answer)}; see the Tesseract's own log"
+            raise self.client.answer_error("/apply", problem, ServerError)
         try:
-            array = _decoded(read(answer.body)[output_name])
+            array = _decode(loads(answer.body)[output_name])
         except KeyError as error:
-            raise UnreadableOutputError(
-                f"{said} without {error}: name the output that is the state, and its encoding."
-            ) from error
+            problem = f"without {error}: name the output that is the state, and its encoding"
+            raise self.client.answer_error("/apply", problem) from error
         except (ValueError, TypeError, IndexError) as error:
-            raise UnreadableOutputError(f"{said} with an array that cannot be read ({error}).") from error
-        if array.shape != self.spec.state_shape:
-            raise InvalidStateError(
-                f"output {output_name!r} of the Tesseract at {self.client.url} must have shape {self.spec.state_shape}, not "
-                f"{array.shape}: check state_shape."
-            )
+            raise self.client.answer_error("/apply", f"with an array that cannot be read ({error})") from error
+        demand = f"have shape {self.spec.state_shape}, not {array.shape}: check state_shape"
+        is_state = array.shape == self.spec.state_shape
+        self._require(is_state, f"output {output_name!r} of the Tesseract", demand, InvalidStateError)
         return array
 
 
-def _encoded(array: Array) -> dict[str, Any]:
-    buffer = base64.b64encode(array.tobytes()).decode()
-    return {
-        "object_type": "array",
-        "shape": array.shape,
-        "dtype": array.dtype.name,
-        "data": {"buffer": buffer, "encoding": "base64"},
-    }
+def _encode(array: Array) -> dict[str, Any]:
+    data = {"buffer": base64.b64encode(array.tobytes()).decode(), "encoding": "base64"}
+    return {"object_type": "array", "shape": array.shape, "dtype": array.dtype.name, "data": data}
 
 
-def _decoded(value: Any) -> Array:
-    """An array of an answer.
+def _decode(value: Any) -> Array:
+    """Read an array of an answer.
 
     Raises:
-        KeyError, ValueError, TypeError: it is none.
+        KeyError, ValueError, TypeError: The value is none.
     """
     shape, dtype, data = tuple(value["shape"]), np.dtype(value["dtype"]), value["data"]
     if dtype.kind not in "fiu":

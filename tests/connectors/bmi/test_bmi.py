@@ -28,8 +28,10 @@ from deepzero_sim.errors import (
     SolverCrashError,
     StatesFailedError,
 )
-from deepzero_sim.execution.executors import open_executor, require_thread_safe
-from deepzero_sim.solver.contract import SolverSpec, build_solver, checked_step
+from deepzero_sim.execution.executors import open_executor
+from deepzero_sim.solver.validation import require_thread_safe
+from deepzero_sim.solver.contract import SolverSpec, build_solver
+from deepzero_sim.solver.stepping import checked_step
 
 FILE = Path(__file__).with_name("bmi_heat.py")
 FIELD = "plate__temperature"
@@ -218,8 +220,8 @@ def test_solvers_are_sent_to_workers_without_their_components(configured: Config
     solver = heat(configured(), reuse=True)
     states = np.random.default_rng(0).random((2, 1, 5, 6))
     here = checked_step(solver, states)
-    assert solver._kept is not None
-    assert pickle.loads(cloudpickle.dumps(solver))._kept is None  # noqa: S301 - our own
+    assert solver._current is not None
+    assert pickle.loads(cloudpickle.dumps(solver))._current is None  # noqa: S301 - our own
     there = get_reusable_executor(max_workers=1, timeout=5).submit(checked_step, solver, states).result(timeout=60)
     np.testing.assert_array_equal(here, there)
     solver.close()

@@ -11,7 +11,7 @@ import xarray
 
 from deepzero_sim.common.types import Array
 from deepzero_sim.connectors.bmi.solver import BMISolver
-from deepzero_sim.solver.contract import checked_step
+from deepzero_sim.solver.stepping import checked_step
 
 DAY, LEAKINESS = 86400.0, 0.1
 RAIN = 2e-5 * (1 + np.arange(6))  # kg m-2 s-1, day after day

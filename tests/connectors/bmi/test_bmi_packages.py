@@ -17,7 +17,7 @@ from xmipy import XmiWrapper
 from deepzero_sim.common.types import Array
 from deepzero_sim.connectors.bmi.solver import BMISolver
 from deepzero_sim.errors import ConfigError, InvalidStateError, SolverCrashError
-from deepzero_sim.solver.contract import checked_step
+from deepzero_sim.solver.stepping import checked_step
 
 STATES = np.random.default_rng(0).random((3, 1, 2, 3))
 PARAMS = np.array([[0.1, 1.0], [0.2, 2.0], [0.3, 5.0]])

@@ -13,7 +13,7 @@ from bmi_tanks import Tanks
 from deepzero_sim.common.types import Array
 from deepzero_sim.connectors.bmi.solver import BMISolver
 from deepzero_sim.errors import ConfigError, InvalidStateError, NonFiniteError, SolverCrashError, SolverError
-from deepzero_sim.solver.contract import checked_step
+from deepzero_sim.solver.stepping import checked_step
 
 STATES = np.random.default_rng(0).random((3, 1, 4))
 

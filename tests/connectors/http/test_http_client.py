@@ -14,7 +14,7 @@ import cloudpickle
 import pytest
 from http_servers import RawServer, Reply, cutting, free_port, hanging, http, raw_server, saying, trickling
 
-from deepzero_sim.connectors.http.client import SMALL, Answer, HTTPClient, words
+from deepzero_sim.connectors.http.client import SHORT_ANSWER, Answer, HTTPClient, error_text
 from deepzero_sim.errors import ConfigError, ConnectionLostError, SolverError, SolverTimeoutError, UnreadableOutputError
 
 
@@ -117,7 +117,11 @@ FAULTS: dict[str, tuple[Reply, type[SolverError], str]] = {
     "trickles chunks": (trickling(HALF_CHUNK[:-4].replace(b"50", b"5000")), SolverTimeoutError, "longer than 0.3 seconds"),
     "speaks something else": (cutting(b"220 mail.example.org ESMTP\r\n"), UnreadableOutputError, "no answer in HTTP"),
     "announces too much": (saying(http(b"", length=10**12)), UnreadableOutputError, "1000000000000 bytes, more than"),
-    "sends too much": (cutting(b"HTTP/1.1 200 OK\r\n\r\n" + b"1" * (SMALL + 9)), UnreadableOutputError, "more than the 65536"),
+    "sends too much": (
+        cutting(b"HTTP/1.1 200 OK\r\n\r\n" + b"1" * (SHORT_ANSWER + 9)),
+        UnreadableOutputError,
+        "more than the 65536",
+    ),
     "sends too many chunks": (
         saying(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"4000\r\n" + b"1" * 0x4000 + b"\r\n"),
         SolverTimeoutError,
@@ -280,9 +284,9 @@ def test_what_is_no_timeout_is_said_at_once(timeout: Any) -> None:
 
 def test_errors_are_read_as_one_line() -> None:
     page = b"<html><style>p {}</style><body><h1>Oops</h1>\n<p>it&nbsp;broke\x1b[31m</p></body></html>"
-    assert words(Answer(500, page)) == "Oops it&nbsp;broke [31m"
-    assert words(Answer(500, b" \n")) == "it says nothing of the cause"
-    assert len(words(Answer(500, b"x" * 9999))) < 400
+    assert error_text(Answer(500, page)) == "Oops it&nbsp;broke [31m"
+    assert error_text(Answer(500, b" \n")) == "it says nothing of the cause"
+    assert len(error_text(Answer(500, b"x" * 9999))) < 400
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="a certificate is made by openssl")

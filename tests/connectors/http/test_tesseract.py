@@ -28,7 +28,8 @@ from deepzero_sim.errors import (
     SolverTimeoutError,
     UnreadableOutputError,
 )
-from deepzero_sim.solver.contract import build_solver, checked_step
+from deepzero_sim.solver.contract import build_solver
+from deepzero_sim.solver.stepping import checked_step
 
 RUNTIME = shutil.which("tesseract-runtime")
 API = Path(__file__).parents[2] / "tesseract_api.py"

@@ -45,7 +45,8 @@ from deepzero_sim.errors import (
     StatesFailedError,
     UnreadableOutputError,
 )
-from deepzero_sim.solver.contract import build_solver, checked_step
+from deepzero_sim.solver.contract import build_solver
+from deepzero_sim.solver.stepping import checked_step
 
 SPEC = {"state_shape": [2, 2], "dtype": "float64"}
 STATES = np.random.default_rng(0).standard_normal((5, 2, 2))

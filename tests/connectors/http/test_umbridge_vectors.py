@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from deepzero_sim import SolverSpec, UMBridgeSolver
 from deepzero_sim.common.components import Component
 from deepzero_sim.common.types import Array
-from deepzero_sim.connectors.http.umbridge_vectors import input_vectors, output_vectors, words_for
+from deepzero_sim.connectors.http.umbridge_vectors import input_vectors, output_vectors, suggest_setting
 from deepzero_sim.errors import (
     ConfigError,
     InvalidStateError,
@@ -26,7 +26,8 @@ from deepzero_sim.errors import (
     SolverError,
     UnreadableOutputError,
 )
-from deepzero_sim.solver.contract import build_solver, checked_step
+from deepzero_sim.solver.contract import build_solver
+from deepzero_sim.solver.stepping import checked_step
 
 WAVE = {"state_shape": [2, 3], "dtype": "float64", "channels": ["u", "v"], "parameters": ["c"]}
 STATES = np.random.default_rng(0).standard_normal((4, 2, 3))
@@ -165,11 +166,11 @@ def test_vectors_put_back_what_they_hold_in_any_order(data: st.DataObject) -> No
     words = [{"channels": list(part)} for part in np.split(np.array(order), cuts) if len(part)]
     words = [{"channels": [int(c) for c in word["channels"]]} for word in words]
     state = np.arange(1.0, 1 + channels * points).reshape(channels, points)
-    vectors, into = input_vectors(words, spec).filled(state, None), np.zeros((channels, points))
+    vectors, into = input_vectors(words, spec).pack(state, None), np.zeros((channels, points))
     outputs = output_vectors(words, spec)
-    assert outputs.fit([vector.size for vector in vectors])
+    assert outputs.have_sizes([vector.size for vector in vectors])
     for number, vector in enumerate(vectors):
-        outputs.put(number, vector, into)
+        outputs.unpack(number, vector, into)
     np.testing.assert_array_equal(into, state)
 
 
@@ -321,8 +322,8 @@ def test_settings_that_leave_something_open_are_refused(settings: dict[str, Any]
 
 def test_words_are_shown_for_any_sizes_or_none_are() -> None:
     spec = SolverSpec(name="one", state_shape=(1, 4), dt=1.0)
-    assert words_for("outputs", [1, 4], spec) == "outputs: [ignore, state]"
-    assert [words_for("inputs", sizes, spec) for sizes in ([3], [0], [], None, [True])] == [""] * 5
+    assert suggest_setting("outputs", [1, 4], spec) == "outputs: [ignore, state]"
+    assert [suggest_setting("inputs", sizes, spec) for sizes in ([3], [0], [], None, [True])] == [""] * 5
 
 
 def test_numpys_numbers_go_out_with_a_config_that_later_changes_do_not_reach() -> None:
