@@ -13,7 +13,7 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, chdir
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,10 +30,10 @@ class Block:
     """A fenced block.
 
     Args:
-        language: as said behind the fence; empty if nothing is.
-        title: the file that it is to be written to; None if it is none.
-        code: what it says.
-        line: of the page, where it starts.
+        language: Word behind the fence; empty if there is none.
+        title: File that the block is written to; None if it is not.
+        code: Text of the block.
+        line: Line of the page where the block starts.
     """
 
     language: str
@@ -43,7 +43,7 @@ class Block:
 
 
 def blocks(page: Path) -> list[Block]:
-    """The fenced blocks of a page."""
+    """List the fenced blocks of a page."""
     text = page.read_text(encoding="utf-8")
     return [
         Block(language, _title(more), code, text.count("\n", 0, found.start()) + 1)
@@ -61,24 +61,39 @@ def run_page(page: Path, folder: Path, environment: Mapping[str, str] | None = N
     """Run a page as its reader would.
 
     Args:
-        page: a Markdown file.
-        folder: an empty one.
-        environment: more variables for the lines of `sh`.
+        page: Markdown file.
+        folder: Empty folder.
+        environment: Variables for the lines of `sh`, in addition to this process's.
 
     Returns:
-        The names that blocks of Python left.
+        Names that blocks of Python left.
+    """
+    return run_pages([page], folder, environment)
+
+
+def run_pages(pages: Sequence[Path], folder: Path, environment: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Run pages that continue each other, in one folder and one Python session.
+
+    Args:
+        pages: Markdown files, in the order of reading.
+        folder: Empty folder.
+        environment: Variables for the lines of `sh`, in addition to this process's.
+
+    Returns:
+        Names that blocks of Python left.
     """
     names: dict[str, Any] = {"__name__": "page"}
     with ExitStack() as stack:
         stack.enter_context(chdir(folder))
-        for block in blocks(page):
-            where = f"{page.name}, line {block.line}"
-            if block.title is not None:
-                _write(folder / block.title, block.code)
-            elif block.language == "sh":
-                _run_lines(block.code, where, _environment(environment), stack)
-            elif block.language == "python":
-                exec(compile(block.code, where, "exec"), names)  # noqa: S102 - our own text
+        for page in pages:
+            for block in blocks(page):
+                where = f"{page.name}, line {block.line}"
+                if block.title is not None:
+                    _write(folder / block.title, block.code)
+                elif block.language == "sh":
+                    _run_lines(block.code, where, _environment(environment), stack)
+                elif block.language == "python":
+                    exec(compile(block.code, where, "exec"), names)  # noqa: S102 - our own text
     return names
 
 
@@ -103,6 +118,6 @@ def _run_lines(code: str, where: str, environment: dict[str, str], stack: ExitSt
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End what a page left in the background, with all that it started."""
+    """Kill a background process of a page, with everything that it started."""
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from problems import wait_until
-from snippets import blocks, run_page
+from snippets import blocks, run_page, run_pages
 
 PAGE = """\
 # A page
@@ -49,6 +49,12 @@ def test_a_page_runs_in_its_order(tmp_path: Path) -> None:
     (folder := tmp_path / "folder").mkdir()
     assert run_page(page(tmp_path, PAGE), folder)["both"] == (True, 1)
     assert (folder / "src" / "a.c").read_text() == "int a;\n"
+
+
+def test_pages_that_continue_each_other_share_folder_and_names(tmp_path: Path) -> None:
+    (folder := tmp_path / "folder").mkdir()
+    (second := tmp_path / "second.md").write_text("```python\nfound = (both, pathlib.Path('src/a.c').exists())\n```\n")
+    assert run_pages([page(tmp_path, PAGE), second], folder)["found"] == ((True, 1), True)
 
 
 def test_blocks_know_where_they_stand(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The page about solvers behind HTTP does what it says."""
+"""The pages about solvers behind HTTP, and about serving, do what they say."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ import pytest
 from http_servers import free_port
 from snippets import run_page
 
-PAGE = Path(__file__).parents[2] / "docs" / "wrap" / "http.md"
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = DOCS / "wrap" / "http.md"
+SERVING = DOCS / "training" / "serving.md"  # goes on with the run that PAGE trains
+TESSERACT = DOCS / "wrap" / "tesseract.md"
 
 #: Whoever reads the page has seen the server start before they go on.
 WAIT = "```python\nfrom http_servers import wait_for\n\nwait_for({port})\n```\n"
-
-TESSERACT = re.compile(r"^## Tesseract$.*?(?=^## )", re.DOTALL | re.MULTILINE)
 
 
 def prepared(text: str, path: Path) -> Path:
@@ -44,8 +45,8 @@ def started_by(port: str) -> str:
 
 
 @pytest.mark.slow
-def test_the_page_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    text = TESSERACT.sub("", PAGE.read_text(encoding="utf-8"))
+def test_the_pages_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = PAGE.read_text(encoding="utf-8") + SERVING.read_text(encoding="utf-8")
     assert "tesseract-runtime" not in text
     (tmp_path / "reader").mkdir()
     run_page(prepared(text, tmp_path / "http.md"), tmp_path / "reader")
@@ -57,11 +58,10 @@ def test_the_page_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     shutil.which("tesseract-runtime") is None,
     reason="tesseract-runtime is not on the PATH: pip install 'tesseract-core[runtime]' in an environment of its own",
 )
-def test_its_tesseract_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    text = PAGE.read_text(encoding="utf-8")
-    imports = "```python\nimport numpy as np\nimport deepzero_sim as dz\n\nwaves = np.ones((1, 1, 32), np.float32)\n```\n"
+def test_the_page_on_tesseract_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = TESSERACT.read_text(encoding="utf-8")
     (tmp_path / "reader").mkdir()
-    run_page(prepared(imports + TESSERACT.findall(text)[0], tmp_path / "http.md"), tmp_path / "reader")
+    run_page(prepared(text, tmp_path / "tesseract.md"), tmp_path / "reader")
     assert capsys.readouterr().out == "(1, 1, 32)\n"
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from snippets import run_page
 
-PAGE = Path(__file__).parents[2] / "docs" / "wrap" / "python.md"
+WRAP = Path(__file__).parents[2] / "docs" / "wrap"
+PAGE = WRAP / "python.md"
 
 
 @pytest.mark.slow
@@ -16,3 +17,7 @@ def test_the_page_ends_with_a_corrected_tracer(tmp_path: Path) -> None:
     run_page(PAGE, tmp_path)
     methods = json.loads((tmp_path / "runs" / "tracer" / "results.json").read_text())["methods"]
     assert methods["DETACHED"]["mae"] < 0.7 * methods["SRC"]["mae"]
+
+
+def test_the_page_on_packages_runs(tmp_path: Path) -> None:
+    run_page(WRAP / "python_packages.md", tmp_path)
