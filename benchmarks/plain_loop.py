@@ -18,7 +18,7 @@ from torch import nn
 
 from deepzero_sim.common.module_state import preserve_state
 from deepzero_sim.common.types import Mask, NamedTensors, Scheme
-from deepzero_sim.estimators.base import check_mask, check_scheme
+from deepzero_sim.estimators.base import require_mask, require_scheme
 from deepzero_sim.models import ResNet
 from deepzero_sim.oracle.base import Loss
 from deepzero_sim.oracle.queries import trainable
@@ -67,7 +67,7 @@ class PlainLoop:
     def __init__(
         self, model: nn.Module, loss: Loss, step_size: float = 1e-3, scheme: Scheme = "forward", channels_last: bool = False
     ) -> None:
-        check_scheme(step_size, scheme)
+        require_scheme(step_size, scheme)
         self.model = _in_channels_last(model) if channels_last else model
         self.loss_function = loss
         self.step_size = step_size
@@ -99,7 +99,7 @@ class PlainLoop:
 
     def estimate(self, batch: tuple[torch.Tensor, torch.Tensor], mask: Mask | None = None) -> NamedTensors:
         """The gradient on a batch for the active coordinates, zero elsewhere; `mask` is as in `CGE.estimate`."""
-        check_mask(self._parameters, mask)
+        require_mask(self._parameters, mask)
         prepared, grads = self.prepare(batch), {}
         for name, parameter in self._parameters.items():
             active = _active(parameter, name, mask)

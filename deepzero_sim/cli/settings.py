@@ -13,7 +13,7 @@ from deepzero_sim.datasets.cifar_archive import MD5
 from deepzero_sim.datasets.generate import Simulations
 from deepzero_sim.datasets.statements import Statement
 from deepzero_sim.errors import ConfigError
-from deepzero_sim.estimators.sparsity.base import check_sparsity
+from deepzero_sim.estimators.sparsity.base import require_sparsity
 from deepzero_sim.execution.executors import Backend
 from deepzero_sim.solver.failure_policy import FailurePolicy
 from deepzero_sim.training.run_folder import CONFIG
@@ -141,7 +141,7 @@ class TrainSettings:
         for name in ("updates", "batch_size", "unroll", "mask_refresh"):
             _require_positive(name, getattr(self, name))
         _require_seed(self.seed)
-        check_sparsity(self.sparsity)
+        require_sparsity(self.sparsity)
 
 
 def _sgd() -> Component:
@@ -224,7 +224,7 @@ class ClassifySettings:
                 f"{self.mask_refresh}."
             )
         _require_seed(self.seed)
-        check_sparsity(self.sparsity)
+        require_sparsity(self.sparsity)
 
 
 @dataclass

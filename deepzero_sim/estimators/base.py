@@ -1,4 +1,4 @@
-"""What every gradient estimator has in common."""
+"""Base of all gradient estimators: the contract, the checks of arguments, and slopes from an oracle's answers."""
 
 from __future__ import annotations
 
@@ -6,27 +6,30 @@ import abc
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 import torch
 
-from deepzero_sim.common.requirements import require_one_of
+from deepzero_sim.common.requirements import require, require_one_of, require_type
 from deepzero_sim.common.types import Mask, NamedTensors, Scheme, is_number
 from deepzero_sim.errors import ConfigError, DivergedError
 from deepzero_sim.oracle.base import Oracle, require_finite
+from deepzero_sim.oracle.ledger import Ledger
 from deepzero_sim.oracle.queries import Perturbation, trainable
+from deepzero_sim.solver.failure_policy import Incident, add_account_to_error
 
 
 @dataclass(frozen=True)
 class GradientEstimate:
-    """A gradient, and what it cost.
+    """Gradient, and what it cost.
 
     Args:
-        grads: for each trained parameter a tensor of its shape; zero where a coordinate was not active.
-        loss: of the unperturbed network on the batch.
-        queries: losses that were asked for.
-        solver_steps: states advanced by one step to answer them.
-        dropped: slopes that are 0 because solver steps of their queries failed.
+        grads: Tensor of its shape for each trained parameter; zero where a coordinate was not active.
+        loss: Loss of the unperturbed network on the batch.
+        queries: Number of losses that were asked for.
+        solver_steps: Number of states advanced by one step to answer them.
+        dropped: Number of slopes that are 0 because solver steps of their queries failed.
+        incidents: Failures on the way.
     """
 
     grads: NamedTensors
@@ -34,44 +37,48 @@ class GradientEstimate:
     queries: int
     solver_steps: int = 0
     dropped: int = 0
+    incidents: tuple[Incident, ...] = ()
 
 
 class Estimator(abc.ABC):
-    """Estimates the gradient of an oracle's loss."""
+    """Estimator of the gradient of an oracle's loss."""
+
+    #: True if :meth:`estimate` takes a `ledger`, in which a killed run finds the answers that it had.
+    resumable: ClassVar[bool] = False
 
     @abc.abstractmethod
     def estimate(self, oracle: Oracle, batch: Any, mask: Mask | None = None, seed: int = 0) -> GradientEstimate:
-        """The gradient on one batch, for the active coordinates.
+        """Estimate the gradient on one batch, for the active coordinates.
 
         Args:
-            oracle: whose loss.
-            batch: what the oracle takes.
-            mask: active coordinates, a bool tensor for each parameter that is active at all; None for all of them.
-            seed: of random directions, if any are drawn.
+            oracle: Oracle whose loss is differentiated.
+            batch: Batch that the oracle takes.
+            mask: Active coordinates, a bool tensor for each parameter that is active at all; None for all of them.
+            seed: Seed of random directions, if any are drawn.
 
         Raises:
-            ConfigError: the mask names unknown parameters, has a wrong shape, or leaves nothing active.
-            DivergedError: the loss is not finite.
-            SolverError: the solver failed.
+            ConfigError: The mask names unknown parameters, has a wrong shape, or leaves nothing active.
+            DivergedError: The loss is not finite.
+            SolverError: The solver failed.
         """
 
 
-def check_scheme(step_size: float, scheme: str) -> None:
-    """Hold step size and scheme to what the estimators can use.
+def require_scheme(step_size: float, scheme: str) -> None:
+    """Refuse a step size or a scheme that no estimator can use.
 
     Raises:
-        ConfigError: in words.
+        ConfigError: The step size is not positive, or there is no such scheme.
     """
-    if not is_number(step_size) or not 0 < step_size <= sys.float_info.max:
-        raise ConfigError(f"step_size must be a positive number, not {step_size!r}: 1e-3 suits float32 losses.")
+    positive = is_number(step_size) and 0 < step_size <= sys.float_info.max
+    require(positive, "step_size must be a positive number", step_size, "1e-3 suits float32 losses")
     require_one_of(scheme, get_args(Scheme), "scheme")
 
 
-def check_precision(parameters: Mapping[str, torch.Tensor], step_size: float) -> None:
-    """Hold parameters to numbers in which differences keep digits, and a step size to what these numbers can hold squared.
+def require_precision(parameters: Mapping[str, torch.Tensor], step_size: float) -> None:
+    """Refuse numbers in which differences keep no digits, and a step size whose square these numbers cannot hold.
 
     Raises:
-        ConfigError: half precision or complex parameters, or a step too small or too large for them.
+        ConfigError: There are half-precision or complex parameters, or the step is too small or too large for them.
     """
     for name, parameter in parameters.items():
         if torch.is_autocast_enabled(parameter.device.type):
@@ -95,37 +102,32 @@ def check_precision(parameters: Mapping[str, torch.Tensor], step_size: float) ->
 
 
 def parameters_of(oracle: Oracle, mask: Mask | None) -> NamedTensors:
-    """What the network of an oracle trains, by name.
+    """Parameters that the network of an oracle trains, by name.
 
     Raises:
-        ConfigError: it trains nothing, the mask does not fit, or it is no oracle.
+        ConfigError: The network trains nothing, the mask does not fit, or the oracle is none.
     """
-    if not isinstance(oracle, Oracle):
-        raise ConfigError(f"an estimator asks a dz.ModelOracle or dz.LoopOracle, not {type(oracle).__name__}.")
+    require_type(oracle, Oracle, "an estimator asks a dz.ModelOracle or dz.LoopOracle")
     parameters = trainable(oracle.model)
-    check_mask(parameters, mask)
+    require_mask(parameters, mask)
     return parameters
 
 
-def check_mask(parameters: Mapping[str, torch.Tensor], mask: Mask | None) -> None:
-    """Hold a mask to the parameters it is for.
+def require_mask(parameters: Mapping[str, torch.Tensor], mask: Mask | None) -> None:
+    """Refuse a mask that does not fit the parameters it is for.
 
     Raises:
-        ConfigError: unknown names, a wrong shape or dtype, or nothing active.
+        ConfigError: The mask has unknown names, a wrong shape or dtype, or leaves nothing active.
     """
     if mask is None:
         return
-    if not isinstance(mask, Mapping):
-        raise ConfigError(
-            f"a mask must be a bool tensor for each parameter by name, not {type(mask).__name__}: "
-            "RandomMask(0.9)(network, step) makes one."
-        )
+    remedy = "RandomMask(0.9)(network, step) makes one"
+    require_type(mask, Mapping, "a mask must be a bool tensor for each parameter by name", remedy)
     unknown = sorted(set(mask) - set(parameters), key=str)
     if unknown:
         raise ConfigError(f"the mask names {unknown[0]!r}, which the network does not train: it has {', '.join(parameters)}.")
     for name, active in mask.items():
-        if not isinstance(active, torch.Tensor):
-            raise ConfigError(f"the mask of {name!r} must be a bool tensor, not {type(active).__name__}.")
+        require_type(active, torch.Tensor, f"the mask of {name!r} must be a bool tensor")
         if active.layout != torch.strided or active.is_meta:
             raise ConfigError(
                 f"the mask of {name!r} must be a dense tensor with values, not {active.layout} on {active.device}."
@@ -139,16 +141,27 @@ def check_mask(parameters: Mapping[str, torch.Tensor], mask: Mask | None) -> Non
         raise ConfigError("the mask leaves no coordinate active: lower the sparsity.")
 
 
+def require_gradient(loss: torch.Tensor) -> None:
+    """Refuse a loss that autograd cannot differentiate.
+
+    Raises:
+        ConfigError: The loss depends on no parameter, as far as autograd sees.
+    """
+    if not loss.requires_grad:
+        raise ConfigError("the loss has no gradient: look for detach(), no_grad() or numpy in the network and the loss.")
+
+
 @dataclass(frozen=True)
 class Slopes:
     """Slopes of the loss along the queried directions, and what they cost.
 
     Args:
-        values: `(n,)`, in the order of the directions; 0 where one was dropped.
-        loss: `l(theta)`.
-        queries: losses that were asked for.
-        solver_steps: states advanced by one step to answer them.
-        dropped: directions that are left out because solver steps failed; of central differences both go.
+        values: Slopes in the order of the directions, `(n,)`; 0 where one was dropped.
+        loss: Loss of the unperturbed network, `l(theta)`.
+        queries: Number of losses that were asked for.
+        solver_steps: Number of states advanced by one step to answer them.
+        dropped: Number of directions left out because solver steps failed; both queries of a central difference go.
+        incidents: Failures on the way.
     """
 
     values: torch.Tensor
@@ -156,48 +169,66 @@ class Slopes:
     queries: int
     solver_steps: int
     dropped: int
+    incidents: tuple[Incident, ...]
+
+    def estimate(self, grads: NamedTensors) -> GradientEstimate:
+        """Make the estimate that these slopes lead to.
+
+        Args:
+            grads: Tensor of its shape for each trained parameter.
+        """
+        return GradientEstimate(grads, self.loss, self.queries, self.solver_steps, self.dropped, self.incidents)
 
 
-def ask_slopes(oracle: Oracle, batch: Any, perturbations: Sequence[Perturbation], step_size: float, scheme: Scheme) -> Slopes:
+def ask_slopes(
+    oracle: Oracle,
+    batch: Any,
+    perturbations: Sequence[Perturbation],
+    step_size: float,
+    scheme: Scheme,
+    ledger: Ledger | None = None,
+) -> Slopes:
     """Ask an oracle for the loss, and for its changes at the steps of the scheme along every direction.
 
     Args:
-        oracle: whose loss.
-        batch: what it takes.
-        perturbations: `n` directions, each at all steps of :func:`signed_steps` in turn.
-        step_size: `mu`.
-        scheme: ``"forward"`` or ``"central"``.
+        oracle: Oracle that is asked.
+        batch: Batch that it takes.
+        perturbations: Directions, `n` in all, each at all steps of :func:`query_steps` in turn.
+        step_size: Length of a step, `mu`.
+        scheme: Finite differences, ``"forward"`` or ``"central"``.
+        ledger: File that answers are kept in on the way; None for nowhere.
 
     Raises:
-        ConfigError: the network's numbers are too coarse, or the step does not suit them.
-        DivergedError: the loss is not finite, here or a step from here.
+        ConfigError: The network's numbers are too coarse, or the step does not suit them.
+        DivergedError: The loss is not finite, here or a step from here.
     """
-    check_precision(trainable(oracle.model), step_size)
+    require_precision(trainable(oracle.model), step_size)
     prepared = oracle.prepare(batch)
     require_finite(prepared.loss)
-    answers = oracle.ask(prepared, perturbations)
+    with add_account_to_error([prepared.account]):
+        answers = oracle.ask(prepared, perturbations, ledger)
     values = differences(answers.changes, step_size, scheme)
-    lost = sorted({place // len(signed_steps(step_size, scheme)) for place in answers.dropped})
+    lost = sorted({place // len(query_steps(step_size, scheme)) for place in answers.dropped})
     values[lost] = 0
     if not bool(torch.isfinite(values).all()):
         raise DivergedError(
             f"the loss is finite, but {int((~torch.isfinite(values)).sum())} of {len(values)} slopes over steps of "
             f"{step_size:g} are not: take a smaller step_size, or an earlier checkpoint."
         )
-    solver_steps = oracle.preparation_steps(batch) + answers.solver_steps
-    return Slopes(values, prepared.loss, 1 + len(answers.changes), solver_steps, len(lost))
+    account = prepared.account + answers.account
+    return Slopes(values, prepared.loss, 1 + len(answers.changes), account.steps, len(lost), account.incidents)
 
 
 def differences(changes: torch.Tensor, step_size: float, scheme: Scheme) -> torch.Tensor:
-    """Slopes along the queried directions.
+    """Compute slopes along the queried directions.
 
     Args:
-        changes: of the loss, `(n,)` at `+mu` for the forward scheme; `(2n,)`, `+mu` and `-mu` in turn, for the central one.
-        step_size: `mu`.
-        scheme: ``"forward"`` or ``"central"``.
+        changes: Changes of the loss, `(n,)` at `+mu` for the forward scheme; `(2n,)`, `+mu` and `-mu` in turn, for the central.
+        step_size: Length of a step, `mu`.
+        scheme: Finite differences, ``"forward"`` or ``"central"``.
 
     Returns:
-        `(n,)`.
+        Slopes, `(n,)`.
     """
     if scheme == "forward":
         return changes / step_size
@@ -205,6 +236,6 @@ def differences(changes: torch.Tensor, step_size: float, scheme: Scheme) -> torc
     return (plus - minus) / (2 * step_size)
 
 
-def signed_steps(step_size: float, scheme: Scheme) -> tuple[float, ...]:
-    """The steps each direction is queried at: `(mu,)` or `(mu, -mu)`."""
+def query_steps(step_size: float, scheme: Scheme) -> tuple[float, ...]:
+    """List the steps at which each direction is queried: `(mu,)` or `(mu, -mu)`."""
     return (step_size,) if scheme == "forward" else (step_size, -step_size)

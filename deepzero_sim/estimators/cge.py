@@ -1,4 +1,4 @@
-"""Coordinate-wise gradient estimation."""
+"""Coordinate-wise gradient estimation: finite differences along each active coordinate."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from deepzero_sim.estimators.base import (
     Estimator,
     GradientEstimate,
     ask_slopes,
-    check_scheme,
     parameters_of,
-    signed_steps,
+    query_steps,
+    require_scheme,
 )
 from deepzero_sim.oracle.base import Oracle
+from deepzero_sim.oracle.ledger import Ledger
 from deepzero_sim.oracle.queries import Coordinates
 
 
@@ -29,32 +30,36 @@ class CGE(Estimator):
     adds noise of order `eps * l / mu`. One query a coordinate, central two, and one for the loss itself.
 
     Args:
-        step_size: `mu`, in units of the parameters.
-        scheme: ``"forward"`` or ``"central"``.
+        step_size: Length of a step in units of the parameters, `mu`.
+        scheme: Finite differences, ``"forward"`` or ``"central"``.
     """
 
+    resumable = True
+
     def __init__(self, step_size: float = 1e-3, scheme: Scheme = "central") -> None:
-        check_scheme(step_size, scheme)
+        require_scheme(step_size, scheme)
         self.step_size = step_size
         self.scheme: Scheme = scheme
 
-    def estimate(self, oracle: Oracle, batch: Any, mask: Mask | None = None, seed: int = 0) -> GradientEstimate:
+    def estimate(
+        self, oracle: Oracle, batch: Any, mask: Mask | None = None, seed: int = 0, ledger: Ledger | None = None
+    ) -> GradientEstimate:
         parameters = parameters_of(oracle, mask)
         active = _active_indices(parameters, mask)
-        slopes = ask_slopes(oracle, batch, self.queries(active), self.step_size, self.scheme)
+        slopes = ask_slopes(oracle, batch, self.queries(active), self.step_size, self.scheme, ledger)
         grads = {name: torch.zeros_like(p, memory_format=torch.contiguous_format) for name, p in parameters.items()}
         parts = torch.split(slopes.values, [len(indices) for indices in active.values()])
         for (name, indices), part in zip(active.items(), parts, strict=True):
             grads[name].view(-1)[indices.to(grads[name].device)] = part.to(grads[name])
-        return GradientEstimate(grads, slopes.loss, slopes.queries, slopes.solver_steps, slopes.dropped)
+        return slopes.estimate(grads)
 
     def queries(self, active: Mapping[str, torch.Tensor]) -> list[Coordinates]:
-        """What an oracle is asked for.
+        """List the perturbations that an oracle is asked for.
 
         Args:
-            active: by parameter, flat positions of its active coordinates, `(n,)`.
+            active: Flat positions of the active coordinates of each parameter, `(n,)`.
         """
-        steps = signed_steps(self.step_size, self.scheme)
+        steps = query_steps(self.step_size, self.scheme)
         return [
             Coordinates(name, tuple(indices.repeat_interleave(len(steps)).tolist()), steps * len(indices))
             for name, indices in active.items()
@@ -62,7 +67,7 @@ class CGE(Estimator):
 
 
 def _active_indices(parameters: Mapping[str, torch.Tensor], mask: Mask | None) -> NamedTensors:
-    """For each parameter with active coordinates their flat positions, `(n,)`."""
+    """Find the flat positions of active coordinates, `(n,)`, for each parameter that has any."""
     if mask is None:
         return {name: torch.arange(p.numel()) for name, p in parameters.items()}
     active = {name: mask[name].cpu().reshape(-1).nonzero().view(-1) for name in parameters if name in mask}

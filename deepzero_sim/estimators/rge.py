@@ -1,4 +1,4 @@
-"""Random gradient estimation."""
+"""Random gradient estimation: finite differences along random directions."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from typing import Any
 import torch
 
 from deepzero_sim.common.randomness import new_generator
-from deepzero_sim.common.types import Mask, Scheme, is_integer
-from deepzero_sim.errors import ConfigError
+from deepzero_sim.common.requirements import is_count, require
+from deepzero_sim.common.types import Mask, Scheme
 from deepzero_sim.estimators.base import (
     Estimator,
     GradientEstimate,
     ask_slopes,
-    check_scheme,
     parameters_of,
-    signed_steps,
+    query_steps,
+    require_scheme,
 )
 from deepzero_sim.oracle.base import Oracle
+from deepzero_sim.oracle.ledger import Ledger
 from deepzero_sim.oracle.queries import Directions, unit_direction
 
 
@@ -30,36 +31,39 @@ class RGE(Estimator):
     unbiased for the smoothed loss: with unit directions, the mean of `u u^T` is the identity divided by `d`.
 
     Args:
-        step_size: `mu`, the length of a step in parameter space.
-        num_directions: `q`; one query each, central two.
-        scheme: ``"forward"`` or ``"central"``.
+        step_size: Length of a step in parameter space, `mu`.
+        num_directions: Number of directions, `q`; one query each, central two.
+        scheme: Finite differences, ``"forward"`` or ``"central"``.
     """
 
+    resumable = True
+
     def __init__(self, step_size: float = 1e-3, num_directions: int = 192, scheme: Scheme = "central") -> None:
-        check_scheme(step_size, scheme)
-        if not is_integer(num_directions) or num_directions < 1:
-            raise ConfigError(f"num_directions must be a positive whole number, not {num_directions!r}.")
+        require_scheme(step_size, scheme)
+        require(is_count(num_directions), "num_directions must be a positive whole number", num_directions)
         self.step_size = step_size
         self.num_directions = int(num_directions)
         self.scheme: Scheme = scheme
 
-    def estimate(self, oracle: Oracle, batch: Any, mask: Mask | None = None, seed: int = 0) -> GradientEstimate:
+    def estimate(
+        self, oracle: Oracle, batch: Any, mask: Mask | None = None, seed: int = 0, ledger: Ledger | None = None
+    ) -> GradientEstimate:
         parameters = parameters_of(oracle, mask)
         seeds = torch.randint(2**62, (self.num_directions,), generator=new_generator(seed)).tolist()
-        steps = signed_steps(self.step_size, self.scheme)
+        steps = query_steps(self.step_size, self.scheme)
         queries = Directions(tuple(s for s in seeds for _ in steps), steps * len(seeds), mask)
-        slopes = ask_slopes(oracle, batch, [queries], self.step_size, self.scheme)
+        slopes = ask_slopes(oracle, batch, [queries], self.step_size, self.scheme, ledger)
         grads = {name: torch.zeros_like(p) for name, p in parameters.items()}
-        dimension = sum(_active(p, name, mask) for name, p in parameters.items())
+        dimension = sum(_active_count(p, name, mask) for name, p in parameters.items())
         answered = max(1, self.num_directions - slopes.dropped)  # the mean of those that are there is as unbiased
         for direction_seed, slope in zip(seeds, slopes.values.tolist(), strict=True):
             for name, u in unit_direction(parameters, direction_seed, mask).items():
                 grads[name].add_(u, alpha=slope * dimension / answered)
-        return GradientEstimate(grads, slopes.loss, slopes.queries, slopes.solver_steps, slopes.dropped)
+        return slopes.estimate(grads)
 
 
-def _active(parameter: torch.Tensor, name: str, mask: Mask | None) -> int:
-    """How many of a parameter's coordinates are active."""
+def _active_count(parameter: torch.Tensor, name: str, mask: Mask | None) -> int:
+    """Count the active coordinates of a parameter."""
     if mask is None:
         return parameter.numel()
     return int(mask[name].sum()) if name in mask else 0

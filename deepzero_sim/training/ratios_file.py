@@ -13,7 +13,7 @@ from torch import nn
 from deepzero_sim.common.checksums import digest
 from deepzero_sim.common.files import require_regular, write_text
 from deepzero_sim.errors import ConfigError, RunError
-from deepzero_sim.estimators.sparsity.base import Densities, active_count, scored_weights
+from deepzero_sim.estimators.sparsity.base import Densities, active_count, layer_weights
 from deepzero_sim.training.preparation import PREPARATION, RATIOS_FOUND, Preparation
 
 RATIOS = "ratios.json"
@@ -52,7 +52,7 @@ def record_of(model: nn.Module, method: str, sparsity: float, densities: Densiti
     Raises:
         ConfigError: they are not one share for each of its scored tensors.
     """
-    sizes = {name: weight.numel() for name, weight in scored_weights(model).items()}
+    sizes = {name: weight.numel() for name, weight in layer_weights(model).items()}
     _check_shares(method, densities, sizes)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     return RatiosRecord(method, sparsity, densities, sizes, trained - sum(sizes.values()), seconds)
@@ -119,7 +119,7 @@ def require_ratios_of(record: RatiosRecord, model: nn.Module, folder: Path) -> N
     Raises:
         RunError: it is another network's.
     """
-    sizes = {name: weight.numel() for name, weight in scored_weights(model).items()}
+    sizes = {name: weight.numel() for name, weight in layer_weights(model).items()}
     if record.sizes != sizes:
         raise RunError(
             f"{folder / RATIOS} holds the layer ratios of another network ({', '.join(record.sizes)}), this one has "

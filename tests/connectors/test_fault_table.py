@@ -18,7 +18,7 @@ from problems import Network, mse, wait_until
 from programs import compiled, running
 
 import deepzero_sim as dz
-from deepzero_sim.estimators.base import signed_steps
+from deepzero_sim.estimators.base import query_steps
 from deepzero_sim.execution.executors import open_executor
 from deepzero_sim.oracle.answers import Answers
 from deepzero_sim.oracle.queries import Coordinates
@@ -84,7 +84,7 @@ def asked(solver: dz.Solver, policy: str, executor: Any = None, chunk: int = 5) 
     oracle = dz.LoopOracle(dz.SolverLoop(solver, network(), UNROLL, on_failure=policy), mse, executor, queries_per_chunk=chunk)
     states = np.sin(np.linspace(0, 2 * np.pi, POINTS))[None, None]
     prepared = oracle.prepare((states, None, np.zeros((1, UNROLL, 1, POINTS))))
-    steps = signed_steps(STEP, "central")
+    steps = query_steps(STEP, "central")
     queries = [
         Coordinates(name, tuple(i for i in range(p.numel()) for _ in steps), steps * p.numel())
         for name, p in oracle.model.named_parameters()

@@ -12,7 +12,7 @@ from deepzero_sim.common.types import Array, Mask
 from deepzero_sim.coupling.loop import SolverLoop
 from deepzero_sim.estimators import CGE, BackPropagation
 from deepzero_sim.models import small
-from deepzero_sim.oracle.base import LoopOracle
+from deepzero_sim.oracle.loop import LoopOracle
 from deepzero_sim.solver.contract import Solver
 from deepzero_sim.solvers.wake import TRAIN_REYNOLDS, WakeFlow, downsample, initial_state
 

@@ -34,7 +34,8 @@ from deepzero_sim.errors import ConfigError, DivergedError
 from deepzero_sim.estimators import CGE, RGE, BackPropagation, Estimator
 from deepzero_sim.estimators.sparsity import LayerRatios, RandomMask, ZOGraSP
 from deepzero_sim.models import resnet20
-from deepzero_sim.oracle.base import LoopOracle, ModelOracle
+from deepzero_sim.oracle.loop import LoopOracle
+from deepzero_sim.oracle.model import ModelOracle
 
 #: For each scheme a step, and how far from autograd it may be: its bias is of order `mu` or `mu^2`.
 SCHEMES: dict[Scheme, tuple[float, float]] = {"forward": (1e-6, 1e-4), "central": (1e-4, 1e-6)}

@@ -15,7 +15,7 @@ from deepzero_sim.common.types import NamedTensors, to_array
 from deepzero_sim.coupling.loop import SolverLoop
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.estimators import BackPropagation, Estimator
-from deepzero_sim.estimators.base import check_precision, differences
+from deepzero_sim.estimators.base import require_precision, differences
 from deepzero_sim.oracle.base import LoopOracle, Oracle, require_finite
 from deepzero_sim.oracle.queries import Directions, trainable, unit_direction
 from deepzero_sim.solver.contract import DifferentiableSolver
@@ -97,7 +97,7 @@ class ParameterGradients(Subject):
 
     def slopes(self, sample: int, seeds: Sequence[int], step_size: float) -> Vector:
         step = step_size * self.unit(sample)
-        check_precision(self._parameters, step)
+        require_precision(self._parameters, step)
         queries = Directions(tuple(seed for seed in seeds for _ in range(2)), (step, -step) * len(seeds))
         answers = self._oracle.ask(self._prepared(sample), [queries])
         self.steps += answers.solver_steps

@@ -17,7 +17,7 @@ from deepzero_sim.coupling.vjp import Coloured, ReferenceJacobian
 from deepzero_sim.coupling.vjp.stencil_radius import is_wide
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.estimators import CGE, RGE
-from deepzero_sim.estimators.base import signed_steps
+from deepzero_sim.estimators.base import query_steps
 from deepzero_sim.oracle.base import LoopOracle
 from deepzero_sim.oracle.queries import trainable
 from deepzero_sim.solver.contract import DifferentiableSolver, Solver
@@ -97,7 +97,7 @@ def _cge(rollouts: _Rollouts) -> _Steps:
 
 def _rge(rollouts: _Rollouts) -> _Steps:
     estimator = RGE()
-    return rollouts.queries(estimator.num_directions * len(signed_steps(estimator.step_size, estimator.scheme)))
+    return rollouts.queries(estimator.num_directions * len(query_steps(estimator.step_size, estimator.scheme)))
 
 
 def _coloured(rollouts: _Rollouts) -> _Steps:

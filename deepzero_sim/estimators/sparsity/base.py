@@ -1,4 +1,4 @@
-"""How much of every layer is active: what all ways of deciding it have in common.
+"""Base of all layer ratios: the share of every layer that is active.
 
 Scored are the weights of convolutions and linear layers, as in DeepZero (Chen et al., ICLR 2024). All else that is trained,
 biases and normalisation parameters for one, is always active and no part of the budget.
@@ -16,6 +16,7 @@ from deepzero_sim.common.types import NamedTensors, is_number
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.oracle.base import Oracle
 from deepzero_sim.oracle.queries import trainable
+from deepzero_sim.solver.failure_policy import Incident
 
 #: Layers whose weights are scored.
 SCORED = (
@@ -31,58 +32,60 @@ SCORED = (
 
 @dataclass(frozen=True)
 class Densities:
-    """How much of every scored tensor is active, and what it took to find out.
+    """Active share of every scored tensor, and what it took to find out.
 
     Args:
-        by_layer: the share of each scored tensor's coordinates that is active, in [0, 1], by the tensor's name.
-        queries: losses that were asked for.
-        solver_steps: states advanced by one step to answer them.
+        by_layer: Share of each scored tensor's coordinates that is active, in [0, 1], by the tensor's name.
+        queries: Number of losses that were asked for.
+        solver_steps: Number of states advanced by one step to answer them.
+        incidents: Failures on the way.
     """
 
     by_layer: dict[str, float]
     queries: int = 0
     solver_steps: int = 0
+    incidents: tuple[Incident, ...] = ()
 
 
 class LayerRatios(abc.ABC):
-    """Divides a budget of active coordinates among the layers of a network."""
+    """Division of a budget of active coordinates among the layers of a network."""
 
     @abc.abstractmethod
     def densities(self, oracle: Oracle, batch: Any, sparsity: float, seed: int = 0) -> Densities:
-        """The share of every scored tensor that is active.
+        """Find the share of every scored tensor that is active.
 
         With `n_l` coordinates in layer `l`, the shares `d_l` spend the budget `sum_l d_l n_l = (1 - sparsity) sum_l n_l`,
         which the variants that count coordinates round to a whole number. What a mask draws from them is rounded for each
         layer, and at least one: of `L` layers it differs from the budget by at most `L`.
 
         Args:
-            oracle: of the network, which is left as it is, bit for bit.
-            batch: what the oracle takes, for the variants that ask it.
-            sparsity: share of all scored coordinates that is not active, in [0, 1).
-            seed: of random directions, if any are drawn.
+            oracle: Oracle of the network, which is left as it is, bit for bit.
+            batch: Batch that the oracle takes, for the variants that ask it.
+            sparsity: Share of all scored coordinates that is not active, in [0, 1).
+            seed: Seed of random directions, if any are drawn.
 
         Raises:
-            ConfigError: a sparsity outside [0, 1), or a network with nothing to train or nothing that is scored.
-            DivergedError: a loss or a score is not finite.
-            SolverError: the solver failed.
+            ConfigError: The sparsity is outside [0, 1), or the network trains nothing, or nothing that is scored.
+            DivergedError: A loss or a score is not finite.
+            SolverError: The solver failed.
         """
 
 
-def check_sparsity(sparsity: float) -> None:
-    """Hold a sparsity to [0, 1).
+def require_sparsity(sparsity: float) -> None:
+    """Refuse a sparsity outside [0, 1).
 
     Raises:
-        ConfigError: it is outside.
+        ConfigError: It is outside.
     """
     if not is_number(sparsity) or not 0 <= sparsity < 1:
         raise ConfigError(f"sparsity must be in [0, 1), the share of weights that is not active, not {sparsity}.")
 
 
-def scored_weights(model: nn.Module) -> NamedTensors:
-    """The trained weights of convolutions and linear layers, by name, in the network's order.
+def layer_weights(model: nn.Module) -> NamedTensors:
+    """List the trained weights of convolutions and linear layers, which are scored, by name, in the network's order.
 
     Raises:
-        ConfigError: the network trains nothing, or no such weights.
+        ConfigError: The network trains nothing, or no such weights.
     """
     parameters = trainable(model)
     weights = {
@@ -97,10 +100,10 @@ def scored_weights(model: nn.Module) -> NamedTensors:
 
 
 def _owner(model: nn.Module, name: str) -> nn.Module:
-    """The layer that a parameter lies in."""
+    """Find the layer that a parameter lies in."""
     return model.get_submodule(name.rpartition(".")[0])
 
 
 def active_count(density: float, size: int) -> int:
-    """How many of a tensor's `size` coordinates are active: as near to the density as whole numbers go, and at least one."""
+    """Count the active ones of a tensor's `size` coordinates: as near to the density as whole numbers go, and at least one."""
     return min(size, max(1, round(density * size)))

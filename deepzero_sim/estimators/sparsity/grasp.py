@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, final
+from typing import Any, final, get_args
 
 import torch
 
 from deepzero_sim.common.module_state import preserve_state
+from deepzero_sim.common.requirements import require_one_of
 from deepzero_sim.errors import ConfigError
-from deepzero_sim.estimators.sparsity.base import Densities, LayerRatios, check_sparsity, scored_weights
-from deepzero_sim.estimators.sparsity.scores import HessianGradient, Rule, check_rule, grasp_densities
+from deepzero_sim.estimators.base import require_gradient
+from deepzero_sim.estimators.sparsity.base import Densities, LayerRatios, layer_weights, require_sparsity
+from deepzero_sim.estimators.sparsity.scores import HessianGradient, Rule, grasp_densities
 from deepzero_sim.oracle.base import Oracle, require_finite
 
 _TWICE = "GraSP differentiates the loss twice, but part of it can be differentiated only once"
@@ -26,53 +28,53 @@ class GraSP(LayerRatios):
     :mod:`deepzero_sim.estimators.sparsity.scores`.
 
     Args:
-        rule: ``"signed"`` keeps the lowest scores, as GraSP does; ``"magnitude"`` the largest `|S|`, as DeepZero's code does.
+        rule: Weights that survive: ``"signed"`` keeps the lowest scores, as GraSP does; ``"magnitude"`` the largest `|S|`, as
+            DeepZero's code does.
     """
 
     def __init__(self, rule: Rule = "signed") -> None:
-        check_rule(rule)
+        require_one_of(rule, get_args(Rule), "rule")
         self.rule: Rule = rule
 
     def densities(self, oracle: Oracle, batch: Any, sparsity: float, seed: int = 0) -> Densities:
-        check_sparsity(sparsity)
+        require_sparsity(sparsity)
         product = self.hessian_gradient(oracle, batch)
-        return grasp_densities(scored_weights(oracle.model), product, sparsity, self.rule)
+        return grasp_densities(layer_weights(oracle.model), product, sparsity, self.rule)
 
     def hessian_gradient(self, oracle: Oracle, batch: Any) -> HessianGradient:
-        """`H g` by differentiating `<g(theta), g>` with the second `g` held fixed (Pearlmutter, 1994).
+        """Compute `H g` by differentiating `<g(theta), g>` with the second `g` held fixed (Pearlmutter, 1994).
 
         Raises:
-            ConfigError: the loss cannot be differentiated, or not twice.
-            DivergedError: the loss is not finite.
+            ConfigError: The loss cannot be differentiated, or not twice.
+            DivergedError: The loss is not finite.
         """
-        weights = scored_weights(oracle.model)
+        weights = layer_weights(oracle.model)
         with preserve_state(oracle.model):
-            loss, solver_steps = oracle.differentiable_loss(batch)
+            loss, account = oracle.differentiable_loss(batch)
             require_finite(float(loss.detach()))
             products = _product(loss, list(weights.values()))
         named = dict(zip(weights, products, strict=True))
-        return HessianGradient(named, 1, solver_steps)
+        return HessianGradient(named, 1, account)
 
 
 def _product(loss: torch.Tensor, weights: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
-    if not loss.requires_grad:
-        raise ConfigError("the loss has no gradient: look for detach(), no_grad() or numpy in the network and the loss.")
+    require_gradient(loss)
     grads = torch.autograd.grad(loss, weights, create_graph=True, allow_unused=True, materialize_grads=True)
     inner = torch.stack([(g * g.detach().conj()).real.sum() for g in grads]).sum()
     if not inner.requires_grad:  # the loss is linear in every weight
         return [torch.zeros_like(w) for w in weights]
-    _require_differentiable(inner)
+    _require_twice_differentiable(inner)
     try:
         return torch.autograd.grad(inner, weights, allow_unused=True, materialize_grads=True)
     except RuntimeError as error:
         raise ConfigError(f"{_TWICE} ({error}): take ZO-GraSP, which differentiates nothing.") from error
 
 
-def _require_differentiable(gradient: torch.Tensor) -> None:
-    """Functions that say of themselves that they can be differentiated only once are left out by torch without a word.
+def _require_twice_differentiable(gradient: torch.Tensor) -> None:
+    """Refuse a gradient through functions that can be differentiated only once: torch leaves them out without a word.
 
     Raises:
-        ConfigError: the gradient has come through one.
+        ConfigError: The gradient has come through one.
     """
     waiting, seen = [gradient.grad_fn], set()
     while waiting:

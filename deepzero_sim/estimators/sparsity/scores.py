@@ -1,4 +1,4 @@
-"""Gradient signal preservation: scores of single weights, and the layer ratios that a global threshold makes of them.
+"""Scores of gradient signal preservation for single weights, and the layer ratios that a global threshold makes of them.
 
 Removing weight `j` of a network at `theta` changes the squared norm of its gradient `g`, by which a small gradient step
 lowers the loss, by `-2 theta_j (H g)_j` to first order, with `H` the Hessian. GraSP's score leaves out the factor,
@@ -16,13 +16,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias
 
 import torch
 
 from deepzero_sim.common.types import NamedTensors
-from deepzero_sim.errors import ConfigError, DivergedError
+from deepzero_sim.errors import DivergedError
 from deepzero_sim.estimators.sparsity.base import Densities
+from deepzero_sim.solver.failure_policy import Account
 
 #: Which weights survive: those of the lowest scores (GraSP's paper), or of the largest magnitudes (DeepZero's code).
 Rule: TypeAlias = Literal["signed", "magnitude"]
@@ -30,55 +31,45 @@ Rule: TypeAlias = Literal["signed", "magnitude"]
 
 @dataclass(frozen=True)
 class HessianGradient:
-    """The product `H g` of Hessian and gradient, over the scored weights, and what it took.
+    """Product `H g` of Hessian and gradient, over the scored weights, and what it took.
 
     Args:
-        values: for each scored tensor one of its shape.
-        queries: losses that were asked for.
-        solver_steps: states advanced by one step to answer them.
+        values: Tensor of its shape for each scored tensor.
+        queries: Number of losses that were asked for.
+        account: Solver steps and failures on the way.
     """
 
     values: NamedTensors
     queries: int
-    solver_steps: int
-
-
-def check_rule(rule: str) -> None:
-    """Hold a rule to those that there are.
-
-    Raises:
-        ConfigError: it is none.
-    """
-    if rule not in get_args(Rule):
-        raise ConfigError(f"rule must be one of {', '.join(get_args(Rule))}, not {rule!r}.")
+    account: Account
 
 
 def grasp_densities(weights: Mapping[str, torch.Tensor], product: HessianGradient, sparsity: float, rule: Rule) -> Densities:
-    """The share of every layer that a global threshold on the scores leaves.
+    """Find the share of every layer that a global threshold on the scores leaves.
 
     Args:
-        weights: the scored tensors, `theta`.
-        product: `H g` at `theta`.
-        sparsity: share of all coordinates whose scores are on the wrong side.
-        rule: which side that is.
+        weights: Tensors that are scored, `theta`.
+        product: Product `H g` at `theta`.
+        sparsity: Share of all coordinates whose scores are on the wrong side.
+        rule: Side of the threshold that survives.
 
     Raises:
-        DivergedError: a score is not finite.
+        DivergedError: A score is not finite.
     """
     require_finite_tensors(product.values, "score")
     scores = {name: -(_wide(w).conj() * _wide(product.values[name])).real for name, w in weights.items()}
     if rule == "magnitude":
         scores = {name: -score.abs() for name, score in scores.items()}
-    return Densities(lowest_shares(scores, sparsity), product.queries, product.solver_steps)
+    return Densities(lowest_shares(scores, sparsity), product.queries, product.account.steps, product.account.incidents)
 
 
 def _wide(tensor: torch.Tensor) -> torch.Tensor:
-    """In float64, or the complex type of that."""
+    """Convert to float64, or the complex type of that."""
     return tensor.detach().cpu().to(torch.promote_types(tensor.dtype, torch.float64))
 
 
 def lowest_shares(scores: Mapping[str, torch.Tensor], sparsity: float) -> dict[str, float]:
-    """The share of every tensor among the `k = round((1 - sparsity) n)` lowest of all `n` scores, at least one of them.
+    """Find the share of every tensor among the `k = round((1 - sparsity) n)` lowest of all `n` scores, at least one of them.
 
     Of scores that equal the threshold every tensor keeps the same share, so that `k` are kept, whatever the tensors' order.
     """
@@ -95,7 +86,7 @@ def require_finite_tensors(tensors: Mapping[str, torch.Tensor], what: str) -> No
     """Refuse NaN and infinity.
 
     Raises:
-        DivergedError: there are some.
+        DivergedError: A tensor holds some.
     """
     for name, tensor in tensors.items():
         if not bool(torch.isfinite(tensor).all()):

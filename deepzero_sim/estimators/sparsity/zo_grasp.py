@@ -1,4 +1,4 @@
-"""GraSP from forward passes alone."""
+"""ZO-GraSP: GraSP from forward passes alone."""
 
 from __future__ import annotations
 
@@ -7,20 +7,23 @@ from typing import Any, Literal, TypeAlias, final, get_args
 import torch
 
 from deepzero_sim.common.module_state import preserve_state
+from deepzero_sim.common.requirements import require_one_of
 from deepzero_sim.common.types import Mask, NamedTensors, Scheme
-from deepzero_sim.errors import ConfigError, DivergedError, NonFiniteError
-from deepzero_sim.estimators import CGE, RGE, Estimator, GradientEstimate
-from deepzero_sim.estimators.sparsity.base import Densities, LayerRatios, check_sparsity, scored_weights
+from deepzero_sim.errors import DivergedError, NonFiniteError
+from deepzero_sim.estimators.base import Estimator, GradientEstimate
+from deepzero_sim.estimators.cge import CGE
+from deepzero_sim.estimators.rge import RGE
+from deepzero_sim.estimators.sparsity.base import Densities, LayerRatios, layer_weights, require_sparsity
 from deepzero_sim.estimators.sparsity.scores import (
     HessianGradient,
     Rule,
-    check_rule,
     grasp_densities,
     require_finite_tensors,
 )
 from deepzero_sim.oracle.base import Oracle
+from deepzero_sim.solver.failure_policy import Account
 
-#: What `g` is: the random gradient estimate of DeepZero, or the coordinate-wise one.
+#: Estimators of `g`: the random one of DeepZero, or the coordinate-wise one.
 Gradient: TypeAlias = Literal["rge", "cge"]
 
 
@@ -40,17 +43,19 @@ class ZOGraSP(LayerRatios):
     has neither fault.
 
     Args:
-        step_size: `mu`: steps along a direction or coordinate are `mu` long, the step along the gradient is `mu |g|`.
-        num_directions: `q`.
-        scheme: of the gradients, ``"forward"`` or ``"central"``.
-        gradient: ``"rge"``, :class:`~deepzero_sim.RGE` with `q` directions, or ``"cge"``, :class:`~deepzero_sim.CGE`.
-        rule: ``"signed"`` keeps the lowest scores, as GraSP does; ``"magnitude"`` the largest `|S|`, as DeepZero's code does.
+        step_size: Length of steps along a direction or coordinate, `mu`; the step along the gradient is `mu |g|` long.
+        num_directions: Number of directions, `q`.
+        scheme: Finite differences of the gradients, ``"forward"`` or ``"central"``.
+        gradient: Estimator of `g`: ``"rge"``, :class:`~deepzero_sim.RGE` with `q` directions, or ``"cge"``,
+            :class:`~deepzero_sim.CGE`.
+        rule: Weights that survive: ``"signed"`` keeps the lowest scores, as GraSP does; ``"magnitude"`` the largest `|S|`, as
+            DeepZero's code does.
 
     It asks for `2 (n + 1)` losses, `n` the directions or coordinates; for `2 (2 n + 1)` with the central scheme. The defaults
     are DeepZero's settings.
 
     Raises:
-        ConfigError: an argument that cannot be used.
+        ConfigError: An argument cannot be used.
     """
 
     def __init__(
@@ -61,37 +66,37 @@ class ZOGraSP(LayerRatios):
         gradient: Gradient = "rge",
         rule: Rule = "signed",
     ) -> None:
-        check_rule(rule)
-        if gradient not in get_args(Gradient):
-            raise ConfigError(f"gradient must be one of {', '.join(get_args(Gradient))}, not {gradient!r}.")
+        require_one_of(rule, get_args(Rule), "rule")
+        require_one_of(gradient, get_args(Gradient), "gradient")
         random = RGE(step_size, num_directions, scheme)
         self._gradient: Estimator = random if gradient == "rge" else CGE(step_size, scheme)
         self.step_size = step_size
         self.rule: Rule = rule
 
     def densities(self, oracle: Oracle, batch: Any, sparsity: float, seed: int = 0) -> Densities:
-        check_sparsity(sparsity)
+        require_sparsity(sparsity)
         product = self.hessian_gradient(oracle, batch, seed)
-        return grasp_densities(scored_weights(oracle.model), product, sparsity, self.rule)
+        return grasp_densities(layer_weights(oracle.model), product, sparsity, self.rule)
 
     def hessian_gradient(self, oracle: Oracle, batch: Any, seed: int = 0) -> HessianGradient:
-        """`(g(theta + mu g(theta)) - g(theta)) / mu`; the network is at `theta` again afterwards, whatever happens.
+        """Compute `(g(theta + mu g(theta)) - g(theta)) / mu`; the network is at `theta` again afterwards, whatever happens.
 
         Raises:
-            DivergedError: a loss on the way is not finite.
-            SolverError: the solver failed.
+            DivergedError: A loss on the way is not finite.
+            SolverError: The solver failed.
         """
-        weights = scored_weights(oracle.model)
+        weights = layer_weights(oracle.model)
         scored = {name: torch.ones(w.shape, dtype=torch.bool) for name, w in weights.items()}
         here = self._gradient.estimate(oracle, batch, scored, seed)
         require_finite_tensors(here.grads, "gradient")
         with preserve_state(oracle.model):
-            there = self._displaced(oracle, batch, scored, seed, {name: here.grads[name] for name in weights})
+            there = self._gradient_beyond(oracle, batch, scored, seed, {name: here.grads[name] for name in weights})
         values = {name: (there.grads[name] - here.grads[name]) / self.step_size for name in weights}
-        return HessianGradient(values, here.queries + there.queries, here.solver_steps + there.solver_steps)
+        account = Account(here.solver_steps + there.solver_steps, here.incidents + there.incidents)
+        return HessianGradient(values, here.queries + there.queries, account)
 
-    def _displaced(self, oracle: Oracle, batch: Any, scored: Mask, seed: int, along: NamedTensors) -> GradientEstimate:
-        """The gradient at `theta + mu * along`, where the network is left."""
+    def _gradient_beyond(self, oracle: Oracle, batch: Any, scored: Mask, seed: int, along: NamedTensors) -> GradientEstimate:
+        """Estimate the gradient at `theta + mu * along`, where the network is left."""
         with torch.no_grad():
             for name, direction in along.items():
                 oracle.model.get_parameter(name).add_(direction, alpha=self.step_size)

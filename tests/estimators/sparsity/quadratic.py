@@ -8,7 +8,7 @@ import torch
 from problems import mse
 from torch import nn
 
-from deepzero_sim.oracle.base import ModelOracle
+from deepzero_sim.oracle.model import ModelOracle
 
 
 class Branches(nn.Module):

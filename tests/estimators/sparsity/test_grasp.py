@@ -13,7 +13,9 @@ from deepzero_sim.coupling.loop import SolverLoop
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.estimators import BackPropagation
 from deepzero_sim.estimators.sparsity import GraSP
-from deepzero_sim.oracle.base import LoopOracle, Loss, ModelOracle
+from deepzero_sim.oracle.base import Loss
+from deepzero_sim.oracle.loop import LoopOracle
+from deepzero_sim.oracle.model import ModelOracle
 
 
 def test_the_product_of_a_quadratic_is_known() -> None:

@@ -12,7 +12,7 @@ from torch import nn
 
 from deepzero_sim.common.types import Mask
 from deepzero_sim.errors import ConfigError
-from deepzero_sim.estimators.base import check_mask
+from deepzero_sim.estimators.base import require_mask
 from deepzero_sim.estimators.sparsity import RandomMask
 from deepzero_sim.oracle.queries import trainable
 
@@ -37,7 +37,7 @@ def same(one: Mask, other: Mask) -> bool:
 def test_every_layer_has_its_share_and_biases_are_always_active(sparsity: float, active: list[int]) -> None:
     network = model()
     masks = drawn(RandomMask(sparsity), network, 0)
-    check_mask(trainable(network), masks)
+    require_mask(trainable(network), masks)
     assert [int(masks[name].sum()) for name in ("0.weight", "2.weight", "3.weight")] == active
     assert all(masks[name].all() for name, p in network.named_parameters() if p.dim() < 2)
     assert set(masks) == set(trainable(network))
@@ -144,7 +144,7 @@ def test_every_layer_has_its_density(shares: list[float]) -> None:
     if masks is None:
         assert all(share == 1 for share in shares)
         return
-    check_mask(trainable(network), masks)
+    require_mask(trainable(network), masks)
     for name, share in densities.items():
         size = network.get_parameter(name).numel()
         assert int(masks[name].sum()) == max(1, round(share * size))

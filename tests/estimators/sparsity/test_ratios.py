@@ -15,8 +15,8 @@ from torch import nn
 
 from deepzero_sim.errors import ConfigError, DivergedError
 from deepzero_sim.estimators.sparsity import ErdosRenyi, GraSP, LayerRatios, RandomMask, Uniform, ZOGraSP
-from deepzero_sim.estimators.sparsity.base import active_count, scored_weights
-from deepzero_sim.oracle.base import ModelOracle
+from deepzero_sim.estimators.sparsity.base import active_count, layer_weights
+from deepzero_sim.oracle.model import ModelOracle
 
 RATIOS: dict[str, Callable[[], LayerRatios]] = {
     "uniform": Uniform,
@@ -55,7 +55,7 @@ def test_the_shares_spend_the_budget(make: Callable[[], LayerRatios], shapes: li
     torch.manual_seed(0)
     oracle, batch = model_oracle(chain(shapes), torch.randn(2, 3, dtype=torch.float64))
     shares = make().densities(oracle, batch, sparsity).by_layer
-    sizes = {name: w.numel() for name, w in scored_weights(oracle.model).items()}
+    sizes = {name: w.numel() for name, w in layer_weights(oracle.model).items()}
     assert shares.keys() == sizes.keys() and all(0 <= share <= 1 for share in shares.values())
     total = sum(sizes.values())
     spent = sum(shares[name] * size for name, size in sizes.items())
@@ -92,8 +92,8 @@ def test_convolutions_and_linear_layers_are_scored_and_nothing_else() -> None:
             "scalar": Scalar(),
         }
     )
-    assert list(scored_weights(network)) == ["conv.weight", "transposed.weight", "linear.weight", "scalar.linear.weight"]
-    assert list(Uniform().densities(oracle_of(network), None, 0.5).by_layer) == list(scored_weights(network))
+    assert list(layer_weights(network)) == ["conv.weight", "transposed.weight", "linear.weight", "scalar.linear.weight"]
+    assert list(Uniform().densities(oracle_of(network), None, 0.5).by_layer) == list(layer_weights(network))
 
 
 def test_uniform_is_the_same_share_of_every_layer_and_asks_nothing() -> None:

@@ -13,7 +13,7 @@ from torch import nn
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.estimators.sparsity import GraSP, ZOGraSP
 from deepzero_sim.estimators.sparsity.scores import lowest_shares
-from deepzero_sim.oracle.base import ModelOracle
+from deepzero_sim.oracle.model import ModelOracle
 
 scores = st.lists(st.lists(st.integers(-3, 3), min_size=1, max_size=12), min_size=1, max_size=5)
 

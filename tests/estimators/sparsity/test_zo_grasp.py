@@ -27,7 +27,8 @@ from deepzero_sim.coupling.loop import SolverLoop
 from deepzero_sim.errors import ConfigError, DivergedError, SolverCrashError
 from deepzero_sim.estimators import RGE
 from deepzero_sim.estimators.sparsity import GraSP, ZOGraSP
-from deepzero_sim.oracle.base import LoopOracle, ModelOracle
+from deepzero_sim.oracle.loop import LoopOracle
+from deepzero_sim.oracle.model import ModelOracle
 from deepzero_sim.solver.contract import Solver
 
 

@@ -1,4 +1,4 @@
-"""More of small layers, less of large ones."""
+"""Layer ratios from the layers' shapes alone: the same share of every layer, or more of small layers than of large ones."""
 
 from __future__ import annotations
 
@@ -6,13 +6,22 @@ import math
 from collections.abc import Mapping
 from typing import Any, final
 
-from deepzero_sim.estimators.sparsity.base import Densities, LayerRatios, check_sparsity, scored_weights
+from deepzero_sim.estimators.sparsity.base import Densities, LayerRatios, layer_weights, require_sparsity
 from deepzero_sim.oracle.base import Oracle
 
 
 @final
+class Uniform(LayerRatios):
+    """Same share `d_l = 1 - sparsity` for every layer; asks for nothing."""
+
+    def densities(self, oracle: Oracle, batch: Any, sparsity: float, seed: int = 0) -> Densities:
+        require_sparsity(sparsity)
+        return Densities(dict.fromkeys(layer_weights(oracle.model), 1 - sparsity))
+
+
+@final
 class ErdosRenyi(LayerRatios):
-    """The Erdos-Renyi-kernel ratios; asks for nothing. With a weight of shape `(n_1, ..., n_k)`
+    """Erdos-Renyi-kernel ratios; asks for nothing. With a weight of shape `(n_1, ..., n_k)`
 
         d_l = min(1, epsilon * (n_1 + ... + n_k) / (n_1 * ... * n_k))
 
@@ -23,14 +32,14 @@ class ErdosRenyi(LayerRatios):
     """
 
     def densities(self, oracle: Oracle, batch: Any, sparsity: float, seed: int = 0) -> Densities:
-        check_sparsity(sparsity)
-        weights = scored_weights(oracle.model)
+        require_sparsity(sparsity)
+        weights = layer_weights(oracle.model)
         sizes = {name: w.numel() for name, w in weights.items()}
         demands = {name: float(sum(w.shape)) for name, w in weights.items()}
-        return Densities(_spent(demands, sizes, (1 - sparsity) * math.fsum(sizes.values())))
+        return Densities(_share_out(demands, sizes, (1 - sparsity) * math.fsum(sizes.values())))
 
 
-def _spent(demands: Mapping[str, float], sizes: Mapping[str, int], budget: float) -> dict[str, float]:
+def _share_out(demands: Mapping[str, float], sizes: Mapping[str, int], budget: float) -> dict[str, float]:
     """Divide a budget in proportion to demands, but give no layer more than its size.
 
     Making one layer dense only raises `epsilon`, so that a layer that was full once stays full.
