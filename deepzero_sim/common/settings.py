@@ -1,0 +1,329 @@
+"""Settings: dataclasses read from plain values, held to their types and rules, and written as plain values again.
+
+A field's type hint is the one source of what it takes: numbers, text, paths, choices, lists, mappings, other dataclasses, or
+None. What a type cannot say is a rule beside it, `Annotated[int, Rule(...)]`, which holds for settings made in Python, too.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from deepzero_sim.common.documents import read_yaml
+from deepzero_sim.common.files import require_file_or_folder
+from deepzero_sim.common.requirements import require_known
+from deepzero_sim.common.types import is_integer, is_number
+from deepzero_sim.errors import ConfigError
+
+#: Remedy for values that nobody can guess.
+SEE_HELP = "see the options with 'deepzero-sim COMMAND --help'"
+
+
+class SettingError(ConfigError):
+    """A value that a setting does not take.
+
+    Attributes:
+        key: Setting, with the settings that it lies in: `workers.count`.
+        expected: Verb phrase, such as `be a whole number`.
+        came: Value that came.
+    """
+
+    def __init__(self, key: str, expected: str, came: object, remedy: str = SEE_HELP) -> None:
+        shown = "null" if came is None else str(came) or "nothing"
+        super().__init__(f"{key} must {expected}, not {shown}{f': {remedy}' if remedy else ''}.")
+        self.key, self.expected, self.came = key, expected, came
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A condition on a setting's value, beyond its type.
+
+    Args:
+        holds: Condition.
+        expected: Noun phrase of what is expected, such as ``"a positive number"``.
+    """
+
+    holds: Callable[[Any], bool]
+    expected: str
+
+    def __call__(self, key: str, value: Any) -> None:
+        """Refuse a value against the rule.
+
+        Raises:
+            SettingError: The condition does not hold.
+        """
+        if not self.holds(value):
+            raise SettingError(key, f"be {self.expected}", value, remedy="")
+
+
+class Settings:
+    """Base of settings whose rules hold however they are made."""
+
+    def __post_init__(self) -> None:
+        settings: Any = type(self)
+        for key, kind in hints(settings).items():
+            value = getattr(self, key)
+            for rule in () if value is None else getattr(kind, "__metadata__", ()):
+                rule(key, value)
+
+
+@functools.cache
+def hints(settings: type[Any]) -> dict[str, Any]:
+    """Return the type hints of a dataclass's fields, rules included."""
+    known = get_type_hints(settings, include_extras=True)
+    return {field.name: known[field.name] for field in fields(settings)}
+
+
+@functools.cache
+def descriptions(settings: type) -> dict[str, str]:
+    """Return what a dataclass's docstring says of each field under `Args:`."""
+    _, _, entries = (settings.__doc__ or "").partition("Args:\n")
+    found = re.findall(r"^ {8}(\w+): (.*(?:\n {12}.*)*)", entries.partition("\n\n")[0], re.MULTILINE)
+    return {name: " ".join(text.split()) for name, text in found}
+
+
+def _alternatives(kind: Any) -> tuple[Any, ...]:
+    """Return the types that a hint allows, without rules."""
+    if get_origin(kind) is Annotated:
+        return _alternatives(get_args(kind)[0])
+    return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+
+
+def keys_of(kind: Any) -> type | None:
+    """Return the dataclass that a hint allows, None if there is none."""
+    return next((one for one in _alternatives(kind) if isinstance(one, type) and is_dataclass(one)), None)
+
+
+def allows(kind: Any, form: type) -> bool:
+    """Tell whether a hint allows a `list`, or a `dict`."""
+    return any(get_origin(one) is form for one in _alternatives(kind))
+
+
+def defaults(settings: type) -> dict[str, Any]:
+    """Return the default values of a dataclass's fields, `dataclasses.MISSING` where one must be given."""
+    made = {field.name: field.default_factory for field in fields(settings) if field.default_factory is not MISSING}
+    return {field.name: made[field.name]() if field.name in made else field.default for field in fields(settings)}
+
+
+class Entry(NamedTuple):
+    """A setting of a dataclass, or of one within it.
+
+    Args:
+        key: Setting, with the settings that it lies in.
+        kind: Type hint.
+        description: Sentence on it.
+        default: Default value; `dataclasses.MISSING` if there is none.
+    """
+
+    key: str
+    kind: Any
+    description: str
+    default: Any
+
+
+def entries(settings: type, within: str = "", default: object = MISSING) -> Iterator[Entry]:
+    """Yield all settings of a dataclass, those of the dataclasses in it included.
+
+    Args:
+        settings: Dataclass.
+        within: Setting that it is the value of, with a dot; empty for the outermost.
+        default: Default value of that setting, if there is one.
+    """
+    values = {**defaults(settings), **_as_mapping(default)}
+    for name, kind in hints(settings).items():
+        yield Entry(within + name, kind, descriptions(settings).get(name, ""), values[name])
+        inner = keys_of(kind)
+        if inner is not None:
+            yield from entries(inner, f"{within}{name}.", values[name])
+
+
+# ---- collecting
+
+
+def assign(kind: Any, given: Any, path: Sequence[str], value: Any, key: str = "") -> Any:
+    """Put a value among those given before: the keys of settings join, anything else replaces.
+
+    Args:
+        kind: Type hint of what is assigned to.
+        given: Plain values so far; `dataclasses.MISSING` for none.
+        path: Keys from there to the value.
+        value: Plain value, or text that stands for one.
+        key: Setting that is assigned to, for messages.
+
+    Returns:
+        Plain values with the new one among them.
+
+    Raises:
+        ConfigError: There is no such key, or a value came where there must be keys.
+    """
+    settings = keys_of(kind)
+    if path:
+        return _assign_within(kind, given, path, value, key)
+    value = _plain(kind, value)
+    if settings is None or (value is None and NoneType in _alternatives(kind)):
+        return value
+    _require_keys(kind, value, key)
+    given = _as_mapping(given)
+    for name, inner in value.items():
+        given = assign(kind, given, str(name).split("."), inner, key)
+    return given
+
+
+def _assign_within(kind: Any, given: Any, path: Sequence[str], value: Any, key: str) -> dict[str, Any]:
+    settings, name = keys_of(kind), path[0]
+    if settings is None and kind is not Any and not allows(kind, dict):
+        raise SettingError(key, "be one value", f"keys ({'.'.join(path)})")
+    inner, default = Any, MISSING
+    if settings is not None:
+        require_known([name], list(hints(settings)), key or "settings")
+        inner, default = hints(settings)[name], defaults(settings)[name]
+    before = _as_mapping(given)
+    return before | {name: assign(inner, before.get(name, default), path[1:], value, f"{key}.{name}".lstrip("."))}
+
+
+def append(settings: type, given: Mapping[str, Any], name: str, value: Any) -> dict[str, Any]:
+    """Put an item behind those of a list that were given before, or that it has by default."""
+    before = given.get(name, defaults(settings)[name])
+    (item,) = get_args(_alternatives(hints(settings)[name])[0])
+    return {**given, name: [*(() if before is MISSING else before), _plain(item, value)]}
+
+
+def _as_mapping(given: object) -> dict[str, Any]:
+    if is_dataclass(given):
+        return {field.name: getattr(given, field.name) for field in fields(given)}
+    return dict(given) if isinstance(given, Mapping) else {}
+
+
+def _plain(kind: Any, value: Any) -> Any:
+    """Return the value that text stands for, by our own rules of YAML, unless text is what the setting takes."""
+    kinds = _alternatives(kind)
+    if isinstance(value, str):
+        value = _from_text(kind, kinds, value)
+    if isinstance(value, Mapping) and dict[str, Any] in kinds:
+        return {name: _plain(Any, item) for name, item in value.items()}
+    return value
+
+
+def _from_text(kind: Any, kinds: tuple[Any, ...], text: str) -> Any:
+    if kind is not Any:
+        require_file_or_folder(text)
+    if not text.strip() or ("_" in text and not {int, float}.isdisjoint(kinds)):
+        return text  # 1_0 is a slip of the finger, not 10
+    try:
+        found = read_yaml(text)
+    except yaml.YAMLError:
+        return text
+    if any(one in (str, Path) or get_origin(one) is Literal for one in kinds):
+        none = found is None and NoneType in kinds
+        return found if none or (isinstance(found, dict) and allows(kind, dict)) else text
+    return text if isinstance(found, str) else found
+
+
+# ---- reading and writing
+
+
+def read(kind: Any, value: Any, key: str = "") -> Any:
+    """Read a plain value as its type hint says.
+
+    Args:
+        kind: Type hint.
+        value: Plain value.
+        key: Setting, for messages.
+
+    Raises:
+        ConfigError: The value is of another kind, keys are unknown or missing, or a rule does not hold.
+    """
+    kinds = _alternatives(kind)
+    if value is None and NoneType in kinds:
+        return None
+    if value is None and kind is not Any:
+        raise SettingError(key, "have a value", value, "give it one, or leave it out")
+    settings = keys_of(kind)
+    if settings is not None:
+        return value if isinstance(value, settings) else _read_keys(kind, settings, value, key)
+    one = next((one for one in kinds if isinstance(value, Mapping) and get_origin(one) is dict), kinds[0])
+    if get_origin(one) is dict:
+        return _read_mapping(get_args(one)[1], value, key)
+    if get_origin(one) is list:
+        _require_kind(isinstance(value, list | tuple), key, "a list", value)
+        return [read(get_args(one)[0], item, key) for item in value]
+    if get_origin(one) is Literal:
+        _require_kind(value in get_args(one), key, f"one of {', '.join(map(str, get_args(one)))}", value)
+    elif one is not Any:
+        expected, fits = _LEAVES[one]
+        _require_kind(fits(value), key, expected, value)
+    return one(value) if one in (float, Path) else value
+
+
+#: What a value of a type is called, and whether a plain value is one.
+_LEAVES: dict[type, tuple[str, Callable[[Any], bool]]] = {
+    int: ("a whole number", is_integer),
+    float: ("a number", is_number),
+    bool: ("true or false", lambda value: isinstance(value, bool)),
+    str: ("text", lambda value: isinstance(value, str)),
+    Path: ("text", lambda value: isinstance(value, str | Path)),
+}
+
+
+def _require_kind(holds: bool, key: str, expected: str, value: Any) -> None:
+    if not holds:
+        raise SettingError(key, f"be {expected}", value)
+
+
+def _read_keys(kind: Any, settings: type, value: Any, key: str) -> Any:
+    _require_keys(kind, value, key)
+    kinds, default = hints(settings), defaults(settings)
+    require_known(value, list(kinds), key or "settings")
+    names = {name: f"{key}.{name}".lstrip(".") for name in kinds}
+    missing = [names[name] for name in kinds if name not in value and default[name] is MISSING]
+    if missing:
+        raise ConfigError(f"the following settings are required: {', '.join(missing)}: {SEE_HELP}.")
+    return settings(**{name: read(kinds[name], item, names[name]) for name, item in value.items()})
+
+
+def _require_keys(kind: Any, value: Any, key: str) -> None:
+    """Refuse a value without keys."""
+    if value is None:
+        raise SettingError(key, "have a value", value, "give it one, or leave it out")
+    if isinstance(value, Mapping):
+        return
+    settings = keys_of(kind)
+    names = () if settings is None else tuple(hints(settings))
+    if names == ("name", "args"):
+        raise SettingError(key, "hold keys with values, such as {name: package.module.Name, args: {}}", value)
+    _require_kind(NoneType not in _alternatives(kind), key, "keys with values", value)
+    raise SettingError(key, f"hold keys ({', '.join(names)})", value, f"write them out or leave {key} out")
+
+
+def _read_mapping(kind: Any, value: Any, key: str) -> dict[str, Any]:
+    _require_kind(isinstance(value, Mapping), key, "keys with values", value)
+    before = None
+    for name, item in value.items():
+        _require_kind(isinstance(name, str), key, "values by keys that are text", name)
+        if kind is str and item is None:  # YAML reads {a: some, words} so
+            raise ConfigError(
+                f'{key} must be text, or text by keys, but {name} stands alone: quote what has a comma, "{before}, {name}".'
+            )
+        before = item
+    return {name: read(kind, item, f"{key}.{name}") for name, item in value.items()}
+
+
+def settings_to_dict(settings: Any) -> dict[str, Any]:
+    """Return settings as plain values, without the run's own path: a folder may be moved."""
+    return {key: item for key, item in to_plain(settings).items() if key != "run"}
+
+
+def to_plain(value: Any) -> Any:
+    """Return a setting's value as YAML and JSON hold it."""
+    if isinstance(value, Mapping) or is_dataclass(value):
+        return {key: to_plain(item) for key, item in _as_mapping(value).items()}
+    if isinstance(value, list | tuple):
+        return [to_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
