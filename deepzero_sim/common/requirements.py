@@ -1,4 +1,4 @@
-"""What is required of a value that somebody gave, refused in one sentence: what was expected, what came, what to do."""
+"""Requirements of values that somebody gave, refused in one sentence: what was expected, what came, what to do."""
 
 from __future__ import annotations
 
@@ -10,13 +10,20 @@ from deepzero_sim.common.types import is_integer
 from deepzero_sim.errors import ConfigError, DeepZeroError
 
 
+class Words(str):
+    """Description of a value, which messages show without quotes."""
+
+    __slots__ = ()
+    __repr__ = str.__str__
+
+
 def require(holds: bool, expected: str, value: object, remedy: str = "", error: type[DeepZeroError] = ConfigError) -> None:
     """Refuse a value unless a condition holds: `EXPECTED, not VALUE: REMEDY.`
 
     Args:
         holds: Condition on the value.
         expected: Beginning of the sentence, such as ``"radius must be a whole number of points, 0 or more"``.
-        value: Value that came, shown as Python writes it.
+        value: Value that came, shown as Python writes it; :class:`Words` are shown as they are.
         remedy: What to do about it, where that is not plain.
         error: Class of the error.
 

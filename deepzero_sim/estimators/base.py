@@ -10,7 +10,7 @@ from typing import Any, ClassVar, get_args
 
 import torch
 
-from deepzero_sim.common.requirements import require, require_one_of, require_type
+from deepzero_sim.common.requirements import Words, require, require_one_of, require_type
 from deepzero_sim.common.types import Mask, NamedTensors, Scheme, is_number
 from deepzero_sim.errors import ConfigError, DivergedError
 from deepzero_sim.oracle.base import Oracle, require_finite
@@ -83,26 +83,26 @@ def require_precision(parameters: Mapping[str, torch.Tensor], step_size: float) 
     for name, parameter in parameters.items():
         if torch.is_autocast_enabled(parameter.device.type):
             raise ConfigError("autocast rounds the results that differences are taken of: estimate gradients outside of it.")
-        if parameter.dtype not in (torch.float32, torch.float64):
-            remedy = (
-                f"keep it as a real parameter of shape {(*parameter.shape, 2)} and use torch.view_as_complex of it in forward, "
-                "or take a method that back-propagates, such as SolverLayer or DETACHED"
-                if parameter.is_complex()
-                else "convert the network, as .float() does"
-            )
-            raise ConfigError(
-                f"parameter {name!r} must be of float32 or float64 to be queried, not {parameter.dtype}: {remedy}."
-            )
+        remedy = (
+            f"keep it as a real parameter of shape {(*parameter.shape, 2)} and use torch.view_as_complex of it in forward, "
+            "or take a method that back-propagates, such as SolverLayer or DETACHED"
+            if parameter.is_complex()
+            else "convert the network, as .float() does"
+        )
+        precise = parameter.dtype in (torch.float32, torch.float64)
+        require(precise, f"parameter {name!r} must be of float32 or float64 to be queried", parameter.dtype, remedy)
         smallest, largest = (limit**0.5 for limit in (torch.finfo(parameter.dtype).tiny, torch.finfo(parameter.dtype).max))
-        if not smallest <= step_size <= largest:
-            raise ConfigError(
-                f"step_size must be from {smallest:.2g} to {largest:.2g} for parameters of {parameter.dtype}, whose numbers "
-                f"hold no other's square, not {step_size:.6g}: 1e-3 suits float32 losses."
-            )
+        require(
+            smallest <= step_size <= largest,
+            f"step_size must be from {smallest:.2g} to {largest:.2g} for parameters of {parameter.dtype}, whose numbers "
+            "hold no other's square",
+            Words(f"{step_size:.6g}"),
+            "1e-3 suits float32 losses",
+        )
 
 
 def parameters_of(oracle: Oracle, mask: Mask | None) -> NamedTensors:
-    """Parameters that the network of an oracle trains, by name.
+    """Look up the parameters that the network of an oracle trains, by name.
 
     Raises:
         ConfigError: The network trains nothing, the mask does not fit, or the oracle is none.
@@ -128,15 +128,12 @@ def require_mask(parameters: Mapping[str, torch.Tensor], mask: Mask | None) -> N
         raise ConfigError(f"the mask names {unknown[0]!r}, which the network does not train: it has {', '.join(parameters)}.")
     for name, active in mask.items():
         require_type(active, torch.Tensor, f"the mask of {name!r} must be a bool tensor")
-        if active.layout != torch.strided or active.is_meta:
-            raise ConfigError(
-                f"the mask of {name!r} must be a dense tensor with values, not {active.layout} on {active.device}."
-            )
-        if active.dtype != torch.bool or active.shape != parameters[name].shape:
-            raise ConfigError(
-                f"the mask of {name!r} must be a bool tensor of shape {tuple(parameters[name].shape)}, "
-                f"not {active.dtype} of shape {tuple(active.shape)}."
-            )
+        came = Words(f"{active.layout} on {active.device}")
+        dense = active.layout == torch.strided and not active.is_meta
+        require(dense, f"the mask of {name!r} must be a dense tensor with values", came)
+        shape, came = parameters[name].shape, Words(f"{active.dtype} of shape {tuple(active.shape)}")
+        fits = active.dtype == torch.bool and active.shape == shape
+        require(fits, f"the mask of {name!r} must be a bool tensor of shape {tuple(shape)}", came)
     if not any(bool(active.any()) for active in mask.values()):
         raise ConfigError("the mask leaves no coordinate active: lower the sparsity.")
 

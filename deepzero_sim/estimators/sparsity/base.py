@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import nn
 
+from deepzero_sim.common.requirements import Words, require
 from deepzero_sim.common.types import NamedTensors, is_number
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.oracle.base import Oracle
@@ -77,8 +78,8 @@ def require_sparsity(sparsity: float) -> None:
     Raises:
         ConfigError: It is outside.
     """
-    if not is_number(sparsity) or not 0 <= sparsity < 1:
-        raise ConfigError(f"sparsity must be in [0, 1), the share of weights that is not active, not {sparsity}.")
+    fits = is_number(sparsity) and 0 <= sparsity < 1
+    require(fits, "sparsity must be in [0, 1), the share of weights that is not active", Words(sparsity))
 
 
 def layer_weights(model: nn.Module) -> NamedTensors:
