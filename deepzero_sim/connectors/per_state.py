@@ -1,4 +1,4 @@
-"""A batch advanced state by state: for programs, services and models that take one state a call."""
+"""Steps of a batch, state by state: for programs, services and models that take one state a call."""
 
 from __future__ import annotations
 
@@ -11,44 +11,45 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from deepzero_sim.common.cancellation import cancellation
-from deepzero_sim.common.types import Array, is_integer
-from deepzero_sim.errors import ConfigError, SolverError, StatesFailedError
+from deepzero_sim.common.requirements import is_count, require
+from deepzero_sim.common.types import Array
+from deepzero_sim.errors import SolverError, StatesFailedError
 
-#: `(state (C, *N), params (K,) or None) -> state one step later (C, *N)`
+#: Step of one state: `(state (C, *N), params (K,) or None) -> state one step later (C, *N)`.
 AdvanceOne: TypeAlias = Callable[[Array, Array | None], Array]
 
-#: More at once than any machine serves.
+#: Largest number of calls at once; no machine serves more.
 MOST_AT_ONCE = 256
 
 
 class PerStateCaller:
-    """Calls a function for every state of a batch, in threads: it waits for something outside Python.
+    """Caller of a function for every state of a batch, in threads: the function waits for something outside Python.
 
-    One of these serves all callers of a solver, so that no more than `at_once` calls are under way in this process, however
-    many threads ask the solver. What cannot be shared out is called for in the caller's own thread: to hand a call to another
-    one takes longer than a small call itself.
+    One instance serves all callers of a solver, so that no more than `at_once` calls are under way in this process, however
+    many threads ask the solver. Where there is nothing to share out, the function is called in the caller's own thread:
+    handing a call to another thread takes longer than a small call itself.
 
     Args:
-        at_once: calls under way at once, at most.
-        stop: ends the calls that are under way, when the program is interrupted.
+        at_once: Largest number of calls under way at once.
+        stop: Function that ends the calls under way, when the program is interrupted.
 
     Raises:
         ConfigError: `at_once` is not a whole number from 1 to 256.
     """
 
     def __init__(self, at_once: int, stop: Callable[[], None]) -> None:
-        if not is_integer(at_once) or not 1 <= at_once <= MOST_AT_ONCE:
-            raise ConfigError(f"at_once must be a whole number of calls from 1 to {MOST_AT_ONCE}, not {at_once!r}.")
+        fits = is_count(at_once) and at_once <= MOST_AT_ONCE
+        require(fits, f"at_once must be a whole number of calls from 1 to {MOST_AT_ONCE}", at_once)
         self.at_once = int(at_once)
         self._stop = stop
-        self._ready()
+        self._set_up()
 
-    def _ready(self) -> None:
+    def _set_up(self) -> None:
         self._starting = threading.Lock()
-        self._own()
+        self._start_afresh()
         cancellation.register(self)
 
-    def _own(self) -> None:
+    def _start_afresh(self) -> None:
         self._owner = os.getpid()
         self._threads: ThreadPoolExecutor | None = None
         self._free = threading.Semaphore(self.at_once)
@@ -61,39 +62,41 @@ class PerStateCaller:
         """Advance every state of a batch.
 
         Args:
-            advance: one state.
-            states: `(B, C, *N)`.
-            params: `(B, K)` or None.
+            advance: Step of one state.
+            states: States, `(B, C, *N)`.
+            params: Scenario parameters, `(B, K)`, or None.
 
         Returns:
-            `(B, C, *N)`.
+            States one step later, `(B, C, *N)`.
 
         Raises:
-            StatesFailedError: the function raised a SolverError for one state or more.
+            StatesFailedError: The function raised a SolverError for one state or more.
         """
         free = self._permits()
 
-        def one(state: Array, row: Array | None) -> Array:
+        def advance_one(state: Array, row: Array | None) -> Array:
             with free:
                 return advance(state, row)
 
         if self.at_once == 1 or len(states) == 1:
-            return one_by_one(one, states, params)
-        futures = [self._pool().submit(one, state, row) for state, row in zip(states, _rows(states, params), strict=True)]
+            return one_by_one(advance_one, states, params)
+        futures = [
+            self._pool().submit(advance_one, state, row) for state, row in zip(states, _rows(states, params), strict=True)
+        ]
         try:
             wait(futures)
-        except BaseException:  # Ctrl-C: nothing may go on behind our back
+        except BaseException:  # Ctrl-C: no call may go on once this one has returned
             for future in futures:
                 future.cancel()
             self._stop()
             wait(futures)
             raise
-        return _gathered((future.exception() or future.result() for future in futures), states)
+        return _collect((future.exception() or future.result() for future in futures), states)
 
     def _permits(self) -> threading.Semaphore:
         with self._starting:
             if self._owner != os.getpid():  # a fork has none of its parent's threads, which hold permits
-                self._own()
+                self._start_afresh()
             return self._free
 
     def _pool(self) -> ThreadPoolExecutor:
@@ -107,13 +110,13 @@ class PerStateCaller:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._ready()
+        self._set_up()
 
 
 def one_by_one(advance: AdvanceOne, states: Array, params: Array | None) -> Array:
     """Advance the states of a batch one after the other in this thread, as :class:`PerStateCaller` does in several."""
     rows = _rows(states, params)
-    return _gathered((_outcome(advance, state, row) for state, row in zip(states, rows, strict=True)), states)
+    return _collect((_outcome(advance, state, row) for state, row in zip(states, rows, strict=True)), states)
 
 
 def _rows(states: Array, params: Array | None) -> list[Array | None]:
@@ -127,7 +130,8 @@ def _outcome(advance: AdvanceOne, state: Array, row: Array | None) -> Array | So
         return error
 
 
-def _gathered(outcomes: Iterable[Array | BaseException], states: Array) -> Array:
+def _collect(outcomes: Iterable[Array | BaseException], states: Array) -> Array:
+    """Put the advanced states together, and raise the errors; the rows of states that failed are zero."""
     advanced, failures = np.empty_like(states), {}
     for place, outcome in enumerate(outcomes):
         if isinstance(outcome, SolverError):

@@ -1,4 +1,4 @@
-"""A solver's spec as it stands in a YAML file."""
+"""Solver specs of plain values, as they stand in a YAML file."""
 
 from __future__ import annotations
 
@@ -9,28 +9,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepzero_sim.common.requirements import require_known
+from deepzero_sim.common.requirements import require, require_known, require_type
 from deepzero_sim.common.types import is_integer, is_number
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.solver.contract import SolverSpec
 
-#: What a spec says.
+#: Names of a spec's fields.
 FIELDS = tuple(field.name for field in fields(SolverSpec))
 
 
 def as_spec(spec: SolverSpec | Mapping[str, Any]) -> SolverSpec:
-    """A spec, or one made of a mapping of its fields.
+    """Return a spec as it is, or the spec that a mapping of its fields stands for.
 
     Args:
-        spec: `mask` may be a nested list.
+        spec: Spec, or values of its fields by name; `mask` may be a nested list.
 
     Raises:
-        ConfigError: a field is missing, unknown or not usable.
+        ConfigError: A field is missing, unknown or not usable.
     """
     if isinstance(spec, SolverSpec):
         return spec
-    if not isinstance(spec, Mapping):
-        raise ConfigError(f"spec must be a SolverSpec, or a mapping of its fields, not {type(spec).__name__}.")
+    require_type(spec, Mapping, "spec must be a SolverSpec, or a mapping of its fields")
     require_known(spec, FIELDS, "a spec")
     if not {"name", "state_shape", "dt"} <= set(spec):
         raise ConfigError(f"spec must have name, state_shape and dt, not only {', '.join(spec) or 'nothing'}.")
@@ -40,10 +39,10 @@ def as_spec(spec: SolverSpec | Mapping[str, Any]) -> SolverSpec:
 
 
 def as_mask(mask: Any) -> NDArray[np.bool_] | None:
-    """A mask of nested lists, where there is one.
+    """Convert nested lists to a mask; None stays None.
 
     Raises:
-        ConfigError: it holds something else than true and false, or 1 and 0.
+        ConfigError: The lists hold something else than true and false, or 1 and 0.
     """
     if mask is None:
         return None
@@ -56,28 +55,22 @@ def as_mask(mask: Any) -> NDArray[np.bool_] | None:
     return array.astype(bool)
 
 
-def channel_places(named: Any, spec: SolverSpec, where: str) -> tuple[int, ...]:
-    """Places of channels, by names of the spec or, where it has none, by numbers from 0.
+def channel_places(names: Any, spec: SolverSpec, where: str) -> tuple[int, ...]:
+    """Return the indices of channels that settings list by the spec's names or, where it has none, by numbers from 0.
 
     Args:
-        named: a list of them.
-        spec: of the solver.
-        where: it stands, for messages.
+        names: List of channels.
+        spec: Spec of the solver.
+        where: Place of the list in settings, for messages.
 
     Raises:
-        ConfigError: it is no list, or holds another name, or one twice.
+        ConfigError: It is no list, or holds another name, or one twice.
     """
     known: tuple[str, ...] | tuple[int, ...] = spec.channels or tuple(range(spec.state_shape[0]))
-    listed = isinstance(named, Sequence) and not isinstance(named, str | bytes) and len(named) > 0
-    fit = listed and all(isinstance(entry, str) if spec.channels else is_integer(entry) for entry in named)
-    if not fit or any(entry not in known for entry in named) or len(set(named)) < len(named):
-        raise ConfigError(
-            f"{where}: channels must be a list of some of {', '.join(map(str, known))}, each once, not {named!r}{_hint(named)}."
-        )
-    return tuple(known.index(entry) for entry in named)
-
-
-def _hint(named: Any) -> str:
-    """What to do about a list with words that YAML took for something else."""
-    lost = isinstance(named, list | tuple) and any(isinstance(entry, bool | None) for entry in named)
-    return ": put names such as NO in quotes" if lost else ""
+    is_list = isinstance(names, Sequence) and not isinstance(names, str | bytes) and len(names) > 0
+    fit = is_list and all(isinstance(name, str) if spec.channels else is_integer(name) for name in names)
+    fit = fit and all(name in known for name in names) and len(set(names)) == len(names)
+    expected = f"{where}: channels must be a list of some of {', '.join(map(str, known))}, each once"
+    lost = isinstance(names, list | tuple) and any(isinstance(name, bool | None) for name in names)  # YAML's NO is False
+    require(fit, expected, names, "put names such as NO in quotes" if lost else "")
+    return tuple(known.index(name) for name in names)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from deepzero_sim.common.cancellation import cancellation
 from deepzero_sim.common.components import Component, Wanted, call, load_factory
+from deepzero_sim.common.requirements import require
 from deepzero_sim.common.types import Array, is_integer, read_only_copy
 from deepzero_sim.errors import (
     ConfigError,
@@ -100,9 +101,8 @@ class SolverSpec:
                 f"SolverSpec {self.name!r}: stencil must be a whole number of points, 0 or more, or None, not {self.stencil!r}."
             )
         dt = spec_fields.finite(self.dt)
-        if dt is None or dt <= 0:
-            hint = spec_fields.as_number(self.dt)
-            raise ConfigError(f"SolverSpec {self.name!r}: dt must be a positive number, not {self.dt!r}{hint}.")
+        remedy = spec_fields.number_remedy(self.dt)
+        require(dt is not None and dt > 0, f"SolverSpec {self.name!r}: dt must be a positive number", self.dt, remedy)
         object.__setattr__(self, "dt", dt)
         channels, axes = self.state_shape[0], len(self.state_shape) - 1
         self._need_length("channels", channels)

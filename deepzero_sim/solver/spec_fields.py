@@ -1,4 +1,7 @@
-"""Fields of a solver's spec as Python and YAML have them, as plain tuples of text and numbers."""
+"""Values that Python and YAML give the fields of a solver's spec, converted to plain tuples of text and numbers.
+
+Messages begin with `what`, the name of the object that has the field.
+"""
 
 from __future__ import annotations
 
@@ -8,68 +11,64 @@ from typing import Any
 
 import numpy as np
 
-from deepzero_sim.common.types import is_integer, is_number
-from deepzero_sim.errors import ConfigError
+from deepzero_sim.common.requirements import is_count, require
+from deepzero_sim.common.types import is_number
 
-#: What to do about a word that YAML takes for something else.
+#: Remedy for a word that YAML does not take for text.
 IN_QUOTES = "put it in quotes, as YAML takes NO, off, null, 1e3 or 12:30 for something else"
 
 
 def list_of(what: str, field: str, value: Any) -> tuple[Any, ...]:
-    """A field's entries.
+    """Convert a list. Text is refused: it would be taken letter by letter.
 
     Raises:
-        ConfigError: in words that begin with `what`: it is no list; text would be taken letter by letter.
+        ConfigError: The value is no list.
     """
     if isinstance(value, np.ndarray):
         value = value.tolist()
-    if not isinstance(value, Sequence) or isinstance(value, str | bytes):
-        raise ConfigError(f"{what} must have a list for {field}, such as [{value!r}], not {value!r}.")
+    is_list = isinstance(value, Sequence) and not isinstance(value, str | bytes)
+    require(is_list, f"{what} must have a list for {field}, such as [{value!r}]", value)
     return tuple(value)
 
 
 def texts(what: str, field: str, value: Any) -> tuple[str, ...]:
-    """A list of text.
+    """Convert a list of text.
 
     Raises:
-        ConfigError: in words that begin with `what`.
+        ConfigError: The value is no list, or holds something else than text.
     """
     entries = list_of(what, field, value)
     for entry in entries:
-        if not isinstance(entry, str):
-            raise ConfigError(f"{what}: {field} must be text, not {entry!r}: {IN_QUOTES}.")
+        require(isinstance(entry, str), f"{what}: {field} must be text", entry, IN_QUOTES)
     return tuple(map(str, entries))
 
 
 def names(what: str, field: str, value: Any) -> tuple[str, ...]:
-    """A list of names: text, none of it empty, none twice.
+    """Convert a list of names: text, none of it empty, none twice.
 
     Raises:
-        ConfigError: in words that begin with `what`.
+        ConfigError: The value is no such list.
     """
     entries = texts(what, field, value)
-    if not all(entry.strip() for entry in entries):
-        raise ConfigError(f"{what}: {field} must have names, not {entries}: give each of them one.")
-    if len(set(entries)) < len(entries):
-        raise ConfigError(f"{what}: {field} must have different names, not {entries}.")
+    require(all(entry.strip() for entry in entries), f"{what}: {field} must have names", entries, "give each of them one")
+    require(len(set(entries)) == len(entries), f"{what}: {field} must have different names", entries)
     return entries
 
 
 def numbers(what: str, field: str, value: Any) -> tuple[float, ...]:
-    """A list of finite numbers.
+    """Convert a list of finite numbers.
 
     Raises:
-        ConfigError: in words that begin with `what`.
+        ConfigError: The value is no such list.
     """
     entries = list_of(what, field, value)
     for entry in entries:
-        if finite(entry) is None:
-            raise ConfigError(f"{what}: {field} must be finite numbers, not {entry!r}{as_number(entry)}.")
+        require(finite(entry) is not None, f"{what}: {field} must be finite numbers", entry, number_remedy(entry))
     return tuple(map(float, entries))
 
 
 def finite(value: Any) -> float | None:
-    """A finite number; None of all else."""
+    """Convert a finite number; None stands for all else."""
     try:
         number = float(value) if is_number(value) else math.nan
     except OverflowError:  # a whole number beyond all floats
@@ -77,24 +76,22 @@ def finite(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def as_number(value: Any) -> str:
-    """How to write a number that YAML takes for text, to be put behind it; nothing for all else."""
+def number_remedy(value: Any) -> str:
+    """Show the number that YAML took for text; empty for all else."""
     try:
-        return f": write {float(value)}" if isinstance(value, str) else ""
+        return f"write {float(value)}" if isinstance(value, str) else ""
     except ValueError:
         return ""
 
 
 def shape(what: str, value: Any) -> tuple[int, ...]:
-    """A state's shape, a list as well: it would never equal an array's.
+    """Convert a state's shape, a list as well, which would never equal an array's.
 
     Raises:
-        ConfigError: in words that begin with `what`: it is none, or has no axis of channels.
+        ConfigError: The value is no shape, or has no axis of channels.
     """
     sizes = tuple(value) if isinstance(value, Sequence | np.ndarray) and not isinstance(value, str | bytes) else value
-    if not isinstance(sizes, tuple) or len(sizes) < 2 or not all(is_integer(size) and size >= 1 for size in sizes):
-        raise ConfigError(
-            f"{what}: state_shape must be (channels, points, ...), all positive, "
-            f"not {sizes!r}: add the channel axis even for one channel."
-        )
+    fits = isinstance(sizes, tuple) and len(sizes) >= 2 and all(map(is_count, sizes))
+    expected = f"{what}: state_shape must be (channels, points, ...), all positive"
+    require(fits, expected, sizes, "add the channel axis even for one channel")
     return tuple(map(int, sizes))
