@@ -119,6 +119,30 @@ def read_text(path: Path, what: str) -> str:
         raise ConfigError(f"expected {what} as text in UTF-8 at {path}, not other bytes ({error}): check the path.") from error
 
 
+def read_plain_file(path: str | os.PathLike[str], most: int) -> bytes:
+    """Read a file that settings name. Nothing but a plain file is read: a pipe would wait for ever, a device never end.
+
+    Args:
+        path: Path of the file.
+        most: Bytes that it may have.
+
+    Raises:
+        OSError: The file is missing, or is no plain file.
+        OverflowError: The file is too large.
+        ValueError: No file can have such a path.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise OSError(f"it is no plain file, but {kind_of_file(status.st_mode)}")
+    with os.fdopen(descriptor, "rb") as file:
+        content = b"" if status.st_size > most else file.read(status.st_size or most + 1)  # some files tell no size
+    if max(status.st_size, len(content)) > most:
+        raise OverflowError(f"it has more than {most} bytes")
+    return content
+
+
 def require_file_or_folder(path: str) -> None:
     """Refuse what can be read without an end, or waited for: pipes, sockets and devices.
 

@@ -11,6 +11,7 @@ from typing import ClassVar, Literal, TypeAlias, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from deepzero_sim.common.files import read_plain_file
 from deepzero_sim.common.requirements import is_count, require
 from deepzero_sim.common.types import Array, is_integer
 from deepzero_sim.connectors.formats.base import (
@@ -24,7 +25,6 @@ from deepzero_sim.connectors.formats.base import (
     require_order,
     require_size,
 )
-from deepzero_sim.connectors.programs.paths import read_file
 from deepzero_sim.errors import ConfigError, UnreadableOutputError
 
 #: Bytes of a marker: what gfortran calls -frecord-marker.
@@ -198,7 +198,7 @@ def _read_base(path: str | Path) -> bytes:
     if not Path(path).is_file():
         raise ConfigError(f"base must be a file of unformatted records, but {path} is none.")
     try:
-        return read_file(path, LARGEST_BASE)
+        return read_plain_file(path, LARGEST_BASE)
     except (OSError, OverflowError) as error:
         raise ConfigError(f"base must be a file of unformatted records, but {path} cannot be read ({error}).") from error
 

@@ -10,12 +10,12 @@ from typing import ClassVar
 
 import numpy as np
 
+from deepzero_sim.common.files import read_plain_file
 from deepzero_sim.common.requirements import require
 from deepzero_sim.common.types import Array, is_integer
 from deepzero_sim.connectors.formats.base import LARGEST_BASE, Content, Format, as_dtype, require_content, require_size
 from deepzero_sim.connectors.formats.numbers import parse_numbers
 from deepzero_sim.connectors.formats.openfoam_dictionary import NUMBERS, Dictionary, Entry, List, has_macros, strip_comments
-from deepzero_sim.connectors.programs.paths import read_file
 from deepzero_sim.errors import ConfigError, InvalidStateError, UnreadableOutputError
 
 #: Components of a value, by OpenFOAM's name for its kind.
@@ -82,7 +82,7 @@ class _Field:
         """Number of components of a value."""
         return COMPONENTS[self.kind]
 
-    def split(self) -> tuple[bytes, bytes]:
+    def partition(self) -> tuple[bytes, bytes]:
         """Split the file where another internalField belongs.
 
         It takes the place of the present one. Where that is referred to (`value $internalField;`), may be in an included file,
@@ -211,7 +211,7 @@ class _Base:
     def __init__(self, path: Path) -> None:
         try:
             self.field = _parse_field(_decompress(_read_base(path), LARGEST_BASE))
-            self.before, self.after = self.field.split()
+            self.before, self.after = self.field.partition()
             self._values: _Values | _NotWrittenOutError = self._values_or_error()
         except UnreadableOutputError as error:
             raise ConfigError(f"base must be a field file of OpenFOAM, but {path} {error}.") from error
@@ -252,7 +252,7 @@ def _read_base(path: Path) -> bytes:
         if not path.exists() and (compressed := path.with_name(f"{path.name}.gz")).exists():
             path = compressed
         require_content(path.is_file() or not path.exists(), "is no file")
-        return read_file(path, LARGEST_BASE)
+        return read_plain_file(path, LARGEST_BASE)
     except OverflowError as error:
         raise UnreadableOutputError(f"is too large: {error}") from error
     except OSError as error:

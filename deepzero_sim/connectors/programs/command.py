@@ -1,4 +1,4 @@
-"""A solver's command: found when the solver is made, its placeholders filled in for every call."""
+"""Command of a solver: its program is found when the solver is made, its placeholders are filled in for every call."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from deepzero_sim.connectors.programs.paths import is_spelt
+from deepzero_sim.common.requirements import require
+from deepzero_sim.connectors.programs.paths import is_encodable
 from deepzero_sim.connectors.programs.templates import PLACEHOLDER, Text, Values
 from deepzero_sim.errors import ConfigError
 
@@ -17,52 +18,49 @@ class Command:
     """A program and its arguments. No shell reads them.
 
     Args:
-        command: the program and its arguments; a program with a slash in it is a path from the current folder, any other is
+        command: Program and its arguments; a program with a slash in it is a path from the current folder, any other is
             looked for in `PATH`. Arguments may hold placeholders, as templates do.
-        environment: variables beside those of this process.
+        environment: Variables besides those of this process.
 
     Raises:
-        ConfigError: there is no such program, or the settings are not usable.
+        ConfigError: There is no such program, or the settings are not usable.
     """
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str | float]) -> None:
-        if isinstance(command, str) or not isinstance(command, Sequence) or not command:
-            raise ConfigError(
-                f"command must be a list of a program and its arguments, such as [./solver, in.npy], not {command!r}."
-            )
-        if not all(isinstance(word, str | int | float | Path) and is_spelt(str(word)) for word in command):
-            raise ConfigError(f"command must be a list of words and numbers, not {list(command)!r}.")
-        if truth := [word for word in command if isinstance(word, bool)]:
-            raise ConfigError(
-                f"command must be a list of words and numbers, not {truth[0]!r}: put it in quotes, as YAML takes off and NO "
-                "for false."
-            )
-        self._words = [_found(str(command[0])), *(_word(str(word)) for word in command[1:])]
+        listed = isinstance(command, Sequence) and not isinstance(command, str) and len(command) > 0
+        require(listed, "command must be a list of a program and its arguments, such as [./solver, in.npy]", command)
+        usable = all(isinstance(word, str | int | float | Path) and is_encodable(str(word)) for word in command)
+        require(usable, "command must be a list of words and numbers", list(command))
+        for word in command:
+            quote = "put it in quotes, as YAML takes off and NO for false"
+            require(not isinstance(word, bool), "command must be a list of words and numbers", word, quote)
+        self._program = _find_program(str(command[0]))
+        self._arguments = [_parse_argument(str(word)) for word in command[1:]]
         self._environment = {os.fsencode(name): os.fsencode(value) for name, value in _variables(environment).items()}
 
     def words(self, values: Values) -> list[str]:
-        """The command with its placeholders filled in.
+        """Return the program and its arguments with their placeholders filled in.
 
         Raises:
-            ConfigError: they cannot be.
+            ConfigError: A placeholder cannot be filled in.
         """
-        return [word.render(values) if isinstance(word, Text) else word for word in self._words]
+        return [self._program, *(word.render(values) if isinstance(word, Text) else word for word in self._arguments)]
 
     def environment(self) -> dict[bytes, bytes]:
-        """Of the program; in bytes, as it is handed over."""
+        """Return the environment of the program; in bytes, as it is handed over."""
         return {**os.environb, **self._environment}
 
-    def need_files(self, there: Collection[str]) -> None:
+    def require_reachable_files(self, there: Collection[str]) -> None:
         """Refuse arguments that name files of the current folder, which the program, in its own folder, does not find.
 
         Args:
-            there: files of the working folder, before the program starts or after it ended.
+            there: Files of the working folder, before the program starts or after it ended.
 
         Raises:
-            ConfigError: an argument is such a file.
+            ConfigError: An argument is such a file.
         """
-        for word in (word.rpartition("=")[2] for word in self._words[1:] if isinstance(word, str)):  # --deck=deck.nml
-            if _is_here(word) and str(PurePosixPath(word)) not in there:
+        for word in (word.rpartition("=")[2] for word in self._arguments if isinstance(word, str)):  # --deck=deck.nml
+            if _is_file_here(word) and str(PurePosixPath(word)) not in there:
                 raise ConfigError(
                     f"{word} in command is a file of the current folder, but the program starts in a folder of its own: name "
                     f"it in external_input_files, or by its absolute path, {Path(word).absolute()}; where the program writes "
@@ -71,27 +69,27 @@ class Command:
 
     @property
     def has_placeholders(self) -> bool:
-        """Whether arguments differ from call to call."""
-        return any(isinstance(word, Text) for word in self._words)
+        """True if arguments differ from call to call."""
+        return any(isinstance(word, Text) for word in self._arguments)
 
     @property
     def program(self) -> str:
-        """Its path."""
-        return str(self._words[0])
+        """Path of the program."""
+        return self._program
 
 
-def _word(word: str) -> str | Text:
+def _parse_argument(word: str) -> str | Text:
     return Text(word, f"the argument {word!r} of command") if PLACEHOLDER in word else word
 
 
-def _is_here(word: str) -> bool:
+def _is_file_here(word: str) -> bool:
     try:
         return not Path(word).is_absolute() and Path(word).is_file()
     except OSError:  # no path: too long
         return False
 
 
-def _found(program: str) -> str:
+def _find_program(program: str) -> str:
     path = Path(program).absolute() if "/" in program else shutil.which(program)
     if path is None:
         raise ConfigError(f"there is no program {program!r} in PATH: install it, or name it by a path such as ./{program}.")
@@ -103,14 +101,13 @@ def _found(program: str) -> str:
 
 
 def _variables(environment: Any) -> dict[str, str]:
-    fit = isinstance(environment, Mapping) and all(
+    usable = isinstance(environment, Mapping) and all(
         isinstance(name, str)
         and name
         and "=" not in name
         and isinstance(value, str | int | float)
-        and is_spelt(f"{name}{value}")
+        and is_encodable(f"{name}{value}")
         for name, value in environment.items()
     )
-    if not fit:
-        raise ConfigError(f"environment must be words or numbers by the names of variables, not {environment!r}.")
+    require(usable, "environment must be words or numbers by the names of variables", environment)
     return {name: str(value) for name, value in environment.items()}

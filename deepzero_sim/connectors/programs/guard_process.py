@@ -1,9 +1,9 @@
-"""The process that clears up after programs when nobody else can. Run as a script; it waits on its input, which costs nothing.
+"""Process that clears up after programs when nobody else can. Run as a script; it waits on its input, which costs nothing.
 
-Lines say what is there: `+123` when the process group 123 has started, `-123` when it is gone; `>` and `<` with a
+Each line of its input is an event: `+123` when the process group 123 has started, `-123` when it is gone; `>` and `<` with a
 path in hexadecimal digits when a folder was made and removed. The end of the input means that the Python process is gone,
-however it went. Then what is left of its groups is killed, with every process whose environment holds the mark given as the
-only argument, where there is /proc, and its folders are removed.
+however it went. Then the groups that still run are killed, with every process whose environment holds the mark given as the
+only argument, where there is /proc, and the folders that still exist are removed.
 """
 
 # imports little: it starts with every process that runs programs
@@ -16,73 +16,72 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 
-#: Times that what is marked is looked for: a process that was starting another one may be found before it.
-LOOKS = 20
+#: Rounds of the search for marked processes: one that was starting another may be found before it.
+MOST_ROUNDS = 20
 
 
-class Told:
-    """What was said: the groups that run, and the folders that are there."""
+class GuardState:
+    """Process groups that run and folders that exist, by the events read so far."""
 
     def __init__(self) -> None:
         self.groups: set[int] = set()
         self.folders: set[bytes] = set()
 
-    def hear(self, line: bytes) -> None:
-        """Take note of one line."""
-        sign, words = line[:1], line[1:]
+    def update(self, event: bytes) -> None:
+        """Apply one event."""
+        sign, subject = event[:1], event[1:]
         if sign == b">":
-            self.folders.add(bytes.fromhex(words.decode()))
+            self.folders.add(bytes.fromhex(subject.decode()))
         elif sign == b"<":
-            self.folders.discard(bytes.fromhex(words.decode()))
+            self.folders.discard(bytes.fromhex(subject.decode()))
         else:
-            (self.groups.add if sign == b"+" else self.groups.discard)(int(words))
+            (self.groups.add if sign == b"+" else self.groups.discard)(int(subject))
 
 
 def main(mark: bytes) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # it ends with its input, not before
     os.chdir("/")
-    told = Told()
-    listen(told)
-    for group in told.groups:
+    state = GuardState()
+    read_events(state)
+    for group in state.groups:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(group, signal.SIGKILL)
-    kill_all(lambda process: _has_mark(process, mark), LOOKS, processes)
-    remove(told.folders)
+    kill_all(lambda process: _has_mark(process, mark), processes)
+    remove_folders(state.folders)
 
 
-def listen(told: Told) -> None:
-    """Hear all that is said."""
+def read_events(state: GuardState) -> None:
+    """Apply events until the input ends."""
     rest = b""
-    while heard := os.read(0, 65536):
-        *lines, rest = (rest + heard).split(b"\n")
-        for line in lines:
-            told.hear(line)
+    while content := os.read(0, 65536):
+        *events, rest = (rest + content).split(b"\n")
+        for event in events:
+            state.update(event)
 
 
-def kill_all(are_meant: Callable[[int], bool], looks: int, candidates: Callable[[], Iterable[int]]) -> None:
-    """Kill every process that is meant, and what they start meanwhile.
+def kill_all(is_target: Callable[[int], bool], candidates: Callable[[], Iterable[int]]) -> None:
+    """Kill all processes of some kind, and those that they start meanwhile.
 
     Args:
-        are_meant: whether a process is.
-        looks: for them, at most.
-        candidates: the processes that are looked at, asked for until there is none that was not cleared before.
+        is_target: Tells whether a process is of that kind.
+        candidates: Lists the processes to look at; asked again until it lists none that was not spared before.
     """
-    cleared: set[int] = set()
-    for _ in range(looks):
-        fresh = set(candidates()) - cleared
+    spared: set[int] = set()
+    for _ in range(MOST_ROUNDS):
+        fresh = set(candidates()) - spared
         if not fresh:
             return
-        found = {process for process in fresh if are_meant(process)}
-        for process in found:
+        targets = {process for process in fresh if is_target(process)}
+        for process in targets:
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(process, signal.SIGKILL)
-        cleared |= fresh - found
-        if found:
+        spared |= fresh - targets
+        if targets:
             time.sleep(0.01)
 
 
-def remove(folders: set[bytes]) -> None:
+def remove_folders(folders: set[bytes]) -> None:
     """Remove folders with all in them."""
     if folders:
         import shutil  # noqa: PLC0415 - seldom needed
@@ -92,7 +91,7 @@ def remove(folders: set[bytes]) -> None:
 
 
 def processes() -> list[int]:
-    """All processes but this one; none where there is no /proc."""
+    """List all processes but this one; none where there is no /proc."""
     try:
         return [int(name) for name in os.listdir("/proc") if name.isdecimal() and int(name) != os.getpid()]  # noqa: PTH208
     except OSError:
@@ -107,10 +106,10 @@ def _has_mark(process: int, mark: bytes) -> bool:
 
 
 def environment(process: int) -> bytes:
-    """That a process was started with; nothing of one that has ended, or is just becoming another program.
+    """Read the environment that a process was started with; empty if it has ended, or is just becoming another program.
 
     Raises:
-        OSError: it is gone, or another user's.
+        OSError: The process is gone, or another user's.
     """
     with open(f"/proc/{process}/environ", "rb") as file:  # noqa: PTH123 - pathlib is not imported
         return file.read()

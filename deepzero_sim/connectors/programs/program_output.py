@@ -1,125 +1,208 @@
-"""What became of a program, in words."""
+"""Output of a program: the files that hold it, and the lines of it that tell what went wrong.
+
+Runtimes put backtraces and banners around the one line that matters, each in a form of its own; the patterns below know them.
+"""
 
 from __future__ import annotations
 
 import os
-import signal
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 from pathlib import Path
+from typing import TypeAlias
 
-from deepzero_sim.connectors.programs.processes import Ended
-from deepzero_sim.connectors.programs.telling_lines import telling_lines
-from deepzero_sim.connectors.programs.working_folder import STDERR, STDOUT
-from deepzero_sim.errors import (
-    ExitCodeError,
-    FailureKind,
-    SolverError,
-    SolverKilledError,
-    SolverTimeoutError,
-    WorkingFolderError,
-)
+#: Names of the files of a working folder that stdout and stderr go to.
+STDOUT, STDERR = "stdout.log", "stderr.log"
 
-#: Bytes of what a program said last that are looked through for its telling lines.
+#: Bytes at the end of each that are searched for an error.
 LAST_BYTES = 2**16
 
-#: What to do.
-REMEDIES: dict[FailureKind | None, str] = {
-    "timeout": "raise timeout if it only needs longer, or find out what it waits for",
-    "signal": "run its command {there} to find out why; where it diverged, use a smaller step or correction",
-    "exit-code": "run its command {there} to find out why; where it diverged, use a smaller step or correction",
-    "non-finite": "it diverged or fails on such a state; use a smaller step, a smaller correction or another initial state",
-    "missing-output": "check the path in outputs, and that the program writes it in the folder that it starts in",
-    "unreadable-output": "check the format of this file in outputs, and that the program writes all of it",
-    "wrong-shape": "check the channels, the channel_axis and the state_shape that it should have",
-    "working-folder": "free some space or take another disk with the environment variable TMPDIR",
-}
+#: Lines of an excerpt, characters of each, and lines that are searched.
+LINES, LENGTH, MOST_LINES = 3, 160, 1000
 
 
 @dataclass(frozen=True)
-class Said:
-    """What a program says: its stdout and stderr, in files of its folder.
+class ProgramOutput:
+    """Output of a program, stdout and stderr, in files of its folder.
 
     Args:
-        descriptors: of these files, open here too, so that it does not matter what the program makes of their names.
+        descriptors: Descriptors of these files, open here too, so that it does not matter what the program makes of their names.
     """
 
     descriptors: tuple[int, int]
 
     @classmethod
-    def in_folder(cls, folder: Path) -> Said:
-        """Files that are not there yet."""
-        first = _created(folder / STDOUT)
+    def create(cls, folder: Path) -> ProgramOutput:
+        """Create the files, which must not exist yet."""
+        stdout = _create(folder / STDOUT)
         try:
-            return cls((first, _created(folder / STDERR)))
+            return cls((stdout, _create(folder / STDERR)))
         except OSError:
-            os.close(first)
+            os.close(stdout)
             raise
 
     def close(self) -> None:
         for descriptor in self.descriptors:
             os.close(descriptor)
 
-    def last(self) -> str:
-        """The telling ones of the last lines on stderr, or else on stdout, in quotes; empty if there is nothing."""
-        stdout, stderr = map(_end_of, self.descriptors)
-        lines = telling_lines(stderr, stdout)
+    def excerpt(self) -> str:
+        """Quote the lines that tell best what went wrong; empty if there is no output."""
+        stdout, stderr = map(_read_end, self.descriptors)
+        lines = error_lines(stderr, stdout)
         return repr(" / ".join(lines)) if lines else ""
 
 
-def _end_of(descriptor: int) -> str:
+def _create(path: Path) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o666)
+
+
+def _read_end(descriptor: int) -> str:
     size = os.fstat(descriptor).st_size
     return os.pread(descriptor, LAST_BYTES, max(0, size - LAST_BYTES)).decode(errors="replace")
 
 
-def _created(path: Path) -> int:
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o666)
+class _Kind(Enum):
+    """Kind of a line: the first of an error, one of a backtrace, one that says that all has ended, empty, or any other."""
+
+    ERROR = auto()
+    FRAME = auto()
+    END = auto()
+    EMPTY = auto()
+    OTHER = auto()
 
 
-def ending(ended: Ended, program: str, timeout: float, allowed: tuple[int, ...]) -> SolverError | None:
-    """The failure that the end of a program means, if it means one."""
-    if not ended.in_time:
-        return SolverTimeoutError(f"{program} took longer than the {timeout:g} s it may, and was ended")
-    if ended.status < 0:
-        return SolverKilledError(f"{program} was ended by the signal {_signal(-ended.status)}", -ended.status)
-    if ended.status not in allowed:
-        return ExitCodeError(f"{program} ended with the exit status {ended.status}, not {' or '.join(map(str, allowed))}")
-    return None
+_Lines: TypeAlias = Sequence[tuple[_Kind, str]]
+
+#: First words of an error, as runtimes and programs write them.
+_ERROR = re.compile(
+    r"""
+    At\ line\ \d+\ of\ file\ | Fortran\ runtime\ error: | Program\ received\ signal\ | (?-i:(ERROR\ )?STOP)\s  # gfortran
+    | forrtl:\ | -->\ FOAM\ FATAL\                                                                # ifort, OpenFOAM
+    | (\w+\.)*(?-i:[A-Z]\w*(Error|Exception|Interrupt|Exit|Fault))(:\ |:?$)                       # Python
+    | Exception\ in\ thread\ | Caused\ by:\ | thread\ '.*'\ .*panicked\ at\ | panic:\             # Java, Rust, Go
+    | terminate\ called\ | what\(\):\ | .*Assertion\ .*failed | \*\*\*\ (stack\ smashing|buffer\ overflow|Error\ in\ )
+    | (free|malloc|realloc|munmap_chunk|malloc_consolidate)\(\):\ | double\ free\ or\ | corrupted\ (size|double)  # glibc
+    | .*error\ while\ loading\ shared\ libraries: | ==\d+==\s?ERROR:\ | \S+:\ runtime\ error:\    # the loader, sanitizers
+    | (?-i:Error\ (using|in))\ | Undefined\ function\                                             # MATLAB, R
+    | Fatal\ error\ in\ | Abort\(\d+\)\ on\ node\ .*Fatal\ error\ in\                             # MPICH
+    | mpi(run|exec)\ (was|could|failed|does)\ | There\ are\ not\ enough\ slots                    # Open MPI
+    | PETSC\ ERROR:\ | \[(error|fatal|critical)\] | (?-i:ERROR|FATAL|CRITICAL)\s-+\s | \*+\s*(fatal\s+)?error\b
+    | ([\w./:-]+:\s+)?\W*((fatal|severe|internal|input|syntax|run-?time)\s+)*error\b\s*[:!](?!\s*[-+.]?\d)
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+
+#: Lines of a backtrace, and those around it.
+_FRAME = re.compile(
+    r"""
+    \s*\#\d+\s | \s+at\s+(\S+:(\d+|\?)|[\w.$<>]+\(.*\)) | error\ termination\.\ backtrace
+    | .*\bbacktrace(\ for\ this\ error)?:?\s*$
+    | Image\s+PC\s+Routine | \S+\s+(?-i:[0-9A-F]{16})\s | Stack\ trace\ terminated                # ifort
+    | Traceback\ \(most\ recent | \s+File\ ".*",\ line\ \d | During\ handling\ of\ the\ above\ | The\ above\ exception\ was
+    | Stacktrace: | in\ expression\ starting\ at\                                                 # Julia
+    | note:\ (run\ with|Some\ details) | goroutine\ \d+\ | exit\ status\ \d+$                     # Rust, Go
+    | FOAM\ (parallel\ run\ )?(exiting|aborting) | \s*From\ .*\( | \s*in\ file\ .*\ at\ line\ \d  # OpenFOAM
+    | error:\ called\ from | Error\ in\ .*\(line\ \d+\) | Calls:\ | Execution\ halted             # Octave, MATLAB, R
+    | PETSC\ ERROR:\ (\#\d|-----|See\ |Configure|Petsc\ |.*\ named\ )
+    | SUMMARY:\ \w+Sanitizer | Shadow\ bytes\ | \s+=?>?0x[0-9a-f]+:\s | ==\d+==ABORTING
+    | [0-9a-f]{6,16}-[0-9a-f]{6,16}\s[r-] | \S+\([^()]*\)\s?\[0x[0-9a-f]+\]\s*$                       # glibc
+    | \[[^\]\s]+:\d+\]\s+(\*\*\*|\[\s*\d+\])                                                      # Open MPI
+    | ={6,}.*={6,}\s*$ | [-=*_\#~+^]{6,}\s*$
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+
+#: Lines after which whatever is indented belongs to a backtrace.
+_FRAME_LEADS = re.compile(
+    r"Traceback \(most|\s+File \".*\", line \d|Stacktrace:|stack backtrace:|goroutine \d"
+    r"|error: called from|Error in .*\(line \d"
+)
+
+#: Lines that say no more than that a program, or a whole parallel job, has ended.
+_END = re.compile(
+    r"""
+    \s*(ERROR\ )?STOP(\ \d+)?\s*$ | Note:\ The\ following\ floating-point\ exceptions | Aborted\b.*core\ dumped
+    | =\s{3} | Abort\(\d+\)\ on\ node\ (?!.*Fatal\ error) | application\ called\ MPI_Abort | YOUR\ APPLICATION\ TERMINATED
+    | This\ typically\ refers | Please\ see\ the\ FAQ | \[(proxy|mpiexec)\S*\]\s | (srun|slurmstepd|mpirun|mpiexec|prterun):\s
+    | \[[^\]\s]+:\d+\]\s+(Signal|Associated|Failing|\d+\ more) | \d+\ total\ process(es)?\ (failed|killed)
+    """,
+    re.VERBOSE,
+)
+
+#: A line of dashes, and words between two of them that tell of the end of a parallel job.
+_DASHES = re.compile(r"-{20,}\s*$")
+_JOB_END = re.compile(r"MPI_ABORT was invoked|Primary job|(mpirun|prterun) (detected|noticed)")
+
+#: Number of a process, which OpenFOAM and PETSc put in front.
+_RANK = re.compile(r"\[\d+\]\s?")
 
 
-def _signal(number: int) -> str:
-    try:
-        return f"{signal.Signals(number).name} ({signal.strsignal(number)})"
-    except ValueError:  # of a real-time signal
-        return str(number)
+def error_lines(stderr: str, stdout: str) -> list[str]:
+    """Select the lines, a few at most, that tell best what went wrong; the last ones where none stands out.
 
-
-def blamed(error: SolverError, folder: Path) -> SolverError:
-    """The failure itself, or the full disk that it may come from: a program cannot even say so on one."""
-    try:
-        full = os.statvfs(folder).f_bavail == 0
-    except OSError:
-        full = False
-    if not full or isinstance(error, WorkingFolderError):
-        return error
-    return WorkingFolderError(f"the disk of the working folder is full, and {error}")
-
-
-def complete(error: SolverError, name: str, said: str, kept: Path | str | None) -> None:
-    """Make a whole message of what happened: who, what it said last, where its folder is, what to do.
-
-    Args:
-        error: whose message says what happened; it is changed.
-        name: of the solver.
-        said: by the program, in quotes, or nothing.
-        kept: the folder, or why it is not, or None.
+    The last line that belongs to no backtrace or banner is among them, unless it goes on with an error that is selected.
     """
-    words = f"solver {name!r}: {error}"
-    if said:
-        words += f"; the last it said is {said}"
-    if isinstance(kept, Path):
-        words += f"; its folder is kept as {kept}"
-        error.kept = kept
-    elif kept:
-        words += f"; of its folder: {kept}"
-    remedy = REMEDIES.get(error.kind, "look into it {there}").format(there="there" if isinstance(kept, Path) else "by hand")
-    error.args = (f"{words}: {remedy}.",)
+    err, out = _classify_lines(stderr), _classify_lines(stdout)
+    own = _of_kind(_Kind.OTHER, err)
+    if lines := _last_error(err):
+        return lines
+    if lines := _last_error(out):
+        return [*lines[: LINES - 1], own[-1]] if own else lines
+    everything = [line for _, line in (*out, *err) if line]
+    choices = (own, _of_kind(_Kind.OTHER, out), _of_kind(_Kind.END, err)[:LINES], everything)
+    return next((lines[-LINES:] for lines in choices if lines), [])
+
+
+def _of_kind(wanted: _Kind, lines: _Lines) -> list[str]:
+    return [line for kind, line in lines if kind is wanted]
+
+
+def _last_error(lines: _Lines) -> list[str]:
+    """Select the last error with what is said about it, and the last line after that; nothing if there is no error."""
+    lines = [(kind, line) for kind, line in lines if kind is not _Kind.END]
+    errors = {place for place, (kind, _) in enumerate(lines) if kind is _Kind.ERROR}
+    if not errors:
+        return []
+    first = end = max(errors)
+    while first - 1 in errors:
+        first -= 1
+    while end < len(lines) and lines[end][0] in (_Kind.ERROR, _Kind.OTHER):
+        end += 1
+    about, last = [line for _, line in lines[first:end]], _of_kind(_Kind.OTHER, lines[first + LINES :])[-1:]
+    complete = not last or not any(map(str.isalpha, last[0]))
+    return about[:LINES] if complete else [*about[: LINES - 1], last[0]]
+
+
+def _classify_lines(text: str) -> _Lines:
+    """List the lines with their kinds, each text once: many processes say the same."""
+    lines = [line[: 2 * LENGTH] for line in text.splitlines()[-MOST_LINES:]]
+    banners, kinds, in_frames = _banner_places(lines), dict[tuple[_Kind, str, int], None](), False
+    for place, line in enumerate(lines):
+        in_frames = bool(_FRAME_LEADS.match(line)) or (in_frames and line[:1] in ("", " ", "\t"))
+        kind = _Kind.END if place in banners else _classify(_RANK.sub("", line, 1), in_frames=in_frames)
+        kinds.setdefault((kind, " ".join(line.split())[:LENGTH], place if kind is _Kind.EMPTY else 0))
+    return [(kind, line) for kind, line, _ in kinds]
+
+
+def _classify(line: str, *, in_frames: bool) -> _Kind:
+    if not line.strip():
+        return _Kind.EMPTY
+    if in_frames or _FRAME.match(line):
+        return _Kind.FRAME
+    if _END.match(line):
+        return _Kind.END
+    return _Kind.ERROR if _ERROR.match(line.lstrip()) else _Kind.OTHER
+
+
+def _banner_places(lines: Sequence[str]) -> set[int]:
+    """Find the lines about the end of a parallel job, which stand between one line of dashes and the next."""
+    dashes, places = [place for place, line in enumerate(lines) if _DASHES.match(line)], set[int]()
+    while len(dashes) > 1:
+        first, last = dashes[:2]
+        if _JOB_END.search("\n".join(lines[first:last])):
+            places |= set(range(first + 1, last))
+            del dashes[0]
+        del dashes[0]
+    return places

@@ -1,4 +1,4 @@
-"""Text with numbers filled in, by jinja2."""
+"""Templates: text with numbers filled in, by jinja2."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from deepzero_sim.common.files import read_plain_file
+from deepzero_sim.common.requirements import require
 from deepzero_sim.common.types import Array
-from deepzero_sim.connectors.programs.paths import inside, is_spelt, read_file
+from deepzero_sim.connectors.programs.paths import inner_path, is_encodable
 from deepzero_sim.errors import ConfigError, MissingExtraError
 from deepzero_sim.solver.contract import SolverSpec
 
-#: What a template may name.
+#: Names that a template may use.
 NAMES = ("params", "spec", "dt", "state", "values")
 
-#: What a placeholder begins with.
+#: Beginning of a placeholder.
 PLACEHOLDER = "{{"
 
 #: Characters of a template.
@@ -36,6 +38,7 @@ UNNAMED = 1000
 def _jinja2() -> ModuleType:
     try:
         # an extra
+        import jinja2.meta  # noqa: PLC0415
         import jinja2.sandbox  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise MissingExtraError("A template", "jinja2", "executable") from error
@@ -44,21 +47,19 @@ def _jinja2() -> ModuleType:
 
 @functools.cache
 def _environment() -> Any:
-    # it needs jinja2, an extra
-    from deepzero_sim.connectors.programs.template_limits import LimitedEnvironment  # noqa: PLC0415
-
-    return LimitedEnvironment(undefined=_jinja2().StrictUndefined, keep_trailing_newline=True)
+    """Make jinja2's own sandbox: templates come from where settings name programs to run, so it has no further limits."""
+    jinja2 = _jinja2()
+    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+    del environment.globals["lipsum"], environment.filters["random"]  # the same values make the same file
+    return environment
 
 
 @functools.lru_cache(maxsize=256)
-def _compiled(text: str) -> tuple[Any, frozenset[str]]:
-    """A template, and the names it uses."""
-    from jinja2 import meta  # noqa: PLC0415 - an extra; it was imported before
-
+def _compile(text: str) -> tuple[Any, frozenset[str]]:
+    """Compile a template, and find the names it uses."""
     environment = _environment()
-    tree = environment.parse(text)
-    names = frozenset(meta.find_undeclared_variables(tree))
-    return environment.limited(tree), names
+    names = frozenset(_jinja2().meta.find_undeclared_variables(environment.parse(text)))
+    return environment.from_string(text), names
 
 
 @dataclass(frozen=True)
@@ -66,11 +67,11 @@ class Text:
     """Text with placeholders.
 
     Args:
-        text: in jinja2's language.
-        where: it stands, for messages.
+        text: Text in jinja2's language.
+        where: Place of the text in settings, for messages.
 
     Raises:
-        ConfigError: it is no template, or names what there is not.
+        ConfigError: The text is no template, or uses unknown names.
         MissingExtraError: jinja2 is not installed.
     """
 
@@ -80,52 +81,53 @@ class Text:
     def __post_init__(self) -> None:
         jinja2 = _jinja2()
         try:
-            _, names = _compiled(self.text)
+            _, names = _compile(self.text)
         except jinja2.TemplateSyntaxError as error:
             message = str(error.message).rstrip(".")
             raise ConfigError(f"{self.where} must be a jinja2 template: line {error.lineno}: {message}.") from error
         except (SyntaxError, RecursionError, MemoryError) as error:  # Python's own, of what jinja2 made of it
             raise ConfigError(f"{self.where} cannot be compiled ({error}): nest less in it.") from error
         except Exception as error:  # numbers of thousands of digits, and whatever else jinja2 leaves to Python
-            raise ConfigError(f"{self.where} cannot be compiled ({_described(error)}): mend it.") from error
+            raise ConfigError(f"{self.where} cannot be compiled ({_describe(error)}): mend it.") from error
         if unknown := sorted(names - set(NAMES)):
             raise ConfigError(f"{self.where} names {', '.join(unknown)}, but there are only {', '.join(NAMES)}.")
 
     def render(self, values: Values) -> str:
-        """With the numbers filled in.
+        """Fill in the numbers.
 
         Raises:
-            ConfigError: a parameter is not there, or the template does what it may not.
+            ConfigError: A parameter is missing, or the template does what it may not.
         """
-        template, names = _compiled(self.text)
+        template, names = _compile(self.text)
         try:
-            text = str(_environment().filled_in(template, {name: values.named(name) for name in names}))
+            text = str(template.render({name: values.get(name) for name in names}))
             text.encode()  # halves of characters have no form in a file
         except Exception as error:  # whatever an expression makes of its values
-            raise ConfigError(f"{self.where} cannot be filled in ({_described(error)}): mend it.") from error
+            raise ConfigError(f"{self.where} cannot be filled in ({_describe(error)}): mend it.") from error
         return text
 
 
-def _described(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 class Values:
-    """What a template sees: `params` by name (or by place, if the spec has no names), `spec`, `dt`, the `state` as lists, and
-    `values` by name.
+    """Values that a template sees: `params` by name (or by place, if the spec has no names), `spec`, `dt`, the `state` as
+    lists, and `values` by name.
 
     Args:
-        spec: of the solver.
-        states: `(C, *N)`, or `(B, C, *N)` if the program takes a batch.
-        params: `(K,)`, or `(B, K)` if the program takes a batch; a name then stands for a list of `B` numbers.
-        own: what settings give it beside these.
+        spec: Spec of the solver.
+        states: Solver state, `(C, *N)`, or states, `(B, C, *N)`, if the program takes a batch.
+        params: Scenario parameters, `(K,)`, or `(B, K)` if the program takes a batch; a name then stands for a list of `B`
+            numbers.
+        own: Values that settings add to these.
     """
 
     def __init__(self, spec: SolverSpec, states: Array, params: Array | None, own: Mapping[str, Plain]) -> None:
         self._spec, self._states, self._params, self._own = spec, states, params, own
 
-    def named(self, name: str) -> Any:
-        """The value of one of :data:`NAMES`: plain ones, which a template can do no harm with."""
+    def get(self, name: str) -> Any:
+        """Return the value of one of :data:`NAMES`: a plain one, which a template can do no harm with."""
         if name == "params":
             values = [] if self._params is None else self._params.T.tolist()
             return dict(zip(self._spec.parameters, values, strict=False)) if self._spec.parameters else values
@@ -138,31 +140,32 @@ class Values:
         return {field.name: getattr(self._spec, field.name) for field in fields(self._spec) if field.name != "mask"}
 
 
-def own_values(settings: Mapping[str, Plain]) -> dict[str, Plain]:
-    """Values that settings give templates.
+def require_values(settings: Mapping[str, Plain]) -> dict[str, Plain]:
+    """Copy the values that settings give templates.
 
     Raises:
-        ConfigError: they are no plain numbers and words by names that a template can say.
+        ConfigError: They are no plain numbers and words by names that a template can say.
     """
-    named = isinstance(settings, Mapping) and all(isinstance(name, str) and name.isidentifier() for name in settings)
-    if not named or not all(isinstance(value, Plain) for value in settings.values()):
-        raise ConfigError(f"values must be numbers, words, true or false by their names, not {settings!r}.")
+    usable = isinstance(settings, Mapping) and all(
+        isinstance(name, str) and name.isidentifier() and isinstance(value, Plain) for name, value in settings.items()
+    )
+    require(usable, "values must be numbers, words, true or false by their names", settings)
     if taken := [name for name in settings if hasattr(dict, name)]:
         raise ConfigError(f"values cannot have the name {taken[0]}, which means something else in a template: take another.")
     return dict(settings)
 
 
 def try_out(render: Callable[[Values], object], spec: SolverSpec, own: Mapping[str, Plain], batched: bool) -> None:
-    """Find out when a solver is made what a template names that there will not be.
+    """Find out when a solver is made which names of a template will be missing.
 
     Args:
-        render: what is tried.
-        spec: of the solver.
-        own: values that settings give it.
-        batched: whether its program takes batches.
+        render: Function that fills in the template.
+        spec: Spec of the solver.
+        own: Values that settings give it.
+        batched: True if its program takes batches.
 
     Raises:
-        ConfigError: it names something unknown, or does what it may not.
+        ConfigError: The template uses an unknown name, or does what it may not.
     """
     lead = (1,) if batched else ()
     states, params = (np.ones((*lead, *shape), spec.dtype) for shape in (spec.state_shape, (len(spec.parameters) or UNNAMED,)))
@@ -185,40 +188,40 @@ class Template:
         return self.text.render(values)
 
 
-def templates(settings: Mapping[str, str | Path]) -> tuple[Template, ...]:
-    """Files by the templates that they are made of.
+def read_templates(settings: Mapping[str, str | Path]) -> tuple[Template, ...]:
+    """Read the templates that settings name.
 
     Args:
-        settings: template files, from the current folder, by the paths of the files in the working folder.
+        settings: Template files, from the current folder, by the paths of the files in the working folder.
 
     Raises:
-        ConfigError: the settings are not usable.
+        ConfigError: The settings are not usable.
         MissingExtraError: jinja2 is not installed.
     """
-    if not isinstance(settings, Mapping):
-        raise ConfigError(f"templates must be template files by the paths that they are filled in to, not {settings!r}.")
-    made = []
+    require(isinstance(settings, Mapping), "templates must be template files by the paths that they are filled in to", settings)
+    templates = []
     for path, source in settings.items():
-        plain = inside(path, "templates")
-        made.append(Template(plain, Text(text_of(source, f"templates: {plain}", MOST_CHARACTERS), f"the template {source}")))
-    return tuple(made)
+        target = inner_path(path, "templates")
+        text = read_source(source, f"templates: {target}", MOST_CHARACTERS)
+        templates.append(Template(target, Text(text, f"the template {source}")))
+    return tuple(templates)
 
 
-def text_of(source: str | Path, where: str, most: int) -> str:
-    """The text of a file that settings name.
+def read_source(source: str | Path, where: str, most: int) -> str:
+    """Read a text file that settings name.
 
     Args:
-        source: the file, from the current folder.
-        where: it is named in settings.
-        most: characters that it may have.
+        source: Path of the file, from the current folder.
+        where: Place in settings that names it.
+        most: Bytes that it may have.
 
     Raises:
-        ConfigError: there is no such text file.
+        ConfigError: There is no such text file.
     """
     try:
-        return read_file(source, most).decode()
+        return read_plain_file(source, most).decode()
     except OverflowError as error:
         raise ConfigError(f"{where}: {source} must be a text file, but {error}: hand arrays over by inputs.") from error
     except (OSError, ValueError, TypeError) as error:  # no text in UTF-8, a path with a zero byte
-        shown = source if is_spelt(str(source)) else ascii(source)
+        shown = source if is_encodable(str(source)) else ascii(source)
         raise ConfigError(f"{where}: {shown} must be a text file ({error}): paths start at the current folder.") from error

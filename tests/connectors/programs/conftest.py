@@ -12,11 +12,3 @@ from programs import compiled
 def faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`faults.c`, compiled."""
     return compiled(Path(__file__).with_name("faults.c"), tmp_path_factory.mktemp("programs"))
-
-
-@pytest.fixture(autouse=True)
-def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where working folders are made: a folder of the test's own."""
-    (base := tmp_path / "folders").mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(base))
-    return base

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 import deepzero_sim as dz
-from deepzero_sim.solver.contract import checked_step
+from deepzero_sim.solver.stepping import checked_step
 
 SPEC = {
     "name": "two fields",
@@ -324,7 +324,7 @@ def test_a_solver_is_sent_to_workers(make: Make, tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(os.sep)  # paths were found when it was made
     sent = cloudpickle.loads(cloudpickle.dumps(solver))
     np.testing.assert_array_equal(sent.step(STATES, PARAMS), expected)
-    assert sent._statewise._stop.__self__ is sent._programs is not solver._programs  # an interrupt there ends its own
+    assert sent._per_state._stop.__self__ is sent._runner is not solver._runner  # an interrupt there ends its own
 
 
 def test_a_failure_in_a_checked_step_says_all(make: Make) -> None:

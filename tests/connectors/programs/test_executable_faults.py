@@ -21,7 +21,7 @@ from programs import running
 from runs import fill
 
 import deepzero_sim as dz
-from deepzero_sim.solver.contract import checked_step
+from deepzero_sim.solver.stepping import checked_step
 
 STATES = np.arange(1.0, 17.0).reshape(2, 1, 8)
 
@@ -296,7 +296,7 @@ def test_a_run_that_was_asked_for_before_a_stop_does_not_go_on(make: Make, mark:
     with ThreadPoolExecutor(1) as threads:
         asked = threads.submit(solver.step, STATES)
         assert wait_until(lambda: len(running(mark)) == 2, 20)
-        solver._programs.stop()
+        solver._runner.stop()
         with pytest.raises(KeyboardInterrupt):
             asked.result(10)
     assert_gone(mark)

@@ -116,7 +116,7 @@ def test_a_guard_that_was_killed_is_replaced(faults: Path, mark: str, tmp_path: 
         " and own in open(f'/proc/{p}/cmdline', 'rb').read()]\n"
         "os.kill(int(found), signal.SIGKILL); os.waitpid(int(found), 0)\n"
     )
-    hang = "solver._command._words[1] = 'children'; solver.step(np.ones((1, 1, 8)))\n"
+    hang = "solver._command._arguments[0] = 'children'; solver.step(np.ones((1, 1, 8)))\n"
     process = stepping(STEP + kill + hang, faults, "well", mark, tmp_path)
     try:
         assert wait_until(lambda: len(programs(mark)) >= 7, 30)
@@ -133,7 +133,7 @@ def test_a_fork_has_a_guard_of_its_own(faults: Path, mark: str, tmp_path: Path) 
     fork = (
         "import os\n"
         "if os.fork() == 0:\n"
-        "    solver._command._words[1] = 'children'\n"
+        "    solver._command._arguments[0] = 'children'\n"
         "    solver.step(np.ones((1, 1, 8)))\n"
         "os.kill(os.getpid(), 9)\n"
     )
@@ -163,7 +163,7 @@ def test_a_program_that_takes_steps_itself_has_its_own_mark(faults: Path, mark: 
     with ThreadPoolExecutor(1) as threads:
         asked = threads.submit(solver.step, np.ones((1, 1, 8)))
         assert wait_until(lambda: len(programs(mark)) >= 7, 60)
-        solver._programs.stop()
+        solver._runner.stop()
         with pytest.raises(KeyboardInterrupt):
             asked.result(10)
     assert wait_until(lambda: not running(mark), 5), running(mark)

@@ -13,7 +13,7 @@ import pytest
 from programs import compiled
 
 import deepzero_sim as dz
-from deepzero_sim.connectors.programs.telling_lines import telling_lines
+from deepzero_sim.connectors.programs.program_output import error_lines
 
 RULE = "-" * 74 + "\n"
 
@@ -201,14 +201,14 @@ SAID = {
 
 @pytest.mark.parametrize(("stderr", "stdout", "telling"), SAID.values(), ids=SAID.keys())
 def test_the_telling_line_is_among_three(stderr: str, stdout: str, telling: str) -> None:
-    lines = telling_lines(stderr, stdout)
+    lines = error_lines(stderr, stdout)
     assert telling in lines and len(lines) <= 3 and len(set(lines)) == len(lines)
 
 
 @pytest.mark.parametrize("end", ["STOP 1\n", RULE * 3, "", "#0  0x7f in main\n", "\n"])
 def test_what_is_told_ends_with_the_last_own_line(end: str) -> None:
     for said in ("a", "a\nb\nc\nd\nthe last", " indented\n  the last"):
-        assert telling_lines(f"{said}\n{end}", "")[-1] == said.splitlines()[-1].strip()
+        assert error_lines(f"{said}\n{end}", "")[-1] == said.splitlines()[-1].strip()
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ def test_what_is_told_ends_with_the_last_own_line(end: str) -> None:
 )
 def test_whatever_is_said_is_looked_through_at_once(text: str) -> None:
     started = time.monotonic()
-    assert all(len(line) <= 160 for line in telling_lines(text, text))
+    assert all(len(line) <= 160 for line in error_lines(text, text))
     assert time.monotonic() - started < 3
 
 
