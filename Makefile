@@ -1,11 +1,18 @@
-# Every target works on a bare checkout: it makes .venv first, and is quick when .venv is there and up to date.
+# Every target works on a bare checkout: it makes .venv first, which takes no time if .venv is up to date.
+#
+#   demo   correct a coarse wake solver, from data to runs/demo/report.md
+#   test   run the tests; PYTEST_ARGS="-m 'slow or not slow'" includes the slow ones
+#   lint   ruff: rules and format
+#   types  mypy
+#   wheel  build the wheel and import every package from a clean installation
+#   clean  remove what the targets made, except runs/ and data/
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-# bytecode is written when a module is first imported, whatever the environment says: tests start Python a thousand times
+# Write bytecode on first import, even if the environment forbids it: the tests start Python a thousand times.
 export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo test lint types wheel clean
@@ -20,19 +27,19 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# on the package as it installs, because solvers/, datasets/ and benchmarks/ stand elsewhere in the repository
+# Check the package as it installs, because solvers/, datasets/ and benchmarks/ are elsewhere in the repository.
 types: $(READY)
 	rm -rf build
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --target build/types .
 	cd build/types && ../../$(BIN)/mypy --config-file ../../pyproject.toml
 
-# built, installed in a clean environment, and every package imported from there
+# An editable install finds files that a wheel would omit, so the wheel is installed in an environment of its own.
 wheel: $(READY)
 	rm -rf build dist
 	$(BIN)/python -m build --no-isolation --wheel --sdist .
 	$(BIN)/python tests/check_wheel.py dist
 
-# --no-compile: what is imported is compiled then, and that is little of what is installed
+# --no-compile: modules are compiled when they are imported, and few of the installed ones ever are.
 $(READY): pyproject.toml constraints.txt $(wildcard deepzero_sim/oracle/difference/kernels/native*.[ch])
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt setuptools wheel
