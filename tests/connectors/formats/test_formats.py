@@ -43,7 +43,7 @@ SHAPES = arrays.array_shapes(min_dims=2, max_dims=4, max_side=5)
 ANY = arrays.arrays(DTYPES, SHAPES)
 
 
-def decoded(way: Format, content: Any, shape: tuple[int, ...], dtype: Any = np.float64) -> np.ndarray:
+def decode(way: Format, content: Any, shape: tuple[int, ...], dtype: Any = np.float64) -> np.ndarray:
     return way.decode(bytes(content), shape, np.dtype(dtype))
 
 
@@ -53,7 +53,7 @@ def test_what_is_written_is_read_again(name: str, values: np.ndarray) -> None:
     way = ROUND[name]
     content = bytes(way.encode(values))
     assert len(content) <= way.largest(values.size)
-    found = decoded(way, content, values.shape, values.dtype)
+    found = decode(way, content, values.shape, values.dtype)
     assert found.dtype == values.dtype
     np.testing.assert_array_equal(found, values)  # NaN, infinity and all
 
@@ -65,24 +65,24 @@ def test_what_is_cut_or_goes_on_is_refused(name: str, data: st.DataObject, value
     content = bytes(way.encode(values))
     end = data.draw(st.integers(0, len(content) - 1))
     with pytest.raises(dz.UnreadableOutputError):
-        decoded(way, content[:end], values.shape)
+        decode(way, content[:end], values.shape)
     if "hdf5" not in name:  # which says itself how long it is
         with pytest.raises(dz.UnreadableOutputError):
-            decoded(way, content + content[-9:], values.shape)
+            decode(way, content + content[-9:], values.shape)
 
 
 @pytest.mark.parametrize("name", ROUND)
 @given(content=st.binary(max_size=200))
 def test_garbage_is_refused(name: str, content: bytes) -> None:
     with pytest.raises(dz.SolverError):
-        decoded(ROUND[name], content, (3, 41))
+        decode(ROUND[name], content, (3, 41))
 
 
 @pytest.mark.parametrize("way", [Npy(), Hdf5()])
 def test_what_describes_itself_is_held_to_shape_and_dtype(way: Format) -> None:
     content = way.encode(np.ones((2, 3)))
     with pytest.raises(dz.InvalidStateError, match=r"shape \(2, 3\), not \(3, 2\)"):
-        decoded(way, content, (3, 2))
+        decode(way, content, (3, 2))
     for values in (np.ones((2, 3), dtype=int), np.ones((2, 3), dtype=complex)):
         file = io.BytesIO()
         if isinstance(way, Npy):
@@ -91,38 +91,38 @@ def test_what_describes_itself_is_held_to_shape_and_dtype(way: Format) -> None:
             with h5py.File(file, "w") as container:
                 container["state"] = values
         with pytest.raises(dz.InvalidStateError, match="not floating-point"):
-            decoded(way, file.getvalue(), (2, 3))
+            decode(way, file.getvalue(), (2, 3))
 
 
 def test_objects_are_not_unpickled() -> None:
     file = io.BytesIO()
     np.save(file, np.array([{}, []], dtype=object), allow_pickle=True)
     with pytest.raises(dz.UnreadableOutputError, match="Object arrays cannot be loaded"):
-        decoded(Npy(), file.getvalue(), (2,))
+        decode(Npy(), file.getvalue(), (2,))
 
 
 def test_precision_is_converted() -> None:
     values = np.array([[0.1, 1e300]])
     content = bytes(Npy().encode(values))
-    np.testing.assert_array_equal(decoded(Npy(), content, (1, 2), np.float32), [[np.float32(0.1), np.inf]])
+    np.testing.assert_array_equal(decode(Npy(), content, (1, 2), np.float32), [[np.float32(0.1), np.inf]])
     assert np.load(io.BytesIO(bytes(Npy(dtype="float32").encode(np.ones((1, 2)))))).dtype == np.float32
 
 
 def test_text_reads_what_programs_write() -> None:
     text = "# x y\n\n 1.5\t-nan # so\n inf  NaN\n"
-    np.testing.assert_array_equal(decoded(Text(), text.encode(), (2, 2)), [[1.5, np.nan], [np.inf, np.nan]])
+    np.testing.assert_array_equal(decode(Text(), text.encode(), (2, 2)), [[1.5, np.nan], [np.inf, np.nan]])
     for wrong in ("", "# nothing\n", "1 2\n3\n", "1 2\n3 4\n5 6\n", "1 2 3\n4 5 6\n", "1 2\n3 ****\n", "\xff"):
         with pytest.raises(dz.UnreadableOutputError):
-            decoded(Text(), wrong.encode("latin-1"), (2, 2))
+            decode(Text(), wrong.encode("latin-1"), (2, 2))
 
 
 def test_text_has_a_header_as_it_is_said() -> None:
     assert Text(header="u v\nm m").encode(np.ones((1, 1), np.float32)) == b"u v\nm m\n1.00000000e+00\n"
     assert Text(header=2, comments="!").encode(np.ones((0, 1))) == b"!\n!\n"
-    np.testing.assert_array_equal(decoded(Text(skiprows=2, header="u"), b"step 1\nu v\n1 2\n", (1, 2)), [[1, 2]])
-    np.testing.assert_array_equal(decoded(Text(skiprows=0, header=["3 4"]), b"1 2\n", (1, 2)), [[1, 2]])
+    np.testing.assert_array_equal(decode(Text(skiprows=2, header="u"), b"step 1\nu v\n1 2\n", (1, 2)), [[1, 2]])
+    np.testing.assert_array_equal(decode(Text(skiprows=0, header=["3 4"]), b"1 2\n", (1, 2)), [[1, 2]])
     with pytest.raises(dz.UnreadableOutputError, match="no table of numbers"):
-        decoded(Text(), b"u v\n1 2\n", (1, 2))
+        decode(Text(), b"u v\n1 2\n", (1, 2))
 
 
 #: Tables that are [[1, -2.5], [1e-150, 4]] to whoever wrote them.
@@ -150,7 +150,7 @@ TABLES: dict[str, tuple[dict[str, Any], bytes]] = {
 @pytest.mark.parametrize("table", TABLES)
 def test_text_is_read_as_it_is_found(table: str) -> None:
     options, content = TABLES[table]
-    np.testing.assert_array_equal(decoded(Text(**options), content, (2, 2)), [[1, -2.5], [1e-150, 4]])
+    np.testing.assert_array_equal(decode(Text(**options), content, (2, 2)), [[1, -2.5], [1e-150, 4]])
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_text_that_would_lose_numbers_is_refused_with_what_is_wrong(
     options: dict[str, Any], content: bytes, words: str
 ) -> None:
     with pytest.raises(dz.UnreadableOutputError, match=re.escape(words)):
-        decoded(Text(**options), content, (2, 2))
+        decode(Text(**options), content, (2, 2))
 
 
 def test_a_program_that_writes_nan_in_any_spelling_is_not_finite(tmp_path: Path) -> None:
@@ -231,7 +231,7 @@ TIMES = np.stack([U, 10 * U, 100 * U])
     ],
 )
 def test_hdf5_is_read_as_programs_write_it(content: bytes, options: dict[str, Any]) -> None:
-    found = decoded(Hdf5(**options), content, (1, 2, 3))
+    found = decode(Hdf5(**options), content, (1, 2, 3))
     np.testing.assert_array_equal(found, U)
     assert found.dtype == np.float64 and found.dtype.isnative
 
@@ -246,15 +246,15 @@ def test_hdf5_is_read_in_every_storage(storage: dict[str, Any], index: int) -> N
         for place in range(3):
             container["times"].resize(place + 1, axis=0)
             container["times"][place] = TIMES[place]
-    np.testing.assert_array_equal(decoded(Hdf5("all"), file.getvalue(), (1, 2, 3)), U)
-    np.testing.assert_array_equal(decoded(Hdf5("times", index=index), file.getvalue(), (1, 2, 3)), TIMES[index])
+    np.testing.assert_array_equal(decode(Hdf5("all"), file.getvalue(), (1, 2, 3)), U)
+    np.testing.assert_array_equal(decode(Hdf5("times", index=index), file.getvalue(), (1, 2, 3)), TIMES[index])
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (1, 1), (1, 1, 1)])
 @pytest.mark.parametrize("way", [Npy(), Hdf5()])
 def test_a_single_number_may_have_any_axes(way: Format, shape: tuple[int, ...]) -> None:
     content = hdf5_file(state=np.full(shape, 2.5)) if isinstance(way, Hdf5) else bytes(way.encode(np.full(shape, 2.5)))
-    np.testing.assert_array_equal(decoded(way, content, (1, 1)), [[2.5]])
+    np.testing.assert_array_equal(decode(way, content, (1, 1)), [[2.5]])
 
 
 @pytest.mark.parametrize(
@@ -276,7 +276,7 @@ def test_a_single_number_may_have_any_axes(way: Format, shape: tuple[int, ...]) 
 )
 def test_hdf5_of_another_kind_is_refused(content: bytes, options: dict[str, Any], words: str) -> None:
     with pytest.raises(dz.SolverError, match=re.escape(words)):
-        decoded(Hdf5(**options), content, (1, 2, 3))
+        decode(Hdf5(**options), content, (1, 2, 3))
 
 
 @pytest.mark.parametrize("what", ["packed", "never written", "missing"])
@@ -289,7 +289,7 @@ def test_hdf5_numbers_that_are_not_meant_are_refused(what: str) -> None:
             made[...] = U
             made.attrs["scale_factor" if what == "packed" else "_FillValue"] = 2.0
     with pytest.raises(dz.SolverError, match=what):
-        decoded(Hdf5(), file.getvalue(), (1, 2, 3))
+        decode(Hdf5(), file.getvalue(), (1, 2, 3))
 
 
 @pytest.mark.parametrize("kind", ["link", "outside", "virtual", "missing", "group", "raw elsewhere"])
@@ -312,7 +312,7 @@ def test_hdf5_reads_no_other_file(tmp_path: Path, kind: str) -> None:
         elif kind == "raw elsewhere":
             container.create_dataset("state", (1, 2), float, external=[(str(other), 0, 16)])
     with pytest.raises(dz.UnreadableOutputError, match="no whole HDF5 file with a dataset 'state'"):
-        decoded(Hdf5(), file.getvalue(), (1, 2))
+        decode(Hdf5(), file.getvalue(), (1, 2))
 
 
 @given(values=ANY, order=st.sampled_from(["C", "F"]))

@@ -50,7 +50,7 @@ ORDERS = {"little-endian": "<f8", "big-endian": ">f8"}
 U = np.random.default_rng(0).normal(size=(2, 3, 4))
 
 
-def decoded(way: Fortran, content: Any, shape: tuple[int, ...] = (2, 3, 4)) -> np.ndarray:
+def decode(way: Fortran, content: Any, shape: tuple[int, ...] = (2, 3, 4)) -> np.ndarray:
     return way.decode(bytes(content), shape, np.dtype("f8"))
 
 
@@ -59,8 +59,8 @@ def record(content: bytes, marker: int = 4, order: Any = "little") -> bytes:
     return length + content + length
 
 
-def written_by_hand(records: int, marker: int, dtype: str) -> bytes:
-    """A file as the program reads it, from its records' description in the compilers' manuals."""
+def write_by_hand(records: int, marker: int, dtype: str) -> bytes:
+    """Make a file as the program reads it, from the description of its records in the compilers' manuals."""
     order = "big" if dtype.startswith(">") else "little"
     front = np.array(7, dtype[0] + "i4").tobytes() + np.array(0.25, dtype).tobytes()
     inside = [front, *(part.tobytes() for part in np.split(np.zeros(24, dtype), records)), b"the end "]
@@ -78,17 +78,17 @@ def test_gfortran_reads_what_is_written_and_its_records_are_read(
     program = compiled(tmp_path / "copy.f90", tmp_path, "gfortran", *flags)
     monkeypatch.setattr(Fortran, "longest_piece", subrecord or Fortran.longest_piece)
     for records in (1, 2, 24):
-        (tmp_path / "base.dat").write_bytes(written_by_hand(records, marker, ORDERS[order]))
+        (tmp_path / "base.dat").write_bytes(write_by_hand(records, marker, ORDERS[order]))
         options: Any = {"dtype": ORDERS[order], "records": records, "marker": marker}
         for place in (1, -1 - records):
             way = Fortran(**options, record=place, base=tmp_path / "base.dat")
             (tmp_path / "u.dat").write_bytes(way.encode(U))
             subprocess.run([program, str(records)], cwd=tmp_path, check=True, timeout=60)
             content = (tmp_path / "v.dat").read_bytes()
-            np.testing.assert_array_equal(decoded(way, content), 2 * U)
+            np.testing.assert_array_equal(decode(way, content), 2 * U)
             assert np.array(8, ORDERS[order][0] + "i4").tobytes() + np.array(0.75, ORDERS[order]).tobytes() in content
         with pytest.raises(dz.UnreadableOutputError, match=rf"holds {records + 2} records of 12, .*say by record"):
-            decoded(Fortran(**options), content)
+            decode(Fortran(**options), content)
 
 
 @settings(max_examples=50)
@@ -104,9 +104,9 @@ def test_subrecords_of_any_length_are_one_record(data: st.DataObject, marker: in
             content += leading.to_bytes(marker, order, signed=True) + inside[start:end]
             content += trailing.to_bytes(marker, order, signed=True)
     way = Fortran(dtype=">f8" if order == "big" else "<f8", records=2, marker=marker)  # type: ignore[arg-type]
-    np.testing.assert_array_equal(decoded(way, content), U)
+    np.testing.assert_array_equal(decode(way, content), U)
     with pytest.raises(dz.UnreadableOutputError):
-        decoded(way, content[: data.draw(st.integers(0, len(content) - 1))])
+        decode(way, content[: data.draw(st.integers(0, len(content) - 1))])
 
 
 def test_long_records_are_written_as_subrecords(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,7 +114,7 @@ def test_long_records_are_written_as_subrecords(monkeypatch: pytest.MonkeyPatch)
     content = bytes(Fortran().encode(U))
     lengths = [int.from_bytes(content[place : place + 4], "little", signed=True) for place in (0, 84, 88, 172, 176, 212)]
     assert lengths == [-80, 80, -80, -80, 32, -32]
-    np.testing.assert_array_equal(decoded(Fortran(), content), U)
+    np.testing.assert_array_equal(decode(Fortran(), content), U)
     assert bytes(Fortran(marker=8).encode(U)) == record(U.tobytes(), 8)  # which have room for any length
 
 
@@ -144,14 +144,14 @@ def test_files_of_another_layout_are_refused_with_what_they_look_like(
     content: bytes, options: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(dz.UnreadableOutputError, match=re.escape(words)):
-        decoded(Fortran(**options), content)
+        decode(Fortran(**options), content)
 
 
 @pytest.mark.parametrize(("place", "found"), [(0, 1), (1, 2), (2, 3), (-1, 3), (-3, 1)])
 def test_a_record_is_named_by_its_place(place: int, found: int) -> None:
     content = b"".join(record((k * U).tobytes()) for k in (1, 2, 3))
-    np.testing.assert_array_equal(decoded(Fortran(record=place), content), found * U)
-    np.testing.assert_array_equal(decoded(Fortran(record=-2, records=2), content, (2, 2, 3, 4)), [2 * U, 3 * U])
+    np.testing.assert_array_equal(decode(Fortran(record=place), content), found * U)
+    np.testing.assert_array_equal(decode(Fortran(record=-2, records=2), content, (2, 2, 3, 4)), [2 * U, 3 * U])
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_a_program_with_other_records_is_a_solver(tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path)
     Path("copy.f90").write_text(COPY)
     program = compiled(Path("copy.f90"), tmp_path, "gfortran")
-    Path("base.dat").write_bytes(written_by_hand(2, 4, "<f8"))
+    Path("base.dat").write_bytes(write_by_hand(2, 4, "<f8"))
     solver = dz.ExecutableSolver(
         {"name": "copy", "state_shape": [2, 3, 4], "dt": 1.0, "dtype": "float64"},
         [str(program), "2"],

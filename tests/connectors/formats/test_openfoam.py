@@ -56,7 +56,7 @@ def base(folder: Path, **options: Any) -> Path:
     return path
 
 
-def decoded(content: str | bytes, shape: tuple[int, ...], **options: Any) -> np.ndarray:
+def decode(content: str | bytes, shape: tuple[int, ...], **options: Any) -> np.ndarray:
     content = content if isinstance(content, bytes) else content.encode()
     return OpenFoam(**options).decode(content, shape, np.dtype(np.float64))
 
@@ -81,7 +81,7 @@ def test_what_is_written_is_read_again(
 def test_other_components_are_the_bases(tmp_path: Path) -> None:
     way = OpenFoam(base(tmp_path), [2])
     content = bytes(way.encode(np.full((2, 1), 7.0)))
-    np.testing.assert_array_equal(decoded(content, (2, 3)), [[1, 2, 7], [1, 2, 7]])
+    np.testing.assert_array_equal(decode(content, (2, 3)), [[1, 2, 7], [1, 2, 7]])
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_other_components_are_the_bases(tmp_path: Path) -> None:
     ],
 )
 def test_what_openfoam_writes_is_read(internal: str, expected: list[list[float]]) -> None:
-    np.testing.assert_array_equal(decoded(field(internal=internal), (2, 2)), expected)
+    np.testing.assert_array_equal(decode(field(internal=internal), (2, 2)), expected)
 
 
 def test_binary_may_be_of_single_precision() -> None:
@@ -102,7 +102,7 @@ def test_binary_may_be_of_single_precision() -> None:
         form="binary", arch='arch "LSB;label=32;scalar=32";\n', internal="nonuniform List<vector> 2(@)"
     ).split("@")
     numbers = np.arange(6, dtype="<f4").tobytes()
-    np.testing.assert_array_equal(decoded(before.encode() + numbers + after.encode(), (2, 3)), [[0, 1, 2], [3, 4, 5]])
+    np.testing.assert_array_equal(decode(before.encode() + numbers + after.encode(), (2, 3)), [[0, 1, 2], [3, 4, 5]])
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_binary_may_be_of_single_precision() -> None:
 )
 def test_other_content_is_refused(content: str, kind: type[dz.SolverError], words: str) -> None:
     with pytest.raises(kind, match=words):
-        decoded(content, (2, 2))
+        decode(content, (2, 2))
 
 
 @pytest.mark.parametrize(
@@ -150,13 +150,13 @@ def test_settings_are_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 
 
 def around(raw: bytes, entry: bytes) -> tuple[bytes, bytes]:
-    """What stands before and behind an entry that is there once."""
+    """Return the bytes before and behind an entry that is there once."""
     before, found, after = raw.partition(entry)
     assert found and entry not in after
     return before, after
 
 
-#: What may stand between two words; much of it looks like something else.
+#: Gaps that may stand between two words; much of it looks like something else.
 GAPS = (
     " ",
     "\n    ",
@@ -197,14 +197,14 @@ finite = st.floats(-1e299, 1e299).filter(lambda number: number == 0 or abs(numbe
 
 @st.composite
 def noisy(draw: st.DrawFn) -> tuple[bytes, bytes, np.ndarray]:
-    """A field file of vectors, its internalField, and what that says."""
+    """Draw a field file of vectors, its internalField, and the values of that."""
     gap = st.sampled_from(GAPS)
 
-    def spaced(*words: str) -> str:
+    def space_out(*words: str) -> str:
         return "".join(word + draw(gap) for word in words)
 
     def vector(row: np.ndarray) -> str:
-        return spaced("(", *(repr(float(number)) for number in row)) + ")"
+        return space_out("(", *(repr(float(number)) for number in row)) + ")"
 
     values = draw(arrays.arrays(np.float64, (draw(st.integers(1, 4)), 3), elements=finite))
     form = draw(st.sampled_from(["uniform", "same", "counted", "bare", "uncounted"]))
@@ -218,9 +218,11 @@ def noisy(draw: st.DrawFn) -> tuple[bytes, bytes, np.ndarray]:
         "bare": ["nonuniform", str(len(rows)), "(", *rows, ")"],
         "uncounted": ["nonuniform", "List<vector>", "(", *rows, ")"],
     }[form]
-    entry = "internalField" + draw(gap) + spaced(*said) + ";"
+    entry = "internalField" + draw(gap) + space_out(*said) + ";"
     words = draw(st.permutations(["version 2.0;", "class volVectorField ;", "object U;", 'arch "LSB;label=32;scalar=64";']))
-    header = draw(st.sampled_from(["", "// FoamFile\n", "/* C++ */"])) + spaced("FoamFile", "{", "format", "ascii", ";", *words)
+    header = draw(st.sampled_from(["", "// FoamFile\n", "/* C++ */"])) + space_out(
+        "FoamFile", "{", "format", "ascii", ";", *words
+    )
     others = draw(st.lists(st.sampled_from(OTHERS), max_size=3))
     before = header + "}" + "".join(draw(gap) + "\n" + other + "\n" for other in others) + draw(gap)
     after = draw(gap) + draw(st.sampled_from(BOUNDARIES)) + draw(st.sampled_from(["", "\n", "\n// ***** //"]))
@@ -232,17 +234,17 @@ def test_comments_blanks_and_what_only_looks_like_it_hide_nothing(
     tmp_path_factory: pytest.TempPathFactory, made: tuple[bytes, bytes, np.ndarray], cut: int
 ) -> None:
     raw, entry, values = made
-    np.testing.assert_array_equal(decoded(raw, values.shape), values)
+    np.testing.assert_array_equal(decode(raw, values.shape), values)
     (path := tmp_path_factory.getbasetemp() / "noisy").write_bytes(raw)
     other = np.arange(values.size, dtype=np.float64).reshape(values.shape) / 7
     written = bytes(OpenFoam(path).encode(other))
-    np.testing.assert_array_equal(decoded(written, values.shape), other)
+    np.testing.assert_array_equal(decode(written, values.shape), other)
     before, after = around(raw, entry)
     assert written.startswith(raw if b"internalField" in after else before)
     assert b"internalField" in after or written.endswith(after)
     truncated = raw[: cut % raw.rindex(b"}")]
     with pytest.raises(dz.UnreadableOutputError):
-        decoded(truncated, values.shape)
+        decode(truncated, values.shape)
 
 
 @settings(max_examples=15)
@@ -260,7 +262,7 @@ def test_an_independent_reader_agrees(tmp_path_factory: pytest.TempPathFactory, 
     for name, expected in (("read", values), ("written", other)):
         arguments = [dictionary, "-precision", "17", "-entry", "internalField", "-value", str(folder / name)]
         said = subprocess.run(arguments, env={**os.environ, **OPENFOAM}, check=True, capture_output=True, text=True).stdout
-        np.testing.assert_array_equal(decoded(field(internal=said.strip()), values.shape), expected)
+        np.testing.assert_array_equal(decode(field(internal=said.strip()), values.shape), expected)
 
 
 @pytest.mark.parametrize("arch", ["LSB;label=32;scalar=64", "LSB;label=64;scalar=32", "MSB;label=32;scalar=64"])
@@ -278,10 +280,10 @@ def test_bytes_may_look_like_anything(tmp_path_factory: pytest.TempPathFactory, 
     raw = before + payload + after.rstrip().removesuffix(b"}") + sides
     with np.errstate(invalid="ignore"):  # signalling NaN
         expected = np.frombuffer(payload, number).reshape(2, 3).astype(np.float64)
-    np.testing.assert_array_equal(decoded(raw, (2, 3)), expected)
+    np.testing.assert_array_equal(decode(raw, (2, 3)), expected)
     (path := tmp_path_factory.getbasetemp() / "binary").write_bytes(raw)
     written = bytes(OpenFoam(path, [0]).encode(np.ones((2, 1))))
-    np.testing.assert_array_equal(decoded(written, (2, 3)), np.column_stack([np.ones(2), expected[:, 1:]]))
+    np.testing.assert_array_equal(decode(written, (2, 3)), np.column_stack([np.ones(2), expected[:, 1:]]))
     assert sides in written
 
 
@@ -300,11 +302,11 @@ def test_macros_do_no_harm_where_their_values_are_not_needed(tmp_path: Path, int
     path = base(tmp_path, internal=internal.removesuffix(";"))
     values = np.arange(6.0).reshape(2, 3)
     written = bytes(OpenFoam(path).encode(values))
-    np.testing.assert_array_equal(decoded(written, (2, 3)), values)
+    np.testing.assert_array_equal(decode(written, (2, 3)), values)
     with pytest.raises(dz.ConfigError, match=rf"written out in numbers, because the components \[2\] are .*{words}"):
         OpenFoam(path).encode(values[:, :2])
     with pytest.raises(dz.UnreadableOutputError, match="is no field of OpenFOAM with its internalField written out"):
-        decoded(path.read_text(), (2, 3))
+        decode(path.read_text(), (2, 3))
 
 
 @pytest.mark.parametrize(
@@ -335,15 +337,15 @@ def test_compressed_files_are_read_also_where_they_are_not_named(tmp_path: Path)
     values = np.arange(6.0).reshape(2, 3)
     for name in ("U", "U.gz"):
         written = bytes(OpenFoam(tmp_path / name).encode(values))
-        np.testing.assert_array_equal(decoded(gzip.compress(written), (2, 3)), values)
+        np.testing.assert_array_equal(decode(gzip.compress(written), (2, 3)), values)
     base(tmp_path, internal="uniform (7 8 9)")  # OpenFOAM takes U where both are there
-    np.testing.assert_array_equal(decoded(bytes(OpenFoam(tmp_path / "U").encode(values[:, :1])), (2, 3))[:, 1:], [[8, 9]] * 2)
+    np.testing.assert_array_equal(decode(bytes(OpenFoam(tmp_path / "U").encode(values[:, :1])), (2, 3))[:, 1:], [[8, 9]] * 2)
     packed = gzip.compress(written)
     for torn in (packed[:-9], packed[:20], packed[:2], packed[:12] + b"\0\0" + packed[14:]):
         with pytest.raises(dz.UnreadableOutputError, match="is compressed"):
-            decoded(torn, (2, 3))
+            decode(torn, (2, 3))
     with pytest.raises(dz.UnreadableOutputError, match="when uncompressed, far more"):
-        decoded(gzip.compress(written + b" " * 2**25), (2, 3))
+        decode(gzip.compress(written + b" " * 2**25), (2, 3))
 
 
 def test_what_a_program_compresses_is_its_output(tmp_path: Path) -> None:
@@ -383,7 +385,7 @@ def test_what_a_program_compresses_is_its_output(tmp_path: Path) -> None:
 )
 def test_what_is_not_such_a_field_is_refused_in_words(tmp_path: Path, raw: str, words: str) -> None:
     with pytest.raises(dz.UnreadableOutputError, match=words):
-        decoded(raw, (2, 1 if "Scalar" in raw else 3))
+        decode(raw, (2, 1 if "Scalar" in raw else 3))
     (tmp_path / "U").write_text(raw)
     with pytest.raises(dz.ConfigError, match=f"base must be a field file of OpenFOAM, but .*U .*({words})"):
         OpenFoam(tmp_path / "U")
@@ -398,14 +400,14 @@ def test_a_base_is_a_file(tmp_path: Path) -> None:
 
 def test_one_value_for_very_many_cells_takes_no_memory() -> None:
     with pytest.raises(dz.InvalidStateError, match="holds 99999999999999 cells, not 2"):
-        decoded(field(internal="nonuniform List<vector> 99999999999999{(1 2 3)}"), (2, 3))
+        decode(field(internal="nonuniform List<vector> 99999999999999{(1 2 3)}"), (2, 3))
 
 
 def test_brackets_without_end_take_no_more_time_than_others() -> None:
     begun = time.monotonic()
     for piece in ("List<vector> 2(", "List<vector> (/", "/*", '"', "#{", "{", "("):
         with pytest.raises(dz.UnreadableOutputError):
-            decoded(field(internal="uniform " + piece * 30_000), (2, 3))
+            decode(field(internal="uniform " + piece * 30_000), (2, 3))
     assert time.monotonic() - begun < 5
 
 
@@ -446,7 +448,7 @@ WALLS = {"U": "noSlip", "p": "zeroGradient"}
 
 
 def cavity(folder: Path, nx: int, ny: int, form: str) -> Path:
-    """A case of a lid-driven cavity with its mesh."""
+    """Make a case of a lid-driven cavity with its mesh."""
     for part in ("system", "constant", "0"):
         (folder / part).mkdir()
     for path, text in DICTIONARIES.items():
@@ -538,7 +540,7 @@ TUTORIALS = Path("/usr/share/doc/openfoam-examples/examples")
 
 
 def tutorial_fields() -> Iterator[tuple[Path, bytes, int]]:
-    """All fields at cell centres: where they lie, what they hold, and how many components."""
+    """Find all fields at cell centres: their paths, their contents, and their numbers of components."""
     for path in sorted(path for path in TUTORIALS.rglob("*") if {"0", "0.orig"} & set(path.parts) and path.is_file()):
         raw = path.read_bytes()
         raw = gzip.decompress(raw) if path.suffix == ".gz" else raw
@@ -561,7 +563,7 @@ def test_all_fields_of_the_tutorials_can_be_written_to_and_read() -> None:
         cells = 5 if counted is None else int(counted[1])
         values = random.standard_normal((cells, components)) * 10.0 ** random.integers(-200, 200, (cells, components))
         written = bytes(way.encode(values))
-        np.testing.assert_array_equal(decoded(written, values.shape), values)
+        np.testing.assert_array_equal(decode(written, values.shape), values)
         assert written.startswith(raw[: raw.index(b"internalField")]) and raw[raw.index(b"boundaryField") :] in written
     assert accepted >= 2380
 
@@ -600,4 +602,4 @@ def test_openfoam_reads_fields_of_tutorials_after_they_were_written_to(tmp_path:
     run("foamFormatConvert", "-time", "0", "-noConstant")  # reads all fields with their boundaries, and writes them anew
     for path, (values, content) in written.items():
         assert path.read_bytes() != content
-        np.testing.assert_array_equal(decoded(path.read_bytes(), values.shape), values)
+        np.testing.assert_array_equal(decode(path.read_bytes(), values.shape), values)

@@ -37,23 +37,23 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def made(base: str, values: Any, folder: Path) -> Namelists:
+def fill_base(base: str, values: Any, folder: Path) -> Namelists:
     (folder / "base.nml").write_bytes(base.encode())
     (found,) = read_namelists({"deck.nml": {"file": folder / "base.nml", "values": values}})
     return found
 
 
-def filled(deck: Namelists, nu: float = 0.5, **own: Any) -> str:
+def render(deck: Namelists, nu: float = 0.5, **own: Any) -> str:
     return deck.render(Values(SPEC, np.zeros((1, 1)), np.array([nu]), own))
 
 
 @pytest.fixture
 def deck(tmp_path: Path) -> Deck:
-    """What becomes of a base."""
-    return lambda base, values, **own: filled(made(base, values, tmp_path), **own)
+    """Return the text that becomes of a base."""
+    return lambda base, values, **own: render(fill_base(base, values, tmp_path), **own)
 
 
-#: Bases, values of group g, and what becomes of the base.
+#: Bases, values of group g, and the texts that become of the bases.
 SERVED = {
     "a member": ("&g fluid%nu = 1.0, fluid%rho = 1000.0 /", {"fluid": {"nu": NU}}, "&g fluid%nu = 0.5, fluid%rho = 1000.0 /"),
     "members of elements": (
@@ -166,9 +166,9 @@ def test_what_a_placeholder_makes_is_of_the_type_that_the_base_has(
     ],
 )
 def test_what_does_not_fit_its_entry_is_refused(here: Path, base: str | None, own: Any, words: str) -> None:
-    deck = made("&g /" if base is None else f"&g word = {base} /", {"g": {"word": WORD}}, here)
+    deck = fill_base("&g /" if base is None else f"&g word = {base} /", {"g": {"word": WORD}}, here)
     with pytest.raises(dz.ConfigError, match=rf"^namelists: deck\.nml: .*{words}.*\.$"):
-        filled(deck, word=own)
+        render(deck, word=own)
     with pytest.raises(dz.ConfigError, match=words):  # it is found out when the solver is made
         solver({"deck.nml": {"file": "base.nml", "values": {"g": {"word": WORD}}}}, values={"word": own})
 
@@ -241,7 +241,7 @@ REFUSED = {
 @pytest.mark.parametrize(("base", "values", "words"), REFUSED.values(), ids=REFUSED.keys())
 def test_what_cannot_be_set_alone_is_refused_in_a_sentence(tmp_path: Path, base: str, values: Any, words: str) -> None:
     with pytest.raises(dz.ConfigError, match=words) as refused:
-        made(base, values, tmp_path)
+        fill_base(base, values, tmp_path)
     said = str(refused.value)
     assert said.startswith("namelists: deck.nml: ") and said.endswith(".") and "\n" not in said.replace("\\n", "")
 
@@ -272,7 +272,7 @@ SEPARATORS = st.sampled_from([",", " , ", " ", "  ! it's, x = 3 /\n   ", "\n", "
 
 
 class Line:
-    """An entry of a base: its designator, its literals, and where settings name it."""
+    """Entry of a base: its designator, its literals, and its address in settings."""
 
     def __init__(self, designator: str, kind: str, literals: list[str], between: str, way: tuple[Any, ...]) -> None:
         self.designator, self.kind, self.way, self.count = designator, kind, way, len(literals)
@@ -281,7 +281,7 @@ class Line:
 
 @st.composite
 def lines(draw: st.DrawFn, name: str) -> list[Line]:
-    """The lines of one variable: a value, a list, a derived type or an array of them, to some depth."""
+    """Draw the lines of one variable: a value, a list, a derived type or an array of them, to some depth."""
 
     def leaf(designator: str, way: tuple[Any, ...]) -> Iterator[Line]:
         kind, count = draw(st.sampled_from(list(LITERALS))), draw(st.integers(1, 3))
@@ -304,13 +304,13 @@ def lines(draw: st.DrawFn, name: str) -> list[Line]:
     return list(variable(name, (name.lower(),), 2))
 
 
-def nested(ways: Mapping[tuple[Any, ...], Any], everything: list[tuple[Any, ...]]) -> Any:
-    """Settings that name these ways, with as many elements in lists as there are."""
+def nest(ways: Mapping[tuple[Any, ...], Any], everything: list[tuple[Any, ...]]) -> Any:
+    """Return settings that name these addresses, with as many elements in lists as there are."""
     if () in ways:
         return ways[()]
     firsts = list(dict.fromkeys(way[0] for way in everything))
     inner = {
-        first: nested(
+        first: nest(
             {way[1:]: value for way, value in ways.items() if way[0] == first},
             [way[1:] for way in everything if way[0] == first],
         )
@@ -321,7 +321,7 @@ def nested(ways: Mapping[tuple[Any, ...], Any], everything: list[tuple[Any, ...]
 
 
 def read_again(value: Any, kind: str) -> str:
-    """A value as f90nml reads it; complex numbers whose second is negative are text to it."""
+    """Return a value as f90nml reads it; complex numbers whose second is negative are text to it."""
     if kind == "complex" and isinstance(value, str):
         return repr(complex(*map(float, value.strip("()").split(","))))
     return repr(value)
@@ -341,8 +341,8 @@ def test_in_every_base_only_what_is_named_differs(
     new = {line.way: data.draw(st.lists(GIVEN[line.kind], min_size=line.count, max_size=line.count)) for line in named}
     base = [f"{line.designator} = {line.text}{gap}" for line in entries]
     text = f"a title\n&before u = 1 /\n&g\n{''.join(base)}/\nCARDS\n1 2 3\n&after vel%a = 'x' /\n"
-    deck = made(text, {"g": nested(new, [line.way for line in entries]) if new else {}}, tmp_path_factory.mktemp("base"))
-    written = filled(deck)
+    deck = fill_base(text, {"g": nest(new, [line.way for line in entries]) if new else {}}, tmp_path_factory.mktemp("base"))
+    written = render(deck)
     position = 0
     for line, before in zip(entries, base, strict=True):  # all lines, in order, those that are not named to the letter
         expected = f"{line.designator} =" if line.way in new else before
@@ -371,19 +371,19 @@ def solver(decks: Any, code: str = "", **more: Any) -> dz.ExecutableSolver:
 @pytest.mark.parametrize("order", list(itertools.permutations([{"nu": 0.1}, {"nu": 0.1, "substeps": 8}, {"new": 3, "nu": NU}])))
 def test_a_deck_knows_nothing_of_others_of_its_base(tmp_path: Path, order: tuple[Any, ...]) -> None:
     base = "&step\n  substeps = 1\n  nu = 0.0\n/\n"
-    decks = [made(base, {"step": values}, tmp_path) for values in order]
+    decks = [fill_base(base, {"step": values}, tmp_path) for values in order]
     for _ in range(2):
         for deck, values in zip(decks, order, strict=True):
             expected = f"&step\n  substeps = {values.get('substeps', 1)}\n  nu = {0.5 if values['nu'] == NU else 0.1}\n"
-            assert filled(deck) == expected + ("  new = 3\n" if "new" in values else "") + "/\n"
-    assert filled(cloudpickle.loads(cloudpickle.dumps(decks[0]))) == filled(decks[0])
+            assert render(deck) == expected + ("  new = 3\n" if "new" in values else "") + "/\n"
+    assert render(cloudpickle.loads(cloudpickle.dumps(decks[0]))) == render(decks[0])
 
 
 def test_settings_that_change_afterwards_change_no_deck(tmp_path: Path) -> None:
     values: dict[str, Any] = {"g": {"x": [1, 2], "b": {"y": 3}}}
-    deck = made("&g x = 0, 0, b%y = 0 /", values, tmp_path)
+    deck = fill_base("&g x = 0, 0, b%y = 0 /", values, tmp_path)
     values["g"]["x"][0] = values["g"]["b"]["y"] = 9
-    assert filled(deck) == "&g x = 1, 2, b%y = 3 /"
+    assert render(deck) == "&g x = 1, 2, b%y = 3 /"
 
 
 LONG = "&step\n" + "".join(f"  a{i} = {i}.5\n" for i in range(400)) + "  nu = 0.0\n/\n"
@@ -391,7 +391,7 @@ LONG = "&step\n" + "".join(f"  a{i} = {i}.5\n" for i in range(400)) + "  nu = 0.
 
 @pytest.fixture
 def hasty() -> Iterator[None]:
-    """Threads take turns as often as they can."""
+    """Let threads take turns as often as they can."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     yield
@@ -399,15 +399,15 @@ def hasty() -> Iterator[None]:
 
 
 def test_threads_do_not_mix_the_parameters_of_long_decks(tmp_path: Path, hasty: None) -> None:
-    """20 times 100 decks of 400 entries."""
-    deck = made(LONG, {"step": {"nu": NU, "a0": NU, "late": NU}}, tmp_path)
-    first = filled(deck, 0.0)
+    """Render 100 decks of 400 entries, 20 times."""
+    deck = fill_base(LONG, {"step": {"nu": NU, "a0": NU, "late": NU}}, tmp_path)
+    first = render(deck, 0.0)
     nus = [float(nu) for nu in range(1, 101)]
     with ThreadPoolExecutor(8) as threads:
         for _ in range(20):
-            for nu, text in zip(nus, threads.map(lambda nu: filled(deck, nu), nus), strict=True):
+            for nu, text in zip(nus, threads.map(lambda nu: render(deck, nu), nus), strict=True):
                 assert re.findall(r"^  (?:a0|nu|late) = (.*)$", text, re.MULTILINE) == [repr(nu)] * 3
-    assert filled(deck, 0.0) == first
+    assert render(deck, 0.0) == first
 
 
 @pytest.mark.parametrize("at_once", [1, 5])
@@ -470,7 +470,7 @@ FORTRAN_BASE = """! a case
 """
 
 
-def said_by(program: Path, text: str, folder: Path) -> str:
+def run_program(program: Path, text: str, folder: Path) -> str:
     (folder / "deck.nml").write_text(text)
     ended = subprocess.run([program], cwd=folder, capture_output=True, text=True, check=False, timeout=30)
     assert ended.returncode == 0, ended.stderr
@@ -505,18 +505,18 @@ def test_a_program_of_gfortran_reads_what_is_meant(
     for old, new in edits:
         assert by_hand.count(old) == 1
         by_hand = by_hand.replace(old, new)
-    written = filled(made(FORTRAN_BASE, {"setup": values}, tmp_path), flag=True, steps=16, word="007")
-    assert said_by(program, written, tmp_path) == said_by(program, by_hand, tmp_path)
-    assert said_by(program, FORTRAN_BASE, tmp_path) != said_by(program, by_hand, tmp_path)
+    written = render(fill_base(FORTRAN_BASE, {"setup": values}, tmp_path), flag=True, steps=16, word="007")
+    assert run_program(program, written, tmp_path) == run_program(program, by_hand, tmp_path)
+    assert run_program(program, FORTRAN_BASE, tmp_path) != run_program(program, by_hand, tmp_path)
 
 
 @pytest.mark.parametrize("form", [".TRUE", ".f", "tr", ".tru."])
 def test_a_logical_in_a_short_form_is_one(form: str, tmp_path: Path) -> None:
-    text = filled(made(f"&g\n l={form}\n a=1\n/\n", {"g": {"l": "{{ values.flag }}"}}, tmp_path), flag=True)
+    text = render(fill_base(f"&g\n l={form}\n a=1\n/\n", {"g": {"l": "{{ values.flag }}"}}, tmp_path), flag=True)
     assert f90nml.reads(text)["g"]["l"] is True
 
 
 @pytest.mark.parametrize("text", ["&g\n x=100000000*1.0\n a=1\n/\n", "&g a=1 /\n" + "&h " * 20_000])
 def test_a_base_that_takes_long_to_read_is_refused_at_once(text: str, tmp_path: Path) -> None:
     with pytest.raises(dz.ConfigError, match="takes very long to read"):
-        made(text, {"g": {"a": 2}}, tmp_path)
+        fill_base(text, {"g": {"a": 2}}, tmp_path)

@@ -154,7 +154,7 @@ class _Base:
         if not self._read:
             raise self._unreadable("f90nml finds no group")
         if dropped:
-            lossy = f"{where}: {source}: f90nml does not keep all of {self._dropped_entry()} ({dropped[0]})"
+            lossy = f"{where}: {source}: f90nml does not keep all of {self._lossy_entry()} ({dropped[0]})"
             raise ConfigError(f"{lossy}: {BY_A_TEMPLATE}.")
 
     def _require_size(self) -> None:
@@ -173,7 +173,7 @@ class _Base:
             f"mend it, or {BY_A_TEMPLATE}."
         )
 
-    def _dropped_entry(self) -> str:
+    def _lossy_entry(self) -> str:
         """Name the entry that f90nml drops values of."""
         for group in self._groups:
             for assignment in group.assignments:
