@@ -33,7 +33,8 @@ from deepzero_sim.oracle.base import LoopOracle
 from deepzero_sim.oracle.queries import Displacements, trainable
 from deepzero_sim.solver.contract import build_solver
 from deepzero_sim.solver.failure_policy import FailureLog, FailurePolicy
-from deepzero_sim.training.run_folder import Checkpoint, RunFolder, detached
+from deepzero_sim.training.checkpoint_file import Checkpoint, storable_copies
+from deepzero_sim.training.run_folder import RunFolder
 from deepzero_sim.training.trainer import Progress, progress_of
 
 
@@ -105,7 +106,7 @@ def train_black_box(
         for generation in range(progress.step, settings.generations):
             progress, losses = _generation(black_box, oracle, batches(generation), progress)
             if progress.step in keep:
-                run.keep(_checkpoint(oracle, black_box, progress), progress.step)
+                run.save_snapshot(_checkpoint(oracle, black_box, progress), progress.step)
             run.append_metrics({**asdict(progress), "losses": [x if math.isfinite(x) else None for x in losses.tolist()]})
             report(progress)
         run.save(_checkpoint(oracle, black_box, progress))
@@ -120,7 +121,7 @@ def _replayed(black_box: BlackBox, run: RunFolder) -> Progress:
         black_box.ask()
         black_box.tell(np.array([math.inf if loss is None else loss for loss in losses]))
         progress = Progress(**line)
-    run.forget_metrics_after(progress.step)  # what was cut off by a kill
+    run.drop_metrics_after(progress.step)  # what was cut off by a kill
     return progress
 
 
@@ -176,5 +177,5 @@ def _checkpoint(oracle: LoopOracle, black_box: BlackBox, progress: Progress) -> 
     parts = torch.split(torch.from_numpy(black_box.best), [p.numel() for p in parameters.values()])
     with preserve_state(oracle.model):
         write(oracle.model, {name: part.view(p.shape) for (name, p), part in zip(parameters.items(), parts, strict=True)})
-        tensors = detached({f"network.{name}": tensor for name, tensor in oracle.model.state_dict().items()})
+        tensors = storable_copies({f"network.{name}": tensor for name, tensor in oracle.model.state_dict().items()})
     return Checkpoint(tensors, {"progress": asdict(progress)})

@@ -21,7 +21,7 @@ from deepzero_sim.cli.settings import GenerateSettings, TrainSettings, Workers
 from deepzero_sim.common.components import Component
 from deepzero_sim.common.types import NamedTensors
 from deepzero_sim.datasets import Trajectories, trajectories
-from deepzero_sim.training.run_folder import load_checkpoint
+from deepzero_sim.training.checkpoint_file import load_checkpoint
 
 TESTS = Path(__file__).parent
 

@@ -30,7 +30,7 @@ from deepzero_sim.estimators.sparsity import Densities
 from deepzero_sim.execution.executors import open_executor
 from deepzero_sim.models.build import build_network
 from deepzero_sim.oracle.base import ModelOracle
-from deepzero_sim.training.accuracy import Labelled, calibrated, evaluate
+from deepzero_sim.training.accuracy import Labelled, calibrate, evaluate
 from deepzero_sim.training.active_set import ActiveSet, RunRatios, active_set, build_ratios
 from deepzero_sim.training.build import build_estimator, build_optimiser, build_scheduler
 from deepzero_sim.training.preparation import PREPARATION, RESULTS, Entry, Preparation
@@ -257,7 +257,7 @@ def _ready(model: nn.Module, parts: Parts) -> nn.Module:
     Running statistics are those of training batches, shifted and mirrored: with those of images as they are, without black
     borders, a small network that put 54 % of the test images into their class did so with 39 %.
     """
-    return calibrated(model, [parts.train(step)[0] for step in range(min(CALIBRATION_BATCHES, parts.train.epoch))])
+    return calibrate(model, [parts.train(step)[0] for step in range(min(CALIBRATION_BATCHES, parts.train.epoch))])
 
 
 def results(settings: ClassifySettings, model: nn.Module, parts: Parts, progress: Progress, forwarded: int) -> dict[str, Any]:

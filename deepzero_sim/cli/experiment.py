@@ -44,9 +44,10 @@ from deepzero_sim.solver.contract import Solver, SolverSpec, build_solver
 from deepzero_sim.solver.failure_policy import FailurePolicy
 from deepzero_sim.training.active_set import ActiveSet, RunRatios, active_set, build_ratios
 from deepzero_sim.training.build import build_estimator, build_optimiser, build_product, build_scheduler
+from deepzero_sim.training.checkpoint_file import CONFIG, load_checkpoint, read_settings
 from deepzero_sim.training.preparation import PREPARATION, Entry, Preparation
 from deepzero_sim.training.ratios_file import RatiosRecord, load_ratios
-from deepzero_sim.training.run_folder import CONFIG, JACOBIANS, RunFolder, load_checkpoint, read_settings
+from deepzero_sim.training.run_folder import JACOBIANS, RunFolder
 from deepzero_sim.training.trainer import Progress, Trainer, progress_of, require_within, restore_network
 
 

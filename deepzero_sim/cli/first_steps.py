@@ -31,8 +31,9 @@ from deepzero_sim.execution.executors import single_threaded
 from deepzero_sim.solver.contract import Solver, SolverSpec
 from deepzero_sim.solver.failure_policy import FailureLog, FailurePolicy, Incident
 from deepzero_sim.solver.stepping import advance, leave_out
+from deepzero_sim.training.checkpoint_file import CONFIG
 from deepzero_sim.training.preparation import PREPARATION, Entry, Preparation
-from deepzero_sim.training.run_folder import CONFIG, FIRST_STEPS, RunFolder
+from deepzero_sim.training.run_folder import FIRST_STEPS, RunFolder
 
 FORMAT = "deepzero-sim first steps 1"
 

@@ -16,7 +16,7 @@ from deepzero_sim.errors import ConfigError
 from deepzero_sim.estimators.sparsity.base import require_sparsity
 from deepzero_sim.execution.executors import Backend
 from deepzero_sim.solver.failure_policy import FailurePolicy
-from deepzero_sim.training.run_folder import CONFIG
+from deepzero_sim.training.checkpoint_file import CONFIG
 
 #: The solver alone; trained without the solver in the loop; through it from forward steps only, by losses or by the solver's
 #: vector-Jacobian products; through it by exact back-propagation; and the free baselines: through it with no solver gradient,

@@ -29,7 +29,7 @@ class Accuracy:
     images: int
 
 
-def calibrated(model: nn.Module, inputs: Iterable[torch.Tensor]) -> nn.Module:
+def calibrate(model: nn.Module, inputs: Iterable[torch.Tensor]) -> nn.Module:
     """A copy of a network in evaluation mode, its running statistics those of some inputs: the mean over their batches.
 
     While a network is queried its buffers stay as they are, running statistics too. So they are taken where they are needed.

@@ -14,9 +14,10 @@ from deepzero_sim.errors import ConfigError, RunError
 from deepzero_sim.estimators.sparsity import Densities, ErdosRenyi, GraSP, LayerRatios, RandomMask, Uniform, ZOGraSP
 from deepzero_sim.execution.executors import single_threaded
 from deepzero_sim.solver.failure_policy import FailureLog, counted
+from deepzero_sim.training.checkpoint_file import CHECKPOINT
 from deepzero_sim.training.preparation import PREPARATION, RATIOS_FOUND, Entry, Preparation
 from deepzero_sim.training.ratios_file import RatiosRecord, load_ratios, record_of, require_ratios_of, save_ratios
-from deepzero_sim.training.run_folder import CHECKPOINT, RunFolder
+from deepzero_sim.training.run_folder import RunFolder
 from deepzero_sim.training.trainer import Progress
 
 #: The layer ratios that have a short name.
@@ -111,7 +112,7 @@ def _found(kept: RunRatios, find: Callable[[], Densities], model: torch.nn.Modul
     record = record_of(model, kept.name, kept.sparsity, densities, time.perf_counter() - started)
     happened = log.take()
     log.add(noted)
-    kept.run.forget_metrics_after(-1)  # of a search that was killed here
+    kept.run.drop_metrics_after(-1)  # of a search that was killed here
     kept.run.append_failures(0, happened.incidents)
     steps = densities.solver_steps + happened.extra_steps
     densities = replace(densities, solver_steps=steps)

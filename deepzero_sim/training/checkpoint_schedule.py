@@ -7,7 +7,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import final
 
-from deepzero_sim.training.run_folder import Checkpoint, RunFolder
+from deepzero_sim.training.checkpoint_file import Checkpoint
+from deepzero_sim.training.run_folder import RunFolder
 
 #: Seconds after which a checkpoint is written, however few training steps were done: it takes a fraction of one.
 WRITE_SECONDS = 60.0

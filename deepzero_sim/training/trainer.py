@@ -26,8 +26,9 @@ from deepzero_sim.oracle.ledger import Ledger
 from deepzero_sim.oracle.queries import trainable
 from deepzero_sim.solver.failure_policy import counted
 from deepzero_sim.solver.stepping import located
+from deepzero_sim.training.checkpoint_file import Checkpoint, storable_copies
 from deepzero_sim.training.checkpoint_schedule import Checkpoints
-from deepzero_sim.training.run_folder import ANSWERS, Checkpoint, RunFolder, detached
+from deepzero_sim.training.run_folder import ANSWERS, RunFolder
 
 #: Training steps that may be skipped one after the other, because solver steps fail that all queries share.
 MOST_SKIPPED = 10
@@ -186,7 +187,7 @@ class Trainer:
                     self._log(progress, events)
                     report(progress)
                     if progress.step in keep:  # before the checkpoint to go on from, so that a run beyond it has it
-                        self.run.keep(self._checkpoint(progress), progress.step)
+                        self.run.save_snapshot(self._checkpoint(progress), progress.step)
                     checkpoints.done(progress.step, last=progress.step == steps)
             ledger.forget()
         finally:
@@ -292,14 +293,14 @@ class Trainer:
             "optimiser": _plain({"param_groups": optimiser["param_groups"], "scalars": scalars}),
             "scheduler": None if self.scheduler is None else _plain(self.scheduler.state_dict()),
         }
-        return Checkpoint(detached(tensors), state)
+        return Checkpoint(storable_copies(tensors), state)
 
     def _resume(self) -> Progress:
         checkpoint = self.run.load()
         if checkpoint is None:
-            self.run.forget_metrics_after(0)
+            self.run.drop_metrics_after(0)
             return Progress()
-        self.run.heal_state(checkpoint)
+        self.run.rewrite_state(checkpoint)
         restore_network(self.oracle.model, checkpoint, self.run.path)
         self.oracle.load_state_dict(tensors_of("oracle", checkpoint))
         try:
@@ -309,7 +310,7 @@ class Trainer:
                 f"the checkpoint in {self.run.path} is of another optimiser or scheduler, or damaged "
                 f"({type(error).__name__}: {error}): use those it was trained with, or restore it."
             ) from error
-        self.run.forget_metrics_after(progress.step)
+        self.run.drop_metrics_after(progress.step)
         return progress
 
     def _restore_state(self, checkpoint: Checkpoint) -> Progress:

@@ -20,9 +20,10 @@ from deepzero_sim.cli.settings import ClassifySettings, Workers
 from deepzero_sim.common.components import Component
 from deepzero_sim.errors import ConfigError, DataError
 from deepzero_sim.models.build import build_network
-from deepzero_sim.training.accuracy import calibrated, evaluate
+from deepzero_sim.training.accuracy import calibrate, evaluate
+from deepzero_sim.training.checkpoint_file import load_checkpoint
 from deepzero_sim.training.learning_rates import warm_up_cosine
-from deepzero_sim.training.run_folder import ACCURACY, load_checkpoint, read_metrics
+from deepzero_sim.training.run_folder import ACCURACY, read_metrics
 
 CGE = Component("deepzero_sim.CGE", {"step_size": 1e-3, "scheme": "forward"})
 FIRST_ORDER = Component("deepzero_sim.BackPropagation")
@@ -221,7 +222,7 @@ def test_running_statistics_are_those_of_the_batches() -> None:
     model = torch.nn.Sequential(torch.nn.BatchNorm2d(2, affine=False), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
     batches = [torch.randn(4, 2, 3, 3) * 3 + 5 for _ in range(3)]
     before = {name: x.clone() for name, x in model.state_dict().items()}
-    ready = calibrated(model, batches)
+    ready = calibrate(model, batches)
     norm: Any = ready[0]  # type: ignore[index]
     torch.testing.assert_close(norm.running_mean, torch.stack([x.mean((0, 2, 3)) for x in batches]).mean(0))
     assert all(torch.equal(x, before[name]) for name, x in model.state_dict().items()) and model.training

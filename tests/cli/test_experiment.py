@@ -20,7 +20,7 @@ from deepzero_sim.datasets.generate import Simulations, generate
 from deepzero_sim.errors import ConfigError, DataError, DeepZeroError, RunError
 from deepzero_sim.execution.executors import SerialExecutor
 from deepzero_sim.models.corrector import Corrector, NoCorrection
-from deepzero_sim.training.run_folder import load_checkpoint
+from deepzero_sim.training.checkpoint_file import load_checkpoint
 from deepzero_sim.training.trainer import Progress
 
 #: Of the frames of `line_data` but the last, which are advanced once: 3 simulations, 12 frames.

@@ -35,7 +35,8 @@ from deepzero_sim.cli.main import main
 from deepzero_sim.cli.settings import TrainSettings, Workers
 from deepzero_sim.common.components import Component
 from deepzero_sim.datasets import trajectories
-from deepzero_sim.training.run_folder import CHECKPOINT, load_checkpoint, read_metrics, read_settings
+from deepzero_sim.training.checkpoint_file import CHECKPOINT, load_checkpoint, read_settings
+from deepzero_sim.training.run_folder import read_metrics
 
 USER = """
     import numpy as np

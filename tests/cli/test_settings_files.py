@@ -29,7 +29,7 @@ from deepzero_sim.models.build import NETWORK
 from deepzero_sim.solver.contract import SOLVER
 from deepzero_sim.training.active_set import RATIOS
 from deepzero_sim.training.build import ESTIMATOR, OPTIMISER, PRODUCT, SCHEDULER
-from deepzero_sim.training.run_folder import read_settings
+from deepzero_sim.training.checkpoint_file import read_settings
 
 #: What nobody should call: it leaves a file.
 USER = """

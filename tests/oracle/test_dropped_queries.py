@@ -30,7 +30,8 @@ from deepzero_sim.execution.executors import open_executor
 from deepzero_sim.oracle.base import LoopOracle
 from deepzero_sim.oracle.queries import Coordinates, named
 from deepzero_sim.solver.failure_policy import FailureLog, FailurePolicy
-from deepzero_sim.training.run_folder import RunFolder, load_checkpoint
+from deepzero_sim.training.checkpoint_file import load_checkpoint
+from deepzero_sim.training.run_folder import RunFolder
 from deepzero_sim.training.trainer import Trainer
 
 BATCH, UNROLL, STEP = 2, 4, 0.3

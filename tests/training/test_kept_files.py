@@ -19,8 +19,9 @@ from deepzero_sim.cli.settings import TrainSettings
 from deepzero_sim.common.components import Component
 from deepzero_sim.errors import DeepZeroError, RunError
 from deepzero_sim.oracle import ledger
+from deepzero_sim.training.checkpoint_file import CHECKPOINT, Checkpoint, load_checkpoint, snapshot
 from deepzero_sim.training.ratios_file import load_ratios
-from deepzero_sim.training.run_folder import CHECKPOINT, Checkpoint, RunFolder, load_checkpoint, snapshot
+from deepzero_sim.training.run_folder import RunFolder
 from deepzero_sim.training.trainer import Progress
 
 FORWARD = Component("deepzero_sim.CGE", {"step_size": 1e-4, "scheme": "forward"})
@@ -174,7 +175,7 @@ def test_damaged_lines_of_a_log_stop_no_training(tmp_path: Path, data: Path) -> 
     before = log.read_bytes().replace(b'{"step": 2}', b'{"step": 2')
     log.write_bytes(before)
     with pytest.warns(UserWarning, match=r"1 lines of .*metrics.jsonl were damaged and are left out; the file as it was is"):
-        run.forget_metrics_after(3)
+        run.drop_metrics_after(3)
     assert [line["step"] for line in run.metrics()] == [1, 3]
     assert (run.path / "metrics.jsonl.damaged").read_bytes() == before
     assert train(settings).step == 4
@@ -235,9 +236,9 @@ def test_a_checkpoint_that_says_what_cannot_be_is_refused(tmp_path: Path, data: 
 
 
 def _identity_of(run: Path) -> Any:
-    from deepzero_sim.training.run_folder import _load  # noqa: PLC0415
+    from deepzero_sim.training.checkpoint_file import load_with_identity  # noqa: PLC0415
 
-    return _load(run)[1]
+    return load_with_identity(run)[1]
 
 
 def test_a_changed_setting_is_not_evaluated(tmp_path: Path, data: Path) -> None:

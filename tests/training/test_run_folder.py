@@ -14,7 +14,8 @@ from runs import assert_same_tensors, unfinished
 from safetensors.torch import save_file
 
 from deepzero_sim.errors import RunError
-from deepzero_sim.training.run_folder import CHECKPOINT, Checkpoint, RunFolder, load_checkpoint, read_settings
+from deepzero_sim.training.checkpoint_file import CHECKPOINT, Checkpoint, load_checkpoint, read_settings
+from deepzero_sim.training.run_folder import RunFolder
 
 SETTINGS = {"method": "ZO-SOL", "solver": {"name": "a.B", "args": {"resolution": 8}}, "workers": 2, "rates": [1e-3, 0.1]}
 
@@ -81,7 +82,7 @@ def test_metrics_are_lines_and_a_torn_last_one_does_not_count(run: RunFolder) ->
     with (run.path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 4, "lo')
     assert [line["step"] for line in run.metrics()] == [1, 2, 3] and run.metrics()[2]["loss"] == 0.1 / 3
-    run.forget_metrics_after(2)
+    run.drop_metrics_after(2)
     run.append_metrics({"step": 3})
     assert [json.loads(line)["step"] for line in (run.path / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3]
 

@@ -40,8 +40,9 @@ from deepzero_sim.estimators.sparsity import RandomMask
 from deepzero_sim.oracle.base import LoopOracle, ModelOracle
 from deepzero_sim.oracle.queries import trainable
 from deepzero_sim.solver.contract import as_solver
-from deepzero_sim.training.run_folder import CHECKPOINT, RunFolder, load_checkpoint
-from deepzero_sim.training.run_folder import snapshot as snapshot_of
+from deepzero_sim.training.checkpoint_file import CHECKPOINT, load_checkpoint
+from deepzero_sim.training.checkpoint_file import snapshot as snapshot_of
+from deepzero_sim.training.run_folder import RunFolder
 from deepzero_sim.training.trainer import Progress, Trainer
 
 OPTIMISERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {

@@ -1,0 +1,202 @@
+"""Checkpoints of a training: one safetensors file with network, optimiser, counters, and the identity of its run.
+
+A checkpoint names its run's settings and holds a checksum: a changed number, a flipped bit or another run's file is refused.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import yaml
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from deepzero_sim.common.checksums import digest, digest_of_named
+from deepzero_sim.common.documents import read_json, read_yaml, write_yaml
+from deepzero_sim.common.files import read_text, replace_tensor_file, require_regular, write_text
+from deepzero_sim.common.types import NamedTensors
+from deepzero_sim.errors import ConfigError, RunError
+
+CONFIG = "config.yaml"
+CHECKPOINT = "checkpoint.safetensors"
+STATE = "state.json"
+SNAPSHOTS = "snapshots"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """State of a training between two steps.
+
+    Args:
+        tensors: Tensors by name.
+        state: Everything else, as JSON.
+        run: Name of its run, if it was read.
+    """
+
+    tensors: NamedTensors
+    state: dict[str, Any]
+    run: str = ""
+
+
+class RunIdentity(NamedTuple):
+    """Identity of a run, as its checkpoints store it.
+
+    Args:
+        settings: Settings that change what is computed, each as YAML.
+        contents: Digests of files that settings name.
+    """
+
+    settings: dict[str, str]
+    contents: dict[str, str]
+
+    @property
+    def words(self) -> str:
+        """Text of the identity."""
+        return json.dumps(self, sort_keys=True)
+
+    @property
+    def name(self) -> str:
+        """Digest of the identity."""
+        return digest([self.words])
+
+
+def canonical_yaml(value: Any) -> str:
+    """Write a setting as YAML that is the same for equal settings."""
+    return write_yaml(value, sort_keys=True)
+
+
+def snapshot(path: Path, step: int) -> Path:
+    """Name the folder of a checkpoint that a run keeps for good, which :func:`load_checkpoint` reads."""
+    return path / SNAPSHOTS / f"{step:06d}"
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint, identity: RunIdentity) -> None:
+    """Replace the checkpoint of a folder; a kill at any moment leaves the old one or the new one.
+
+    Raises:
+        OSError: No space is left; the old one stands.
+    """
+    words = {"state": json.dumps(checkpoint.state), "run": identity.words}
+    checksum = digest_of_named(list(words.values()), checkpoint.tensors)
+    with replace_tensor_file(folder / CHECKPOINT, f"the checkpoint in {folder}") as aside:
+        save_file(_encode(checkpoint.tensors), aside, metadata={**words, "sha256": checksum})
+    write_text(folder / STATE, state_text(checkpoint))
+
+
+#: Behind the name of a tensor of complex128, which safetensors has no word for: it is stored as real and imaginary parts.
+_IN_PARTS = " (complex128)"
+
+
+def _encode(tensors: NamedTensors) -> NamedTensors:
+    return {
+        f"{name}{_IN_PARTS}" if tensor.dtype == torch.complex128 else name: (
+            torch.view_as_real(tensor) if tensor.dtype == torch.complex128 else tensor
+        )
+        for name, tensor in tensors.items()
+    }
+
+
+def _decode(tensors: NamedTensors) -> NamedTensors:
+    return {
+        # a copy: the file's memory may not lie as torch needs it for numbers of 16 bytes, which ends the process
+        name.removesuffix(_IN_PARTS): torch.view_as_complex(tensor.clone()) if name.endswith(_IN_PARTS) else tensor
+        for name, tensor in tensors.items()
+    }
+
+
+def state_text(checkpoint: Checkpoint) -> str:
+    """Write the counters of a checkpoint for people."""
+    return json.dumps(checkpoint.state, indent=2) + "\n"
+
+
+def storable_copies(tensors: dict[str, torch.Tensor]) -> NamedTensors:
+    """Copy tensors to contiguous main memory, as safetensors takes them."""
+    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Load the checkpoint of a run folder, or of one of its snapshots.
+
+    Raises:
+        RunError: There is none, or it is damaged, foreign or another run's.
+    """
+    return load_with_identity(path)[0]
+
+
+def load_with_identity(path: Path) -> tuple[Checkpoint, RunIdentity]:
+    """Load a checkpoint, and the identity of its run; see :func:`load_checkpoint`."""
+    file = path / CHECKPOINT
+    if not file.exists():
+        raise RunError(f"expected a trained run in {path}, but there is no {CHECKPOINT}: train it first, or check the path.")
+    require_regular(file)
+    try:
+        checkpoint, identity = _read(file)
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError) as error:
+        raise RunError(
+            f"{file} is not a checkpoint of this package ({type(error).__name__}: {error}): "
+            "delete it to train anew, or restore it."
+        ) from error
+    in_snapshot = path.parent.name == SNAPSHOTS
+    folder = path.parents[1] if in_snapshot else path
+    if (folder / CONFIG).exists():
+        _require_settings(file, identity, read_settings(folder))
+    if in_snapshot and path.name.isdecimal() and _step(checkpoint) != int(path.name):
+        raise RunError(f"{file} is a checkpoint of training step {_step(checkpoint)}, not {int(path.name)}: restore it.")
+    return checkpoint, identity
+
+
+def _read(file: Path) -> tuple[Checkpoint, RunIdentity]:
+    with safe_open(file, framework="pt") as opened:
+        tensors = _decode({name: opened.get_tensor(name) for name in opened.keys()})  # noqa: SIM118 - not a dict
+        metadata = opened.metadata() or {}
+    state = read_json(metadata["state"])
+    if "sha256" not in metadata:
+        raise ValueError("it has no checksum, as those of earlier versions")
+    if digest_of_named([metadata["state"], metadata["run"]], tensors) != metadata["sha256"]:
+        raise ValueError("its content does not fit its checksum: it was changed or damaged")
+    identity = RunIdentity(*read_json(metadata["run"]))
+    return Checkpoint(tensors, state, identity.name), identity
+
+
+def _require_settings(file: Path, identity: RunIdentity, settings: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint that was not made with the settings of the folder it lies in.
+
+    Raises:
+        RunError: It is another run's.
+    """
+    for key, value in identity.settings.items():
+        if canonical_yaml(settings.get(key)) != value:
+            raise RunError(
+                f"{file} is of another run, it holds another {key} than {CONFIG} says ({read_yaml(value)!r}, not "
+                f"{settings.get(key)!r}): restore the one or the other, or delete the checkpoint to train anew."
+            )
+
+
+def _step(checkpoint: Checkpoint) -> Any:
+    progress = checkpoint.state.get("progress")
+    return progress.get("step") if isinstance(progress, dict) else None
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Read the settings that a run folder was made with.
+
+    Raises:
+        RunError: It is no run folder, or its config.yaml is damaged.
+    """
+    config = path / CONFIG
+    if not config.exists():
+        raise RunError(f"expected a run folder at {path}, but there is no config.yaml in it: check the path.")
+    try:
+        settings = read_yaml(read_text(config, "the settings of a run"))
+    except ConfigError as error:
+        raise RunError(f"{config} cannot be read as YAML: {error}") from error
+    except yaml.YAMLError as error:
+        raise RunError(f"{config} cannot be read as YAML: restore it or delete the folder.") from error
+    if not isinstance(settings, dict):
+        raise RunError(f"{config} must hold settings as key: value lines, not {type(settings).__name__}: restore it.")
+    return settings
