@@ -23,6 +23,7 @@ from deepzero_sim.common.checksums import digest
 from deepzero_sim.common.components import Component
 from deepzero_sim.common.module_state import cast, preserve_state
 from deepzero_sim.common.types import Array
+from deepzero_sim.connectors.programs.working_folder import default_kept_folder
 from deepzero_sim.coupling.evaluation import Evaluation, evaluate
 from deepzero_sim.coupling.layer import SolverLayer
 from deepzero_sim.coupling.loop import SolverGradient, SolverLoop
@@ -328,7 +329,8 @@ def _may_differ(settings: TrainSettings) -> list[str]:
 
 
 def _build_solver(settings: TrainSettings) -> Solver:
-    return build_solver(_solver_component(settings))
+    with default_kept_folder(settings.run / "kept"):  # working folders of failed calls, if the solver is a program
+        return build_solver(_solver_component(settings))
 
 
 def _solver_component(settings: TrainSettings) -> Component:
