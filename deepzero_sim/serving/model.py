@@ -1,23 +1,52 @@
-"""What a server offers under one name: vectors in, vectors out."""
+"""A model that a server offers under one name, vectors in and vectors out, and an evaluation of it that is under way."""
 
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+from deepzero_sim.common.requirements import require
 from deepzero_sim.common.types import is_integer
 from deepzero_sim.connectors.http.json_values import Vector
-from deepzero_sim.errors import ConfigError, ServerError
-from deepzero_sim.serving.evaluation import check
+from deepzero_sim.errors import ServerError
+
+#: Evaluation of each thread.
+_CURRENT = threading.local()
+
+
+class Evaluation:
+    """One evaluation of a model, which runs in a thread of its own and may be given up from another one."""
+
+    def __init__(self) -> None:
+        self.reason: str | None = None
+
+    def give_up(self, reason: str) -> None:
+        """End the evaluation at its next :meth:`ServedModel.check_wanted`.
+
+        Args:
+            reason: Sentence for the client, if there still is one.
+        """
+        self.reason = reason
+
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        """Make this the evaluation of the present thread."""
+        _CURRENT.evaluation = self
+        try:
+            yield
+        finally:
+            del _CURRENT.evaluation
 
 
 class ServedModel(abc.ABC):
-    """A model as UM-Bridge knows it. Subclasses say their sizes and evaluate; what they raise is what the client is told.
+    """A model as UM-Bridge knows it. Subclasses report their sizes and evaluate; the client is told the errors they raise.
 
     Attributes:
-        thread_safe: whether it may be evaluated by several threads at once, and beside the other models of its server.
-        stopped: set when its server ends: :meth:`check_wanted` gives up then.
+        thread_safe: True if several threads may evaluate it at once, together with the other models of its server.
+        stopped: True once its server ends: :meth:`check_wanted` gives up then.
     """
 
     thread_safe: bool = False
@@ -25,49 +54,50 @@ class ServedModel(abc.ABC):
 
     @abc.abstractmethod
     def input_sizes(self, config: Mapping[str, Any]) -> Sequence[int]:
-        """The length of every input vector.
+        """Return the length of every input vector.
 
         Args:
-            config: what the client sent as such.
+            config: Config that the client sent.
         """
 
     @abc.abstractmethod
     def output_sizes(self, config: Mapping[str, Any]) -> Sequence[int]:
-        """The length of every output vector."""
+        """Return the length of every output vector."""
 
     @abc.abstractmethod
     def evaluate(self, inputs: Sequence[Vector], config: Mapping[str, Any]) -> Sequence[Vector]:
-        """The outputs of some inputs, of the sizes that were said.
+        """Return the outputs for some inputs, of the sizes reported.
 
         Args:
-            inputs: float64 `(n,)`, finite.
-            config: what the client sent as such.
+            inputs: Vectors of float64 `(n,)`, finite.
+            config: Config that the client sent.
 
         Raises:
-            DeepZeroError: there are none, in words that the client is told.
+            DeepZeroError: There are none; the client is told the message.
         """
 
     def check_wanted(self) -> None:
         """Give up if nobody waits for the answer anymore: to be called between the parts of a long evaluation.
 
         Raises:
-            ServerError: the server ends, the client has left, or the request has had its time.
+            ServerError: The server ends, the client has left, or the request has had its time.
         """
         if self.stopped:
             raise ServerError("the server was stopped before the evaluation was done: start it again.")
-        check()
+        evaluation: Evaluation | None = getattr(_CURRENT, "evaluation", None)
+        if evaluation is not None and evaluation.reason is not None:
+            raise ServerError(evaluation.reason)
 
 
-def whole_of(config: Mapping[str, Any], key: str, usual: int, least: int, most: int = 2**31 - 1) -> int:
-    """The only thing that a model's config may hold: one whole number.
+def config_integer(config: Mapping[str, Any], key: str, default: int, least: int, most: int = 2**31 - 1) -> int:
+    """Read a model's config that may hold nothing but one whole number.
 
     Raises:
-        ConfigError: it holds something else.
+        ConfigError: It holds something else.
     """
-    unknown = [name for name in config if name != key]
-    if unknown:
-        raise ConfigError(f"the config of this model may hold {key!r}, not {unknown[0]!r}: leave it out.")
-    value = config.get(key, usual)
-    if isinstance(value, bool) or not is_integer(value) or not least <= value <= most:
-        raise ConfigError(f"{key} in the config of this model must be a whole number from {least} to {most}, not {value!r}.")
+    for name in config:
+        require(name == key, f"the config of this model may hold {key!r}", name, "leave it out")
+    value = config.get(key, default)
+    expected = f"{key} in the config of this model must be a whole number from {least} to {most}"
+    require(is_integer(value) and least <= value <= most, expected, value)
     return int(value)

@@ -1,4 +1,4 @@
-"""What is trained, as models: the loss of a network's parameters on a batch, and the parameters as they are."""
+"""Trained networks as models: the loss of a network's parameters on a batch, and its present parameters."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import numpy as np
 import torch
 
 from deepzero_sim.common.module_state import preserve_state, write
+from deepzero_sim.common.requirements import require_type
 from deepzero_sim.common.types import NamedTensors, to_array
 from deepzero_sim.connectors.http.json_values import Vector
-from deepzero_sim.errors import ConfigError
-from deepzero_sim.execution.executors import single_threaded
+from deepzero_sim.execution.threads import single_threaded
 from deepzero_sim.oracle.base import Oracle, require_finite
 from deepzero_sim.oracle.queries import trainable
-from deepzero_sim.serving.model import ServedModel, whole_of
+from deepzero_sim.serving.model import ServedModel, config_integer
 
 
 class ServedLoss(ServedModel):
@@ -25,13 +25,12 @@ class ServedLoss(ServedModel):
     config may hold `batch`, the number of the batch (0).
 
     Args:
-        oracle: of the loss.
-        batches: the batch of a number, as the oracle takes it.
+        oracle: Oracle of the loss.
+        batches: Function from a number to the batch, as the oracle takes it.
     """
 
     def __init__(self, oracle: Oracle, batches: Callable[[int], Any]) -> None:
-        if not isinstance(oracle, Oracle):
-            raise ConfigError(f"expected a dz.LoopOracle or another oracle to serve, not {type(oracle).__name__}.")
+        require_type(oracle, Oracle, "expected a dz.LoopOracle or another oracle to serve")
         self.oracle = oracle
         self.batches = batches
 
@@ -42,9 +41,9 @@ class ServedLoss(ServedModel):
         return [1]
 
     def evaluate(self, inputs: Sequence[Vector], config: Mapping[str, Any]) -> Sequence[Vector]:
-        model, batch = self.oracle.model, self.batches(whole_of(config, "batch", 0, 0))
+        model, batch = self.oracle.model, self.batches(config_integer(config, "batch", 0, 0))
         with preserve_state(model), torch.no_grad(), single_threaded():
-            write(model, _named(model, inputs[0]))
+            write(model, _unflatten(model, inputs[0]))
             loss = float(self.oracle.differentiable_loss(batch)[0])
         require_finite(loss)
         return [np.array([loss])]
@@ -54,7 +53,7 @@ class ServedParameters(ServedModel):
     """A network's trained parameters as a model without inputs: where a search for smaller losses can start.
 
     Args:
-        network: whose.
+        network: Network with the parameters.
     """
 
     def __init__(self, network: torch.nn.Module) -> None:
@@ -74,8 +73,8 @@ def _size(network: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in trainable(network).values())
 
 
-def _named(network: torch.nn.Module, vector: Vector) -> NamedTensors:
-    """A vector cut into the network's parameters."""
+def _unflatten(network: torch.nn.Module, vector: Vector) -> NamedTensors:
+    """Split a vector into the network's parameters."""
     parameters = trainable(network)
     parts = torch.split(torch.from_numpy(vector), [parameter.numel() for parameter in parameters.values()])
     return {name: part.view(parameters[name].shape) for name, part in zip(parameters, parts, strict=True)}

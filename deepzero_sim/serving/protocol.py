@@ -89,7 +89,7 @@ class Protocol:
             return error_answer(refusal.kind, str(refusal))
         except ConfigError as error:
             return error_answer("InvalidConfig", str(error))
-        except Exception as error:  # not DeepZeroError: a fault of the user's model
+        except Exception as error:  # one that is none of ours is a fault of the user's model
             kind = type(error).__name__
             message = str(error) if isinstance(error, DeepZeroError) else f"the model raised {kind}: {error}"
             return error_answer(kind, message, HTTPStatus.INTERNAL_SERVER_ERROR)

@@ -11,20 +11,22 @@ import numpy as np
 import torch
 
 from deepzero_sim.common.module_state import preserve_state
+from deepzero_sim.common.requirements import require_type
 from deepzero_sim.common.types import Array, to_array
 from deepzero_sim.connectors.http.json_values import Vector
 from deepzero_sim.coupling.loop import SolverLoop
-from deepzero_sim.errors import ConfigError
-from deepzero_sim.execution.executors import single_threaded
-from deepzero_sim.serving.model import ServedModel, whole_of
-from deepzero_sim.solver.contract import Solver, SolverSpec, check_states, checked_step
+from deepzero_sim.execution.threads import single_threaded
+from deepzero_sim.serving.model import ServedModel, config_integer
+from deepzero_sim.solver.contract import Solver, SolverSpec
+from deepzero_sim.solver.stepping import checked_step
+from deepzero_sim.solver.validation import check_states
 
-#: Steps that one request may ask for; who needs more asks again, from the state that came back.
-MOST_STEPS = 10**6
+#: Most steps of one request; who needs more asks again, from the state that came back.
+MAX_STEPS = 10**6
 
 
 class _ServedSteps(ServedModel):
-    """A state, and its parameters as a second input if the spec names some, some steps later: one, or config's `steps`."""
+    """Steps of a solver as a model: a state, and its parameters as a second input if the spec names some, to a later state."""
 
     def __init__(self, spec: SolverSpec) -> None:
         self.spec = spec
@@ -37,8 +39,8 @@ class _ServedSteps(ServedModel):
         return [math.prod(self.spec.state_shape)]
 
     def evaluate(self, inputs: Sequence[Vector], config: Mapping[str, Any]) -> Sequence[Vector]:
-        steps = whole_of(config, "steps", 1, 1, MOST_STEPS)
-        with np.errstate(over="ignore"):  # infinite in float32: the solver's check says so
+        steps = config_integer(config, "steps", 1, 1, MAX_STEPS)
+        with np.errstate(over="ignore"):  # infinite in float32, which the solver's check reports
             states, *params = (part.astype(self.spec.dtype)[None] for part in inputs)
         states = states.reshape(1, *self.spec.state_shape)
         for _ in range(steps):
@@ -48,21 +50,18 @@ class _ServedSteps(ServedModel):
 
     @abc.abstractmethod
     def _advance(self, states: Array, params: Array | None) -> Array:
-        """One step: `(1, C, *N)` and `(1, K)` or None to `(1, C, *N)`."""
+        """Advance a state `(1, C, *N)` with parameters `(1, K)` or None by one step."""
 
 
 class ServedSolver(_ServedSteps):
-    """A solver as a model. The config may hold `steps`, how many.
+    """A solver as a model. The config may hold `steps`, their number (1).
 
     Args:
-        solver: any.
+        solver: Any solver.
     """
 
     def __init__(self, solver: Solver) -> None:
-        if not isinstance(solver, Solver):
-            raise ConfigError(
-                f"expected a solver to serve, which dz.as_solver makes of a function, not {type(solver).__name__}."
-            )
+        require_type(solver, Solver, "expected a solver to serve, which dz.as_solver makes of a function")
         super().__init__(solver.spec)
         self.solver = solver
         self.thread_safe = solver.spec.thread_safe
@@ -72,15 +71,14 @@ class ServedSolver(_ServedSteps):
 
 
 class ServedLoop(_ServedSteps):
-    """A corrected solver as a model. The config may hold `steps`, how many. Evaluations change nothing of the network.
+    """A corrected solver as a model. The config may hold `steps`, their number (1). Evaluations change nothing of the network.
 
     Args:
-        loop: solver and corrector.
+        loop: Solver and corrector.
     """
 
     def __init__(self, loop: SolverLoop) -> None:
-        if not isinstance(loop, SolverLoop):
-            raise ConfigError(f"expected a dz.SolverLoop to serve, not {type(loop).__name__}: dz.ServedSolver takes a solver.")
+        require_type(loop, SolverLoop, "expected a dz.SolverLoop to serve", "dz.ServedSolver takes a solver")
         super().__init__(loop.solver.spec)
         self.loop = loop
 

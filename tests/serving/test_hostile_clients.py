@@ -253,8 +253,8 @@ def served_here(solver: dz.Solver | None = None, **options: Any) -> int:
 
 
 def test_who_does_not_finish_a_request_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "ARRIVAL", 0.3)
-    monkeypatch.setattr(connections, "KEPT", 0.2)
+    monkeypatch.setattr(connections, "ARRIVAL_SECONDS", 0.3)
+    monkeypatch.setattr(connections, "IDLE_SECONDS", 0.2)
     port = served_here()
     begun = time.monotonic()
     with ExitStack() as stack:
@@ -278,7 +278,7 @@ def test_who_does_not_finish_a_request_is_cut_off(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_client_too_many_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "MOST", 1)
+    monkeypatch.setattr(connections, "MAX_CONNECTIONS", 1)
     port = served_here()
     with opened(port, post(0.0)) as first:
         time.sleep(0.1)

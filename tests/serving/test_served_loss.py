@@ -12,7 +12,7 @@ from problems import Burgers, conv_corrector, initial_states, mse
 import deepzero_sim as dz
 from deepzero_sim.coupling.loop import SolverLoop
 from deepzero_sim.errors import ConfigError, NonFiniteError
-from deepzero_sim.oracle.base import LoopOracle
+from deepzero_sim.oracle.loop import LoopOracle
 from deepzero_sim.serving import ServedLoop, ServedLoss, ServedParameters
 
 STATES = torch.from_numpy(initial_states(2))

@@ -21,7 +21,7 @@ from http_servers import free_port, reachable
 
 import deepzero_sim as dz
 from deepzero_sim.errors import ConfigError, MissingExtraError
-from deepzero_sim.solver.contract import checked_step
+from deepzero_sim.solver.stepping import checked_step
 
 PROGRAM = Path(__file__).parents[1] / "served_decay.py"
 

@@ -60,7 +60,7 @@ class HTTPClient:
     def __init__(self, url: str, timeout: float) -> None:
         is_usable = is_number(timeout) and 0 < timeout < float("inf")
         require(is_usable, "timeout must be a positive number of seconds", timeout)
-        parts = _split_url(url)
+        parts = _parse_url(url)
         self.url = url.rstrip("/")
         self.timeout = float(timeout)
         self._address = (str(parts.hostname), parts.port or (443 if parts.scheme == "https" else 80), parts.scheme == "https")
@@ -201,7 +201,7 @@ def _read(response: http.client.HTTPResponse, limit: int) -> bytes:
     return body
 
 
-def _split_url(url: str) -> SplitResult:
+def _parse_url(url: str) -> SplitResult:
     """Split a URL into its parts.
 
     Raises:

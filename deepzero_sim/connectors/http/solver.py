@@ -26,7 +26,7 @@ class HTTPSolver(Solver):
     Args:
         url: Address of the server, `http://host:port`.
         name: Name of the solver, where a spec gives none.
-        state_shape: `(C, *N)`; None if a spec gives it.
+        state_shape: Shape of a state, `(C, *N)`; None if a spec gives it.
         spec: Spec of the solver, or a mapping of its fields; a mapping may leave out name, dt (1) and dtype.
         timeout: Seconds that one call may take in all.
         at_once: Number of calls under way at once, each over a connection of its own.

@@ -33,7 +33,7 @@ class TesseractSolver(HTTPSolver):
 
     Args:
         url: Address of the service, such as `http://localhost:8000`.
-        state_shape: `(C, *N)`; None if a spec gives it.
+        state_shape: Shape of a state, `(C, *N)`; None if a spec gives it.
         spec: Spec of the solver, or a mapping of its fields; a mapping may leave out name ("tesseract"), dt (1) and dtype
             (float32).
         state: Name of the input that takes the state.

@@ -36,7 +36,7 @@ class UMBridgeSolver(HTTPSolver):
     Args:
         url: Address of the server, such as `http://localhost:4242`.
         model: Name of the model there.
-        state_shape: `(C, *N)`; None if a spec gives it.
+        state_shape: Shape of a state, `(C, *N)`; None if a spec gives it.
         spec: Spec of the solver, or a mapping of its fields; a mapping may leave out name (the model's), dt (1) and dtype
             (float32).
         config: Settings of the model, sent with every call.

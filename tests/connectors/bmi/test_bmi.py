@@ -29,9 +29,9 @@ from deepzero_sim.errors import (
     StatesFailedError,
 )
 from deepzero_sim.execution.executors import open_executor
-from deepzero_sim.solver.validation import require_thread_safe
 from deepzero_sim.solver.contract import SolverSpec, build_solver
 from deepzero_sim.solver.stepping import checked_step
+from deepzero_sim.solver.validation import require_thread_safe
 
 FILE = Path(__file__).with_name("bmi_heat.py")
 FIELD = "plate__temperature"
