@@ -25,11 +25,11 @@ from deepzero_sim.errors import ArgumentError, ConfigError, DeepZeroError
 
 @dataclass
 class Component:
-    """Something to be built: what, and with which arguments.
+    """Something to be built.
 
     Args:
-        name: an import path (`package.module.Name`), or a file and a name in it (`file.py:Name`).
-        args: keyword arguments.
+        name: Import path (`package.module.Name`), or a file and a name in it (`file.py:Name`).
+        args: Keyword arguments that it is called with.
     """
 
     name: str
@@ -37,32 +37,32 @@ class Component:
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What a setting may name, so that nothing else is called.
+class Kind:
+    """Kind of objects that a setting may name, so that nothing else is called.
 
     Args:
-        words: what is to be made, for messages: the setting must make it.
-        fits: whether objects of a class are what is wanted.
+        words: Noun phrase for messages: the setting must make it.
+        fits: Test of a class whose objects may be of that kind.
     """
 
     words: str
     fits: Callable[[type], bool]
 
     @classmethod
-    def of(cls, kind: type, words: str) -> Wanted:
-        """Objects of a class and of those derived from it."""
-        return cls(words, lambda made: issubclass(made, kind))
+    def of(cls, base: type, words: str) -> Kind:
+        """Return the kind of a class's objects, derived classes included."""
+        return cls(words, lambda made: issubclass(made, base))
 
 
-#: Whatever this package defines.
-OWN = Wanted("something of deepzero_sim or of a file of yours", lambda made: _package(made.__module__) == "deepzero_sim")
+#: Anything that this package defines.
+OWN = Kind("something of deepzero_sim or of a file of yours", lambda made: _package(made.__module__) == "deepzero_sim")
 
 
 def load(name: str) -> Any:
-    """What a name stands for; its module is imported, which runs that module's code, and nothing is called.
+    """Return what a name stands for. Its module is imported, which runs that module's code; nothing is called.
 
     Raises:
-        ConfigError: no such file, module or name, or the module raised an error of its own.
+        ConfigError: There is no such file, module or name, or the module raised an error of its own.
     """
     path, colon, attribute = name.rpartition(":")
     if not colon:
@@ -77,32 +77,32 @@ def load(name: str) -> Any:
         raise ConfigError(f"{path} has no {attribute!r}{meant}: check the spelling in {name!r}.") from error
 
 
-def load_factory(name: str, wanted: Wanted) -> Any:
-    """What a name stands for, if it makes what is wanted; anything else is refused before it is called.
+def load_factory(name: str, kind: Kind) -> Any:
+    """Return what a name stands for, if it makes objects of a kind; anything else is refused before it is called.
 
-    It may be a class that is wanted or an object of one, a function whose return annotation is such a class, or whatever a
-    file named as `file.py:Name` defines itself. A name of the standard library, which has none of these, is not even imported.
+    It may be a class of that kind or an object of one, a function whose return annotation is such a class, or whatever a file
+    named as `file.py:Name` defines itself. A name of the standard library, which has none of these, is not even imported.
 
     Raises:
-        ConfigError: there is no such name, or it makes something else, as far as one can see.
+        ConfigError: There is no such name, or it makes something else, as far as one can see.
     """
-    _require_not_python_s_own(name, wanted.words)
+    _require_outside_standard_library(name, kind.words)
     named = load(name)
     function = named.func if isinstance(named, partial) else named
-    if _is_file(name) and _defined_in(function, _module_from_file(Path(name.rpartition(":")[0]), name)):
+    if _is_file(name) and _is_defined_in(function, _module_from_file(Path(name.rpartition(":")[0]), name)):
         return named
-    made = function if isinstance(function, type) else _returned_class(function) if callable(function) else None
-    if (made is not None and wanted.fits(made)) or wanted.fits(type(named)):
+    made = function if isinstance(function, type) else _return_class(function) if callable(function) else None
+    if (made is not None and kind.fits(made)) or kind.fits(type(named)):
         return named
     if isinstance(function, type):
-        raise ConfigError(f"{name!r} must make {wanted.words}, not {function.__name__}: name another.")
+        raise ConfigError(f"{name!r} must make {kind.words}, not {function.__name__}: name another.")
     raise ConfigError(
-        f"{name!r} must make {wanted.words}, but it is a {type(named).__name__} that does not say so: annotate what it "
+        f"{name!r} must make {kind.words}, but it is a {type(named).__name__} that does not say so: annotate what it "
         "returns, or name it as file.py:Name where it is defined."
     )
 
 
-def _require_not_python_s_own(name: str, words: str) -> None:
+def _require_outside_standard_library(name: str, words: str) -> None:
     if _package(name) in sys.stdlib_module_names and not _is_file(name):
         own = name.rpartition(".")[2]
         raise ConfigError(f"{name!r} must make {words}, not {own} of Python's standard library: name another.")
@@ -116,30 +116,39 @@ def _is_file(name: str) -> bool:
     return name.rpartition(":")[0].endswith(".py")
 
 
-def _defined_in(named: Any, module: ModuleType) -> bool:
-    """Whether a class, a function or the class of an object stands in a module, and was not only imported there."""
+def _is_defined_in(named: Any, module: ModuleType) -> bool:
+    """Tell definitions from what a module only imports: of a class, a function, or an object by its class."""
     return getattr(named, "__module__", None) == module.__name__
 
 
-def _returned_class(function: Any) -> type | None:
-    """The class that a function says it returns."""
+def _return_class(function: Any) -> type | None:
+    """Return the class that a function is annotated to return."""
     function = inspect.unwrap(function)
-    said = getattr(function, "__annotations__", {}).get("return")
+    annotation = getattr(function, "__annotations__", {}).get("return")
     try:
-        hints = get_type_hints(SimpleNamespace(__annotations__={"return": said}), getattr(function, "__globals__", {}))
-    except (NameError, AttributeError, TypeError, SyntaxError):  # it is imported for type checkers only
+        hints = get_type_hints(SimpleNamespace(__annotations__={"return": annotation}), getattr(function, "__globals__", {}))
+    except (NameError, AttributeError, TypeError, SyntaxError):  # its class is imported for type checkers only
         return None
     made = get_origin(hints["return"]) or hints["return"]
     return made if isinstance(made, type) else None
 
 
-def build(component: Component, *leading: Any, wanted: Wanted = OWN) -> Any:
+def build(component: Component, *leading: Any, kind: Kind = OWN, setting: str = "") -> Any:
     """Call what a component names with its arguments, `leading` ones first.
 
+    Args:
+        component: Component.
+        leading: Positional arguments.
+        kind: Kind of objects that it must make.
+        setting: Name of the setting, whose result is held to the kind, too.
+
     Raises:
-        ConfigError: it makes something else than what is wanted, or does not take the arguments.
+        ConfigError: It makes something else, or does not take the arguments.
     """
-    return call(load_factory(component.name, wanted), component, *leading)
+    made = call(load_factory(component.name, kind), component, *leading)
+    if setting and not kind.fits(type(made)):
+        raise ConfigError(f"{setting} {component.name!r} must make {kind.words}, not {type(made).__name__}.")
+    return made
 
 
 def call(factory: Any, component: Component, *leading: Any) -> Any:
@@ -157,12 +166,12 @@ def call(factory: Any, component: Component, *leading: Any) -> Any:
 def call_function(name: str, *arguments: Any) -> Any:
     """Call a function that settings name, such as one that makes initial states.
 
-    Arrays go in as read-only copies and come out as copies: the function may keep either, and write into its own next time.
+    Arrays go in as read-only copies and come out as copies: the function may hold on to either, and reuse its own.
 
     Raises:
-        ConfigError: there is no such function, or it raised an error of its own.
+        ConfigError: There is no such function, or it raised an error of its own.
     """
-    _require_not_python_s_own(name, "arrays")
+    _require_outside_standard_library(name, "arrays")
     function = load(name)
     given = [read_only_copy(argument) if isinstance(argument, np.ndarray) else argument for argument in arguments]
     try:
@@ -174,7 +183,7 @@ def call_function(name: str, *arguments: Any) -> Any:
     return returned.copy() if isinstance(returned, np.ndarray) else returned
 
 
-#: Held while a file is imported; it may name others that are.
+#: Lock while a file is imported; reentrant, since a file may name others.
 _importing = threading.RLock()
 
 
@@ -198,10 +207,10 @@ def _module_from_file(path: Path, name: str) -> ModuleType:
     resolved = path.resolve()
     key = f"deepzero_sim_user_{path.stem}_{hashlib.sha256(str(resolved).encode()).hexdigest()[:8]}"
     with _importing:  # another thread must not see half of it
-        return sys.modules.get(key) or _executed(key, path, resolved)
+        return sys.modules.get(key) or _execute(key, path, resolved)
 
 
-def _executed(key: str, path: Path, resolved: Path) -> ModuleType:
+def _execute(key: str, path: Path, resolved: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(key, resolved)
     assert spec is not None and spec.loader is not None  # a .py file always has both
     module = importlib.util.module_from_spec(spec)

@@ -11,12 +11,12 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from deepzero_sim.common.components import Component, Wanted, call, load_factory
+from deepzero_sim.common.components import Component, Kind, call, load_factory
 from deepzero_sim.common.requirements import require_type
 from deepzero_sim.errors import ConfigError
 
 #: Kind of object that a setting for a network must name.
-NETWORK = Wanted.of(nn.Module, "a torch.nn.Module")
+NETWORK = Kind.of(nn.Module, "a torch.nn.Module")
 
 #: Largest number of tensors in a network.
 MOST_TENSORS = 20_000

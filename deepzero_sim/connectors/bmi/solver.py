@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepzero_sim.common.components import Wanted, load_factory
+from deepzero_sim.common.components import Kind, load_factory
 from deepzero_sim.common.requirements import is_count, require, require_flag
 from deepzero_sim.common.types import Array
 from deepzero_sim.connectors.bmi.component import REQUIRED_FUNCTIONS, RunningComponent, Variable
@@ -25,7 +25,7 @@ from deepzero_sim.solver.spec_fields import IN_QUOTES
 from deepzero_sim.solver.validation import check_params, check_states
 
 #: Kind of class that settings may name as a component; the rest of the interface is checked function by function.
-BMI = Wanted("a class with the Basic Model Interface", lambda made: callable(getattr(made, "initialize", None)))
+BMI = Kind("a class with the Basic Model Interface", lambda made: callable(getattr(made, "initialize", None)))
 
 
 class BMISolver(Solver):

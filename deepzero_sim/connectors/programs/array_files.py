@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from deepzero_sim.common.arguments import keywords
-from deepzero_sim.common.components import Component, Wanted, call, load_factory
+from deepzero_sim.common.components import Component, Kind, call, load_factory
 from deepzero_sim.common.requirements import require, require_known, require_one_of, require_type
 from deepzero_sim.common.types import Array, read_only_copy
 from deepzero_sim.connectors.formats import FORMATS
@@ -36,7 +36,7 @@ Subject = Literal["state", "params", "all"]
 ChannelAxis = Literal["first", "last", "none"]
 
 #: Kind of component that a setting `format` of the user's own may name.
-OWN_FORMAT = Wanted.of(Format, "a deepzero_sim.connectors.formats.Format")
+OWN_FORMAT = Kind.of(Format, "a deepzero_sim.connectors.formats.Format")
 
 #: Settings of a file; all others are options of its format.
 KEYS = ("path", "format", "channels", "of", "channel_axis")
@@ -90,8 +90,8 @@ class ArrayFile:
         except (Exception, SystemExit) as error:  # whatever a user's code makes of its values
             cause = " ".join(f"{type(error).__name__}: {error}".split())
             raise SolverCrashError(
-                f"the file {self.path} cannot be written by its format, {name} ({cause}): mend its encode, which must not change "
-                "the array that it is given."
+                f"the file {self.path} cannot be written by its format, {name} ({cause}): mend its encode, which must not "
+                "change the array that it is given."
             ) from error
         if not isinstance(content, Content):
             raise SolverCrashError(
@@ -208,9 +208,7 @@ def _names(channels: Sequence[int], spec: SolverSpec) -> str:
     return ", ".join(spec.channels[channel] if spec.channels else str(channel) for channel in channels)
 
 
-def _parse_files(
-    settings: Sequence[Mapping[str, Any]], spec: SolverSpec, batched: bool, what: str
-) -> tuple[ArrayFile, ...]:
+def _parse_files(settings: Sequence[Mapping[str, Any]], spec: SolverSpec, batched: bool, what: str) -> tuple[ArrayFile, ...]:
     listed = isinstance(settings, Sequence) and not isinstance(settings, str)
     usable = listed and all(isinstance(entry, Mapping) for entry in settings)
     require(usable, f"{what} must be a list of files, each with its path and format", settings)
