@@ -28,7 +28,7 @@ class ProgramOutput:
     """Output of a program, stdout and stderr, in files of its folder.
 
     Args:
-        descriptors: Descriptors of these files, open here too, so that it does not matter what the program makes of their names.
+        descriptors: Descriptors of these files, open here too, so that it does not matter what becomes of their names.
     """
 
     descriptors: tuple[int, int]

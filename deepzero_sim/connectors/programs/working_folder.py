@@ -81,9 +81,7 @@ def list_external_files(settings: ExternalFiles, what: str) -> tuple[ExternalFil
     named = settings if isinstance(settings, Mapping) else {Path(source).absolute().name: source for source in settings}
     if len(named) < len(settings):
         raise ConfigError(f"{what} must have different names in the working folder: give paths by their names there.")
-    files = [
-        file for path, source in named.items() for file in _walk(inner_path(path, what), Path(source).absolute(), what)
-    ]
+    files = [file for path, source in named.items() for file in _walk(inner_path(path, what), Path(source).absolute(), what)]
     if len(files) > MOST_FILES:
         shown = ", ".join(map(str, sources))
         raise ConfigError(f"{what} must not be more than {MOST_FILES} files, not {shown}: name those needed.")
@@ -191,8 +189,11 @@ class WorkingFolders:
         if self._keep == "never" or (self._keep == "failures" and not failed):
             self.remove(folder)
             return None
+        if not _is_folder(folder):
+            self.remove(folder)
+            return "it is not kept, because its program did away with it"
         try:
-            return self._keep_folder(folder, call) if _is_folder(folder) else "it is not kept, because its program did away with it"
+            return self._keep_folder(folder, call)
         except (OSError, shutil.Error, RecursionError) as error:
             return f"it could not be kept in {self._kept_folder} ({error})"
         finally:
