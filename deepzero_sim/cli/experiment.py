@@ -489,7 +489,7 @@ def cost(path: Path, *later: Path) -> Cost:
     before = Cost() if settings["start"] is None else cost(Path(settings["start"]), path.resolve(), *later)
     steps = before.solver_steps + preparation.solver_steps + progress.solver_steps
     failures = dict(Counter(before.failures) + Counter(progress.failures))
-    return Cost(steps, before.seconds + progress.seconds, failures, before.found + preparation.found)
+    return Cost(steps, before.seconds + progress.seconds, failures, before.found + preparation.steps_of_others)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""The training loop and the run folder that it can be resumed from."""
+"""Training loop, and the run folder that it can be resumed from."""
 
 from deepzero_sim.training.learning_rates import warm_up_cosine
 from deepzero_sim.training.run_folder import RunFolder

@@ -1,4 +1,4 @@
-"""How well a network classifies images that it was not trained on."""
+"""Accuracy of a classifier on images that it was not trained on."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ Labelled = tuple[torch.Tensor, torch.Tensor]
 
 @dataclass(frozen=True)
 class Accuracy:
-    """What a network makes of some images.
+    """Result of a network on some images.
 
     Args:
-        accuracy: share of them that it puts into their class.
-        loss: mean cross-entropy.
-        images: how many.
+        accuracy: Share of the images that it puts into their class.
+        loss: Mean cross-entropy.
+        images: Number of images.
     """
 
     accuracy: float
@@ -30,17 +30,17 @@ class Accuracy:
 
 
 def calibrate(model: nn.Module, inputs: Iterable[torch.Tensor]) -> nn.Module:
-    """A copy of a network in evaluation mode, its running statistics those of some inputs: the mean over their batches.
+    """Copy a network to evaluation mode, with running statistics of some inputs: the mean over their batches.
 
-    While a network is queried its buffers stay as they are, running statistics too. So they are taken where they are needed.
+    While a network is queried its buffers stay as they are, running statistics too. So they are computed where they are needed.
 
     Args:
-        model: any network.
-        inputs: batches, as they are in training.
+        model: Any network.
+        inputs: Batches, as they are in training.
     """
-    found = copy.deepcopy(model)
-    torch.optim.swa_utils.update_bn(inputs, found)
-    return found.eval()
+    calibrated = copy.deepcopy(model)
+    torch.optim.swa_utils.update_bn(inputs, calibrated)
+    return calibrated.eval()
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""When a training's checkpoints are written: now and then, at the end, and when it is interrupted."""
+"""Schedule of a training's checkpoints: now and then, at the end, and when it is interrupted."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from deepzero_sim.training.run_folder import RunFolder
 #: Seconds after which a checkpoint is written, however few training steps were done: it takes a fraction of one.
 WRITE_SECONDS = 60.0
 
-#: Seconds after which one is kept in memory: it takes a fraction of a hundredth.
+#: Seconds after which one is copied in memory: it takes a fraction of a hundredth.
 COPY_SECONDS = 1.0
 
 
 @final
-class Checkpoints:
-    """The checkpoints of one training; a context, which Ctrl-C leaves with the latest one written.
+class CheckpointSchedule:
+    """Writer of one training's checkpoints; a context, which Ctrl-C leaves with the latest one written.
 
-    Ctrl-C may come in the middle of an update, or while weights are moved for a query: what is written then is a copy that was
-    made between two training steps, and no more than a second of training before.
+    Ctrl-C may come in the middle of an update, or while weights are moved for a query. So a copy that was made between two
+    training steps is written then, at most a second of training old.
 
     Args:
-        run: where they are written.
-        make: a checkpoint of what was trained so far, a copy.
-        every: training steps between those that are written; fewer where they take long.
+        run: Folder of the run.
+        make: Function that copies the state of the training to a checkpoint.
+        every: Number of training steps between those that are written; fewer where they take long.
     """
 
     def __init__(self, run: RunFolder, make: Callable[[], Checkpoint], every: int) -> None:
@@ -35,18 +35,18 @@ class Checkpoints:
         self._unwritten: Checkpoint | None = None
         self._written, self._copied = time.monotonic(), float("-inf")
 
-    def __enter__(self) -> Checkpoints:
+    def __enter__(self) -> CheckpointSchedule:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if isinstance(error, KeyboardInterrupt) and self._unwritten is not None:
             self._run.save(self._unwritten)
 
-    def done(self, step: int, *, last: bool) -> None:
-        """A training step was done; `last` if it was the last one.
+    def after_step(self, step: int, *, last: bool) -> None:
+        """Write or copy a checkpoint if one is due after a training step, or if it was the last one.
 
         Raises:
-            OSError: no space is left; the old checkpoint stands.
+            OSError: No space is left; the old checkpoint stands.
         """
         now = time.monotonic()
         if last or step % self._every == 0 or now - self._written > WRITE_SECONDS:
@@ -58,7 +58,7 @@ class Checkpoints:
         """Write a checkpoint now.
 
         Raises:
-            OSError: as of :meth:`done`.
+            OSError: No space is left; the old checkpoint stands.
         """
         self._unwritten = self._make()
         self._run.save(self._unwritten)

@@ -7,26 +7,25 @@ from math import cos, pi
 
 import torch
 
-from deepzero_sim.errors import ConfigError
+from deepzero_sim.common.requirements import Words, require
 
 
 def warm_up_cosine(optimiser: torch.optim.Optimizer, steps: int, warm_up: float = 0.06) -> torch.optim.lr_scheduler.LambdaLR:
-    """From 0 up in a line, then down to 0 along half a cosine: at step `t` of `T`, with `w` of them to warm up, the optimiser's
-    rate times
+    """Schedule a rate from 0 up in a line, then down to 0 along half a cosine: at step `t` of `T`, with `w` of them to warm up,
+    the optimiser's rate times
 
         (t + 1) / w                              for t < w
         (1 + cos(pi (t - w) / (T - w))) / 2      from there on
 
     Args:
-        optimiser: whose learning rate.
-        steps: `T`.
-        warm_up: `w / T`.
+        optimiser: Optimiser whose learning rate is scheduled.
+        steps: Number of training steps, `T`.
+        warm_up: Share of them to warm up, `w / T`.
 
     Raises:
-        ConfigError: warm_up is not a share of the steps.
+        ConfigError: The warm-up is not a share of the steps.
     """
-    if not 0 <= warm_up < 1:
-        raise ConfigError(f"warm_up must be a share of the steps, from 0 to below 1, not {warm_up}.")
+    require(0 <= warm_up < 1, "warm_up must be a share of the steps, from 0 to below 1", Words(warm_up))
     return torch.optim.lr_scheduler.LambdaLR(optimiser, partial(_factor, steps, round(warm_up * steps)))
 
 

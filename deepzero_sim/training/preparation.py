@@ -1,4 +1,4 @@
-"""What a run asked of its solver besides training steps, and how long it took: every start of it adds lines to one file."""
+"""Preparation of a run: solver steps and seconds besides training, to which every start of the run adds lines in one file."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from deepzero_sim.common.files import require_regular, write_text
 from deepzero_sim.common.types import is_integer, is_number
 from deepzero_sim.errors import RunError
 
-#: The file, in a run folder.
+#: Name of the file, in a run folder.
 PREPARATION = "preparation.jsonl"
 
-#: The entry of layer ratios.
+#: Entry of layer ratios.
 RATIOS_FOUND = "layer ratios"
 
-#: The entry of a classifier's results.
+#: Entry of a classifier's results.
 RESULTS = "results"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A line of the file.
+    """Line of the file.
 
     Args:
-        what: was prepared, for people.
-        solver_steps: states that were advanced for it, checks and repetitions included.
-        seconds: that it took.
-        found: solver steps that another run had taken, and this one did not.
-        content: the digest of a file that was written then, if one was.
+        what: Name of what was prepared, for people.
+        solver_steps: Number of states that were advanced for it, checks and repetitions included.
+        seconds: Time that it took.
+        found: Number of solver steps that another run had taken, and this one did not.
+        content: Digest of a file that was written then, if one was.
     """
 
     what: str
@@ -43,18 +43,18 @@ class Entry:
 
 
 class Preparation:
-    """The entries of a run, in a file: one a line, each with a checksum of the run and all lines up to there.
+    """Entries of a run, in a file: one a line, each with a checksum of the run and all lines up to there.
 
     Args:
-        path: the file.
-        run: the name of the run; None to take whichever it says.
+        path: Path of the file.
+        run: Name of the run; None to accept the one that the file names.
 
     Attributes:
-        run: the name of the run, empty where there is no file yet that says it.
-        entries: those that there are.
+        run: Name of the run; empty where there is no file yet that names it.
+        entries: Entries so far.
 
     Raises:
-        RunError: the file was changed, or is another run's.
+        RunError: The file was changed, or is another run's.
     """
 
     def __init__(self, path: Path, run: str | None = None) -> None:
@@ -67,12 +67,12 @@ class Preparation:
         self._torn = rest != "" or any("\0" in line for line in lines[-1:])  # by a kill, or by a power cut
         if self._torn and (not rest or not _is_torn(rest)):
             lines = [*lines, rest] if rest else lines[:-1]
-        read = [_read(line) for line in lines]
+        read = [_parse(line) for line in lines]
         if run is None and read and read[0] is not None:
             self.run = read[0][0]
         self._checksum = digest([self.run])
         for line in read:
-            if line is None or line[0] != self.run or line[2] != self._following(line[1]):
+            if line is None or line[0] != self.run or line[2] != self._next_checksum(line[1]):
                 raise RunError(
                     f"{path} was changed, or is another run's: restore it, or delete the folder to train anew; only this file "
                     "says what the run asked of its solver."
@@ -83,38 +83,38 @@ class Preparation:
     def add(self, entry: Entry) -> None:
         """Add a line."""
         if self._torn:
-            self._write_anew()
-        self._checksum = self._following(entry)
+            self._rewrite()
+        self._checksum = self._next_checksum(entry)
         self.entries.append(entry)
         with self._path.open("a", encoding="utf-8") as file:
             file.write(self._line(entry, self._checksum))
 
     @property
     def solver_steps(self) -> int:
-        """States that were advanced in all."""
+        """Number of states that were advanced in all."""
         return sum(entry.solver_steps for entry in self.entries)
 
     @property
     def seconds(self) -> float:
-        """Seconds in all."""
+        """Time in all."""
         return sum(entry.seconds for entry in self.entries)
 
     @property
-    def found(self) -> int:
-        """Solver steps that other runs had taken."""
+    def steps_of_others(self) -> int:
+        """Number of solver steps that other runs had taken."""
         return sum(entry.found for entry in self.entries)
 
     def content(self, what: str) -> str:
-        """The digest of the file that something was last written to; empty if none was."""
+        """Look up the digest of the file that something was last written to; empty if none was."""
         return next((entry.content for entry in reversed(self.entries) if entry.what == what), "")
 
-    def _following(self, entry: Entry) -> str:
+    def _next_checksum(self, entry: Entry) -> str:
         return digest([self._checksum, json.dumps(asdict(entry))])
 
     def _line(self, entry: Entry, checksum: str) -> str:
         return json.dumps({**asdict(entry), "run": self.run, "sha256": checksum}) + "\n"
 
-    def _write_anew(self) -> None:
+    def _rewrite(self) -> None:
         entries, self.entries, self._torn = self.entries, [], False
         self._checksum = digest([self.run])
         write_text(self._path, "".join(self._lines(entries)))
@@ -122,17 +122,17 @@ class Preparation:
 
     def _lines(self, entries: Iterable[Entry]) -> Iterable[str]:
         for entry in entries:
-            self._checksum = self._following(entry)
+            self._checksum = self._next_checksum(entry)
             yield self._line(entry, self._checksum)
 
 
 def _is_torn(rest: str) -> bool:
-    """Whether a last line without an end is part of a line, rather than a line whose end was changed."""
-    return _read(rest) is None and _read(rest[:-1]) is None
+    """Tell a last line without an end that is part of a line from a line whose end was changed."""
+    return _parse(rest) is None and _parse(rest[:-1]) is None
 
 
-def _read(line: str) -> tuple[str, Entry, str] | None:
-    """A line's run, entry and checksum; None if it is none."""
+def _parse(line: str) -> tuple[str, Entry, str] | None:
+    """Parse a line's run, entry and checksum; None if it is none."""
     try:
         content: dict[str, Any] = json.loads(line)
         run, checksum = content.pop("run"), content.pop("sha256")

@@ -1,4 +1,4 @@
-"""Layer ratios as a run folder keeps them, in `ratios.json`, to be used again and to be read by people."""
+"""File of a run's layer ratios, `ratios.json`, to be used again and to be read by people."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from torch import nn
 
 from deepzero_sim.common.checksums import digest
 from deepzero_sim.common.files import require_regular, write_text
-from deepzero_sim.errors import ConfigError, RunError
+from deepzero_sim.common.requirements import is_count, require, require_type
+from deepzero_sim.errors import RunError
 from deepzero_sim.estimators.sparsity.base import Densities, active_count, layer_weights
 from deepzero_sim.training.preparation import PREPARATION, RATIOS_FOUND, Preparation
 
@@ -21,16 +22,16 @@ RATIOS = "ratios.json"
 
 @dataclass(frozen=True)
 class RatiosRecord:
-    """The layer ratios of a run.
+    """Layer ratios of a run.
 
     Args:
-        method: what they come from.
-        sparsity: share of all scored coordinates that was to be left out.
-        densities: the share of each layer that is active, and what it took to find out.
-        sizes: the coordinates of each of these layers.
-        always_active: coordinates outside them: biases and normalisation parameters.
-        seconds: it took.
-        failures: of solver steps on the way, by kind and what was done.
+        method: Name of the method that found them.
+        sparsity: Share of all scored coordinates that was to be left out.
+        densities: Share of each layer that is active, and what it took to find out.
+        sizes: Number of coordinates of each of these layers.
+        always_active: Number of coordinates outside them: biases and normalisation parameters.
+        seconds: Time that it took.
+        failures: Number of failed solver steps on the way, by kind and action.
     """
 
     method: str
@@ -42,34 +43,32 @@ class RatiosRecord:
     failures: dict[str, int] = field(default_factory=dict)
 
     def active(self, name: str) -> int:
-        """How many coordinates of a layer a mask draws."""
+        """Count the coordinates of a layer that a mask draws."""
         return active_count(self.densities.by_layer[name], self.sizes[name])
 
 
 def record_of(model: nn.Module, method: str, sparsity: float, densities: Densities, seconds: float) -> RatiosRecord:
-    """The record of ratios that were just found for a network.
+    """Record the ratios that were just found for a network.
 
     Raises:
-        ConfigError: they are not one share for each of its scored tensors.
+        ConfigError: They are not one share for each of its scored tensors.
     """
     sizes = {name: weight.numel() for name, weight in layer_weights(model).items()}
-    _check_shares(method, densities, sizes)
+    _require_shares(method, densities, sizes)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     return RatiosRecord(method, sparsity, densities, sizes, trained - sum(sizes.values()), seconds)
 
 
-def _check_shares(method: str, densities: Any, sizes: Mapping[str, int]) -> None:
-    """Hold what a user's class may have made to what masks can use."""
-    if not isinstance(densities, Densities):
-        raise ConfigError(f"layer_ratios {method!r} must find deepzero_sim.Densities, not {type(densities).__name__}.")
-    if densities.by_layer.keys() != sizes.keys() or not all(0 <= share <= 1 for share in densities.by_layer.values()):
-        raise ConfigError(
-            f"layer_ratios {method!r} must find a share in [0, 1] for each of {', '.join(sizes)}, not {densities.by_layer}."
-        )
+def _require_shares(method: str, densities: Any, sizes: Mapping[str, int]) -> None:
+    """Refuse ratios that masks cannot use: a user's class may have made them."""
+    require_type(densities, Densities, f"layer_ratios {method!r} must find deepzero_sim.Densities")
+    shares = densities.by_layer
+    fits = shares.keys() == sizes.keys() and all(0 <= share <= 1 for share in shares.values())
+    require(fits, f"layer_ratios {method!r} must find a share in [0, 1] for each of {', '.join(sizes)}", shares)
 
 
 def save_ratios(folder: Path, record: RatiosRecord) -> str:
-    """Write `ratios.json`, whole or not at all. Returns the digest of its text."""
+    """Write `ratios.json`, whole or not at all, and return the digest of its text."""
     layers = {
         name: {"parameters": size, "active": record.active(name), "share": record.densities.by_layer[name]}
         for name, size in record.sizes.items()
@@ -90,10 +89,10 @@ def save_ratios(folder: Path, record: RatiosRecord) -> str:
 
 
 def load_ratios(folder: Path) -> RatiosRecord | None:
-    """What `ratios.json` of a run folder says; None if there is none.
+    """Read the `ratios.json` of a run folder; None if there is none.
 
     Raises:
-        RunError: it is damaged, or not as the run wrote it.
+        RunError: It is damaged, or not as the run wrote it.
     """
     path = folder / RATIOS
     if not path.exists():
@@ -101,7 +100,7 @@ def load_ratios(folder: Path) -> RatiosRecord | None:
     try:
         require_regular(path)
         text = path.read_text(encoding="utf-8")
-        record = _read(json.loads(text))
+        record = _parse(json.loads(text))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise RunError(
             f"{path} does not hold the layer ratios of a run ({type(error).__name__}: {error}): restore it, or delete the "
@@ -114,10 +113,10 @@ def load_ratios(folder: Path) -> RatiosRecord | None:
 
 
 def require_ratios_of(record: RatiosRecord, model: nn.Module, folder: Path) -> None:
-    """Hold a record to the network it is used for.
+    """Refuse a record of another network than the one it is used for.
 
     Raises:
-        RunError: it is another network's.
+        RunError: It is another network's.
     """
     sizes = {name: weight.numel() for name, weight in layer_weights(model).items()}
     if record.sizes != sizes:
@@ -127,7 +126,7 @@ def require_ratios_of(record: RatiosRecord, model: nn.Module, folder: Path) -> N
         )
 
 
-def _read(content: Mapping[str, Any]) -> RatiosRecord:
+def _parse(content: Mapping[str, Any]) -> RatiosRecord:
     layers = {str(name): _Layer(**layer) for name, layer in content["layers"].items()}
     if not layers:
         raise ValueError("no layers")
@@ -136,16 +135,16 @@ def _read(content: Mapping[str, Any]) -> RatiosRecord:
         method=str(content["method"]),
         sparsity=_number(content["sparsity"], "sparsity", most=1),
         densities=Densities(shares, _count(content, "queries"), _count(content, "solver_steps")),
-        sizes={name: _whole(layer.parameters, "parameters", least=1) for name, layer in layers.items()},
+        sizes={name: _integer(layer.parameters, "parameters", least=1) for name, layer in layers.items()},
         always_active=_count(content, "always_active"),
         seconds=_number(content["seconds"], "seconds"),
-        failures={str(kind): _whole(count, "failures") for kind, count in content["failures"].items()},
+        failures={str(kind): _integer(count, "failures") for kind, count in content["failures"].items()},
     )
 
 
 @dataclass(frozen=True)
 class _Layer:
-    """What is kept of one layer; `active` follows from the others and is there for people."""
+    """Entry of one layer; `active` follows from the others and is there for people."""
 
     parameters: int
     active: int
@@ -153,11 +152,11 @@ class _Layer:
 
 
 def _count(content: Mapping[str, Any], key: str) -> int:
-    return _whole(content[key], key)
+    return _integer(content[key], key)
 
 
-def _whole(value: Any, key: str, least: int = 0) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+def _integer(value: Any, key: str, least: int = 0) -> int:
+    if not isinstance(value, int) or not is_count(value, least):
         raise ValueError(f"{key} must be a whole number from {least}, not {value!r}")
     return value
 

@@ -27,7 +27,7 @@ from deepzero_sim.oracle.queries import trainable
 from deepzero_sim.solver.failure_policy import counted
 from deepzero_sim.solver.stepping import located
 from deepzero_sim.training.checkpoint_file import Checkpoint, storable_copies
-from deepzero_sim.training.checkpoint_schedule import Checkpoints
+from deepzero_sim.training.checkpoint_schedule import CheckpointSchedule
 from deepzero_sim.training.run_folder import ANSWERS, RunFolder
 
 #: Training steps that may be skipped one after the other, because solver steps fail that all queries share.
@@ -171,7 +171,7 @@ class Trainer:
     ) -> Progress:
         events = _open_events(self.run.path, progress.step) if tensorboard else None
         ledger = self.oracle.ledger = Ledger(self.run.path / ANSWERS, self.run.name)
-        checkpoints = Checkpoints(self.run, lambda: self._checkpoint(progress), self.checkpoint_every)
+        checkpoints = CheckpointSchedule(self.run, lambda: self._checkpoint(progress), self.checkpoint_every)
         try:
             # explicit, because torch warns of leaving it open; our sparse gradients are sorted and in range by construction
             exact = torch.sparse.check_sparse_tensor_invariants(enable=False)  # type: ignore[no-untyped-call]
@@ -188,7 +188,7 @@ class Trainer:
                     report(progress)
                     if progress.step in keep:  # before the checkpoint to go on from, so that a run beyond it has it
                         self.run.save_snapshot(self._checkpoint(progress), progress.step)
-                    checkpoints.done(progress.step, last=progress.step == steps)
+                    checkpoints.after_step(progress.step, last=progress.step == steps)
             ledger.forget()
         finally:
             self.oracle.ledger = None
