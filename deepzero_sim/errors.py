@@ -1,4 +1,4 @@
-"""What can go wrong, in one tree. Every message says what was expected, what came, and what to do.
+"""Errors of the package, in one tree. Every message says what was expected, what came, and what to do.
 
 DeepZeroError
 ├── ConfigError          a setting, a name or an option
@@ -42,23 +42,23 @@ class DeepZeroError(Exception):
 
 
 class ConfigError(DeepZeroError):
-    """A setting, a name or a command-line option is not usable."""
+    """Unusable setting, name or command-line option."""
 
 
 class ArgumentError(ConfigError, TypeError):
-    """A class or function does not take an argument that it is called with, or misses one."""
+    """Argument that a class or function does not take, or misses."""
 
 
 class DataError(DeepZeroError):
-    """A file or an array of data is missing, foreign, or does not fit what it is used for."""
+    """File or array of data that is missing, foreign, or does not fit its use."""
 
 
 class RunError(DeepZeroError):
-    """A run folder does not fit what is asked of it."""
+    """Run folder that does not fit what is asked of it."""
 
 
 class MissingExtraError(DeepZeroError):
-    """An optional dependency is not installed."""
+    """Optional dependency that is not installed."""
 
     def __init__(self, purpose: str, module: str, extra: str) -> None:
         super().__init__(
@@ -71,10 +71,10 @@ class MissingExtraError(DeepZeroError):
 
 
 class DivergedError(DeepZeroError):
-    """A loss or a gradient is not finite, so training cannot go on from here."""
+    """Loss or gradient that is not finite, so that training cannot go on from here."""
 
 
-#: What can happen to a solver step, by the names that a failure policy and the log use.
+#: Kinds of failure of a solver step, by the names that a failure policy and the log use.
 FailureKind: TypeAlias = Literal[
     "timeout",
     "signal",
@@ -92,58 +92,60 @@ FailureKind: TypeAlias = Literal[
 
 
 class SolverError(DeepZeroError):
-    """The solver broke its contract.
+    """Breach of the contract by a solver.
 
     Attributes:
-        kind: of failure, of the taxonomy; None if it is no failure of a step.
-        kept: the working folder that was kept to look into, if there is one; the message names it too.
-        where: it happened, in words, if that is known: the query, for one.
-        diverged: whether the numbers left what can be computed with: a deterministic solver does so again.
+        kind: Kind of failure, of the taxonomy; None if it is no failure of a step.
+        kept: Working folder that was kept to look into, if there is one; the message names it too.
+        where: Place in words, such as the query, if that is known.
+        diverged: True if the numbers left what can be computed with: a deterministic solver does so again.
+        account: Cost of the work that the error ended, an :class:`~deepzero_sim.solver.failure_policy.Account` if it was noted.
     """
 
     kind: ClassVar[FailureKind | None] = None
     kept: Path | None = None
     where: str = ""
     diverged: bool = False
+    account: object = None
 
 
 class InvalidStateError(SolverError):
-    """States or parameters have a wrong shape or dtype, on the way in or out."""
+    """Wrong shape or dtype of states or parameters, on the way in or out."""
 
     kind = "wrong-shape"
 
 
 class NonFiniteError(SolverError):
-    """A state holds NaN or infinity."""
+    """NaN or infinity in a state."""
 
     kind = "non-finite"
     diverged = True
 
 
 class SolverCrashError(SolverError):
-    """The solver's own code raised an exception."""
+    """Exception that the solver's own code raised."""
 
     kind = "exception"
 
 
 class WorkerLostError(SolverError):
-    """A worker process died while it was answering queries."""
+    """Death of a worker process while it was answering queries."""
 
     kind = "worker-lost"
 
 
 class SolverTimeoutError(SolverError):
-    """The solver's program or server took longer than it may, and was ended or left."""
+    """Program or server of the solver that took longer than it may, and was ended or left."""
 
     kind = "timeout"
 
 
 class SolverKilledError(SolverError):
-    """A signal ended the solver's program. Programs that trap arithmetic errors end so when they diverge, by SIGFPE.
+    """Signal that ended the solver's program. Programs that trap arithmetic errors end by SIGFPE when they diverge.
 
     Args:
-        message: in words.
-        number: of the signal.
+        message: Message in words.
+        number: Number of the signal.
     """
 
     kind = "signal"
@@ -158,50 +160,50 @@ class SolverKilledError(SolverError):
 
 
 class ExitCodeError(SolverError):
-    """The solver's program ended with an exit status that means failure."""
+    """Exit status of the solver's program that means failure."""
 
     kind = "exit-code"
 
 
 class MissingOutputError(SolverError):
-    """The solver ended well, but an output that it should leave is not there."""
+    """Output that the solver should leave but did not, although it ended well."""
 
     kind = "missing-output"
 
 
 class UnreadableOutputError(SolverError):
-    """The solver left output that is truncated, garbage, or of another format."""
+    """Output of the solver that is truncated, garbage, or of another format."""
 
     kind = "unreadable-output"
 
 
 class ServerError(SolverError):
-    """The solver's server answered with an error of its own."""
+    """Error that the solver's server answered with."""
 
     kind = "server-error"
 
 
 class ConnectionLostError(SolverError):
-    """The solver's server cannot be reached, or the connection was cut before its answer was whole."""
+    """Server of the solver that cannot be reached, or whose connection was cut before its answer was whole."""
 
     kind = "connection-lost"
 
 
 class WorkingFolderError(SolverError):
-    """The folder that the solver works in cannot be made or written: no space, no permission."""
+    """Folder of the solver that cannot be made or written: no space, no permission."""
 
     kind = "working-folder"
 
 
 class StatesFailedError(SolverError):
-    """Some states of a batch failed, each for a reason of its own; the others were advanced.
+    """Failure of some states of a batch, each for a reason of its own; the others were advanced.
 
-    A solver that takes each state by itself raises this, so that one failure costs no other state its answer. Its message is
+    A solver that advances states one by one raises this, so that one failure costs no other state its answer. Its message is
     that of the first failure.
 
     Args:
-        failures: by the state's place in the batch, one or more.
-        advanced: `(B, C, *N)`, whatever stands where a state failed.
+        failures: Errors by the state's place in the batch, one or more.
+        advanced: States after the step, `(B, C, *N)`; anything where a state failed.
     """
 
     def __init__(self, failures: Mapping[int, SolverError], advanced: Array) -> None:

@@ -1,4 +1,4 @@
-"""Ctrl-C reaches the main thread only: here it is told to the threads that work for it, and to what they wait for."""
+"""Cancellation by Ctrl-C, which reaches the main thread only: passed on to worker threads, and to what they wait for."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Protocol
 
 
 class Stoppable(Protocol):
-    """Something that waits for what can be ended."""
+    """Object that waits for something that can be ended."""
 
     def stop(self) -> None:
-        """End it."""
+        """End what it waits for."""
 
 
 class CancellationScope:
-    """Ends the tasks of this process's threads. One serves the whole process: :data:`cancellation`."""
+    """Scope that ends the tasks of this process's threads. One serves the whole process: :data:`cancellation`."""
 
     def __init__(self) -> None:
         self._count = 0

@@ -1,4 +1,4 @@
-"""Checksums: what a file says of its own content, so that a flipped bit or another file's part is never taken for it."""
+"""Checksums that files hold of their own content, so that a flipped bit or a part of another file is noticed."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import torch
 
 
 def digest(words: Sequence[str], arrays: Iterable[np.ndarray[Any, Any] | torch.Tensor] = ()) -> str:
-    """SHA-256 of texts and of arrays with their types and shapes, in the order given."""
-    found = hashlib.sha256(json.dumps(list(words)).encode())
+    """Compute the SHA-256 of texts and of arrays with their types and shapes, in the order given."""
+    checksum = hashlib.sha256(json.dumps(list(words)).encode())
     for array in arrays:
-        found.update(f"{array.dtype} {tuple(array.shape)}".encode())
-        found.update(_bytes(array).data)
-    return found.hexdigest()
+        checksum.update(f"{array.dtype} {tuple(array.shape)}".encode())
+        checksum.update(_bytes(array).data)
+    return checksum.hexdigest()
 
 
 def digest_of_named(words: Sequence[str], arrays: Mapping[str, np.ndarray[Any, Any] | torch.Tensor]) -> str:
-    """SHA-256 of texts and of arrays by name, in whatever order a file lists them."""
+    """Compute the SHA-256 of texts and of arrays by name, in whatever order a file lists them."""
     names = sorted(arrays)
     return digest([*words, *names], (arrays[name] for name in names))
 

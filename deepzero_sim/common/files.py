@@ -1,4 +1,4 @@
-"""Writing files so that a reader never sees half of one, and reading text that may be anything."""
+"""Files: written so that a reader never sees half of one, and read although they may be anything."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def replace_file(path: Path) -> Iterator[Path]:
     """Write aside, then rename: `path` is whole and on disk when the block ends, and untouched if it fails.
 
     Yields:
-        The path to write to, in the same folder.
+        Path to write to, in the same folder.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _clear_leftovers(path)
@@ -38,14 +38,17 @@ def replace_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replace_tensor_file(path: Path, what: str) -> Iterator[Path]:
-    """Write a file of safetensors as :func:`replace_file` does, with its name for an input/output error in Python's.
+    """Write a file of safetensors as :func:`replace_file` does, and raise the library's own input/output error as an OSError.
 
     Args:
-        path: of the file.
-        what: it holds, for messages.
+        path: Path of the file.
+        what: Content of the file, for messages.
 
     Yields:
-        The path to write to, in the same folder.
+        Path to write to, in the same folder.
+
+    Raises:
+        OSError: The file cannot be written.
     """
     with replace_file(path) as aside:
         try:
@@ -63,7 +66,7 @@ def _clear_leftovers(path: Path) -> None:
 
 
 def _is_running(process: int) -> bool:
-    """Whether there may be a process of this number."""
+    """Tell the number of a process that may be running."""
     if os.name != "posix":
         return True
     try:
@@ -82,12 +85,12 @@ def write_text(path: Path, text: str) -> None:
 
 
 def require_regular(path: Path) -> None:
-    """Hold a file of a run to be one, if it is there: to open a pipe waits for ever, and a device has no end.
+    """Refuse a file of a run that is a pipe or a device: opening a pipe waits for ever, and a device has no end.
 
     Raises:
-        RunError: it is something else.
+        RunError: It is no regular file.
     """
-    if path.exists() and not path.is_file() and not path.is_dir():  # of a folder it is said when it is opened
+    if path.exists() and not path.is_file() and not path.is_dir():  # opening a folder raises anyway
         raise RunError(f"{path} must be a regular file, but it is something else: restore it, or delete it.")
 
 
@@ -95,15 +98,15 @@ def read_text(path: Path, what: str) -> str:
     """Read a text file that may turn out to be anything: a pipe that nobody writes to, a device without an end, a picture.
 
     Args:
-        path: of the file.
-        what: it should hold, for messages.
+        path: Path of the file.
+        what: Content that it should have, for messages.
 
     Raises:
-        ConfigError: it is no regular file of text in UTF-8, or too large for one.
-        OSError: it cannot be read.
+        ConfigError: It is no regular file of text in UTF-8, or too large for one.
+        OSError: It cannot be read.
     """
     try:
-        with open(path, "rb", opener=_regular) as file:
+        with open(path, "rb", opener=_open_regular) as file:
             content = file.read(LARGEST_TEXT + 1)
     except FileNotFoundError as error:
         raise ConfigError(f"expected {what} at {path}, but there is none: check the path.") from error
@@ -144,10 +147,10 @@ def read_plain_file(path: str | os.PathLike[str], most: int) -> bytes:
 
 
 def require_file_or_folder(path: str) -> None:
-    """Refuse what can be read without an end, or waited for: pipes, sockets and devices.
+    """Refuse pipes, sockets and devices, which can be read without an end, or waited for.
 
     Raises:
-        ConfigError: there is one at the path.
+        ConfigError: There is one at the path.
     """
     try:
         mode = os.stat(path).st_mode  # noqa: PTH116 - text that is no path at all may be asked about
@@ -160,16 +163,16 @@ def require_file_or_folder(path: str) -> None:
 
 
 def kind_of_file(mode: int) -> str:
-    """What a file is that is no plain one."""
+    """Name the kind of a file that is no plain one."""
     kinds = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a folder"}
     return kinds.get(stat.S_IFMT(mode), "a device")
 
 
-def _regular(path: str, flags: int) -> int:
+def _open_regular(path: str, flags: int) -> int:
     """Open a regular file, without waiting for somebody to write to what is a pipe.
 
     Raises:
-        IsADirectoryError: it is a folder, a pipe, a socket or a device.
+        IsADirectoryError: It is a folder, a pipe, a socket or a device.
     """
     file = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
     if not stat.S_ISREG(os.fstat(file).st_mode):

@@ -1,6 +1,6 @@
-"""What stands in an HDF5 file, whoever wrote it: datasets of its own, and attributes in all forms that writers give them.
+"""Objects of an HDF5 file, whoever wrote it: its own datasets, and attributes in all forms that writers give them.
 
-Everything here says what is wrong by a ValueError in words; callers name the file.
+Errors are ValueErrors in words; callers add the name of the file.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ def find(container: h5py.Group, path: str) -> Any:
     """Find an object of this file, through hard and soft links; never one of another file.
 
     Args:
-        container: a file or a group.
-        path: of the object, from there, or from the file's root if it begins with a slash.
+        container: File or group to start from.
+        path: Path of the object from there, or from the file's root if it begins with a slash.
 
     Raises:
-        KeyError: there is no such object.
-        ValueError: a link leads to another file, or around in a circle.
+        KeyError: There is no such object.
+        ValueError: A link leads to another file, or around in a circle.
     """
     place: Any = container.file["/"] if path.startswith("/") else container
     names, links = _parts(path), 0
@@ -43,15 +43,18 @@ def find(container: h5py.Group, path: str) -> Any:
             raise KeyError(f"there is no {path}")
         if isinstance(link, h5py.SoftLink):
             links += 1
-            if links > LINKS:
-                raise ValueError(f"{path} is a link that leads back to itself")
+            _require(links <= LINKS, f"{path} is a link that leads back to itself")
             place = container.file["/"] if link.path.startswith("/") else place
             names = _parts(link.path) + names
-        elif isinstance(link, h5py.HardLink):
-            place = place[name]
         else:
-            raise ValueError(f"{path} is a link to another file, which is not followed")  # noqa: TRY004 - of no type, but of a file
+            _require(isinstance(link, h5py.HardLink), f"{path} is a link to another file, which is not followed")
+            place = place[name]
     return place
+
+
+def _require(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise ValueError(otherwise)
 
 
 def _parts(path: str) -> list[str]:
@@ -62,89 +65,84 @@ def dataset(container: h5py.Group, path: str) -> h5py.Dataset:
     """Find a dataset whose values were written, all of them, and into this file.
 
     Args:
-        container: a file or a group.
-        path: of the dataset.
+        container: File or group to start from.
+        path: Path of the dataset.
 
     Raises:
-        KeyError: there is no such object.
-        ValueError: it is something else, lies in other files, was not written to its end, or does not fit into memory.
+        KeyError: There is no such object.
+        ValueError: It is something else, lies in other files, was not written to its end, or does not fit into memory.
     """
-    found = find(container, path)
-    if not isinstance(found, h5py.Dataset):
-        raise ValueError(f"{path} is no dataset")  # noqa: TRY004 - as above
-    if found.shape is None:
-        raise ValueError(f"{path} holds no array")
-    if found.is_virtual or found.external:
-        raise ValueError(f"{path} has its values in other files, which are not read")
-    claimed = math.prod(found.shape) * found.dtype.itemsize
-    if claimed > memory():
-        raise ValueError(
-            f"{path} of shape {found.shape} would take {claimed / _GIB:,.0f} GiB, more than this machine's memory of "
-            f"{memory() / _GIB:,.0f} GiB"
-        )
-    _require_written(found, path, claimed)
-    return found
+    values = find(container, path)
+    _require(isinstance(values, h5py.Dataset), f"{path} is no dataset")
+    _require(values.shape is not None, f"{path} holds no array")
+    _require(not values.is_virtual and not values.external, f"{path} has its values in other files, which are not read")
+    size = math.prod(values.shape) * values.dtype.itemsize
+    _require(
+        size <= memory(),
+        f"{path} of shape {values.shape} would take {size / _GIB:,.0f} GiB, more than this machine's memory of "
+        f"{memory() / _GIB:,.0f} GiB",
+    )
+    _require_written(values, path, size)
+    return values
 
 
-def _require_written(found: h5py.Dataset, path: str, claimed: int) -> None:
-    """What was never written is read as zeros, without a word."""
-    if not claimed:
+def _require_written(values: h5py.Dataset, path: str, size: int) -> None:
+    """Refuse values that were never written: HDF5 reads them as zeros, without a word."""
+    if not size:
         return
-    if found.chunks is None:
-        if found.id.get_storage_size() < claimed:
-            raise ValueError(f"{path} was never written")
+    if values.chunks is None:
+        _require(values.id.get_storage_size() >= size, f"{path} was never written")
         return
-    chunks = math.prod(-(-size // chunk) for size, chunk in zip(found.shape, found.chunks, strict=True))
-    written = found.id.get_num_chunks()
-    if written < chunks:
-        raise ValueError(f"{chunks - written} of {chunks} chunks of {path} were never written")
+    chunks = math.prod(-(-length // chunk) for length, chunk in zip(values.shape, values.chunks, strict=True))
+    written = values.id.get_num_chunks()
+    _require(written >= chunks, f"{chunks - written} of {chunks} chunks of {path} were never written")
 
 
 def array(container: h5py.Group, path: str, place: int | None = None) -> NDArray[Any]:
     """Read a dataset into memory, in this machine's byte order; see :func:`dataset`.
 
     Args:
-        container: a file or a group.
-        path: of the dataset.
-        place: on its first axis, of which alone the values are read; all of it if None.
+        container: File or group to start from.
+        path: Path of the dataset.
+        place: Index on its first axis, at which alone values are read; all are read if None.
 
     Raises:
-        ValueError: values are packed or marked as missing, besides what :func:`dataset` refuses.
+        ValueError: Values are packed or marked as missing, or :func:`dataset` refuses them.
     """
-    found = dataset(container, path)
-    packed = next((key for key in PACKED if key in found.attrs), None)
-    if packed is not None:
-        raise ValueError(f"{path} holds packed numbers, as its attribute {packed} says")
-    values = np.asarray(found[() if place is None else place])
+    source = dataset(container, path)
+    packed = next((key for key in PACKED if key in source.attrs), None)
+    _require(packed is None, f"{path} holds packed numbers, as its attribute {packed} says")
+    values = np.asarray(source[() if place is None else place])
     if values.dtype.kind in "fiuc" and not values.dtype.isnative:
         values = values.astype(values.dtype.newbyteorder("="))
     for key in ("_FillValue", "missing_value"):
-        missing = number(found.attrs.get(key))
-        if missing is not None and values.dtype.kind in "fiu" and (values == values.dtype.type(missing)).any():
-            raise ValueError(f"{path} has values that are missing ({key} is {missing:g})")
+        missing = number(source.attrs.get(key))
+        if missing is not None and values.dtype.kind in "fiu":
+            absent = bool((values == values.dtype.type(missing)).any())
+            _require(not absent, f"{path} has values that are missing ({key} is {missing:g})")
     return values
 
 
 def memory() -> int:
-    """Bytes of this machine's main memory."""
+    """Look up the bytes of this machine's main memory."""
     if not hasattr(os, "sysconf"):
         return 2**40
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _single(value: Any) -> Any:
-    """The one entry of an array of one; anything else as it is."""
+    """Unpack the entry of an array of one; return anything else as it is."""
     return value.reshape(-1)[0] if isinstance(value, np.ndarray) and value.size == 1 else value
 
 
 def text(value: Any) -> str | None:
-    """An attribute as text, of whatever length, encoding and padding it was written; None if it is none."""
+    """Convert an attribute to text, of whatever length, encoding and padding it was written; None if it is none."""
     value = _single(value)
     if isinstance(value, str):  # what is no UTF-8 comes in surrogates
         value = value.encode("utf-8", "surrogateescape")
     if not isinstance(value, bytes):
         return None
-    written: bytes = value.partition(b"\0")[0]  # what lies behind it in a buffer of C's is no part of it
+    written: bytes = value.partition(b"\0")[0]  # the rest of a buffer of C's is no part of the text
     try:
         decoded = written.decode()
     except UnicodeDecodeError:
@@ -153,9 +151,9 @@ def text(value: Any) -> str | None:
 
 
 def texts(value: Any) -> tuple[str, ...] | None:
-    """An attribute as a list of texts: an array of them, a JSON list, or a single one; None if it is none of these.
+    """Convert an attribute to texts: an array of them, a JSON list, or a single one; None if it is none of these.
 
-    What is empty or not there is a list without entries.
+    An attribute that is empty or missing has no entries.
     """
     if _is_empty(value):
         return ()
@@ -168,22 +166,21 @@ def texts(value: Any) -> tuple[str, ...] | None:
         return (single,) if single else ()
     if isinstance(value, np.ndarray):
         entries = [text(entry) for entry in value.reshape(-1)]
-        found = tuple(entry for entry in entries if entry is not None)
-        return found if len(found) == len(entries) else None
+        return None if None in entries else tuple(entry for entry in entries if entry is not None)
     return None
 
 
 def number(value: Any) -> float | None:
-    """An attribute as a number, of whatever type it was written; None if it is none."""
+    """Convert an attribute to a number, of whatever type it was written; None if it is none."""
     value = _single(value)
     is_real = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
     return float(value) if is_real else None
 
 
 def numbers(value: Any) -> NDArray[np.float64] | None:
-    """An attribute as an array of numbers: an array of any type, or a JSON list; None if it is neither.
+    """Convert an attribute to an array of numbers: an array of any type, or a JSON list; None if it is neither.
 
-    What is empty or not there is an array without entries.
+    An attribute that is empty or missing has no entries.
     """
     if _is_empty(value):
         return np.empty(0)
@@ -191,10 +188,10 @@ def numbers(value: Any) -> NDArray[np.float64] | None:
     if written is not None:
         value = json_of(written)
     try:
-        found = np.atleast_1d(np.asarray(value))
+        values = np.atleast_1d(np.asarray(value))
     except ValueError:  # lists of several lengths
         return None
-    return found.astype(np.float64) if found.dtype.kind in "fiu" else (np.empty(0) if not found.size else None)
+    return values.astype(np.float64) if values.dtype.kind in "fiu" else (np.empty(0) if not values.size else None)
 
 
 def _is_empty(value: Any) -> bool:
@@ -202,7 +199,7 @@ def _is_empty(value: Any) -> bool:
 
 
 def json_of(value: Any) -> Any:
-    """What an attribute holds as JSON; None if it holds none."""
+    """Parse an attribute as JSON; None if it holds none."""
     written = text(value)
     try:
         return None if written is None else json.loads(written)

@@ -1,4 +1,4 @@
-"""A network's parameters, buffers and attributes are not ours to change, nor its own while it is queried."""
+"""State of a network: parameters, buffers and attributes, which a query may not change, nor the network while it is queried."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import torch
 from torch.utils import _pytree as pytree
 
 
-class _Kept(NamedTuple):
-    """A tensor, another view of its memory as it lies now, its values, and whether it is trained."""
+class _Saved(NamedTuple):
+    """Tensor, another view of its memory as it lies now, its values, and whether it is trained."""
 
     tensor: torch.Tensor
     view: torch.Tensor
@@ -22,17 +22,17 @@ class _Kept(NamedTuple):
 
 @contextmanager
 def preserve_state(model: torch.nn.Module) -> Iterator[None]:
-    """Whatever is done to a network inside, afterwards it is what it was, its parameters and buffers bit for bit.
+    """Restore a network afterwards, whatever is done to it inside: its parameters and buffers bit for bit.
 
-    A network itself may write into them (running statistics), resize or replace them; register others, count its calls, keep
+    A network itself may write into them (running statistics), resize or replace them; register others, count its calls, store
     what it computed, exchange its modules.
     """
     attributes = [(vars(module), dict(vars(module))) for module in model.modules()]
-    for _, kept_attributes in list(attributes):
-        named = (kept_attributes[name] for name in ("_parameters", "_buffers", "_modules"))
-        attributes += [(entries, dict(entries)) for entries in named]
-    kept = [
-        _Kept(tensor, tensor.data, tensor.data.clone(), tensor.requires_grad)
+    for _, named in list(attributes):
+        registers = (named[name] for name in ("_parameters", "_buffers", "_modules"))
+        attributes += [(entries, dict(entries)) for entries in registers]
+    saved = [
+        _Saved(tensor, tensor.data, tensor.data.clone(), tensor.requires_grad)
         for tensor in dict.fromkeys((*model.parameters(), *model.buffers()))
         if tensor.layout == torch.strided
     ]
@@ -42,7 +42,7 @@ def preserve_state(model: torch.nn.Module) -> Iterator[None]:
         for now, before in attributes:
             now.clear()
             now.update(before)
-        for tensor, view, values, trained in kept:
+        for tensor, view, values, trained in saved:
             if not _lies_as(tensor, view):
                 tensor.data = view
             if not torch.equal(view, values):  # batch norm writes its statistics without raising their version
@@ -52,7 +52,7 @@ def preserve_state(model: torch.nn.Module) -> Iterator[None]:
 
 
 def _lies_as(tensor: torch.Tensor, view: torch.Tensor) -> bool:
-    """Whether a tensor is the same piece of memory, seen in the same way."""
+    """Tell a tensor that is the same piece of memory, seen in the same way."""
     ours, theirs = ((t.dtype, t.device, t.shape, t.stride(), t.data_ptr()) for t in (tensor, view))
     return ours == theirs
 
@@ -69,9 +69,9 @@ def force_eager() -> AbstractContextManager[Any]:
 
 
 def precision_of(model: torch.nn.Module) -> torch.dtype | None:
-    """The real dtype that a network computes in, by its first parameter of real or complex numbers; None if it has none.
+    """Find the real dtype that a network computes in, by its first parameter of real or complex numbers; None if it has none.
 
-    Parameters of whole numbers or truth values, such as tables of indices, say nothing of it.
+    Parameters of whole numbers or truth values, such as tables of indices, do not count.
     """
     numbers = (p.dtype for p in model.parameters() if p.is_floating_point() or p.is_complex())
     dtype = next(numbers, None)
@@ -79,48 +79,48 @@ def precision_of(model: torch.nn.Module) -> torch.dtype | None:
 
 
 def as_input(model: torch.nn.Module, tensor: torch.Tensor) -> torch.Tensor:
-    """A copy of real numbers in a network's precision, on its device: the network may write into it."""
+    """Copy real numbers to a network's precision and device: the network may write into the copy."""
     device = next((p.device for p in model.parameters()), tensor.device)
     dtype = precision_of(model)
     return tensor.to(device=device, dtype=tensor.dtype if dtype is None else dtype, copy=True)
 
 
 def copy_tensors(inputs: Sequence[Any]) -> tuple[Any, ...]:
-    """Copies of the tensors in a call's arguments, which the code that is called may write into."""
+    """Copy the tensors in a call's arguments: the code that is called may write into the copies."""
     copies: tuple[Any, ...] = pytree.tree_map(lambda x: x.clone() if isinstance(x, torch.Tensor) else x, tuple(inputs))
     return copies
 
 
 def cast(model: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
-    """A network with its real parameters and buffers in a precision, and its complex ones in the complex type of that.
+    """Convert a network's real parameters and buffers to a precision, and its complex ones to the complex type of that.
 
     `Module.to(dtype)` would throw imaginary parts away.
 
     Args:
-        model: which is changed.
-        dtype: torch.float32 or torch.float64.
+        model: Network, which is changed.
+        dtype: Precision, torch.float32 or torch.float64.
 
     Returns:
         The same network.
     """
 
-    def converted(tensor: torch.Tensor) -> torch.Tensor:
+    def convert(tensor: torch.Tensor) -> torch.Tensor:
         if tensor.is_complex():
             return tensor.to(dtype.to_complex())
         return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
-    model._apply(converted)  # type: ignore[no-untyped-call] # what Module.to does, for every parameter and buffer in place
+    model._apply(convert)  # type: ignore[no-untyped-call] # as Module.to does, for every parameter and buffer in place
     return model
 
 
 def write(model: torch.nn.Module, values: Mapping[str, torch.Tensor]) -> None:
-    """Write values into a network's parameters, where everything sees them that holds or shares their memory.
+    """Write values into a network's parameters, in place, so that everything that holds or shares their memory sees them.
 
-    To put other tensors in their places does not: lists and views that the network keeps stay with the old ones.
+    Replacing the tensors would not: lists and views that the network stores would stay with the old ones.
 
     Args:
-        model: the network.
-        values: by the names of `named_parameters()`.
+        model: Network, which is changed.
+        values: Tensors by the names of `named_parameters()`.
     """
     for name, tensor in values.items():
         model.get_parameter(name).data.copy_(tensor)

@@ -1,4 +1,4 @@
-"""Random numbers: drawn from seeds, and never behind our back."""
+"""Random numbers: generators with a seed, and a detector of code that draws without being told to."""
 
 from __future__ import annotations
 
@@ -8,23 +8,21 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from deepzero_sim.common.types import is_integer
-from deepzero_sim.errors import ConfigError
+from deepzero_sim.common.requirements import is_count, require
 
 
 def new_generator(seed: int) -> torch.Generator:
-    """A generator of its own, on the CPU: a seed gives the same numbers on every machine.
+    """Make a generator on the CPU, where a seed gives the same numbers on every machine.
 
     Raises:
-        ConfigError: the seed is no whole number from 0 to below 2**63.
+        ConfigError: The seed is no whole number from 0 to below 2**63.
     """
-    if not is_integer(seed) or not 0 <= seed < 2**63:
-        raise ConfigError(f"a seed must be a whole number from 0 to below 2**63, not {seed!r}.")
+    require(is_count(seed, least=0) and seed < 2**63, "a seed must be a whole number from 0 to below 2**63", seed)
     return torch.Generator().manual_seed(int(seed))
 
 
 class RandomnessDetector(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """While active, notices whether this thread has torch draw random numbers, from whichever generator."""
+    """Mode that notices whether this thread has torch draw random numbers, from whichever generator."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -32,7 +30,7 @@ class RandomnessDetector(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """Not for its sake is torch's compiler imported, which would take every worker a second."""
+        """Skip dynamo: importing it would cost every worker about a second."""
         return False
 
     def __torch_dispatch__(
@@ -40,12 +38,12 @@ class RandomnessDetector(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         kwargs = dict(kwargs or {})
         if torch.Tag.nondeterministic_seeded in func.tags:
-            # operations that can draw, such as attention, are the same where they are told not to
+            # operations that can draw, such as attention, have this tag even where an argument tells them not to
             schema = func._schema.arguments
             given = {x.name: x.default_value for x in schema} | dict(zip((x.name for x in schema), args, strict=False)) | kwargs
-            self.found |= not any(name in given and not given[name] for name in _WHETHER)
+            self.found |= not any(name in given and not given[name] for name in _SWITCHES)
         return func(*args, **kwargs)
 
 
-#: Arguments that say whether an operation draws.
-_WHETHER = ("dropout", "dropout_p", "p", "train", "training")
+#: Arguments that switch the drawing of an operation on or off.
+_SWITCHES = ("dropout", "dropout_p", "p", "train", "training")

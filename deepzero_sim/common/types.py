@@ -1,10 +1,10 @@
-"""Names for the types that cross the package's seams."""
+"""Types that cross the package's seams, and conversions between them."""
 
 from __future__ import annotations
 
 import numbers
 from collections.abc import Mapping
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeGuard, TypeVar
 
 import numpy as np
 import torch
@@ -21,34 +21,34 @@ NamedTensors: TypeAlias = dict[str, torch.Tensor]
 
 
 def to_array(tensor: torch.Tensor) -> Array:
-    """A tensor's values as a numpy array, without a copy where it lies in main memory."""
+    """Convert a tensor to a numpy array, without a copy where it lies in main memory."""
     array: Array = tensor.detach().cpu().numpy()
     return np.ascontiguousarray(array)
 
 
 def to_array_or_none(tensor: torch.Tensor | None) -> Array | None:
-    """Of parameters, which there may be none of."""
+    """Convert parameters, which may be absent, to a numpy array or None."""
     return None if tensor is None else to_array(tensor)
 
 
 def read_only_copy(array: _AnyArray) -> _AnyArray:
-    """The same values for code that is not ours: neither that nor what it keeps of them can change an array of ours.
+    """Copy an array for code that is not ours, so that neither that code nor what it stores can change ours.
 
-    The flag makes numpy refuse a write, so that it is noticed. The copy holds where the flag does not: torch, ctypes and
-    compiled code write through it.
+    The flag makes numpy refuse a write, so that the mistake is noticed. The copy protects where the flag does not: torch,
+    ctypes and compiled code write through it.
     """
     copy = array.copy()
     copy.flags.writeable = False
     return copy
 
 
-def is_number(value: object) -> bool:
-    """Whether it is a real number, whatever the type hints promised; true and false are none."""
+def is_number(value: object) -> TypeGuard[float]:
+    """Tell real numbers from all else, whatever the type hints promised; true and false are none."""
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
-def is_integer(value: object) -> bool:
-    """Whether it is a whole number; true and false are none."""
+def is_integer(value: object) -> TypeGuard[int]:
+    """Tell whole numbers from all else; true and false are none."""
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 

@@ -50,7 +50,7 @@ def build_ratios(component: Component) -> LayerRatios:
     Raises:
         ConfigError: There are none of that name, or they cannot be made.
     """
-    ratios = call(LAYER_RATIOS.get(component.name) or load_factory(component.name, RATIOS), component)
+    ratios: LayerRatios = call(LAYER_RATIOS.get(component.name) or load_factory(component.name, RATIOS), component)
     require_type(ratios, LayerRatios, f"layer_ratios {component.name!r} must make a deepzero_sim.LayerRatios")
     return ratios
 
