@@ -71,6 +71,6 @@ def test_a_line_that_fails_fails_the_page(tmp_path: Path, code: str) -> None:
 
 def test_what_runs_in_the_background_ends_with_the_page(tmp_path: Path) -> None:
     waiting = "import os, time; open('started', 'w').write(str(os.getpid())); time.sleep(600)"
-    until = "import pathlib, time\nwhile not pathlib.Path('started').exists(): time.sleep(0.01)"
+    until = "import pathlib, time\nwhile not any(p.read_text() for p in pathlib.Path().glob('started')): time.sleep(0.01)"
     run_page(page(tmp_path, f'```sh\npython -c "{waiting}" &\n```\n```python\n{until}\n```\n'), tmp_path)
     assert wait_until(lambda: not Path(f"/proc/{(tmp_path / 'started').read_text()}").exists(), 5)

@@ -1,4 +1,4 @@
-"""Pages can be found and read: links and anchors hold, no page is long, and references are complete."""
+"""Pages can be found and read: links and anchors hold, no page is long, and every path that a contributor is sent to exists."""
 
 from __future__ import annotations
 
@@ -8,9 +8,6 @@ from pathlib import Path
 
 import pytest
 from snippets import FENCED
-
-import deepzero_sim as dz
-from deepzero_sim.cli.main import parser
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")])
@@ -74,32 +71,6 @@ def test_the_map_has_every_room() -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     rooms = {entry.name for entry in (ROOT / "deepzero_sim").iterdir() if (entry / "__init__.py").exists()}
     assert {room for room in rooms if f"`deepzero_sim/{room}/`" not in text} == set()
-
-
-def test_every_public_name_is_in_the_reference() -> None:
-    text = (ROOT / "docs" / "reference" / "python.md").read_text(encoding="utf-8")
-    assert [name for name in dz.__all__ if not re.search(rf"`{name}\b", text)] == []
-
-
-def section(text: str, heading: str) -> str:
-    return re.split(rf"^## {re.escape(heading)}$", text, maxsplit=1, flags=re.MULTILINE)[1].partition("\n## ")[0]
-
-
-def keys(table: str) -> set[str]:
-    """First components of the keys in the first column of a table."""
-    columns = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
-    return {key.partition(".")[0] for column in columns for key in re.findall(r"`([\w.]+)`", column)}
-
-
-COMMANDS = parser()[1]
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_setting_is_in_the_reference(command: str) -> None:
-    page = "settings.md" if command in ("train", "classify", "generate") else "commands.md"
-    text = (ROOT / "docs" / "reference" / page).read_text(encoding="utf-8")
-    taken = {action.dest.partition(".")[0] for action in COMMANDS[command]._actions}
-    assert keys(section(text, command)) == taken - {"help", "config", "print_config"}
 
 
 def test_the_readme_shows_the_table_of_the_demo() -> None:
