@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, wait
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
@@ -42,9 +42,6 @@ class PerStateCaller:
         require(fits, f"at_once must be a whole number of calls from 1 to {MOST_AT_ONCE}", at_once)
         self.at_once = int(at_once)
         self._stop = stop
-        self._set_up()
-
-    def _set_up(self) -> None:
         self._starting = threading.Lock()
         self._start_afresh()
         cancellation.register(self)
@@ -105,12 +102,8 @@ class PerStateCaller:
                 self._threads = ThreadPoolExecutor(self.at_once, thread_name_prefix="deepzero-sim-solver")
             return self._threads
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"at_once": self.at_once, "_stop": self._stop}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._set_up()
+    def __reduce__(self) -> tuple[type[PerStateCaller], tuple[int, Callable[[], None]]]:
+        return PerStateCaller, (self.at_once, self._stop)  # threads and locks stay in their process
 
 
 def one_by_one(advance: AdvanceOne, states: Array, params: Array | None) -> Array:

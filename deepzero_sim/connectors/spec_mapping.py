@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepzero_sim.common.requirements import require, require_known, require_type
+from deepzero_sim.common.requirements import Words, require, require_known, require_type
 from deepzero_sim.common.types import is_integer, is_number
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.solver.contract import SolverSpec
@@ -31,8 +31,8 @@ def as_spec(spec: SolverSpec | Mapping[str, Any]) -> SolverSpec:
         return spec
     require_type(spec, Mapping, "spec must be a SolverSpec, or a mapping of its fields")
     require_known(spec, FIELDS, "a spec")
-    if not {"name", "state_shape", "dt"} <= set(spec):
-        raise ConfigError(f"spec must have name, state_shape and dt, not only {', '.join(spec) or 'nothing'}.")
+    enough = {"name", "state_shape", "dt"} <= set(spec)
+    require(enough, "spec must have name, state_shape and dt", Words(f"only {', '.join(spec) or 'nothing'}"))
     if is_number(spec["state_shape"]):
         raise ConfigError(f"spec cannot be made with state_shape {spec['state_shape']!r}: write [channels, points, ...].")
     return SolverSpec(**{**spec, "mask": as_mask(spec.get("mask"))})

@@ -104,16 +104,7 @@ def as_state(values: NDArray[np.generic], shape: tuple[int, ...], dtype: np.dtyp
 
 
 def require_content(holds: bool, complaint: str, error: type[DeepZeroError] = UnreadableOutputError) -> None:
-    """Refuse the content of a file unless a condition holds.
-
-    Args:
-        holds: Condition on the content.
-        complaint: Message without the name of the file, such as ``"holds 3 numbers, not 4"``.
-        error: Class of the error.
-
-    Raises:
-        DeepZeroError: The condition does not hold.
-    """
+    """Refuse the content of a file unless a condition holds; the complaint leaves the file's name out."""
     if not holds:
         raise error(complaint)
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from deepzero_sim.common.requirements import is_count, require
+from deepzero_sim.common.requirements import Words, is_count, require
 from deepzero_sim.common.types import Array
 from deepzero_sim.connectors.formats.base import Content, Format, as_dtype, require_content, require_size
 from deepzero_sim.connectors.formats.numbers import EXPONENT_LETTERS, expand_repeats, parse_numbers
@@ -116,8 +116,8 @@ def _require_marks(comments: str, delimiter: str | None) -> None:
         return
     single = isinstance(delimiter, str) and len(delimiter) == 1 and delimiter not in NUMBER_CHARACTERS
     require(single, "delimiter must be one character that no number holds and that ends no line", delimiter)
-    if comments.strip().startswith(delimiter):
-        raise ConfigError(f"comments must not begin with the delimiter, but are {comments!r}, not something else.")
+    apart = not comments.strip().startswith(delimiter)
+    require(apart, f"comments must not begin with the delimiter, but are {comments!r}", Words("something else"))
 
 
 def _header_lines(header: str | Sequence[str] | int, comments: str) -> list[str]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from deepzero_sim.common.requirements import did_you_mean, require
+from deepzero_sim.common.requirements import Words, did_you_mean, require
 from deepzero_sim.connectors.programs.namelists.entries import (
     ABSENT,
     BY_A_TEMPLATE,
@@ -100,8 +100,8 @@ def _read_one(path: str, source: str | Path, groups: Any) -> Namelists:
     require(nested, f"{where}: values must be given by group and name", groups)
     named = all(isinstance(name, str) for group, given in groups.items() for name in (group, *given))
     require(named, f"{where}: groups and what is in them must have names", groups)
-    if len({group.lower() for group in groups}) < len(groups):
-        raise ConfigError(f"{where}: every group must be there once, whether in upper case or lower, not {', '.join(groups)}.")
+    distinct = len({group.lower() for group in groups}) == len(groups)
+    require(distinct, f"{where}: every group must be there once, whether in upper case or lower", Words(", ".join(groups)))
     base = _Base(where, str(source), text)
     edits = [edit for group, given in groups.items() for edit in base.edits(group, given)]
     base.require_no_other_change(edits)

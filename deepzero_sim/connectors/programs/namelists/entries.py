@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from deepzero_sim.common.requirements import require
+from deepzero_sim.common.requirements import Words, require
 from deepzero_sim.connectors.programs.namelists.groups import Assignment, Dimension, Group
 from deepzero_sim.connectors.programs.namelists.values import NULL, Kind, Placeholder, Scalar, kinds_of, spell
 from deepzero_sim.connectors.programs.templates import PLACEHOLDER, Text
@@ -26,15 +26,7 @@ ABSENT = object()
 
 
 def require_settable(holds: bool, complaint: str) -> None:
-    """Refuse settings that a base cannot take; a template can.
-
-    Args:
-        holds: Condition on settings and base.
-        complaint: Sentence without its remedy.
-
-    Raises:
-        ConfigError: The condition does not hold.
-    """
+    """Refuse settings that a base cannot take, unless a condition holds: a template can."""
     if not holds:
         raise ConfigError(f"{complaint}: {BY_A_TEMPLATE}.")
 
@@ -148,8 +140,8 @@ def _expand(entry: Entry) -> Iterator[Entry]:
     """Yield the entry itself, or the entries that it consists of."""
     given, base = entry.given, entry.base
     unset = base is ABSENT or (base is None and not _has_members(given))
-    if not unset and _form(given) != _form(base):
-        raise ConfigError(f"{entry.where} is {_form(base)} in the base, not {_form(given)}: give as many, or {BY_A_TEMPLATE}.")
+    fits, form = unset or _form(given) == _form(base), f"{entry.where} is {_form(base)} in the base"
+    require(fits, form, Words(_form(given)), f"give as many, or {BY_A_TEMPLATE}")
     if isinstance(given, Mapping):
         yield from entries(given, None if unset else base, entry)
     elif _has_members(given):
