@@ -1,4 +1,4 @@
-"""Servers that fail as real ones do: raw sockets that speak just enough HTTP, and say or leave what a test wants."""
+"""Servers that fail as real ones do: raw sockets that speak just enough HTTP to answer, or not, as a test wants."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ Reply = Callable[[socket.socket, str, bytes], None]
 
 
 class RawServer:
-    """Listens on a port of its own, a thread for every connection.
+    """A server on a port of its own, with a thread for every connection.
 
     Args:
-        reply: to every request: `(connection, path, body)`.
-        port: 0 for a free one.
-        wrapped: what becomes of a connection before it is used.
+        reply: Function that answers every request: `(connection, path, body)`.
+        port: Number of the port; 0 for a free one.
+        wrapped: Function that a connection goes through before it is used.
 
     Attributes:
-        connections: how many came.
-        requests: paths and bodies, in the order they came.
-        under_way, most_under_way: requests being answered, now and at most.
+        connections: Number of connections so far.
+        requests: Paths and bodies, in the order they came.
+        under_way, most_under_way: Number of requests being answered, now and at most.
     """
 
     def __init__(
@@ -48,9 +48,9 @@ class RawServer:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def asked(self, path: str) -> int:
-        """How often."""
-        return [asked for asked, _ in self.requests].count(path)
+    def count(self, path: str) -> int:
+        """Count the requests for a path."""
+        return sum(requested == path for requested, _ in self.requests)
 
     def close(self) -> None:
         """Stop listening, and cut all connections."""
@@ -112,17 +112,17 @@ def raw_server(reply: Reply, port: int = 0, **options: Any) -> Iterator[RawServe
 
 
 def http(body: bytes, status: str = "200 OK", headers: str = "", length: int | None = None) -> bytes:
-    """An answer, whole."""
+    """Make a whole answer."""
     return f"HTTP/1.1 {status}\r\nContent-Length: {len(body) if length is None else length}\r\n{headers}\r\n".encode() + body
 
 
-def saying(answer: bytes) -> Reply:
-    """Answer every request so."""
+def answer_with(answer: bytes) -> Reply:
+    """Answer every request alike."""
     return lambda connection, path, body: connection.sendall(answer)
 
 
-def cutting(answer: bytes) -> Reply:
-    """Say so much, and close the connection."""
+def cut_after(answer: bytes) -> Reply:
+    """Send so much, and close the connection."""
 
     def reply(connection: socket.socket, path: str, body: bytes) -> None:
         connection.sendall(answer)
@@ -131,13 +131,13 @@ def cutting(answer: bytes) -> Reply:
     return reply
 
 
-def hanging(connection: socket.socket, path: str, body: bytes) -> None:
-    """Say nothing until the client has gone."""
+def hang(connection: socket.socket, path: str, body: bytes) -> None:
+    """Send nothing until the client has gone."""
     connection.recv(1)
 
 
-def trickling(answer: bytes) -> Reply:
-    """A byte at a time for ever, of an answer that never ends."""
+def trickle(answer: bytes) -> Reply:
+    """Send an answer that never ends, a byte at a time."""
 
     def reply(connection: socket.socket, path: str, body: bytes) -> None:
         connection.sendall(answer)
@@ -149,7 +149,7 @@ def trickling(answer: bytes) -> Reply:
 
 
 def um_bridge(evaluate: Reply, size: int = 4, info: Mapping[str, Any] | None = None) -> Reply:
-    """UM-Bridge's protocol for one model `forward` of vectors of a size, with a test's own answer to `/Evaluate`."""
+    """Speak UM-Bridge's protocol for one model `forward` of vectors of a size, with a test's own answer to `/Evaluate`."""
     answers = {
         "/Info": {"protocolVersion": 1.0, "models": ["forward"], **(info or {})},
         "/ModelInfo": {"support": {"Evaluate": True, "Gradient": False}},
@@ -166,8 +166,8 @@ def um_bridge(evaluate: Reply, size: int = 4, info: Mapping[str, Any] | None = N
     return reply
 
 
-def halving(connection: socket.socket, path: str, body: bytes) -> None:
-    """A model that halves its input."""
+def halve(connection: socket.socket, path: str, body: bytes) -> None:
+    """Halve the input."""
     values = json.loads(body)["input"][0]
     connection.sendall(http(json.dumps({"output": [[0.5 * value for value in values]]}).encode()))
 
@@ -185,7 +185,7 @@ def reachable(port: int) -> bool:
 
 
 def wait_for(port: int, seconds: float = 60.0) -> None:
-    """Until someone listens there."""
+    """Wait until someone listens there."""
     end = time.monotonic() + seconds
     while not reachable(port):
         assert time.monotonic() < end, f"nobody listens on port {port}"
@@ -194,7 +194,7 @@ def wait_for(port: int, seconds: float = 60.0) -> None:
 
 @contextmanager
 def program(*arguments: Any, port: int, **options: Any) -> Iterator[subprocess.Popen[str]]:
-    """A server in a process of its own, ended at the end."""
+    """Run a server in a process of its own, and kill it at the end."""
     process = subprocess.Popen([*map(str, arguments)], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)
     try:
         wait_for(port)
@@ -204,13 +204,13 @@ def program(*arguments: Any, port: int, **options: Any) -> Iterator[subprocess.P
         process.communicate()
 
 
-#: A server of the official package, which would listen on all addresses if it were let.
+#: Script of a server of the official package, kept from listening on all addresses.
 OFFICIAL = Path(__file__).with_name("umbridge_server.py")
 
 
 @contextmanager
 def official_server(script: Path = OFFICIAL) -> Iterator[str]:
-    """The official package's server: its URL."""
+    """Run the official package's server, and yield its URL."""
     port = free_port()
     with program(sys.executable, script, port, port=port):
         yield f"http://127.0.0.1:{port}"

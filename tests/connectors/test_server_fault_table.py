@@ -12,19 +12,19 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from http_servers import RawServer, cutting, free_port, hanging, http, raw_server, saying, trickling, um_bridge
+from http_servers import RawServer, answer_with, cut_after, free_port, hang, http, raw_server, trickle, um_bridge
 from test_fault_table import LIMIT, LOST, POINTS, STEP, UNROLL, asked
 
 import deepzero_sim as dz
 from deepzero_sim.solver import stepping
 
 
-def failing_shape(connection: socket.socket, path: str, body: bytes) -> None:
+def answer_short(connection: socket.socket, path: str, body: bytes) -> None:
     values = json.loads(body)["input"][0]
     connection.sendall(http(json.dumps({"output": [values[:-1]]}).encode()))
 
 
-def failing_value(token: bytes) -> Callable[[socket.socket, str, bytes], None]:
+def answer_value(token: bytes) -> Callable[[socket.socket, str, bytes], None]:
     def reply(connection: socket.socket, path: str, body: bytes) -> None:
         connection.sendall(http(b'{"output": [[' + b", ".join([token] * POINTS) + b"]]}"))
 
@@ -33,22 +33,22 @@ def failing_value(token: bytes) -> Callable[[socket.socket, str, bytes], None]:
 
 #: What the server does to states beyond the limit, and what that is called.
 FAULTS = {
-    "500": (saying(http(b'{"error": {"type": "ModelError", "message": "it diverged"}}', "500 Oops")), "server-error"),
-    "400": (saying(http(b"<html>no</html>", "400 Bad")), "server-error"),
-    "cut": (cutting(http(b'{"output": [[1.0, ', length=1000)), "connection-lost"),
-    "closed": (cutting(b""), "connection-lost"),
-    "hang": (hanging, "timeout"),
-    "trickle": (trickling(http(b'{"output": [[', length=100)), "timeout"),
-    "garbage": (saying(http(b"hello")), "unreadable-output"),
-    "shape": (failing_shape, "wrong-shape"),
-    "NaN": (failing_value(b"NaN"), "non-finite"),
-    "null": (failing_value(b"null"), "non-finite"),
+    "500": (answer_with(http(b'{"error": {"type": "ModelError", "message": "it diverged"}}', "500 Oops")), "server-error"),
+    "400": (answer_with(http(b"<html>no</html>", "400 Bad")), "server-error"),
+    "cut": (cut_after(http(b'{"output": [[1.0, ', length=1000)), "connection-lost"),
+    "closed": (cut_after(b""), "connection-lost"),
+    "hang": (hang, "timeout"),
+    "trickle": (trickle(http(b'{"output": [[', length=100)), "timeout"),
+    "garbage": (answer_with(http(b"hello")), "unreadable-output"),
+    "shape": (answer_short, "wrong-shape"),
+    "NaN": (answer_value(b"NaN"), "non-finite"),
+    "null": (answer_value(b"null"), "non-finite"),
 }
 
 DIVERGED = ("NaN", "null")
 
 
-def smoothing(connection: socket.socket, values: list[float]) -> None:
+def smooth(connection: socket.socket, values: list[float]) -> None:
     state = np.array(values)
     connection.sendall(http(json.dumps({"output": [(state + 0.1 * (state.mean() - state)).tolist()]}).encode()))
 
@@ -66,7 +66,7 @@ def server(fault: str = "500", limit: float = math.inf, times: float = math.inf,
         if fails:
             FAULTS[fault][0](connection, path, body)
         else:
-            smoothing(connection, values)
+            smooth(connection, values)
 
     with raw_server(um_bridge(evaluate, POINTS), port) as opened:
         yield opened
@@ -100,21 +100,21 @@ def test_abort(fault: str, policy: str) -> None:
 @pytest.mark.parametrize("fault", FAULTS)
 def test_drop(whole: object, fault: str) -> None:
     with server(fault, LIMIT) as opened:
-        answers, oracle = asked(solver(opened.url), "drop")
+        answers, incidents = asked(solver(opened.url), "drop")
     expected = whole.clone()  # type: ignore[attr-defined]
     expected[LOST] = 0
     assert list(answers.dropped) == LOST and answers.changes.equal(expected)
-    assert [(one.kind, one.action) for one in oracle.log.incidents] == [(FAULTS[fault][1], "dropped")] * len(LOST)
+    assert [(one.kind, one.action) for one in incidents] == [(FAULTS[fault][1], "dropped")] * len(LOST)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_retry_of_what_passes(whole: object, fault: str) -> None:
     with server(fault, LIMIT, times=2) as opened:
-        answers, oracle = asked(solver(opened.url, fault not in DIVERGED), "retry(2)")
+        answers, incidents = asked(solver(opened.url, fault not in DIVERGED), "retry(2)")
     assert answers.dropped == () and answers.changes.equal(whole)  # type: ignore[arg-type]
     # a connection that was open before, and closes without a word, is opened once more without asking the policy
     count = 1 if fault == "closed" else 2
-    assert [(one.kind, one.action) for one in oracle.log.incidents] == [(FAULTS[fault][1], "retried")] * count
+    assert [(one.kind, one.action) for one in incidents] == [(FAULTS[fault][1], "retried")] * count
 
 
 def test_a_server_that_is_not_there() -> None:
@@ -129,13 +129,13 @@ def test_a_server_that_goes_away_in_the_middle(policy: str) -> None:
     with server() as opened:
         whole_steps = len(asked(solver(opened.url), "abort")[0].changes) * (UNROLL - 1)
 
-    def leaving(connection: socket.socket, path: str, body: bytes) -> None:
-        if opened.asked("/Evaluate") > UNROLL + whole_steps // 2:
+    def leave(connection: socket.socket, path: str, body: bytes) -> None:
+        if opened.count("/Evaluate") > UNROLL + whole_steps // 2:
             opened.close()
         else:
-            smoothing(connection, json.loads(body)["input"][0])
+            smooth(connection, json.loads(body)["input"][0])
 
-    with raw_server(um_bridge(leaving, POINTS)) as opened:
+    with raw_server(um_bridge(leave, POINTS)) as opened:
         if policy == "abort":
             with pytest.raises(dz.ConnectionLostError, match=r"failure: connection-lost, at layers\."):
                 asked(solver(opened.url), policy)
@@ -154,17 +154,17 @@ def test_a_server_that_comes_back_loses_no_query(whole: object, monkeypatch: pyt
         with server(port=port):
             done.wait(30)
 
-    def leaving(connection: socket.socket, path: str, body: bytes) -> None:
-        if first.asked("/Evaluate") == UNROLL + 7:
+    def leave(connection: socket.socket, path: str, body: bytes) -> None:
+        if first.count("/Evaluate") == UNROLL + 7:
             first.close()
         else:
-            smoothing(connection, json.loads(body)["input"][0])
+            smooth(connection, json.loads(body)["input"][0])
 
     done, back = threading.Event(), threading.Thread(target=come_back)
-    with raw_server(um_bridge(leaving, POINTS), port) as first:
+    with raw_server(um_bridge(leave, POINTS), port) as first:
         back.start()
-        answers, oracle = asked(solver(first.url), "retry(6)")
+        answers, incidents = asked(solver(first.url), "retry(6)")
     done.set()
     back.join()
     assert answers.changes.equal(whole)  # type: ignore[arg-type]
-    assert {(one.kind, one.action) for one in oracle.log.incidents} == {("connection-lost", "retried")}
+    assert {(one.kind, one.action) for one in incidents} == {("connection-lost", "retried")}

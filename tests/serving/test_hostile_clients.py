@@ -31,7 +31,7 @@ PROGRAM = Path(__file__).parents[1] / "served_decay.py"
 
 
 @contextmanager
-def started(*arguments: str, descriptors: int | None = None) -> Iterator[tuple[subprocess.Popen[str], int]]:
+def start_server(*arguments: str, descriptors: int | None = None) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """A server's process, and its port; at the end it has said nothing more."""
     command = [sys.executable, str(PROGRAM), "0", *arguments]
     if descriptors is not None:
@@ -51,7 +51,7 @@ def started(*arguments: str, descriptors: int | None = None) -> Iterator[tuple[s
 
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
-    with started("0.5") as (_, port):
+    with start_server("0.5") as (_, port):
         yield port
 
 
@@ -74,7 +74,7 @@ def evaluate(port: int, seconds: float = 0.0, headers: Mapping[str, str] | None 
 
 
 @contextmanager
-def opened(port: int, content: bytes) -> Iterator[socket.socket]:
+def connect(port: int, content: bytes) -> Iterator[socket.socket]:
     with socket.create_connection(("127.0.0.1", port), 5) as connection:
         connection.sendall(content)
         yield connection
@@ -110,7 +110,7 @@ def test_a_name_that_was_made_to_point_here_reads_nothing(port: int, host: str, 
 
 def test_a_request_names_one_host(port: int) -> None:
     for head in (b"GET /Info HTTP/1.1\r\n\r\n", b"GET /Info HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n"):
-        with opened(port, head) as connection:
+        with connect(port, head) as connection:
             assert connection.recv(12) in (b"HTTP/1.1 403", b"HTTP/1.0 400", b"HTTP/1.1 400")
 
 
@@ -140,17 +140,17 @@ def test_a_request_is_of_json(port: int, kind: dict[str, str], status: int) -> N
     assert evaluate(port, headers=kind)[0] == status
 
 
-def requested(host: str, **headers: str) -> Any:
+def request(host: str, **headers: str) -> Any:
     return make_mocked_request("GET", "/Info", headers={"Host": host, **headers})
 
 
 def test_a_server_of_all_addresses_is_asked_by_any_address_and_by_its_own_names() -> None:
     access, own = Access("0.0.0.0", ["0.0.0.0"]), socket.gethostname()  # noqa: S104
     for host in ("10.1.2.3:4242", "[fe80::1]", "localhost", own, f"{own.upper()}:1"):
-        assert access.refusal(requested(host)) is None
-    assert access.refusal(requested("evil.example")) is not None
+        assert access.refusal(request(host)) is None
+    assert access.refusal(request("evil.example")) is not None
     named = Access("node17.cluster", ["10.1.2.3"])
-    assert named.refusal(requested("node17.cluster:4242")) is None and named.refusal(requested("node18.cluster")) is not None
+    assert named.refusal(request("node17.cluster:4242")) is None and named.refusal(request("node18.cluster")) is not None
 
 
 @pytest.mark.parametrize("steps", [2**31 - 1, 10**6 + 1, 10**30])
@@ -197,7 +197,7 @@ def test_requests_that_are_half_sent_keep_nobody_out(port: int) -> None:
 
 @pytest.mark.slow
 def test_few_descriptors_are_shared_among_those_who_ask() -> None:
-    with started(descriptors=96) as (_, port):
+    with start_server(descriptors=96) as (_, port):
         with ExitStack() as stack:
             half_sent(port, stack, 0.6)
         with ThreadPoolExecutor(50) as pool:
@@ -228,10 +228,10 @@ class Sleeps(dz.Solver):
 
 def test_an_evaluation_ends_when_its_client_leaves() -> None:
     solver = Sleeps(0.01)
-    port = served_here(solver)
+    port = serve_here(solver)
     with ExitStack() as stack:
         for _ in range(4):  # one of them is evaluated, the others wait
-            stack.enter_context(opened(port, post(0.0, steps=10**6)))
+            stack.enter_context(connect(port, post(0.0, steps=10**6)))
         time.sleep(0.2)
         assert solver.steps > 0
     time.sleep(0.2)
@@ -241,7 +241,7 @@ def test_an_evaluation_ends_when_its_client_leaves() -> None:
     assert evaluate(port)[0] == 200 and solver.steps == taken + 1
 
 
-def served_here(solver: dz.Solver | None = None, **options: Any) -> int:
+def serve_here(solver: dz.Solver | None = None, **options: Any) -> int:
     """The port of a server in a thread of this process, which ends with it."""
     addresses: list[str] = []
     models = {"slow": dz.ServedSolver(solver or Sleeps())}
@@ -255,11 +255,11 @@ def served_here(solver: dz.Solver | None = None, **options: Any) -> int:
 def test_who_does_not_finish_a_request_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "ARRIVAL_SECONDS", 0.3)
     monkeypatch.setattr(connections, "IDLE_SECONDS", 0.2)
-    port = served_here()
+    port = serve_here()
     begun = time.monotonic()
     with ExitStack() as stack:
-        late = [stack.enter_context(opened(port, half)) for half in HALF]
-        drip = stack.enter_context(opened(port, b"GET /Info HTTP/1.1\r\n"))
+        late = [stack.enter_context(connect(port, half)) for half in HALF]
+        drip = stack.enter_context(connect(port, b"GET /Info HTTP/1.1\r\n"))
         for _ in range(8):  # slower than it may, but never silent
             time.sleep(0.1)
             try:
@@ -270,7 +270,7 @@ def test_who_does_not_finish_a_request_is_cut_off(monkeypatch: pytest.MonkeyPatc
         for connection in late:
             assert connection.recv(100).startswith((b"HTTP/1.1 408", b""))
             assert connection.recv(1000).count(b"\0") == 0
-        kept = stack.enter_context(opened(port, b"GET /Info HTTP/1.1\r\nHost: localhost\r\n\r\n"))
+        kept = stack.enter_context(connect(port, b"GET /Info HTTP/1.1\r\nHost: localhost\r\n\r\n"))
         assert kept.recv(20).startswith(b"HTTP/1.1 200")
         assert evaluate(port)[0] == 200  # which takes longer than a request may to arrive
         while kept.recv(1000):
@@ -279,8 +279,8 @@ def test_who_does_not_finish_a_request_is_cut_off(monkeypatch: pytest.MonkeyPatc
 
 def test_a_client_too_many_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "MAX_CONNECTIONS", 1)
-    port = served_here()
-    with opened(port, post(0.0)) as first:
+    port = serve_here()
+    with connect(port, post(0.0)) as first:
         time.sleep(0.1)
         status, answer = evaluate(port)
         assert status == 503 and "as many requests as it can" in answer["error"]["message"]

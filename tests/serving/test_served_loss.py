@@ -23,14 +23,14 @@ def batches(number: int) -> Any:
     return STATES, None, references
 
 
-def served() -> tuple[ServedLoss, ServedParameters]:
+def models() -> tuple[ServedLoss, ServedParameters]:
     torch.manual_seed(0)
     loop = SolverLoop(Burgers(), conv_corrector(), unroll=2)
     return ServedLoss(LoopOracle(loop, mse), batches), ServedParameters(loop.corrector)
 
 
 def test_the_loss_of_the_networks_own_parameters_is_its_loss() -> None:
-    loss, parameters = served()
+    loss, parameters = models()
     (vector,) = parameters.evaluate([], {})
     assert [len(vector)] == list(loss.input_sizes({})) == list(parameters.output_sizes({}))
     for number in (0, 1):
@@ -40,7 +40,7 @@ def test_the_loss_of_the_networks_own_parameters_is_its_loss() -> None:
 
 
 def test_a_step_against_the_gradient_makes_it_smaller_and_the_network_stays_what_it_was() -> None:
-    loss, parameters = served()
+    loss, parameters = models()
     (before,) = parameters.evaluate([], {})
     through = loss.oracle.differentiable_loss(batches(0))[0]
     gradient = torch.autograd.grad(through, list(loss.oracle.model.parameters()))
@@ -51,7 +51,7 @@ def test_a_step_against_the_gradient_makes_it_smaller_and_the_network_stays_what
 
 @pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning", "ignore:invalid value:RuntimeWarning")
 def test_parameters_that_diverge_are_an_error_and_the_network_is_put_back() -> None:
-    loss, parameters = served()
+    loss, parameters = models()
     (before,) = parameters.evaluate([], {})
     with pytest.raises(NonFiniteError):
         loss.evaluate([np.full_like(before, 1e300)], {})
@@ -60,7 +60,7 @@ def test_parameters_that_diverge_are_an_error_and_the_network_is_put_back() -> N
 
 @pytest.mark.parametrize("config", [{"batch": -1}, {"batch": "0"}, {"steps": 1}])
 def test_a_config_that_says_something_else_is_refused(config: dict[str, Any]) -> None:
-    loss, parameters = served()
+    loss, parameters = models()
     with pytest.raises(ConfigError, match=r"in the config of this model|the config of this model may hold"):
         loss.evaluate(parameters.evaluate([], {}), config)
 

@@ -27,7 +27,7 @@ PROGRAM = Path(__file__).parents[1] / "served_decay.py"
 
 
 @contextmanager
-def started(port: int = 0) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def start_server(port: int = 0) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A server's process, and its address as it says it."""
     process = subprocess.Popen(
         [sys.executable, str(PROGRAM), str(port)], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
@@ -44,7 +44,7 @@ def started(port: int = 0) -> Iterator[tuple[subprocess.Popen[str], str]]:
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    with started() as (_, address):
+    with start_server() as (_, address):
         yield address
 
 
@@ -120,7 +120,7 @@ def test_a_request_that_is_far_too_large_is_refused(address: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_it_ends_when_it_is_told_to(number: signal.Signals) -> None:
-    with started() as (process, address):
+    with start_server() as (process, address):
         model = umbridge.HTTPModel(address, "slow")  # with a connection that is kept
         model([[0.0, 1.0]])
         process.send_signal(number)
@@ -131,7 +131,7 @@ def test_it_ends_when_it_is_told_to(number: signal.Signals) -> None:
 
 @pytest.mark.slow
 def test_an_evaluation_of_many_steps_does_not_keep_it_from_ending() -> None:
-    with started() as (process, address):
+    with start_server() as (process, address):
         with socket.create_connection(("127.0.0.1", port_of(address)), 5) as connection:
             body = json.dumps({"name": "slow", "input": [[0.01, 1.0]], "config": {"steps": 2**31 - 1}}).encode()
             connection.sendall(b"POST /Evaluate HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
@@ -142,7 +142,7 @@ def test_an_evaluation_of_many_steps_does_not_keep_it_from_ending() -> None:
 
 
 def test_what_is_no_http_is_told_to_clients_only() -> None:
-    with started() as (process, address):
+    with start_server() as (process, address):
         with socket.create_connection(("127.0.0.1", port_of(address)), 5) as connection:
             connection.sendall(b"POST /Evaluate HTTP/1.1\r\nContent-Length: -5\r\n\r\n")
             assert connection.recv(100).startswith(b"HTTP/1.0 400")

@@ -51,7 +51,7 @@ Configure = Callable[..., Path]
 
 
 @pytest.fixture
-def configured(tmp_path: Path) -> Configure:
+def configure(tmp_path: Path) -> Configure:
     def write(**said: Any) -> Path:
         path = tmp_path / "heat.json"
         path.write_text(json.dumps(said))
@@ -87,9 +87,9 @@ def mode(shape: tuple[int, ...]) -> tuple[Array, float]:
 @pytest.mark.parametrize("reuse", [False, True])
 @pytest.mark.parametrize(("kind", "grid", "shape"), GRIDS, ids=[kind for kind, _, _ in GRIDS])
 def test_steps_are_the_discrete_solution(
-    configured: Configure, kind: str, grid: tuple[int, ...], shape: tuple[int, ...], reuse: bool, dtype: str
+    configure: Configure, kind: str, grid: tuple[int, ...], shape: tuple[int, ...], reuse: bool, dtype: str
 ) -> None:
-    solver = heat(configured(shape=grid, grid=kind), params={"h": LOSS}, reuse=reuse, spec={"dtype": dtype})
+    solver = heat(configure(shape=grid, grid=kind), params={"h": LOSS}, reuse=reuse, spec={"dtype": dtype})
     assert (solver.spec.state_shape, solver.spec.dtype) == (shape, dtype)
     field, eigenvalue = mode(grid)
     states = np.stack([field, 3 * field, -field]).reshape(3, *shape).astype(dtype)
@@ -104,9 +104,9 @@ def test_steps_are_the_discrete_solution(
     solver.close()
 
 
-def test_it_follows_the_exact_solution(configured: Configure) -> None:
+def test_it_follows_the_exact_solution(configure: Configure) -> None:
     spacing = 1 / 32
-    config = configured(shape=(31, 31), spacing=spacing, dt=spacing**2 / 8)
+    config = configure(shape=(31, 31), spacing=spacing, dt=spacing**2 / 8)
     solver = heat(config, steps_per_call=40)
     x = np.arange(1, 32) * spacing
     start = np.sin(np.pi * x)[:, None] * np.sin(2 * np.pi * x)[None]
@@ -116,23 +116,23 @@ def test_it_follows_the_exact_solution(configured: Configure) -> None:
 
 
 @pytest.mark.parametrize("model", ["float32", "float64"])
-def test_the_components_dtype_is_taken_and_converted(configured: Configure, model: str) -> None:
-    config = configured(dtype=model)
+def test_the_components_dtype_is_taken_and_converted(configure: Configure, model: str) -> None:
+    config = configure(dtype=model)
     assert heat(config).spec.dtype == model
     states = np.random.default_rng(0).random((2, 1, 5, 6))
     one, other = (checked_step(heat(config, spec={"dtype": d}), states.astype(d)) for d in ("float32", "float64"))
     np.testing.assert_allclose(one, other, rtol=1e-6)
 
 
-def test_the_spec_is_what_the_component_tells(configured: Configure) -> None:
-    spec = heat(configured(), params={"loss": LOSS, "room": ROOM}, state={"temperature": FIELD}, steps_per_call=4).spec
+def test_the_spec_is_what_the_component_tells(configure: Configure) -> None:
+    spec = heat(configure(), params={"loss": LOSS, "room": ROOM}, state={"temperature": FIELD}, steps_per_call=4).spec
     assert (spec.name, spec.state_shape, spec.dt, spec.dtype) == ("heat", (1, 5, 6), 0.04, "float64")
     assert (spec.channels, spec.channel_units, spec.parameters) == (("temperature",), ("K",), ("loss", "room"))
     assert (spec.parameter_units, spec.axes, spec.spacing) == (("s-1", "K"), ("y", "x"), (0.5, 0.5))
     assert spec.offsets == ((1.0, 1.0),)
     assert not spec.thread_safe
     with open_executor("thread", 2) as threads, pytest.raises(ConfigError, match="thread"):
-        require_thread_safe(heat(configured()), threads)
+        require_thread_safe(heat(configure()), threads)
 
 
 @pytest.mark.parametrize(
@@ -140,8 +140,8 @@ def test_the_spec_is_what_the_component_tells(configured: Configure) -> None:
     [{"stencil": 1, "name": "plate", "dt": 0.01, "channels": ["u"]}, SolverSpec(name="plate", state_shape=(1, 5, 6), dt=0.01)],
     ids=["mapping", "spec"],
 )
-def test_a_spec_fills_up_what_is_not_told(configured: Configure, given: Any) -> None:
-    spec = heat(configured(), spec=given).spec
+def test_a_spec_fills_up_what_is_not_told(configure: Configure, given: Any) -> None:
+    spec = heat(configure(), spec=given).spec
     assert (spec.name, spec.channel_units) == ("plate", ("K",))
     assert spec.dtype == ("float64" if isinstance(given, dict) else "float32")
 
@@ -159,14 +159,14 @@ def test_a_spec_fills_up_what_is_not_told(configured: Configure, given: Any) -> 
         ({"thread_safe": True}, "cannot serve several threads"),
     ],
 )
-def test_a_contradiction_is_refused(configured: Configure, given: dict[str, Any], words: str) -> None:
+def test_a_contradiction_is_refused(configure: Configure, given: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        heat(configured(), spec=given, reuse=True)
+        heat(configure(), spec=given, reuse=True)
 
 
-def test_fresh_and_reused_components_give_the_same_bits(configured: Configure) -> None:
+def test_fresh_and_reused_components_give_the_same_bits(configure: Configure) -> None:
     states = np.random.default_rng(0).random((4, 1, 5, 6))
-    fresh, reused = heat(configured()), heat(configured(), reuse=True)
+    fresh, reused = heat(configure()), heat(configure(), reuse=True)
     for _ in range(3):
         np.testing.assert_array_equal(checked_step(fresh, states), checked_step(reused, states))
     assert load(f"{FILE}:Heat").alive == 1  # the one that is reused
@@ -192,32 +192,32 @@ def test_a_step_depends_on_nothing_but_its_state(plain_config: Path, order: list
     solver.close()
 
 
-def test_a_reused_component_starts_anew_at_its_end(configured: Configure) -> None:
-    solver = heat(configured(end=0.035), reuse=True)
+def test_a_reused_component_starts_anew_at_its_end(configure: Configure) -> None:
+    solver = heat(configure(end=0.035), reuse=True)
     states = np.ones((10, 1, 5, 6))
     advanced = checked_step(solver, states)
     np.testing.assert_array_equal(advanced, advanced[:1].repeat(10, axis=0))
     solver.close()
 
 
-def test_a_component_must_live_for_a_step(configured: Configure) -> None:
-    heat(configured(end=0.05), steps_per_call=5)
+def test_a_component_must_live_for_a_step(configure: Configure) -> None:
+    heat(configure(end=0.05), steps_per_call=5)
     with pytest.raises(ConfigError, match="ends before"):
-        heat(configured(end=0.05), steps_per_call=6)
+        heat(configure(end=0.05), steps_per_call=6)
 
 
-def test_where_the_mask_is_false_the_component_keeps_its_own(configured: Configure) -> None:
+def test_where_the_mask_is_false_the_component_keeps_its_own(configure: Configure) -> None:
     mask = np.ones((1, 5, 6), dtype=bool)
     mask[0, 0, 0] = False
-    solver = heat(configured(), "Blank", spec={"mask": mask.tolist()})
+    solver = heat(configure(), "Blank", spec={"mask": mask.tolist()})
     states = np.ones((2, 1, 5, 6)) * mask
     advanced = checked_step(solver, states)
     assert not advanced[:, 0, 0, 0].any()
     assert advanced[:, 0, 1, 1].all()
 
 
-def test_solvers_are_sent_to_workers_without_their_components(configured: Configure) -> None:
-    solver = heat(configured(), reuse=True)
+def test_solvers_are_sent_to_workers_without_their_components(configure: Configure) -> None:
+    solver = heat(configure(), reuse=True)
     states = np.random.default_rng(0).random((2, 1, 5, 6))
     here = checked_step(solver, states)
     assert solver._current is not None
@@ -227,7 +227,7 @@ def test_solvers_are_sent_to_workers_without_their_components(configured: Config
     solver.close()
 
 
-def test_a_reused_component_is_finalised_when_the_program_ends(configured: Configure, tmp_path: Path) -> None:
+def test_a_reused_component_is_finalised_when_the_program_ends(configure: Configure, tmp_path: Path) -> None:
     program = f"""
 import numpy as np
 import deepzero_sim as dz
@@ -236,7 +236,7 @@ Heat = load("{FILE}:Heat")
 class Telling(Heat):
     def finalize(self):
         print("finalised")
-solver = dz.BMISolver(Telling, "{configured()}", ["{FIELD}"], reuse=True)
+solver = dz.BMISolver(Telling, "{configure()}", ["{FIELD}"], reuse=True)
 solver.step(np.ones((1, 1, 5, 6)))
 print("end")
 """
@@ -244,16 +244,16 @@ print("end")
     assert ended.stdout.split() == ["finalised", "end", "finalised"]  # the one that was asked what it is, and the kept one
 
 
-def test_it_is_built_from_settings(configured: Configure) -> None:
-    args = {"component": f"{FILE}:Heat", "config": str(configured()), "state": {"u": FIELD}, "params": {"h": LOSS}}
+def test_it_is_built_from_settings(configure: Configure) -> None:
+    args = {"component": f"{FILE}:Heat", "config": str(configure()), "state": {"u": FIELD}, "params": {"h": LOSS}}
     solver = build_solver(Component("deepzero_sim.BMISolver", args))
     assert solver.spec.parameters == ("h",)
 
 
 @pytest.mark.parametrize("where", ["update", "set_value", "get_value", "finalize"])
 @pytest.mark.parametrize("reuse", [False, True])
-def test_a_component_that_raises_costs_no_other_state_its_answer(configured: Configure, where: str, reuse: bool) -> None:
-    config = configured(raise_in=where)
+def test_a_component_that_raises_costs_no_other_state_its_answer(configure: Configure, where: str, reuse: bool) -> None:
+    config = configure(raise_in=where)
     states = np.ones((3, 1, 5, 6))
     expected = heat(config).step(states)
     states[1] = 1e4
@@ -276,30 +276,30 @@ def test_a_component_that_raises_costs_no_other_state_its_answer(configured: Con
 
 @pytest.mark.parametrize("reuse", [False, True])
 @pytest.mark.parametrize("name", ["Diverging", "Mute"])
-def test_numbers_that_are_none_are_found(configured: Configure, name: str, reuse: bool) -> None:
+def test_numbers_that_are_none_are_found(configure: Configure, name: str, reuse: bool) -> None:
     states = np.ones((3, 1, 5, 6))
     states[2] = 1e4
-    solver = heat(configured(), name, reuse=reuse)
+    solver = heat(configure(), name, reuse=reuse)
     with pytest.raises(StatesFailedError) as caught:
         solver.step(states)
     kinds = {place: type(error) for place, error in caught.value.failures.items()}
     assert kinds == dict.fromkeys([2] if name == "Diverging" else [0, 1, 2], NonFiniteError)
 
 
-def test_a_number_that_float32_cannot_hold_is_found(configured: Configure) -> None:
-    solver = heat(configured(conductivity=0.0), params=[LOSS], spec={"dtype": "float32"})
+def test_a_number_that_float32_cannot_hold_is_found(configure: Configure) -> None:
+    solver = heat(configure(conductivity=0.0), params=[LOSS], spec={"dtype": "float32"})
     with pytest.raises(NonFiniteError, match="returned"):
         checked_step(solver, np.full((1, 1, 5, 6), 3e38, np.float32), np.full((1, 1), -100.0, np.float32))
 
 
-def test_a_component_that_stands_still_is_found(configured: Configure) -> None:
-    solver = heat(configured(), "Stopped", reuse=True)
+def test_a_component_that_stands_still_is_found(configure: Configure) -> None:
+    solver = heat(configure(), "Stopped", reuse=True)
     with pytest.raises(SolverCrashError, match=r"clock by 0.01 a step, but it went from 0.03 to 0.03"):
         checked_step(solver, np.ones((4, 1, 5, 6)))
 
 
-def test_whole_numbers_are_not_rounded_in_silence(configured: Configure) -> None:
-    solver = heat(configured(), params=[COUNT])
+def test_whole_numbers_are_not_rounded_in_silence(configure: Configure) -> None:
+    solver = heat(configure(), params=[COUNT])
     states = np.zeros((1, 1, 5, 6))
     assert checked_step(solver, states, np.array([[2.0]]))[0, 0, 2, 2] == pytest.approx(0.02)
     with pytest.raises(InvalidStateError, match=r"whole numbers \(int32\), but it was given 2.5"):
@@ -326,9 +326,9 @@ def test_whole_numbers_are_not_rounded_in_silence(configured: Configure) -> None
         ("Heat", {"steps_per_call": 1.5}, "steps_per_call"),
     ],
 )
-def test_what_is_no_solver_is_refused(configured: Configure, name: str, arguments: dict[str, Any], words: str) -> None:
+def test_what_is_no_solver_is_refused(configure: Configure, name: str, arguments: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        heat(configured(), name, **arguments)
+        heat(configure(), name, **arguments)
 
 
 def test_a_missing_config_file_is_refused(tmp_path: Path) -> None:
@@ -336,16 +336,16 @@ def test_a_missing_config_file_is_refused(tmp_path: Path) -> None:
         heat(tmp_path / "none.json")
 
 
-def test_a_config_file_that_is_gone_later_is_a_failure_of_the_step(configured: Configure) -> None:
-    config = configured()
+def test_a_config_file_that_is_gone_later_is_a_failure_of_the_step(configure: Configure) -> None:
+    config = configure()
     solver = heat(config)
     config.unlink()
     with pytest.raises(SolverCrashError, match="raised FileNotFoundError in initialize"):
         checked_step(solver, np.ones((1, 1, 5, 6)))
 
 
-def test_a_component_that_takes_arguments_is_refused(configured: Configure) -> None:
+def test_a_component_that_takes_arguments_is_refused(configure: Configure) -> None:
     def make(size: int) -> None: ...
 
     with pytest.raises(ConfigError, match="it must take no arguments"):
-        BMISolver(make, configured(), [FIELD])
+        BMISolver(make, configure(), [FIELD])

@@ -37,7 +37,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], XmiWrapper
     return functools.partial(XmiWrapper, path, working_directory=folder)
 
 
-def decayed(states: Array, params: Array) -> Array:
+def decay(states: Array, params: Array) -> Array:
     """One step of `xmi_decay.c`."""
     rates, substeps = params[:, 0, None, None, None], params[:, 1, None, None, None]
     own = np.arange(1, 7).reshape(2, 3)
@@ -50,7 +50,7 @@ def test_a_library_of_c_is_a_solver_by_xmipy(library: Callable[[], XmiWrapper], 
     spec = solver.spec
     assert (spec.state_shape, spec.dt, spec.dtype, spec.axes) == ((1, 2, 3), 0.25, "float64", ("y", "x"))
     assert (spec.channels, spec.parameters, spec.name) == (("u",), ("rate", "substeps"), "decay")
-    np.testing.assert_allclose(checked_step(solver, STATES, PARAMS), decayed(STATES, PARAMS), rtol=1e-14)
+    np.testing.assert_allclose(checked_step(solver, STATES, PARAMS), decay(STATES, PARAMS), rtol=1e-14)
     with pytest.raises(InvalidStateError, match=r"'SUBSTEPS' holds whole numbers \(int32\), but it was given 1.5"):
         checked_step(solver, STATES[:1], np.array([[0.1, 1.5]]))
     solver.close()
@@ -60,7 +60,7 @@ def test_a_library_takes_several_steps_a_call(library: Callable[[], XmiWrapper],
     solver = BMISolver(library, config, ["U"], ["RATE", "SUBSTEPS"], steps_per_call=3)
     expected = STATES
     for _ in range(3):
-        expected = decayed(expected, PARAMS)
+        expected = decay(expected, PARAMS)
     np.testing.assert_allclose(checked_step(solver, STATES, PARAMS), expected, rtol=1e-13)
 
 
@@ -71,8 +71,8 @@ def test_what_a_library_does_not_know_is_said_in_its_words(library: Callable[[],
 
 def test_two_solvers_of_one_library_do_not_mix_their_states(library: Callable[[], XmiWrapper], config: Path) -> None:
     fresh, kept = (BMISolver(library, config, ["U"], ["RATE", "SUBSTEPS"], reuse=reuse) for reuse in (False, True))
-    np.testing.assert_allclose(checked_step(kept, STATES, PARAMS), decayed(STATES, PARAMS), rtol=1e-14)
-    np.testing.assert_allclose(checked_step(fresh, 2 * STATES, PARAMS), decayed(2 * STATES, PARAMS), rtol=1e-14)
+    np.testing.assert_allclose(checked_step(kept, STATES, PARAMS), decay(STATES, PARAMS), rtol=1e-14)
+    np.testing.assert_allclose(checked_step(fresh, 2 * STATES, PARAMS), decay(2 * STATES, PARAMS), rtol=1e-14)
     with pytest.raises(SolverCrashError, match="shares its memory, so leave out reuse"):
         checked_step(kept, STATES, PARAMS)
     kept.close()

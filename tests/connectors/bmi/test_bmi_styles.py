@@ -249,29 +249,29 @@ def test_a_grid_that_grows_is_a_failure(config: Path) -> None:
 FINE = {"grids": {0: ("uniform_rectilinear", (2, 3)), 1: ("uniform_rectilinear", (2, 3)), 2: ("scalar", ())}}
 
 
-def staggered(**changed: Any) -> dict[str, Any]:
+def stagger(**changed: Any) -> dict[str, Any]:
     return {**FINE, "spacing": {0: (0.5, 0.25), 1: (0.5, 0.25)}, "origin": {0: (0.0, 0.125), 1: (0.25, 0.0)}, **changed}
 
 
 def test_every_variable_has_the_offsets_of_its_own_grid(config: Path) -> None:
-    spec = tanks(config, ["volume", "area"], **staggered()).spec
+    spec = tanks(config, ["volume", "area"], **stagger()).spec
     assert (spec.state_shape, spec.axes, spec.spacing) == ((2, 2, 3), ("y", "x"), (0.5, 0.25))
     assert spec.offsets == ((0.0, 0.5), (0.5, 0.0))
 
 
 @pytest.mark.parametrize("word", ["UNIFORM_RECTILINEAR", "uniform rectilinear  ", "uniform_rectilinear\0\0"])
 def test_a_grid_is_known_however_its_type_is_written(config: Path, word: str) -> None:
-    spec = tanks(config, **staggered(grids={**FINE["grids"], 0: (word, (2, 3))})).spec
+    spec = tanks(config, **stagger(grids={**FINE["grids"], 0: (word, (2, 3))})).spec
     assert spec.state_shape == (1, 2, 3)
 
 
 def test_grids_of_other_spacing_are_refused(config: Path) -> None:
     with pytest.raises(ConfigError, match=r"grids of one spacing, .*'volume' has \(0.5, 0.25\) and 'area' \(0.25, 0.25\)"):
-        tanks(config, ["volume", "area"], **staggered(spacing={0: (0.5, 0.25), 1: (0.25, 0.25)}))
+        tanks(config, ["volume", "area"], **stagger(spacing={0: (0.5, 0.25), 1: (0.25, 0.25)}))
 
 
 def test_grids_of_which_one_has_no_spacing_have_none_together(config: Path) -> None:
-    spec = tanks(config, ["volume", "area"], **staggered(grids={**FINE["grids"], 1: ("rectilinear", (2, 3))})).spec
+    spec = tanks(config, ["volume", "area"], **stagger(grids={**FINE["grids"], 1: ("rectilinear", (2, 3))})).spec
     assert (spec.state_shape, spec.spacing, spec.offsets, spec.axes) == ((2, 2, 3), (), (), ("y", "x"))
 
 
@@ -287,7 +287,7 @@ def test_grids_of_which_one_has_no_spacing_have_none_together(config: Path) -> N
 )
 def test_grids_that_contradict_themselves_are_refused(config: Path, changed: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
-        tanks(config, **staggered(**changed))
+        tanks(config, **stagger(**changed))
 
 
 def test_shapes_are_returned_as_in_bmi_1(config: Path) -> None:
@@ -296,16 +296,16 @@ def test_shapes_are_returned_as_in_bmi_1(config: Path) -> None:
         "get_grid_spacing": lambda self, grid: self.spacing[grid],
         "get_grid_origin": lambda self, grid: list(self.origin[grid]),
     }
-    spec = tanks(config, **staggered(**answers)).spec
+    spec = tanks(config, **stagger(**answers)).spec
     assert (spec.state_shape, spec.spacing, spec.offsets) == ((1, 2, 3), (0.5, 0.25), ((0.0, 0.5),))
 
 
 def test_shapes_of_8_bytes_are_found_not_to_fit(config: Path) -> None:
-    def compiled(self: Any, grid: int, shape: np.ndarray) -> None:  # as C that takes the pointer for one of int64
+    def fill_int64(self: Any, grid: int, shape: np.ndarray) -> None:  # as C that takes the pointer for one of int64
         np.lib.stride_tricks.as_strided(shape, (4,), (4,)).view(np.int64)[:] = self.grids[grid][1]
 
     with pytest.raises(ConfigError, match=r"has 6 values on a grid of \(2, 0\)"):
-        tanks(config, **staggered(get_grid_shape=compiled))
+        tanks(config, **stagger(get_grid_shape=fill_int64))
 
 
 def test_units_that_are_none_are_left_out(config: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import cloudpickle
 import pytest
-from http_servers import RawServer, Reply, cutting, free_port, hanging, http, raw_server, saying, trickling
+from http_servers import RawServer, Reply, answer_with, cut_after, free_port, hang, http, raw_server, trickle
 
 from deepzero_sim.connectors.http.client import SHORT_ANSWER, Answer, HTTPClient, error_text
 from deepzero_sim.errors import ConfigError, ConnectionLostError, SolverError, SolverTimeoutError, UnreadableOutputError
@@ -23,25 +23,25 @@ def ask(server: RawServer, timeout: float = 5.0) -> Answer:
 
 
 def test_an_answer_is_status_and_body() -> None:
-    with raw_server(saying(http(b"[1]"))) as server:
+    with raw_server(answer_with(http(b"[1]"))) as server:
         assert ask(server) == Answer(200, b"[1]")
     assert server.requests == [("/Evaluate", b"{}")]
 
 
 def test_a_path_in_front_is_kept() -> None:
-    with raw_server(saying(http(b""))) as server:
+    with raw_server(answer_with(http(b""))) as server:
         HTTPClient(f"{server.url}/solvers/one/", 5).ask("GET", "/Info")
     assert server.requests == [("/solvers/one/Info", b"")]
 
 
 def test_an_answer_in_chunks_is_put_together() -> None:
     chunks = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n[1\r\n3\r\n,2]\r\n0\r\n\r\n"
-    with raw_server(saying(chunks)) as server:
+    with raw_server(answer_with(chunks)) as server:
         assert ask(server).body == b"[1,2]"
 
 
 def test_connections_are_kept() -> None:
-    with raw_server(saying(http(b"[]"))) as server:
+    with raw_server(answer_with(http(b"[]"))) as server:
         client = HTTPClient(server.url, 5)
         for _ in range(5):
             client.ask("GET", "/Info")
@@ -49,14 +49,14 @@ def test_connections_are_kept() -> None:
 
 
 def test_a_server_that_wants_no_connection_kept_is_obeyed() -> None:
-    with raw_server(cutting(http(b"[]", headers="Connection: close\r\n"))) as server:
+    with raw_server(cut_after(http(b"[]", headers="Connection: close\r\n"))) as server:
         client = HTTPClient(server.url, 5)
         assert [client.ask("GET", "/Info").status for _ in range(3)] == [200] * 3
         assert server.connections == 3
 
 
 def test_a_kept_connection_that_was_closed_is_opened_again_without_a_word() -> None:
-    with raw_server(saying(http(b"[]"))) as server:
+    with raw_server(answer_with(http(b"[]"))) as server:
         client = HTTPClient(server.url, 5)
         client.ask("GET", "/Info")
         server.cut()
@@ -65,31 +65,31 @@ def test_a_kept_connection_that_was_closed_is_opened_again_without_a_word() -> N
 
 
 def test_more_of_an_answer_than_it_said_is_not_taken_for_the_next_one() -> None:
-    with raw_server(saying(http(b"[1]") + b" " * 20_000 + http(b"[2]"))) as server:
+    with raw_server(answer_with(http(b"[1]") + b" " * 20_000 + http(b"[2]"))) as server:
         client = HTTPClient(server.url, 5)
         assert [client.ask("GET", "/Info").body for _ in range(2)] == [b"[1]"] * 2
         assert server.connections == 2
 
 
 def test_a_server_may_be_started_anew_between_calls() -> None:
-    with raw_server(saying(http(b"[1]"))) as server:
+    with raw_server(answer_with(http(b"[1]"))) as server:
         client = HTTPClient(server.url, 5)
         client.ask("GET", "/Info")
     with pytest.raises(ConnectionLostError, match="start the server"):
         client.ask("GET", "/Info")
-    with raw_server(saying(http(b"[2]")), server.port):
+    with raw_server(answer_with(http(b"[2]")), server.port):
         assert client.ask("GET", "/Info").body == b"[2]"
 
 
 def test_a_first_request_that_is_cut_is_not_sent_again() -> None:
-    with raw_server(cutting(b"")) as server, pytest.raises(ConnectionLostError):
+    with raw_server(cut_after(b"")) as server, pytest.raises(ConnectionLostError):
         ask(server)
-    assert server.asked("/Evaluate") == 1
+    assert server.count("/Evaluate") == 1
 
 
 def test_a_request_goes_out_twice_at_most() -> None:
     """A server that dies of a request is not asked again and again."""
-    replies = [saying(http(b"[]")), cutting(b""), cutting(b""), cutting(b"")]
+    replies = [answer_with(http(b"[]")), cut_after(b""), cut_after(b""), cut_after(b"")]
 
     def reply(*arguments: Any) -> None:
         replies.pop(0)(*arguments)
@@ -107,39 +107,43 @@ HALF_CHUNK = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n50\r\n[1, 2"
 HEAD_WITHOUT_END = b"HTTP/1.1 200 OK\r\nX-A: "
 
 FAULTS: dict[str, tuple[Reply, type[SolverError], str]] = {
-    "cut before the answer": (cutting(b""), ConnectionLostError, "the connection was lost"),
-    "cut in the middle": (cutting(HALF), ConnectionLostError, "the connection was lost"),
-    "cut in a chunk": (cutting(HALF_CHUNK), ConnectionLostError, "the connection was lost"),
-    "hangs": (hanging, SolverTimeoutError, "longer than 0.3 seconds"),
-    "hangs in the middle": (saying(HALF), SolverTimeoutError, "longer than 0.3 seconds"),
-    "trickles its body": (trickling(http(b"", length=9999)), SolverTimeoutError, "longer than 0.3 seconds"),
-    "trickles its head": (trickling(HEAD_WITHOUT_END), SolverTimeoutError, "longer than 0.3 seconds"),
-    "trickles chunks": (trickling(HALF_CHUNK[:-4].replace(b"50", b"5000")), SolverTimeoutError, "longer than 0.3 seconds"),
-    "speaks something else": (cutting(b"220 mail.example.org ESMTP\r\n"), UnreadableOutputError, "no answer in HTTP"),
-    "announces too much": (saying(http(b"", length=10**12)), UnreadableOutputError, "1000000000000 bytes, more than"),
+    "cut before the answer": (cut_after(b""), ConnectionLostError, "the connection was lost"),
+    "cut in the middle": (cut_after(HALF), ConnectionLostError, "the connection was lost"),
+    "cut in a chunk": (cut_after(HALF_CHUNK), ConnectionLostError, "the connection was lost"),
+    "hangs": (hang, SolverTimeoutError, "longer than 0.3 seconds"),
+    "hangs in the middle": (answer_with(HALF), SolverTimeoutError, "longer than 0.3 seconds"),
+    "trickles its body": (trickle(http(b"", length=9999)), SolverTimeoutError, "longer than 0.3 seconds"),
+    "trickles its head": (trickle(HEAD_WITHOUT_END), SolverTimeoutError, "longer than 0.3 seconds"),
+    "trickles chunks": (trickle(HALF_CHUNK[:-4].replace(b"50", b"5000")), SolverTimeoutError, "longer than 0.3 seconds"),
+    "speaks something else": (cut_after(b"220 mail.example.org ESMTP\r\n"), UnreadableOutputError, "no answer in HTTP"),
+    "announces too much": (answer_with(http(b"", length=10**12)), UnreadableOutputError, "1000000000000 bytes, more than"),
     "sends too much": (
-        cutting(b"HTTP/1.1 200 OK\r\n\r\n" + b"1" * (SHORT_ANSWER + 9)),
+        cut_after(b"HTTP/1.1 200 OK\r\n\r\n" + b"1" * (SHORT_ANSWER + 9)),
         UnreadableOutputError,
         "more than the 65536",
     ),
     "sends too many chunks": (
-        saying(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"4000\r\n" + b"1" * 0x4000 + b"\r\n"),
+        answer_with(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"4000\r\n" + b"1" * 0x4000 + b"\r\n"),
         SolverTimeoutError,
         "longer than",
     ),
     "sends too large a chunk": (
-        saying(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n40000\r\n" + b"1" * 0x40000 + b"\r\n"),
+        answer_with(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n40000\r\n" + b"1" * 0x40000 + b"\r\n"),
         UnreadableOutputError,
         "more than the 65536",
     ),
     "sends a head without end": (
-        saying(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 500),
+        answer_with(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 500),
         UnreadableOutputError,
         "no answer in HTTP",
     ),
-    "sends a wrong length": (saying(b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n[]"), SolverTimeoutError, "longer than"),
+    "sends a wrong length": (
+        answer_with(b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n[]"),
+        SolverTimeoutError,
+        "longer than",
+    ),
     "sends a wrong chunk": (
-        cutting(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n[]"),
+        cut_after(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n[]"),
         ConnectionLostError,
         "the connection was lost",
     ),
@@ -183,13 +187,13 @@ def test_after_a_fault_the_next_call_is_a_new_one() -> None:
 
 
 def test_redirects_are_not_followed() -> None:
-    with raw_server(saying(http(b"", "302 Found", "Location: /elsewhere\r\n"))) as server:
+    with raw_server(answer_with(http(b"", "302 Found", "Location: /elsewhere\r\n"))) as server:
         assert ask(server).status == 302
         assert server.requests == [("/Evaluate", b"{}")]
 
 
 def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    with raw_server(saying(http(b"proxy"))) as proxy, raw_server(saying(http(b"server"))) as server:
+    with raw_server(answer_with(http(b"proxy"))) as proxy, raw_server(answer_with(http(b"server"))) as server:
         for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY"):
             monkeypatch.setenv(name, proxy.url)
         assert ask(server).body == b"server"
@@ -197,7 +201,7 @@ def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.MonkeyPatch
 
 
 def test_calls_that_wait_are_stopped() -> None:
-    with raw_server(hanging) as server:
+    with raw_server(hang) as server:
         client, errors = HTTPClient(server.url, 60), []
 
         def call() -> None:
@@ -239,7 +243,7 @@ def test_threads_have_connections_of_their_own() -> None:
 
 
 def test_a_copy_in_another_process_has_connections_of_its_own() -> None:
-    with raw_server(saying(http(b"[]"))) as server:
+    with raw_server(answer_with(http(b"[]"))) as server:
         client = HTTPClient(server.url, 5)
         client.ask("GET", "/Info")
         copy = cloudpickle.loads(cloudpickle.dumps(client))
@@ -297,7 +301,7 @@ def test_https_is_spoken_and_certificates_are_checked(tmp_path: Path, monkeypatc
     subprocess.run(made, check=True, capture_output=True)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
-    with raw_server(saying(http(b"[1]")), wrapped=lambda plain: context.wrap_socket(plain, server_side=True)) as server:
+    with raw_server(answer_with(http(b"[1]")), wrapped=lambda plain: context.wrap_socket(plain, server_side=True)) as server:
         url = f"https://localhost:{server.port}"
         with pytest.raises(ConnectionLostError, match="certificate"):
             HTTPClient(url, 5).ask("GET", "/Info")
@@ -305,6 +309,6 @@ def test_https_is_spoken_and_certificates_are_checked(tmp_path: Path, monkeypatc
         client = HTTPClient(url, 5)
         assert [client.ask("GET", "/Info").body for _ in range(3)] == [b"[1]"] * 3
         assert server.connections == 2
-    encrypted = raw_server(trickling(b""), wrapped=lambda plain: context.wrap_socket(plain, server_side=True))
+    encrypted = raw_server(trickle(b""), wrapped=lambda plain: context.wrap_socket(plain, server_side=True))
     with encrypted as server, pytest.raises(SolverTimeoutError):
         HTTPClient(f"https://localhost:{server.port}", 0.5).ask("GET", "/Info")

@@ -14,7 +14,7 @@ from typing import Any
 import cloudpickle
 import numpy as np
 import pytest
-from http_servers import Reply, cutting, free_port, hanging, http, program, raw_server, saying, trickling
+from http_servers import Reply, answer_with, cut_after, free_port, hang, http, program, raw_server, trickle
 
 from deepzero_sim import TesseractSolver
 from deepzero_sim.common.components import Component
@@ -87,29 +87,29 @@ def array(**changes: Any) -> dict[str, Any]:
     return {**values, "data": {**data, **changes.pop("data", {})}, **changes}
 
 
-def answering(output: Any) -> Reply:
-    return saying(http(json.dumps({"next_state": output}).encode()))
+def reply_json(output: Any) -> Reply:
+    return answer_with(http(json.dumps({"next_state": output}).encode()))
 
 
 FAULTS: dict[str, tuple[Reply, type[SolverError], str]] = {
-    "cut": (cutting(b""), ConnectionLostError, "the connection was lost"),
-    "hangs": (hanging, SolverTimeoutError, "longer than 0.3 seconds"),
-    "trickles": (trickling(http(b'{"next_state": "', length=9999)), SolverTimeoutError, "longer than 0.3 seconds"),
-    "garbage": (saying(http(b"\x00\xff garbage")), UnreadableOutputError, "an array that cannot be read"),
-    "a list": (saying(http(b"[1]")), UnreadableOutputError, "an array that cannot be read"),
-    "nothing": (saying(http(b"{}")), UnreadableOutputError, "without 'next_state'"),
-    "a number": (answering(3), UnreadableOutputError, "an array that cannot be read"),
-    "an unknown dtype": (answering(array(dtype="float7")), UnreadableOutputError, "an array that cannot be read"),
-    "words": (answering(array(dtype="U8")), UnreadableOutputError, "expected real numbers"),
-    "complex numbers": (answering(array(dtype="complex128")), UnreadableOutputError, "expected real numbers"),
-    "half of base64": (answering(array(data={"buffer": "AAA"})), UnreadableOutputError, "cannot be read"),
-    "too few bytes": (answering(array(data={"buffer": "AAAAAAAA8D8="})), UnreadableOutputError, "expected 4 numbers, not 1"),
-    "a file": (answering(array(data={"encoding": "binref"})), UnreadableOutputError, "expected base64"),
-    "packed bytes": (answering(array(data={"compression": "lz4"})), UnreadableOutputError, "without compression"),
-    "no encoding": (answering({**array(), "data": {}}), UnreadableOutputError, "without 'encoding'"),
-    "another shape": (answering(array(shape=[4, 1])), InvalidStateError, r"shape \(1, 4\), not \(4, 1\)"),
-    "far too much": (answering(array(data={"buffer": "A" * 10**6})), UnreadableOutputError, "bytes, more than"),
-    "no success": (saying(http(b"<h1>Not found</h1>", "404 Not Found")), ServerError, "status 404: Not found"),
+    "cut": (cut_after(b""), ConnectionLostError, "the connection was lost"),
+    "hangs": (hang, SolverTimeoutError, "longer than 0.3 seconds"),
+    "trickles": (trickle(http(b'{"next_state": "', length=9999)), SolverTimeoutError, "longer than 0.3 seconds"),
+    "garbage": (answer_with(http(b"\x00\xff garbage")), UnreadableOutputError, "an array that cannot be read"),
+    "a list": (answer_with(http(b"[1]")), UnreadableOutputError, "an array that cannot be read"),
+    "nothing": (answer_with(http(b"{}")), UnreadableOutputError, "without 'next_state'"),
+    "a number": (reply_json(3), UnreadableOutputError, "an array that cannot be read"),
+    "an unknown dtype": (reply_json(array(dtype="float7")), UnreadableOutputError, "an array that cannot be read"),
+    "words": (reply_json(array(dtype="U8")), UnreadableOutputError, "expected real numbers"),
+    "complex numbers": (reply_json(array(dtype="complex128")), UnreadableOutputError, "expected real numbers"),
+    "half of base64": (reply_json(array(data={"buffer": "AAA"})), UnreadableOutputError, "cannot be read"),
+    "too few bytes": (reply_json(array(data={"buffer": "AAAAAAAA8D8="})), UnreadableOutputError, "expected 4 numbers, not 1"),
+    "a file": (reply_json(array(data={"encoding": "binref"})), UnreadableOutputError, "expected base64"),
+    "packed bytes": (reply_json(array(data={"compression": "lz4"})), UnreadableOutputError, "without compression"),
+    "no encoding": (reply_json({**array(), "data": {}}), UnreadableOutputError, "without 'encoding'"),
+    "another shape": (reply_json(array(shape=[4, 1])), InvalidStateError, r"shape \(1, 4\), not \(4, 1\)"),
+    "far too much": (reply_json(array(data={"buffer": "A" * 10**6})), UnreadableOutputError, "bytes, more than"),
+    "no success": (answer_with(http(b"<h1>Not found</h1>", "404 Not Found")), ServerError, "status 404: Not found"),
 }
 
 
@@ -118,7 +118,7 @@ def test_faults_are_told_apart(name: str) -> None:
     apply, error, message = FAULTS[name]
 
     def reply(connection: Any, path: str, body: bytes) -> None:
-        (saying(http(b'{"status": "ok"}')) if path == "/health" else apply)(connection, path, body)
+        (answer_with(http(b'{"status": "ok"}')) if path == "/health" else apply)(connection, path, body)
 
     started = time.monotonic()
     with raw_server(reply) as server, pytest.raises(error, match=message):
@@ -127,7 +127,7 @@ def test_faults_are_told_apart(name: str) -> None:
 
 
 def test_what_is_no_tesseract_is_said() -> None:
-    with raw_server(saying(http(b"", "404 Not Found"))) as server, pytest.raises(ServerError, match="it is no Tesseract"):
+    with raw_server(answer_with(http(b"", "404 Not Found"))) as server, pytest.raises(ServerError, match="it is no Tesseract"):
         checked_step(TesseractSolver(server.url, spec=SPEC), STATES, RATES)
 
 

@@ -17,15 +17,15 @@ import pytest
 from http_servers import (
     RawServer,
     Reply,
-    cutting,
+    answer_with,
+    cut_after,
     free_port,
-    halving,
-    hanging,
+    halve,
+    hang,
     http,
     official_server,
     raw_server,
-    saying,
-    trickling,
+    trickle,
     um_bridge,
 )
 from problems import wait_until
@@ -125,39 +125,39 @@ def test_what_does_not_fit_the_server_is_said(
             checked_step(solver, states, params)
 
 
-def answering(output: Any) -> Reply:
-    return saying(http(json.dumps(output).encode()))
+def reply_json(output: Any) -> Reply:
+    return answer_with(http(json.dumps(output).encode()))
 
 
 def error_of(message: str, status: str = "400 Bad Request") -> Reply:
-    return saying(http(json.dumps({"error": {"type": "InvalidInput", "message": message}}).encode(), status))
+    return answer_with(http(json.dumps({"error": {"type": "InvalidInput", "message": message}}).encode(), status))
 
 
 FAULTS: dict[str, tuple[Reply, type[SolverError], str]] = {
-    "500 with text": (saying(http(b"segfault\nin line 3", "500 Oops")), ServerError, "status 500: segfault in line 3"),
-    "500 with HTML": (saying(http(b"<html><h1>Oh\nno</h1></html>", "500 Oops")), ServerError, "status 500: Oh no"),
-    "500 with nothing": (saying(http(b"", "500 Oops")), ServerError, "status 500: it says nothing of the cause"),
+    "500 with text": (answer_with(http(b"segfault\nin line 3", "500 Oops")), ServerError, "status 500: segfault in line 3"),
+    "500 with HTML": (answer_with(http(b"<html><h1>Oh\nno</h1></html>", "500 Oops")), ServerError, "status 500: Oh no"),
+    "500 with nothing": (answer_with(http(b"", "500 Oops")), ServerError, "status 500: it says nothing of the cause"),
     "an error of the protocol": (error_of("too\nhot"), ServerError, r"an error \(InvalidInput\): too hot"),
     "an error as success": (error_of("too hot", "200 OK"), ServerError, r"an error \(InvalidInput\): too hot"),
     "a long error": (error_of("x" * 10**6), ServerError, "status 400: .*x{200}"),
-    "an error that is no object": (answering({"error": "bad"}), ServerError, "bad"),
-    "a redirect": (saying(http(b"", "301 Moved", "Location: /\r\n")), ServerError, "status 301"),
-    "cut": (cutting(b""), ConnectionLostError, "the connection was lost"),
-    "half an answer": (cutting(http(b'{"output": [[1', length=50)), ConnectionLostError, "the connection was lost"),
-    "hangs": (hanging, SolverTimeoutError, "longer than 0.3 seconds"),
-    "trickles": (trickling(http(b'{"output": [[', length=9999)), SolverTimeoutError, "longer than 0.3 seconds"),
-    "lists in lists": (saying(http(b"[" * 60_000)), UnreadableOutputError, "no object of JSON"),
-    "garbage": (saying(http(b"\x00\xff garbage")), UnreadableOutputError, "no object of JSON"),
-    "half of JSON": (saying(http(b'{"output": [[1, 2')), UnreadableOutputError, "no object of JSON"),
-    "a list": (answering([1, 2]), UnreadableOutputError, "no object of JSON"),
-    "nothing of the kind": (answering({"result": 1}), UnreadableOutputError, "not a list of one vector"),
-    "a bare vector": (answering({"output": [1, 2, 3, 4]}), UnreadableOutputError, "not a list of one vector"),
-    "two vectors": (answering({"output": [[1], [2]]}), UnreadableOutputError, "not a list of one vector"),
-    "words for numbers": (answering({"output": [["1", "2", "3", "4"]]}), UnreadableOutputError, "holds something else"),
-    "a number for a vector": (answering({"output": [4]}), UnreadableOutputError, "a list of numbers, not int"),
-    "too short": (answering({"output": [[1.0, 2.0]]}), InvalidStateError, "must return 4 numbers, .*, not 2"),
-    "too long": (answering({"output": [[1.0] * 5]}), InvalidStateError, "must return 4 numbers, .*, not 5"),
-    "far too long": (answering({"output": [[1.0] * 10**5]}), UnreadableOutputError, "bytes, more than the"),
+    "an error that is no object": (reply_json({"error": "bad"}), ServerError, "bad"),
+    "a redirect": (answer_with(http(b"", "301 Moved", "Location: /\r\n")), ServerError, "status 301"),
+    "cut": (cut_after(b""), ConnectionLostError, "the connection was lost"),
+    "half an answer": (cut_after(http(b'{"output": [[1', length=50)), ConnectionLostError, "the connection was lost"),
+    "hangs": (hang, SolverTimeoutError, "longer than 0.3 seconds"),
+    "trickles": (trickle(http(b'{"output": [[', length=9999)), SolverTimeoutError, "longer than 0.3 seconds"),
+    "lists in lists": (answer_with(http(b"[" * 60_000)), UnreadableOutputError, "no object of JSON"),
+    "garbage": (answer_with(http(b"\x00\xff garbage")), UnreadableOutputError, "no object of JSON"),
+    "half of JSON": (answer_with(http(b'{"output": [[1, 2')), UnreadableOutputError, "no object of JSON"),
+    "a list": (reply_json([1, 2]), UnreadableOutputError, "no object of JSON"),
+    "nothing of the kind": (reply_json({"result": 1}), UnreadableOutputError, "not a list of one vector"),
+    "a bare vector": (reply_json({"output": [1, 2, 3, 4]}), UnreadableOutputError, "not a list of one vector"),
+    "two vectors": (reply_json({"output": [[1], [2]]}), UnreadableOutputError, "not a list of one vector"),
+    "words for numbers": (reply_json({"output": [["1", "2", "3", "4"]]}), UnreadableOutputError, "holds something else"),
+    "a number for a vector": (reply_json({"output": [4]}), UnreadableOutputError, "a list of numbers, not int"),
+    "too short": (reply_json({"output": [[1.0, 2.0]]}), InvalidStateError, "must return 4 numbers, .*, not 2"),
+    "too long": (reply_json({"output": [[1.0] * 5]}), InvalidStateError, "must return 4 numbers, .*, not 5"),
+    "far too long": (reply_json({"output": [[1.0] * 10**5]}), UnreadableOutputError, "bytes, more than the"),
 }
 
 
@@ -174,24 +174,24 @@ def test_faults_are_told_apart(name: str) -> None:
 @pytest.mark.parametrize("word", ["NaN", "null", "Infinity", "-Infinity", "nan", "inf", "-nan", "1e999"])
 def test_what_is_not_finite_is_said_to_be_so(word: str) -> None:
     body = f'{{"output": [[1.0, {word}, 3, 4.0]]}}'.encode()
-    with raw_server(um_bridge(saying(http(body)))) as server, pytest.raises(NonFiniteError, match="1 of 4 values"):
+    with raw_server(um_bridge(answer_with(http(body)))) as server, pytest.raises(NonFiniteError, match="1 of 4 values"):
         checked_step(UMBridgeSolver(server.url, spec=SPEC), STATES[:1])
 
 
 def test_what_single_precision_cannot_hold_is_said_to_be_infinite() -> None:
-    with raw_server(um_bridge(answering({"output": [[1e300, 1, 2, 3]]}))) as server, pytest.raises(NonFiniteError):
+    with raw_server(um_bridge(reply_json({"output": [[1e300, 1, 2, 3]]}))) as server, pytest.raises(NonFiniteError):
         checked_step(UMBridgeSolver(server.url, state_shape=(1, 4)), np.ones((1, 1, 4), np.float32))
 
 
 @pytest.mark.parametrize("info", [{"protocolVersion": 0.9}, {"protocolVersion": "1.0"}, {"protocolVersion": None}])
 def test_another_version_of_the_protocol_is_refused(info: dict[str, Any]) -> None:
-    with raw_server(um_bridge(halving, info=info)) as server, pytest.raises(ServerError, match=r"must speak version 1\.0"):
+    with raw_server(um_bridge(halve, info=info)) as server, pytest.raises(ServerError, match=r"must speak version 1\.0"):
         checked_step(UMBridgeSolver(server.url, spec=SPEC), STATES)
 
 
 def test_something_else_than_um_bridge_is_said() -> None:
     said = r"no object of JSON \(It works!\): check the URL"
-    page = saying(http(b"<h1>It works!</h1>"))
+    page = answer_with(http(b"<h1>It works!</h1>"))
     with raw_server(page) as server, pytest.raises(UnreadableOutputError, match=said):
         checked_step(UMBridgeSolver(server.url, spec=SPEC), STATES)
 
@@ -202,19 +202,19 @@ def test_a_closed_port_is_said() -> None:
 
 
 def test_a_server_may_be_started_anew_between_steps() -> None:
-    with raw_server(um_bridge(halving)) as server:
+    with raw_server(um_bridge(halve)) as server:
         solver = UMBridgeSolver(server.url, spec=SPEC)
         checked_step(solver, STATES)
         server.cut()
         checked_step(solver, STATES)
-    with raw_server(um_bridge(halving), server.port) as again:
+    with raw_server(um_bridge(halve), server.port) as again:
         assert np.array_equal(checked_step(solver, STATES), 0.5 * STATES)
         assert again.requests[0][0] == "/Evaluate"  # it was looked at already
 
 
 def test_one_state_that_fails_costs_no_other_its_answer() -> None:
     def fails_where_negative(connection: Any, path: str, body: bytes) -> None:
-        reply = halving if json.loads(body)["input"][0][0] > 0 else error_of("negative")
+        reply = halve if json.loads(body)["input"][0][0] > 0 else error_of("negative")
         reply(connection, path, body)
 
     with raw_server(um_bridge(fails_where_negative)) as server:
@@ -231,7 +231,7 @@ def test_one_state_that_fails_costs_no_other_its_answer() -> None:
 def test_so_many_calls_are_under_way_at_once(at_once: int) -> None:
     def slow(*arguments: Any) -> None:
         time.sleep(0.02)
-        halving(*arguments)
+        halve(*arguments)
 
     with raw_server(um_bridge(slow)) as server:
         solver = UMBridgeSolver(server.url, spec=SPEC, at_once=at_once)
@@ -243,31 +243,31 @@ def test_so_many_calls_are_under_way_at_once(at_once: int) -> None:
             thread.join()
         assert server.most_under_way == at_once and server.connections <= at_once
         assert all(np.array_equal(result, 0.5 * STATES) for result in results) and len(results) == 2
-        assert server.asked("/Info") == 1
+        assert server.count("/Info") == 1
 
 
-def sent(server: RawServer) -> list[Any]:
+def questions(server: RawServer) -> list[Any]:
     return [json.loads(body) for path, body in server.requests if path == "/Evaluate"]
 
 
 def test_config_goes_along_with_every_call() -> None:
-    with raw_server(um_bridge(halving)) as server:
+    with raw_server(um_bridge(halve)) as server:
         UMBridgeSolver(server.url, spec=SPEC, config={"mesh": "fine"}).step(STATES[:2])
-        assert [question["config"] for question in sent(server)] == [{"mesh": "fine"}] * 2
+        assert [question["config"] for question in questions(server)] == [{"mesh": "fine"}] * 2
         sizes = [json.loads(body) for path, body in server.requests if path == "/InputSizes"]
         assert sizes == [{"name": "forward", "config": {"mesh": "fine"}}]
 
 
 def test_a_state_goes_out_as_one_vector_channel_by_channel() -> None:
-    with raw_server(um_bridge(halving)) as server:
+    with raw_server(um_bridge(halve)) as server:
         UMBridgeSolver(server.url, spec=SPEC).step(np.array([[[1.0, 2.0], [3.0, 0.1]]]))
-        assert sent(server)[0]["input"] == [[1.0, 2.0, 3.0, 0.1]]
+        assert questions(server)[0]["input"] == [[1.0, 2.0, 3.0, 0.1]]
 
 
 def test_single_precision_goes_out_as_what_it_is() -> None:
-    with raw_server(um_bridge(halving)) as server:
+    with raw_server(um_bridge(halve)) as server:
         UMBridgeSolver(server.url, state_shape=(1, 4)).step(np.full((1, 1, 4), 0.1, np.float32))
-        assert sent(server)[0]["input"] == [[float(np.float32(0.1))] * 4]
+        assert questions(server)[0]["input"] == [[float(np.float32(0.1))] * 4]
 
 
 WAITING = """
@@ -282,16 +282,16 @@ solver.step(np.ones((5, 1, 4), np.float32))
 @pytest.mark.slow
 @pytest.mark.parametrize("at_once", [1, 3])
 def test_who_waits_is_interrupted(at_once: int) -> None:
-    with raw_server(um_bridge(hanging)) as server:
+    with raw_server(um_bridge(hang)) as server:
         program = [sys.executable, "-c", WAITING, server.url, str(at_once)]
         with subprocess.Popen(program, stderr=subprocess.PIPE, text=True) as process:
             try:
-                assert wait_until(lambda: server.asked("/Evaluate") == at_once, 60)
+                assert wait_until(lambda: server.count("/Evaluate") == at_once, 60)
                 process.send_signal(signal.SIGINT)
                 _, errors = process.communicate(timeout=20)
             finally:
                 process.kill()
-        assert "KeyboardInterrupt" in errors and server.asked("/Evaluate") == at_once
+        assert "KeyboardInterrupt" in errors and server.count("/Evaluate") == at_once
 
 
 def test_a_missing_package_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -319,5 +319,5 @@ def test_settings_that_cannot_be_used_are_said_at_once(args: dict[str, Any], mes
 
 
 def test_parameters_that_no_one_named_are_refused() -> None:
-    with raw_server(um_bridge(halving)) as server, pytest.raises(InvalidStateError, match="its spec names none"):
+    with raw_server(um_bridge(halve)) as server, pytest.raises(InvalidStateError, match="its spec names none"):
         checked_step(UMBridgeSolver(server.url, spec=SPEC), STATES, np.ones((5, 1)))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from http_servers import OFFICIAL, RawServer, Reply, http, official_server, raw_server, saying
+from http_servers import OFFICIAL, RawServer, Reply, answer_with, http, official_server, raw_server
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -50,7 +50,7 @@ def official() -> Iterator[str]:
         yield url
 
 
-def waved(states: Array, speeds: Array) -> Array:
+def wave_step(states: Array, speeds: Array) -> Array:
     u, v, c = states[:, :1], states[:, 1:], speeds[:, :, None]
     return np.concatenate([u + c * v + A, v - c * B * u], axis=1)
 
@@ -61,13 +61,13 @@ def test_settings_say_what_each_vector_is(official: str, model: str, words: Mapp
     vectors = {key: yaml.safe_load(value) for key, value in words.items()}
     args = {"url": official, "model": model, "spec": WAVE, "at_once": at_once, **vectors}
     solver = build_solver(Component("deepzero_sim.UMBridgeSolver", args))
-    np.testing.assert_allclose(checked_step(solver, STATES, SPEEDS), waved(STATES, SPEEDS), rtol=1e-15)
+    np.testing.assert_allclose(checked_step(solver, STATES, SPEEDS), wave_step(STATES, SPEEDS), rtol=1e-15)
 
 
 def test_what_is_ignored_may_be_nan(official: str) -> None:
     vectors = {key: yaml.safe_load(value) for key, value in ONE_BY_ONE.items()}
     solver = UMBridgeSolver(official, "wave", spec=WAVE, config={"lost": True}, **vectors)
-    np.testing.assert_allclose(checked_step(solver, STATES, SPEEDS), waved(STATES, SPEEDS), rtol=1e-15)
+    np.testing.assert_allclose(checked_step(solver, STATES, SPEEDS), wave_step(STATES, SPEEDS), rtol=1e-15)
 
 
 def test_an_error_shows_words_that_work(official: str) -> None:
@@ -108,7 +108,7 @@ def model(evaluate: Callable[[list[Any]], Any] | bytes, sizes: Any, out: Any, **
         yield server
 
 
-def stepped(server: RawServer, shape: Sequence[int], params: Array | None = None, **arguments: Any) -> Array:
+def step(server: RawServer, shape: Sequence[int], params: Array | None = None, **arguments: Any) -> Array:
     """One step of the state 1, 2, 3, ..."""
     arguments["spec"] = {"state_shape": list(shape), "dtype": "float64", **arguments.get("spec", {})}
     solver = UMBridgeSolver(server.url, timeout=5, **arguments)
@@ -120,12 +120,12 @@ def stepped(server: RawServer, shape: Sequence[int], params: Array | None = None
 @pytest.mark.parametrize("answer", [[[3.0]], [3.0], 3.0, [[3]], [3], 3])
 def test_a_bare_number_is_a_list_of_one(sizes: Any, out: Any, answer: Any) -> None:
     with model(lambda inputs: answer, sizes, out) as server:
-        assert stepped(server, (1, 1)).tolist() == [[3.0]]
+        assert step(server, (1, 1)).tolist() == [[3.0]]
 
 
 def test_names_of_models_may_be_a_bare_name() -> None:
     with model(lambda inputs: inputs, [4], [4], **{"/Info": {"protocolVersion": 1, "models": "forward"}}) as server:
-        assert stepped(server, (1, 4)).tolist() == [[1, 2, 3, 4]]
+        assert step(server, (1, 4)).tolist() == [[1, 2, 3, 4]]
 
 
 @pytest.mark.parametrize("unboxed", [False, True])
@@ -145,7 +145,7 @@ def test_every_shape_of_the_protocol_is_served(points: int, split: bool, diagnos
     fields = [points, points] if split else [2 * points]
     words = [{"channels": [0]}, {"channels": [1]}] if split else ["state"]
     with model(evaluate, [*fields, 1, 1], [*fields, *[1] * diagnostics]) as server:
-        found = stepped(
+        found = step(
             server,
             (2, points),
             np.array([[0.5, 0.25]]),
@@ -190,11 +190,11 @@ def test_sizes_that_do_not_fit_are_refused_with_the_words_to_write(
 ) -> None:
     params = np.ones((1, 2)) if "parameters" in spec else None
     with model(lambda inputs: inputs, sizes, sizes) as server, pytest.raises(InvalidStateError) as caught:
-        stepped(server, shape, params, spec=spec)
+        step(server, shape, params, spec=spec)
     assert f"not {sizes}: check the spec's state_shape and parameters, or say what each vector is, such as {words}." in str(
         caught.value
     )
-    assert server.asked("/Evaluate") == 0
+    assert server.count("/Evaluate") == 0
 
 
 @pytest.mark.parametrize("sizes", [[3], [2, 1], [4, 4, 4, 4, 4], [], None, "4", [True], [4.5], [[4]], {"a": 4}, [None], [-4]])
@@ -203,12 +203,12 @@ def test_sizes_that_no_words_fit_are_refused(sizes: Any) -> None:
         model(lambda inputs: inputs, sizes, [4]) as server,
         pytest.raises(InvalidStateError, match="must have inputs of sizes"),
     ):
-        stepped(server, (1, 4), inputs=["state"])
+        step(server, (1, 4), inputs=["state"])
 
 
 def test_true_is_no_size_of_one() -> None:
     with model(lambda inputs: inputs, [True], [1]) as server, pytest.raises(InvalidStateError, match=r"not \[True\]"):
-        stepped(server, (1, 1))
+        step(server, (1, 1))
 
 
 def test_diagnostic_outputs_are_offered_to_be_ignored() -> None:
@@ -216,12 +216,12 @@ def test_diagnostic_outputs_are_offered_to_be_ignored() -> None:
         model(lambda inputs: inputs, [4], [4, 7]) as server,
         pytest.raises(InvalidStateError, match=r"outputs: \[state, ignore\]"),
     ):
-        stepped(server, (1, 4))
+        step(server, (1, 4))
 
 
 def test_an_ignored_output_may_be_large() -> None:
     with model(lambda inputs: [*inputs, [0.5] * 50_000], [4], [4, 50_000]) as server:
-        assert stepped(server, (1, 4), outputs=["state", "ignore"]).tolist() == [[1, 2, 3, 4]]
+        assert step(server, (1, 4), outputs=["state", "ignore"]).tolist() == [[1, 2, 3, 4]]
 
 
 @pytest.mark.parametrize(
@@ -243,7 +243,7 @@ def test_an_ignored_output_may_be_large() -> None:
 def test_answers_of_other_vectors_are_refused(output: Any, error: type[SolverError], said: str) -> None:
     words = [{"channels": [0]}, {"channels": [1]}]
     with model(lambda inputs: output, [4, 4], [4, 4]) as server, pytest.raises(error, match=said):
-        stepped(server, (2, 4), inputs=words, outputs=words)
+        step(server, (2, 4), inputs=words, outputs=words)
 
 
 @pytest.mark.parametrize("word", ["-nan(ind)", "nan(0x8000)", "-NAN", "+inf", "1.#QNAN", "-1.#IND", "1.#INF00", "-1.#INF"])
@@ -252,27 +252,27 @@ def test_what_c_writes_for_no_number_is_none(word: str) -> None:
         model(f'{{"output": [[1.5, {word}, 3]]}}'.encode(), [3], [3]) as server,
         pytest.raises(NonFiniteError, match="1 of 3 values"),
     ):
-        stepped(server, (1, 3))
+        step(server, (1, 3))
 
 
 def test_a_mark_of_the_encoding_in_front_is_no_garbage() -> None:
     with model(b'\xef\xbb\xbf{"output": [[2, 4, 6]]}', [3], [3]) as server:
-        assert stepped(server, (1, 3)).tolist() == [[2, 4, 6]]
+        assert step(server, (1, 3)).tolist() == [[2, 4, 6]]
 
 
 @pytest.mark.parametrize("status", ["301 Moved", "302 Found", "307 Temporary Redirect", "308 Permanent Redirect"])
 def test_a_redirect_is_told_with_where_it_leads(status: str) -> None:
-    answer: Reply = saying(http(b"", status, "Location: https://elsewhere.example/um\r\n"))
+    answer: Reply = answer_with(http(b"", status, "Location: https://elsewhere.example/um\r\n"))
     said = f"status {status[:3]}: it redirects to https://elsewhere.example/um: give url the address there"
     with raw_server(answer) as server, pytest.raises(ServerError, match=said):
-        stepped(server, (1, 4))
+        step(server, (1, 4))
 
 
 @pytest.mark.parametrize("version", [True, "1.0", [1.0], 2, None, float("nan")])
 def test_other_versions_are_refused(version: Any) -> None:
     info, said = {"protocolVersion": version, "models": ["forward"]}, r"must speak version 1\.0"
     with model(lambda inputs: inputs, [4], [4], **{"/Info": info}) as server, pytest.raises(ServerError, match=said):
-        stepped(server, (1, 4))
+        step(server, (1, 4))
 
 
 FIELDS = {"state_shape": [2, 4], "channels": ["u", "v"], "parameters": ["nu", "k"]}
