@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import deepzero_sim as dz
-from deepzero_sim.cli.main import parser
+from deepzero_sim.cli.main import COMMANDS, main
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
 
@@ -28,12 +28,17 @@ def keys(table: str) -> set[str]:
     return {key.partition(".")[0] for column in columns for key in re.findall(r"`([\w.]+)`", column)}
 
 
-COMMANDS = parser()[1]
+def options(text: str) -> set[str]:
+    """First components of all options and positional arguments that the help of a command shows."""
+    given = re.findall(r"^  (?:-h, )?--([\w.]+)", text, re.MULTILINE)
+    positional = re.search(r"^positional arguments:\n  (\w+)", text, re.MULTILINE)
+    return {key.partition(".")[0] for key in [*given, *([] if positional is None else [positional[1]])]}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_setting_is_in_the_reference(command: str) -> None:
+def test_every_setting_is_in_the_reference(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     page = "settings.md" if command in ("train", "classify", "generate") else "commands.md"
     text = (REFERENCE / page).read_text(encoding="utf-8")
-    taken = {action.dest.partition(".")[0] for action in COMMANDS[command]._actions}
-    assert keys(section(text, command)) == taken - {"help", "config", "print_config"}
+    with pytest.raises(SystemExit):
+        main([*command.split(), "--help"])
+    assert keys(section(text, command)) == options(capsys.readouterr().out) - {"help", "config", "print_config"}
