@@ -34,6 +34,21 @@ def require(holds: bool, expected: str, value: object, remedy: str = "", error: 
         raise error(f"{expected}, not {value!r}{f': {remedy}' if remedy else ''}.")
 
 
+def require_that(holds: bool, otherwise: str, error: type[DeepZeroError] = ConfigError) -> None:
+    """Refuse something unless a condition holds, in a sentence of its own.
+
+    Args:
+        holds: Condition.
+        otherwise: Sentence that says what was expected, what came, and what to do.
+        error: Class of the error.
+
+    Raises:
+        DeepZeroError: The condition does not hold.
+    """
+    if not holds:
+        raise error(otherwise)
+
+
 def require_type(value: object, kinds: type | tuple[type, ...], expected: str, remedy: str = "") -> None:
     """Refuse an object of another type: `EXPECTED, not TYPE: REMEDY.`
 

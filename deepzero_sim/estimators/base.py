@@ -10,7 +10,7 @@ from typing import Any, ClassVar, get_args
 
 import torch
 
-from deepzero_sim.common.requirements import Words, require, require_one_of, require_type
+from deepzero_sim.common.requirements import Words, require, require_one_of, require_that, require_type
 from deepzero_sim.common.types import Mask, NamedTensors, Scheme, is_number
 from deepzero_sim.errors import ConfigError, DivergedError
 from deepzero_sim.oracle.base import Oracle, require_finite
@@ -81,8 +81,10 @@ def require_precision(parameters: Mapping[str, torch.Tensor], step_size: float) 
         ConfigError: There are half-precision or complex parameters, or the step is too small or too large for them.
     """
     for name, parameter in parameters.items():
-        if torch.is_autocast_enabled(parameter.device.type):
-            raise ConfigError("autocast rounds the results that differences are taken of: estimate gradients outside of it.")
+        require_that(
+            not torch.is_autocast_enabled(parameter.device.type),
+            "autocast rounds the results that differences are taken of: estimate gradients outside of it.",
+        )
         remedy = (
             f"keep it as a real parameter of shape {(*parameter.shape, 2)} and use torch.view_as_complex of it in forward, "
             "or take a method that back-propagates, such as SolverLayer or DETACHED"
@@ -134,8 +136,9 @@ def require_mask(parameters: Mapping[str, torch.Tensor], mask: Mask | None) -> N
         shape, came = parameters[name].shape, Words(f"{active.dtype} of shape {tuple(active.shape)}")
         fits = active.dtype == torch.bool and active.shape == shape
         require(fits, f"the mask of {name!r} must be a bool tensor of shape {tuple(shape)}", came)
-    if not any(bool(active.any()) for active in mask.values()):
-        raise ConfigError("the mask leaves no coordinate active: lower the sparsity.")
+    require_that(
+        any(bool(active.any()) for active in mask.values()), "the mask leaves no coordinate active: lower the sparsity."
+    )
 
 
 def require_gradient(loss: torch.Tensor) -> None:
@@ -144,8 +147,9 @@ def require_gradient(loss: torch.Tensor) -> None:
     Raises:
         ConfigError: The loss depends on no parameter, as far as autograd sees.
     """
-    if not loss.requires_grad:
-        raise ConfigError("the loss has no gradient: look for detach(), no_grad() or numpy in the network and the loss.")
+    require_that(
+        loss.requires_grad, "the loss has no gradient: look for detach(), no_grad() or numpy in the network and the loss."
+    )
 
 
 @dataclass(frozen=True)

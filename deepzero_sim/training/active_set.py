@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 
 from deepzero_sim.common.components import Component, Kind, call, load_factory
-from deepzero_sim.common.requirements import require_type
+from deepzero_sim.common.requirements import require_that, require_type
 from deepzero_sim.errors import RunError
 from deepzero_sim.estimators.sparsity.base import Densities, LayerRatios
 from deepzero_sim.estimators.sparsity.grasp import GraSP
@@ -101,11 +101,12 @@ def active_set(
 
 def _find_and_save(ratios: RunRatios, find: Callable[[], Densities], model: torch.nn.Module, seed: int) -> RatiosRecord:
     folder = ratios.run.path
-    if (folder / CHECKPOINT).exists():
-        raise RunError(
-            f"{folder} holds a checkpoint but no ratios.json that says how much of each layer it trained: restore that, or "
-            "delete the folder to start afresh."
-        )
+    require_that(
+        not (folder / CHECKPOINT).exists(),
+        f"{folder} holds a checkpoint but no ratios.json that says how much of each layer it trained: restore that, or "
+        "delete the folder to start afresh.",
+        RunError,
+    )
     started = time.perf_counter()
     with single_threaded(), torch.random.fork_rng(devices=[]):  # what a network draws itself depends on the seed only
         torch.manual_seed(seed)

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from deepzero_sim.common.checksums import digest, digest_of_named
 from deepzero_sim.common.documents import read_json, read_yaml, write_yaml
 from deepzero_sim.common.files import read_text, replace_tensor_file, require_regular, write_text
+from deepzero_sim.common.requirements import require_that
 from deepzero_sim.common.types import NamedTensors
 from deepzero_sim.errors import ConfigError, RunError
 
@@ -131,8 +132,11 @@ def load_checkpoint(path: Path) -> Checkpoint:
 def load_with_identity(path: Path) -> tuple[Checkpoint, RunIdentity]:
     """Load a checkpoint, and the identity of its run; see :func:`load_checkpoint`."""
     file = path / CHECKPOINT
-    if not file.exists():
-        raise RunError(f"expected a trained run in {path}, but there is no {CHECKPOINT}: train it first, or check the path.")
+    require_that(
+        file.exists(),
+        f"expected a trained run in {path}, but there is no {CHECKPOINT}: train it first, or check the path.",
+        RunError,
+    )
     require_regular(file)
     try:
         checkpoint, identity = _read(file)
@@ -189,14 +193,18 @@ def read_settings(path: Path) -> dict[str, Any]:
         RunError: It is no run folder, or its config.yaml is damaged.
     """
     config = path / CONFIG
-    if not config.exists():
-        raise RunError(f"expected a run folder at {path}, but there is no config.yaml in it: check the path.")
+    require_that(
+        config.exists(), f"expected a run folder at {path}, but there is no config.yaml in it: check the path.", RunError
+    )
     try:
-        settings = read_yaml(read_text(config, "the settings of a run"))
+        settings: dict[str, Any] = read_yaml(read_text(config, "the settings of a run"))
     except ConfigError as error:
         raise RunError(f"{config} cannot be read as YAML: {error}") from error
     except yaml.YAMLError as error:
         raise RunError(f"{config} cannot be read as YAML: restore it or delete the folder.") from error
-    if not isinstance(settings, dict):
-        raise RunError(f"{config} must hold settings as key: value lines, not {type(settings).__name__}: restore it.")
+    require_that(
+        isinstance(settings, dict),
+        f"{config} must hold settings as key: value lines, not {type(settings).__name__}: restore it.",
+        RunError,
+    )
     return settings

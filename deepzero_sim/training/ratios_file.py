@@ -12,7 +12,7 @@ from torch import nn
 
 from deepzero_sim.common.checksums import digest
 from deepzero_sim.common.files import require_regular, write_text
-from deepzero_sim.common.requirements import is_count, require, require_type
+from deepzero_sim.common.requirements import is_count, require, require_that, require_type
 from deepzero_sim.errors import RunError
 from deepzero_sim.estimators.sparsity.base import Densities, active_count, layer_weights
 from deepzero_sim.training.preparation import PREPARATION, RATIOS_FOUND, Preparation
@@ -107,8 +107,11 @@ def load_ratios(folder: Path) -> RatiosRecord | None:
             "folder to start afresh."
         ) from error
     written = Preparation(folder / PREPARATION).content(RATIOS_FOUND)
-    if written not in ("", digest([text])):
-        raise RunError(f"{path} was changed, or is another run's: restore it, or delete the folder to start afresh.")
+    require_that(
+        written in ("", digest([text])),
+        f"{path} was changed, or is another run's: restore it, or delete the folder to start afresh.",
+        RunError,
+    )
     return record
 
 
@@ -119,11 +122,12 @@ def require_ratios_of(record: RatiosRecord, model: nn.Module, folder: Path) -> N
         RunError: It is another network's.
     """
     sizes = {name: weight.numel() for name, weight in layer_weights(model).items()}
-    if record.sizes != sizes:
-        raise RunError(
-            f"{folder / RATIOS} holds the layer ratios of another network ({', '.join(record.sizes)}), this one has "
-            f"{', '.join(sizes)}: restore it, or delete the folder to start afresh."
-        )
+    require_that(
+        record.sizes == sizes,
+        f"{folder / RATIOS} holds the layer ratios of another network ({', '.join(record.sizes)}), this one has "
+        f"{', '.join(sizes)}: restore it, or delete the folder to start afresh.",
+        RunError,
+    )
 
 
 def _parse(content: Mapping[str, Any]) -> RatiosRecord:

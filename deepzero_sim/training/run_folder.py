@@ -31,6 +31,7 @@ from typing import Any
 
 from deepzero_sim.common.documents import read_yaml, write_yaml
 from deepzero_sim.common.files import require_regular, write_text
+from deepzero_sim.common.requirements import require_that
 from deepzero_sim.errors import RunError
 from deepzero_sim.solver.failure_policy import Incident, incident_to_dict
 from deepzero_sim.training.checkpoint_file import (
@@ -90,11 +91,12 @@ class RunFolder:
         config = self.path / CONFIG
         text = write_yaml(settings)
         if not config.exists():
-            if (self.path / CHECKPOINT).exists():
-                raise RunError(
-                    f"{self.path} holds a checkpoint but no config.yaml that says how it was made: restore that, "
-                    "or name another folder with --run."
-                )
+            require_that(
+                not (self.path / CHECKPOINT).exists(),
+                f"{self.path} holds a checkpoint but no config.yaml that says how it was made: restore that, "
+                "or name another folder with --run.",
+                RunError,
+            )
             write_text(config, text)
             return
         known = read_settings(self.path)
@@ -183,11 +185,12 @@ class RunFolder:
             return None
         checkpoint, identity = load_with_identity(self.path)
         for key, content in self._identity.contents.items():
-            if identity.contents.get(key) != content:
-                raise RunError(
-                    f"the run in {self.path} was trained with a {key} that held something else than it does now: restore that "
-                    "file, or name another folder with --run."
-                )
+            require_that(
+                identity.contents.get(key) == content,
+                f"the run in {self.path} was trained with a {key} that held something else than it does now: restore that "
+                "file, or name another folder with --run.",
+                RunError,
+            )
         return checkpoint
 
     def rewrite_state(self, checkpoint: Checkpoint) -> None:

@@ -7,6 +7,7 @@ from typing import final
 import numpy as np
 import torch
 
+from deepzero_sim.common.requirements import require_that
 from deepzero_sim.common.types import Array
 from deepzero_sim.coupling.probes import SolverProbe
 from deepzero_sim.coupling.vjp.base import StepTaken, VectorJacobianProduct
@@ -52,11 +53,12 @@ class Exact(VectorJacobianProduct):
 
     def differentiable_step(self, solver: Solver, states: torch.Tensor, params: torch.Tensor | None) -> torch.Tensor:
         advanced = differentiable_step(_require_differentiable(solver), states, params)
-        if not bool(torch.isfinite(advanced).all()):
-            raise NonFiniteError(
-                f"what solver {solver.spec.name!r} returned must be finite, but it holds NaN or infinity: "
-                "use a smaller learning rate or fewer unrolled steps."
-            )
+        require_that(
+            bool(torch.isfinite(advanced).all()),
+            f"what solver {solver.spec.name!r} returned must be finite, but it holds NaN or infinity: "
+            "use a smaller learning rate or fewer unrolled steps.",
+            NonFiniteError,
+        )
         return advanced
 
     def product(self, taken: StepTaken, cotangents: Array, probes: SolverProbe) -> Array:
@@ -66,10 +68,10 @@ class Exact(VectorJacobianProduct):
         with torch.enable_grad():
             advanced = self.differentiable_step(probes.solver, states, params)
         probes.count(Account(len(states)))
-        if not advanced.requires_grad:
-            raise ConfigError(
-                f"the differentiable step of solver {probes.spec.name!r} has no gradient: look for detach() or numpy in it."
-            )
+        require_that(
+            advanced.requires_grad,
+            f"the differentiable step of solver {probes.spec.name!r} has no gradient: look for detach() or numpy in it.",
+        )
         (product,) = torch.autograd.grad(advanced, states, torch.from_numpy(cotangents.copy()))
         return np.where(probes.spec.active(), product.numpy(), np.zeros((), cotangents.dtype))
 

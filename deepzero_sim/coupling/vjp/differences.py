@@ -6,7 +6,7 @@ from typing import get_args
 
 import numpy as np
 
-from deepzero_sim.common.requirements import require, require_one_of
+from deepzero_sim.common.requirements import require, require_one_of, require_that
 from deepzero_sim.common.types import Array, Scheme, is_number
 from deepzero_sim.coupling.probes import SolverProbe
 from deepzero_sim.errors import ConfigError
@@ -65,11 +65,11 @@ class Differences:
         """
         eps = float(np.finfo(state.dtype).eps)
         share = self.step_size or eps ** (1 / 2 if self.scheme == "forward" else 1 / 3)
-        if share < 4 * eps:
-            raise ConfigError(
-                f"step_size {share:g} is below the noise floor of {state.dtype} states, {4 * eps:.2g} of their size: take a "
-                "larger one, or None to have it chosen."
-            )
+        require_that(
+            share >= 4 * eps,
+            f"step_size {share:g} is below the noise floor of {state.dtype} states, {4 * eps:.2g} of their size: take a "
+            "larger one, or None to have it chosen.",
+        )
         sizes = channel_sizes(state)
         lengths = np.stack([_size(direction) / sizes for direction in directions]).max(1)
         exponents = np.round(np.log2(share) - np.log2(np.where(lengths > 0, lengths, 1.0)))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from deepzero_sim.common.requirements import require_that
 from deepzero_sim.common.types import Array
 from deepzero_sim.coupling.probes import SolverProbe
 from deepzero_sim.coupling.vjp.differences import Differences
-from deepzero_sim.errors import ConfigError
 from deepzero_sim.solver.contract import SolverSpec
 from deepzero_sim.solver.validation import require_states
 
@@ -32,12 +32,12 @@ def local_radius(states: Array, params: Array | None, probes: SolverProbe, diffe
         SolverError: The states are none of the solver's, or the solver failed.
     """
     radius = measure_radius(states, params, probes, differences)
-    if is_wide(radius, probes.spec):
-        raise ConfigError(
-            f"a step of solver {probes.spec.name!r} carries information over {radius} points or more of "
-            f"{max(states.shape[2:])}, too far for "
-            "Coloured to be cheap: take ReferenceJacobian, or give Coloured a radius within which a step carries most."
-        )
+    require_that(
+        not is_wide(radius, probes.spec),
+        f"a step of solver {probes.spec.name!r} carries information over {radius} points or more of "
+        f"{max(states.shape[2:])}, too far for "
+        "Coloured to be cheap: take ReferenceJacobian, or give Coloured a radius within which a step carries most.",
+    )
     return max(radius, 1)
 
 

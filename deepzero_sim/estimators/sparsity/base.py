@@ -12,9 +12,8 @@ from typing import Any
 
 from torch import nn
 
-from deepzero_sim.common.requirements import Words, require
+from deepzero_sim.common.requirements import Words, require, require_that
 from deepzero_sim.common.types import NamedTensors, is_number
-from deepzero_sim.errors import ConfigError
 from deepzero_sim.oracle.base import Oracle
 from deepzero_sim.oracle.queries import trainable
 from deepzero_sim.solver.failure_policy import Incident
@@ -92,11 +91,11 @@ def layer_weights(model: nn.Module) -> NamedTensors:
     weights = {
         name: p for name, p in parameters.items() if p.dim() > 1 and p.numel() and isinstance(_owner(model, name), SCORED)
     }
-    if not weights:
-        raise ConfigError(
-            f"the network {type(model).__name__} trains no weights of convolutions or linear layers, the only ones that a "
-            "gradient can leave out: set sparsity to 0."
-        )
+    require_that(
+        bool(weights),
+        f"the network {type(model).__name__} trains no weights of convolutions or linear layers, the only ones that a "
+        "gradient can leave out: set sparsity to 0.",
+    )
     return weights
 
 

@@ -8,7 +8,7 @@ from typing import Any, final, get_args
 import torch
 
 from deepzero_sim.common.module_state import preserve_state
-from deepzero_sim.common.requirements import require_one_of
+from deepzero_sim.common.requirements import require_one_of, require_that
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.estimators.base import require_gradient
 from deepzero_sim.estimators.sparsity.base import Densities, LayerRatios, layer_weights, require_sparsity
@@ -82,6 +82,5 @@ def _require_twice_differentiable(gradient: torch.Tensor) -> None:
         if node is None or node in seen:
             continue
         seen.add(node)
-        if node.name().endswith("::Error"):
-            raise ConfigError(f"{_TWICE}: take ZO-GraSP, which differentiates nothing.")
+        require_that(not node.name().endswith("::Error"), f"{_TWICE}: take ZO-GraSP, which differentiates nothing.")
         waiting += [following for following, _ in node.next_functions]

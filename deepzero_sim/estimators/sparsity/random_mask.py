@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 
 from deepzero_sim.common.randomness import new_generator
-from deepzero_sim.common.requirements import is_count, require, require_type
+from deepzero_sim.common.requirements import is_count, require, require_that, require_type
 from deepzero_sim.common.types import Mask, NamedTensors, is_number
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.estimators.sparsity.base import active_count, require_sparsity
@@ -36,8 +36,10 @@ class RandomMask:
     ) -> None:
         require_sparsity(sparsity)
         _require_densities({} if densities is None else densities)
-        if densities is not None and sparsity:
-            raise ConfigError(f"a mask takes a sparsity or densities, not both: leave out the sparsity, {sparsity}.")
+        require_that(
+            densities is None or not sparsity,
+            f"a mask takes a sparsity or densities, not both: leave out the sparsity, {sparsity}.",
+        )
         expected = "a mask must serve at least one step before it is drawn anew"
         require(is_count(refresh), expected, refresh, "a whole number")
         new_generator(seed)  # refuses what is no seed

@@ -20,6 +20,7 @@ from typing import Literal, TypeAlias
 
 import torch
 
+from deepzero_sim.common.requirements import require_that
 from deepzero_sim.common.types import NamedTensors
 from deepzero_sim.errors import DivergedError
 from deepzero_sim.estimators.sparsity.base import Densities
@@ -89,8 +90,9 @@ def require_finite_tensors(tensors: Mapping[str, torch.Tensor], what: str) -> No
         DivergedError: A tensor holds some.
     """
     for name, tensor in tensors.items():
-        if not bool(torch.isfinite(tensor).all()):
-            raise DivergedError(
-                f"the {what} of {name!r} is not finite, so layers cannot be ranked: take a smaller step_size for the layer "
-                "ratios, fewer unrolled steps, or uniform ratios."
-            )
+        require_that(
+            bool(torch.isfinite(tensor).all()),
+            f"the {what} of {name!r} is not finite, so layers cannot be ranked: take a smaller step_size for the layer "
+            "ratios, fewer unrolled steps, or uniform ratios.",
+            DivergedError,
+        )

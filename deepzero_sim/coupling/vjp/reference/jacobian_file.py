@@ -14,9 +14,11 @@ from safetensors.numpy import save_file
 from deepzero_sim.common.checksums import digest, digest_of_named
 from deepzero_sim.common.documents import read_json
 from deepzero_sim.common.files import replace_tensor_file, require_regular
+from deepzero_sim.common.requirements import require_that
 from deepzero_sim.common.types import Array
 from deepzero_sim.coupling.probes import SolverProbe
 from deepzero_sim.errors import RunError
+from deepzero_sim.solver.failure_policy import Account
 
 FORMAT = "deepzero-sim jacobians 2"
 
@@ -24,24 +26,20 @@ FORMAT = "deepzero-sim jacobians 2"
 class JacobianFile:
     """Arrays by a digest of all they depend on, including steps of the solver, so that another solver's are never used.
 
-    An array that is found counts as many solver steps as its measurement took: a run costs the same, whoever paid.
-
     Args:
         path: Safetensors file, read if it exists; None to store nothing.
-
-    Attributes:
-        steps_taken: Number of solver steps that were taken for arrays that were not found.
+        count_found: True to count as many solver steps for an array that is found as its measurement took, so that a run costs
+            the same, whoever paid; False where they were counted before.
 
     Raises:
         RunError: The file is damaged, none of this kind, or lies where nothing can be written.
     """
 
-    def __init__(self, path: Path | None) -> None:
-        self._path = path
+    def __init__(self, path: Path | None, *, count_found: bool = True) -> None:
+        self._path, self._count_found = path, count_found
         self._arrays: dict[str, Array] = {}
         self._facts: dict[str, dict[str, str | int]] = {}  # by digest: solver steps, and the digest of the arrays themselves
         self._changed = False
-        self.steps_taken = 0
         if path is None:
             return
         _require_writable(path)
@@ -63,8 +61,7 @@ class JacobianFile:
                 f"{path} must be a file of Jacobians of this package, but it is not, or damaged ({type(error).__name__}: "
                 f"{error}): name another file, or remove it if nothing else needs it."
             ) from error
-        if not whole:
-            raise RunError(f"{path} holds Jacobians that were changed: remove it to have them measured anew.")
+        require_that(whole, f"{path} holds Jacobians that were changed: remove it to have them measured anew.", RunError)
         self._facts = facts
 
     def get(
@@ -80,11 +77,11 @@ class JacobianFile:
         """
         key = digest(settings, at)[:32]
         if key in self._facts:
-            probes.steps += int(self._facts[key]["steps"])
+            if self._count_found:
+                probes.count(Account(int(self._facts[key]["steps"])))
             return self._of(key)
         before = probes.steps
         measured = measure()
-        self.steps_taken += probes.steps - before
         if self._path is not None:
             self._arrays |= {f"{key}.{name}": array for name, array in measured.items()}
             self._facts[key] = {"steps": probes.steps - before, "content": digest_of_named([], measured)}

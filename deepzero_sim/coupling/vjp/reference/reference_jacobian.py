@@ -8,7 +8,7 @@ from typing import TypeAlias, final
 
 import numpy as np
 
-from deepzero_sim.common.requirements import is_count, require, require_flag
+from deepzero_sim.common.requirements import is_count, require, require_flag, require_that
 from deepzero_sim.common.types import Array, Scheme, is_number
 from deepzero_sim.coupling.probes import SolverProbe
 from deepzero_sim.coupling.vjp.base import StepTaken, VectorJacobianProduct
@@ -130,8 +130,10 @@ class ReferenceJacobian(VectorJacobianProduct):
         answer = self._differences.jvp(probes, states[0], first, taken.advanced[0], some[None].astype(states.dtype))
         self._measure(taken, metric, answer, probes)
 
-    def _measure(self, taken: StepTaken, metric: Metric, fingerprint: Array, probes: SolverProbe) -> None:
-        file = JacobianFile(self.file)
+    def _measure(
+        self, taken: StepTaken, metric: Metric, fingerprint: Array, probes: SolverProbe, *, count_found: bool = True
+    ) -> None:
+        file = JacobianFile(self.file, count_found=count_found)
         measured = MeasuredJacobians(probes, self._differences, self.block, self.radius, file, metric, fingerprint)
         try:
             for b in range(len(taken.states)):
@@ -158,10 +160,11 @@ class ReferenceJacobian(VectorJacobianProduct):
 
     def _begin(self, taken: StepTaken, probes: SolverProbe) -> MeasuredJacobians:
         if self._known:
-            known, before = self._known, probes.steps
+            known = self._known
             references = StepTaken(known["states"], known.get("params"), known["advanced"])
-            self._measure(references, Metric(known["sizes"], known["spans"]), known["fingerprint"], probes)
-            probes.steps = before + self._file.steps_taken  # the rest was counted when it was measured first
+            metric = Metric(known["sizes"], known["spans"])
+            # this run was resumed: it counted what the file holds when it measured it
+            self._measure(references, metric, known["fingerprint"], probes, count_found=False)
         else:
             self.prepare(taken.states, taken.params, probes)
         assert self._measured is not None
@@ -229,12 +232,12 @@ class ReferenceJacobian(VectorJacobianProduct):
 
     def _require_fits(self, references: int, spec: SolverSpec) -> None:
         needed = self.value_count(spec, references) * np.dtype(spec.dtype).itemsize
-        if needed > self.memory:
-            raise ConfigError(
-                f"the Jacobian of solver {spec.name!r} and {references} references would take {needed / 2**30:.3g} GiB, more "
-                f"than the {self.memory / 2**30:.3g} GiB of memory: take block={2 * self.block}, which needs a fourth on a "
-                "plane, fewer references, a smaller radius, more memory, or Coloured."
-            )
+        require_that(
+            needed <= self.memory,
+            f"the Jacobian of solver {spec.name!r} and {references} references would take {needed / 2**30:.3g} GiB, more "
+            f"than the {self.memory / 2**30:.3g} GiB of memory: take block={2 * self.block}, which needs a fourth on a "
+            "plane, fewer references, a smaller radius, more memory, or Coloured.",
+        )
 
 
 def _secant_term(step: _Step, w: Array, reference: Reference, measured: MeasuredJacobians, active: np.ndarray) -> Array | float:
