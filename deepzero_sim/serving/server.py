@@ -1,4 +1,8 @@
-"""A server of models: an address, web requests in and answers out, until it is told to stop."""
+"""A server of models: an address, web requests in and answers out, until it is told to stop.
+
+The official package `umbridge` has a server, too. That one listens on all addresses, answers web pages, writes NaN, which is no
+JSON, and has no words for a solver's errors.
+"""
 
 from __future__ import annotations
 

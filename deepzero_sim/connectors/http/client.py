@@ -3,6 +3,8 @@
 Evaluations are idempotent: a second request does no harm, but takes the time twice. So a request is sent a second time in one
 case only: a kept connection turns out to have been closed by the server in the meantime, before any of an answer came. The
 failure policy decides about everything else. Proxies that the environment names are not used; redirects are not followed.
+
+It stands on `http.client`, as no library of HTTP limits the time of a whole call: their timeouts begin anew with every byte.
 """
 
 from __future__ import annotations
