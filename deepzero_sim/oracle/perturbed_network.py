@@ -23,7 +23,8 @@ from deepzero_sim.common.randomness import RandomnessDetector, new_generator
 from deepzero_sim.common.types import NamedTensors
 from deepzero_sim.errors import ConfigError, DeepZeroError
 from deepzero_sim.oracle.difference.delta import Delta, Dense, OneCoordinate
-from deepzero_sim.oracle.difference.propagation import Differences, Meter
+from deepzero_sim.oracle.difference.propagation import Differences
+from deepzero_sim.oracle.difference.propagation_state import Meter
 from deepzero_sim.oracle.difference.trace import CannotRecordError, Recording, Slot, record
 from deepzero_sim.oracle.queries import (
     Coordinates,
@@ -260,7 +261,7 @@ class QueriedNetwork:
                 varied = _varied(leaves[place], share)
                 starts[slot] = Dense((varied - leaves[place]).unsqueeze(0))
                 leaves[place] = varied
-        delta = Differences(recording).of(starts)
+        delta = Differences(recording).propagate(starts)
         found = before.new_zeros(before.shape) if delta is None else delta.dense()[0].to(before)
         write(self._whole, {self._prefix + name: parameters[name] + change.dense()[0] for name, change in changes.items()})
         after = self._numbers(pytree.tree_unflatten(leaves, form))
@@ -308,7 +309,7 @@ class QueriedNetwork:
         starts: dict[Slot, Delta] = {slots[i]: Dense(change) for i, change in enumerate(inputs) if change is not None}
         if perturbation is not None:
             starts |= _coordinates(base.parameters, base.recording, perturbation)
-        delta = base.differences.of(starts, meter)
+        delta = base.differences.propagate(starts, meter)
         if delta is None:  # nothing that is used changes
             return base.result.new_zeros(_count(perturbation, inputs), *base.result.shape)
         return delta.dense()

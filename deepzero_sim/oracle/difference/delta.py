@@ -1,11 +1,11 @@
-"""By how much the queries of a chunk change a value: the forms that such a difference takes.
+"""Differences between the queries of a chunk and the base network: the forms in which a value's difference is stored.
 
-A chunk asks `P` queries, each of a network that differs from the base network in one coordinate of one parameter. Where
-the base network computes a value `v`, query `p` computes `v + delta_p`. The differences are carried instead of the values,
-so that they keep their digits however small the step is, in whichever form is smallest:
+A chunk has `P` queries, each a network that differs from the base network in one coordinate of one parameter. Where the base
+network computes a value `v`, query `p` computes `v + delta_p`. The differences are propagated instead of the values, so that
+they keep their digits however small the step is, in the smallest form that holds them:
 
-- :class:`OneCoordinate`: of a parameter, one entry a query;
-- :class:`OneChannel`: of an activation, one channel (or feature) a query: all that one weight of a layer changes;
+- :class:`OneCoordinate`: one entry of a parameter per query;
+- :class:`OneChannel`: one channel (or feature) of an activation per query, which is all that one weight of a layer changes;
 - :class:`Dense`: everything.
 """
 
@@ -27,31 +27,31 @@ class Dense:
     """Differences everywhere.
 
     Args:
-        values: `(P, *shape)`, for a value of shape `shape`.
+        values: Differences, `(P, *shape)`, of a value of shape `shape`.
     """
 
     values: torch.Tensor
 
     @property
     def count(self) -> int:
-        """`P`."""
+        """Number `P` of queries."""
         return len(self.values)
 
     def dense(self) -> torch.Tensor:
-        """`(P, *shape)`."""
+        """Return the differences in full, `(P, *shape)`."""
         return self.values
 
 
 @dataclass(frozen=True, eq=False)
 class OneChannel:
-    """Differences in one channel a query, zero elsewhere.
+    """Differences in one channel per query, zero elsewhere.
 
     Args:
-        values: `(P, *shape)`, with length 1 along the channels.
-        channels: `P` of them, the channel that each query changes.
-        dim: which axis of the value holds the channels.
-        shape: of the value.
-        channels_last: how the value lies in memory.
+        values: Differences, `(P, *shape)`, with length 1 along the channels.
+        channels: Channel that each query changes.
+        dim: Axis of the value that holds the channels.
+        shape: Shape of the value.
+        channels_last: Memory layout of the value, true if its channels are innermost.
     """
 
     values: torch.Tensor
@@ -62,42 +62,42 @@ class OneChannel:
 
     @property
     def count(self) -> int:
-        """`P`."""
+        """Number `P` of queries."""
         return len(self.values)
 
     @functools.cached_property
     def index(self) -> torch.Tensor:
-        """The channels, `(P,)`."""
+        """Channels as a tensor, `(P,)`."""
         return torch.tensor(self.channels, device=self.values.device)
 
     @property
     def shared_channel(self) -> int | None:
-        """The channel, if all queries change the same one."""
+        """Channel that all queries change, if it is the same one."""
         return self.channels[0] if len(set(self.channels)) == 1 else None
 
     def dense(self) -> torch.Tensor:
-        """`(P, *shape)`."""
+        """Return the differences in full, `(P, *shape)`."""
         full = zeros(self.count, self.shape, self.values, self.channels_last)
         self.add_to(full)
         return full
 
     def add_to(self, full: torch.Tensor) -> None:
-        """Add the differences to `(P, *shape)` in place."""
+        """Add the differences to a tensor `(P, *shape)` in place."""
         queries = torch.arange(self.count, device=full.device)
         full.movedim(self.dim + 1, 1)[queries, self.index] += self.values.squeeze(self.dim + 1)
 
     def pick(self, planes: torch.Tensor) -> torch.Tensor:
-        """What a value or its like holds in each query's channel: `(P, *shape)`, or `(1, *shape)` if they share it.
+        """Select each query's channel of a value: `(P, *shape)`, or `(1, *shape)` if all queries change the same one.
 
         Args:
-            planes: the value, with its channels as the first axis: `(C, ...)`.
+            planes: Value with its channels as the first axis, `(C, ...)`.
         """
         channel = self.shared_channel
-        picked = planes.index_select(0, self.index) if channel is None else planes.narrow(0, channel, 1)
-        return picked.unsqueeze(self.dim + 1)
+        selection = planes.index_select(0, self.index) if channel is None else planes.narrow(0, channel, 1)
+        return selection.unsqueeze(self.dim + 1)
 
     def with_values(self, values: torch.Tensor) -> OneChannel:
-        """Other differences in the same channels."""
+        """Return other differences in the same channels."""
         return OneChannel(values, self.channels, self.dim, self.shape, self.channels_last)
 
 
@@ -106,11 +106,11 @@ class OneCoordinate:
     """Differences in single coordinates of a parameter.
 
     Args:
-        indices: flat positions, one for each of the queries `start` to `start + len(indices)`.
-        steps: signed steps, as many.
-        start: the first of them among the chunk's queries; the others leave the parameter as it is.
-        count: `P`.
-        parameter: whose coordinates.
+        indices: Flat positions, one for each of the queries `start` to `start + len(indices)`.
+        steps: Signed steps, as many.
+        start: First of these queries in the chunk; the others leave the parameter as it is.
+        count: Number `P` of queries in the chunk.
+        parameter: Parameter in the base network.
     """
 
     indices: tuple[int, ...]
@@ -121,85 +121,104 @@ class OneCoordinate:
 
     @property
     def queries(self) -> slice:
-        """The queries that change it."""
+        """Queries that change the parameter."""
         return slice(self.start, self.start + len(self.indices))
 
     @property
     def complete(self) -> bool:
-        """Whether every query changes it."""
+        """True if every query changes the parameter."""
         return len(self.indices) == self.count
 
     @functools.cached_property
     def positions(self) -> list[tuple[int, ...]]:
-        """The place of each index along every axis of the parameter."""
+        """Place of each index along every axis of the parameter."""
         axes = np.unravel_index(np.array(self.indices), self.parameter.shape)  # torch's imports sympy, which takes a second
         return [tuple(place) for place in np.stack(axes, axis=1).tolist()]
 
     def column(self, like: torch.Tensor) -> torch.Tensor:
-        """The steps, `(len(indices), 1, ...)`, to be multiplied with something of the rank of `like`."""
+        """Return the steps as `(len(indices), 1, ...)`, to multiply with a tensor of the rank of `like`."""
         steps = torch.tensor(self.steps, dtype=torch.float64).to(like)
         return steps.view(-1, *[1] * (like.dim() - 1))
 
     def dense(self) -> torch.Tensor:
-        """`(P, *shape)`, all but empty: for rules that have nothing better."""
+        """Return the differences in full, `(P, *shape)`, almost all zeros: for rules that have nothing better."""
         full = torch.zeros(self.count, self.parameter.numel(), dtype=self.parameter.dtype, device=self.parameter.device)
         rows = torch.arange(self.start, self.start + len(self.indices), device=full.device)
         full[rows, torch.tensor(self.indices, device=full.device)] = self.column(full[0]).to(full)
         return full.view(self.count, *self.parameter.shape)
 
 
-#: By how much the queries of a chunk change a value.
+#: Difference of a value, one for each query of a chunk.
 Delta: TypeAlias = Dense | OneChannel | OneCoordinate
 
 
 @dataclass(frozen=True, eq=False)
 class Changed:
-    """An argument of an operation that the queries change.
+    """Argument of an operation that the queries change.
 
     Args:
-        base: its value in the base network.
-        delta: by how much.
-        memo: what the operation has computed of the base network, once for all chunks.
+        base: Value in the base network.
+        delta: Difference of the value.
+        memo: Results of the operation on the base network, shared by all chunks.
     """
 
     base: torch.Tensor
     delta: Delta
     memo: dict[str, Any] = field(default_factory=dict)
 
-    def once(self, name: str, compute: Callable[[], Any]) -> Any:
-        """What the operation needs of the base network, computed once."""
-        return once(self.memo, name, compute)
+    def cached(self, name: str, compute: Callable[[], Any]) -> Any:
+        """Compute what the operation needs of the base network, only once for all chunks."""
+        return cached(self.memo, name, compute)
 
     def planes(self, name: str, value: torch.Tensor, dim: int) -> torch.Tensor:
-        """A value of the base network with the channels, its axis `dim`, as the first axis: `(C, ...)`."""
-        planes: torch.Tensor = self.once(f"planes of {name}", lambda: value.movedim(dim, 0).contiguous())
+        """Lay a value of the base network out with the channels, its axis `dim`, as the first axis: `(C, ...)`."""
+        planes: torch.Tensor = self.cached(f"planes of {name}", lambda: value.movedim(dim, 0).contiguous())
         return planes
 
-    def picked(self, name: str, value: torch.Tensor) -> torch.Tensor:
-        """What a value of the base network holds in each query's channel; see :meth:`OneChannel.pick`."""
+    def pick(self, name: str, value: torch.Tensor) -> torch.Tensor:
+        """Select each query's channel of a value of the base network; see :meth:`OneChannel.pick`."""
         assert isinstance(self.delta, OneChannel)
         return self.delta.pick(self.planes(name, value, self.delta.dim))
 
     @property
     def count(self) -> int:
-        """`P`."""
+        """Number `P` of queries."""
         return self.delta.count
 
 
-def once(memo: dict[str, Any], name: str, compute: Callable[[], Any]) -> Any:
-    """What an operation's memo holds, computed the first time."""
+def cached(memo: dict[str, Any], name: str, compute: Callable[[], Any]) -> Any:
+    """Return an entry of an operation's memo, computed the first time."""
     if name not in memo:
         memo[name] = compute()
     return memo[name]
 
 
 def base_of(argument: Any) -> Any:
-    """An argument's value in the base network."""
+    """Return an argument's value in the base network."""
     return argument.base if isinstance(argument, Changed) else argument
 
 
+def first_changed(*arguments: Any) -> Changed:
+    """Find the first argument that the queries change; all of an operation's share its memo."""
+    return next(argument for argument in arguments if isinstance(argument, Changed))
+
+
+def bias_term(delta: OneCoordinate, out: torch.Tensor, dim: int) -> OneChannel:
+    """Return the difference that steps in a bias of one number per channel make: their own size, all over the channel.
+
+    Args:
+        delta: Steps in the bias.
+        out: Result of the layer in the base network.
+        dim: Axis of the channels.
+    """
+    shape = list(out.shape)
+    shape[dim] = 1
+    ones = torch.ones(shape, dtype=out.dtype, device=out.device).expand(len(delta.indices), *shape)
+    return OneChannel(ones * delta.column(ones), delta.indices, dim, out.shape, is_channels_last(out))
+
+
 def zeros(count: int, shape: torch.Size, like: torch.Tensor, channels_last: bool) -> torch.Tensor:
-    """Zeros `(count, *shape)`, laid out in memory as a value of that shape is."""
+    """Return zeros `(count, *shape)`, laid out in memory as a value of that shape is."""
     if channels_last and len(shape) == 4:
         batch, channels, *size = shape
         return _zeros((count, batch, *size, channels), like).movedim(-1, 2)
@@ -212,11 +231,6 @@ def _zeros(shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
     return torch.zeros(shape, dtype=like.dtype, device=like.device)
 
 
-def memo_of(*arguments: Any) -> Changed:
-    """The first changed argument of an operation, which holds its memo."""
-    return next(argument for argument in arguments if isinstance(argument, Changed))
-
-
 def is_channels_last(value: torch.Tensor) -> bool:
-    """Whether a batch of images lies in memory with its channels innermost."""
+    """Tell whether a batch of images lies in memory with its channels innermost."""
     return value.dim() == 4 and value.is_contiguous(memory_format=torch.channels_last)

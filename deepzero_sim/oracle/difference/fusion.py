@@ -1,9 +1,16 @@
-"""Operations that go together, in one pass over memory: batch normalisation, perhaps a sum, a ReLU, and perhaps a convolution
-or a mean over pixels.
+"""Groups of operations that are computed together: batch normalisation, perhaps a sum, a ReLU, and perhaps a convolution or a
+mean over pixels.
 
-What lies between them must not be read by others; but what the ReLU gives may be, and is kept then. The convolution comes
-last, not first: a norm needs the moments of all its input before it can begin, and everything from there up to the moments of
-the next norm can be done for a few images at a time, in the cache.
+Why: the differences of a chunk are `P` times as large as the activations and do not fit the cache, while each of these
+operations does little arithmetic per number. One by one, every operation would read its argument from memory and write its
+result back; a group reads and writes once.
+
+A group begins at a norm and ends at a convolution, and not the other way round, because a norm needs the moments of all its
+input before it can begin. From there on, up to the moments of the next norm, everything can be done for a few images at a
+time, while they are in the cache. So the convolution of one group also sums up the moments that the next group begins with.
+
+What lies inside a group must not be read by other operations, since it is never stored; only the result of the ReLU may be,
+and is stored then. A group whose arguments fit no kernel falls back to its operations, one by one.
 """
 
 from __future__ import annotations
@@ -16,11 +23,11 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 
 from deepzero_sim.oracle.difference import buffer_pool
-from deepzero_sim.oracle.difference.delta import Changed, Delta, Dense, OneChannel, is_channels_last, once
-from deepzero_sim.oracle.difference.kernels import convolutions, native
-from deepzero_sim.oracle.difference.propagation_state import Carried
+from deepzero_sim.oracle.difference.delta import Changed, Delta, Dense, OneChannel, cached, is_channels_last
+from deepzero_sim.oracle.difference.kernels import gpu, native
+from deepzero_sim.oracle.difference.propagation_state import PropagationState
 from deepzero_sim.oracle.difference.rules.layers import image_convolution
-from deepzero_sim.oracle.difference.rules.norms import normalised
+from deepzero_sim.oracle.difference.rules.norms import normalise
 from deepzero_sim.oracle.difference.trace import Operation, Read, Recording, Slot
 
 _RELU = {F.relu, torch.relu, torch.Tensor.relu, torch.Tensor.relu_, torch.relu_}
@@ -31,12 +38,12 @@ _Readers = Mapping[Slot, Sequence[Operation]]
 
 @dataclass(frozen=True, eq=False)
 class Activation:
-    """Batch normalisation, perhaps a sum, and a ReLU, each read by the next one only.
+    """Batch normalisation, perhaps a sum, and a ReLU, each read only by the next one.
 
     Args:
-        operations: norm, perhaps sum, ReLU.
-        source: what the norm reads.
-        skip: what is added to its result, if anything.
+        operations: Norm, perhaps sum, ReLU.
+        source: Slot that the norm reads.
+        skip: Slot that is added to the norm's result, if any.
     """
 
     operations: tuple[Operation, ...]
@@ -45,309 +52,320 @@ class Activation:
 
     @property
     def result(self) -> Slot:
-        """Behind the ReLU."""
-        return _result(self.operations[-1])
+        """Slot of the ReLU's result."""
+        return _result_slot(self.operations[-1])
 
 
 @dataclass(frozen=True, eq=False)
-class Fused:
-    """An activation, perhaps with a convolution or a mean behind it, or a convolution alone.
+class FusedGroup:
+    """Activation, perhaps followed by a convolution or a mean; or a convolution alone.
 
     Args:
-        activation: goes first.
-        convolution: of its result, if there is an activation.
-        behind: the activation whose norm alone reads what the convolution gives: its moments are taken along.
-        mean: over all pixels, which alone reads the activation's result.
+        activation: First part of the group.
+        convolution: Convolution of its result, or the whole group if there is no activation.
+        following: Activation whose norm is the only reader of the convolution's result, so that its moments are summed up too.
+        mean: Mean over all pixels that is the only reader of the activation's result.
     """
 
     activation: Activation | None
     convolution: Operation | None = None
-    behind: Activation | None = None
+    following: Activation | None = None
     mean: Operation | None = None
 
     @property
     def operations(self) -> tuple[Operation, ...]:
-        """In order."""
+        """Operations in order."""
         activation = () if self.activation is None else self.activation.operations
         return (*activation, *(x for x in (self.convolution, self.mean) if x is not None))
 
     @property
-    def rest(self) -> tuple[Operation | Fused, ...]:
-        """What is left of it behind the activation."""
-        convolution = () if self.convolution is None else (Fused(None, self.convolution, self.behind),)
+    def remainder(self) -> tuple[Operation | FusedGroup, ...]:
+        """Parts of the group after the activation."""
+        convolution = () if self.convolution is None else (FusedGroup(None, self.convolution, self.following),)
         return convolution if self.mean is None else (self.mean,)
 
 
-def grouped(recording: Recording, operations: Sequence[Operation]) -> list[Operation | Fused]:
-    """Operations in order, those that go together in one group at the place of its ReLU, or of its only operation."""
+def group_operations(recording: Recording, operations: Sequence[Operation]) -> list[Operation | FusedGroup]:
+    """Replace operations that can be computed together by a group, at the place of its ReLU or of its only operation.
+
+    Args:
+        recording: Forward pass of the base network.
+        operations: Operations of it, in order.
+    """
     readers: dict[Slot, list[Operation]] = {}
     for operation in recording.operations:
         for slot in operation.reads:
             readers.setdefault(slot, []).append(operation)
-    found = [activation for x in operations if (activation := _activation(x, readers, recording.output))]
-    by_norm: dict[Operation | None, Activation] = {activation.operations[0]: activation for activation in found}
+    activations = [activation for x in operations if (activation := _activation(x, readers, recording.output))]
+    by_norm: dict[Operation | None, Activation] = {activation.operations[0]: activation for activation in activations}
     computed = {slot for operation in recording.operations for slot in operation.outputs}
     wanted = set(operations)
     convolutions = [x for x in operations if x.function is F.conv2d]
-    behind = {x: by_norm.get(_only_reader(x, readers, recording.output)) for x in convolutions}
-    groups: dict[Operation, Fused] = {}
-    for activation in found:
-        behind_it = [x for x in readers.get(activation.result, ()) if x in wanted]
-        convolution = next((x for x in behind_it if _may_go_first(x, activation.result, computed)), None)
-        mean = _mean(_only_reader(activation.operations[-1], readers, recording.output), recording)
-        groups[activation.operations[-1]] = Fused(
-            activation, convolution, None if convolution is None else behind[convolution], mean
+    following = {x: by_norm.get(_only_reader(x, readers, recording.output)) for x in convolutions}
+    groups: dict[Operation, FusedGroup] = {}
+    for activation in activations:
+        candidates = [x for x in readers.get(activation.result, ()) if x in wanted]
+        convolution = next((x for x in candidates if _convolves(x, activation.result, computed)), None)
+        mean = _global_mean(_only_reader(activation.operations[-1], readers, recording.output), recording)
+        groups[activation.operations[-1]] = FusedGroup(
+            activation, convolution, None if convolution is None else following[convolution], mean
         )
     inside = {operation for group in groups.values() for operation in group.operations} - groups.keys()
-    groups |= {x: Fused(None, x, activation) for x, activation in behind.items() if activation is not None}
+    groups |= {x: FusedGroup(None, x, activation) for x, activation in following.items() if activation is not None}
     return [groups.get(operation, operation) for operation in operations if operation not in inside]
 
 
 def _activation(norm: Operation, readers: _Readers, output: Slot) -> Activation | None:
-    """From a norm to a ReLU; None if something else follows."""
+    """Match an activation that begins with an operation; None if it is no norm, or leads to something else."""
     source = norm.call_arguments(Read)[1].get("input") if norm.function is F.batch_norm else None
     if not isinstance(source, Read):
         return None
-    reader = _only_reader(norm, readers, output)
-    if reader is None or not _is_sum(reader):
-        return _ended((norm,), reader, source.slot, None)
-    skip = next(slot for slot in reader.reads if slot not in norm.outputs)
-    return _ended((norm, reader), _only_reader(reader, readers, output), source.slot, skip)
-
-
-def _ended(operations: tuple[Operation, ...], last: Operation | None, source: Slot, skip: Slot | None) -> Activation | None:
-    """An activation, if its last operation is a ReLU."""
-    return Activation((*operations, last), source, skip) if last is not None and last.function in _RELU else None
+    operations: tuple[Operation, ...] = (norm,)
+    reader, skip = _only_reader(norm, readers, output), None
+    if reader is not None and _is_sum(reader):
+        operations, skip = (norm, reader), next(slot for slot in reader.reads if slot not in norm.outputs)
+        reader = _only_reader(reader, readers, output)
+    ends = reader is not None and reader.function in _RELU
+    return Activation((*operations, reader), source.slot, skip) if reader is not None and ends else None
 
 
 def _is_sum(operation: Operation) -> bool:
-    """Whether it adds two different values."""
+    """Tell whether an operation adds two different values."""
     return operation.function in _SUM and len(operation.arguments) == 2 and len(set(operation.reads)) == 2
 
 
-def _may_go_first(reader: Operation, slot: Slot, computed: Set[Slot | None]) -> bool:
-    """Whether it is a convolution of what is in a slot with what is there from the beginning."""
-    others = [x for x in reader.reads if x != slot]
-    return reader.function is F.conv2d and len(others) == len(reader.reads) - 1 and computed.isdisjoint(others)
+def _convolves(operation: Operation, slot: Slot, computed: Set[Slot | None]) -> bool:
+    """Tell whether an operation is a convolution of the value in a slot whose weight is not computed."""
+    others = [x for x in operation.reads if x != slot]
+    return operation.function is F.conv2d and len(others) == len(operation.reads) - 1 and computed.isdisjoint(others)
 
 
-def _mean(reader: Operation | None, recording: Recording) -> Operation | None:
-    """An operation, if it is the mean over all pixels."""
-    pools = reader is not None and reader.function is F.adaptive_avg_pool2d
-    return reader if reader is not None and pools and recording.values[_result(reader)].shape[2:] == (1, 1) else None
+def _global_mean(operation: Operation | None, recording: Recording) -> Operation | None:
+    """Return an operation if it is a mean over all pixels."""
+    pools = operation is not None and operation.function is F.adaptive_avg_pool2d
+    if operation is None or not pools or recording.values[_result_slot(operation)].shape[2:] != (1, 1):
+        return None
+    return operation
 
 
 def _only_reader(operation: Operation, readers: _Readers, output: Slot) -> Operation | None:
     slot = operation.outputs[0] if len(operation.outputs) == 1 else None
-    found = readers.get(slot, ()) if slot is not None and slot != output else ()
-    return found[0] if len(found) == 1 else None
+    candidates = readers.get(slot, ()) if slot is not None and slot != output else ()
+    return candidates[0] if len(candidates) == 1 else None
 
 
-def _result(operation: Operation) -> Slot:
+def _result_slot(operation: Operation) -> Slot:
     (slot,) = operation.outputs
     assert slot is not None
     return slot
 
 
-class _Given(NamedTuple):
-    """What goes into an activation.
+class _ActivationInputs(NamedTuple):
+    """Inputs of an activation.
 
-    Args:
-        d: of the norm, `(P, M, C)`.
-        skip: what is added, if anything.
-        base: norm and ReLU in the base network.
-        images: shape of the value behind, `(B, C, H, W)`.
+    Attributes:
+        d: Difference of the norm's input, `(P, M, C)`.
+        skip: Difference that is added, if any.
+        base: Norm and ReLU in the base network.
+        images: Shape of the result, `(B, C, H, W)`.
     """
 
     d: torch.Tensor
-    skip: native.Added | None
-    base: native.NormalisedBase
+    skip: native.Skip | None
+    base: native.BaseActivation
     images: torch.Size
 
     @property
     def has_kernel(self) -> bool:
-        """Whether there is one in C."""
+        """True if there is a kernel in C for them."""
         tensors = (self.d, *self.base) if self.skip is None else (self.d, self.skip.values, *self.base)
-        return self.base.y.shape[1] % native.CHANNELS == 0 and native.serves(*tensors)
+        return self.base.y.shape[1] % native.CHANNELS == 0 and native.supports(*tensors)
 
 
-def through(group: Fused, done: Collection[Slot], carried: Carried) -> tuple[Operation | Fused, ...]:
-    """Enter the differences behind a group, as far as its operations go together.
+def propagate_group(group: FusedGroup, done: Collection[Slot], state: PropagationState) -> tuple[Operation | FusedGroup, ...]:
+    """Compute the differences after a group, as far as its operations can be computed together.
 
     Args:
-        group: in order.
-        done: slots that nobody reads after it.
-        carried: what is changed so far.
+        group: Group of operations.
+        done: Slots that are not read after it.
+        state: State of the propagation, which gets the results.
 
     Returns:
-        What is left of it, to be taken in order.
+        Parts of the group that are left to be computed, in order.
     """
     activation, convolution = group.activation, group.convolution
     if activation is None:
         assert convolution is not None
-        return () if _convolved(convolution, group.behind, carried) else group.operations
-    given = _given(activation, carried)
-    if given is None:
-        return (*activation.operations, *group.rest)
-    if group.mean is not None and given.has_kernel:
-        sums, images = _moments(activation, given, carried), given.images[0]
-        means = native.normalised_mean(given.d, sums, given.skip, given.base, images)
-        carried.deltas[_result(group.mean)] = Dense(means[..., None, None])
+        return () if _convolve(convolution, group.following, state) else group.operations
+    inputs = _activation_inputs(activation, state)
+    if inputs is None:
+        return (*activation.operations, *group.remainder)
+    if group.mean is not None and inputs.has_kernel:
+        sums, images = _moments(activation, inputs, state), inputs.images[0]
+        means = native.norm_relu_mean(inputs.d, sums, inputs.skip, inputs.base, images)
+        state.deltas[_result_slot(group.mean)] = Dense(means[..., None, None])
         return ()
     weight = None
-    if convolution is not None and given.has_kernel:
-        weight = _weight(convolution, activation.result, Dense(given.d), carried)
+    if convolution is not None and inputs.has_kernel:
+        weight = _native_weight(convolution, activation.result, Dense(inputs.d), state)
     if weight is not None:
-        _layer(group, given, weight, done, carried)
+        _compute_layer(group, inputs, weight, done, state)
         return ()
-    rows = _activated(activation, given, carried)
+    rows = _activate(activation, inputs, state)
     if rows is None:
-        return (*activation.operations, *group.rest)
-    carried.deltas[activation.result] = _images(rows, given.images)
-    return group.rest
+        return (*activation.operations, *group.remainder)
+    state.deltas[activation.result] = _images(rows, inputs.images)
+    return group.remainder
 
 
-def _activated(activation: Activation, given: _Given, carried: Carried) -> torch.Tensor | None:
-    """The difference behind an activation, `(P, M, C)`; None where its operations must go one by one."""
-    if given.has_kernel:
-        result = buffer_pool.empty(*given.d.shape)
-        native.normalised_relu(given.d, _moments(activation, given, carried), given.skip, given.base, result)
+def _activate(activation: Activation, inputs: _ActivationInputs, state: PropagationState) -> torch.Tensor | None:
+    """Compute the difference after an activation, `(P, M, C)`; None if its operations must be computed one by one."""
+    if inputs.has_kernel:
+        result = buffer_pool.empty(*inputs.d.shape)
+        native.norm_relu(inputs.d, _moments(activation, inputs, state), inputs.skip, inputs.base, result)
         return result
-    if convolutions.available(given.d.device.type):
-        return convolutions.normalised_relu(given.d, None if given.skip is None else given.skip.values, given.base)
+    if gpu.available(inputs.d.device.type):
+        return gpu.norm_relu(inputs.d, None if inputs.skip is None else inputs.skip.values, inputs.base)
     return None
 
 
-def _convolved(convolution: Operation, behind: Activation | None, carried: Carried) -> bool:
-    args, kwargs = carried.arguments(convolution)
+def _convolve(convolution: Operation, following: Activation | None, state: PropagationState) -> bool:
+    """Compute the difference after a convolution, and its moments for the norm that follows; False if there is no kernel."""
+    args, kwargs = state.call_arguments(convolution)
     changed = [x for x in (*args, *kwargs.values()) if isinstance(x, Changed)]
-    found, base = image_convolution(*args, **kwargs), None if behind is None else _base(behind, carried)
-    if found is None or base is None or len(changed) != 1 or not found.serves(delta := changed[0].delta):
+    fast, base = image_convolution(*args, **kwargs), None if following is None else _base_activation(following, state)
+    if fast is None or base is None or len(changed) != 1 or not fast.supports(delta := changed[0].delta):
         return False
-    slot = _result(convolution)
-    result = found.with_moments(delta, carried.recording.values[slot].shape[2:], base.y)
+    slot = _result_slot(convolution)
+    result = fast.apply_with_moments(delta, state.recording.values[slot].shape[2:], base.y)
     if result is None:
         return False
-    values, carried.moments[slot] = result
-    _enter(slot, Dense(values), carried)
+    values, state.moments[slot] = result
+    _store_owned(slot, Dense(values), state)
     return True
 
 
-def _layer(group: Fused, given: _Given, weight: native.Weight, done: Collection[Slot], carried: Carried) -> None:
-    """Activation and convolution together, and the moments of the norm behind them."""
-    activation, convolution, behind = group.activation, group.convolution, group.behind
+def _compute_layer(
+    group: FusedGroup, inputs: _ActivationInputs, weight: native.Weight, done: Collection[Slot], state: PropagationState
+) -> None:
+    """Compute the differences after an activation and a convolution, and their moments for the norm that follows."""
+    activation, convolution, following = group.activation, group.convolution, group.following
     assert activation is not None and convolution is not None
-    batch, channels, height, width = given.images
-    size = carried.recording.values[_result(convolution)].shape
-    in_place = size == given.images and _may_write(activation.source, done, carried)
-    d = given.d.view(-1, batch, height, width, channels)
+    batch, channels, height, width = inputs.images
+    size = state.recording.values[_result_slot(convolution)].shape
+    in_place = size == inputs.images and _is_reusable(activation.source, done, state)
+    d = inputs.d.view(-1, batch, height, width, channels)
     result = d if in_place else buffer_pool.empty(len(d), batch, *size[2:], size[1])
-    kept = _kept(activation, given, done, carried)
-    next_base = None if behind is None else _base(behind, carried)
-    sums = _moments(activation, given, carried)
-    next_sums = native.layer(d, sums, given.skip, given.base, kept, weight, next_base and next_base.y, result)
+    activated = _activation_buffer(activation, inputs, done, state)
+    next_base = None if following is None else _base_activation(following, state)
+    sums = _moments(activation, inputs, state)
+    next_sums = native.layer(d, sums, inputs.skip, inputs.base, activated, weight, next_base and next_base.y, result)
     if in_place:
-        del carried.deltas[activation.source]
-    if kept is not None:
-        _enter(activation.result, _images(kept, given.images), carried)
-    _enter(_result(convolution), _images(result.flatten(1, 3), size), carried)
+        del state.deltas[activation.source]
+    if activated is not None:
+        _store_owned(activation.result, _images(activated, inputs.images), state)
+    _store_owned(_result_slot(convolution), _images(result.flatten(1, 3), size), state)
     if next_sums is not None:
-        carried.moments[_result(convolution)] = next_sums
+        state.moments[_result_slot(convolution)] = next_sums
 
 
-def _enter(slot: Slot, delta: Dense, carried: Carried) -> None:
-    carried.deltas[slot] = delta
-    carried.owned.add(slot)
+def _store_owned(slot: Slot, delta: Dense, state: PropagationState) -> None:
+    state.deltas[slot] = delta
+    state.owned.add(slot)
 
 
-def _may_write(slot: Slot, done: Collection[Slot], carried: Carried) -> bool:
-    return slot in done and slot in carried.owned
+def _is_reusable(slot: Slot, done: Collection[Slot], state: PropagationState) -> bool:
+    """Tell whether the memory of a slot's differences may be overwritten now."""
+    return slot in done and slot in state.owned
 
 
-def _kept(activation: Activation, given: _Given, done: Collection[Slot], carried: Carried) -> torch.Tensor | None:
-    """Where to write what the ReLU gives, if others read it: over what is added, if that is done with."""
+def _activation_buffer(
+    activation: Activation, inputs: _ActivationInputs, done: Collection[Slot], state: PropagationState
+) -> torch.Tensor | None:
+    """Return memory for the ReLU's result if others read it: that of `skip`, if it is not needed any more, or new memory."""
     if activation.result in done:
         return None
-    skip, added = activation.skip, given.skip
-    has_all = added is not None and added.channels is None
-    if added is None or skip is None or not has_all or skip == activation.source or not _may_write(skip, done, carried):
-        return buffer_pool.empty(*given.d.shape)
-    del carried.deltas[skip]
-    return added.values
+    skip, addend = activation.skip, inputs.skip
+    whole = addend is not None and addend.channels is None
+    if addend is None or skip is None or not whole or skip == activation.source or not _is_reusable(skip, done, state):
+        return buffer_pool.empty(*inputs.d.shape)
+    del state.deltas[skip]
+    return addend.values
 
 
-def _moments(activation: Activation, given: _Given, carried: Carried) -> torch.Tensor:
-    known = carried.moments.get(activation.source)
-    return native.moments(given.d, given.base.y) if known is None else known
+def _moments(activation: Activation, inputs: _ActivationInputs, state: PropagationState) -> torch.Tensor:
+    known = state.moments.get(activation.source)
+    return native.moments(inputs.d, inputs.base.y) if known is None else known
 
 
-def _weight(convolution: Operation, source: Slot, delta: Dense, carried: Carried) -> native.Weight | None:
-    """Of a convolution of what is in the slot `source`; None if there is no kernel for it or queries change it."""
-    if any(slot in carried.deltas for slot in convolution.reads if slot != source):
+def _native_weight(convolution: Operation, source: Slot, delta: Dense, state: PropagationState) -> native.Weight | None:
+    """Lay out the weight of a convolution of the value in `source`; None if it has no kernel or the queries change it."""
+    if any(slot in state.deltas for slot in convolution.reads if slot != source):
         return None
-    memo, values = carried.memos[convolution], carried.recording.values
+    memo, values = state.memos[convolution], state.recording.values
 
-    def laid_out() -> native.Weight | None:
+    def compute() -> native.Weight | None:
         changed = Changed(values[source], delta, memo)
         args, kwargs = convolution.call_arguments(lambda slot: changed if slot == source else values[slot])
-        found = image_convolution(*args, **kwargs)
-        weight = None if found is None else found.weight
-        return weight if weight is not None and native.serves(weight.values) else None
+        fast = image_convolution(*args, **kwargs)
+        weight = None if fast is None else fast.weight
+        return weight if weight is not None and native.supports(weight.values) else None
 
-    weight: native.Weight | None = once(memo, "laid out", laid_out)
+    weight: native.Weight | None = cached(memo, "native weight", compute)
     return weight
 
 
-def _given(activation: Activation, carried: Carried) -> _Given | None:
-    delta = carried.deltas.get(activation.source)
-    base = _base(activation, carried) if isinstance(delta, Dense) else None
+def _activation_inputs(activation: Activation, state: PropagationState) -> _ActivationInputs | None:
+    """Collect the inputs of an activation; None if it cannot be computed in one pass."""
+    delta = state.deltas.get(activation.source)
+    base = _base_activation(activation, state) if isinstance(delta, Dense) else None
     if base is None or delta is None:
         return None
-    skip = None if activation.skip is None else carried.deltas.get(activation.skip)
-    images = carried.recording.values[activation.result].shape
-    return _Given(_rows_of_queries(delta.dense()), None if skip is None else _added(skip), base, images)
+    skip = None if activation.skip is None else state.deltas.get(activation.skip)
+    images = state.recording.values[activation.result].shape
+    return _ActivationInputs(_query_rows(delta.dense()), None if skip is None else _skip(skip), base, images)
 
 
-def _added(skip: Delta) -> native.Added:
-    if isinstance(skip, OneChannel) and skip.dim == 1 and native.serves(skip.values):
-        return native.Added(skip.values.flatten(1).contiguous(), torch.tensor(skip.channels, dtype=torch.int32))
-    return native.Added(_rows_of_queries(skip.dense()))
+def _skip(delta: Delta) -> native.Skip:
+    if isinstance(delta, OneChannel) and delta.dim == 1 and native.supports(delta.values):
+        return native.Skip(delta.values.flatten(1).contiguous(), torch.tensor(delta.channels, dtype=torch.int32))
+    return native.Skip(_query_rows(delta.dense()))
 
 
-def _base(activation: Activation, carried: Carried) -> native.NormalisedBase | None:
-    """Norm and ReLU in the base network; None where one pass does not do."""
-    norm, values = activation.operations[0], carried.recording.values
-    memo = carried.memos[norm]
-    found: native.NormalisedBase | None = once(memo, "in rows", lambda: _in_training(activation, values, memo))
-    return None if any(slot in carried.deltas for slot in norm.reads if slot != activation.source) else found
+def _base_activation(activation: Activation, state: PropagationState) -> native.BaseActivation | None:
+    """Return norm and ReLU in the base network; None if they cannot be computed in one pass, or the queries change the norm."""
+    norm, values = activation.operations[0], state.recording.values
+    memo = state.memos[norm]
+    base: native.BaseActivation | None = cached(memo, "rows", lambda: _compute_base(activation, values, memo))
+    return None if any(slot in state.deltas for slot in norm.reads if slot != activation.source) else base
 
 
-def _in_training(activation: Activation, values: Sequence[torch.Tensor], memo: dict[str, Any]) -> native.NormalisedBase | None:
+def _compute_base(activation: Activation, values: Sequence[torch.Tensor], memo: dict[str, Any]) -> native.BaseActivation | None:
     norm, *add, relu = activation.operations
     x, before = values[activation.source], values[relu.reads[0]]
     _, arguments = norm.call_arguments(values.__getitem__)
-    spread = any(values[slot].shape != x.shape for operation in add for slot in operation.reads)
+    broadcast = any(values[slot].shape != x.shape for operation in add for slot in operation.reads)
     fixed = not arguments.get("training") and arguments.get("running_mean") is not None
-    if spread or fixed or not (is_channels_last(x) and is_channels_last(before)):
+    if broadcast or fixed or not (is_channels_last(x) and is_channels_last(before)):
         return None
     axes, eps = [0, *range(2, x.dim())], arguments.get("eps", 1e-5)
-    y, deviation = once(memo, "normalised", lambda: normalised(x, None, None, axes, eps))  # as the rule of the norm alone
+    y, deviation = cached(memo, "normalised", lambda: normalise(x, None, None, axes, eps))  # shared with the norm's own rule
     s, weight = deviation.flatten(), arguments.get("weight")
     scale = torch.ones_like(s) if weight is None else weight.contiguous()
-    return native.NormalisedBase(_rows(y), s, scale, _rows(before))
+    return native.BaseActivation(_rows(y), s, scale, _rows(before))
 
 
 def _rows(x: torch.Tensor) -> torch.Tensor:
-    """`(B, C, H, W)` to `(B * H * W, C)`: of channels that lie innermost a view."""
+    """Reshape `(B, C, H, W)` to `(B * H * W, C)`: a view if the channels are innermost."""
     return x.movedim(1, -1).flatten(0, 2).contiguous()
 
 
-def _rows_of_queries(x: torch.Tensor) -> torch.Tensor:
-    """`(P, B, C, H, W)` to `(P, B * H * W, C)`."""
+def _query_rows(x: torch.Tensor) -> torch.Tensor:
+    """Reshape `(P, B, C, H, W)` to `(P, B * H * W, C)`."""
     return x.movedim(2, -1).flatten(1, 3).contiguous()
 
 
 def _images(rows: torch.Tensor, shape: torch.Size) -> Dense:
-    """`(P, B * H * W, C)` to `(P, B, C, H, W)`."""
+    """Reshape `(P, B * H * W, C)` to `(P, B, C, H, W)`."""
     batch, _, *size = shape
     return Dense(torch.unflatten(rows, 1, (batch, *size)).movedim(-1, 2))

@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 from zoo import ZOO, Residual
 
-from deepzero_sim.oracle.difference.float64_shadow import Doubles
+from deepzero_sim.oracle.difference.float64_shadow import Float64Shadow
 from deepzero_sim.oracle.difference.trace import CannotRecordError, record
 
 #: A float32 is this close to what it was rounded from, relatively.
@@ -73,4 +73,4 @@ def test_what_takes_no_float64_is_known() -> None:
     x = torch.randn(3)
     leaves, form = pytree.tree_flatten(((x,), {}))
     assert quantized(x).shape == x.shape
-    assert Doubles().call(quantized, leaves, form, [None], None) is None
+    assert Float64Shadow().call(quantized, leaves, form, [None], None) is None

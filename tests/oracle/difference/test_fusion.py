@@ -12,10 +12,10 @@ from problems import autograd, mse, relative_error
 from torch import nn
 
 from deepzero_sim.estimators import CGE
-from deepzero_sim.oracle.base import ModelOracle
-from deepzero_sim.oracle.difference.fusion import Fused, grouped
-from deepzero_sim.oracle.difference.kernels import convolutions, native
+from deepzero_sim.oracle.difference.fusion import FusedGroup, group_operations
+from deepzero_sim.oracle.difference.kernels import gpu, native
 from deepzero_sim.oracle.difference.trace import Operation, record
+from deepzero_sim.oracle.base import ModelOracle
 
 
 class Block(nn.Module):
@@ -73,17 +73,17 @@ def called(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> l
     """One pass by the kernels in C, or by those for GPUs as plain torch: for each call whether something was added."""
     added: list[bool] = []
     if getattr(request, "param", "C") == "C":
-        for name in ("normalised_relu", "normalised_mean", "layer"):
+        for name in ("norm_relu", "norm_relu_mean", "layer"):
             original = getattr(native, name)
             monkeypatch.setattr(native, name, lambda d, sums, skip, *rest, original=original: (
                 added.append(skip is not None), original(d, sums, skip, *rest))[1])  # fmt: skip
         return added
-    compiled = convolutions.normalised_relu
-    monkeypatch.setattr(convolutions, "normalised_relu", lambda d, skip, base: (
+    compiled = gpu.norm_relu
+    monkeypatch.setattr(gpu, "norm_relu", lambda d, skip, base: (
         added.append(skip is not None), compiled(d, skip, base))[1])  # fmt: skip
-    monkeypatch.setattr(native, "serves", lambda *tensors: False)
-    monkeypatch.setattr(convolutions, "available", lambda device: True)
-    monkeypatch.setattr(convolutions, "_compiled", lambda function: function)
+    monkeypatch.setattr(native, "supports", lambda *tensors: False)
+    monkeypatch.setattr(gpu, "available", lambda device: True)
+    monkeypatch.setattr(gpu, "_compile", lambda function: function)
     return added
 
 
@@ -118,7 +118,7 @@ def test_they_do_go_together(name: str, called: list[bool]) -> None:
 def test_together_or_apart_is_the_same(name: str, norm: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     oracle, batch = problem(Block(JOINS[name][0], **norm))
     together = CGE(1e-3).estimate(oracle, batch)
-    monkeypatch.setattr(native, "serves", lambda *tensors: False)
+    monkeypatch.setattr(native, "supports", lambda *tensors: False)
     apart = CGE(1e-3).estimate(oracle, batch)
     assert relative_error(together.grads, apart.grads) < 1e-5
 
@@ -141,10 +141,10 @@ def test_a_norm_that_is_the_result_stays_apart() -> None:
     model = nn.Sequential(nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3), nn.ReLU())
     x = torch.randn(2, 2, 3, 3)
     recording = record(model, [x], list(model.parameters()))
-    groups = grouped(recording, recording.operations)
-    assert [len(group.operations) for group in groups if isinstance(group, Fused)] == [1, 2] and len(groups) == 2
+    groups = group_operations(recording, recording.operations)
+    assert [len(group.operations) for group in groups if isinstance(group, FusedGroup)] == [1, 2] and len(groups) == 2
     (recording.output,) = (slot for slot in recording.operations[1].outputs if slot is not None)
-    assert [type(group) for group in grouped(recording, recording.operations)] == [Operation] * 3
+    assert [type(group) for group in group_operations(recording, recording.operations)] == [Operation] * 3
 
 
 @pytest.mark.slow
@@ -153,10 +153,10 @@ def test_compiled_it_is_the_same() -> None:
     """What GPUs run, compiled for this CPU in some 20 s."""
     torch.manual_seed(0)
     d, skip, y, before = (torch.randn(2, 40, 8) for _ in range(4))
-    base = native.NormalisedBase(y[0], torch.rand(8) + 0.5, torch.randn(8), before[0])
+    base = native.BaseActivation(y[0], torch.rand(8) + 0.5, torch.randn(8), before[0])
     for added in (None, skip):
-        expected = convolutions._normalised_relu(d, added, *base)
-        torch.testing.assert_close(convolutions.normalised_relu(d, added, base), expected, rtol=1e-5, atol=1e-6)
+        expected = gpu._norm_relu(d, added, *base)
+        torch.testing.assert_close(gpu.norm_relu(d, added, base), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_a_weight_with_gaps_is_read_right() -> None:

@@ -11,7 +11,8 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import nn
 
 from deepzero_sim.oracle.difference.delta import Dense, OneCoordinate
-from deepzero_sim.oracle.difference.propagation import Differences, Meter
+from deepzero_sim.oracle.difference.propagation import Differences
+from deepzero_sim.oracle.difference.propagation_state import Meter
 from deepzero_sim.oracle.difference.trace import CannotRecordError, record
 
 
@@ -43,9 +44,9 @@ def test_only_what_the_result_depends_on_is_behind_a_start() -> None:
     model = Small()
     recording = record(model, [torch.randn(5, 3)], list(model.parameters()))
     slots = {name: recording.parameters[id(p)] for name, p in model.named_parameters()}
-    assert [operation.function for operation in recording.behind([slots["last.weight"]])] == [F.linear]
-    assert [operation.function for operation in recording.behind([slots["first.bias"]])] == [F.linear, F.relu, F.linear]
-    assert recording.behind([slots["side.weight"]]) == []
+    assert [operation.function for operation in recording.dependents([slots["last.weight"]])] == [F.linear]
+    assert [operation.function for operation in recording.dependents([slots["first.bias"]])] == [F.linear, F.relu, F.linear]
+    assert recording.dependents([slots["side.weight"]]) == []
 
 
 def test_frozen_parameters_are_constants() -> None:
@@ -59,12 +60,12 @@ def test_differences_of_nothing_are_nothing_and_memory_is_metered() -> None:
     with torch.no_grad():
         recording = record(model, [x], list(model.parameters()))
         differences = Differences(recording)
-        assert differences.of({}) is None
+        assert differences.propagate({}) is None
         side = OneCoordinate((0,), (0.1,), 0, 1, model.side.weight)
-        assert differences.of({recording.parameters[id(model.side.weight)]: side}) is None
+        assert differences.propagate({recording.parameters[id(model.side.weight)]: side}) is None
         meter = Meter()
         moved = torch.randn(7, 5, 3)
-        delta = differences.of({recording.inputs[0]: Dense(moved)}, meter)
+        delta = differences.propagate({recording.inputs[0]: Dense(moved)}, meter)
         assert delta is not None
         torch.testing.assert_close(delta.dense(), model(x + moved) - model(x), rtol=1e-4, atol=1e-5)
     assert 7 * 5 * (4 + 4) * 4 <= meter.peak <= 7 * 5 * (3 + 4 + 4 + 2) * 4

@@ -1,1 +1,1 @@
-"""Fast convolutions of differences; nothing above knows how they are computed."""
+"""Fast kernels for differences of images; the rest of the package does not know how they compute."""

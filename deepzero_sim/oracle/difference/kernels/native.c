@@ -1,31 +1,31 @@
-/* Kernels for differences of images on CPUs: what single operations of torch would take several passes over memory for.
+/* Kernels for differences of images on CPUs: one pass over memory where torch's operations take several.
  *
- * Plain C with the vectors of GCC and Clang, on one thread: queries are dealt out to workers. Called through native.py, which
- * holds shapes and types to what is expected here. On x86-64 the best instructions of the machine are chosen when it runs.
+ * Plain C with the vector types of GCC and Clang, on one thread, since queries are divided among workers. Called through
+ * native.py, which checks shapes and types. On x86-64 the best instructions of the machine are chosen at run time.
  */
 
 #include <math.h>
 #include <stddef.h>
 #include <string.h>
 
-/* Tiles of Winograd's method that are transformed together, at most: so many that a matrix of them is worth a product. A multiple
- * of the 6 rows that a product keeps in registers. */
-#define MOST_TILES 48
+/* Largest number of tiles that Winograd's method transforms together, enough to make a matrix product of them worthwhile. A
+ * multiple of the 6 rows that a product has in registers. */
+#define MAX_TILES 48
 
-/* Floats of tiles and of products that stay in the cache */
-#define CACHED (1 << 17)
+/* Floats of tiles and of products that fit the cache */
+#define CACHE_FLOATS (1 << 17)
 
-/* Rows that are taken together: that are summed up in float32 before they go into a sum in float64, or that a ReLU is taken of. */
+/* Rows of a block: moments are summed in float32 within a block and in float64 over blocks, and a ReLU is computed by blocks. */
 #define ROWS 64
 
 struct convolution {
     int images, height, width, inputs, outputs, kernel, stride, border;
-    int points; /* of Winograd's method in a direction, 6 or 10; 0 if it goes by summation */
+    int points; /* of Winograd's method in each direction, 6 or 10; 0 for the direct method */
 };
 
-/* Points of Winograd's method: pairs p and -p, then 0 and infinity, which have no numbers here. `powers` are those of p, from 0 on;
- * `others` the coefficients of the product of x^2 - q^2 over the other pairs, `all` those over all pairs, both from the constant
- * on. */
+/* Points of Winograd's method: pairs p and -p, then 0 and infinity, which need no numbers here. `powers` are the powers of p from 0
+ * on; `others` the coefficients of the product of x^2 - q^2 over the other pairs q, `all` those over all pairs, both from the
+ * constant on. */
 struct points {
     int pairs;
     float powers[4][8], others[4][4], all[5];
@@ -34,7 +34,7 @@ struct points {
 #define POWERS(p) {1, p, p * p, p * p * p, p * p * p * p, p * p * p * p * p, p * p * p * p * p * p, p * p * p * p * p * p * p}
 #define OTHERS(a, b, c) {-a * b * c, a * b + a * c + b * c, -(a + b + c), 1}
 
-/* Their squares */
+/* Squares of the points */
 #define A 0.390625
 #define B 2.25
 static const struct points SIX = {
@@ -62,15 +62,15 @@ static const struct points TEN = {
 #undef C
 #undef D
 
-/* Rows and columns that a tile gives */
+/* Rows and columns of results of a tile */
 static int tile_of(const struct convolution *s) { return s->points ? s->points + 1 - s->kernel : 1; }
 
-/* Rows or columns behind a convolution */
-static int rows_behind(int rows, const struct convolution *s) { return (rows + 2 * s->border - s->kernel) / s->stride + 1; }
+/* Rows or columns after a convolution */
+static int rows_after(int rows, const struct convolution *s) { return (rows + 2 * s->border - s->kernel) / s->stride + 1; }
 
-static size_t pixels_behind(const struct convolution *s) { return (size_t)rows_behind(s->height, s) * rows_behind(s->width, s); }
+static size_t pixels_after(const struct convolution *s) { return (size_t)rows_after(s->height, s) * rows_after(s->width, s); }
 
-/* Rows or columns with a border, and up to whole tiles */
+/* Rows or columns with a border, rounded up to whole tiles */
 static int padded_rows(int rows, const struct convolution *s) {
     int tile = tile_of(s);
     return (rows + tile - 1) / tile * tile + 2 * s->border;
@@ -79,25 +79,25 @@ static int padded_height(const struct convolution *s) { return padded_rows(s->he
 static int padded_width(const struct convolution *s) { return padded_rows(s->width, s); }
 static size_t padded_size(const struct convolution *s) { return (size_t)padded_height(s) * padded_width(s) * s->inputs; }
 
-/* Where a line of images without a border, counted over all of them, begins among those with one */
-static float *line_of(float *padded, int line, const struct convolution *s) {
+/* Address, in images with a border, of a line that is counted over all images without their border */
+static float *padded_line(float *padded, int line, const struct convolution *s) {
     size_t down = (size_t)(line / s->height) * padded_height(s) + line % s->height + s->border;
     return padded + (down * padded_width(s) + s->border) * s->inputs;
 }
 
-/* Writes images into those with a border, which is zero already */
+/* Copies images into images with a border, which is zero already */
 static void pad(const float *x, float *padded, const struct convolution *s) {
     size_t line = (size_t)s->width * s->inputs;
-    for (int h = 0; h < s->images * s->height; h++, x += line) memcpy(line_of(padded, h, s), x, sizeof(float) * line);
+    for (int h = 0; h < s->images * s->height; h++, x += line) memcpy(padded_line(padded, h, s), x, sizeof(float) * line);
 }
 
 static int tiles_at_once(const struct convolution *s) {
-    int most = CACHED / (s->points * s->points * (s->inputs + s->outputs)) / 6 * 6;
-    return most < 6 ? 6 : most < MOST_TILES ? most : MOST_TILES;
+    int most = CACHE_FLOATS / (s->points * s->points * (s->inputs + s->outputs)) / 6 * 6;
+    return most < 6 ? 6 : most < MAX_TILES ? most : MAX_TILES;
 }
 
-/* Floats from one place of tiles to the next: a cache line more than they take, since places a power of two apart would share a
- * set of the cache */
+/* Floats from one place of tiles to the next: a cache line more than the tiles take, since places that are a power of two apart
+ * would share a set of the cache */
 static size_t step_of(int tiles, int channels) { return (size_t)tiles * channels + 16; }
 
 static size_t winograd_scratch(const struct convolution *s) {
@@ -105,28 +105,28 @@ static size_t winograd_scratch(const struct convolution *s) {
     return (size_t)s->points * s->points * (step_of(most, s->inputs) + step_of(most, s->outputs));
 }
 
-/* So many images that they have about the tiles that are transformed together, or as many of 4 x 4 */
+/* Number of images with about as many tiles as are transformed together; tiles of 4 x 4 pixels for the direct method */
 static int images_at_once(const struct convolution *s) {
     int tile = s->points ? tile_of(s) : 4, tiles = ((s->height + tile - 1) / tile) * ((s->width + tile - 1) / tile);
-    int together = s->points ? tiles_at_once(s) : MOST_TILES, most = tiles < together ? together / tiles : 1;
+    int together = s->points ? tiles_at_once(s) : MAX_TILES, most = tiles < together ? together / tiles : 1;
     return most < s->images ? most : s->images;
 }
 
 struct normalisation {
     size_t rows;
     int channels;
-    const float *y, *deviation, *weight, *before; /* (rows, channels), (channels), (channels), (rows, channels) */
+    const float *y, *deviation, *weight, *before; /* native.BaseActivation */
 };
 
-/* What is added before a ReLU: differences (queries, rows, channels), of nothing if `values` is NULL; or of one channel a query, (queries,
- * rows), if `channel` is not NULL */
-struct addition {
+/* Differences that are added before a ReLU, (queries, rows, channels), or (queries, rows) of one channel a query if `channel` is not
+ * NULL; nothing if `values` is NULL */
+struct skip {
     const float *values;
     const int *channel;
 };
 
-/* That of some rows, `first` to `first + rows`: where it is, or in `buffer` */
-static const float *added(const struct addition *s, const struct normalisation *norm, int query, size_t first, size_t rows,
+/* Those of `rows` rows from `first` on: in place, or written out in `buffer` */
+static const float *skip_rows(const struct skip *s, const struct normalisation *norm, int query, size_t first, size_t rows,
                           float *buffer) {
     if (!s->values) return NULL;
     size_t row = query * norm->rows + first;
@@ -139,13 +139,13 @@ static const float *added(const struct addition *s, const struct normalisation *
 struct layer {
     int queries;
     struct normalisation norm;
-    struct addition skip;
+    struct skip skip;
     struct convolution convolution;
-    const float *weight, *next; /* what is normalised behind the convolution */
+    const float *weight, *next; /* weight of the convolution, and normalised values of the norm after it */
 };
 
-/* The difference of batch normalisation as `a d + b y + c`, from the sums of d, y d and d^2 over all rows */
-static void factors_of(const double *sums, float *factors, const struct normalisation *s) {
+/* Factors a, b, c of batch normalisation's difference, `a d + b y + c`, from the sums of d, y d and d^2 over all rows */
+static void norm_factors(const double *sums, float *factors, const struct normalisation *s) {
     for (int i = 0; i < s->channels; i++) {
         double mean = sums[i] / s->rows, mixed = sums[s->channels + i] / s->rows, square = sums[2 * s->channels + i] / s->rows;
         double deviation = s->deviation[i], variance = 2 * deviation * mixed + square - mean * mean;
@@ -183,31 +183,31 @@ static void factors_of(const double *sums, float *factors, const struct normalis
 #undef VECTOR
 #pragma GCC pop_options
 
-static int found(void) {
+static int best_level(void) {
     int wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
                __builtin_cpu_supports("avx512bw");
     return wide ? 2 : __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 }
 #else
 #define CHOICE 0
-static int found(void) { return 0; }
+static int best_level(void) { return 0; }
 #endif
 
-static int most = 2;
+static int level_limit = 2;
 
-/* Sets of instructions: 0 those that every machine of its kind has, 1 AVX2, 2 AVX-512. Uses none beyond `limit` from now on, and
- * tells the one that is used. */
+/* Limits the level of instructions from now on, and returns the level in use: 0 the instructions of every machine of its kind, 1 AVX2,
+ * 2 AVX-512. */
 int dz_instructions(int limit) {
-    most = limit;
-    int best = found();
-    return best < most ? best : most;
+    level_limit = limit;
+    int best = best_level();
+    return best < limit ? best : limit;
 }
 
-/* Calls a kernel in the widest form that the machine has and that divides the channels */
+/* Calls a kernel in the widest form that the machine has and whose vectors divide `whole`, its number of channels */
 #if CHOICE
-#define BEST(kernel, whole, ...)                         \
+#define DISPATCH(kernel, whole, ...)                         \
     do {                                                 \
-        int level = dz_instructions(most);               \
+        int level = dz_instructions(level_limit);        \
         if (level == 2 && (whole) % 16 == 0)             \
             kernel##_avx512(__VA_ARGS__);                \
         else if (level)                                  \
@@ -216,91 +216,92 @@ int dz_instructions(int limit) {
             kernel##_plain(__VA_ARGS__);                 \
     } while (0)
 #else
-#define BEST(kernel, whole, ...) kernel##_plain(__VA_ARGS__)
+#define DISPATCH(kernel, whole, ...) kernel##_plain(__VA_ARGS__)
 #endif
 
-/* Floats of scratch memory that a convolution needs, and one of at most four channels. */
+/* Floats of scratch memory for a convolution, and for one of at most four channels */
 size_t dz_convolution_scratch(int images, int height, int width, int inputs, int outputs, int kernel, int border, int points) {
     struct convolution s = {images, height, width, inputs, outputs, kernel, 1, border, points};
     return images_at_once(&s) * padded_size(&s) + (points ? winograd_scratch(&s) : 0);
 }
-size_t dz_narrow_scratch(int height, int width, int inputs, int kernel, int border) {
+size_t dz_narrow_convolution_scratch(int height, int width, int inputs, int kernel, int border) {
     return (size_t)kernel * kernel * inputs * 16 + (size_t)4 * (height + 2 * border) * (width + 2 * border) + 4 * 16;
 }
 
-/* Any convolution with a border of zeros: x (images, height, width, inputs), out (images, height', width', outputs), outputs a
- * multiple of 8. With `points` 6 or 10 it goes by Winograd's method and keeps the size of the images, of a multiple of 8 channels,
- * and weight is (points^2, inputs, outputs), transformed for a kernel of 3 or 5; with 0 it is (kernel, kernel, inputs, outputs). If `sums` are not
- * NULL, the moments of `out` with `next`, what a norm behind it gives in the base network, are added to them. */
-void dz_convolution(const float *x, const float *weight, const float *next, float *out, double *sums, float *scratch, int images, int height, int width, int inputs,
-                    int outputs, int kernel, int stride, int border, int points) {
+/* Convolution with a border of zeros: x (images, height, width, inputs), out (images, height', width', outputs), outputs a multiple
+ * of 8. With `points` 6 or 10, Winograd's method is used: the size of the images stays, inputs too are a multiple of 8, and weight
+ * is (points^2, inputs, outputs), transformed for a kernel of 3 or 5. With 0, weight is (kernel, kernel, inputs, outputs). If
+ * `sums` is not NULL, the moments of `out` with `next`, the normalised values of the norm after it, are added to it. */
+void dz_convolution(const float *x, const float *weight, const float *next, float *out, double *sums, float *scratch, int images,
+                    int height, int width, int inputs, int outputs, int kernel, int stride, int border, int points) {
     struct convolution s = {images, height, width, inputs, outputs, kernel, stride, border, points};
-    BEST(convolution, points ? inputs | outputs : outputs, x, weight, next, out, sums, scratch, &s);
+    DISPATCH(convolution, points ? inputs | outputs : outputs, x, weight, next, out, sums, scratch, &s);
 }
 
-/* Any convolution with stride 1 of at most four channels to at most four, arguments as above. */
-void dz_narrow(const float *x, const float *weight, float *out, float *scratch, int images, int height, int width, int inputs,
+/* Convolution with stride 1 of at most four channels to at most four, arguments as above */
+void dz_narrow_convolution(const float *x, const float *weight, float *out, float *scratch, int images, int height, int width, int inputs,
                int outputs, int kernel, int border) {
     struct convolution s = {images, height, width, inputs, outputs, kernel, 1, border, 0};
-    BEST(narrow, 16, x, weight, out, scratch, &s);
+    DISPATCH(narrow_convolution, 16, x, weight, out, scratch, &s);
 }
 
-/* What `queries` differences d of `count` numbers each change behind max(x, slope x); `out` may be `d`. */
-void dz_bent(const float *d, const float *x, float *out, int queries, size_t count, float slope) {
-    for (int query = 0; query < queries; query++, d += count, out += count) BEST(bent, 16, d, x, out, count, slope);
+/* Differences of max(x, slope x) from `queries` differences d of `count` numbers each; `out` may be `d` */
+void dz_leaky_relu(const float *d, const float *x, float *out, int queries, size_t count, float slope) {
+    for (int query = 0; query < queries; query++, d += count, out += count) DISPATCH(leaky_relu, 16, d, x, out, count, slope);
 }
 
-/* Adds the sums over all rows of d, y d and d^2 to `sums` (queries, 3, channels), for d (queries, rows, channels). */
+/* Adds the sums over all rows of d, y d and d^2 to `sums` (queries, 3, channels), for d (queries, rows, channels) */
 void dz_moments(const float *d, const float *y, double *sums, int queries, size_t rows, int channels) {
     for (int query = 0; query < queries; query++, d += rows * channels, sums += 3 * channels)
-        BEST(moments, channels, d, y, rows, channels, sums);
+        DISPATCH(moments, channels, d, y, rows, channels, sums);
 }
 
-/* What differences d (queries, rows, channels) change behind batch normalisation in training mode, a sum with differences `skip`
- * if they are not NULL, and a ReLU; `sums` are the moments of d. `skip` is of the channel `skip_channel` of each query only, if
- * that is not NULL. `out` may be `d`. Scratch is 3 + ROWS floats a channel. */
-void dz_normalised_relu(const float *d, const double *sums, const float *skip, const int *skip_channel, float *out, float *scratch,
+/* Differences after batch normalisation in training mode, a sum with differences `skip` unless that is NULL, and a ReLU, from
+ * differences d (queries, rows, channels) and their moments `sums`. If `skip_channel` is not NULL, `skip` holds only that channel of
+ * each query. `out` may be `d`. Scratch is 3 + ROWS floats a channel. */
+void dz_norm_relu(const float *d, const double *sums, const float *skip, const int *skip_channel, float *out, float *scratch,
                         int queries, size_t rows, int channels, const float *y, const float *deviation, const float *weight,
                         const float *before) {
     struct normalisation s = {rows, channels, y, deviation, weight, before};
-    struct addition addition = {skip, skip_channel};
+    struct skip added = {skip, skip_channel};
     float *buffer = scratch + 3 * channels;
     for (int query = 0; query < queries; query++) {
-        factors_of(sums + 3 * query * channels, scratch, &s);
+        norm_factors(sums + 3 * query * channels, scratch, &s);
         for (size_t first = 0; first < rows; first += ROWS) {
             size_t count = rows - first < ROWS ? rows - first : ROWS, at = (query * rows + first) * channels;
-            const float *more = added(&addition, &s, query, first, count, buffer);
-            BEST(normalised_relu, channels, d + at, more, out + at, first, count, scratch, &s);
+            const float *more = skip_rows(&added, &s, query, first, count, buffer);
+            DISPATCH(norm_relu, channels, d + at, more, out + at, first, count, scratch, &s);
         }
     }
 }
 
-/* The same, and the mean over the pixels of each image: out (queries, images, channels) for d (queries, images, pixels, channels).
- * Scratch is 3 + pixels floats a channel. */
-void dz_normalised_mean(const float *d, const double *sums, const float *skip, const int *skip_channel, float *out, float *scratch,
+/* The same, averaged over the pixels of each image: out (queries, images, channels) for d (queries, images, pixels, channels). Scratch
+ * is 3 + pixels floats a channel. */
+void dz_norm_relu_mean(const float *d, const double *sums, const float *skip, const int *skip_channel, float *out, float *scratch,
                         int queries, int images, size_t pixels, int channels, const float *y, const float *deviation,
                         const float *weight, const float *before) {
     struct normalisation s = {images * pixels, channels, y, deviation, weight, before};
-    struct addition addition = {skip, skip_channel};
+    struct skip added = {skip, skip_channel};
     float *buffer = scratch + 3 * channels;
     for (int query = 0; query < queries; query++) {
-        factors_of(sums + 3 * query * channels, scratch, &s);
+        norm_factors(sums + 3 * query * channels, scratch, &s);
         for (int image = 0; image < images; image++, d += pixels * channels, out += channels) {
-            const float *more = added(&addition, &s, query, image * pixels, pixels, buffer);
-            BEST(normalised_mean, channels, d, more, out, image * pixels, pixels, scratch, &s);
+            const float *more = skip_rows(&added, &s, query, image * pixels, pixels, buffer);
+            DISPATCH(norm_relu_mean, channels, d, more, out, image * pixels, pixels, scratch, &s);
         }
     }
 }
 
-/* As dz_normalised_relu, and a convolution behind it as above, of a multiple of 8 channels. What the ReLU gives is written to
- * `kept`, if it is not NULL, which may be `skip` if that has all channels. `next` and `next_sums` are as there. `out` may be `d` if
- * they are of one size. Scratch is that of the convolution, and 3 floats a query and channel, and one a channel for a row of pixels. */
-void dz_layer(const float *d, const double *sums, const float *skip, const int *skip_channel, float *kept, float *out,
+/* dz_norm_relu followed by a convolution of a multiple of 8 channels. The ReLU's differences are written to `activation` unless that
+ * is NULL; it may be `skip` if that has all channels. `next` and `next_sums` are `next` and `sums` of dz_convolution. `out` may be
+ * `d` if they have the same size. Scratch is that of the convolution, 3 floats per query and channel, and one per channel and pixel
+ * of a row. */
+void dz_layer(const float *d, const double *sums, const float *skip, const int *skip_channel, float *activation, float *out,
               double *next_sums, float *scratch, const float *y, const float *deviation, const float *norm_weight,
               const float *before, const float *weight, const float *next, int queries, int images, int height, int width,
               int inputs, int outputs, int kernel, int stride, int border, int points) {
     struct normalisation norm = {(size_t)images * height * width, inputs, y, deviation, norm_weight, before};
     struct convolution convolution = {images, height, width, inputs, outputs, kernel, stride, border, points};
     struct layer s = {queries, norm, {skip, skip_channel}, convolution, weight, next};
-    BEST(layer, inputs | outputs, &s, d, sums, kept, out, next_sums, scratch);
+    DISPATCH(layer, inputs | outputs, &s, d, sums, activation, out, next_sums, scratch);
 }

@@ -1,8 +1,9 @@
 """Kernels in C for differences of images on CPUs (`native.c`): one pass over memory where torch's operations take several.
 
-They are compiled when the package is installed. Without them the same is computed by torch, at a fraction of the speed.
-Images lie with their channels innermost, in float32; output channels are multiples of :data:`CHANNELS`, or few. Kernels use one
-thread, since queries are dealt out to workers, and what they give for a query does not depend on the others of its chunk.
+They are compiled when the package is installed. Without them torch computes the same, at a fraction of the speed. Images lie
+with their channels innermost, in float32; the number of output channels is a multiple of :data:`CHANNELS`, or at most
+:data:`FEW_CHANNELS`. Kernels run on one thread, since queries are divided among workers, and what they compute for a query does
+not depend on the other queries of its chunk.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ import torch
 
 from deepzero_sim.oracle.difference import buffer_pool
 
-#: Channels come in multiples of this.
+#: Factor of the numbers of channels that the kernels expect.
 CHANNELS = 8
 
-#: As many have a convolution of their own.
+#: Largest number of channels, in and out, for :func:`narrow_convolution`.
 FEW_CHANNELS = 4
 
 _Pointer, _Int, _Size = ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t
@@ -29,22 +30,22 @@ _SIGNATURES = {
     "dz_instructions": (_Int, [_Int]),
     "dz_convolution_scratch": (_Size, [_Int] * 8),
     "dz_convolution": (None, [*[_Pointer] * 6, *[_Int] * 9]),
-    "dz_narrow_scratch": (_Size, [_Int] * 5),
-    "dz_narrow": (None, [*[_Pointer] * 4, *[_Int] * 7]),
-    "dz_bent": (None, [*[_Pointer] * 3, _Int, _Size, ctypes.c_float]),
+    "dz_narrow_convolution_scratch": (_Size, [_Int] * 5),
+    "dz_narrow_convolution": (None, [*[_Pointer] * 4, *[_Int] * 7]),
+    "dz_leaky_relu": (None, [*[_Pointer] * 3, _Int, _Size, ctypes.c_float]),
     "dz_moments": (None, [*[_Pointer] * 3, _Int, _Size, _Int]),
-    "dz_normalised_relu": (None, [*[_Pointer] * 6, _Int, _Size, _Int, *[_Pointer] * 4]),
-    "dz_normalised_mean": (None, [*[_Pointer] * 6, _Int, _Int, _Size, _Int, *[_Pointer] * 4]),
+    "dz_norm_relu": (None, [*[_Pointer] * 6, _Int, _Size, _Int, *[_Pointer] * 4]),
+    "dz_norm_relu_mean": (None, [*[_Pointer] * 6, _Int, _Int, _Size, _Int, *[_Pointer] * 4]),
     "dz_layer": (None, [*[_Pointer] * 14, *[_Int] * 10]),
 }
 
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """The compiled kernels, if there are any; a warning says so if not."""
-    found = importlib.util.find_spec("deepzero_sim.oracle.difference.kernels._native")
+    """Load the compiled kernels; warn and return None if there are none."""
+    spec = importlib.util.find_spec("deepzero_sim.oracle.difference.kernels._native")
     try:
-        loaded = ctypes.CDLL(found.origin if found and found.origin else "_native was not compiled")
+        loaded = ctypes.CDLL(spec.origin if spec and spec.origin else "_native was not compiled")
         for name, (result, arguments) in _SIGNATURES.items():
             function = getattr(loaded, name)
             function.restype, function.argtypes = result, arguments
@@ -58,21 +59,21 @@ def library() -> ctypes.CDLL | None:
     return loaded
 
 
-def serves(*tensors: torch.Tensor) -> bool:
-    """Whether there are kernels for such tensors."""
+def supports(*tensors: torch.Tensor) -> bool:
+    """Tell whether there are kernels for such tensors."""
     return all(x.dtype == torch.float32 and x.device.type == "cpu" for x in tensors) and library() is not None
 
 
 class Weight(NamedTuple):
-    """The weight of a convolution with a border of zeros, to whole :data:`CHANNELS`.
+    """Weight of a convolution with a border of zeros, to a multiple of :data:`CHANNELS`.
 
-    Args:
-        values: `(k, k, C, O)`, or `(n^2, C, O)` as transformed for Winograd's method (`winograd.py`).
-        points: `n` of that method, from whole :data:`CHANNELS`, with stride 1 and a border that keeps the size of the images;
-            0 for the other form.
-        kernel: in both directions, as all that follows.
-        stride: of the results.
-        border: on all sides.
+    Attributes:
+        values: Numbers, `(k, k, C, O)`, or `(n^2, C, O)` as transformed for Winograd's method (`image_convolution.py`).
+        points: Number `n` of that method, for a multiple of :data:`CHANNELS` in, stride 1, and a border that keeps the size
+            of the images; 0 for the other form.
+        kernel: Size of the kernel in both directions.
+        stride: Stride in both directions.
+        border: Width of the border on all sides.
     """
 
     values: torch.Tensor
@@ -85,21 +86,21 @@ class Weight(NamedTuple):
 def convolution(
     x: torch.Tensor, weight: Weight, result: torch.Tensor, next_y: torch.Tensor | None = None
 ) -> torch.Tensor | None:
-    """A convolution without a bias.
+    """Convolve images without a bias.
 
     Args:
-        x: `(B, H, W, C)`.
-        weight: from as many channels.
-        result: `(B, H', W', O)`, is written.
-        next_y: what a norm behind the convolution gives in the base network, `(M', O)`, if there is one.
+        x: Images, `(B, H, W, C)`.
+        weight: Weight from `C` channels to `O`.
+        result: Images to write, `(B, H', W', O)`.
+        next_y: Normalised values, in the base network, of the norm after the convolution, `(M', O)`, if there is one.
 
     Returns:
-        The moments of the result with `next_y`, `(3, O)`, float64, if that is given.
+        Moments of the result with `next_y`, `(3, O)`, float64; None without `next_y`.
     """
-    functions, sizes = _library(), (*x.shape, result.shape[3])
+    functions, sizes = _functions(), (*x.shape, result.shape[3])
     scratch = buffer_pool.empty(functions.dz_convolution_scratch(*sizes, weight.kernel, weight.border, weight.points))
     sums = None if next_y is None else torch.zeros(3, result.shape[3], dtype=torch.float64)
-    functions.dz_convolution(*_at(x, weight.values, next_y, result, sums, scratch), *sizes, *_geometry(weight))
+    functions.dz_convolution(*_addresses(x, weight.values, next_y, result, sums, scratch), *sizes, *_geometry(weight))
     return sums
 
 
@@ -107,46 +108,47 @@ def _geometry(weight: Weight) -> tuple[int, int, int, int]:
     return weight.kernel, weight.stride, weight.border, weight.points
 
 
-def narrow(x: torch.Tensor, weight: torch.Tensor, border: int, result: torch.Tensor) -> None:
-    """As :func:`convolution` with stride 1, of at most :data:`FEW_CHANNELS` to at most as many.
+def narrow_convolution(x: torch.Tensor, weight: torch.Tensor, border: int, result: torch.Tensor) -> None:
+    """Convolve images of at most :data:`FEW_CHANNELS` to at most as many, with stride 1 and without a bias.
 
     Args:
-        x: `(B, H, W, C)`.
-        weight: `(k, k, C, O)`.
-        border: on all sides.
-        result: `(B, H', W', O)`, is written.
+        x: Images, `(B, H, W, C)`.
+        weight: Weight, `(k, k, C, O)`.
+        border: Width of the border of zeros on all sides.
+        result: Images to write, `(B, H', W', O)`.
     """
     count, height, width, inputs = x.shape
     kernel, outputs = weight.shape[0], weight.shape[3]
-    functions = _library()
-    scratch = buffer_pool.empty(functions.dz_narrow_scratch(height, width, inputs, kernel, border))
-    functions.dz_narrow(*_at(x, weight, result, scratch), count, height, width, inputs, outputs, kernel, border)
+    functions = _functions()
+    scratch = buffer_pool.empty(functions.dz_narrow_convolution_scratch(height, width, inputs, kernel, border))
+    pointers = _addresses(x, weight, result, scratch)
+    functions.dz_narrow_convolution(*pointers, count, height, width, inputs, outputs, kernel, border)
 
 
-def bent(d: torch.Tensor, x: torch.Tensor, slope: float) -> torch.Tensor:
-    """The difference of a ReLU with a slope below zero (`activations.py`).
+def leaky_relu(d: torch.Tensor, x: torch.Tensor, slope: float) -> torch.Tensor:
+    """Compute the difference of a leaky ReLU, `max(x, slope x)` (`activations.py`).
 
     Args:
-        d: `(P, *shape)`, each query in memory as `x`.
-        x: `(*shape)`, without gaps.
-        slope: below zero.
+        d: Difference of the input, `(P, *shape)`, each query laid out as `x`.
+        x: Input in the base network, `(*shape)`, without gaps in memory.
+        slope: Slope below zero; 0 for a ReLU.
 
     Returns:
-        `(P, *shape)`, laid out as `d`.
+        Difference of the result, `(P, *shape)`, laid out as `d`.
     """
     result = buffer_pool.empty(d.numel()).as_strided(d.shape, d.stride())
-    _library().dz_bent(d.data_ptr(), x.data_ptr(), result.data_ptr(), len(d), x.numel(), slope)
+    _functions().dz_leaky_relu(d.data_ptr(), x.data_ptr(), result.data_ptr(), len(d), x.numel(), slope)
     return result
 
 
-class NormalisedBase(NamedTuple):
-    """Batch normalisation and a ReLU in the base network.
+class BaseActivation(NamedTuple):
+    """Batch normalisation in training mode, perhaps a sum, and a ReLU in the base network.
 
-    Args:
-        y: normalised values, `(M, C)`.
-        deviation: `s`, `(C,)`.
-        weight: `(C,)`.
-        before: what the ReLU gets, `(M, C)`.
+    Attributes:
+        y: Normalised values, `(M, C)`.
+        deviation: Standard deviation `s`, `(C,)`.
+        weight: Weight of the norm, `(C,)`.
+        before: Input of the ReLU, `(M, C)`.
     """
 
     y: torch.Tensor
@@ -156,115 +158,116 @@ class NormalisedBase(NamedTuple):
 
 
 def moments(d: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """Sums over all rows of `d`, `y d` and `d^2`, from which the statistics of a norm follow.
+    """Sum `d`, `y d` and `d^2` over all rows: the statistics of a norm follow from them.
 
     Args:
-        d: `(P, M, C)`.
-        y: normalised values, `(M, C)`.
+        d: Difference of the norm's input, `(P, M, C)`.
+        y: Normalised values in the base network, `(M, C)`.
 
     Returns:
-        `(P, 3, C)`, float64.
+        Sums, `(P, 3, C)`, float64.
     """
     count, rows, channels = d.shape
     result = torch.zeros(count, 3, channels, dtype=torch.float64)
-    _library().dz_moments(*_at(d, y, result), count, rows, channels)
+    _functions().dz_moments(*_addresses(d, y, result), count, rows, channels)
     return result
 
 
-class Added(NamedTuple):
-    """A difference that is added before a ReLU.
+class Skip(NamedTuple):
+    """Difference of what is added between a norm and a ReLU.
 
-    Args:
-        values: `(P, M, C)`, or `(P, M)` of one channel a query.
-        channels: `(P,)`, int32, which one; None if it has all.
+    Attributes:
+        values: Difference, `(P, M, C)`, or `(P, M)` of one channel a query.
+        channels: Channel of each query, `(P,)`, int32; None if all channels change.
     """
 
     values: torch.Tensor
     channels: torch.Tensor | None = None
 
 
-#: Rows that a ReLU is taken of together.
+#: Rows on which the kernels compute a ReLU at a time (`ROWS` of `native.c`).
 _ROWS = 64
 
-_NOTHING: tuple[None, None] = (None, None)
+_NO_SKIP: tuple[None, None] = (None, None)
 
 
-def normalised_relu(
-    d: torch.Tensor, sums: torch.Tensor, skip: Added | None, base: NormalisedBase, result: torch.Tensor
-) -> None:
-    """The difference behind batch normalisation in training mode, a sum with `skip`, and a ReLU (`norms.py`).
+def norm_relu(d: torch.Tensor, sums: torch.Tensor, skip: Skip | None, base: BaseActivation, result: torch.Tensor) -> None:
+    """Compute the difference after batch normalisation in training mode, a sum with `skip`, and a ReLU (`norms.py`).
 
     Args:
-        d: `(P, M, C)`.
-        sums: its :func:`moments`.
-        skip: if something is added.
-        base: the network as it is.
-        result: `(P, M, C)`, is written; may be `d`.
+        d: Difference of the norm's input, `(P, M, C)`.
+        sums: Moments of `d` (:func:`moments`).
+        skip: Difference to add, if any.
+        base: Values of the base network.
+        result: Difference to write, `(P, M, C)`; may be `d`.
     """
     scratch = torch.empty((3 + _ROWS) * d.shape[2])
-    _library().dz_normalised_relu(*_at(d, sums, *(skip or _NOTHING), result, scratch), *d.shape, *_at(*base))
+    _functions().dz_norm_relu(*_addresses(d, sums, *(skip or _NO_SKIP), result, scratch), *d.shape, *_addresses(*base))
 
 
-def normalised_mean(d: torch.Tensor, sums: torch.Tensor, skip: Added | None, base: NormalisedBase, images: int) -> torch.Tensor:
-    """The mean over the pixels of each image of what :func:`normalised_relu` gives, `(P, B, C)`.
+def norm_relu_mean(d: torch.Tensor, sums: torch.Tensor, skip: Skip | None, base: BaseActivation, images: int) -> torch.Tensor:
+    """Compute what :func:`norm_relu` does, and its mean over the pixels of each image.
 
     Args:
-        d: `(P, M, C)`.
-        sums: its :func:`moments`.
-        skip: if something is added.
-        base: the network as it is.
-        images: `B`, of `M / B` pixels each.
+        d: Difference of the norm's input, `(P, M, C)`.
+        sums: Moments of `d` (:func:`moments`).
+        skip: Difference to add, if any.
+        base: Values of the base network.
+        images: Number `B` of images, of `M / B` pixels each.
+
+    Returns:
+        Difference of the means, `(P, B, C)`.
     """
     count, rows, channels = d.shape
     pixels = rows // images
     result, scratch = torch.empty(count, images, channels), torch.empty((3 + pixels) * channels)
-    pointers = _at(d, sums, *(skip or _NOTHING), result, scratch)
-    _library().dz_normalised_mean(*pointers, count, images, pixels, channels, *_at(*base))
+    pointers = _addresses(d, sums, *(skip or _NO_SKIP), result, scratch)
+    _functions().dz_norm_relu_mean(*pointers, count, images, pixels, channels, *_addresses(*base))
     return result
 
 
 def layer(
     d: torch.Tensor,
     sums: torch.Tensor,
-    skip: Added | None,
-    base: NormalisedBase,
-    kept: torch.Tensor | None,
+    skip: Skip | None,
+    base: BaseActivation,
+    activation: torch.Tensor | None,
     weight: Weight,
     next_y: torch.Tensor | None,
     result: torch.Tensor,
 ) -> torch.Tensor | None:
-    """The difference behind what :func:`normalised_relu` does and a convolution, in one pass over memory.
+    """Compute what :func:`norm_relu` does and a convolution, in one pass over memory.
 
     Args:
-        d: `(P, B, H, W, C)`.
-        sums: its :func:`moments`.
-        skip: if something is added.
-        base: the network as it is.
-        kept: as `d`, is written with what the ReLU gives, if that is wanted; may be what is added, if that has all channels.
-        weight: of the convolution.
-        next_y: as in :func:`convolution`.
-        result: `(P, B, H', W', O)`, is written; may be `d` if it has the same shape.
+        d: Difference of the norm's input, `(P, B, H, W, C)`.
+        sums: Moments of `d` (:func:`moments`).
+        skip: Difference to add, if any.
+        base: Values of the base network.
+        activation: Difference after the ReLU to write, laid out as `d`, if it is wanted; may be that of `skip` if all channels
+            change there.
+        weight: Weight of the convolution.
+        next_y: Normalised values of the next norm, as in :func:`convolution`.
+        result: Difference to write, `(P, B, H', W', O)`; may be `d` if it has the same shape.
 
     Returns:
-        The moments of the result with `next_y`, if that is given.
+        Moments of the result with `next_y`, `(P, 3, O)`, float64; None without `next_y`.
     """
-    functions, sizes = _library(), (*d.shape, result.shape[4])
+    functions, sizes = _functions(), (*d.shape, result.shape[4])
     queries, *_, width, channels = d.shape
     size = functions.dz_convolution_scratch(*sizes[1:], weight.kernel, weight.border, weight.points)
     scratch = buffer_pool.empty(size + (3 * queries + width) * channels)
-    behind = None if next_y is None else torch.zeros(queries, 3, result.shape[4], dtype=torch.float64)
-    pointers = _at(d, sums, *(skip or _NOTHING), kept, result, behind, scratch, *base, weight.values, next_y)
-    functions.dz_layer(*pointers, *sizes, *_geometry(weight))
-    return behind
+    next_sums = None if next_y is None else torch.zeros(queries, 3, result.shape[4], dtype=torch.float64)
+    tensors = (d, sums, *(skip or _NO_SKIP), activation, result, next_sums, scratch, *base, weight.values, next_y)
+    functions.dz_layer(*_addresses(*tensors), *sizes, *_geometry(weight))
+    return next_sums
 
 
-def _library() -> ctypes.CDLL:
+def _functions() -> ctypes.CDLL:
     loaded = library()
-    assert loaded is not None  # `serves` was asked
+    assert loaded is not None  # callers asked `supports` first
     return loaded
 
 
-def _at(*tensors: torch.Tensor | None) -> list[int | None]:
-    """Where they lie in memory."""
+def _addresses(*tensors: torch.Tensor | None) -> list[int | None]:
     assert all(x is None or x.is_contiguous() for x in tensors)
     return [None if x is None else x.data_ptr() for x in tensors]

@@ -1,17 +1,17 @@
-/* The kernels of native.c, written in vectors of VECTOR floats; included once for every set of instructions.
+/* Kernels of native.c, written in vectors of VECTOR floats; included once for every set of instructions.
  *
- * Images lie with their channels innermost, (images, height, width, channels); channels are whole vectors. No pointer needs
- * to be aligned. What is called with numbers for `rows` and `vectors` is inlined with them: its sums then stay in registers.
+ * Images lie with their channels innermost, (images, height, width, channels); channels are whole vectors. Pointers need no
+ * alignment. A function that is called with constants for `rows` and `vectors` is inlined, so that its sums stay in registers.
  */
 
-#define JOINED(name, suffix) name##_##suffix
-#define EXPANDED(name, suffix) JOINED(name, suffix)
-#define NAME(name) EXPANDED(name, SUFFIX)
+#define PASTE(name, suffix) name##_##suffix
+#define EXPAND(name, suffix) PASTE(name, suffix)
+#define NAME(name) EXPAND(name, SUFFIX)
 #define INLINE static inline __attribute__((always_inline))
 
 typedef float NAME(vector) __attribute__((vector_size(4 * VECTOR), aligned(4), may_alias));
 #define vector NAME(vector)
-/* Keeps the compiler from working out many addresses ahead, for which there are no registers */
+/* Keeps the compiler from computing many addresses ahead, for which there are no registers */
 #define OPAQUE(pointer) __asm__("" : "+r"(pointer))
 #define AT(pointer) (*(const vector *)(pointer))
 #define PUT(pointer, value) (*(vector *)(pointer) = (value))
@@ -23,9 +23,9 @@ INLINE vector NAME(choice)(NAME(mask) which, vector a, vector b) {
     return (vector)(((NAME(mask))a & which) | ((NAME(mask))b & ~which));
 }
 
-/* ---- Winograd's minimal filtering (winograd.py has the formulas) ---- */
+/* ---- Winograd's minimal filtering (image_convolution.py has the formulas) ---- */
 
-/* Vectors that are `step` apart in memory */
+/* Reads vectors that are `step` apart in memory */
 INLINE void NAME(gather)(const float *from, size_t step, int count, vector *to) {
 #pragma GCC unroll 10
     for (int i = 0; i < count; i++, from += step) {
@@ -34,7 +34,7 @@ INLINE void NAME(gather)(const float *from, size_t step, int count, vector *to) 
     }
 }
 
-/* Two entries of B^T d: those of a pair of points, or of 0 and infinity, which come last */
+/* Two entries of B^T d: those of a pair of points, or last those of 0 and infinity */
 INLINE void NAME(input_pair)(const vector *d, const struct points *s, int pair, vector *t) {
     const float *factors = pair < s->pairs ? s->others[pair] : s->all;
     int first = pair < s->pairs ? 2 : 0, terms = pair < s->pairs ? s->pairs : s->pairs + 1;
@@ -54,7 +54,7 @@ INLINE void NAME(input_pair)(const vector *d, const struct points *s, int pair, 
     }
 }
 
-/* B^T d, to places `step` apart */
+/* B^T d, written to places `step` apart */
 INLINE void NAME(input_line)(const vector *d, float *to, size_t step, const struct points *s) {
 #pragma GCC unroll 5
     for (int pair = 0; pair <= s->pairs; pair++, to += 2 * step) {
@@ -66,8 +66,8 @@ INLINE void NAME(input_line)(const vector *d, float *to, size_t step, const stru
     }
 }
 
-/* B^T d B: a square of pixels of an image with rows of `pitch` floats, to as many places `step` apart; by pairs of rows, which
- * the registers hold */
+/* B^T d B of a square of pixels, in an image with rows of `pitch` floats, written to as many places `step` apart; by pairs of
+ * rows, which fit the registers */
 INLINE void NAME(input_tile)(const float *image, size_t pitch, float *tiles, size_t step, int channels, const struct points *s) {
     int count = 2 * s->pairs + 2;
     for (int c = 0; c < channels; c += VECTOR)
@@ -90,7 +90,7 @@ INLINE void NAME(input_tile)(const float *image, size_t pitch, float *tiles, siz
         }
 }
 
-/* An entry of A^T m, for tiles of `tile` outputs */
+/* Entry j of A^T m, for tiles of `tile` results */
 INLINE vector NAME(output)(const vector *m, const struct points *s, int tile, int j) {
     vector sum = {0};
 #pragma GCC unroll 4
@@ -100,7 +100,7 @@ INLINE vector NAME(output)(const vector *m, const struct points *s, int tile, in
     return sum;
 }
 
-/* A^T m, to pixels in a line, of which those inside are written */
+/* A^T m, written to the pixels of a line that lie inside the image */
 INLINE void NAME(output_line)(const vector *m, float *to, int columns, int channels, int tile, const struct points *s) {
 #pragma GCC unroll 8
     for (int j = 0; j < tile; j++, to += channels) {
@@ -109,8 +109,8 @@ INLINE void NAME(output_line)(const vector *m, float *to, int columns, int chann
     }
 }
 
-/* A^T m A: from places `step` apart, to a square of tile x tile pixels, of which those inside are written; by rows that are two
- * apart, which have sums in common */
+/* A^T m A of places `step` apart, written to those of tile x tile pixels that lie inside the image; by pairs of rows two apart,
+ * which have sums in common */
 INLINE void NAME(output_tile)(const float *products, size_t step, float *image, size_t pitch, int rows, int columns, int channels,
                               int tile, const struct points *s) {
     int count = 2 * s->pairs + 2;
@@ -135,7 +135,7 @@ INLINE void NAME(output_tile)(const float *products, size_t step, float *image, 
         }
 }
 
-/* A few rows and columns of a matrix product, kept in registers */
+/* A few rows and columns of a matrix product, in registers */
 INLINE void NAME(panel)(const float *a, const float *b, float *c, int inner, int outer, int rows, int vectors) {
     vector sum[6][2];
     for (int r = 0; r < rows; r++)
@@ -162,15 +162,15 @@ INLINE void NAME(columns)(const float *a, const float *b, float *c, int rows, in
     }
 }
 
-/* c = a b, of (rows, inner) and (inner, outer) */
+/* c = a b, for a (rows, inner) and b (inner, outer) */
 static void NAME(product)(const float *a, const float *b, float *c, int rows, int inner, int outer) {
     int n = 0;
     for (; n + 2 * VECTOR <= outer; n += 2 * VECTOR) NAME(columns)(a, b + n, c + n, rows, inner, outer, 2);
     if (n < outer) NAME(columns)(a, b + n, c + n, rows, inner, outer, 1);
 }
 
-/* For tiles of `tile` outputs from numbers that are known when this is compiled */
-INLINE void NAME(tiles)(const float *x, const float *weight, float *out, float *scratch, const struct convolution *s, int tile,
+/* Winograd's method for tiles of `tile` results; inlined, with constants for `tile` and `points` */
+INLINE void NAME(convolve_tiles)(const float *x, const float *weight, float *out, float *scratch, const struct convolution *s, int tile,
                         const struct points *points) {
     int across = (s->width + tile - 1) / tile, down = (s->height + tile - 1) / tile, total = s->images * down * across;
     int most = tiles_at_once(s), places = s->points * s->points;
@@ -198,18 +198,18 @@ INLINE void NAME(tiles)(const float *x, const float *weight, float *out, float *
 
 static void NAME(winograd)(const float *x, const float *weight, float *out, float *scratch, const struct convolution *s) {
     if (s->points == 6 && s->kernel == 3)
-        NAME(tiles)(x, weight, out, scratch, s, 4, &SIX);
+        NAME(convolve_tiles)(x, weight, out, scratch, s, 4, &SIX);
     else if (s->points == 6)
-        NAME(tiles)(x, weight, out, scratch, s, 2, &SIX);
+        NAME(convolve_tiles)(x, weight, out, scratch, s, 2, &SIX);
     else if (s->kernel == 3)
-        NAME(tiles)(x, weight, out, scratch, s, 8, &TEN);
+        NAME(convolve_tiles)(x, weight, out, scratch, s, 8, &TEN);
     else
-        NAME(tiles)(x, weight, out, scratch, s, 6, &TEN);
+        NAME(convolve_tiles)(x, weight, out, scratch, s, 6, &TEN);
 }
 
-/* ---- Convolution by summation ---- */
+/* ---- Direct convolution ---- */
 
-/* A few pixels in a line, a few vectors of output channels; `x` is where the first pixel's window begins */
+/* A few pixels of a line, a few vectors of output channels; `x` is the beginning of the first pixel's window */
 INLINE void NAME(window)(const float *x, size_t pitch, const float *weight, float *out, const struct convolution *s, int pixels,
                          int vectors) {
     size_t step = (size_t)s->stride * s->inputs;
@@ -236,9 +236,9 @@ INLINE void NAME(line)(const float *x, size_t pitch, const float *weight, float 
     for (; w < width; w++) NAME(window)(x + w * step, pitch, weight, out + (size_t)w * s->outputs, s, 1, vectors);
 }
 
-static void NAME(summed)(const float *x, const float *weight, float *out, const struct convolution *s) {
+static void NAME(direct)(const float *x, const float *weight, float *out, const struct convolution *s) {
     size_t pitch = (size_t)padded_width(s) * s->inputs, image = pitch * padded_height(s);
-    int height = rows_behind(s->height, s), width = rows_behind(s->width, s);
+    int height = rows_after(s->height, s), width = rows_after(s->width, s);
     for (int i = 0; i < s->images; i++, x += image)
         for (int h = 0; h < height; h++, out += (size_t)width * s->outputs) {
             const float *from = x + (size_t)h * s->stride * pitch;
@@ -272,44 +272,44 @@ static void NAME(moments)(const float *d, const float *y, size_t rows, int chann
             NAME(add_moments)(d + r * channels + c, y + r * channels + c, rows - r < ROWS ? rows - r : ROWS, channels, sums + c);
 }
 
-/* ---- Convolution of images that have no border yet, a few at a time ---- */
+/* ---- Convolution of images without a border, a few at a time ---- */
 
-/* Of images with their border, and the moments of what it gives */
-INLINE void NAME(convolved)(const float *x, const float *weight, const float *next, float *out, double *sums, float *scratch,
+/* Convolution of images with a border, and the moments of the results if `sums` is not NULL */
+INLINE void NAME(convolve_padded)(const float *x, const float *weight, const float *next, float *out, double *sums, float *scratch,
                             const struct convolution *s) {
     if (s->points)
         NAME(winograd)(x, weight, out, scratch, s);
     else
-        NAME(summed)(x, weight, out, s);
-    if (sums) NAME(moments)(out, next, s->images * pixels_behind(s), s->outputs, sums);
+        NAME(direct)(x, weight, out, s);
+    if (sums) NAME(moments)(out, next, s->images * pixels_after(s), s->outputs, sums);
 }
 
 static void NAME(convolution)(const float *x, const float *weight, const float *next, float *out, double *sums, float *scratch,
                               const struct convolution *all) {
     struct convolution s = *all;
     int most = images_at_once(all);
-    size_t size = (size_t)s.height * s.width * s.inputs, out_size = pixels_behind(all) * s.outputs;
+    size_t size = (size_t)s.height * s.width * s.inputs, out_size = pixels_after(all) * s.outputs;
     float *padded = scratch, *rest = padded + most * padded_size(all);
     memset(padded, 0, sizeof(float) * most * padded_size(all));
     for (int first = 0; first < all->images; first += most) {
         s.images = all->images - first < most ? all->images - first : most;
         pad(x + first * size, padded, &s);
-        NAME(convolved)(padded, weight, sums ? next + first * out_size : NULL, out + first * out_size, sums, rest, &s);
+        NAME(convolve_padded)(padded, weight, sums ? next + first * out_size : NULL, out + first * out_size, sums, rest, &s);
     }
 }
 
-/* ---- Convolution of at most four channels to at most four: a vector holds several pixels of four ---- */
+/* ---- Convolution of at most four channels to at most four: a vector holds several pixels of four channels ---- */
 
 #define PIXELS (VECTOR / 4)
 
-/* Channel k of every pixel, in all four places of that pixel */
-INLINE vector NAME(spread)(vector x, int k) {
+/* Channel k of every pixel, in all four channels of that pixel */
+INLINE vector NAME(broadcast_channel)(vector x, int k) {
     NAME(mask) from;
     for (int i = 0; i < VECTOR; i++) from[i] = i / 4 * 4 + k;
     return __builtin_shuffle(x, from);
 }
 
-/* Four vectors of pixels in a line; `x` is where the first one's window begins */
+/* Four vectors of pixels of a line; `x` is the beginning of the first one's window */
 INLINE void NAME(quartet)(const float *x, size_t pitch, const float *weight, vector *sum, int kernel, int inputs) {
     for (int r = 0; r < 4; r++) sum[r] = (vector){0};
     for (int i = 0; i < kernel; i++)
@@ -318,7 +318,7 @@ INLINE void NAME(quartet)(const float *x, size_t pitch, const float *weight, vec
             for (int k = 0; k < inputs; k++) /* unrolled, so that every shuffle is one instruction */
 #pragma GCC unroll 4
                 for (int r = 0; r < 4; r++)
-                    sum[r] += NAME(spread)(AT(x + i * pitch + 4 * j + r * VECTOR), k) * AT(weight + k * VECTOR);
+                    sum[r] += NAME(broadcast_channel)(AT(x + i * pitch + 4 * j + r * VECTOR), k) * AT(weight + k * VECTOR);
 }
 
 INLINE void NAME(narrow_line)(const float *x, size_t pitch, const float *weight, float *out, const struct convolution *s, int width,
@@ -336,9 +336,9 @@ INLINE void NAME(narrow_line)(const float *x, size_t pitch, const float *weight,
     }
 }
 
-static void NAME(narrow)(const float *x, const float *weight, float *out, float *scratch, const struct convolution *s) {
+static void NAME(narrow_convolution)(const float *x, const float *weight, float *out, float *scratch, const struct convolution *s) {
     int taps = s->kernel * s->kernel * s->inputs;
-    int height = rows_behind(s->height, s), width = rows_behind(s->width, s);
+    int height = rows_after(s->height, s), width = rows_after(s->width, s);
     size_t pitch = (size_t)4 * (s->width + 2 * s->border);
     float *weights = scratch, *padded = scratch + (size_t)taps * VECTOR;
     for (int t = 0; t < taps; t++)
@@ -366,16 +366,16 @@ static void NAME(narrow)(const float *x, const float *weight, float *out, float 
     }
 }
 
-/* ---- ReLU, with any slope below zero (activations.py has the formulas) ---- */
+/* ---- Leaky ReLU (activations.py has the formulas) ---- */
 
-static void NAME(bent)(const float *d, const float *x, float *out, size_t count, float slope) {
+static void NAME(leaky_relu)(const float *d, const float *x, float *out, size_t count, float slope) {
     size_t n = 0;
     vector zero = {0};
     for (; n + VECTOR <= count; n += VECTOR) {
         vector value = AT(x + n), change = AT(d + n);
         vector below = change + (1 - slope) * NAME(choice)(value < 0, value, zero);
         vector above = slope * change - (1 - slope) * NAME(choice)(value > 0, value, zero);
-        PUT(out + n, NAME(choice)(above > below, above, below)); /* what is not a number stays so */
+        PUT(out + n, NAME(choice)(above > below, above, below)); /* NaN stays NaN */
     }
     for (; n < count; n++) {
         float below = d[n] + (1 - slope) * (x[n] < 0 ? x[n] : 0), above = slope * d[n] - (1 - slope) * (x[n] > 0 ? x[n] : 0);
@@ -385,74 +385,76 @@ static void NAME(bent)(const float *d, const float *x, float *out, size_t count,
 
 /* ---- Batch normalisation in training mode and a ReLU (norms.py and activations.py have the formulas) ---- */
 
-/* Behind norm, sum and ReLU, for a vector of channels from `c` on; pointers are those of the row */
-INLINE vector NAME(activated)(const float *d, const float *skip, const float *y, const float *before, const float *factors,
+/* Difference after norm, sum and ReLU, for a vector of channels from `c` on; pointers are those of the row */
+INLINE vector NAME(activate)(const float *d, const float *skip, const float *y, const float *before, const float *factors,
                               int channels, int c) {
     vector z = AT(factors + c) * AT(d + c) + AT(factors + channels + c) * AT(y + c) + AT(factors + 2 * channels + c);
     if (skip) z += AT(skip + c);
     vector zero = {0}, x = AT(before + c), least = NAME(choice)(x > 0, -x, zero);
     z += NAME(choice)(x < 0, x, zero);
-    return NAME(choice)(least > z, least, z); /* what is not a number stays so */
+    return NAME(choice)(least > z, least, z); /* NaN stays NaN */
 }
 
-/* Some rows; `first` is where they begin in the base network */
-INLINE void NAME(apply)(const float *d, const float *skip, float *out, size_t first, size_t rows, const float *factors,
+/* The same for some rows; `first` is the first of them in the base network */
+INLINE void NAME(activate_rows)(const float *d, const float *skip, float *out, size_t first, size_t rows, const float *factors,
                         const struct normalisation *s) {
     int channels = s->channels;
     const float *y = s->y + first * channels, *before = s->before + first * channels;
     for (size_t r = 0; r < rows; r++, d += channels, y += channels, before += channels, out += channels) {
-        for (int c = 0; c < channels; c += VECTOR) PUT(out + c, NAME(activated)(d, skip, y, before, factors, channels, c));
+        for (int c = 0; c < channels; c += VECTOR) PUT(out + c, NAME(activate)(d, skip, y, before, factors, channels, c));
         if (skip) skip += channels;
     }
 }
 
-static void NAME(normalised_relu)(const float *d, const float *skip, float *out, size_t first, size_t rows, const float *factors,
+static void NAME(norm_relu)(const float *d, const float *skip, float *out, size_t first, size_t rows, const float *factors,
                                   const struct normalisation *s) {
     if (skip)
-        NAME(apply)(d, skip, out, first, rows, factors, s);
+        NAME(activate_rows)(d, skip, out, first, rows, factors, s);
     else
-        NAME(apply)(d, NULL, out, first, rows, factors, s);
+        NAME(activate_rows)(d, NULL, out, first, rows, factors, s);
 }
 
-/* The mean over some rows; arguments as above */
-static void NAME(normalised_mean)(const float *d, const float *skip, float *out, size_t first, size_t rows, const float *factors,
+/* Mean over some rows; arguments as above */
+static void NAME(norm_relu_mean)(const float *d, const float *skip, float *out, size_t first, size_t rows, const float *factors,
                                   const struct normalisation *s) {
     int channels = s->channels;
     const float *y = s->y + first * channels, *before = s->before + first * channels;
     memset(out, 0, sizeof(float) * channels);
     for (size_t r = 0; r < rows; r++, d += channels, y += channels, before += channels) {
         for (int c = 0; c < channels; c += VECTOR)
-            PUT(out + c, AT(out + c) + NAME(activated)(d, skip, y, before, factors, channels, c));
+            PUT(out + c, AT(out + c) + NAME(activate)(d, skip, y, before, factors, channels, c));
         if (skip) skip += channels;
     }
     for (int c = 0; c < channels; c += VECTOR) PUT(out + c, AT(out + c) / (float)rows);
 }
 
-/* ---- Batch normalisation, a sum, a ReLU and a convolution, for a few images at a time: what lies between stays in the cache,
+/* ---- Batch normalisation, a sum, a ReLU and a convolution, for a few images at a time: intermediate results stay in the cache,
  * and so does what the queries share of the base network ---- */
 
-static void NAME(layer)(const struct layer *s, const float *d, const double *sums, float *kept, float *out, double *next_sums, float *scratch) {
+static void NAME(layer)(const struct layer *s, const float *d, const double *sums, float *activation, float *out,
+                        double *next_sums, float *scratch) {
     struct convolution c = s->convolution;
-    size_t pixels = (size_t)c.height * c.width, results = pixels_behind(&c);
+    size_t pixels = (size_t)c.height * c.width, results = pixels_after(&c);
     size_t line = (size_t)c.width * c.inputs, size = c.images * pixels * c.inputs, out_size = c.images * results * c.outputs;
     int all = c.images, most = images_at_once(&c);
     float *factors = scratch, *buffer = factors + (size_t)s->queries * 3 * c.inputs, *padded = buffer + line;
     float *rest = padded + most * padded_size(&c);
     memset(padded, 0, sizeof(float) * most * padded_size(&c));
     for (int q = 0; q < s->queries; q++)
-        factors_of(sums + (size_t)q * 3 * c.inputs, factors + (size_t)q * 3 * c.inputs, &s->norm);
+        norm_factors(sums + (size_t)q * 3 * c.inputs, factors + (size_t)q * 3 * c.inputs, &s->norm);
     for (int first = 0; first < all; first += most) {
         c.images = all - first < most ? all - first : most;
         for (int q = 0; q < s->queries; q++) {
             size_t from = q * size + first * pixels * c.inputs, row = (size_t)first * c.height;
             for (int h = 0; h < c.images * c.height; h++) {
-                const float *more = added(&s->skip, &s->norm, q, (row + h) * c.width, c.width, buffer);
-                NAME(normalised_relu)(d + from + h * line, more, kept ? kept + from + h * line : line_of(padded, h, &c),
-                                      (row + h) * c.width, c.width, factors + (size_t)q * 3 * c.inputs, &s->norm);
+                const float *more = skip_rows(&s->skip, &s->norm, q, (row + h) * c.width, c.width, buffer);
+                float *to = activation ? activation + from + h * line : padded_line(padded, h, &c);
+                NAME(norm_relu)(d + from + h * line, more, to, (row + h) * c.width, c.width, factors + (size_t)q * 3 * c.inputs,
+                                &s->norm);
             }
-            if (kept) pad(kept + from, padded, &c);
+            if (activation) pad(activation + from, padded, &c);
             size_t to = first * results * c.outputs;
-            NAME(convolved)(padded, s->weight, next_sums ? s->next + to : NULL, out + q * out_size + to,
+            NAME(convolve_padded)(padded, s->weight, next_sums ? s->next + to : NULL, out + q * out_size + to,
                             next_sums ? next_sums + (size_t)q * 3 * c.outputs : NULL, rest, &c);
         }
     }
@@ -465,5 +467,5 @@ static void NAME(layer)(const struct layer *s, const float *d, const double *sum
 #undef PUT
 #undef INLINE
 #undef NAME
-#undef EXPANDED
-#undef JOINED
+#undef EXPAND
+#undef PASTE

@@ -1,4 +1,4 @@
-"""Difference rules of arithmetic: sums, products, quotients, squares, and whatever only moves or adds up numbers.
+"""Difference rules of arithmetic: sums, products, quotients, squares, and operations that only move or add up numbers.
 
 (a + da) + (b + db) - (a + b) = da + db
 (a + da) (b + db) - a b       = da b + a db + da db
@@ -24,26 +24,26 @@ from deepzero_sim.oracle.difference.delta import (
     is_channels_last,
     zeros,
 )
-from deepzero_sim.oracle.difference.rules.table import RULES, Ruled, rule
+from deepzero_sim.oracle.difference.rules.table import RULES, RuleResult, rule
 
 _Tensor = torch.Tensor
 
 
-def _reading(attribute: str) -> Callable[..., Any]:
-    """What reading an attribute of a tensor is to torch."""
+def _getter(attribute: str) -> Callable[..., Any]:
+    """Return the function that torch calls where an attribute of a tensor is read."""
     getter: Callable[..., Any] = getattr(_Tensor, attribute).__get__
     return getter
 
 
 @rule(torch.add, _Tensor.add, _Tensor.add_)
-def _add(out: torch.Tensor, a: Any, b: Any, *, alpha: float = 1) -> Ruled:
+def _add(out: torch.Tensor, a: Any, b: Any, *, alpha: float = 1) -> RuleResult:
     if alpha != 1:
         return NotImplemented
     return _sum(out, a, b)
 
 
 @rule(torch.sub, _Tensor.sub, _Tensor.sub_)
-def _subtract(out: torch.Tensor, a: Any, b: Any, *, alpha: float = 1) -> Ruled:
+def _subtract(out: torch.Tensor, a: Any, b: Any, *, alpha: float = 1) -> RuleResult:
     if alpha != 1:
         return NotImplemented
     return _sum(out, a, Changed(b.base, Dense(-b.delta.dense())) if isinstance(b, Changed) else b)
@@ -53,14 +53,14 @@ def _sum(out: torch.Tensor, a: Any, b: Any) -> Delta:
     deltas = [x.delta for x in (a, b) if isinstance(x, Changed)]
     if len(deltas) == 1:
         (x,) = (x for x in (a, b) if isinstance(x, Changed))
-        return x.delta if _same_shape(x, out) else Dense(_spread(x, out).expand(x.count, *out.shape))
-    if all(_same_shape(x, out) for x in (a, b)):
+        return x.delta if _has_shape_of(out, x) else Dense(_broadcast(x, out).expand(x.count, *out.shape))
+    if all(_has_shape_of(out, x) for x in (a, b)):
         return _sum_of_two(*deltas)
-    return Dense(_spread(a, out) + _spread(b, out))
+    return Dense(_broadcast(a, out) + _broadcast(b, out))
 
 
 def _sum_of_two(first: Delta, second: Delta) -> Delta:
-    """Into a dense difference only one channel has to be added."""
+    """Add two differences; of one in a single channel, only that channel."""
     if isinstance(first, OneChannel):
         first, second = second, first
     if isinstance(second, OneChannel):
@@ -70,19 +70,19 @@ def _sum_of_two(first: Delta, second: Delta) -> Delta:
     return Dense(first.dense() + second.dense())
 
 
-def _same_shape(x: Changed, out: torch.Tensor) -> bool:
+def _has_shape_of(out: torch.Tensor, x: Changed) -> bool:
     return x.base.shape == out.shape and not isinstance(x.delta, OneCoordinate)
 
 
-def _spread(x: Any, out: torch.Tensor) -> Any:
-    """Differences, or a value, that broadcast against `(P, *out.shape)`."""
+def _broadcast(x: Any, out: torch.Tensor) -> Any:
+    """Shape differences, or leave a value, so that they broadcast against `(P, *out.shape)`."""
     if not isinstance(x, Changed):
         return x
     return x.delta.dense().reshape(x.count, *[1] * (out.dim() - x.base.dim()), *x.base.shape)
 
 
 @rule(_Tensor.__rsub__)
-def _reversed_subtract(out: torch.Tensor, a: Any, b: Any) -> Ruled:
+def _subtract_from(out: torch.Tensor, a: Any, b: Any) -> RuleResult:
     return _subtract(out, b, a)
 
 
@@ -91,24 +91,24 @@ def _multiply(out: torch.Tensor, a: Any, b: Any) -> Delta:
     if not isinstance(a, Changed):
         a, b = b, a
     if not isinstance(b, Changed):
-        return Dense((_spread(a, out) * b).expand(a.count, *out.shape))
-    da, db = _spread(a, out), _spread(b, out)
+        return Dense((_broadcast(a, out) * b).expand(a.count, *out.shape))
+    da, db = _broadcast(a, out), _broadcast(b, out)
     return Dense(da * b.base + (a.base + da) * db)
 
 
 @rule(torch.div, _Tensor.div, _Tensor.div_)
-def _divide(out: torch.Tensor, a: Any, b: Any, *, rounding_mode: str | None = None) -> Ruled:
+def _divide(out: torch.Tensor, a: Any, b: Any, *, rounding_mode: str | None = None) -> RuleResult:
     if rounding_mode is not None:
         return NotImplemented
     if not isinstance(b, Changed):
-        return Dense((_spread(a, out) / b).expand(a.count, *out.shape))
-    db = _spread(b, out)
-    da = _spread(a, out) if isinstance(a, Changed) else 0
+        return Dense((_broadcast(a, out) / b).expand(a.count, *out.shape))
+    db = _broadcast(b, out)
+    da = _broadcast(a, out) if isinstance(a, Changed) else 0
     return Dense((da - out * db) / (b.base + db))
 
 
 @rule(_Tensor.__rdiv__)
-def _reversed_divide(out: torch.Tensor, a: Any, b: Any) -> Ruled:
+def _divide_into(out: torch.Tensor, a: Any, b: Any) -> RuleResult:
     return _divide(out, b, a)
 
 
@@ -124,64 +124,60 @@ def _square(out: torch.Tensor, a: Changed) -> Delta:
 
 
 @rule(torch.Tensor.__pow__, torch.pow, _Tensor.pow)
-def _power(out: torch.Tensor, a: Any, exponent: Any) -> Ruled:
+def _power(out: torch.Tensor, a: Any, exponent: Any) -> RuleResult:
     if not isinstance(a, Changed) or not isinstance(exponent, int | float) or exponent != 2:
         return NotImplemented
     return _square(out, a)
 
 
 @rule(torch.matmul, _Tensor.matmul, torch.bmm, _Tensor.bmm, torch.mm, _Tensor.mm)
-def _matrix_product(out: torch.Tensor, a: Any, b: Any) -> Ruled:
+def _matrix_product(out: torch.Tensor, a: Any, b: Any) -> RuleResult:
     x, y = base_of(a), base_of(b)
     if min(x.dim(), y.dim()) < 2:
         return NotImplemented
     if not isinstance(b, Changed):
-        return Dense(_spread_matrix(a, out) @ y)
+        return Dense(_broadcast(a, out) @ y)
     if not isinstance(a, Changed):
-        return Dense(x @ _spread_matrix(b, out))
-    da, db = _spread_matrix(a, out), _spread_matrix(b, out)
+        return Dense(x @ _broadcast(b, out))
+    da, db = _broadcast(a, out), _broadcast(b, out)
     return Dense(da @ y + (x + da) @ db)
 
 
-def _spread_matrix(x: Changed, out: torch.Tensor) -> torch.Tensor:
-    return x.delta.dense().reshape(x.count, *[1] * (out.dim() - x.base.dim()), *x.base.shape)
+def _linear_rule(operation: Callable[..., Any]) -> Callable[..., Any]:
+    """Make the rule of an operation that is linear, without an offset, in its first argument or a list of them.
 
-
-def _moved(operation: Callable[..., Any]) -> Callable[..., Any]:
-    """The rule of an operation that is linear in its first argument, or in a list of them, and has no offset.
-
-    Of its other arguments it takes no more than shape or type.
+    It must not depend on values of its other arguments, only on their shape or type.
     """
 
-    def changed(out: Any, first: Any, *args: Any, **kwargs: Any) -> Any:
+    def difference(out: Any, first: Any, *args: Any, **kwargs: Any) -> Any:
         summands, form = pytree.tree_flatten(first)
         places = [i for i, leaf in enumerate(summands) if isinstance(leaf, Changed)]
         if not places:
             return pytree.tree_map(lambda x: None, out)
         others, other_kwargs = pytree.tree_map(base_of, (args, kwargs))
 
-        def of_one_query(*changes: torch.Tensor) -> Any:
-            given = [torch.zeros_like(x) if isinstance(x, torch.Tensor) else x for x in summands]
+        def apply(*changes: torch.Tensor) -> Any:
+            arguments = [torch.zeros_like(x) if isinstance(x, torch.Tensor) else x for x in summands]
             for i, change in zip(places, changes, strict=True):
-                given[i] = change
-            return operation(pytree.tree_unflatten(given, form), *others, **other_kwargs)
+                arguments[i] = change
+            return operation(pytree.tree_unflatten(arguments, form), *others, **other_kwargs)
 
-        result = torch.func.vmap(of_one_query)(*(summands[i].delta.dense() for i in places))
+        result = torch.func.vmap(apply)(*(summands[i].delta.dense() for i in places))
         return pytree.tree_map(Dense, result)
 
-    return changed
+    return difference
 
 
-@rule(torch.clone, _Tensor.clone, _Tensor.contiguous, _Tensor.detach, _reading("data"))
-def _unchanged(out: torch.Tensor, a: Changed, **kwargs: Any) -> Delta:
+@rule(torch.clone, _Tensor.clone, _Tensor.contiguous, _Tensor.detach, _getter("data"))
+def _identity(out: torch.Tensor, a: Changed, **kwargs: Any) -> Delta:
     return a.delta
 
 
 @rule(
     _Tensor.float, _Tensor.double, _Tensor.half, _Tensor.bfloat16, _Tensor.to, _Tensor.type, _Tensor.type_as,
 )  # fmt: skip
-def _converted(out: torch.Tensor, a: Any, *args: Any, **kwargs: Any) -> Ruled:
-    """To another dtype or device. Differences keep the digits that values lose, as if a conversion did not round."""
+def _convert(out: torch.Tensor, a: Any, *args: Any, **kwargs: Any) -> RuleResult:
+    """Move differences to another device. A conversion of dtype leaves them the digits that it takes from values."""
     if not isinstance(a, Changed):
         return None
     if isinstance(a.delta, OneCoordinate) or a.base.device != out.device:
@@ -193,21 +189,21 @@ def _converted(out: torch.Tensor, a: Any, *args: Any, **kwargs: Any) -> Ruled:
     torch.flatten, torch.reshape, torch.squeeze, torch.unsqueeze,
     _Tensor.flatten, _Tensor.reshape, _Tensor.squeeze, _Tensor.unsqueeze, _Tensor.view, _Tensor.unflatten,
 )  # fmt: skip
-def _reshape(out: torch.Tensor, a: Changed, *args: Any, **kwargs: Any) -> Ruled:
+def _reshape(out: torch.Tensor, a: Changed, *args: Any, **kwargs: Any) -> RuleResult:
     if args and isinstance(args[0], torch.dtype):
         return NotImplemented
     return Dense(a.delta.dense().reshape(a.count, *out.shape))
 
 
 @rule(torch.zeros_like, torch.ones_like, torch.full_like)
-def _of_shape_only(out: torch.Tensor, *args: Any, **kwargs: Any) -> None:
+def _no_difference(out: torch.Tensor, *args: Any, **kwargs: Any) -> None:
     return None
 
 
 @rule(F.pad)
-def _pad(out: torch.Tensor, input: Changed, pad: Any, mode: str = "constant", value: Any = None) -> Ruled:  # noqa: A002
+def _pad(out: torch.Tensor, input: Changed, pad: Any, mode: str = "constant", value: Any = None) -> RuleResult:  # noqa: A002
     if len(pad) // 2 >= input.base.dim():
-        return _moved(F.pad)(out, input, pad, mode)
+        return _linear_rule(F.pad)(out, input, pad, mode)
     delta = input.delta.dense()
     if mode == "constant" and all(side >= 0 for side in pad):
         full = zeros(input.count, out.shape, delta, is_channels_last(out))
@@ -215,15 +211,15 @@ def _pad(out: torch.Tensor, input: Changed, pad: Any, mode: str = "constant", va
         inside: tuple[Any, ...] = tuple(slice(before, size - after) for before, after, size in for_axes)
         full[(..., *inside)].copy_(delta)
         return Dense(full)
-    # the first axis stays as it is: the queries make it longer
+    # other modes do not pad the first axis, so that the queries can be stacked along it
     return Dense(torch.unflatten(F.pad(delta.flatten(0, 1), pad, mode), 0, delta.shape[:2]))
 
 
 @rule(_Tensor.__getitem__)
-def _part(out: torch.Tensor, input: Changed, index: Any) -> Ruled:  # noqa: A002
+def _index(out: torch.Tensor, input: Changed, index: Any) -> RuleResult:  # noqa: A002
     places = index if isinstance(index, tuple) else (index,)
     if not all(isinstance(place, slice | int) for place in places):
-        return _moved(_Tensor.__getitem__)(out, input, index)
+        return _linear_rule(_Tensor.__getitem__)(out, input, index)
     return Dense(input.delta.dense()[(slice(None), *places)])
 
 
@@ -234,7 +230,7 @@ _MOVES: tuple[Callable[..., Any], ...] = (
     _Tensor.permute, _Tensor.transpose,
     _Tensor.movedim, _Tensor.expand, _Tensor.sum, _Tensor.mean, _Tensor.chunk, _Tensor.split, _Tensor.unbind,
     _Tensor.narrow, _Tensor.select, _Tensor.t, _Tensor.repeat,
-    _reading("T"), _reading("mT"),
+    _getter("T"), _getter("mT"),
     F.unfold, F.fold,
 )  # fmt: skip
 _POOLS = (
@@ -242,10 +238,10 @@ _POOLS = (
 )  # fmt: skip
 
 
-def _pooled(operation: Callable[..., Any]) -> Callable[..., Any]:
-    """The rule of an operation that is linear, channel by channel, on batches: the queries make the batch larger."""
+def _pooling_rule(operation: Callable[..., Any]) -> Callable[..., Any]:
+    """Make the rule of an operation that is linear, channel by channel, on batches: the queries make the batch larger."""
 
-    def changed(out: torch.Tensor, input: Changed, *args: Any, **kwargs: Any) -> Delta:  # noqa: A002
+    def difference(out: torch.Tensor, input: Changed, *args: Any, **kwargs: Any) -> Delta:  # noqa: A002
         delta = input.delta
         if isinstance(delta, OneChannel) and delta.dim == 1:
             pooled = operation(delta.values.flatten(0, 1), *args, **kwargs).unflatten(0, delta.values.shape[:2])
@@ -253,12 +249,12 @@ def _pooled(operation: Callable[..., Any]) -> Callable[..., Any]:
         full = delta.dense()
         return Dense(operation(full.flatten(0, 1), *args, **kwargs).unflatten(0, full.shape[:2]))
 
-    def rule_for(out: torch.Tensor, input: Changed, *args: Any, **kwargs: Any) -> Ruled:  # noqa: A002
+    def rule_for(out: torch.Tensor, input: Changed, *args: Any, **kwargs: Any) -> RuleResult:  # noqa: A002
         batched = input.base.dim() == 2 + int(operation.__name__[-2])
-        return changed(out, input, *args, **kwargs) if batched else NotImplemented
+        return difference(out, input, *args, **kwargs) if batched else NotImplemented
 
     return rule_for
 
 
-RULES.update({operation: _pooled(operation) for operation in _POOLS})
-RULES.update({operation: _moved(operation) for operation in _MOVES})
+RULES.update({operation: _pooling_rule(operation) for operation in _POOLS})
+RULES.update({operation: _linear_rule(operation) for operation in _MOVES})

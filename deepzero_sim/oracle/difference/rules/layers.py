@@ -2,7 +2,7 @@
 
     f(x + dx; W) - f(x; W) = f(dx; W) without the bias,
 
-and what a step `mu` in one coordinate `e_j` of the weight adds is one shifted input channel in one output channel:
+and a step `mu` in one coordinate `e_j` of the weight adds one shifted input channel to one output channel:
 
     f(x; W + mu e_j) - f(x; W) = mu * shift(x[i])   in channel o.
 """
@@ -24,33 +24,34 @@ from deepzero_sim.oracle.difference.delta import (
     OneChannel,
     OneCoordinate,
     base_of,
+    bias_term,
     is_channels_last,
     zeros,
 )
 from deepzero_sim.oracle.difference.kernels.image_convolution import ImageConvolution
-from deepzero_sim.oracle.difference.rules.table import Ruled, rule
+from deepzero_sim.oracle.difference.rules.table import RuleResult, rule
 
-#: A place in a weight tensor, one number for each of its axes.
+#: Place in a weight tensor, one number for each of its axes.
 _Place: TypeAlias = Sequence[int]
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Layer:
-    """A layer that is linear in its input.
+    """Layer that is linear in its input.
 
     Args:
-        apply: `(P, *inputs), weight -> (P, *outputs)`, without the bias.
-        seen: `(P, *inputs)` of one channel, `P` places in the weight `-> (P, *outputs)` of one channel: what the weight at
-            each place, if it were one, adds to its output channel.
-        weight: in the base network.
-        groups: of the channels.
-        axis: of the channels, in inputs and outputs alike.
-        sources: which of the weight's first two axes the input's channels run along; the other is the output's.
-        fast: another way to apply the weight, for some differences.
+        apply: Layer without its bias, `(P, *inputs), weight -> (P, *outputs)`.
+        unit_response: Contribution of a weight of one at each of `P` places to its output channel, from `(P, *inputs)` of the
+            input channel that it reads: `inputs, places -> (P, *outputs)`, of one channel too.
+        weight: Weight in the base network.
+        groups: Number of groups of channels.
+        axis: Axis of the channels, in inputs and outputs alike.
+        sources: Axis of the weight, 0 or 1, that the input's channels run along; the other one is the output's.
+        fast: Other way to apply the weight, for some differences.
     """
 
     apply: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-    seen: Callable[[torch.Tensor, Sequence[_Place]], torch.Tensor]
+    unit_response: Callable[[torch.Tensor, Sequence[_Place]], torch.Tensor]
     weight: torch.Tensor
     groups: int = 1
     axis: int = 1
@@ -58,11 +59,11 @@ class _Layer:
     fast: ImageConvolution | None = None
 
     def source(self, place: _Place) -> int:
-        """The input channel that the weight at a place reads."""
+        """Return the input channel that the weight at a place reads."""
         return place[self.sources] + self._group(place) * self.weight.shape[1] * self.sources
 
     def output(self, place: _Place) -> int:
-        """The output channel that the weight at a place adds to."""
+        """Return the output channel that the weight at a place adds to."""
         return place[1 - self.sources] + self._group(place) * self.weight.shape[1] * (1 - self.sources)
 
     def _group(self, place: _Place) -> int:
@@ -70,10 +71,10 @@ class _Layer:
 
 
 @rule(F.linear)
-def _linear(out: torch.Tensor, input: Any, weight: Any, bias: Any = None) -> Ruled:  # noqa: A002 - torch's names
+def _linear(out: torch.Tensor, input: Any, weight: Any, bias: Any = None) -> RuleResult:  # noqa: A002 - torch's names
     if base_of(weight).dim() != 2 or (bias is not None and base_of(bias).dim() != 1):
         return NotImplemented
-    layer = _Layer(apply=F.linear, seen=lambda x, places: x, weight=base_of(weight), axis=out.dim() - 1)
+    layer = _Layer(apply=F.linear, unit_response=lambda x, places: x, weight=base_of(weight), axis=out.dim() - 1)
     return _difference(layer, out, input, weight, bias)
 
 
@@ -87,7 +88,7 @@ def _convolution(
     padding: Any = 0,
     dilation: Any = 1,
     groups: int = 1,
-) -> Ruled:
+) -> RuleResult:
     base = base_of(weight)
     dims = base.dim() - 2
     if out.dim() != dims + 2:  # without a batch axis
@@ -103,19 +104,20 @@ def _convolution(
         result = result.contiguous(memory_format=torch.channels_last) if is_channels_last(out) else result
         return torch.unflatten(result, 0, x.shape[:2])
 
-    def seen(x: torch.Tensor, places: Sequence[_Place]) -> torch.Tensor:
+    def unit_response(x: torch.Tensor, places: Sequence[_Place]) -> torch.Tensor:
         padded = F.pad(x, [side for pair in reversed(sides) for side in pair])
-        reach = [n - d * (k - 1) for n, d, k in zip(padded.shape[3:], dilation, base.shape[2:], strict=True)]
+        spans = [n - d * (k - 1) for n, d, k in zip(padded.shape[3:], dilation, base.shape[2:], strict=True)]
 
         def window(query: torch.Tensor, taps: _Place) -> torch.Tensor:
-            along = (slice(d * t, d * t + r, s) for d, t, r, s in zip(dilation, taps, reach, stride, strict=True))
+            along = (slice(d * t, d * t + n, s) for d, t, n, s in zip(dilation, taps, spans, stride, strict=True))
             index: tuple[Any, ...] = (..., *along)
             return query[index]
 
         return torch.stack([window(query, place[2:]) for query, place in zip(padded, places, strict=True)])
 
     fast = image_convolution(input, weight, bias, stride, padding, dilation, groups) if is_channels_last(out) else None
-    return _difference(_Layer(apply=apply, seen=seen, weight=base, groups=groups, fast=fast), out, input, weight, bias)
+    layer = _Layer(apply=apply, unit_response=unit_response, weight=base, groups=groups, fast=fast)
+    return _difference(layer, out, input, weight, bias)
 
 
 def image_convolution(
@@ -127,18 +129,18 @@ def image_convolution(
     dilation: Any = 1,
     groups: int = 1,
 ) -> ImageConvolution | None:
-    """The fast way of a convolution of images whose input changes, if there is one; arguments are those of the convolution."""
+    """Return the fast form of a convolution of images whose input changes, if it has one; arguments are those of F.conv2d."""
     base = base_of(weight)
     if not isinstance(input, Changed) or base.dim() != 4 or groups != 1:
         return None
     steps, sides = set(_for_each(stride, 2)), {side for pair in _sides(padding, base.shape[2:], [1, 1]) for side in pair}
     if set(_for_each(dilation, 2)) != {1} or any(len(sizes) > 1 for sizes in (steps, sides, set(base.shape[2:]))):
         return None
-    return input.once("images", lambda: ImageConvolution(base, input.base.shape[2:], *steps, *sides))  # type: ignore[no-any-return]
+    return input.cached("images", lambda: ImageConvolution(base, input.base.shape[2:], *steps, *sides))  # type: ignore[no-any-return]
 
 
 @rule(F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
-def _transposed(
+def _transposed_convolution(
     out: torch.Tensor,
     input: Any,  # noqa: A002
     weight: Any,
@@ -148,7 +150,7 @@ def _transposed(
     output_padding: Any = 0,
     groups: int = 1,
     dilation: Any = 1,
-) -> Ruled:
+) -> RuleResult:
     base = base_of(weight)
     dims = base.dim() - 2
     if out.dim() != dims + 2:
@@ -156,16 +158,18 @@ def _transposed(
     convolve = _TRANSPOSED[dims]
 
     def apply(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
-        return _batched(convolve, x, w, None, stride, padding, output_padding, groups, dilation)
+        images = convolve(x.flatten(0, 1), w, None, stride, padding, output_padding, groups, dilation)
+        return torch.unflatten(images, 0, x.shape[:2])
 
-    def seen(x: torch.Tensor, places: Sequence[_Place]) -> torch.Tensor:
+    def unit_response(x: torch.Tensor, places: Sequence[_Place]) -> torch.Tensor:
         taps = torch.zeros(len(places), 1, *base.shape[2:], dtype=x.dtype, device=x.device)
         for tap, place in zip(taps, places, strict=True):
             tap[(0, *place[2:])] = 1
         each = x.squeeze(2).movedim(0, 1)  # the queries are the groups of one convolution
         return convolve(each, taps, None, stride, padding, output_padding, len(places), dilation).movedim(1, 0).unsqueeze(2)
 
-    return _difference(_Layer(apply=apply, seen=seen, weight=base, groups=groups, sources=0), out, input, weight, bias)
+    layer = _Layer(apply=apply, unit_response=unit_response, weight=base, groups=groups, sources=0)
+    return _difference(layer, out, input, weight, bias)
 
 
 @rule(F.embedding)
@@ -176,17 +180,17 @@ def _embedding(
     padding_idx: int | None = None,
     *others: Any,
     **options: Any,
-) -> Ruled:
-    """A step in one feature of one row of the table: that feature, wherever the row is looked up.
+) -> RuleResult:
+    """Compute the difference that steps in the table make: each changes one feature, wherever its row is looked up.
 
-    The row of padding has no slope, which is torch's convention: it is not trained.
+    The padding row has no slope, which is torch's convention: it is not trained.
     """
     if not isinstance(weight.delta, OneCoordinate):
         return NotImplemented
     rows, features = zip(*weight.delta.positions, strict=True)
     padding = None if padding_idx is None else padding_idx % len(weight.base)
-    found = torch.stack([(input == row) & (row != padding) for row in rows]).unsqueeze(-1).to(out)
-    one = OneChannel(found * weight.delta.column(found), features, out.dim() - 1, out.shape)
+    matches = torch.stack([(input == row) & (row != padding) for row in rows]).unsqueeze(-1).to(out)
+    one = OneChannel(matches * weight.delta.column(matches), features, out.dim() - 1, out.shape)
     if weight.delta.complete:
         return one
     full = zeros(weight.count, out.shape, one.values, channels_last=False)
@@ -198,55 +202,50 @@ _CONVOLUTIONS: dict[int, Callable[..., torch.Tensor]] = {1: F.conv1d, 2: F.conv2
 _TRANSPOSED: dict[int, Callable[..., torch.Tensor]] = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 
 
-def _batched(convolve: Callable[..., torch.Tensor], x: torch.Tensor, *args: Any) -> torch.Tensor:
-    """A convolution of `(P, B, C, *N)`: every query through the same weights."""
-    return torch.unflatten(convolve(x.flatten(0, 1), *args), 0, x.shape[:2])
-
-
 def _for_each(value: Any, dims: int) -> list[int]:
-    """A hyperparameter for each spatial axis, as convolutions take it: one number or one for each."""
+    """Spread a hyperparameter, one number or one per axis, over the spatial axes."""
     numbers = [value] if isinstance(value, int) else list(value)
     return numbers * dims if len(numbers) == 1 else numbers
 
 
 def _sides(padding: Any, kernel: Sequence[int], dilation: Sequence[int]) -> list[tuple[int, int]]:
-    """Zeros before and after, for each spatial axis."""
+    """Count the zeros before and after the values, for each spatial axis."""
     if padding == "same":
         totals = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
         return [(total // 2, total - total // 2) for total in totals]
     return [(side, side) for side in _for_each(0 if padding == "valid" else padding, len(kernel))]
 
 
-def _difference(layer: _Layer, out: torch.Tensor, x: Any, weight: Any, bias: Any) -> Ruled:
-    """What a changed input, and steps in coordinates of weight and bias, change of a layer's outputs."""
+def _difference(layer: _Layer, out: torch.Tensor, x: Any, weight: Any, bias: Any) -> RuleResult:
+    """Compute the difference of a layer's outputs from those of its input, and from steps in its weight and bias."""
     steps = _steps(weight, bias)
     if steps is None:
         return NotImplemented
-    through = _through(layer, out, x.delta) if isinstance(x, Changed) else None
-    additions = [
-        (delta, _weight_step(layer, out, x, parameter) if parameter is weight else _bias_step(layer, out, delta))
+    total = _input_term(layer, out, x.delta) if isinstance(x, Changed) else None
+    terms = [
+        (delta, _weight_term(layer, out, x, parameter) if parameter is weight else bias_term(delta, out, layer.axis))
         for parameter, delta in steps
     ]
-    if through is None and len(additions) == 1 and additions[0][0].complete:
-        return additions[0][1]
-    if additions:
-        through = zeros(additions[0][0].count, out.shape, out, is_channels_last(out)) if through is None else through
-        for delta, addition in additions:
-            addition.add_to(through[delta.queries])
-    return None if through is None else Dense(through)
+    if total is None and len(terms) == 1 and terms[0][0].complete:
+        return terms[0][1]
+    if terms:
+        total = zeros(terms[0][0].count, out.shape, out, is_channels_last(out)) if total is None else total
+        for delta, term in terms:
+            term.add_to(total[delta.queries])
+    return None if total is None else Dense(total)
 
 
 def _steps(*parameters: Any) -> list[tuple[Changed, OneCoordinate]] | None:
-    """The parameters that change, with their steps; None if one of them changes otherwise than by steps."""
+    """List the parameters that change, with their steps; None if one of them changes otherwise than by steps."""
     changed = [parameter for parameter in parameters if isinstance(parameter, Changed)]
     steps = [(parameter, parameter.delta) for parameter in changed if isinstance(parameter.delta, OneCoordinate)]
     return steps if len(steps) == len(changed) else None
 
 
-def _through(layer: _Layer, out: torch.Tensor, delta: Delta) -> torch.Tensor:
-    """Differences of the inputs, through the layer's weights: of one channel, at the cost of one channel."""
-    if layer.fast is not None and layer.fast.serves(delta):
-        return layer.fast.through(delta, out.shape[2:])
+def _input_term(layer: _Layer, out: torch.Tensor, delta: Delta) -> torch.Tensor:
+    """Apply the layer's weight to differences of its input: those of one channel cost one channel."""
+    if layer.fast is not None and layer.fast.supports(delta):
+        return layer.fast.apply(delta, out.shape[2:])
     if not isinstance(delta, OneChannel) or delta.dim != layer.axis or layer.groups != 1:
         full = delta.dense()
         return layer.apply(full, layer.weight.to(full.dtype))
@@ -259,8 +258,8 @@ def _through(layer: _Layer, out: torch.Tensor, delta: Delta) -> torch.Tensor:
     return torch.cat(runs) if len(runs) > 1 else runs[0]
 
 
-def _weight_step(layer: _Layer, out: torch.Tensor, x: Any, weight: Changed) -> OneChannel:
-    """What the steps in the weight add: to each query's output channel, what its coordinate sees of its input channel."""
+def _weight_term(layer: _Layer, out: torch.Tensor, x: Any, weight: Changed) -> OneChannel:
+    """Compute what steps in the weight add to each query's output channel: its step times the unit response."""
     delta = weight.delta
     assert isinstance(delta, OneCoordinate)
     sources, outputs = (tuple(map(channel, delta.positions)) for channel in (layer.source, layer.output))
@@ -269,12 +268,5 @@ def _weight_step(layer: _Layer, out: torch.Tensor, x: Any, weight: Changed) -> O
     if isinstance(x, Changed):
         changes = x.delta.dense()[delta.queries].movedim(layer.axis + 1, 1)
         read = read + changes[torch.arange(len(sources), device=inputs.device), list(sources)]
-    values = layer.seen(read.unsqueeze(layer.axis + 1), delta.positions)
+    values = layer.unit_response(read.unsqueeze(layer.axis + 1), delta.positions)
     return OneChannel(values * delta.column(values), outputs, layer.axis, out.shape, is_channels_last(out))
-
-
-def _bias_step(layer: _Layer, out: torch.Tensor, delta: OneCoordinate) -> OneChannel:
-    shape = list(out.shape)
-    shape[layer.axis] = 1
-    values = torch.ones(shape, dtype=out.dtype, device=out.device).expand(len(delta.indices), *shape)
-    return OneChannel(values * delta.column(values), delta.indices, layer.axis, out.shape, is_channels_last(out))

@@ -1,4 +1,4 @@
-"""Difference rules of losses, summed up in double precision: a loss near 2 has no digits to spare for its difference.
+"""Difference rules of losses, summed in double precision: a loss near 2 has no digits to spare for its difference.
 
 cross entropy:  log sum exp(z + d) - log sum exp(z) - (t . d) = log(1 + sum(softmax(z) (exp(d) - 1))) - t . d
 squared error:  (z + d - t)^2 - (z - t)^2 = d (2 (z - t) + d)
@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 
 from deepzero_sim.oracle.difference.delta import Changed, Delta, Dense
-from deepzero_sim.oracle.difference.rules.table import Ruled, rule
+from deepzero_sim.oracle.difference.rules.table import RuleResult, rule
 
 
 @rule(F.cross_entropy)
@@ -26,21 +26,21 @@ def _cross_entropy(
     reduce: Any = None,
     reduction: str = "mean",
     label_smoothing: float = 0.0,
-) -> Ruled:
+) -> RuleResult:
     plain = weight is None and size_average is None and reduce is None and not isinstance(target, Changed)
-    if not plain or input.base.dim() != 2 or input.once("ignored", lambda: bool((target == ignore_index).any())):
+    if not plain or input.base.dim() != 2 or input.cached("ignored", lambda: bool((target == ignore_index).any())):
         return NotImplemented
 
-    def prepared() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def constants() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         logits = input.base.double()
         wanted = target.double() if target.is_floating_point() else F.one_hot(target, logits.shape[1]).double()
         wanted = wanted * (1 - label_smoothing) + label_smoothing / logits.shape[1]
         return logits.softmax(1), wanted, wanted.sum(1)
 
-    shares, wanted, total = input.once("shares", prepared)
+    shares, wanted, total = input.cached("shares", constants)
     delta = input.delta.dense().double()
-    grown = torch.log1p((shares * torch.expm1(delta)).sum(2))
-    return _reduced(grown * total - (wanted * delta).sum(2), reduction, out)
+    growth = torch.log1p((shares * torch.expm1(delta)).sum(2))
+    return _reduce(growth * total - (wanted * delta).sum(2), reduction, out)
 
 
 @rule(F.mse_loss)
@@ -52,15 +52,15 @@ def _squared_error(
     reduce: Any = None,
     reduction: str = "mean",
     weight: Any = None,
-) -> Ruled:
+) -> RuleResult:
     plain = weight is None and size_average is None and reduce is None
     if not plain or isinstance(target, Changed) or input.base.shape != target.shape or target.dtype == torch.bool:
         return NotImplemented
     delta = input.delta.dense().double()
-    return _reduced(delta * (2 * (input.base.double() - target) + delta), reduction, out)
+    return _reduce(delta * (2 * (input.base.double() - target) + delta), reduction, out)
 
 
-def _reduced(each: torch.Tensor, reduction: str, out: torch.Tensor) -> Delta:
+def _reduce(each: torch.Tensor, reduction: str, out: torch.Tensor) -> Delta:
     if reduction == "none":
         return Dense(each.to(out.dtype))
     axes = list(range(1, each.dim()))

@@ -1,4 +1,4 @@
-"""Difference rules of normalisations, batch statistics and all.
+"""Difference rules of normalisations, including what queries change of batch statistics.
 
 With `y = (x - m) / s`, `s = sqrt(v + eps)`, mean `m` and variance `v` over some axes, and changes `dx` of `x`:
 
@@ -23,10 +23,10 @@ from deepzero_sim.oracle.difference.delta import (
     OneChannel,
     OneCoordinate,
     base_of,
-    is_channels_last,
-    memo_of,
+    bias_term,
+    first_changed,
 )
-from deepzero_sim.oracle.difference.rules.table import Ruled, rule
+from deepzero_sim.oracle.difference.rules.table import RuleResult, rule
 
 
 @rule(F.batch_norm)
@@ -40,29 +40,26 @@ def _batch_norm(
     training: bool = False,
     momentum: float = 0.1,
     eps: float = 1e-5,
-) -> Ruled:
+) -> RuleResult:
     if any(isinstance(statistic, Changed) for statistic in (running_mean, running_var)):
         return NotImplemented
     x = base_of(input)
     axes = [0, *range(2, x.dim())] if training or running_mean is None else []
-    memo = memo_of(input, weight, bias)
-    y, deviation = memo.once("normalised", lambda: normalised(x, running_mean, running_var, axes, eps))
+    memo = first_changed(input, weight, bias)
+    y, deviation = memo.cached("normalised", lambda: normalise(x, running_mean, running_var, axes, eps))
     if not isinstance(input, Changed):
-        return _parameter_step(out, y, weight, bias)
+        return _parameter_term(out, y, weight, bias)
     if isinstance(input.delta, OneChannel) and input.delta.dim == 1 and not any(isinstance(p, Changed) for p in (weight, bias)):
-        of_channel = (input.picked("y", y), input.delta.values, input.picked("deviation", deviation))
-        values = normalised_difference(*of_channel, axes)
-        return input.delta.with_values(
-            values if weight is None else values * input.picked("weight", _along_channels(weight, x))
-        )
-    delta = normalised_difference(y, input.delta.dense(), deviation.unsqueeze(0), axes)
+        values = norm_difference(input.pick("y", y), input.delta.values, input.pick("deviation", deviation), axes)
+        return input.delta.with_values(values if weight is None else values * input.pick("weight", _along_channels(weight, x)))
+    delta = norm_difference(y, input.delta.dense(), deviation.unsqueeze(0), axes)
     return Dense(_affine(delta, y, weight, bias))
 
 
-def normalised(
+def normalise(
     x: torch.Tensor, mean: torch.Tensor | None, variance: torch.Tensor | None, axes: Sequence[int], eps: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Normalised values and the deviation, by statistics of the batch or by given ones."""
+    """Normalise values by statistics of the batch, or by given ones if there are no axes; return the deviation too."""
     if axes:
         variance, mean = torch.var_mean(x, list(axes), correction=0, keepdim=True)
     else:
@@ -72,14 +69,14 @@ def normalised(
     return (x - mean) / deviation, deviation
 
 
-def normalised_difference(y: torch.Tensor, d: torch.Tensor, deviation: torch.Tensor, axes: Sequence[int]) -> torch.Tensor:
-    """What differences `d` of the inputs change of normalised values.
+def norm_difference(y: torch.Tensor, d: torch.Tensor, deviation: torch.Tensor, axes: Sequence[int]) -> torch.Tensor:
+    """Compute the difference of normalised values.
 
     Args:
-        y: normalised values, `(*shape)` or `(P, *shape)`.
-        d: `(P, *shape)`.
-        deviation: `s`, which broadcasts to `(P, *shape)`.
-        axes: of a value, that are averaged over; none for fixed statistics.
+        y: Normalised values, `(*shape)` or `(P, *shape)`.
+        d: Difference of the input, `(P, *shape)`.
+        deviation: Standard deviation `s`, which broadcasts to `(P, *shape)`.
+        axes: Axes of a value that are averaged over; none for fixed statistics.
     """
     if not axes:
         return d / deviation
@@ -94,30 +91,25 @@ def _along_channels(vector: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     return vector.view(1, -1, *[1] * (x.dim() - 2))
 
 
-def _parameter_step(out: torch.Tensor, y: torch.Tensor, weight: Any, bias: Any) -> Delta:
-    """What a step in one channel's weight or bias changes: that channel."""
-    changed = [p for p in (weight, bias) if isinstance(p, Changed)]
-    (parameter, *more) = changed
-    if more or not isinstance(parameter.delta, OneCoordinate) or not parameter.delta.complete:
-        return Dense(_affine(None, y, weight, bias))
-    shape = torch.Size((out.shape[0], 1, *out.shape[2:]))
+def _parameter_term(out: torch.Tensor, y: torch.Tensor, weight: Any, bias: Any) -> Delta:
+    """Compute the difference that steps in weight or bias make: a step in one of them changes one channel."""
+    parameter, *more = (p for p in (weight, bias) if isinstance(p, Changed))
     delta = parameter.delta
-    channel = OneChannel(
-        torch.ones(shape, dtype=out.dtype, device=out.device).expand(delta.count, *shape),
-        delta.indices, 1, out.shape, is_channels_last(out),
-    )  # fmt: skip
-    factor = channel.pick(parameter.planes("y", y, 1)) if parameter is weight else channel.values
-    return channel.with_values(factor * delta.column(channel.values))
+    if more or not isinstance(delta, OneCoordinate) or not delta.complete:
+        return Dense(_affine(None, y, weight, bias))
+    term = bias_term(delta, out, 1)
+    return term.with_values(term.pick(parameter.planes("y", y, 1)) * delta.column(term.values)) if parameter is weight else term
 
 
 def _affine(dy: torch.Tensor | None, y: torch.Tensor, weight: Any, bias: Any) -> torch.Tensor:
-    """`dy (w + dw) + y dw + db`, for weight and bias of one number a channel."""
-    return _scaled(dy, y, weight, bias, lambda p: p.reshape(*p.shape[:-1], 1, -1, *[1] * (y.dim() - 2)))
+    """Compute `dy (w + dw) + y dw + db`, for weight and bias of one number per channel."""
+    return _affine_along(dy, y, weight, bias, lambda p: p.reshape(*p.shape[:-1], 1, -1, *[1] * (y.dim() - 2)))
 
 
-def _scaled(
+def _affine_along(
     dy: torch.Tensor | None, y: torch.Tensor, weight: Any, bias: Any, along: Callable[[torch.Tensor], torch.Tensor]
 ) -> torch.Tensor:
+    """Compute `dy (w + dw) + y dw + db`, for weight and bias that `along` makes broadcast against `y`."""
     terms = []
     if isinstance(weight, Changed):
         dw = along(weight.delta.dense())
@@ -142,15 +134,13 @@ def _layer_norm(
 ) -> Delta:
     x = base_of(input)
     axes = list(range(x.dim() - len(normalized_shape), x.dim()))
-    variance, mean = torch.var_mean(x, axes, correction=0, keepdim=True)
-    deviation = (variance + eps).sqrt()
-    y = (x - mean) / deviation
-    dy = normalised_difference(y, input.delta.dense(), deviation.unsqueeze(0), axes) if isinstance(input, Changed) else None
+    y, deviation = normalise(x, None, None, axes, eps)
+    dy = norm_difference(y, input.delta.dense(), deviation.unsqueeze(0), axes) if isinstance(input, Changed) else None
 
     def along(p: torch.Tensor) -> torch.Tensor:
         return p.reshape(*p.shape[: p.dim() - len(axes)], *[1] * (x.dim() - len(axes)), *normalized_shape)
 
-    return Dense(_scaled(dy, y, weight, bias, along))
+    return Dense(_affine_along(dy, y, weight, bias, along))
 
 
 @rule(F.group_norm)
@@ -163,13 +153,11 @@ def _group_norm(
     eps: float = 1e-5,
 ) -> Delta:
     x = base_of(input)
-    grouped = x.unflatten(1, (num_groups, -1))
-    axes = list(range(2, grouped.dim()))
-    variance, mean = torch.var_mean(grouped, axes, correction=0, keepdim=True)
-    deviation = (variance + eps).sqrt()
-    y = (grouped - mean) / deviation
+    groups = x.unflatten(1, (num_groups, -1))
+    axes = list(range(2, groups.dim()))
+    y, deviation = normalise(groups, None, None, axes, eps)
     dy = None
     if isinstance(input, Changed):
         delta = torch.unflatten(input.delta.dense(), 2, (num_groups, -1))
-        dy = normalised_difference(y, delta, deviation.unsqueeze(0), axes).flatten(2, 3)
+        dy = norm_difference(y, delta, deviation.unsqueeze(0), axes).flatten(2, 3)
     return Dense(_affine(dy, y.flatten(1, 2), weight, bias))

@@ -20,7 +20,7 @@ QUERIES, BATCH = 3, 2
 def called(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """The kernels that were called."""
     names: set[str] = set()
-    convolution, narrow = native.convolution, native.narrow
+    convolution, narrow = native.convolution, native.narrow_convolution
 
     def noting(x: torch.Tensor, weight: native.Weight, *rest: Any) -> None:
         names.add("winograd" if weight.points else "summed")
@@ -31,7 +31,7 @@ def called(monkeypatch: pytest.MonkeyPatch) -> set[str]:
         narrow(*args)
 
     monkeypatch.setattr(native, "convolution", noting)
-    monkeypatch.setattr(native, "narrow", noting_narrow)
+    monkeypatch.setattr(native, "narrow_convolution", noting_narrow)
     return names
 
 

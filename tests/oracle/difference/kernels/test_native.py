@@ -15,9 +15,9 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from deepzero_sim.oracle.difference.kernels import native, winograd
+from deepzero_sim.oracle.difference.kernels import image_convolution, native
 from deepzero_sim.oracle.difference.rules.activations import relu_difference
-from deepzero_sim.oracle.difference.rules.norms import normalised_difference
+from deepzero_sim.oracle.difference.rules.norms import norm_difference
 
 LOADED: Any = native.library()
 #: Of the largest result, by points of Winograd's method; 0 is by summation.
@@ -76,15 +76,15 @@ def assert_moments(x: torch.Tensor, weight: native.Weight, result: torch.Tensor)
     size=images,
     inputs=channels,
     outputs=channels,
-    kernel=st.sampled_from(winograd.KERNELS),
-    points=st.sampled_from(sorted(winograd.PAIRS)),
+    kernel=st.sampled_from(image_convolution.WINOGRAD_KERNELS),
+    points=st.sampled_from(sorted(image_convolution.WINOGRAD_PAIRS)),
     seed=st.integers(0, 99),
 )
 def test_winograd(size: tuple[int, int, int], inputs: int, outputs: int, kernel: int, points: int, seed: int) -> None:
     torch.manual_seed(seed)
     x, weight = torch.randn(*size, inputs), torch.randn(outputs, inputs, kernel, kernel)
     result = torch.full((*size, outputs), torch.nan)
-    laid_out = winograd.transformed_weight(weight, points)
+    laid_out = image_convolution.winograd_weight(weight, points)
     assert_moments(x, native.Weight(laid_out, points, kernel, 1, kernel // 2), result)
     assert error(result, convolved(x, weight, 1, kernel // 2)) < ROUNDING[points]
 
@@ -126,7 +126,7 @@ def test_narrow(size: tuple[int, int, int], inputs: int, outputs: int, kernel: i
         return
     expected = convolved(x, weight, 1, border)
     result = torch.full(expected.shape, torch.nan)
-    native.narrow(x, weight.permute(2, 3, 1, 0).contiguous(), border, result)
+    native.narrow_convolution(x, weight.permute(2, 3, 1, 0).contiguous(), border, result)
     assert error(result, expected) < 2e-6
 
 
@@ -142,34 +142,34 @@ def test_bent(shape: tuple[int, int], slope: float, scale: float, seed: int) -> 
     torch.manual_seed(seed)
     d, x = scale * torch.randn(shape), torch.randn(shape[1])
     expected = F.leaky_relu(x.double() + d.double(), slope) - F.leaky_relu(x.double(), slope)
-    assert float((native.bent(d, x, slope) - expected).abs().max()) < 1e-6 * float(d.abs().max())
+    assert float((native.leaky_relu(d, x, slope) - expected).abs().max()) < 1e-6 * float(d.abs().max())
 
 
-def normalised_base(rows: int, count: int) -> native.NormalisedBase:
+def normalised_base(rows: int, count: int) -> native.BaseActivation:
     y = torch.randn(rows, count)
     y = (y - y.mean(0)) / y.std(0, correction=0)
-    return native.NormalisedBase(y, torch.rand(count) + 0.5, torch.randn(count), torch.randn(rows, count))
+    return native.BaseActivation(y, torch.rand(count) + 0.5, torch.randn(count), torch.randn(rows, count))
 
 
 #: What is added before a ReLU.
 additions = st.sampled_from(["nothing", "all channels", "one channel"])
 
 
-def addition(what: str, queries: int, rows: int, count: int, scale: float) -> native.Added | None:
+def addition(what: str, queries: int, rows: int, count: int, scale: float) -> native.Skip | None:
     if what == "nothing":
         return None
     if what == "all channels":
-        return native.Added(scale * torch.randn(queries, rows, count))
-    return native.Added(scale * torch.randn(queries, rows), torch.randint(count, (queries,), dtype=torch.int32))
+        return native.Skip(scale * torch.randn(queries, rows, count))
+    return native.Skip(scale * torch.randn(queries, rows), torch.randint(count, (queries,), dtype=torch.int32))
 
 
-def of_query(skip: native.Added | None, query: slice) -> native.Added | None:
-    return None if skip is None else native.Added(*(None if x is None else x[query] for x in skip))  # type: ignore[arg-type]
+def of_query(skip: native.Skip | None, query: slice) -> native.Skip | None:
+    return None if skip is None else native.Skip(*(None if x is None else x[query] for x in skip))  # type: ignore[arg-type]
 
 
-def activated(d: torch.Tensor, skip: native.Added | None, base: native.NormalisedBase) -> torch.Tensor:
+def activated(d: torch.Tensor, skip: native.Skip | None, base: native.BaseActivation) -> torch.Tensor:
     """`(P, M, C)` behind norm, sum and ReLU, in float64."""
-    z = normalised_difference(base.y.double(), d.double(), base.deviation.double(), [0]) * base.weight.double()
+    z = norm_difference(base.y.double(), d.double(), base.deviation.double(), [0]) * base.weight.double()
     if skip is not None and skip.channels is None:
         z += skip.values
     if skip is not None and skip.channels is not None:
@@ -195,24 +195,24 @@ def test_normalised_relu(shape: tuple[int, int, int], scale: float, adds: str, s
     sums = native.moments(d, base.y)
     expected = torch.stack([d.double(), base.y.double() * d.double(), d.double().square()], 1).sum(2)
     torch.testing.assert_close(sums, expected, rtol=1e-5, atol=1e-5 * scale * rows)
-    native.normalised_relu(d, sums, skip, base, result)
+    native.norm_relu(d, sums, skip, base, result)
     behind = activated(d, skip, base)
     size = float(behind.abs().max()) + 3 * scale
     assert float((result - behind).abs().max()) < 1e-5 * size
     for images in (1, rows):
-        means = native.normalised_mean(d, sums, skip, base, images)
+        means = native.norm_relu_mean(d, sums, skip, base, images)
         expected = behind.unflatten(1, (images, -1)).mean(2)
         assert means.shape == expected.shape
         assert float((means - expected).abs().max()) < 2e-5 * size
-    native.normalised_relu(d, sums, skip, base, d)
+    native.norm_relu(d, sums, skip, base, d)
     assert torch.equal(d, result)  # in place
 
 
 @with_every_set
 def test_what_is_not_a_number_stays_so() -> None:
-    d, base = torch.zeros(1, 4, 8), native.NormalisedBase(torch.zeros(4, 8), torch.ones(8), torch.ones(8), -torch.ones(4, 8))
+    d, base = torch.zeros(1, 4, 8), native.BaseActivation(torch.zeros(4, 8), torch.ones(8), torch.ones(8), -torch.ones(4, 8))
     d[0, 1, 2] = torch.nan
-    native.normalised_relu(d, native.moments(d, base.y), None, base, d)
+    native.norm_relu(d, native.moments(d, base.y), None, base, d)
     assert d[..., 2].isnan().all()
     assert (d[..., :2] == 0).all()
 
@@ -250,7 +250,7 @@ def test_layer(
     if min(size[1:]) + 2 * border < kernel or rows < 8:
         return
     base, values = normalised_base(rows, inputs), torch.randn(outputs, inputs, kernel, kernel)
-    laid_out = winograd.transformed_weight(values, points) if points else values.permute(2, 3, 1, 0).contiguous()
+    laid_out = image_convolution.winograd_weight(values, points) if points else values.permute(2, 3, 1, 0).contiguous()
     weight = native.Weight(laid_out, points, kernel, stride, border)
     d, skip = scale * torch.randn(queries, *size, inputs), addition(adds, queries, rows, inputs, scale)
     kept = torch.full_like(d, torch.nan) if keeps else None
@@ -281,10 +281,10 @@ def test_layer(
 
 
 @with_every_set
-@pytest.mark.parametrize("points", winograd.PAIRS)
+@pytest.mark.parametrize("points", image_convolution.WINOGRAD_PAIRS)
 def test_a_query_does_not_depend_on_its_batch(points: int) -> None:
     """Tiles of several images share a matrix product: what each gives must be its own."""
-    laid_out = winograd.transformed_weight(torch.randn(24, 16, 3, 3), points)
+    laid_out = image_convolution.winograd_weight(torch.randn(24, 16, 3, 3), points)
     x, weight = torch.randn(5, 9, 7, 16), native.Weight(laid_out, points, 3, 1, 1)
     together, alone = torch.empty(5, 9, 7, 24), torch.empty(1, 9, 7, 24)
     native.convolution(x, weight, together)

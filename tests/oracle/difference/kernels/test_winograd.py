@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from deepzero_sim.oracle.difference.kernels import winograd
+from deepzero_sim.oracle.difference.kernels import image_convolution
 
-CASES = [(kernel, points) for kernel in winograd.KERNELS for points in winograd.PAIRS]
+CASES = [(kernel, points) for kernel in image_convolution.WINOGRAD_KERNELS for points in image_convolution.WINOGRAD_PAIRS]
 
 
 def transforms(kernel: int, points: int) -> tuple[np.ndarray, np.ndarray]:
     """`A^T`, `(m, n)`, and `B^T`, `(n, n)`: powers of the points, and the polynomials that vanish at all other points."""
-    finite = [*(sign * p for p in winograd.PAIRS[points] for sign in (1, -1)), 0.0]
+    finite = [*(sign * p for p in image_convolution.WINOGRAD_PAIRS[points] for sign in (1, -1)), 0.0]
     a, b = np.zeros((points + 1 - kernel, points)), np.zeros((points, points))
     for i, point in enumerate(finite):
         a[:, i] = [point**power for power in range(len(a))]
@@ -27,7 +27,7 @@ def transforms(kernel: int, points: int) -> tuple[np.ndarray, np.ndarray]:
 def test_they_give_the_convolution(kernel: int, points: int) -> None:
     a, b = transforms(kernel, points)
     g, d = torch.randn(1, 1, kernel, kernel, dtype=torch.float64), np.random.default_rng(0).standard_normal((points, points))
-    weight = winograd.transformed_weight(g, points).numpy().reshape(points, points)
+    weight = image_convolution.winograd_weight(g, points).numpy().reshape(points, points)
     expected = torch.nn.functional.conv2d(torch.from_numpy(d)[None, None], g)[0, 0].numpy()
     np.testing.assert_allclose(a @ (weight * (b @ d @ b.T)) @ a.T, expected, rtol=0, atol=1e-11)
 
@@ -36,4 +36,4 @@ def test_they_give_the_convolution(kernel: int, points: int) -> None:
     ("kernel", "size", "best"), [(3, (8, 8), 10), (3, (4, 4), 6), (3, (9, 4), 6), (5, (64, 32), 10), (5, (2, 2), 6)]
 )
 def test_the_fewest_multiplications_are_best(kernel: int, size: tuple[int, int], best: int) -> None:
-    assert winograd.best_points(kernel, size) == best
+    assert image_convolution.best_points(kernel, size) == best

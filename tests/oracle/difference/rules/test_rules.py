@@ -12,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepzero_sim.oracle.difference.delta import Changed, Dense, OneChannel
-from deepzero_sim.oracle.difference.rules.recompute import recompute
-from deepzero_sim.oracle.difference.rules.table import RULES, rule
+from deepzero_sim.oracle.difference.rules.table import RULES, recompute, rule
 
 #: name: (operation of one tensor, as it is called, keywords and all)
 ELEMENTWISE: dict[str, tuple[Callable[..., torch.Tensor], dict[str, Any]]] = {
