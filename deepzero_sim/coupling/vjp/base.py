@@ -96,6 +96,20 @@ class VectorJacobianProduct(abc.ABC):
         """
         return None
 
+    def link(self, states: torch.Tensor, advanced: torch.Tensor) -> torch.Tensor | None:
+        """Link advanced states to the states before by torch's own operations, which can be differentiated any number of times.
+
+        Most products cannot be written so and return None: :meth:`product` is asked on the way back.
+
+        Args:
+            states: Solver states before the step, `(B, C, *N)`.
+            advanced: States after it, without a graph, likewise.
+
+        Returns:
+            States after the step, with a graph in which the solver's Jacobian is that of the product; or None.
+        """
+        return None
+
     @abc.abstractmethod
     def product(self, taken: StepTaken, cotangents: Array, probes: SolverProbe) -> Array:
         """Estimate `J(s)^T w` at every state.
