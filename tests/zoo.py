@@ -81,7 +81,7 @@ def _lstm(self: Any, x: torch.Tensor) -> torch.Tensor:
     return result
 
 
-def _attended(self: Any, x: torch.Tensor) -> torch.Tensor:
+def _attend(self: Any, x: torch.Tensor) -> torch.Tensor:
     mixed, weights = self.attention(x, x, x)
     result: torch.Tensor = mixed * weights.square().sum()
     return result
@@ -182,7 +182,7 @@ ZOO: dict[str, tuple[Callable[[], nn.Module], tuple[tuple[int, ...], ...]]] = {
     "transformer block": (Attention, ((2, 3, 4),)),
     "transformer block, fused": (lambda: Attention(fused=True), ((2, 3, 4),)),
     "attention": (
-        lambda: Applied(_attended, attention=nn.MultiheadAttention(4, 2, batch_first=True)), ((2, 3, 4),)
+        lambda: Applied(_attend, attention=nn.MultiheadAttention(4, 2, batch_first=True)), ((2, 3, 4),)
     ),
     "lstm": (lambda: Applied(_lstm, lstm=nn.LSTM(2, 3, batch_first=True), out=nn.Linear(3, 1)), ((2, 4, 2),)),
     "gru": (lambda: Applied(lambda self, x: self.gru(x)[0], gru=nn.GRU(2, 2)), ((3, 2, 2),)),

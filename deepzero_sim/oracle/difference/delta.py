@@ -71,7 +71,7 @@ class OneChannel:
         return torch.tensor(self.channels, device=self.values.device)
 
     @property
-    def shared_channel(self) -> int | None:
+    def common_channel(self) -> int | None:
         """Channel that all queries change, if it is the same one."""
         return self.channels[0] if len(set(self.channels)) == 1 else None
 
@@ -92,7 +92,7 @@ class OneChannel:
         Args:
             planes: Value with its channels as the first axis, `(C, ...)`.
         """
-        channel = self.shared_channel
+        channel = self.common_channel
         selection = planes.index_select(0, self.index) if channel is None else planes.narrow(0, channel, 1)
         return selection.unsqueeze(self.dim + 1)
 

@@ -1,4 +1,4 @@
-"""Values that are computed in float64 beside and rounded once."""
+"""Values that are computed in float64 too and rounded once."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from deepzero_sim.oracle.difference.trace import CannotRecordError, record
 HALF_A_DIGIT = 2.0**-24
 
 
-def made(name: str) -> tuple[nn.Module, list[torch.Tensor]]:
+def make_network(name: str) -> tuple[nn.Module, list[torch.Tensor]]:
     torch.manual_seed(0)
     make, shapes = ZOO[name]
     inputs = [torch.randint(0, 3, shape) if "embedding" in name else torch.randn(shape) for shape in shapes]
     return make().float(), inputs
 
 
-def doubled(model: nn.Module, inputs: list[torch.Tensor]) -> torch.Tensor:
+def run_in_float64(model: nn.Module, inputs: list[torch.Tensor]) -> torch.Tensor:
     exact = [x.double() if x.is_floating_point() else x for x in inputs]
     result: torch.Tensor = copy.deepcopy(model).double()(*exact)
     return result
@@ -33,9 +33,9 @@ def doubled(model: nn.Module, inputs: list[torch.Tensor]) -> torch.Tensor:
 @torch.no_grad()
 @pytest.mark.parametrize("name", ZOO)
 def test_every_network_is_what_float64_gives_rounded_once(name: str) -> None:
-    model, inputs = made(name)
+    model, inputs = make_network(name)
     before = [x.clone() for x in (*inputs, *model.parameters())]
-    expected = doubled(model, inputs)
+    expected = run_in_float64(model, inputs)
     recording = record(model, inputs, list(model.parameters()), rounded_once=True)
     result = recording.values[recording.output]
     assert result.dtype == torch.float32
@@ -48,7 +48,7 @@ def test_without_them_errors_add_up() -> None:
     """The test above could not fail otherwise."""
     model = nn.Sequential(*(nn.Sequential(nn.Linear(64, 64), nn.Tanh()) for _ in range(20)))
     x = torch.randn(32, 64)
-    expected = doubled(model, [x])
+    expected = run_in_float64(model, [x])
     recorded = [record(model, [x], list(model.parameters()), rounded_once=once) for once in (False, True)]
     plain, rounded = (float((r.values[r.output] - expected).abs().max()) for r in recorded)
     assert rounded < plain / 4
@@ -67,10 +67,10 @@ def test_they_are_left_out_where_there_is_no_memory_for_them() -> None:
 
 @pytest.mark.filterwarnings("ignore")  # that this kind of tensor will go
 def test_what_takes_no_float64_is_known() -> None:
-    def quantized(x: torch.Tensor) -> torch.Tensor:
+    def quantize(x: torch.Tensor) -> torch.Tensor:
         return torch.quantize_per_tensor(x, 0.1, 0, torch.qint8).dequantize()  # of float32 only
 
     x = torch.randn(3)
     leaves, form = pytree.tree_flatten(((x,), {}))
-    assert quantized(x).shape == x.shape
-    assert Float64Shadow().call(quantized, leaves, form, [None], None) is None
+    assert quantize(x).shape == x.shape
+    assert Float64Shadow().call(quantize, leaves, form, [None], None) is None

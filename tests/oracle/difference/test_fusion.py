@@ -1,4 +1,4 @@
-"""A convolution, batch normalisation, a sum and a ReLU together give what they give one after the other."""
+"""A convolution, batch normalisation, a sum and a ReLU give the same together as one after the other."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Block(nn.Module):
         return result
 
 
-def added_in_place(self: Any, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+def add_in_place(self: Any, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     y += x
     return F.relu_(y)
 
@@ -49,7 +49,7 @@ JOINS: dict[str, tuple[Callable[[Any, torch.Tensor, torch.Tensor], torch.Tensor]
     "in place": (lambda self, y, x: F.relu(y, inplace=True), True),
     "sum": (lambda self, y, x: F.relu(y + x), True),
     "sum, reversed": (lambda self, y, x: torch.relu(x + y), True),
-    "sum in place": (added_in_place, True),
+    "sum in place": (add_in_place, True),
     "sum of two norms": (lambda self, y, x: F.relu(y + self.norm2(x)), True),
     "sum with a parameter": (lambda self, y, x: F.relu(y + self.shift), True),
     "sum with means": (lambda self, y, x: F.relu(y + x.mean((2, 3), keepdim=True)), True),
@@ -69,8 +69,8 @@ WAYS = ("C", "compiled for GPUs")
 
 
 @pytest.fixture
-def called(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """One pass by the kernels in C, or by those for GPUs as plain torch: for each call whether something was added."""
+def calls(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Collect, for each call of a kernel in C or of the one for GPUs as plain torch, whether a skip was added."""
     added: list[bool] = []
     if getattr(request, "param", "C") == "C":
         for name in ("norm_relu", "norm_relu_mean", "layer"):
@@ -87,7 +87,7 @@ def called(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> l
     return added
 
 
-both_ways = pytest.mark.parametrize("called", WAYS, indirect=True)
+in_both_ways = pytest.mark.parametrize("calls", WAYS, indirect=True)
 
 
 def problem(model: nn.Module, dtype: torch.dtype = torch.float32) -> tuple[ModelOracle, tuple[torch.Tensor, torch.Tensor]]:
@@ -95,22 +95,22 @@ def problem(model: nn.Module, dtype: torch.dtype = torch.float32) -> tuple[Model
     return ModelOracle(model, mse), (torch.randn(4, 2, 4, 4, dtype=dtype), torch.randn(4, 2, 4, 4, dtype=dtype))
 
 
-@both_ways
+@in_both_ways
 @pytest.mark.parametrize("name", JOINS)
-def test_agrees_with_autograd(name: str, called: list[bool]) -> None:
+def test_agrees_with_autograd(name: str, calls: list[bool]) -> None:
     join, together = JOINS[name]
     oracle, batch = problem(Block(join))
     estimate = CGE(1e-6).estimate(oracle, batch)  # a small step seldom crosses a kink of the ReLU
     assert relative_error(estimate.grads, autograd(oracle, batch)) < 2e-5
     if not together:
-        assert not called
+        assert not calls
 
 
-@both_ways
+@in_both_ways
 @pytest.mark.parametrize("name", ["relu", "sum"])
-def test_they_do_go_together(name: str, called: list[bool]) -> None:
+def test_they_are_computed_together(name: str, calls: list[bool]) -> None:
     CGE(1e-4).estimate(*problem(Block(JOINS[name][0])))
-    assert set(called) == {name == "sum"}
+    assert set(calls) == {name == "sum"}
 
 
 @pytest.mark.parametrize("name", ["relu", "sum", "sum of two norms"])
@@ -123,14 +123,14 @@ def test_together_or_apart_is_the_same(name: str, norm: dict[str, Any], monkeypa
     assert relative_error(together.grads, apart.grads) < 1e-5
 
 
-@pytest.mark.parametrize("called", WAYS[1:], indirect=True)
-def test_in_float64_they_are_as_exact_together(called: list[bool]) -> None:
+@pytest.mark.parametrize("calls", WAYS[1:], indirect=True)
+def test_in_float64_they_are_as_exact_together(calls: list[bool]) -> None:
     oracle, batch = problem(Block(JOINS["sum"][0]), torch.float64)
     estimate = CGE(1e-5).estimate(oracle, batch)
     assert relative_error(estimate.grads, autograd(oracle, batch)) < 1e-9
 
 
-def test_in_evaluation_they_are_apart(called: list[bool]) -> None:
+def test_in_evaluation_they_are_apart(calls: list[bool]) -> None:
     oracle, batch = problem(Block(JOINS["sum"][0]).eval())
     estimate = CGE(1e-6).estimate(oracle, batch)
     assert relative_error(estimate.grads, autograd(oracle, batch)) < 2e-5
@@ -150,7 +150,7 @@ def test_a_norm_that_is_the_result_stays_apart() -> None:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # torch has some for its own code
 def test_compiled_it_is_the_same() -> None:
-    """What GPUs run, compiled for this CPU in some 20 s."""
+    """The kernel for GPUs, compiled for this CPU in some 20 s."""
     torch.manual_seed(0)
     d, skip, y, before = (torch.randn(2, 40, 8) for _ in range(4))
     base = native.BaseActivation(y[0], torch.rand(8) + 0.5, torch.randn(8), before[0])
@@ -160,7 +160,7 @@ def test_compiled_it_is_the_same() -> None:
 
 
 def test_a_weight_with_gaps_is_read_right() -> None:
-    """Kernels in C take what lies without gaps in memory."""
+    """Kernels in C expect memory without gaps."""
     model = nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=1),
         nn.Tanh(),

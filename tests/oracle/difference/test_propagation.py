@@ -1,4 +1,4 @@
-"""Differences carried through whole networks: the gradient is autograd's."""
+"""Differences propagated through whole networks: the gradient is autograd's."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def problem(model: nn.Module, shapes: tuple[tuple[int, ...], ...]) -> tuple[Mode
 
 
 def agree(oracle: ModelOracle, batch: Any, scheme: Scheme) -> None:
-    """In float64, and in float32 as far as a step of 1e-3 goes, with differences and no whole pass."""
+    """Require that CGE agrees with autograd and leaves the network as it was."""
     step, tolerance = SCHEMES[scheme]
     before = snapshot(oracle.model)
     expected = autograd(oracle, batch)
@@ -68,7 +68,7 @@ def test_float32_keeps_its_digits(name: str) -> None:
 
 
 class Outputs(nn.Module):
-    """Returns several tensors, in a dictionary and a tuple."""
+    """Network that returns several tensors, in a dictionary and a tuple."""
 
     def __init__(self) -> None:
         super().__init__()

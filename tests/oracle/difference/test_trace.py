@@ -1,4 +1,4 @@
-"""Recordings: what they hold, and what they refuse in words."""
+"""Recordings: their contents, and the words of their refusals."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_holds_operations_in_order_and_every_value() -> None:
     assert recording.size >= sum(4 * p.numel() for p in model.parameters()) + 4 * x.numel()
 
 
-def test_only_what_the_result_depends_on_is_behind_a_start() -> None:
+def test_only_what_the_result_depends_on_is_a_dependent_of_a_start() -> None:
     model = Small()
     recording = record(model, [torch.randn(5, 3)], list(model.parameters()))
     slots = {name: recording.parameters[id(p)] for name, p in model.named_parameters()}

@@ -15,7 +15,7 @@
 /* Floats of tiles and of products that fit the cache */
 #define CACHE_FLOATS (1 << 17)
 
-/* Rows of a block: moments are summed in float32 within a block and in float64 over blocks, and a ReLU is computed by blocks. */
+/* Rows of a block: moments are summed in float32 within a block and in float64 over blocks; ReLUs are computed by blocks */
 #define ROWS 64
 
 struct convolution {
@@ -23,9 +23,9 @@ struct convolution {
     int points; /* of Winograd's method in each direction, 6 or 10; 0 for the direct method */
 };
 
-/* Points of Winograd's method: pairs p and -p, then 0 and infinity, which need no numbers here. `powers` are the powers of p from 0
- * on; `others` the coefficients of the product of x^2 - q^2 over the other pairs q, `all` those over all pairs, both from the
- * constant on. */
+/* Points of Winograd's method: pairs p and -p, then 0 and infinity, which need no numbers here. `powers` are the powers of p
+ * from 0 on; `others` the coefficients of the product of x^2 - q^2 over the other pairs q, `all` those over all pairs, both
+ * from the constant on. */
 struct points {
     int pairs;
     float powers[4][8], others[4][4], all[5];
@@ -118,8 +118,8 @@ struct normalisation {
     const float *y, *deviation, *weight, *before; /* native.BaseActivation */
 };
 
-/* Differences that are added before a ReLU, (queries, rows, channels), or (queries, rows) of one channel a query if `channel` is not
- * NULL; nothing if `values` is NULL */
+/* Differences that are added before a ReLU, (queries, rows, channels), or (queries, rows) of one channel a query if `channel`
+ * is not NULL; nothing if `values` is NULL */
 struct skip {
     const float *values;
     const int *channel;
@@ -195,8 +195,8 @@ static int best_level(void) { return 0; }
 
 static int level_limit = 2;
 
-/* Limits the level of instructions from now on, and returns the level in use: 0 the instructions of every machine of its kind, 1 AVX2,
- * 2 AVX-512. */
+/* Limits the level of instructions from now on, and returns the level in use: 0 the instructions of every machine of its kind,
+ * 1 AVX2, 2 AVX-512. */
 int dz_instructions(int limit) {
     level_limit = limit;
     int best = best_level();
@@ -205,7 +205,7 @@ int dz_instructions(int limit) {
 
 /* Calls a kernel in the widest form that the machine has and whose vectors divide `whole`, its number of channels */
 #if CHOICE
-#define DISPATCH(kernel, whole, ...)                         \
+#define DISPATCH(kernel, whole, ...)                     \
     do {                                                 \
         int level = dz_instructions(level_limit);        \
         if (level == 2 && (whole) % 16 == 0)             \
@@ -228,19 +228,21 @@ size_t dz_narrow_convolution_scratch(int height, int width, int inputs, int kern
     return (size_t)kernel * kernel * inputs * 16 + (size_t)4 * (height + 2 * border) * (width + 2 * border) + 4 * 16;
 }
 
-/* Convolution with a border of zeros: x (images, height, width, inputs), out (images, height', width', outputs), outputs a multiple
- * of 8. With `points` 6 or 10, Winograd's method is used: the size of the images stays, inputs too are a multiple of 8, and weight
- * is (points^2, inputs, outputs), transformed for a kernel of 3 or 5. With 0, weight is (kernel, kernel, inputs, outputs). If
- * `sums` is not NULL, the moments of `out` with `next`, the normalised values of the norm after it, are added to it. */
-void dz_convolution(const float *x, const float *weight, const float *next, float *out, double *sums, float *scratch, int images,
-                    int height, int width, int inputs, int outputs, int kernel, int stride, int border, int points) {
+/* Convolution with a border of zeros: x (images, height, width, inputs), out (images, height', width', outputs), outputs a
+ * multiple of 8. With `points` 6 or 10, Winograd's method is used: the size of the images stays, inputs too are a multiple of
+ * 8, and weight is (points^2, inputs, outputs), transformed for a kernel of 3 or 5. With 0, weight is (kernel, kernel, inputs,
+ * outputs). If `sums` is not NULL, the moments of `out` with `next`, the normalised values of the norm after it, are added to
+ * it. */
+void dz_convolution(const float *x, const float *weight, const float *next, float *out, double *sums, float *scratch,
+                    int images, int height, int width, int inputs, int outputs, int kernel, int stride, int border,
+                    int points) {
     struct convolution s = {images, height, width, inputs, outputs, kernel, stride, border, points};
     DISPATCH(convolution, points ? inputs | outputs : outputs, x, weight, next, out, sums, scratch, &s);
 }
 
 /* Convolution with stride 1 of at most four channels to at most four, arguments as above */
-void dz_narrow_convolution(const float *x, const float *weight, float *out, float *scratch, int images, int height, int width, int inputs,
-               int outputs, int kernel, int border) {
+void dz_narrow_convolution(const float *x, const float *weight, float *out, float *scratch, int images, int height, int width,
+                           int inputs, int outputs, int kernel, int border) {
     struct convolution s = {images, height, width, inputs, outputs, kernel, 1, border, 0};
     DISPATCH(narrow_convolution, 16, x, weight, out, scratch, &s);
 }
@@ -257,11 +259,11 @@ void dz_moments(const float *d, const float *y, double *sums, int queries, size_
 }
 
 /* Differences after batch normalisation in training mode, a sum with differences `skip` unless that is NULL, and a ReLU, from
- * differences d (queries, rows, channels) and their moments `sums`. If `skip_channel` is not NULL, `skip` holds only that channel of
- * each query. `out` may be `d`. Scratch is 3 + ROWS floats a channel. */
+ * differences d (queries, rows, channels) and their moments `sums`. If `skip_channel` is not NULL, `skip` holds only that
+ * channel of each query. `out` may be `d`. Scratch is 3 + ROWS floats a channel. */
 void dz_norm_relu(const float *d, const double *sums, const float *skip, const int *skip_channel, float *out, float *scratch,
-                        int queries, size_t rows, int channels, const float *y, const float *deviation, const float *weight,
-                        const float *before) {
+                  int queries, size_t rows, int channels, const float *y, const float *deviation, const float *weight,
+                  const float *before) {
     struct normalisation s = {rows, channels, y, deviation, weight, before};
     struct skip added = {skip, skip_channel};
     float *buffer = scratch + 3 * channels;
@@ -275,11 +277,11 @@ void dz_norm_relu(const float *d, const double *sums, const float *skip, const i
     }
 }
 
-/* The same, averaged over the pixels of each image: out (queries, images, channels) for d (queries, images, pixels, channels). Scratch
- * is 3 + pixels floats a channel. */
-void dz_norm_relu_mean(const float *d, const double *sums, const float *skip, const int *skip_channel, float *out, float *scratch,
-                        int queries, int images, size_t pixels, int channels, const float *y, const float *deviation,
-                        const float *weight, const float *before) {
+/* The same, averaged over the pixels of each image: out (queries, images, channels) for d (queries, images, pixels, channels).
+ * Scratch is 3 + pixels floats a channel. */
+void dz_norm_relu_mean(const float *d, const double *sums, const float *skip, const int *skip_channel, float *out,
+                       float *scratch, int queries, int images, size_t pixels, int channels, const float *y,
+                       const float *deviation, const float *weight, const float *before) {
     struct normalisation s = {images * pixels, channels, y, deviation, weight, before};
     struct skip added = {skip, skip_channel};
     float *buffer = scratch + 3 * channels;
@@ -292,10 +294,10 @@ void dz_norm_relu_mean(const float *d, const double *sums, const float *skip, co
     }
 }
 
-/* dz_norm_relu followed by a convolution of a multiple of 8 channels. The ReLU's differences are written to `activation` unless that
- * is NULL; it may be `skip` if that has all channels. `next` and `next_sums` are `next` and `sums` of dz_convolution. `out` may be
- * `d` if they have the same size. Scratch is that of the convolution, 3 floats per query and channel, and one per channel and pixel
- * of a row. */
+/* dz_norm_relu followed by a convolution of a multiple of 8 channels. The ReLU's differences are written to `activation`
+ * unless that is NULL; it may be `skip` if that has all channels. `next` and `next_sums` are `next` and `sums` of
+ * dz_convolution. `out` may be `d` if they have the same size. Scratch is that of the convolution, 3 floats per query and
+ * channel, and one per channel and pixel of a row. */
 void dz_layer(const float *d, const double *sums, const float *skip, const int *skip_channel, float *activation, float *out,
               double *next_sums, float *scratch, const float *y, const float *deviation, const float *norm_weight,
               const float *before, const float *weight, const float *next, int queries, int images, int height, int width,

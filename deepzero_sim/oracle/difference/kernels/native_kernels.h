@@ -68,7 +68,8 @@ INLINE void NAME(input_line)(const vector *d, float *to, size_t step, const stru
 
 /* B^T d B of a square of pixels, in an image with rows of `pitch` floats, written to as many places `step` apart; by pairs of
  * rows, which fit the registers */
-INLINE void NAME(input_tile)(const float *image, size_t pitch, float *tiles, size_t step, int channels, const struct points *s) {
+INLINE void NAME(input_tile)(const float *image, size_t pitch, float *tiles, size_t step, int channels,
+                             const struct points *s) {
     int count = 2 * s->pairs + 2;
     for (int c = 0; c < channels; c += VECTOR)
 #pragma GCC unroll 5
@@ -111,8 +112,8 @@ INLINE void NAME(output_line)(const vector *m, float *to, int columns, int chann
 
 /* A^T m A of places `step` apart, written to those of tile x tile pixels that lie inside the image; by pairs of rows two apart,
  * which have sums in common */
-INLINE void NAME(output_tile)(const float *products, size_t step, float *image, size_t pitch, int rows, int columns, int channels,
-                              int tile, const struct points *s) {
+INLINE void NAME(output_tile)(const float *products, size_t step, float *image, size_t pitch, int rows, int columns,
+                              int channels, int tile, const struct points *s) {
     int count = 2 * s->pairs + 2;
     for (int c = 0; c < channels; c += VECTOR)
 #pragma GCC unroll 4
@@ -170,8 +171,8 @@ static void NAME(product)(const float *a, const float *b, float *c, int rows, in
 }
 
 /* Winograd's method for tiles of `tile` results; inlined, with constants for `tile` and `points` */
-INLINE void NAME(convolve_tiles)(const float *x, const float *weight, float *out, float *scratch, const struct convolution *s, int tile,
-                        const struct points *points) {
+INLINE void NAME(convolve_tiles)(const float *x, const float *weight, float *out, float *scratch, const struct convolution *s,
+                                 int tile, const struct points *points) {
     int across = (s->width + tile - 1) / tile, down = (s->height + tile - 1) / tile, total = s->images * down * across;
     int most = tiles_at_once(s), places = s->points * s->points;
     size_t pitch = (size_t)padded_width(s) * s->inputs, out_pitch = (size_t)s->width * s->outputs;
@@ -185,8 +186,8 @@ INLINE void NAME(convolve_tiles)(const float *x, const float *weight, float *out
             NAME(input_tile)(from, pitch, tiles + (size_t)t * s->inputs, input_step, s->inputs, points);
         }
         for (int p = 0; p < places; p++)
-            NAME(product)(tiles + p * input_step, weight + (size_t)p * s->inputs * s->outputs, products + p * output_step, count,
-                          s->inputs, s->outputs);
+            NAME(product)(tiles + p * input_step, weight + (size_t)p * s->inputs * s->outputs, products + p * output_step,
+                          count, s->inputs, s->outputs);
         for (int t = 0; t < count; t++) {
             int row = (first + t) / across, top = row % down * tile, left = (first + t) % across * tile;
             float *to = out + ((size_t)row / down * s->height + top) * out_pitch + (size_t)left * s->outputs;
@@ -269,14 +270,15 @@ INLINE void NAME(add_moments)(const float *d, const float *y, size_t rows, int c
 static void NAME(moments)(const float *d, const float *y, size_t rows, int channels, double *sums) {
     for (size_t r = 0; r < rows; r += ROWS)
         for (int c = 0; c < channels; c += VECTOR)
-            NAME(add_moments)(d + r * channels + c, y + r * channels + c, rows - r < ROWS ? rows - r : ROWS, channels, sums + c);
+            NAME(add_moments)(d + r * channels + c, y + r * channels + c, rows - r < ROWS ? rows - r : ROWS, channels,
+                              sums + c);
 }
 
 /* ---- Convolution of images without a border, a few at a time ---- */
 
 /* Convolution of images with a border, and the moments of the results if `sums` is not NULL */
-INLINE void NAME(convolve_padded)(const float *x, const float *weight, const float *next, float *out, double *sums, float *scratch,
-                            const struct convolution *s) {
+INLINE void NAME(convolve_padded)(const float *x, const float *weight, const float *next, float *out, double *sums,
+                                  float *scratch, const struct convolution *s) {
     if (s->points)
         NAME(winograd)(x, weight, out, scratch, s);
     else
@@ -321,8 +323,8 @@ INLINE void NAME(quartet)(const float *x, size_t pitch, const float *weight, vec
                     sum[r] += NAME(broadcast_channel)(AT(x + i * pitch + 4 * j + r * VECTOR), k) * AT(weight + k * VECTOR);
 }
 
-INLINE void NAME(narrow_line)(const float *x, size_t pitch, const float *weight, float *out, const struct convolution *s, int width,
-                              int inputs) {
+INLINE void NAME(narrow_line)(const float *x, size_t pitch, const float *weight, float *out, const struct convolution *s,
+                              int width, int inputs) {
     for (int w = 0; w < width; w += 4 * PIXELS) {
         vector sum[4];
         int left = width - w < 4 * PIXELS ? width - w : 4 * PIXELS;
@@ -336,7 +338,8 @@ INLINE void NAME(narrow_line)(const float *x, size_t pitch, const float *weight,
     }
 }
 
-static void NAME(narrow_convolution)(const float *x, const float *weight, float *out, float *scratch, const struct convolution *s) {
+static void NAME(narrow_convolution)(const float *x, const float *weight, float *out, float *scratch,
+                                     const struct convolution *s) {
     int taps = s->kernel * s->kernel * s->inputs;
     int height = rows_after(s->height, s), width = rows_after(s->width, s);
     size_t pitch = (size_t)4 * (s->width + 2 * s->border);
@@ -428,8 +431,8 @@ static void NAME(norm_relu_mean)(const float *d, const float *skip, float *out, 
     for (int c = 0; c < channels; c += VECTOR) PUT(out + c, AT(out + c) / (float)rows);
 }
 
-/* ---- Batch normalisation, a sum, a ReLU and a convolution, for a few images at a time: intermediate results stay in the cache,
- * and so does what the queries share of the base network ---- */
+/* ---- Batch normalisation, a sum, a ReLU and a convolution, for a few images at a time: intermediate results stay in the
+ * cache, and so does what the queries share of the base network ---- */
 
 static void NAME(layer)(const struct layer *s, const float *d, const double *sums, float *activation, float *out,
                         double *next_sums, float *scratch) {

@@ -238,7 +238,7 @@ _POOLS = (
 )  # fmt: skip
 
 
-def _pooling_rule(operation: Callable[..., Any]) -> Callable[..., Any]:
+def _pool_rule(operation: Callable[..., Any]) -> Callable[..., Any]:
     """Make the rule of an operation that is linear, channel by channel, on batches: the queries make the batch larger."""
 
     def difference(out: torch.Tensor, input: Changed, *args: Any, **kwargs: Any) -> Delta:  # noqa: A002
@@ -256,5 +256,5 @@ def _pooling_rule(operation: Callable[..., Any]) -> Callable[..., Any]:
     return rule_for
 
 
-RULES.update({operation: _pooling_rule(operation) for operation in _POOLS})
+RULES.update({operation: _pool_rule(operation) for operation in _POOLS})
 RULES.update({operation: _linear_rule(operation) for operation in _MOVES})

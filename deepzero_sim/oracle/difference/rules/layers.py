@@ -140,7 +140,7 @@ def image_convolution(
 
 
 @rule(F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
-def _transposed_convolution(
+def _conv_transpose(
     out: torch.Tensor,
     input: Any,  # noqa: A002
     weight: Any,
@@ -173,7 +173,7 @@ def _transposed_convolution(
 
 
 @rule(F.embedding)
-def _embedding(
+def _lookup(
     out: torch.Tensor,
     input: torch.Tensor,  # noqa: A002
     weight: Any,

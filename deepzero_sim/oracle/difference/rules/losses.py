@@ -44,7 +44,7 @@ def _cross_entropy(
 
 
 @rule(F.mse_loss)
-def _squared_error(
+def _mse(
     out: torch.Tensor,
     input: Any,  # noqa: A002
     target: Any,

@@ -46,8 +46,8 @@ def instructions(request: pytest.FixtureRequest) -> Iterator[None]:
 with_every_set = pytest.mark.usefixtures("instructions")
 
 
-def convolved(x: torch.Tensor, weight: torch.Tensor, stride: int = 1, border: int = 0) -> torch.Tensor:
-    """`(B, H, W, C)` and `(O, C, k, k)` to `(B, H', W', O)`, in float64."""
+def convolve(x: torch.Tensor, weight: torch.Tensor, stride: int = 1, border: int = 0) -> torch.Tensor:
+    """Convolve `(B, H, W, C)` with `(O, C, k, k)` to `(B, H', W', O)`, in float64."""
     return F.conv2d(x.double().movedim(-1, 1), weight.double(), stride=stride, padding=border).movedim(1, -1)
 
 
@@ -57,7 +57,7 @@ def error(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 
 def assert_moments(x: torch.Tensor, weight: native.Weight, result: torch.Tensor) -> None:
-    """The convolution writes its result, and tells its moments if asked."""
+    """Require that a convolution writes its result, and returns its moments if asked."""
     rows = result.numel() // result.shape[3]
     y = torch.randn(rows, result.shape[3])
     sums = native.convolution(x, weight, result, y)
@@ -80,13 +80,15 @@ def assert_moments(x: torch.Tensor, weight: native.Weight, result: torch.Tensor)
     points=st.sampled_from(sorted(image_convolution.WINOGRAD_PAIRS)),
     seed=st.integers(0, 99),
 )
-def test_winograd(size: tuple[int, int, int], inputs: int, outputs: int, kernel: int, points: int, seed: int) -> None:
+def test_winograd_convolution(
+    size: tuple[int, int, int], inputs: int, outputs: int, kernel: int, points: int, seed: int
+) -> None:
     torch.manual_seed(seed)
     x, weight = torch.randn(*size, inputs), torch.randn(outputs, inputs, kernel, kernel)
     result = torch.full((*size, outputs), torch.nan)
     laid_out = image_convolution.winograd_weight(weight, points)
     assert_moments(x, native.Weight(laid_out, points, kernel, 1, kernel // 2), result)
-    assert error(result, convolved(x, weight, 1, kernel // 2)) < ROUNDING[points]
+    assert error(result, convolve(x, weight, 1, kernel // 2)) < ROUNDING[points]
 
 
 @with_every_set
@@ -100,14 +102,14 @@ def test_winograd(size: tuple[int, int, int], inputs: int, outputs: int, kernel:
     border=st.integers(0, 3),
     seed=st.integers(0, 99),
 )
-def test_summed(
+def test_direct_convolution(
     size: tuple[int, int, int], inputs: int, outputs: int, kernel: int, stride: int, border: int, seed: int
 ) -> None:
     torch.manual_seed(seed)
     x, weight = torch.randn(*size, inputs), torch.randn(outputs, inputs, kernel, kernel)
     if min(size[1:]) + 2 * border < kernel:
         return
-    expected = convolved(x, weight, stride, border)
+    expected = convolve(x, weight, stride, border)
     result = torch.full(expected.shape, torch.nan)
     assert_moments(x, native.Weight(weight.permute(2, 3, 1, 0).contiguous(), 0, kernel, stride, border), result)
     assert error(result, expected) < ROUNDING[0]
@@ -119,12 +121,12 @@ few = st.integers(1, native.FEW_CHANNELS)
 @with_every_set
 @PROPERTY
 @given(size=images, inputs=few, outputs=few, kernel=st.integers(1, 5), border=st.integers(0, 3), seed=st.integers(0, 99))
-def test_narrow(size: tuple[int, int, int], inputs: int, outputs: int, kernel: int, border: int, seed: int) -> None:
+def test_narrow_convolution(size: tuple[int, int, int], inputs: int, outputs: int, kernel: int, border: int, seed: int) -> None:
     torch.manual_seed(seed)
     x, weight = torch.randn(*size, inputs), torch.randn(outputs, inputs, kernel, kernel)
     if min(size[1:]) + 2 * border < kernel:
         return
-    expected = convolved(x, weight, 1, border)
+    expected = convolve(x, weight, 1, border)
     result = torch.full(expected.shape, torch.nan)
     native.narrow_convolution(x, weight.permute(2, 3, 1, 0).contiguous(), border, result)
     assert error(result, expected) < 2e-6
@@ -138,14 +140,14 @@ def test_narrow(size: tuple[int, int, int], inputs: int, outputs: int, kernel: i
     scale=st.sampled_from([1e-7, 1e-2, 1.0]),
     seed=st.integers(0, 99),
 )
-def test_bent(shape: tuple[int, int], slope: float, scale: float, seed: int) -> None:
+def test_leaky_relu(shape: tuple[int, int], slope: float, scale: float, seed: int) -> None:
     torch.manual_seed(seed)
     d, x = scale * torch.randn(shape), torch.randn(shape[1])
     expected = F.leaky_relu(x.double() + d.double(), slope) - F.leaky_relu(x.double(), slope)
     assert float((native.leaky_relu(d, x, slope) - expected).abs().max()) < 1e-6 * float(d.abs().max())
 
 
-def normalised_base(rows: int, count: int) -> native.BaseActivation:
+def random_base(rows: int, count: int) -> native.BaseActivation:
     y = torch.randn(rows, count)
     y = (y - y.mean(0)) / y.std(0, correction=0)
     return native.BaseActivation(y, torch.rand(count) + 0.5, torch.randn(count), torch.randn(rows, count))
@@ -155,7 +157,7 @@ def normalised_base(rows: int, count: int) -> native.BaseActivation:
 additions = st.sampled_from(["nothing", "all channels", "one channel"])
 
 
-def addition(what: str, queries: int, rows: int, count: int, scale: float) -> native.Skip | None:
+def random_skip(what: str, queries: int, rows: int, count: int, scale: float) -> native.Skip | None:
     if what == "nothing":
         return None
     if what == "all channels":
@@ -163,12 +165,12 @@ def addition(what: str, queries: int, rows: int, count: int, scale: float) -> na
     return native.Skip(scale * torch.randn(queries, rows), torch.randint(count, (queries,), dtype=torch.int32))
 
 
-def of_query(skip: native.Skip | None, query: slice) -> native.Skip | None:
+def skip_of(skip: native.Skip | None, query: slice) -> native.Skip | None:
     return None if skip is None else native.Skip(*(None if x is None else x[query] for x in skip))  # type: ignore[arg-type]
 
 
-def activated(d: torch.Tensor, skip: native.Skip | None, base: native.BaseActivation) -> torch.Tensor:
-    """`(P, M, C)` behind norm, sum and ReLU, in float64."""
+def activate(d: torch.Tensor, skip: native.Skip | None, base: native.BaseActivation) -> torch.Tensor:
+    """Compute the difference after norm, sum and ReLU, `(P, M, C)`, in float64."""
     z = norm_difference(base.y.double(), d.double(), base.deviation.double(), [0]) * base.weight.double()
     if skip is not None and skip.channels is None:
         z += skip.values
@@ -184,10 +186,10 @@ scales = st.sampled_from([1e-6, 1e-2, 1.0])
 @with_every_set
 @PROPERTY
 @given(shape=st.tuples(st.integers(1, 3), st.integers(2, 300), channels), scale=scales, adds=additions, seed=st.integers(0, 99))
-def test_normalised_relu(shape: tuple[int, int, int], scale: float, adds: str, seed: int) -> None:
+def test_norm_relu(shape: tuple[int, int, int], scale: float, adds: str, seed: int) -> None:
     torch.manual_seed(seed)
     _, rows, count = shape
-    base, skip = normalised_base(rows, count), addition(adds, *shape, scale)
+    base, skip = random_base(rows, count), random_skip(adds, *shape, scale)
     d = scale * torch.randn(shape)
     moved = (base.y * base.deviation + d).std(1, correction=0)
     assume((moved > 0.1 * base.deviation).all().item())  # next to no variance would magnify any rounding
@@ -196,7 +198,7 @@ def test_normalised_relu(shape: tuple[int, int, int], scale: float, adds: str, s
     expected = torch.stack([d.double(), base.y.double() * d.double(), d.double().square()], 1).sum(2)
     torch.testing.assert_close(sums, expected, rtol=1e-5, atol=1e-5 * scale * rows)
     native.norm_relu(d, sums, skip, base, result)
-    behind = activated(d, skip, base)
+    behind = activate(d, skip, base)
     size = float(behind.abs().max()) + 3 * scale
     assert float((result - behind).abs().max()) < 1e-5 * size
     for images in (1, rows):
@@ -209,7 +211,7 @@ def test_normalised_relu(shape: tuple[int, int, int], scale: float, adds: str, s
 
 
 @with_every_set
-def test_what_is_not_a_number_stays_so() -> None:
+def test_nan_stays_nan() -> None:
     d, base = torch.zeros(1, 4, 8), native.BaseActivation(torch.zeros(4, 8), torch.ones(8), torch.ones(8), -torch.ones(4, 8))
     d[0, 1, 2] = torch.nan
     native.norm_relu(d, native.moments(d, base.y), None, base, d)
@@ -243,19 +245,19 @@ def test_layer(
     keeps: bool,
     seed: int,
 ) -> None:
-    """It computes what its parts do, the moments too; and the same, bit for bit, over its arguments and query by query."""
+    """It computes what its parts do, moments included, and the same bit for bit in place and query by query."""
     torch.manual_seed(seed)
     kernel, stride, border, points = kind
     rows = size[0] * size[1] * size[2]
     if min(size[1:]) + 2 * border < kernel or rows < 8:
         return
-    base, values = normalised_base(rows, inputs), torch.randn(outputs, inputs, kernel, kernel)
+    base, values = random_base(rows, inputs), torch.randn(outputs, inputs, kernel, kernel)
     laid_out = image_convolution.winograd_weight(values, points) if points else values.permute(2, 3, 1, 0).contiguous()
     weight = native.Weight(laid_out, points, kernel, stride, border)
-    d, skip = scale * torch.randn(queries, *size, inputs), addition(adds, queries, rows, inputs, scale)
+    d, skip = scale * torch.randn(queries, *size, inputs), random_skip(adds, queries, rows, inputs, scale)
     kept = torch.full_like(d, torch.nan) if keeps else None
-    hidden = activated(d.flatten(1, 3), skip, base).view(d.shape)
-    expected = torch.stack([convolved(x, values, stride, border) for x in hidden])
+    hidden = activate(d.flatten(1, 3), skip, base).view(d.shape)
+    expected = torch.stack([convolve(x, values, stride, border) for x in hidden])
     next_y = torch.randn(expected[0].numel() // outputs, outputs)
     sums = native.moments(d.flatten(1, 3), base.y)
 
@@ -271,7 +273,7 @@ def test_layer(
     for query in range(queries):
         alone = torch.full_like(result[:1], torch.nan)
         one = slice(query, query + 1)
-        its = native.layer(d[one], sums[one], of_query(skip, one), base, None, weight, next_y, alone)
+        its = native.layer(d[one], sums[one], skip_of(skip, one), base, None, weight, next_y, alone)
         assert its is not None and torch.equal(alone[0], result[query]) and torch.equal(its[0], moments[query])
     over = d if d.shape == result.shape else torch.full_like(result, torch.nan)
     kept_over = skip.values if skip is not None and skip.channels is None and keeps else None
@@ -314,20 +316,20 @@ print(json.dumps(grads[0].flatten().tolist()))
 
 @pytest.mark.slow
 def test_without_them_torch_computes_the_same_and_a_warning_says_so_once() -> None:
-    (warning,), expected = _printed_by(WITHOUT)
+    (warning,), expected = _run(WITHOUT)
     assert warning.startswith("deepzero-sim was installed without its kernels in C")
-    warnings, found = _printed_by(WITHOUT.replace('None if name.endswith("_native") else ', ""))
+    warnings, found = _run(WITHOUT.replace('None if name.endswith("_native") else ', ""))
     assert not warnings
     assert error(torch.tensor(found), torch.tensor(expected)) < 1e-4
 
 
-def _printed_by(program: str) -> list[Any]:
+def _run(program: str) -> list[Any]:
     run = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=120)
     return [json.loads(line) for line in run.stdout.splitlines()]
 
 
 def test_a_library_of_another_version_is_not_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
-    """Loading must not end in a traceback: what cannot be loaded is as good as not there."""
+    """A library that cannot be loaded counts as none, without a traceback."""
     broken = tmp_path / "_native.so"
     broken.write_bytes(b"no library")
     spec = importlib.util.spec_from_file_location("_native", broken)

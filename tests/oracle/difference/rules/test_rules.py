@@ -37,10 +37,10 @@ SEEDS = st.integers(0, 2**16)
 SIZES = st.floats(-8, 0)
 
 
-def ruled(
+def apply_rule(
     operation: Callable[..., Any], args: tuple[Any, ...], deltas: dict[int, torch.Tensor], **options: Any
 ) -> torch.Tensor:
-    """A rule's answer, dense. `deltas`: by the place of an argument, `(P, *shape)`."""
+    """Apply the rule of an operation to differences `(P, *shape)` by the place of their argument; the result is dense."""
     out = operation(*args, **options)
     changed = [Changed(x, Dense(deltas[i])) if i in deltas else x for i, x in enumerate(args)]
     delta = RULES[operation](out, *changed, **options)
@@ -50,10 +50,10 @@ def ruled(
     return result
 
 
-def subtracted(
+def subtract(
     operation: Callable[..., Any], args: tuple[Any, ...], deltas: dict[int, torch.Tensor], double: bool = True, **options: Any
 ) -> torch.Tensor:
-    """Two results, one from the other; in float64 the reference."""
+    """Subtract the results of an operation on values; in float64, that is the reference."""
 
     def cast(x: Any) -> Any:
         return x.double() if double and isinstance(x, torch.Tensor) and x.is_floating_point() else x
@@ -65,7 +65,7 @@ def subtracted(
 
 
 def error(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """The largest error of any query, relative to the largest of its differences."""
+    """Return the largest error of any query, relative to the largest of its differences."""
     found, expected = found.double().reshape(len(found), -1), expected.reshape(len(expected), -1)
     scale = expected.abs().amax(1)
     return float(((found - expected).abs().amax(1) / scale.clamp(min=1e-300)).max())
@@ -81,8 +81,8 @@ def draw(seed: int, *shape: int, scale: float = 1.0) -> torch.Tensor:
 def test_elementwise(name: str, seed: int, size: float, spread: float) -> None:
     operation, options = ELEMENTWISE[name]
     x, d = draw(seed, 40, scale=spread), draw(seed + 1, 3, 40, scale=10**size)
-    expected = subtracted(operation, (x,), {0: d}, **options)
-    found = ruled(operation, (x,), {0: d}, **options)
+    expected = subtract(operation, (x,), {0: d}, **options)
+    found = apply_rule(operation, (x,), {0: d}, **options)
     # every number by itself, up to what rounding `x` to float32 would change
     torch.testing.assert_close(found.double(), expected, rtol=2e-5, atol=1e-6 * float(d.abs().max()))
 
@@ -101,20 +101,20 @@ def test_saturated_activations_keep_their_relative_precision(name: str, x: float
         "exp": torch.exp(t) * torch.expm1(u),
         "elu": u if x > 0 else 0.7 * torch.exp(t) * torch.expm1(u),
     }[name]
-    torch.testing.assert_close(ruled(operation, (value,), {0: delta}, **options)[0].double(), exact, rtol=2e-5, atol=0)
+    torch.testing.assert_close(apply_rule(operation, (value,), {0: delta}, **options)[0].double(), exact, rtol=2e-5, atol=0)
 
 
 @pytest.mark.parametrize("name", [name for name in ELEMENTWISE if name not in {"neg"}])
 def test_subtracting_in_float32_loses_what_the_rules_keep(name: str) -> None:
     operation, options = ELEMENTWISE[name]
     x, d = draw(0, 200), draw(1, 2, 200, scale=1e-6)
-    expected = subtracted(operation, (x,), {0: d}, **options)
-    assert error(ruled(operation, (x,), {0: d}, **options), expected) < 1e-5
-    assert error(subtracted(operation, (x,), {0: d}, double=False, **options), expected) > 1e-3
+    expected = subtract(operation, (x,), {0: d}, **options)
+    assert error(apply_rule(operation, (x,), {0: d}, **options), expected) < 1e-5
+    assert error(subtract(operation, (x,), {0: d}, double=False, **options), expected) > 1e-3
 
 
 @pytest.mark.parametrize("name", ELEMENTWISE)
-def test_one_channel_is_carried_as_one_channel(name: str) -> None:
+def test_one_channel_stays_one_channel(name: str) -> None:
     operation, options = ELEMENTWISE[name]
     if operation in {torch.square, torch.neg}:
         pytest.skip("arithmetic is carried densely")
@@ -123,7 +123,9 @@ def test_one_channel_is_carried_as_one_channel(name: str) -> None:
         delta = OneChannel(values, channels, 1, x.shape)
         result = RULES[operation](operation(x, **options), Changed(x, delta), **options)
         assert isinstance(result, OneChannel) and result.channels == channels
-        torch.testing.assert_close(result.dense(), ruled(operation, (x,), {0: delta.dense()}, **options), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(
+            result.dense(), apply_rule(operation, (x,), {0: delta.dense()}, **options), rtol=1e-5, atol=1e-6
+        )
 
 
 @pytest.mark.parametrize("d", [1e3, -1e3, 100.0, -100.0, 0.0])
@@ -132,8 +134,8 @@ def test_one_channel_is_carried_as_one_channel(name: str) -> None:
 def test_large_steps_stay_finite(name: str, x: float, d: float) -> None:
     operation, options = ELEMENTWISE[name]
     value, delta = torch.tensor([x]), torch.tensor([[d]])
-    expected = subtracted(operation, (value,), {0: delta}, **options)
-    torch.testing.assert_close(ruled(operation, (value,), {0: delta}, **options).double(), expected, rtol=1e-5, atol=1e-5)
+    expected = subtract(operation, (value,), {0: delta}, **options)
+    torch.testing.assert_close(apply_rule(operation, (value,), {0: delta}, **options).double(), expected, rtol=1e-5, atol=1e-5)
 
 
 #: name: (operation, shapes of its arguments, which of them change, options, error allowed)
@@ -172,7 +174,7 @@ CASES: dict[str, tuple[Callable[..., Any], tuple[Any, ...], tuple[int, ...], dic
 
 
 def tensors(arguments: tuple[Any, ...], seed: int) -> tuple[Any, ...]:
-    """Random tensors for shapes: `3` is a vector, `"+3,4"` positive numbers; the second tuple of a norm is one of its own."""
+    """Draw tensors of some shapes: `3` is a vector, `"+3,4"` positive numbers; the second tuple of a norm is one of its own."""
     found: list[Any] = []
     for place, shape in enumerate(arguments):
         if isinstance(shape, str):
@@ -200,8 +202,8 @@ def test_functions_of_whole_tensors(name: str, seed: int, size: float) -> None:
     operation, _, changing, options, tolerance = CASES[name]
     args = arguments_of(name, seed)
     deltas = {i: draw(seed + 10 + i, 3, *args[i].shape, scale=0.1 * 10**size) for i in changing}
-    expected = subtracted(operation, args, deltas, **options)
-    assert error(ruled(operation, args, deltas, **options), expected) < tolerance
+    expected = subtract(operation, args, deltas, **options)
+    assert error(apply_rule(operation, args, deltas, **options), expected) < tolerance
 
 
 @settings(max_examples=5)
@@ -211,7 +213,7 @@ def test_in_float64_rules_are_exact(name: str, seed: int) -> None:
     operation, _, changing, options, _ = CASES[name]
     args = tuple(x.double() if isinstance(x, torch.Tensor) else x for x in arguments_of(name, seed))
     deltas = {i: draw(seed + 10 + i, 2, *args[i].shape, scale=0.3).double() for i in changing}
-    assert error(ruled(operation, args, deltas, **options), subtracted(operation, args, deltas, **options)) < 1e-10
+    assert error(apply_rule(operation, args, deltas, **options), subtract(operation, args, deltas, **options)) < 1e-10
 
 
 @pytest.mark.parametrize("name", ["softmax", "log softmax", "batch norm", "layer norm", "group norm", "max pooling",
@@ -220,9 +222,9 @@ def test_subtracting_whole_tensors_in_float32_loses_what_the_rules_keep(name: st
     operation, _, changing, options, tolerance = CASES[name]
     args = arguments_of(name, 0)
     deltas = {i: draw(10 + i, 3, *args[i].shape, scale=1e-6) for i in changing}
-    expected = subtracted(operation, args, deltas, **options)
-    assert error(ruled(operation, args, deltas, **options), expected) < tolerance
-    assert error(subtracted(operation, args, deltas, double=False, **options), expected) > 10 * tolerance
+    expected = subtract(operation, args, deltas, **options)
+    assert error(apply_rule(operation, args, deltas, **options), expected) < tolerance
+    assert error(subtract(operation, args, deltas, double=False, **options), expected) > 10 * tolerance
 
 
 @settings(max_examples=30)
@@ -239,7 +241,7 @@ def test_cross_entropy(seed: int, size: float, smoothing: float, reduction: str,
     targets = draw(seed + 2, 5, 4).softmax(1)
     options = {"label_smoothing": smoothing, "reduction": reduction}
     target = targets.argmax(1) if indices else targets
-    found, expected = (f(F.cross_entropy, (logits, target), {0: d}, **options) for f in (ruled, subtracted))
+    found, expected = (f(F.cross_entropy, (logits, target), {0: d}, **options) for f in (apply_rule, subtract))
     # of a sum, as large as its terms: they may cancel; the reference itself holds 1e-15 of a loss of up to 100
     assert float((found.double() - expected).abs().max()) < 1e-5 * 10**size + 1e-13
     if reduction != "none":
@@ -256,7 +258,7 @@ def test_what_has_no_rule_is_recomputed_in_float64(seed: int, size: float) -> No
     assert operation not in RULES
     found = recompute(operation, (Changed(args[0], Dense(deltas[0])), args[1]), {})
     assert found.dense().dtype == torch.float64
-    assert error(found.dense(), subtracted(operation, args, deltas)) < 1e-5
+    assert error(found.dense(), subtract(operation, args, deltas)) < 1e-5
 
 
 def test_what_cannot_be_mapped_is_recomputed_one_by_one() -> None:
@@ -269,7 +271,7 @@ def test_what_cannot_be_mapped_is_recomputed_one_by_one() -> None:
     torch.testing.assert_close(found.dense(), torch.stack([operation(x + each)[0] - operation(x)[0] for each in d]))
 
 
-def test_a_rule_is_entered_for_every_operation_it_is_for() -> None:
+def test_a_rule_is_registered_for_every_operation_it_is_for() -> None:
     first, second = (lambda x: x), (lambda x: 2 * x)
     try:
 
