@@ -1,4 +1,4 @@
-"""Whether a gradient that was estimated past a solver is the true one."""
+"""Check of a gradient that was estimated past a solver: does it agree with the true one, and what did it cost?"""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from typing import Any
 import numpy as np
 import torch
 
-from deepzero_sim.checks.gradient.agreement import Agreement
 from deepzero_sim.checks.gradient.layer_products import LayerProducts
 from deepzero_sim.checks.gradient.parameter_gradients import ParameterGradients
-from deepzero_sim.checks.gradient.subject import Found, Subject
+from deepzero_sim.checks.gradient.subject import SampleGradients, Subject
 from deepzero_sim.checks.gradient.sweep import Sweep
-from deepzero_sim.checks.gradient.truth import Truth, measure_truth
+from deepzero_sim.checks.gradient.truth import Agreement, Truth, measure_truth
+from deepzero_sim.common.requirements import require
 from deepzero_sim.coupling.layer import SolverLayer
 from deepzero_sim.errors import ConfigError
-from deepzero_sim.estimators import Estimator
+from deepzero_sim.estimators.base import Estimator
 from deepzero_sim.oracle.base import Oracle
 from deepzero_sim.solver.contract import DifferentiableSolver
 
 
 @dataclass(frozen=True)
 class Steps:
-    """States advanced by one step.
+    """Solver steps of a check: states advanced by one step.
 
     Args:
-        forward: by the forward passes of the gradients, or by queries.
-        backward: for vector-Jacobian products.
-        check: to find out how good the gradients are.
-        once: before, and for all gradients to come, such as to measure Jacobians.
+        forward: Steps of the gradients' forward passes, or queries.
+        backward: Steps for vector-Jacobian products.
+        check: Steps to find out how good the gradients are.
+        once: Steps before, and for all gradients to come, such as to measure Jacobians.
     """
 
     forward: int
@@ -41,14 +41,14 @@ class Steps:
 
 @dataclass(frozen=True)
 class GradientCheck:
-    """What a check found.
+    """Result of a check.
 
     Args:
-        exact: whether the true gradient is known, from a twin; if not, cosine and norm ratio are estimates,
-            with standard errors.
-        agreements: of the found with the true gradient, at every sample.
-        sweep: of difference quotients over their step size.
-        steps: what it cost.
+        exact: True if the true gradient is known, from a twin; if not, cosine and norm ratio are estimates, with standard
+            errors.
+        agreements: Agreement with the true gradient at every sample.
+        sweep: Difference quotients over their step size.
+        steps: Cost of gradients and check.
     """
 
     exact: bool
@@ -58,27 +58,27 @@ class GradientCheck:
 
     @property
     def cosine(self) -> float | None:
-        """The mean over samples, those left out where a gradient is zero; None if it is so at all of them."""
+        """Mean over samples, without those where a gradient is zero; None if it is zero at all of them."""
         return _mean([a.cosine for a in self.agreements])
 
     @property
     def cosine_min(self) -> float | None:
-        """The least of all samples."""
+        """Smallest cosine of all samples."""
         return min((a.cosine for a in self.agreements if a.cosine is not None), default=None)
 
     @property
     def cosine_error(self) -> float:
-        """The standard error of :attr:`cosine`, of the directions drawn."""
+        """Standard error of :attr:`cosine`, from the random choice of directions."""
         return _error_of_mean([a.cosine_error for a in self.agreements if a.cosine is not None])
 
     @property
     def norm_ratio(self) -> float | None:
-        """The mean over samples, those left out where the true gradient is zero; None if it is so at all of them."""
+        """Mean over samples, without those where the true gradient is zero; None if it is zero at all of them."""
         return _mean([a.norm_ratio for a in self.agreements])
 
     @property
     def norm_ratio_error(self) -> float:
-        """The standard error of :attr:`norm_ratio`, of the directions drawn."""
+        """Standard error of :attr:`norm_ratio`, from the random choice of directions."""
         return _error_of_mean([a.norm_ratio_error for a in self.agreements if a.norm_ratio is not None])
 
     @property
@@ -87,7 +87,7 @@ class GradientCheck:
         return (self.steps.forward + self.steps.backward) / len(self.agreements)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Return plain values, for JSON."""
         means = ("cosine", "cosine_min", "cosine_error", "norm_ratio", "norm_ratio_error", "steps_per_gradient")
         ceiling = {"cosine_ceiling": 1.0 if self.exact else self.sweep.cosine_ceiling}
         return {name: getattr(self, name) for name in means} | ceiling | asdict(self)
@@ -103,49 +103,49 @@ def check_gradient(
 ) -> GradientCheck:
     """Compare a gradient with the true one: cosine and norm ratio, and what it cost in solver steps.
 
-    Of a layer that is `J^T w` at every state, for random `w`; of an oracle the gradient of its loss by the network's
+    For a layer that is `J^T w` at every state, with random `w`; for an oracle the gradient of its loss by the network's
     parameters, on every batch. The true one is that of a differentiable twin of the solver, by back-propagation. Without one,
-    forward steps say its slopes along random directions, of which cosine and norm ratio are estimated
-    (:func:`~.agreement.with_slopes`).
+    forward steps give its slopes along random directions, from which cosine and norm ratio are estimated
+    (:func:`~.truth.compare_slopes`).
 
     Args:
-        subject: a layer, or an oracle.
-        batches: of a layer one, `(states, params)`, `(B, C, *N)` and `(B, K)` or None, or `states` alone; of an oracle what it
-            takes, one or more.
-        twin: a differentiable solver that takes the same step.
-        estimator: of an oracle's gradient; BackPropagation if None, past the solver as its loop says.
-        directions: along which slopes are measured, of every sample.
-        seed: of cotangents and directions.
+        subject: Layer or oracle whose gradient is checked.
+        batches: One batch of a layer, `(states, params)`, `(B, C, *N)` and `(B, K)` or None, or `states` alone; one or more
+            batches of an oracle, as it takes them.
+        twin: Differentiable solver that takes the same step.
+        estimator: Estimator of an oracle's gradient; BackPropagation if None, past the solver as its loop says.
+        directions: Number of directions along which slopes are measured, at every sample.
+        seed: Seed of cotangents and directions.
 
     Raises:
-        ConfigError: something cannot be checked, or answers change from call to call.
-        SolverError: the solver failed.
+        ConfigError: An argument cannot be used, or answers change from call to call.
+        SolverError: The solver failed.
     """
-    checked = _subject(subject, batches, estimator, seed)
-    return held_against(measure_truth(checked, twin, directions, seed), checked.found())
+    tested = _as_subject(subject, batches, estimator, seed)
+    return compare_with_truth(measure_truth(tested, twin, directions, seed), tested.estimate())
 
 
-def held_against(truth: Truth, found: Found, once: int = 0) -> GradientCheck:
-    """Found gradients against the truth.
+def compare_with_truth(truth: Truth, gradients: SampleGradients, once: int = 0) -> GradientCheck:
+    """Compare gradients with the true ones.
 
     Args:
-        truth: of the samples.
-        found: at the same ones.
-        once: solver steps that were taken before.
+        truth: True gradients.
+        gradients: Gradients at the same samples.
+        once: Solver steps that were taken before.
     """
-    steps = Steps(found.forward, found.backward, truth.steps, once)
-    return GradientCheck(truth.exact is not None, tuple(truth.agreements(found.gradients)), truth.sweep, steps)
+    steps = Steps(gradients.forward, gradients.backward, truth.steps, once)
+    return GradientCheck(truth.exact is not None, tuple(truth.agreements(gradients.gradients)), truth.sweep, steps)
 
 
-def _subject(subject: SolverLayer | Oracle, batches: Sequence[Any], estimator: Estimator | None, seed: int) -> Subject:
+def _as_subject(subject: SolverLayer | Oracle, batches: Sequence[Any], estimator: Estimator | None, seed: int) -> Subject:
     if isinstance(subject, Oracle):
         return ParameterGradients(subject, batches, estimator, seed)
     if not isinstance(subject, SolverLayer):
         raise ConfigError(f"a dz.SolverLayer or an oracle has a gradient to be checked, not {type(subject).__name__}.")
     if estimator is not None:
         raise ConfigError("an estimator asks an oracle, not a layer, whose vjp estimates: leave it out.")
-    if len(batches) != 1:
-        raise ConfigError(f"a layer is checked at one batch, (states, params), not {len(batches)}: put its states together.")
+    expected = "a layer is checked at one batch, (states, params)"
+    require(len(batches) == 1, expected, len(batches), "put its states together")
     (batch,) = batches
     if isinstance(batch, torch.Tensor | np.ndarray):
         return LayerProducts(subject, batch, None, seed + 1)

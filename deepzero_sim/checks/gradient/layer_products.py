@@ -1,4 +1,4 @@
-"""A layer's vector-Jacobian products, to be checked."""
+"""A layer's vector-Jacobian products as the gradient under test."""
 
 from __future__ import annotations
 
@@ -8,17 +8,26 @@ from typing import Any
 import numpy as np
 import torch
 
-from deepzero_sim.checks.gradient.subject import Found, Subject, Vector, require_same_step, require_twin, two_answers
+from deepzero_sim.checks.gradient.subject import (
+    SampleGradients,
+    Subject,
+    Vector,
+    require_same_answer,
+    require_same_step,
+    require_twin,
+)
 from deepzero_sim.common.randomness import new_generator
 from deepzero_sim.common.types import to_array
 from deepzero_sim.coupling.layer import SolverLayer
 from deepzero_sim.coupling.vjp.differences import Differences
 from deepzero_sim.errors import ConfigError, NonFiniteError
-from deepzero_sim.solver.contract import DifferentiableSolver, check_states, checked_step, differentiable_step
+from deepzero_sim.solver.contract import DifferentiableSolver
+from deepzero_sim.solver.stepping import checked_step, differentiable_step
+from deepzero_sim.solver.validation import check_states
 
 
 class LayerProducts(Subject):
-    """`J^T w` of a layer at every state of a batch, one random cotangent `w` each.
+    """Products `J^T w` of a layer at every state of a batch, with one random cotangent `w` each.
 
     Along `v`, the slope of `w.P(s)` is
 
@@ -28,13 +37,13 @@ class LayerProducts(Subject):
     mean square.
 
     Args:
-        layer: which.
-        states: `(B, C, *N)`, in the solver's dtype.
-        params: `(B, K)` or None.
-        seed: of the cotangents.
+        layer: Layer under test.
+        states: States, `(B, C, *N)`, in the solver's dtype.
+        params: Parameters, `(B, K)` or None.
+        seed: Seed of the cotangents.
 
     Raises:
-        SolverError: the states do not fit the solver.
+        SolverError: The states do not fit the solver.
     """
 
     def __init__(self, layer: SolverLayer, states: Any, params: Any = None, seed: int = 0) -> None:
@@ -45,25 +54,25 @@ class LayerProducts(Subject):
         self.samples = len(self._states)
         if not self.samples:
             raise ConfigError("a gradient is checked at one state or more, but none were given: pass states (B, C, *N).")
-        self._w = torch.from_numpy(
-            self._drawn(torch.randn(self._states.shape, generator=new_generator(seed), dtype=torch.float64))
-        )
+        self._w = torch.from_numpy(self._draw(self._states.shape, seed))
 
-    def _drawn(self, values: torch.Tensor) -> Any:
+    def _draw(self, shape: tuple[int, ...], seed: int) -> Any:
+        """Draw Gaussian numbers in the solver's dtype, zero in padding."""
+        values = torch.randn(shape, generator=new_generator(seed), dtype=torch.float64)
         return (values.numpy() * self._spec.active()).astype(self._spec.dtype)
 
-    def found(self) -> Found:
+    def estimate(self) -> SampleGradients:
         before = self._layer.forward_steps, self._layer.backward_steps
         states = self._states.detach().clone().requires_grad_()
         advanced = self._layer(states, self._params)
         (products,) = torch.autograd.grad(advanced, states, self._w.to(advanced))
-        taken = self._layer.forward_steps - before[0], self._layer.backward_steps - before[1]
-        return Found(self._flat(products), *taken)
+        steps = self._layer.forward_steps - before[0], self._layer.backward_steps - before[1]
+        return SampleGradients(self._flatten(products), *steps)
 
-    def _flat(self, products: torch.Tensor) -> list[Vector]:
+    def _flatten(self, products: torch.Tensor) -> list[Vector]:
         return list((to_array(products) * self._spec.active()).reshape(self.samples, -1).astype(np.float64))
 
-    def exact(self, twin: DifferentiableSolver) -> list[Vector]:
+    def exact_gradients(self, twin: DifferentiableSolver) -> list[Vector]:
         require_twin(twin, self._spec)
         one = None if self._params is None else self._params[:1]
         require_same_step(twin, self._layer.solver, self._states[:1].detach(), one)
@@ -77,16 +86,16 @@ class LayerProducts(Subject):
                 f"the twin {twin.spec.name!r} has no gradient: look for detach(), no_grad() or numpy in differentiable_step."
             )
         (products,) = torch.autograd.grad(advanced, states, self._w.to(advanced), materialize_grads=True, allow_unused=True)
-        return self._flat(products)
+        return self._flatten(products)
 
     def size(self, sample: int) -> float:
-        """`|P(s)|`: the root mean square of `w.P(s)` over all `w`."""
+        """Compute `|P(s)|`, the root mean square of `w.P(s)` over all `w`."""
         part = slice(sample, sample + 1)
         params = None if self._params is None else to_array(self._params[part])
         first, second = (checked_step(self._layer.solver, to_array(self._states[part]), params) for _ in range(2))
         self.steps += 2
-        if not np.array_equal(first, second):
-            raise two_answers(f"solver {self._spec.name!r}", f"states up to {np.abs(first - second).max():.3g} apart")
+        apart = np.abs(first - second).max()
+        require_same_answer(np.array_equal(first, second), f"solver {self._spec.name!r}", f"states up to {apart:.3g} apart")
         return float(np.linalg.norm(first.astype(np.float64)))
 
     def unit(self, sample: int) -> float:
@@ -96,22 +105,19 @@ class LayerProducts(Subject):
         return 4 * float(np.finfo(self._spec.dtype).eps)  # Differences refuses smaller ones
 
     def directions(self, seeds: Sequence[int]) -> Vector:
-        return np.stack([self._direction(seed).reshape(-1).astype(np.float64) for seed in seeds])
-
-    def _direction(self, seed: int) -> Any:
-        return self._drawn(torch.randn(self._spec.state_shape, generator=new_generator(seed), dtype=torch.float64))
+        return np.stack([self._draw(self._spec.state_shape, seed).reshape(-1).astype(np.float64) for seed in seeds])
 
     def slopes(self, sample: int, seeds: Sequence[int], step_size: float) -> Vector:
         state = to_array(self._states[sample])
         params = None if self._params is None else to_array(self._params[sample])
         probes = self._layer.probes
-        before = probes.steps
+        before = probes.account
         try:
-            directions = np.stack([self._direction(seed) for seed in seeds])
+            directions = np.stack([self._draw(self._spec.state_shape, seed) for seed in seeds])
             # central differences have no use for P(s)
             changes = Differences(step_size, "central").jvp(probes, state, params, state, directions)
         finally:
-            self.steps += probes.steps - before
-            probes.steps = before  # they are the check's, not the layer's
+            self.steps += probes.steps - before.steps
+            probes.account = before  # the steps are the check's, not the layer's
         w = to_array(self._w[sample]).astype(np.float64)
         return np.asarray((changes * w).reshape(len(seeds), -1).sum(1))

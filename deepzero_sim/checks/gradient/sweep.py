@@ -7,15 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from deepzero_sim.checks.gradient.subject import Subject, Vector
 from deepzero_sim.errors import NonFiniteError, SolverError
 
-#: Step sizes that are tried, in units of the size of what is perturbed.
+#: Step sizes to try, in units of the size of what is perturbed.
 STEP_SIZES = tuple(10.0**-k for k in range(1, 9))
 
-#: A step size belongs to the plateau if its slopes are off by no more than so many times the noise floor.
+#: Largest change of a plateau's slopes, in units of the noise floor.
 PLATEAU = 10.0
 
 
@@ -27,14 +26,15 @@ class Sweep:
     neighbour towards the middle, whose own is far smaller: the lesser of its two changes.
 
     Args:
-        step_sizes: `mu`, falling, in units of the size of the states or parameters.
-        changes: of each, the root mean square change of the slopes to the nearer neighbour, relative; None where the solver
+        step_sizes: Step sizes `mu`, falling, in units of the size of the states or parameters.
+        changes: Root mean square change of the slopes to the nearer neighbour, relative, at every step size; None where the
+            solver failed.
+        errors: Root mean square difference to the exact slopes, relative; None where there are no exact ones, or the solver
             failed.
-        errors: the same to the exact slopes; None where there are no exact ones, or the solver failed.
-        best: the step size of the least change.
-        plateau: the least and the largest step size around it whose slopes change by no more than ten times that.
-        noise_floor: the least change; slopes at the best step size are known to that, or somewhat better.
-        rounding: noise of the differenced value itself, relative to its size: `sqrt(2) mu` times the change of slopes at the
+        best: Step size of the least change.
+        plateau: Least and largest step size around it whose slopes change by no more than ten times that.
+        noise_floor: Least change: slopes at the best step size are known to that, or somewhat better.
+        rounding: Noise of the differenced value itself, relative to its size: `sqrt(2) mu` times the change of slopes at the
             steps from the best one down.
     """
 
@@ -48,21 +48,21 @@ class Sweep:
 
     @property
     def cosine_ceiling(self) -> float:
-        """The cosine that the true gradient itself would show, at least, against measured slopes: their noise lowers it."""
+        """Least cosine that the true gradient itself would show against measured slopes, which their noise lowers."""
         return float((1 + self.noise_floor**2) ** -0.5)
 
 
-def sweep_over(subject: Subject, seeds: Sequence[int], size: float, exact: list[Vector] | None = None) -> Sweep:
-    """Try all step sizes at a subject's first sample.
+def sweep_step_sizes(subject: Subject, seeds: Sequence[int], size: float, exact: list[Vector] | None = None) -> Sweep:
+    """Take slopes at a subject's first sample at all step sizes.
 
     Args:
-        subject: whose slopes.
-        seeds: of the directions.
-        size: of the value that is differenced.
-        exact: the gradients, `(d,)` each, if known.
+        subject: Gradient whose slopes are taken.
+        seeds: Seeds of the directions.
+        size: Size of the value that is differenced.
+        exact: Exact gradients, `(d,)` each, if known.
 
     Raises:
-        SolverError: it failed at all step sizes but some that are no neighbours.
+        SolverError: No two neighbouring step sizes gave finite slopes.
     """
     found: dict[float, Vector | None] = {}
     failure: SolverError = NonFiniteError("no step size gave finite slopes: check the loss at the batches given.")
@@ -75,35 +75,33 @@ def sweep_over(subject: Subject, seeds: Sequence[int], size: float, exact: list[
     whole = [slopes is not None for slopes in found.values()]
     if not any(a and b for a, b in itertools.pairwise(whole)):
         raise failure
-    return swept(found, None if exact is None else subject.directions(seeds) @ exact[0], subject.unit(0), size)
+    return analyse_slopes(found, None if exact is None else subject.directions(seeds) @ exact[0], subject.unit(0), size)
 
 
-def swept(
-    slopes: Mapping[float, NDArray[np.float64] | None], exact: NDArray[np.float64] | None, unit: float, size: float
-) -> Sweep:
-    """What slopes at several step sizes say.
+def analyse_slopes(slopes: Mapping[float, Vector | None], exact: Vector | None, unit: float, size: float) -> Sweep:
+    """Find plateau and noise of slopes at several step sizes.
 
     Args:
-        slopes: by step size, falling, `(n,)`; None where the solver failed, which two neighbours at least did not.
-        exact: `(n,)`, if known.
-        unit: what a step size of 1 is.
-        size: of the value that is differenced.
+        slopes: Slopes by step size, falling, `(n,)`; None where the solver failed. Two neighbours at least hold slopes.
+        exact: Exact slopes, `(n,)`, if known.
+        unit: Length of a step of size 1.
+        size: Size of the value that is differenced.
     """
     steps, values = list(slopes), list(slopes.values())
-    apart = [_apart(a, b) for a, b in itertools.pairwise(values)]
+    apart = [_relative_change(a, b) for a, b in itertools.pairwise(values)]
     if not np.isfinite(apart).any():  # the value is constant: every slope is zero
         apart = [0.0 if a is not None and b is not None else np.inf for a, b in itertools.pairwise(values)]
-    # of every step size, the changes to its neighbours, the nearer one first
-    beside = [sorted([a, b]) for a, b in zip([np.inf, *apart], [*apart, np.inf], strict=True)]
-    best = min(range(len(steps)), key=lambda k: beside[k])
-    floor = beside[best][0]
-    changes = tuple(nearer if np.isfinite(nearer) else None for nearer, _ in beside)
+    # changes of every step size to its neighbours, the nearer one first
+    to_neighbours = [sorted([a, b]) for a, b in zip([np.inf, *apart], [*apart, np.inf], strict=True)]
+    best = min(range(len(steps)), key=lambda k: to_neighbours[k])
+    floor = to_neighbours[best][0]
+    changes = tuple(nearer if np.isfinite(nearer) else None for nearer, _ in to_neighbours)
     below = [k for k in range(best, len(apart)) if np.isfinite(apart[k])] or [best - 1]
     noise = [2**0.5 * steps[k + 1] * unit * _rms(values[k] - values[k + 1]) for k in below]  # type: ignore[operator]
     return Sweep(
         tuple(steps),
         changes,
-        tuple(None if exact is None or value is None else _relative(value, exact) for value in values),
+        tuple(None if exact is None or value is None else _relative_error(value, exact) for value in values),
         steps[best],
         _plateau(steps, changes, best),
         float(floor),
@@ -125,16 +123,16 @@ def _plateau(steps: list[float], changes: tuple[float | None, ...], best: int) -
     return ends[0], ends[1]
 
 
-def _apart(a: NDArray[np.float64] | None, b: NDArray[np.float64] | None) -> float:
-    """How far slopes are apart, relative to the larger ones; infinitely if one was not found, or nothing changed at all."""
+def _relative_change(a: Vector | None, b: Vector | None) -> float:
+    """Compare slopes, relative to the larger ones; infinite if one is missing, or all of them are zero."""
     if a is None or b is None or not (a.any() or b.any()):
         return float("inf")
     return _rms(a - b) / max(_rms(a), _rms(b))
 
 
-def _relative(found: NDArray[np.float64], exact: NDArray[np.float64]) -> float | None:
-    return _rms(found - exact) / _rms(exact) if _rms(exact) else None
+def _relative_error(slopes: Vector, exact: Vector) -> float | None:
+    return _rms(slopes - exact) / _rms(exact) if _rms(exact) else None
 
 
-def _rms(values: NDArray[np.float64]) -> float:
+def _rms(values: Vector) -> float:
     return float(np.sqrt(np.mean(np.square(values))))

@@ -1,179 +1,83 @@
-"""The parts of a check, in the order in which they are looked at, and what it means when one of them ends the process."""
+"""Parts of a check, in the order in which they are looked at: lines of the contract, and measurements."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TypeAlias
+from multiprocessing.connection import Connection
 
 import cloudpickle
 
-from deepzero_sim.checks.solver import answers, batches, concurrency, form
-from deepzero_sim.checks.solver.gradient_costs import gradient_costs
-from deepzero_sim.checks.solver.locality import measured_reach, stencil
-from deepzero_sim.checks.solver.record import Comparison, Record
+from deepzero_sim.checks.solver.costs import MOST_STATES, gradient_costs, measure_times
+from deepzero_sim.checks.solver.examination import Examination, Part, run_parts, usual_patience
+from deepzero_sim.checks.solver.lines import batches, concurrency, states
+from deepzero_sim.checks.solver.record import Finding, Record, SkippedError, WorkerComparison
 from deepzero_sim.checks.solver.step_sizes import measure_step_sizes
 from deepzero_sim.checks.solver.subject import Subject
-from deepzero_sim.checks.solver.timing import MOST_STATES, measure_times
 from deepzero_sim.checks.solver.trial import Trial
-from deepzero_sim.checks.solver.verdict import Finding, NotTestedError, broken, told
 from deepzero_sim.errors import ConfigError, DeepZeroError
-from deepzero_sim.execution.executors import pickling_for_workers
+from deepzero_sim.execution.workers import pickling_for_workers
 
 #: Seconds that a worker process may take to make the solver anew.
-START = 5.0
+WORKER_START = 5.0
 
-#: Lines of the contract that are told in several parts.
+#: Lines of the contract that several parts contribute to.
 PARAMETERS, EXTREMES = "parameters", "extreme states"
 
+#: Lines that must not fail where answers are compared with each other, and where those of a batch are, too.
+_SAME = ("deterministic", "no hidden state")
+_ALIKE = (*_SAME, "batches")
 
-@dataclass(frozen=True, eq=False)
-class Examination:
-    """What parts look at, and where they write.
+
+def examine(make: Callable[[], Subject], record: Record, channel: Connection) -> None:
+    """Examine a solver in a child process.
 
     Args:
-        trial: of the solver.
-        subject: what is asked about it.
-        record: of what is found.
-        tell: is called when a step of a long part has ended.
+        make: Function that makes the subject; may fail in any way.
+        record: Record of what is known already.
+        channel: Connection for messages.
     """
-
-    trial: Trial
-    subject: Subject
-    record: Record
-    tell: Callable[[], None]
-
-    def require_answers(self, after: tuple[str, ...] = (), of_answers: bool = True) -> None:
-        """Go on only if there are answers that say something, where they are needed.
-
-        Args:
-            after: lines that must not be broken.
-            of_answers: whether answers are needed.
-
-        Raises:
-            NotTestedError: there are none.
-        """
-        if not self.record.is_formed:
-            raise NotTestedError("shape or dtype is broken: mend that first.")
-        for name in after:
-            if self.record.findings[name].outcome == "broken":
-                raise NotTestedError(f"'{name}' is broken: mend that first.")
-        if of_answers and not self.trial.samples:
-            raise NotTestedError("no sample state was advanced to finite numbers.")
-
-
-_Look: TypeAlias = Callable[[Examination], None]
-
-
-def _usual_patience(trial: Trial, record: Record) -> float:
-    return max(record.wait, 2 * trial.seconds_left)
+    run_parts(PARTS.values(), make, record, channel)
 
 
 def _patience_with_threads(trial: Trial, record: Record) -> float:
-    return concurrency.patience_with_threads(trial)
+    return trial.patience(2 * concurrency.thread_rounds(trial))
 
 
 def _patience_with_extremes(trial: Trial, record: Record) -> float:
-    return concurrency.patience_with_extremes(trial)
-
-
-@dataclass(frozen=True)
-class Part:
-    """A part of a check.
-
-    Args:
-        name: its own.
-        look: writes into the record what is found.
-        when: the solver ended the process, in words.
-        advice: what to do then.
-        line: of the contract that it belongs to; None for a measurement.
-        patience: seconds after which it hangs.
-        end: writes into the record how the process ended; None where a line is broken by that.
-    """
-
-    name: str
-    look: _Look
-    when: str
-    advice: str = "a failure must be raised, not end Python; run its step alone to find out why"
-    line: str | None = None
-    patience: Callable[[Trial, Record], float] = _usual_patience
-    end: Callable[[Record, str], None] | None = None
-
-
-def note_end(record: Record, part: Part, how: str) -> None:
-    """Write down that the process ended.
-
-    Args:
-        record: of what was found before.
-        part: that was looked at.
-        how: it ended, as the beginning of a sentence.
-    """
-    record.done |= {part.name, part.line or part.name}
-    if part.end is not None:
-        part.end(record, how)
-        return
-    record.findings[part.line or part.name] = broken(f"{how} {part.when}: {part.advice}.")
-    if part.line is None:
-        record.left_out[part.name] = f"'{part.name}' is broken: mend that first."
-
-
-def leave_out(record: Record, part: Part, why: str) -> None:
-    """Write down that a part was not looked at.
-
-    Args:
-        record: of what was found.
-        part: that was left out.
-        why: in words.
-    """
-    record.done.add(part.name)
-    if part.line is None:
-        record.left_out[part.name] = why
-    else:
-        record.findings.setdefault(part.line, Finding("not tested", why))
+    return trial.patience(least=states.WAIT_EXTREME)
 
 
 def _first_step(examination: Examination) -> None:
     trial, record = examination.trial, examination.record
     first = trial.first_step()
-    for name, of_form in (("shape", form.shape), ("dtype", form.dtype), ("input unchanged", form.input_unchanged)):
-        record.findings.setdefault(name, of_form(trial, first))
-    if record.is_formed:
-        record.findings.setdefault("result's memory", form.memory(trial, first))
+    lines = (("shape", states.check_shape), ("dtype", states.check_dtype), ("input unchanged", states.check_input_unchanged))
+    for name, check in lines:
+        record.findings.setdefault(name, check(trial, first))
+    if record.is_well_formed:
+        record.findings.setdefault("result's memory", states.describe_memory(trial, first))
 
 
 def _survey(examination: Examination) -> None:
-    record, ended = examination.record, 0
+    record, steps = examination.record, 0
 
-    def step_ended() -> None:
-        nonlocal ended
-        ended += 1
-        record.surveyed = ended
-        examination.tell()
+    def on_step() -> None:
+        nonlocal steps
+        steps += 1
+        record.surveyed = steps
+        examination.report()
 
-    if record.is_formed:
-        examination.trial.survey(record.surveyed, step_ended)
-
-
-def _line(find: Callable[[Trial], Finding], name: str, after: tuple[str, ...] = (), of_answers: bool = True) -> _Look:
-    def look(examination: Examination) -> None:
-        examination.require_answers(after, of_answers)
-        examination.record.findings[name] = find(examination.trial)
-
-    return look
-
-
-_SAME = ("deterministic", "no hidden state")
-_ALIKE = (*_SAME, "batches")
+    if record.is_well_formed:
+        examination.trial.survey(record.surveyed, on_step)
 
 
 def _without_parameters(examination: Examination) -> None:
-    if examination.record.findings[PARAMETERS].outcome == "holds":
-        _tell_without(examination.record, f"it {batches.without_parameters(examination.trial)}")
+    if examination.record.findings[PARAMETERS].outcome == "pass":
+        _add_without(examination.record, f"it {batches.step_without_parameters(examination.trial)}")
 
 
-def _tell_without(record: Record, what: str) -> None:
-    found = record.findings[PARAMETERS]
-    record.findings[PARAMETERS] = Finding(found.outcome, f"{found.words.removesuffix('.')}; without them {what}.")
+def _add_without(record: Record, what: str) -> None:
+    finding = record.findings[PARAMETERS]
+    record.findings[PARAMETERS] = Finding(finding.outcome, f"{finding.words.removesuffix('.')}; without them {what}.")
 
 
 def _step_sizes(examination: Examination) -> None:
@@ -184,104 +88,109 @@ def _step_sizes(examination: Examination) -> None:
 def _times(examination: Examination) -> None:
     examination.require_answers()
     record, most = examination.record, MOST_STATES
-    if record.findings["largest batch"].outcome == "broken":
-        most = batches.size_of_largest(examination.trial) - 1
-    if record.findings["batches"].outcome == "broken":
+    if record.findings["largest batch"].outcome == "fail":
+        most = batches.largest_batch(examination.trial) - 1
+    if record.findings["batches"].outcome == "fail":
         most = 1
     for entry in measure_times(examination.trial, most):
         record.times += (entry,)
-        examination.tell()
+        examination.report()
 
 
 def _stencil(examination: Examination) -> None:
     examination.require_answers(_ALIKE)
-    record = examination.record
+    trial, record = examination.trial, examination.record
     try:
-        record.reach = measured_reach(examination.trial)
+        record.stencil_radius = states.measure_stencil_radius(trial)
     except DeepZeroError as error:
-        raise NotTestedError(str(error)) from error
-    record.findings["stencil"] = stencil(examination.trial, record.reach)
+        raise SkippedError(str(error)) from error
+    record.findings["stencil"] = states.check_stencil(trial, record.stencil_radius)
 
 
 def _gradients(examination: Examination) -> None:
     examination.require_answers()
-    subject, record = examination.subject, examination.record
-    training, network = subject.training, subject.training.network_for(subject.solver)
-    record.gradients = gradient_costs(subject.solver, network, training.unroll, training.batch_size, record.reach, record.times)
+    solver, training, record = examination.subject.solver, examination.subject.training, examination.record
+    network, radius = training.network_for(solver), record.stencil_radius
+    record.gradients = gradient_costs(solver, network, training.unroll, training.batch_size, radius, record.times)
 
 
 def _worker(examination: Examination) -> None:
     examination.require_answers(_SAME)
     trial, record = examination.trial, examination.record
-    trial.require_seconds(START)
+    trial.require_seconds(WORKER_START)
     try:
         with pickling_for_workers(f"solver {trial.spec.name!r}"):
             pickled = cloudpickle.dumps(examination.subject.solver)
     except ConfigError as error:
-        record.findings["worker process"] = broken(str(error))
+        record.findings["worker process"] = Finding("fail", str(error))
         return
-    record.comparison = Comparison(pickled, trial.samples[0], concurrency.patience_with_one(trial))
+    record.comparison = WorkerComparison(pickled, trial.samples[0], trial.patience())
 
 
 def _extreme(label: str, scale: float) -> Part:
     def look(examination: Examination) -> None:
-        found, trial = examination.record.findings.get(EXTREMES), examination.trial
-        if found is None:
+        finding, trial = examination.record.findings.get(EXTREMES), examination.trial
+        if finding is None:
             examination.require_answers()
-            trial.require_seconds(2 * concurrency.patience_with_extremes(trial))
-        if found is None or found.outcome == "told":
-            _tell_extreme(examination.record, f"{label}: {concurrency.reaction(trial, scale)}.")
+            trial.require_seconds(2 * _patience_with_extremes(trial, examination.record))
+        if finding is None or finding.outcome == "info":
+            _add_extreme(examination.record, f"{label}: {states.react_to_extreme(trial, scale)}.")
 
-    def end(record: Record, how: str) -> None:
-        _tell_extreme(record, f"{label}: {how}.")
+    def on_end(record: Record, how: str) -> None:
+        _add_extreme(record, f"{label}: {how}.")
 
-    return Part(label, look, "at an extreme state", line=EXTREMES, patience=_patience_with_extremes, end=end)
-
-
-def _tell_extreme(record: Record, words: str) -> None:
-    found = record.findings.get(EXTREMES)
-    record.findings[EXTREMES] = told(words if found is None else f"{found.words} {words}")
+    return Part(label, look, "at an extreme state", line=EXTREMES, patience=_patience_with_extremes, on_end=on_end)
 
 
-def _of_line(
+def _add_extreme(record: Record, words: str) -> None:
+    finding = record.findings.get(EXTREMES)
+    record.findings[EXTREMES] = Finding("info", words if finding is None else f"{finding.words} {words}")
+
+
+def _line(
     name: str,
-    find: Callable[[Trial], Finding],
+    check: Callable[[Trial], Finding],
     when: str,
     advice: str = Part.advice,
     after: tuple[str, ...] = (),
     of_answers: bool = True,
-    patience: Callable[[Trial, Record], float] = _usual_patience,
+    patience: Callable[[Trial, Record], float] = usual_patience,
 ) -> Part:
-    return Part(name, _line(find, name, after, of_answers), when, advice, name, patience)
+    """Make the part of a line that one function tests."""
 
+    def look(examination: Examination) -> None:
+        examination.require_answers(after, of_answers)
+        examination.record.findings[name] = check(examination.trial)
 
-#: Parts that every child begins with: one that goes on from the record of another has to know answers, too.
-ALWAYS = ("first step", "survey")
+    return Part(name, look, when, advice, name, patience)
+
 
 _PARTS = (
     Part("first step", _first_step, "at the very first step, of one state", line="first step"),
     Part("survey", _survey, "at a sample state, alone", line="sample states"),
-    _of_line("failures raised", answers.finite, "when answers were looked at", of_answers=False),
-    _of_line("sample states", answers.advanced, "when answers were looked at"),
-    _of_line("padding", answers.padding, "when answers were looked at"),
-    _of_line("deterministic", answers.deterministic, "when one state was advanced again"),
-    _of_line("no hidden state", answers.no_hidden_state, "when two states were advanced in turn", after=_SAME[:1]),
-    _of_line("batches", batches.batch, "when one call was given two states", "set max_batch=1 in the spec, or mend it", _SAME),
-    _of_line(
+    _line("failures raised", states.check_failures_raised, "when answers were looked at", of_answers=False),
+    _line("sample states", states.check_sample_states, "when answers were looked at"),
+    _line("padding", states.check_padding, "when answers were looked at"),
+    _line("deterministic", states.check_determinism, "when one state was advanced again"),
+    _line("no hidden state", states.check_hidden_state, "when two states were advanced in turn", after=_SAME[:1]),
+    _line(
+        "batches", batches.check_batch, "when one call was given two states", "set max_batch=1 in the spec, or mend it", _SAME
+    ),
+    _line(
         "largest batch",
-        batches.largest_batch,
+        batches.check_largest_batch,
         "when one call was given as many states as the spec allows",
         "set max_batch in the spec to what the solver takes",
     ),
-    _of_line(PARAMETERS, batches.parameters, f"when parameters were changed by {batches.CHANGE:.0%}", after=_ALIKE),
-    Part("without parameters", _without_parameters, "without parameters", line=PARAMETERS, end=_tell_without),
+    _line(PARAMETERS, batches.check_parameters, f"when parameters were changed by {batches.CHANGE:.0%}", after=_ALIKE),
+    Part("without parameters", _without_parameters, "without parameters", line=PARAMETERS, on_end=_add_without),
     Part("step sizes", _step_sizes, "when states were changed a little"),
     Part("times", _times, "when calls of many states were timed", "set max_batch in the spec to what the solver takes"),
     Part("stencil", _stencil, "when a state was changed at one point", line="stencil"),
-    _of_line("spec", form.described, "when its spec was read"),
-    _of_line(
+    _line("spec", states.describe_spec, "when its spec was read"),
+    _line(
         "threads",
-        concurrency.threads,
+        concurrency.check_threads,
         "when two threads called it at once",
         "put a lock around what only one thread may do, or set thread_safe=False in the spec",
         _SAME,
@@ -290,8 +199,8 @@ _PARTS = (
     Part("gradients", _gradients, "when costs of gradients were counted"),
     Part("worker process", _worker, "when it was pickled", "it must be picklable to be sent to workers", "worker process"),
     _extreme("NaN", float("nan")),
-    _extreme(f"{concurrency.EXTREME:.0e} times a state", concurrency.EXTREME),
+    _extreme(f"{states.EXTREME:.0e} times a state", states.EXTREME),
 )
 
-#: By name, in the order in which they are looked at.
+#: Parts by name, in their order.
 PARTS: Mapping[str, Part] = {part.name: part for part in _PARTS}

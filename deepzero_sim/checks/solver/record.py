@@ -1,24 +1,53 @@
-"""What is found of a solver so far: a child process sends it home before every part, and another one goes on from there."""
+"""Record of a check on its way: a child process sends it home before every part, and the next child goes on from there."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from deepzero_sim.checks.solver.gradient_costs import GradientCosts
-from deepzero_sim.checks.solver.step_sizes import StepSizes
-from deepzero_sim.checks.solver.timing import BatchTime
-from deepzero_sim.checks.solver.trial import Sample
-from deepzero_sim.checks.solver.verdict import Finding
+from deepzero_sim.checks.solver.results import BatchTime, GradientCosts, Outcome, StepSizes
+from deepzero_sim.common.types import Array
+
+
+class SkippedError(Exception):
+    """A part of the check cannot be looked at; the message says why."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Outcome of a test, before it is known by the name of its line.
+
+    Args:
+        outcome: Outcome of the test.
+        words: Observation and, if the solver fails, what to do.
+    """
+
+    outcome: Outcome
+    words: str
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """A state that the solver advances alone.
+
+    Args:
+        state: State, `(1, C, *N)`.
+        params: Parameters, `(1, K)` or None.
+        answer: The state one step later, `(1, C, *N)`.
+    """
+
+    state: Array
+    params: Array | None
+    answer: Array
 
 
 @dataclass(eq=False)
-class Comparison:
-    """What a worker process is to answer.
+class WorkerComparison:
+    """Question to a worker process, and the answer that it should give.
 
     Args:
-        pickled: the solver.
-        sample: a state and its answer.
-        patience: seconds that a step from it is waited for in a process that knows the solver.
+        pickled: Solver, pickled.
+        sample: State and answer.
+        patience: Seconds to wait for a step in a process that knows the solver.
     """
 
     pickled: bytes
@@ -28,22 +57,22 @@ class Comparison:
 
 @dataclass(eq=False)
 class Record:
-    """Findings and measurements.
+    """Findings and measurements so far.
 
     Args:
-        seconds_left: of the time that all of it may take.
-        wait: seconds after which a part hangs, at least.
-        solver: its name, once it is known.
-        made_up: whether the sample states are.
-        done: parts that were looked at.
-        findings: by line of the contract.
-        left_out: measurements, and why.
-        surveyed: sample states from which steps ended, whatever came of them; None before the first.
-        reach: of a step in points, if it was measured.
-        step_sizes: of finite differences, if they were measured.
-        times: of calls by batch.
-        gradients: what they will cost, if that was found.
-        comparison: for a worker process, if there is one to be made.
+        seconds_left: Seconds that the rest may take.
+        wait: Seconds after which a part hangs, at least.
+        solver: Name of the solver, once it is known.
+        made_up: True if the sample states are smooth random fields.
+        done: Names of the parts that were looked at.
+        findings: Findings by line of the contract.
+        left_out: Reasons why measurements were left out.
+        surveyed: Number of sample states from which steps ended, whatever came of them; None before the first.
+        stencil_radius: Distance over which a step carries information, in points, if it was measured.
+        step_sizes: Step sizes of finite differences, if they were measured.
+        times: Times of calls by batch.
+        gradients: Costs of gradients, if they were counted.
+        comparison: Question to a worker process, if there is one to be asked.
     """
 
     seconds_left: float
@@ -54,13 +83,13 @@ class Record:
     findings: dict[str, Finding] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     surveyed: int | None = None
-    reach: int | None = None
+    stencil_radius: int | None = None
     step_sizes: StepSizes | None = None
     times: tuple[BatchTime, ...] = ()
     gradients: GradientCosts | None = None
-    comparison: Comparison | None = None
+    comparison: WorkerComparison | None = None
 
     @property
-    def is_formed(self) -> bool:
-        """Whether what a step returns can be looked at further."""
-        return all(name in self.findings and self.findings[name].outcome == "holds" for name in ("shape", "dtype"))
+    def is_well_formed(self) -> bool:
+        """True if a step returns arrays of the right shape and dtype, which can be looked at further."""
+        return all(name in self.findings and self.findings[name].outcome == "pass" for name in ("shape", "dtype"))

@@ -1,101 +1,34 @@
-"""Whether a solver keeps its contract, and what it will cost to train through it."""
+"""Check of a solver: does it keep its contract, and what will it cost to train through it?"""
 
 from __future__ import annotations
 
 import functools
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any, final
+from typing import final
 
 import cloudpickle
 from torch import nn
 
-from deepzero_sim.checks.solver.child_process import ChildEndedError, ChildProcess
-from deepzero_sim.checks.solver.examination import At, Done, Failed, examine
-from deepzero_sim.checks.solver.gradient_costs import GradientCosts
-from deepzero_sim.checks.solver.minder import Task
-from deepzero_sim.checks.solver.parts import ALWAYS, EXTREMES, PARTS, leave_out, note_end
-from deepzero_sim.checks.solver.record import Comparison, Record
-from deepzero_sim.checks.solver.step_sizes import StepSizes
+from deepzero_sim.checks.solver.examination import ALWAYS, Begin, Done, Failed
+from deepzero_sim.checks.solver.lines.concurrency import answer_here, check_worker_process
+from deepzero_sim.checks.solver.parts import EXTREMES, PARTS, examine
+from deepzero_sim.checks.solver.process.child import ChildEndedError, ChildProcess
+from deepzero_sim.checks.solver.process.fork_server import UnpicklingFailure, fork_server, warm_up
+from deepzero_sim.checks.solver.process.monitor import Task
+from deepzero_sim.checks.solver.record import Record
+from deepzero_sim.checks.solver.results import CheckInterruptedError, SolverCheck, Verdict
 from deepzero_sim.checks.solver.subject import Subject, Training, subject_of
-from deepzero_sim.checks.solver.timing import BatchTime, recommended_batch
-from deepzero_sim.checks.solver.verdict import Finding, Verdict
-from deepzero_sim.checks.solver.worker_process import answered_here, worker
-from deepzero_sim.checks.solver.zygote import Unsendable, warm_up, zygote
-from deepzero_sim.common.types import Array, is_integer, is_number
+from deepzero_sim.common.requirements import is_count, require
+from deepzero_sim.common.types import Array, is_number
 from deepzero_sim.errors import ConfigError, SolverCrashError
 from deepzero_sim.solver.contract import Solver, SolverSpec
 
-#: Seconds that a part is waited for, at least: what is called for the first time may have to be compiled.
+#: Least seconds to wait for a part: what is called for the first time may have to be compiled.
 WAIT = 60.0
 
-#: Seconds that a solver may take to be made, and what is done then, which is no part of the check.
-WAIT_MADE, _MADE = 600.0, "made"
-
-
-@dataclass(frozen=True, eq=False)
-class SolverCheck:
-    """What a check found.
-
-    Args:
-        solver: its name.
-        made_up: whether the sample states were, for want of better.
-        verdicts: line by line.
-        step_sizes: of finite differences; None if that was left out.
-        times: of calls by batch; empty if that was left out.
-        gradients: what they will cost; None if that was left out.
-        left_out: of these three, and why.
-        seconds: that the check took.
-        printed: bytes that the solver printed, which are not shown.
-    """
-
-    solver: str
-    made_up: bool
-    verdicts: tuple[Verdict, ...]
-    step_sizes: StepSizes | None
-    times: tuple[BatchTime, ...]
-    gradients: GradientCosts | None
-    left_out: dict[str, str]
-    seconds: float
-    printed: int = 0
-
-    @property
-    def holds(self) -> bool:
-        """Whether no line is broken."""
-        return all(verdict.outcome != "broken" for verdict in self.verdicts)
-
-    def __getitem__(self, line: str) -> Verdict:
-        """The verdict on a line."""
-        return next(verdict for verdict in self.verdicts if verdict.line == line)
-
-    @property
-    def recommended_batch(self) -> int | None:
-        """States in a call; None if calls were not timed."""
-        return recommended_batch(self.times) if self.times else None
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        found: dict[str, Any] = {"solver": self.solver, "holds": self.holds, "made_up": self.made_up, "seconds": self.seconds}
-        found |= {"verdicts": {v.line: {"outcome": v.outcome, "words": v.words} for v in self.verdicts}}
-        found |= {"step_sizes": None if self.step_sizes is None else self.step_sizes.as_dict()}
-        found |= {"times": [asdict(entry) for entry in self.times], "recommended_batch": self.recommended_batch}
-        return found | {
-            "gradients": None if self.gradients is None else asdict(self.gradients),
-            "left_out": self.left_out,
-        }
-
-
-class CheckInterruptedError(KeyboardInterrupt):
-    """A check was interrupted.
-
-    Args:
-        found: what it had found by then.
-    """
-
-    def __init__(self, found: SolverCheck) -> None:
-        super().__init__("the check was interrupted")
-        self.found = found
+#: Seconds that making a solver may take, and a name for that time, which belongs to no part.
+WAIT_MAKING, _MAKING = 600.0, "making"
 
 
 def check_solver(
@@ -115,28 +48,34 @@ def check_solver(
     that cannot be pickled is asked in a fork of this process.
 
     Args:
-        solver: any; it need not keep the contract.
-        states: `(B, C, *N)`, of which up to 64 are looked at, as many as there is time for, spread over all; None for smooth
-            random fields of unit size, which are made up.
-        params: `(B, K)` or None.
-        seconds: that the check may take, about: what does not fit is left out, and says so. The start of a process, and a
-            single step, are waited for: a step for a minute at least.
-        unroll: solver steps of a rollout, for the cost of a gradient.
-        batch_size: rollouts of a gradient, likewise.
-        network: the corrector, likewise; None for `small`.
-        seed: of all that is drawn.
+        solver: Any solver; it need not keep the contract.
+        states: Sample states, `(B, C, *N)`, of which up to 64 are looked at, as many as there is time for, spread over all;
+            None for smooth random fields of unit size.
+        params: Parameters, `(B, K)` or None.
+        seconds: Seconds that the check may take, about: what does not fit is left out, and says so. The start of a process,
+            and a single step, are waited for: a step for a minute at least.
+        unroll: Solver steps of a rollout, for the cost of a gradient.
+        batch_size: Rollouts of a gradient, for its cost.
+        network: Corrector, for the cost of a gradient; None for `small`.
+        seed: Seed of all that is drawn.
 
     Raises:
-        ConfigError: an argument that cannot be used.
-        SolverError: the solver cannot be run: it takes no such states, or raises an error on the very first one.
-        CheckInterruptedError: Ctrl-C; it has what was found before.
+        ConfigError: An argument cannot be used.
+        SolverError: The solver cannot be run: it takes no such states, or raises an error on the very first one.
+        CheckInterruptedError: The user pressed Ctrl-C; the error has what was found before.
     """
-    _require_usable(solver, seconds, unroll, batch_size)
+    if not isinstance(solver, Solver) or not isinstance(getattr(solver, "spec", None), SolverSpec):
+        raise ConfigError(
+            f"a check needs a solver with a spec, which dz.as_solver makes of a function, not {type(solver).__name__}."
+        )
+    require(is_number(seconds) and 0 < seconds < float("inf"), "seconds must be a positive number", seconds)
+    for name, value in (("unroll", unroll), ("batch_size", batch_size)):
+        require(is_count(value), f"{name} must be a positive whole number", value)
     subject = subject_of(solver, states, params, Training(network, int(unroll), int(batch_size), seed))
-    return Inquiry(functools.partial(_same, subject), seconds, solver).run()
+    return _CheckRun(functools.partial(_return, subject), seconds, solver).run()
 
 
-def _same(subject: Subject) -> Subject:
+def _return(subject: Subject) -> Subject:
     return subject
 
 
@@ -144,36 +83,24 @@ def check_made_solver(make: Callable[[], Subject], seconds: float) -> SolverChec
     """Check a solver that is made in the process that it is asked in: nothing of it is ever called here.
 
     Args:
-        make: the solver and its sample states; can be pickled.
-        seconds: as of `check_solver`.
+        make: Function that makes the solver and its sample states; can be pickled.
+        seconds: Seconds that the check may take, as in `check_solver`.
 
     Raises:
-        DeepZeroError: what making it raises, or its first step.
-        CheckInterruptedError: Ctrl-C.
+        DeepZeroError: The solver cannot be made, or its first step raises an error.
+        CheckInterruptedError: The user pressed Ctrl-C.
     """
-    return Inquiry(make, seconds).run()
-
-
-def _require_usable(solver: Solver, seconds: float, unroll: int, batch_size: int) -> None:
-    if not isinstance(solver, Solver) or not isinstance(getattr(solver, "spec", None), SolverSpec):
-        raise ConfigError(
-            f"a check needs a solver with a spec, which dz.as_solver makes of a function, not {type(solver).__name__}."
-        )
-    if not is_number(seconds) or not 0 < seconds < float("inf"):
-        raise ConfigError(f"seconds must be a positive number, not {seconds!r}.")
-    for name, value in (("unroll", unroll), ("batch_size", batch_size)):
-        if not is_integer(value) or value < 1:
-            raise ConfigError(f"{name} must be a positive whole number, not {value!r}.")
+    return _CheckRun(make, seconds).run()
 
 
 @final
-class Inquiry:
+class _CheckRun:
     """Has a solver examined in child processes, one after another, until all is known.
 
     Args:
-        make: the solver and its sample states.
-        seconds: that it may take.
-        solver: the same as it is here, if it is.
+        make: Function that makes the solver and its sample states.
+        seconds: Seconds that the check may take.
+        solver: The same solver as it is in this process, if it is.
     """
 
     def __init__(self, make: Callable[[], Subject], seconds: float, solver: Solver | None = None) -> None:
@@ -181,40 +108,40 @@ class Inquiry:
         self._record = Record(seconds, WAIT)
         self._printed = 0
         self._in_fork = False
-        zygote.start()
+        fork_server.start()
         self._started = time.perf_counter()
 
     def run(self) -> SolverCheck:
-        """Find out everything.
+        """Examine all parts.
 
         Raises:
-            DeepZeroError: the solver cannot be made, or run.
-            CheckInterruptedError: Ctrl-C.
+            DeepZeroError: The solver cannot be made, or run.
+            CheckInterruptedError: The user pressed Ctrl-C.
         """
         try:
             while not PARTS.keys() <= self._record.done:
-                self._examine()
-            self._compare()
+                self._ask_child()
+            self._compare_with_worker()
         except KeyboardInterrupt as error:
-            self._leave_out_rest("the check was interrupted.")
-            raise CheckInterruptedError(self._found()) from error
-        return self._found()
+            self._skip_rest("the check was interrupted.")
+            raise CheckInterruptedError(self._result()) from error
+        return self._result()
 
-    def _examine(self) -> None:
+    def _ask_child(self) -> None:
         """Ask one child, for as long as it lives."""
         with ChildProcess(self._task()) as child:
-            at = At(_MADE, WAIT_MADE, self._record)
+            begin = Begin(_MAKING, WAIT_MAKING, self._record)
             try:
-                while isinstance(message := child.receive(at.seconds), At):
-                    at, self._record = message, message.record
-                self._hear(message)
+                while isinstance(message := child.receive(begin.seconds), Begin):
+                    begin, self._record = message, message.record
+                self._handle(message)
             except ChildEndedError as ended:
-                self._note_end(at.part, str(ended))
+                self._note_end(begin.part, str(ended))
             finally:
                 self._printed += child.printed
 
     def _task(self) -> bytes | Task:
-        """What the next child is to do; as it is where that cannot be pickled, to be done in a fork of this process."""
+        """Return the next child's task: pickled, or as it is for a fork of this process if that is impossible."""
         task = functools.partial(examine, self._make, self._record)
         if not self._in_fork:
             try:
@@ -224,8 +151,8 @@ class Inquiry:
         warm_up()
         return task
 
-    def _hear(self, message: Done | Failed | Unsendable) -> None:
-        """Take the last message of a child."""
+    def _handle(self, message: Done | Failed | UnpicklingFailure) -> None:
+        """Handle the last message of a child."""
         if isinstance(message, Done):
             self._record = message.record
         elif self._may_fork:  # the solver may depend on what is set in this process
@@ -239,45 +166,43 @@ class Inquiry:
 
     @property
     def _may_fork(self) -> bool:
-        """Whether a solver that is here, but came to nothing elsewhere, can still be asked in a fork of this process."""
+        """True if a solver that came to nothing in a fresh process can still be asked in a fork of this one."""
         return self._solver is not None and not self._in_fork
 
     def _note_end(self, part: str, how: str) -> None:
-        """Take note that a child ended while it looked at a part."""
+        """Write down that a child ended while it looked at a part."""
         record = self._record
-        if part == _MADE:
+        if part == _MAKING:
             if not self._may_fork:
                 raise SolverCrashError(
                     f"{how} when the solver and its sample states were made: make them alone to find out why."
                 )
             self._in_fork = True
         elif part in ALWAYS and part in record.done:
-            self._leave_out_rest(f"{how} when it was asked again in another process.")
+            self._skip_rest(f"{how} when it was asked again in another process.")
         else:
-            note_end(record, PARTS[part], how)
+            PARTS[part].note_end(record, how)
             record.surveyed = record.surveyed or 0
             if part == ALWAYS[0]:
-                self._leave_out_rest(f"'{part}' is broken: mend that first.")
+                self._skip_rest(f"'{part}' failed: mend that first.")
 
-    def _leave_out_rest(self, why: str) -> None:
+    def _skip_rest(self, why: str) -> None:
         for name, part in PARTS.items():
             if name not in self._record.done:
-                leave_out(self._record, part, why)
+                part.skip(self._record, why)
 
-    def _compare(self) -> None:
-        """Have a worker process answer what this one does."""
-        comparison = self._record.comparison
-        if comparison is not None:
-            self._record.findings["worker process"] = self._compared(comparison)
+    def _compare_with_worker(self) -> None:
+        """Expect the same answer from a worker process."""
+        record, comparison = self._record, self._record.comparison
+        if comparison is None:
+            return
+        if self._may_fork and self._solver is not None:
+            comparison = answer_here(self._solver, comparison)
+        record.findings["worker process"] = check_worker_process(comparison, max(WAIT, record.seconds_left))
 
-    def _compared(self, comparison: Comparison) -> Finding:
-        if self._solver is not None and not self._in_fork:
-            comparison = answered_here(self._solver, comparison)
-        return worker(comparison, max(WAIT, self._record.seconds_left))
-
-    def _found(self) -> SolverCheck:
+    def _result(self) -> SolverCheck:
         record = self._record
-        lines = sorted(record.findings.items(), key=lambda item: item[0] == EXTREMES)  # the others as they were found
+        lines = sorted(record.findings.items(), key=lambda item: item[0] == EXTREMES)  # the others in their own order
         return SolverCheck(
             record.solver,
             record.made_up,

@@ -25,8 +25,8 @@ from problems import (
 
 import deepzero_sim as dz
 from deepzero_sim import vjp
-from deepzero_sim.checks.gradient.agreement import with_gradient, with_slopes
-from deepzero_sim.checks.gradient.sweep import STEP_SIZES, swept
+from deepzero_sim.checks.gradient.sweep import STEP_SIZES, analyse_slopes
+from deepzero_sim.checks.gradient.truth import compare_gradients, compare_slopes
 from deepzero_sim.common.types import Array
 from deepzero_sim.errors import ConfigError, NonFiniteError, SolverCrashError, SolverError
 from deepzero_sim.solver.contract import DifferentiableSolver
@@ -230,7 +230,7 @@ def curve(floor: float, curvature: float) -> dict[float, Any]:
 
 
 def test_a_sweep_finds_the_plateau() -> None:
-    found = swept(curve(1e-10, 1.0), np.ones(4), 2.0, 5.0)
+    found = analyse_slopes(curve(1e-10, 1.0), np.ones(4), 2.0, 5.0)
     assert found.best == pytest.approx(1e-3) or found.best == pytest.approx(1e-4)
     assert 1e-6 < found.noise_floor < 2e-6  # of an error of 1e-6 by curvature, and of 1e-6 by noise
     assert found.plateau == pytest.approx((1e-5, 1e-3))
@@ -245,7 +245,7 @@ def test_standard_errors_are_what_estimates_scatter_by() -> None:
     for _ in range(400):
         true, noise = generator.normal(size=(2, 60))
         found, directions = true + 0.5 * noise, generator.normal(size=(64, 60))
-        exact, estimate = with_gradient(found, true), with_slopes(directions @ found, directions @ true)
+        exact, estimate = compare_gradients(found, true), compare_slopes(directions @ found, directions @ true)
         assert estimate.cosine is not None and exact.cosine is not None
         assert estimate.norm_ratio is not None and exact.norm_ratio is not None
         errors = estimate.cosine - exact.cosine, estimate.norm_ratio - exact.norm_ratio

@@ -26,8 +26,8 @@ def checked(solver: Solver, seconds: float = 30.0) -> SolverCheck:
 
 
 def broken(check: SolverCheck) -> set[str]:
-    assert check.holds == all(verdict.outcome != "broken" for verdict in check.verdicts)
-    return {verdict.line for verdict in check.verdicts if verdict.outcome == "broken"}
+    assert check.holds == all(verdict.outcome != "fail" for verdict in check.verdicts)
+    return {verdict.line for verdict in check.verdicts if verdict.outcome == "fail"}
 
 
 #: What the words of a verdict say of each end.
@@ -74,25 +74,27 @@ def test_every_occasion_breaks_its_line_and_no_other(at: str) -> None:
     assert all("killed by SIGSEGV (deadly.py, line " in found[line].words for line in broken(found))
     if at != "first":
         assert {"shape", "threads", "spec", "extreme states", "worker process"} <= {verdict.line for verdict in found.verdicts}
-        assert found["shape"].outcome == "holds"
+        assert found["shape"].outcome == "pass"
 
 
 @pytest.mark.parametrize("end", ["SIGABRT", "status 0", "SIGKILL"])
 def test_a_first_step_that_ends_the_process_is_a_verdict(end: str) -> None:
     found = checked(Deadly(end, "first"))
     assert broken(found) == {"first step"} and re.search(f"{SAID[end]} at the very first step", found["first step"].words)
-    assert all(verdict.outcome == "not tested" for verdict in found.verdicts[1:])
+    assert all(verdict.outcome == "skipped" for verdict in found.verdicts[1:])
     assert set(found.left_out) == {"step sizes", "times", "gradients"}
 
 
 def test_sample_states_that_a_step_survives_are_looked_at_further() -> None:
     found = check_solver(Deadly("SIGFPE", "one state"), np.concatenate([STATES, 6 * STATES]), seconds=30)
-    assert broken(found) == {"sample states"} and found["deterministic"].outcome == found["threads"].outcome == "holds"
+    assert broken(found) == {"sample states"} and found["deterministic"].outcome == found["threads"].outcome == "pass"
 
 
 def test_calls_of_fewer_states_are_timed_when_more_end_the_process() -> None:
     found = checked(Deadly("SIGSEGV", "larger batch"))
-    assert [entry.batch for entry in found.times] == [1, 2, 4, 8, 16, 32, 64] and "is broken" in found.left_out["times"]
+    assert [entry.batch for entry in found.times] == [1, 2, 4, 8, 16, 32, 64] and "failed: mend that first" in found.left_out[
+        "times"
+    ]
     assert checked(Deadly("SIGSEGV", "large batch")).times[-1].batch == 32
     assert [entry.batch for entry in checked(Deadly("SIGSEGV", "batch")).times] == [1]
 

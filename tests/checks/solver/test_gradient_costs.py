@@ -10,13 +10,14 @@ import torch
 from problems import Burgers, Counting, DifferentiableBurgers, conv_corrector, initial_states, mse
 
 from deepzero_sim.checks.solver import BatchTime, gradient_costs
-from deepzero_sim.checks.solver.timing import recommended_batch, seconds_of
+from deepzero_sim.checks.solver.results import recommended_batch, seconds_of
 from deepzero_sim.coupling.loop import SolverGradient, SolverLoop
 from deepzero_sim.coupling.vjp import Coloured, ReferenceJacobian, VectorJacobianProduct
 from deepzero_sim.estimators import CGE, RGE, BackPropagation, Estimator
-from deepzero_sim.oracle.base import LoopOracle
+from deepzero_sim.oracle.loop import LoopOracle
 from deepzero_sim.oracle.queries import trainable
-from deepzero_sim.solver.contract import Solver, checked_step
+from deepzero_sim.solver.contract import Solver
+from deepzero_sim.solver.stepping import checked_step
 
 NETWORK = conv_corrector(1)
 

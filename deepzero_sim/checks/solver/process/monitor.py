@@ -1,7 +1,7 @@
-"""The side of a child process that may die: the child itself, and a second process that minds it.
+"""The far side of a child process that may die: the child itself, and a monitor process beside it.
 
-It runs no code of the user's. So it can say how the child ended, and end it, whatever the child does: even one
-that holds Python's lock for ever, or whose parent was killed.
+The monitor runs no code of the user's. So it can say how the child ended, and end it, whatever the child does: even one that
+holds Python's lock for ever, or whose parent was killed.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ PAUSE = 0.03
 #: What a child runs; it answers through the connection.
 Task: TypeAlias = Callable[[Connection], None]
 
-#: How a child's wait status is sent.
+#: Format in which a child's wait status is sent.
 STATUS = struct.Struct("i")
 
 
-class Ends(NamedTuple):
-    """File descriptors of the child's side.
+class ChildEnds(NamedTuple):
+    """File descriptors of the child's ends.
 
     Args:
-        lifeline: where its end is told; it closes when nobody waits for the child any more.
-        channel: where it sends what it finds.
-        output: where all goes that it prints.
+        lifeline: Socket for the child's wait status; it closes when nobody waits for the child any more.
+        channel: Connection for the child's messages.
+        output: Pipe for all that the child prints.
     """
 
     lifeline: int
@@ -46,18 +46,18 @@ class Ends(NamedTuple):
 
 
 def fork() -> int:
-    """Fork without a warning about threads: what comes of it is found out in the child."""
+    """Fork without a warning about threads: what comes of them shows in the child."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return os.fork()
 
 
-def mind(ends: Ends, task: Task) -> NoReturn:
-    """Run a task in a child until it or the lifeline ends. To be called in a process that was forked for it.
+def monitor(ends: ChildEnds, task: Task) -> NoReturn:
+    """Run a task in a child until it or the lifeline ends; to be called in a process that was forked for it.
 
     Args:
-        ends: of the pipes to the process that waits.
-        task: what the child runs.
+        ends: Child's ends of the pipes to the process that waits.
+        task: Task of the child.
     """
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     child = fork()
@@ -87,7 +87,7 @@ def _kill(child: int) -> None:
             kill(child, signal.SIGKILL)
 
 
-def _run(ends: Ends, task: Task) -> NoReturn:
+def _run(ends: ChildEnds, task: Task) -> NoReturn:
     os.setsid()  # Ctrl-C reaches the process that waits, which ends this one
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -111,16 +111,16 @@ def send(channel: Connection, message: object) -> None:
     """Send a message.
 
     Args:
-        channel: to the other process.
-        message: anything that can be pickled.
+        channel: Connection to the other process.
+        message: Any object that can be pickled.
     """
     channel.send_bytes(cloudpickle.dumps(message))
 
 
 def receive(channel: Connection) -> Any:
-    """The next message.
+    """Receive the next message.
 
     Args:
-        channel: from the other process.
+        channel: Connection from the other process.
     """
     return pickle.loads(channel.recv_bytes())  # noqa: S301 - of a process of ours

@@ -1,7 +1,7 @@
-"""A process that has imported the package and nothing of the user's, and is forked for each child that a solver is asked in.
+"""A process that has imported the package and nothing of the user's, from which every child that asks a solver is forked.
 
-This process may have threads, a graphics card or MPI, and a fork survives none of them. To start the other one takes as long as
-to import torch, to fork it takes no time. It ends with this process.
+The user's process may have threads, a graphics card or MPI, and a fork survives none of them. A new Python takes as long as to
+import torch, a fork of this server takes no time. The server ends with the process that started it.
 """
 
 from __future__ import annotations
@@ -19,25 +19,27 @@ from typing import NamedTuple, NoReturn
 
 import cloudpickle
 
-from deepzero_sim.checks.solver.minder import Ends, fork, mind, receive, send
+from deepzero_sim.checks.solver.process.monitor import ChildEnds, fork, monitor, receive, send
 from deepzero_sim.errors import WorkerLostError
-from deepzero_sim.execution.executors import ONE_THREAD
+from deepzero_sim.execution.threads import ONE_THREAD
 
-#: Seconds that it may take to start.
-START = 120.0
+#: Seconds that the server may take to start.
+START_TIMEOUT = 120.0
 
-_CHECK = f"{sys.executable} -c 'import deepzero_sim'"
-_CODE = "import sys; sys.path[:] = {path!r}; from deepzero_sim.checks.solver.zygote import serve; serve({descriptor})"
+_SELF_TEST = f"{sys.executable} -c 'import deepzero_sim'"
+_CODE = (
+    "import sys; sys.path[:] = {path!r}; from deepzero_sim.checks.solver.process.fork_server import serve; serve({descriptor})"
+)
 
 
-class Errand(NamedTuple):
-    """What a child is to do, and where.
+class Job(NamedTuple):
+    """A child's task, and the surroundings to run it in.
 
     Args:
-        folder: that it works in.
-        path: where it imports from.
-        environment: its variables.
-        task: a pickled task.
+        folder: Working folder.
+        path: Folders to import from.
+        environment: Environment variables.
+        task: Task, pickled.
     """
 
     folder: str
@@ -46,18 +48,18 @@ class Errand(NamedTuple):
     task: bytes
 
 
-class Unsendable(NamedTuple):
-    """What a child answers that cannot unpickle its task.
+class UnpicklingFailure(NamedTuple):
+    """Answer of a child that cannot unpickle its task.
 
     Args:
-        why: in words.
+        why: Reason, in words.
     """
 
     why: str
 
 
-class Zygote:
-    """Forks children, for as long as this process lives; started when the first one is needed."""
+class ForkServer:
+    """Forks children for as long as this process lives; starts when the first one is needed."""
 
     def __init__(self) -> None:
         self._starting = threading.Lock()
@@ -67,27 +69,27 @@ class Zygote:
         atexit.register(self._end)
 
     def start(self) -> None:
-        """Start the process that forks, if it is not there."""
+        """Start the server process unless it runs."""
         with self._starting:
-            self._running()
+            self._connection()
 
-    def fork(self, ends: Ends) -> None:
-        """Fork a child that waits for an errand.
+    def fork(self, ends: ChildEnds) -> None:
+        """Fork a child that waits for a job.
 
         Args:
-            ends: of its pipes.
+            ends: Child's ends of its pipes.
         """
         with self._starting:
-            socket.send_fds(self._running(), [b"!"], list(ends))
+            socket.send_fds(self._connection(), [b"!"], list(ends))
 
-    def _running(self) -> socket.socket:
+    def _connection(self) -> socket.socket:
         if self._requests is None or self._process is None or not self._is_ours or self._process.poll() is not None:
             self._requests = self._start()
         return self._requests
 
     @property
     def _is_ours(self) -> bool:
-        """Whether this process started it, and is no fork of the one that did."""
+        """True in the process that started the server, False in its forks."""
         return self._owner == os.getpid()
 
     def _start(self) -> socket.socket:
@@ -104,12 +106,12 @@ class Zygote:
                 start_new_session=True,  # Ctrl-C is not for it
             )
         self._owner = os.getpid()
-        ours.settimeout(START)
+        ours.settimeout(START_TIMEOUT)
         with suppress(OSError):
             if ours.recv(1):
                 ours.settimeout(None)
                 return ours
-        raise WorkerLostError(f"no process could be started to ask the solver in: see whether {_CHECK} works.")
+        raise WorkerLostError(f"no process could be started to ask the solver in: see whether {_SELF_TEST} works.")
 
     def _end(self) -> None:
         if self._requests is not None and self._process is not None and self._is_ours:
@@ -117,16 +119,16 @@ class Zygote:
             self._process.wait()
 
 
-zygote = Zygote()
+fork_server = ForkServer()
 
 
 def import_path() -> list[str]:
-    """Folders that this process imports from."""
+    """List the folders that this process imports from."""
     return [os.path.abspath(entry) for entry in sys.path if isinstance(entry, str)]  # noqa: PTH100 - an archive may be one
 
 
 def warm_up() -> None:
-    """Import what every child would import anew, which takes a second: making a network does."""
+    """Import what every child would import anew for a second: a new network needs torch's compiler."""
     import torch._dynamo  # noqa: F401, PLC0415
 
 
@@ -134,7 +136,7 @@ def serve(descriptor: int) -> NoReturn:
     """Fork a child for each set of pipes that comes, until the other side closes.
 
     Args:
-        descriptor: of the socket that they come from.
+        descriptor: File descriptor of the socket for requests.
     """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
         signal.signal(number, signal.SIG_IGN)
@@ -142,25 +144,25 @@ def serve(descriptor: int) -> NoReturn:
     requests = socket.socket(fileno=descriptor)
     requests.send(b"!")
     while True:
-        message, descriptors, _, _ = socket.recv_fds(requests, 1, len(Ends._fields))
+        message, descriptors, _, _ = socket.recv_fds(requests, 1, len(ChildEnds._fields))
         if not message:
             os._exit(0)
         if fork() == 0:
             requests.close()
-            mind(Ends(*descriptors), _run_errand)
+            monitor(ChildEnds(*descriptors), _run_job)
         for each in descriptors:
             os.close(each)
 
 
-def _run_errand(channel: Connection) -> None:
-    errand: Errand = receive(channel)
-    os.chdir(errand.folder)
-    sys.path[:] = errand.path
+def _run_job(channel: Connection) -> None:
+    job: Job = receive(channel)
+    os.chdir(job.folder)
+    sys.path[:] = job.path
     os.environ.clear()
-    os.environ.update(errand.environment)
+    os.environ.update(job.environment)
     try:
-        task = cloudpickle.loads(errand.task)
+        task = cloudpickle.loads(job.task)
     except BaseException as error:  # whatever code of the user's raises
-        send(channel, Unsendable(f"{type(error).__name__}: {error}"))
+        send(channel, UnpicklingFailure(f"{type(error).__name__}: {error}"))
     else:
         task(channel)

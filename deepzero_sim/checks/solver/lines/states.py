@@ -1,0 +1,254 @@
+"""Lines of the contract about single states: form of an answer, finite, zero in padding, the same again, how far it reaches."""
+
+from __future__ import annotations
+
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+
+from deepzero_sim.checks.solver.record import Finding, SkippedError
+from deepzero_sim.checks.solver.trial import FirstStep, Trial, stack
+from deepzero_sim.common.types import Array
+from deepzero_sim.coupling.probes import SolverProbe
+from deepzero_sim.coupling.vjp.differences import Differences
+from deepzero_sim.coupling.vjp.stencil_radius import POINTS, STATES, is_wide, measure_radius
+from deepzero_sim.errors import SolverError
+
+#: Largest rounding of sums in another order, in units of a dtype's last digit.
+LAST_DIGITS = 1000
+
+#: Factor that makes a state extreme, and seconds to wait for a step from there, besides some times a usual one.
+EXTREME, WAIT_EXTREME = 1e6, 5.0
+
+
+class Discrepancy(NamedTuple):
+    """Difference between two answers that should be the same.
+
+    Args:
+        apart: Largest difference.
+        size: Largest value.
+        rounding: True if the difference may be rounding alone.
+    """
+
+    apart: float
+    size: float
+    rounding: bool
+
+    @property
+    def words(self) -> str:
+        """Size of the difference, in words."""
+        return f"up to {self.apart:.2g} apart, of values up to {self.size:.2g}" if self.apart else "the same, bit for bit"
+
+
+def discrepancy(answer: Array, expected: Array) -> Discrepancy:
+    """Compare two answers of the same shape."""
+    apart = float(np.abs(answer.astype(np.float64) - expected).max(initial=0.0))
+    size = float(np.abs(expected).max(initial=0.0))
+    return Discrepancy(apart, size, apart <= LAST_DIGITS * float(np.finfo(expected.dtype).eps) * size)
+
+
+# ---- form, from the very first step
+
+
+def check_shape(trial: Trial, first: FirstStep) -> Finding:
+    """Expect an array of the shape of what came in."""
+    answer, wanted = first.answer, (1, *trial.spec.state_shape)
+    if not isinstance(answer, np.ndarray):
+        kind = type(answer).__name__
+        return Finding("fail", f"a step must return a numpy array, not {kind}: convert it with numpy.asarray.")
+    if answer.shape != wanted:
+        return Finding(
+            "fail", f"a step from {wanted} must return {wanted}, not {answer.shape}: keep the batch and channel axes."
+        )
+    return Finding("pass", f"{wanted} in and out.")
+
+
+def check_dtype(trial: Trial, first: FirstStep) -> Finding:
+    """Expect the spec's dtype."""
+    if not isinstance(first.answer, np.ndarray):
+        return Finding("skipped", "'shape' failed: mend that first.")
+    dtype, wanted = first.answer.dtype, trial.spec.dtype
+    if dtype != np.dtype(wanted):
+        return Finding(
+            "fail", f"a step must return {wanted}, as its spec says, not {dtype}: convert it with .astype('{wanted}')."
+        )
+    return Finding("pass", f"{wanted} in and out.")
+
+
+def check_input_unchanged(trial: Trial, first: FirstStep) -> Finding:
+    """Expect states and parameters as they were before the step."""
+    changed = [
+        name
+        for name, now, before in zip(("states", "params"), first.given, trial.row(0), strict=True)
+        if not _is_same(now, before)
+    ]
+    if changed:
+        return Finding("fail", f"a step changed the {' and '.join(changed)} it was given: work on a copy (states.copy()).")
+    return Finding("pass", "what a step is given is as it was.")
+
+
+def _is_same(a: Array | None, b: Array | None) -> bool:
+    return a is b is None or np.array_equal(a, b, equal_nan=True)  # type: ignore[arg-type]
+
+
+def describe_memory(trial: Trial, first: FirstStep) -> Finding:
+    """Tell whether each result has memory of its own."""
+    answer, again = first.answer, first.again
+    assert isinstance(answer, np.ndarray) and isinstance(again, np.ndarray)
+    if np.shares_memory(answer, again):
+        words = "every step returns the same memory: the package copies it; keep no result of your own without a copy."
+    elif np.shares_memory(answer, first.given[0]):
+        words = "a step returns memory of its input: the package copies it."
+    else:
+        words = "every result has memory of its own."
+    return Finding("info", words)
+
+
+def describe_spec(trial: Trial) -> Finding:
+    """Tell which names and units the spec leaves out."""
+    spec = trial.spec
+    missing = [name for name in ("channels", "channel_units", "axes", "spacing") if not getattr(spec, name)]
+    missing += ["parameter_units"] if spec.parameters and not spec.parameter_units else []
+    if missing:
+        return Finding(
+            "info", f"the spec leaves out {', '.join(missing)}: reports, data files and figures name them if it says them."
+        )
+    return Finding("info", "channels, axes and parameters have names, units and spacing.")
+
+
+# ---- values
+
+
+def check_sample_states(trial: Trial) -> Finding:
+    """Count the sample states that are advanced, and those where the failure is raised."""
+    if trial.raised:
+        place, error = next(iter(trial.raised.items()))
+        return Finding(
+            "info",
+            f"the step fails for {len(trial.raised)} of {trial.looked_at} sample states, and raises that, as it should; the "
+            f"first, number {place + 1}: {error}",
+        )
+    return Finding("pass", f"no failure at {trial.looked_at} sample states, spread over all that there are.")
+
+
+def check_failures_raised(trial: Trial) -> Finding:
+    """Expect that no failure comes back as numbers."""
+    if trial.returned:
+        place, error = next(iter(trial.returned.items()))
+        return Finding("fail", f"a failure was returned as numbers for sample state {place + 1}: {error}")
+    return Finding("pass", "what is returned is finite.")
+
+
+def check_padding(trial: Trial) -> Finding:
+    """Expect zero where the mask is False."""
+    if trial.spec.mask is None:
+        raise SkippedError("the spec has no mask: all points hold values.")
+    largest = max(float(np.abs(sample.answer[:, ~trial.spec.mask]).max(initial=0.0)) for sample in trial.samples)
+    if largest:
+        return Finding(
+            "fail", f"padding must stay zero, but holds values up to {largest:.3g} after a step: set it to 0 before returning."
+        )
+    return Finding("pass", "padding is zero after a step.")
+
+
+def check_determinism(trial: Trial) -> Finding:
+    """Expect the same answer to the same state, twice in a row."""
+    trial.require_time(3)
+    sample = trial.samples[0]
+    _, first, second = (trial.step(sample.state, sample.params) for _ in range(3))  # two that follow the same one
+    difference = discrepancy(second, first)
+    if not trial.spec.deterministic:
+        return Finding("info", f"its spec says that it is not; answers to the same state are {difference.words}.")
+    if difference.apart:
+        return Finding(
+            "fail",
+            f"the same state has two answers, {difference.words}: fix seeds and take out what is kept between calls, or set "
+            "deterministic=False in the spec, which leaves DETACHED, STRAIGHT-THROUGH and NON.",
+        )
+    return Finding("pass", "the same to the same, bit for bit.")
+
+
+def check_hidden_state(trial: Trial) -> Finding:
+    """Expect the same answer to the same state after another one was advanced."""
+    trial.require_deterministic()
+    sample, other = trial.pair()
+    trial.require_time(3)
+    before = trial.step(sample.state, sample.params)
+    trial.step(other.state, other.params)
+    difference = discrepancy(trial.step(sample.state, sample.params), before)
+    if difference.apart:
+        return Finding(
+            "fail",
+            f"answers to the same state, before and after another one was advanced, are {difference.words}: keep nothing "
+            "between calls (a first guess, a clock, a history), or make it part of the state.",
+        )
+    return Finding("pass", "the same to the same after other states, bit for bit.")
+
+
+# ---- stencil
+
+
+def measure_stencil_radius(trial: Trial) -> int:
+    """Measure how far a step carries all but a hundredth of a change, in points, at as many states as there is time for.
+
+    Raises:
+        SkippedError: There is no time, or the solver failed at a state that was changed at one point.
+    """
+    trial.require_deterministic()
+    steps_per_state = 1 + 2 * POINTS * trial.spec.state_shape[0]
+    trial.require_time(steps_per_state, 0.4)
+    samples = trial.samples[: min(STATES, trial.affordable(0.4) // steps_per_state)]
+    try:
+        return measure_radius(*stack(samples), SolverProbe(trial.shielded), Differences(None, "central"))
+    except SolverError as error:
+        raise SkippedError(f"a state that was changed at one point could not be advanced: {error}") from error
+
+
+def check_stencil(trial: Trial, radius: int) -> Finding:
+    """Expect that a step carries information no farther than the spec says.
+
+    Args:
+        trial: Trial of the solver.
+        radius: Measured radius, in points.
+    """
+    stencil, longest = trial.spec.stencil, max(trial.spec.state_shape[1:])
+    wide = is_wide(radius, trial.spec)
+    if stencil is None:
+        local = f"say stencil={radius} if that holds for all states: Coloured suits it"
+        advice = "ReferenceJacobian suits it" if wide else local
+        return Finding(
+            "info",
+            f"the spec has no stencil. A step carries all but 1 % of a change over {radius} points of {longest}; {advice}.",
+        )
+    if radius > stencil:
+        return Finding(
+            "fail",
+            f"the spec's stencil is {stencil}, but a step carries information over {radius} points: Coloured and its like "
+            f"would find wrong gradients. Say stencil={None if wide else radius}.",
+        )
+    return Finding("pass", f"a step carries information over {radius} points, no farther than the stencil of {stencil}.")
+
+
+# ---- extreme states
+
+
+def react_to_extreme(trial: Trial, scale: float) -> str:
+    """Take a step from a state that is far too large, or NaN, and say what comes of it.
+
+    Args:
+        trial: Trial after its survey.
+        scale: Factor of a sample state.
+    """
+    sample = trial.samples[0]
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        states = np.asarray(sample.state * scale, dtype=sample.state.dtype)
+        try:
+            answer = np.asarray(trial.shielded.step(states, sample.params))
+        except (Exception, SystemExit) as error:  # whatever the solver raises
+            return f"raised ({getattr(error, 'kind', None) or type(error).__name__})"
+    if answer.dtype.kind != "f" or not np.isfinite(answer).all():
+        return "returned as NaN or infinity, which the package finds"
+    hidden = ", as if nothing were wrong: look whether failures go unseen" if np.isnan(states).any() else ""
+    return f"finite numbers are returned{hidden}"
