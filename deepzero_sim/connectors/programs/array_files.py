@@ -13,7 +13,7 @@ import numpy as np
 
 from deepzero_sim.common.arguments import keywords
 from deepzero_sim.common.components import Component, Kind, call, load_factory
-from deepzero_sim.common.requirements import require, require_known, require_one_of, require_type
+from deepzero_sim.common.requirements import require, require_known, require_one_of, require_that, require_type
 from deepzero_sim.common.types import Array, read_only_copy
 from deepzero_sim.connectors.formats import FORMATS
 from deepzero_sim.connectors.formats.base import Content, Format
@@ -73,8 +73,8 @@ class ArrayFile:
             InvalidStateError: The file needs params, and there are none.
             SolverCrashError: A format of the user's does not make bytes of them.
         """
-        if self.of != "state" and params is None:
-            raise InvalidStateError(f"the file {self.path} needs scenario parameters: pass them.")
+        usable = self.of == "state" or params is not None
+        require_that(usable, f"the file {self.path} needs scenario parameters: pass them.", InvalidStateError)
         values = self._move_channels(self._values(states, params))
         content = self.format.encode(values) if _is_built_in(self.format) else self._encode_by_user_format(values)
         compressed = self.path.endswith(".gz") and ".gz" in self.format.endings
@@ -93,11 +93,12 @@ class ArrayFile:
                 f"the file {self.path} cannot be written by its format, {name} ({cause}): mend its encode, which must not "
                 "change the array that it is given."
             ) from error
-        if not isinstance(content, Content):
-            raise SolverCrashError(
-                f"the file {self.path} cannot be written: the encode of its format, {name}, must return bytes, not "
-                f"{type(content).__name__}."
-            )
+        made = type(content).__name__
+        require_that(
+            isinstance(content, Content),
+            f"the file {self.path} cannot be written: the encode of its format, {name}, must return bytes, not {made}.",
+            SolverCrashError,
+        )
         return bytes(content)
 
     def _values(self, states: Array, params: Array | None) -> Array:
@@ -154,11 +155,12 @@ class ArrayFile:
             raise
         except (Exception, SystemExit) as error:  # of a user's format
             raise UnreadableOutputError(f"cannot be read ({type(error).__name__}: {error})") from error
-        if not isinstance(values, np.ndarray) or values.shape != shape:
-            raise InvalidStateError(f"was read as {getattr(values, 'shape', type(values).__name__)} by its format, not {shape}")
-        if values.dtype.kind not in "fiu" or np.ma.is_masked(values):  # what is masked or imaginary would be lost
-            what = "numbers that are masked in part" if np.ma.is_masked(values) else str(values.dtype)
-            raise InvalidStateError(f"was read as {what} by its format, not as real numbers")
+        fits, made = isinstance(values, np.ndarray) and values.shape == shape, getattr(values, "shape", type(values).__name__)
+        require_that(fits, f"was read as {made} by its format, not {shape}", InvalidStateError)
+        masked = bool(np.ma.is_masked(values))
+        real = values.dtype.kind in "fiu" and not masked  # what is masked or imaginary would be lost
+        what = "numbers that are masked in part" if masked else str(values.dtype)
+        require_that(real, f"was read as {what} by its format, not as real numbers", InvalidStateError)
         return values
 
     def size_limit(self, states: Array) -> int:
@@ -191,16 +193,14 @@ def output_files(settings: Sequence[Mapping[str, Any]], spec: SolverSpec, batche
     """
     files = _parse_files(settings, spec, batched, "outputs")
     for file in files:
-        if file.of != "state":
-            raise ConfigError(
-                f"outputs: {file.path} must be of the state, not of {file.of!r}: a program returns the next state."
-            )
+        wrong = f"outputs: {file.path} must be of the state, not of {file.of!r}: a program returns the next state."
+        require_that(file.of == "state", wrong)
     channels = sorted(channel for file in files for channel in file.channels)
-    if channels != list(range(spec.state_shape[0])):
-        raise ConfigError(
-            f"outputs must hold each of the {spec.state_shape[0]} channels once, but hold {_names(channels, spec) or 'none'}: "
-            "say which channels each file has."
-        )
+    require_that(
+        channels == list(range(spec.state_shape[0])),
+        f"outputs must hold each of the {spec.state_shape[0]} channels once, but hold {_names(channels, spec) or 'none'}: "
+        "say which channels each file has.",
+    )
     return files
 
 
@@ -250,8 +250,8 @@ def _channel_axis(axis: Any, file_format: Format, channels: tuple[int, ...], whe
         return "last" if file_format.columns else "first"
     possible = axis in get_args(ChannelAxis) and (axis == "last" or not file_format.columns)
     require(possible, f"{where}: channel_axis must be first, last or none, and last in columns", axis)
-    if axis == "none" and len(channels) > 1:
-        raise ConfigError(f"{where}: channel_axis none is for one channel, not for {len(channels)}.")
+    alone = axis != "none" or len(channels) == 1
+    require_that(alone, f"{where}: channel_axis none is for one channel, not for {len(channels)}.")
     return axis  # type: ignore[no-any-return]
 
 

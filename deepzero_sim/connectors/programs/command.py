@@ -8,10 +8,9 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from deepzero_sim.common.requirements import require
+from deepzero_sim.common.requirements import require, require_that
 from deepzero_sim.connectors.programs.paths import is_encodable
 from deepzero_sim.connectors.programs.templates import PLACEHOLDER, Text, Values
-from deepzero_sim.errors import ConfigError
 
 
 class Command:
@@ -60,12 +59,12 @@ class Command:
             ConfigError: An argument is such a file.
         """
         for word in (word.rpartition("=")[2] for word in self._arguments if isinstance(word, str)):  # --deck=deck.nml
-            if _is_file_here(word) and str(PurePosixPath(word)) not in there:
-                raise ConfigError(
-                    f"{word} in command is a file of the current folder, but the program starts in a folder of its own: name "
-                    f"it in external_input_files, or by its absolute path, {Path(word).absolute()}; where the program writes "
-                    "it, name it in external_output_files."
-                )
+            require_that(
+                str(PurePosixPath(word)) in there or not _is_file_here(word),
+                f"{word} in command is a file of the current folder, but the program starts in a folder of its own: name "
+                f"it in external_input_files, or by its absolute path, {Path(word).absolute()}; where the program writes "
+                "it, name it in external_output_files.",
+            )
 
     @property
     def has_placeholders(self) -> bool:
@@ -90,14 +89,12 @@ def _is_file_here(word: str) -> bool:
 
 
 def _find_program(program: str) -> str:
-    path = Path(program).absolute() if "/" in program else shutil.which(program)
-    if path is None:
-        raise ConfigError(f"there is no program {program!r} in PATH: install it, or name it by a path such as ./{program}.")
-    if not Path(path).is_file():
-        raise ConfigError(f"there is no program {path}: check the path, it starts at the current folder; compile it first.")
-    if not os.access(path, os.X_OK):
-        raise ConfigError(f"{path} must be a program that may be executed: chmod +x it, or name its interpreter before it.")
-    return str(path)
+    path = str(Path(program).absolute()) if "/" in program else shutil.which(program) or ""
+    require_that(bool(path), f"there is no program {program!r} in PATH: install it, or name it by a path such as ./{program}.")
+    there, executable = Path(path).is_file(), os.access(path, os.X_OK)
+    require_that(there, f"there is no program {path}: check the path, it starts at the current folder; compile it first.")
+    require_that(executable, f"{path} must be a program that may be executed: chmod +x it, or name its interpreter before it.")
+    return path
 
 
 def _variables(environment: Any) -> dict[str, str]:

@@ -11,14 +11,14 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from deepzero_sim.common.requirements import require, require_one_of
+from deepzero_sim.common.requirements import require, require_one_of, require_that
 from deepzero_sim.common.types import Array
 from deepzero_sim.connectors.formats.base import Content, Format, as_dtype, require_content, require_size
 from deepzero_sim.connectors.formats.numbers import parse_number, parse_numbers
 from deepzero_sim.connectors.programs.executable import ExecutableSolver
 from deepzero_sim.connectors.programs.working_folder import ExternalFiles, Keep
 from deepzero_sim.connectors.spec_mapping import as_spec
-from deepzero_sim.errors import ConfigError, ExitCodeError, UnreadableOutputError
+from deepzero_sim.errors import ExitCodeError, UnreadableOutputError
 from deepzero_sim.solver.contract import Solver, SolverSpec
 
 PARAMETERS, RESULTS = "params.in", "results.out"
@@ -131,8 +131,9 @@ def _require_names(names: Sequence[str]) -> None:
     for name in names:
         usable = bool(name) and not SEPARATORS.search(name)
         require(usable, "channels and parameters must have no blanks, quotes, = or braces for Dakota", name)
-    if twice := [name for name, count in Counter(names).items() if count > 1]:
-        raise ConfigError(f"channels and parameters must have names of their own for Dakota, but {twice[0]!r} is there twice.")
+    for name, count in Counter(names).items():
+        twice = f"channels and parameters must have names of their own for Dakota, but {name!r} is there twice."
+        require_that(count == 1, twice)
 
 
 def _entries(variables: Sequence[str], functions: Sequence[str]) -> list[tuple[str, str, int | None]]:
@@ -181,9 +182,9 @@ class DakotaResults(Format):
         return "".join(f"{value:.16e}\n" for value in values.ravel().tolist()).encode()
 
     def decode(self, content: bytes, shape: tuple[int, ...], dtype: np.dtype[np.floating]) -> Array:
-        said = content.strip()
-        if said[:4].lower() == b"fail":
-            raise ExitCodeError(f"says that the driver failed: {said.decode(errors='replace')[:80]!r}")
+        beginning = content.lstrip()[:400].decode(errors="replace").strip()[:80]
+        well = not beginning.lower().startswith("fail")
+        require_content(well, f"says that the driver failed: {beginning!r}", ExitCodeError)
         functions = [name.encode() for name in _function_names(self._channels, shape)]
         values, labels = _values_and_labels(content, frozenset(functions))
         require_size(len(values), len(functions), "numbers")

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from deepzero_sim.common.requirements import did_you_mean, require, require_flag
+from deepzero_sim.common.requirements import did_you_mean, require, require_flag, require_that
 from deepzero_sim.common.types import Array, is_integer, is_number
 from deepzero_sim.connectors.formats.base import Content
 from deepzero_sim.connectors.per_state import MOST_AT_ONCE, PerStateCaller
@@ -120,13 +120,13 @@ class ExecutableSolver(Solver):
         self._decks: tuple[Template | Namelists, ...] = (*read_templates(templates), *read_namelists(namelists))
         for render in (self._command.words, *(deck.render for deck in self._decks)):
             try_out(render, self.spec, self._values, batched)
-        if not (self._inputs or self._decks or self._command.has_placeholders):
-            raise ConfigError("inputs must name a file that the state is written to, or a template must write it, not nothing.")
+        written = bool(self._inputs or self._decks or self._command.has_placeholders)
+        require_that(written, "inputs must name a file that the state is written to, or a template must write it, not nothing.")
         copies = list_external_files(external_input_files, "external_input_files")
         links = list_external_files(external_input_links, "external_input_links")
-        written = [file.path for file in (*self._inputs, *self._decks)]
-        self._folders = WorkingFolders(self.spec.name, copies, links, written, keep, kept_folder)
-        there = [*written, *(file.path for file in (*copies, *links))]
+        paths = [file.path for file in (*self._inputs, *self._decks)]
+        self._folders = WorkingFolders(self.spec.name, copies, links, paths, keep, kept_folder)
+        there = [*paths, *(file.path for file in (*copies, *links))]
         self._stdin = None if stdin is None else _require_stdin(stdin, there)
         self._command.require_reachable_files({*there, *self._external_outputs, *(file.path for file in self._outputs)})
         self._timeout = _require_seconds(timeout)
@@ -211,19 +211,19 @@ class ExecutableSolver(Solver):
             raise ConfigError(f"{self._command.program} cannot be started ({error}): mend the arguments of command.") from error
         if stop_count != self._runner.stop_count:
             raise KeyboardInterrupt  # it was ended because the user said so
-        now = self._folders.link_identities()
-        if changed := [source for source in now if now[source] != identities[source]]:
-            raise ConfigError(
-                f"{self._command.program} changed {changed[0]}, which is only linked into its folder: name it in "
-                "external_input_files, so that it is copied."
+        for source, identity in self._folders.link_identities().items():
+            require_that(
+                identity == identities[source],
+                f"{self._command.program} changed {source}, which is only linked into its folder: name it in "
+                "external_input_files, so that it is copied.",
             )
         if failure := failure_at_end(outcome, self._command.program, self._timeout, self._return_codes):
             raise failure
 
     def _read_outputs(self, folder: Path, states: Array) -> Array:
         for path in self._external_outputs:
-            if not (folder / path).exists():
-                raise MissingOutputError(f"the file {path} of external_output_files is not there")
+            there = (folder / path).exists()
+            require_that(there, f"the file {path} of external_output_files is not there", MissingOutputError)
         advanced = np.empty_like(states, order="C")
         for file in self._outputs:
             try:
@@ -231,8 +231,8 @@ class ExecutableSolver(Solver):
             except SolverError as error:
                 error.args = (f"the output {file.path} {error}",)
                 raise
-        if not self._batched and not np.isfinite(advanced).all():  # of a batch, the caller finds which states
-            raise NonFiniteError("its outputs hold NaN or infinity")
+        finite = self._batched or bool(np.isfinite(advanced).all())  # of a batch, the caller finds which states are not
+        require_that(finite, "its outputs hold NaN or infinity", NonFiniteError)
         return advanced
 
 
@@ -258,8 +258,8 @@ def _start_failure(program: str, error: OSError) -> ConfigError | SolverCrashErr
 
 
 def _require_posix() -> None:
-    if os.name != "posix":
-        raise ConfigError("ExecutableSolver needs Linux or macOS, where all that a program starts can be ended with it.")
+    needed = "ExecutableSolver needs Linux or macOS, where all that a program starts can be ended with it."
+    require_that(os.name == "posix", needed)
 
 
 def _require_paths(paths: Sequence[str], what: str) -> tuple[str, ...]:
@@ -270,11 +270,11 @@ def _require_paths(paths: Sequence[str], what: str) -> tuple[str, ...]:
 
 def _require_stdin(stdin: str, there: Sequence[str]) -> str:
     path = inner_path(stdin, "stdin")
-    if path not in there:
-        raise ConfigError(
-            f"stdin must be a file that is put into the working folder: {', '.join(there) or 'there is none'}, not {path!r}"
-            f"{did_you_mean(path, there)}; name others in external_input_files."
-        )
+    require_that(
+        path in there,
+        f"stdin must be a file that is put into the working folder: {', '.join(there) or 'there is none'}, not {path!r}"
+        f"{did_you_mean(path, there)}; name others in external_input_files.",
+    )
     return path
 
 
@@ -294,11 +294,11 @@ def _require_return_codes(codes: Sequence[int]) -> tuple[int, ...]:
 def _require_descriptors(at_once: int) -> None:
     """Refuse more runs at once than this process may have files for: some would not start, or leave their folders."""
     limit, needed = resource.getrlimit(resource.RLIMIT_NOFILE)[0], OTHERS_OPEN + OPEN_A_RUN * at_once
-    if limit != resource.RLIM_INFINITY and needed > limit:
-        raise ConfigError(
-            f"at_once={at_once} programs need some {needed} open files, but this process may have {limit}: take fewer at_once, "
-            f"or raise the limit by ulimit -n {needed}."
-        )
+    require_that(
+        limit == resource.RLIM_INFINITY or needed <= limit,
+        f"at_once={at_once} programs need some {needed} open files, but this process may have {limit}: take fewer at_once, "
+        f"or raise the limit by ulimit -n {needed}.",
+    )
 
 
 def _available_cores() -> int:

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from deepzero_sim.common.files import read_plain_file
-from deepzero_sim.common.requirements import require
+from deepzero_sim.common.requirements import require, require_that
 from deepzero_sim.common.types import Array
 from deepzero_sim.connectors.programs.paths import inner_path, is_encodable
 from deepzero_sim.errors import ConfigError, MissingExtraError
@@ -89,8 +89,8 @@ class Text:
             raise ConfigError(f"{self.where} cannot be compiled ({error}): nest less in it.") from error
         except Exception as error:  # numbers of thousands of digits, and whatever else jinja2 leaves to Python
             raise ConfigError(f"{self.where} cannot be compiled ({_describe(error)}): mend it.") from error
-        if unknown := sorted(names - set(NAMES)):
-            raise ConfigError(f"{self.where} names {', '.join(unknown)}, but there are only {', '.join(NAMES)}.")
+        unknown = ", ".join(sorted(names - set(NAMES)))
+        require_that(not unknown, f"{self.where} names {unknown}, but there are only {', '.join(NAMES)}.")
 
     def render(self, values: Values) -> str:
         """Fill in the numbers.
@@ -150,8 +150,9 @@ def require_values(settings: Mapping[str, Plain]) -> dict[str, Plain]:
         isinstance(name, str) and name.isidentifier() and isinstance(value, Plain) for name, value in settings.items()
     )
     require(usable, "values must be numbers, words, true or false by their names", settings)
-    if taken := [name for name in settings if hasattr(dict, name)]:
-        raise ConfigError(f"values cannot have the name {taken[0]}, which means something else in a template: take another.")
+    for name in settings:
+        taken = f"values cannot have the name {name}, which means something else in a template: take another."
+        require_that(not hasattr(dict, name), taken)
     return dict(settings)
 
 

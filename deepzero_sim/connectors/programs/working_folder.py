@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias, TypeGuard, get_args
 
 from deepzero_sim.common.files import kind_of_file
-from deepzero_sim.common.requirements import require, require_one_of
+from deepzero_sim.common.requirements import require, require_one_of, require_that
 from deepzero_sim.connectors.formats.base import Content
 from deepzero_sim.connectors.programs.guard import guard
 from deepzero_sim.connectors.programs.paths import inner_path, is_encodable
@@ -79,27 +79,27 @@ def list_external_files(settings: ExternalFiles, what: str) -> tuple[ExternalFil
     sources = list(settings.values() if isinstance(settings, Mapping) else settings)
     require(all(map(_is_path, sources)), f"{what} must name files and folders by their paths", sources)
     named = settings if isinstance(settings, Mapping) else {Path(source).absolute().name: source for source in settings}
-    if len(named) < len(settings):
-        raise ConfigError(f"{what} must have different names in the working folder: give paths by their names there.")
+    distinct = len(named) == len(settings)
+    require_that(distinct, f"{what} must have different names in the working folder: give paths by their names there.")
     files = [file for path, source in named.items() for file in _walk(inner_path(path, what), Path(source).absolute(), what)]
-    if len(files) > MOST_FILES:
-        shown = ", ".join(map(str, sources))
-        raise ConfigError(f"{what} must not be more than {MOST_FILES} files, not {shown}: name those needed.")
+    shown = ", ".join(map(str, sources))
+    few = len(files) <= MOST_FILES
+    require_that(few, f"{what} must not be more than {MOST_FILES} files, not {shown}: name those needed.")
     return tuple(files)
 
 
 def _walk(path: str, source: Path, what: str, above: tuple[Path, ...] = ()) -> Iterator[ExternalFile]:
     """Yield the file, or all files of the folder, up to one more than there may be."""
     if not source.is_dir():
-        if not source.exists():
-            raise ConfigError(f"{what}: there is no file or folder {source}: check the path, it starts at the current folder.")
-        if not source.is_file():
-            raise ConfigError(f"{what}: {source} must be a plain file or a folder, not {kind_of_file(source.stat().st_mode)}.")
+        missing = f"{what}: there is no file or folder {source}: check the path, it starts at the current folder."
+        require_that(source.exists(), missing)
+        kind = kind_of_file(source.stat().st_mode)
+        require_that(source.is_file(), f"{what}: {source} must be a plain file or a folder, not {kind}.")
         yield ExternalFile(path, source)
         return
     within = (*above, source.resolve())
-    if within[-1] in above:
-        raise ConfigError(f"{what}: {source} must be a file or a folder, not a link to a folder that it lies in: take it out.")
+    circular = f"{what}: {source} must be a file or a folder, not a link to a folder that it lies in: take it out."
+    require_that(within[-1] not in above, circular)
     inner = (file for entry in sorted(source.iterdir()) for file in _walk(f"{path}/{entry.name}", entry, what, within))
     yield from itertools.islice(inner, MOST_FILES + 1)
 
@@ -145,8 +145,8 @@ class WorkingFolders:
             ConfigError: An external file is no longer there.
             OSError: There is no space, or no permission.
         """
-        if gone := [file.source for file in (*self._copies, *self._links) if not file.source.is_file()]:
-            raise ConfigError(f"the external file {gone[0]} is no longer there: put it back.")
+        for file in (*self._copies, *self._links):
+            require_that(file.source.is_file(), f"the external file {file.source} is no longer there: put it back.")
         folder = Path(os.path.realpath(tempfile.mkdtemp(prefix=f"deepzero-sim-{self._prefix}")))
         guard.register_folder(folder)
         try:
@@ -214,22 +214,22 @@ class WorkingFolders:
 def _require_distinct(paths: Sequence[str]) -> None:
     taken = {STDOUT, STDERR, CALL}
     for path in paths:
-        if path in taken:
-            raise ConfigError(f"two files of the working folder have the path {path!r}: give them different ones.")
+        require_that(path not in taken, f"two files of the working folder have the path {path!r}: give them different ones.")
         taken.add(path)
     for path in paths:
-        if inner := taken & {str(parent) for parent in Path(path).parents}:
-            raise ConfigError(f"{inner.pop()!r} cannot be both a file of the working folder and the folder of {path!r}.")
+        for parent in taken.intersection(map(str, Path(path).parents)):
+            raise ConfigError(f"{parent!r} cannot be both a file of the working folder and the folder of {path!r}.")
 
 
 def _require_space(copies: Sequence[ExternalFile]) -> None:
     needed = sum(file.source.stat().st_size for file in copies)
     folder = tempfile.gettempdir()
-    if needed and needed > (free := shutil.disk_usage(folder).free):
-        raise ConfigError(
-            f"external_input_files hold {needed} bytes, but {folder}, where they are copied to for every run, has {free} free: "
-            "name large files in external_input_links, or set the environment variable TMPDIR to another folder."
-        )
+    free = shutil.disk_usage(folder).free if needed else 0
+    require_that(
+        needed <= free,
+        f"external_input_files hold {needed} bytes, but {folder}, where they are copied to for every run, has {free} free: "
+        "name large files in external_input_links, or set the environment variable TMPDIR to another folder.",
+    )
 
 
 def _is_path(path: object) -> TypeGuard[str | Path]:
