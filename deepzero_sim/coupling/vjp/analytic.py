@@ -22,9 +22,7 @@ class Detached(VectorJacobianProduct):
     """`J = 0`: the gradient stops at the solver. Costs nothing."""
 
     takes_differences = False
-
-    def link(self, states: torch.Tensor, advanced: torch.Tensor) -> torch.Tensor:
-        return advanced
+    self_adjoint = True
 
     def product(self, taken: StepTaken, cotangents: Array, probes: SolverProbe) -> Array:
         return np.zeros_like(cotangents)
@@ -35,12 +33,7 @@ class StraightThrough(VectorJacobianProduct):
     """`J = I`: a step changes a state by little. Costs nothing (Bengio et al., arXiv 1308.3432, of thresholds)."""
 
     takes_differences = False
-
-    def link(self, states: torch.Tensor, advanced: torch.Tensor) -> torch.Tensor:
-        nothing = states - states.detach()  # zero: it only lends the identity's gradient to the result
-        if self._solver is not None and self._solver.spec.mask is not None:
-            nothing = nothing * torch.from_numpy(self._solver.spec.active()).to(states.device)
-        return advanced + nothing
+    self_adjoint = True
 
     def product(self, taken: StepTaken, cotangents: Array, probes: SolverProbe) -> Array:
         return cotangents.copy()

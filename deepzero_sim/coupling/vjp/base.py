@@ -52,6 +52,9 @@ class VectorJacobianProduct(abc.ABC):
     #: Products that take no differences of steps suit solvers that are not deterministic, too.
     takes_differences: ClassVar[bool] = True
 
+    #: Products with a constant, symmetric Jacobian are their own derivatives, so that autograd can go back through them again.
+    self_adjoint: ClassVar[bool] = False
+
     _solver: Solver | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -93,20 +96,6 @@ class VectorJacobianProduct(abc.ABC):
 
         Raises:
             SolverError: The solver failed, or left the finite numbers.
-        """
-        return None
-
-    def link(self, states: torch.Tensor, advanced: torch.Tensor) -> torch.Tensor | None:
-        """Link advanced states to the states before by torch's own operations, which can be differentiated any number of times.
-
-        Most products cannot be written so and return None: :meth:`product` is asked on the way back.
-
-        Args:
-            states: Solver states before the step, `(B, C, *N)`.
-            advanced: States after it, without a graph, likewise.
-
-        Returns:
-            States after the step, with a graph in which the solver's Jacobian is that of the product; or None.
         """
         return None
 

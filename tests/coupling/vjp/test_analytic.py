@@ -7,7 +7,7 @@ import pytest
 import torch
 from problems import Burgers, DifferentiableBurgers, LogisticSolver, conv_corrector, initial_states
 
-from deepzero_sim import SolverLoop, as_solver, vjp
+from deepzero_sim import SolverLoop, vjp
 from deepzero_sim.common.types import Array
 from deepzero_sim.coupling.probes import SolverProbe
 from deepzero_sim.errors import ConfigError, NonFiniteError
@@ -97,25 +97,3 @@ def test_a_step_without_a_graph_is_refused() -> None:
     states = np.ones((1, 1, 4))
     with pytest.raises(ConfigError, match="the differentiable step of solver 'cut' has no gradient: look for detach"):
         vjp.Exact().product(vjp.StepTaken(states, None, states), states, SolverProbe(Cut()))
-
-
-def test_links_are_differentiated_any_number_of_times() -> None:
-    for method, slope in ((vjp.Detached(), 0.0), (vjp.StraightThrough(), 1.0)):
-        states, weight = torch.ones(1, 1, 4, requires_grad=True), torch.tensor(2.0, requires_grad=True)
-        linked = method.link(weight * states, torch.full((1, 1, 4), 3.0))
-        assert linked is not None and torch.equal(linked, torch.full((1, 1, 4), 3.0))
-        if slope:
-            (first,) = torch.autograd.grad(linked.square().sum(), weight, create_graph=True)
-            assert float(first.detach()) == 2 * 3 * 4
-            assert float(torch.autograd.grad(first, weight)[0]) == 2 * 4
-        else:
-            assert not linked.requires_grad
-
-
-def test_padding_is_not_linked() -> None:
-    mask = np.array([[True, False]])
-    solver = as_solver(lambda states: states, SolverSpec(name="padded", state_shape=(1, 2), dt=1.0, dtype="float64", mask=mask))
-    straight, states = vjp.StraightThrough(), torch.ones(1, 1, 2, dtype=torch.float64, requires_grad=True)
-    straight.bind(solver)
-    (gradient,) = torch.autograd.grad(straight.link(states, states.detach()).sum(), states)
-    assert gradient.tolist() == [[[1.0, 0.0]]]
