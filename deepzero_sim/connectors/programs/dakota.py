@@ -47,7 +47,7 @@ class DakotaSolver(Solver):
     Args:
         spec: A SolverSpec, or a mapping of its fields.
         driver: Program, or a list of it and its arguments before the names of the two files.
-        parameters_format: `standard` or `aprepro`.
+        parameters_format: Layout of the parameters file, `standard` or `aprepro`.
         external_input_files: Files and folders that are copied into the folder that it runs in.
         timeout: Seconds that one run may take.
         environment: Variables besides those of this process.
@@ -100,7 +100,7 @@ class DakotaParameters(Format):
 
     Args:
         spec: Spec of the solver; variables are named after its channels and parameters.
-        layout: `standard` or `aprepro`.
+        layout: Name of the layout, `standard` or `aprepro`.
 
     Raises:
         ConfigError: There is no such layout, or names of the spec cannot stand in it.

@@ -69,7 +69,8 @@ class ExecutableSolver(Solver):
         external_input_files: Files and folders that are copied into the folder: a list, or a mapping from paths there.
         external_input_links: Files and folders that are linked rather than copied: large ones that the program only reads.
         external_output_files: More files that the program must leave.
-        templates: jinja2 templates by the paths that they are filled in to. They see `params`, `spec`, `dt`, `state`, `values`.
+        templates: Templates for jinja2 by the paths that they are filled in to. They see `params`, `spec`, `dt`, `state` and
+            `values`.
         namelists: Fortran namelists by the paths that they are written to: `file`, the base, and `values` by group and name.
         stdin: Path of a file in the folder that the program reads as its standard input: one of the above; nothing if None.
         values: Numbers and words of your own by their names, which templates, namelists and arguments see as `values.name`: one
@@ -163,7 +164,7 @@ class ExecutableSolver(Solver):
         command = self._command.words(values)
         contents = [(file.path, file.content(states, params)) for file in self._inputs]
         contents += [(deck.path, deck.render(values).encode()) for deck in self._decks]
-        with self._working_folder(command) as (folder, output):
+        with self._call_folder(command) as (folder, output):
             _write_files(folder, contents)
             stdin = None if self._stdin is None else folder / self._stdin
             environment = self._command.environment()
@@ -171,7 +172,7 @@ class ExecutableSolver(Solver):
             return self._read_outputs(folder, states)
 
     @contextmanager
-    def _working_folder(self, command: Sequence[str]) -> Iterator[tuple[Path, ProgramOutput]]:
+    def _call_folder(self, command: Sequence[str]) -> Iterator[tuple[Path, ProgramOutput]]:
         """Provide a folder for one run, and the files for its output. A failure inside gets its whole message."""
         folder, output = self._make_folder()
         try:

@@ -87,7 +87,7 @@ class ProgramRunner:
 
         Args:
             invocation: Program to run.
-            stop_count: :attr:`stop_count` when it was asked for.
+            stop_count: Value of :attr:`stop_count` when it was asked for.
 
         Raises:
             OSError: The program cannot be started.
@@ -173,6 +173,10 @@ def _kill_group(group: int, number: signal.Signals) -> None:
 
 def _kill_descendants(program: int, mark: str, ordered: bool) -> None:
     """Kill the processes that left the group of their program, as OpenMPI's do, or even its session.
+
+    They are found in /proc, by the session or by the mark: a process whose parent has ended is no descendant of ours any more.
+    Process numbers rise until the system starts again from the lowest, so that after a short run those above the program's own
+    are enough to look at, and a call costs no walk through all of /proc.
 
     Args:
         program: Process of the program, which is not reaped yet.
