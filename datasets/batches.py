@@ -8,66 +8,76 @@ import torch
 from deepzero_sim.common.types import Array
 from deepzero_sim.datasets.trajectories import Trajectories, as_batch
 from deepzero_sim.errors import DataError
-from deepzero_sim.execution.executors import single_threaded
+from deepzero_sim.execution.threads import single_threaded
 from deepzero_sim.solver.contract import Solver
-from deepzero_sim.solver.failure_policy import FailureLog, FailurePolicy
-from deepzero_sim.solver.stepping import advance, leave_out
+from deepzero_sim.solver.failure_policy import Account, FailurePolicy, drop, total
+from deepzero_sim.solver.stepping import step_with_policy
 
 #: States advanced in one call where there are many.
 CALL = 64
 
 
-def advance_frames(
-    solver: Solver, trajectories: Trajectories, policy: FailurePolicy | None = None, log: FailureLog | None = None
-) -> Array:
-    """The solver's step from every frame but the last, `(S, T-1, C, *N)`: the first step of every rollout, taken once.
+def advance_frames(solver: Solver, trajectories: Trajectories, policy: FailurePolicy | None = None) -> Array:
+    """Take the solver's step from every frame but the last: see :func:`advance_frames_with_account`."""
+    return advance_frames_with_account(solver, trajectories, policy)[0]
+
+
+def advance_frames_with_account(
+    solver: Solver, trajectories: Trajectories, policy: FailurePolicy | None = None
+) -> tuple[Array, Account]:
+    """Take the solver's step from every frame but the last: the first step of every rollout, taken once.
 
     Args:
-        solver: the coarse one.
-        trajectories: reference frames.
-        policy: what is done about a step that fails; the end if None. One that is dropped is NaN: no rollout starts there.
-        log: where that is noted.
+        solver: Coarse solver.
+        trajectories: Reference frames.
+        policy: Policy for steps that fail; they end the run if None. A step that is dropped is NaN: no rollout starts there.
+
+    Returns:
+        States `(S, T-1, C, *N)`, and what the steps took.
 
     Raises:
-        SolverError: a step failed, and the policy ends the run.
-        DataError: the frames are no states of this solver.
+        SolverError: A step failed, and the policy ends the run.
+        DataError: The frames are no states of this solver.
     """
     trajectories.require_fit(solver.spec)
     policy = policy or FailurePolicy()
-    log = FailureLog() if log is None else log
     starts = trajectories.frames[:, :-1]
     states, params = as_batch(starts, trajectories.params)
-    advanced = np.empty_like(states)
+    advanced, accounts = np.empty_like(states), []
     with single_threaded():
         for first in range(0, len(states), CALL):
             part = slice(first, first + CALL)
-            advanced[part] = advance_part(solver, states, params, part, starts.shape[1], policy, log)
-    return advanced.reshape(starts.shape)
+            advanced[part], account = advance_part(solver, states, params, part, starts.shape[1], policy)
+            accounts.append(account)
+    return advanced.reshape(starts.shape), total(accounts)
 
 
 def advance_part(
-    solver: Solver, states: Array, params: Array | None, part: slice, frames: int, policy: FailurePolicy, log: FailureLog
-) -> Array:
-    """Advance some of the frames of all simulations, in one call; NaN where a step is left out.
+    solver: Solver, states: Array, params: Array | None, part: slice, frames: int, policy: FailurePolicy
+) -> tuple[Array, Account]:
+    """Advance some of the frames of all simulations, in one call.
 
     Args:
-        solver: the coarse one.
-        states: `(S frames, C, *N)`, simulation after simulation.
-        params: `(S frames, K)` or None.
-        part: those to advance.
-        frames: of a simulation.
-        policy: what is done about a step that fails.
-        log: where that is noted.
+        solver: Coarse solver.
+        states: Frames `(S frames, C, *N)`, simulation after simulation.
+        params: Scenario parameters `(S frames, K)` or None.
+        part: Slice of the frames to advance.
+        frames: Number of frames of a simulation.
+        policy: Policy for steps that fail.
+
+    Returns:
+        States one step later, NaN where a step is left out; and what the steps took.
 
     Raises:
-        SolverError: a step failed, and the policy ends the run.
+        SolverError: A step failed, and the policy ends the run.
     """
-    found = advance(solver, states[part], None if params is None else params[part], policy, log)
-    for place, error in sorted(found.failures.items()):
+    result = step_with_policy(solver, states[part], None if params is None else params[part], policy)
+    account = result.account
+    for place, error in sorted(result.failures.items()):
         simulation, frame = divmod(part.start + place, frames)
-        leave_out(error, policy, log, f"in the step from frame {frame} of simulation {simulation}")
-        found.states[place] = np.nan
-    return found.states
+        account += Account(0, (drop(error, policy, f"in the step from frame {frame} of simulation {simulation}"),))
+        result.states[place] = np.nan
+    return result.states, account
 
 
 def require_long_enough(trajectories: Trajectories, unroll: int) -> None:

@@ -31,10 +31,11 @@ from deepzero_sim.datasets.hdf5 import NOTHING, not_a_file, reading, show, writi
 from deepzero_sim.datasets.statements import Statement
 from deepzero_sim.datasets.trajectories import Trajectories
 from deepzero_sim.errors import ConfigError, DataError
-from deepzero_sim.execution.executors import outcome, submitted
-from deepzero_sim.solver.contract import Solver, SolverSpec, build_solver, check_states
-from deepzero_sim.solver.failure_policy import FailureLog, FailurePolicy, Incident
-from deepzero_sim.solver.stepping import advance_all
+from deepzero_sim.execution.tasks import outcome, submit
+from deepzero_sim.solver.contract import Solver, SolverSpec, build_solver
+from deepzero_sim.solver.failure_policy import FailurePolicy, Incident
+from deepzero_sim.solver.stepping import step_all
+from deepzero_sim.solver.validation import check_states
 
 
 @dataclass
@@ -226,7 +227,7 @@ def _run_missing(tasks: list[_Task], executor: Executor, report: Callable[[str],
     missing = [task for task in tasks if not task.part.exists()]
     for _ in range(len(tasks) - len(missing)):
         report("found")
-    futures = [submitted(executor, _simulate, task) for task in missing]
+    futures = [submit(executor, _simulate, task) for task in missing]
     incidents: list[Incident] = []
     for future in as_completed(futures):
         found = outcome(future)
@@ -239,14 +240,14 @@ def _run_missing(tasks: list[_Task], executor: Executor, report: Callable[[str],
 
 def _simulate(task: _Task) -> list[Incident]:
     """Run one simulation and leave its part; what failed on the way."""
-    log = FailureLog()
-    frames = np.concatenate(list(_frames(task, log)))
+    incidents: list[Incident] = []
+    frames = np.concatenate(list(_frames(task, incidents)))
     with writing(task.part) as file:
         file["frames"] = frames
-    return log.incidents
+    return incidents
 
 
-def _frames(task: _Task, log: FailureLog) -> Iterator[Array]:
+def _frames(task: _Task, incidents: list[Incident]) -> Iterator[Array]:
     """The kept frames, `(1, C, *N)` each, on the source's grid: one before every step that is not discarded, and the last."""
     simulations, row = task.simulations, task.params
     reference, spec = _solver(json.dumps(asdict(simulations.reference))), _solver(json.dumps(asdict(simulations.source))).spec
@@ -259,7 +260,8 @@ def _frames(task: _Task, log: FailureLog) -> Iterator[Array]:
             check_states(spec, kept, f"what {simulations.restrict} returned", "check it on one state", batch=1)
             yield kept
         if step < simulations.steps:
-            states = advance_all(reference, states, params if len(row) else None, task.policy, log, f"step {step + 1}")
+            states, account = step_all(reference, states, params if len(row) else None, task.policy, f"step {step + 1}")
+            incidents += account.incidents
 
 
 @lru_cache(maxsize=4)

@@ -1,4 +1,4 @@
-"""How far a corrected rollout is from its reference."""
+"""Errors of a corrected rollout against its reference."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import torch
 from deepzero_sim.common.types import to_array, to_array_or_none
 from deepzero_sim.coupling.loop import SolverLoop
 from deepzero_sim.errors import ConfigError, DataError, SolverError
-from deepzero_sim.execution.executors import single_threaded
-from deepzero_sim.solver.failure_policy import FailureLog, FailurePolicy, counted
-from deepzero_sim.solver.stepping import advance
+from deepzero_sim.execution.threads import single_threaded
+from deepzero_sim.solver.failure_policy import Account, FailurePolicy, count_failures
+from deepzero_sim.solver.stepping import step_with_policy
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,12 +20,12 @@ class Evaluation:
     """Errors of a rollout.
 
     Args:
-        errors: `(S, T)`, mean absolute error over the active points, of every simulation at every step; infinite from
-            the step on at which a rollout left the finite numbers.
-        rollout: `(S, T, C, *N)`.
-        solver_steps: states advanced by one step.
-        seconds: the rollout took.
-        failures: of solver steps, by kind and what was done.
+        errors: Mean absolute error over the active points, of every simulation at every step, `(S, T)`; infinite from the step
+            on at which a rollout left the finite numbers.
+        rollout: Corrected trajectories, `(S, T, C, *N)`.
+        solver_steps: Number of states advanced by one step.
+        seconds: Seconds that the rollout took.
+        failures: Number of failures of solver steps, by kind and what was done.
     """
 
     errors: torch.Tensor
@@ -54,16 +54,16 @@ def evaluate(
     given up likewise, as the loop's failure policy says.
 
     Args:
-        loop: solver and corrector.
-        frames: `(S, T, C, *N)`, at least `steps + 1` of them.
-        params: `(S, K)` or None.
-        active: bool `(C, *N)`, the points that count.
-        steps: how many.
+        loop: Solver and corrector.
+        frames: Frames `(S, T, C, *N)`, at least `steps + 1` of them.
+        params: Scenario parameters `(S, K)` or None.
+        active: Points that count, bool `(C, *N)`.
+        steps: Number of steps.
 
     Raises:
-        ConfigError: no steps are asked for.
-        DataError: there are too few frames.
-        SolverError: the solver failed, and the failure policy ends the evaluation.
+        ConfigError: No steps are asked for.
+        DataError: There are too few frames.
+        SolverError: The solver failed, and the failure policy ends the evaluation.
     """
     if steps < 1:
         raise ConfigError(f"an evaluation needs a positive number of steps, not {steps}.")
@@ -73,36 +73,34 @@ def evaluate(
         )
     started = time.perf_counter()
     with torch.no_grad(), single_threaded():
-        rollout, log, solver_steps = _rolled_out(loop, frames[:, 0], params, steps)
+        rollout, account = _roll_out(loop, frames[:, 0], params, steps)
     errors = (rollout - frames[:, 1 : steps + 1]).abs()[:, :, active].mean(dim=2)
     errors = torch.where(errors.isfinite(), errors, torch.inf)
     seconds = time.perf_counter() - started
-    return Evaluation(errors.double(), rollout, solver_steps, seconds, counted(log.incidents))
+    return Evaluation(errors.double(), rollout, account.steps, seconds, count_failures(account.incidents))
 
 
-def _rolled_out(
-    loop: SolverLoop, states: torch.Tensor, params: torch.Tensor | None, steps: int
-) -> tuple[torch.Tensor, FailureLog, int]:
-    """The rollouts, infinite where one was given up, what happened, and the solver steps it took."""
+def _roll_out(loop: SolverLoop, states: torch.Tensor, params: torch.Tensor | None, steps: int) -> tuple[torch.Tensor, Account]:
+    """Roll out all simulations, infinite from where one was given up, and tell what it took."""
     rollout = states.new_full((len(states), steps, *states.shape[1:]), torch.inf)
-    left, log, solver_steps = torch.arange(len(states)), FailureLog(), 0
+    left, account = torch.arange(len(states)), Account()
     for step in range(steps):
         scenario = None if params is None else params[left]
-        advanced = advance(loop.solver, to_array(states), to_array_or_none(scenario), loop.on_failure, log)
-        solver_steps += advanced.calls
-        for error in advanced.failures.values():
-            _give_up(error, loop.on_failure, log)
-        good = [i for i in range(len(left)) if i not in advanced.failures]
+        result = step_with_policy(loop.solver, to_array(states), to_array_or_none(scenario), loop.on_failure)
+        account += result.account
+        for _, error in sorted(result.failures.items()):
+            account = account.with_incident(_require_expendable(error, loop.on_failure), "lost")
+        good = [i for i in range(len(left)) if i not in result.failures]
         left = left[good]
         if not len(left):
             break
-        states = loop.correct(torch.from_numpy(advanced.states[good]), None if scenario is None else scenario[good])
+        states = loop.correct(torch.from_numpy(result.states[good]), None if scenario is None else scenario[good])
         rollout[left, step] = states
-    return rollout, log, solver_steps
+    return rollout, account
 
 
-def _give_up(error: SolverError, policy: FailurePolicy, log: FailureLog) -> None:
-    """Leave a simulation as it is; an infinite error is the honest figure of one that diverged."""
+def _require_expendable(error: SolverError, policy: FailurePolicy) -> SolverError:
+    """Raise an error unless its simulation may be given up; an infinite error is the honest figure of one that diverged."""
     if not error.diverged and not policy.response(error).drop:
         raise error
-    log.note(error, "lost")
+    return error

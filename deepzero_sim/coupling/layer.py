@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from concurrent.futures import Executor
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from deepzero_sim.common.requirements import require_executor, require_type
 from deepzero_sim.common.types import Array, read_only_copy, to_array, to_array_or_none
 from deepzero_sim.coupling.probes import SolverProbe
-from deepzero_sim.coupling.vjp import StepTaken, VectorJacobianProduct
+from deepzero_sim.coupling.vjp.base import StepTaken, VectorJacobianProduct
 from deepzero_sim.errors import ConfigError, NonFiniteError
 from deepzero_sim.solver.contract import Solver
-from deepzero_sim.solver.failure_policy import FailureLog, FailurePolicy, as_policy
-from deepzero_sim.solver.stepping import advance_all
+from deepzero_sim.solver.failure_policy import Account, FailurePolicy, as_policy
+from deepzero_sim.solver.stepping import step_all
 
 
 class SolverLayer(nn.Module):
@@ -26,19 +27,20 @@ class SolverLayer(nn.Module):
     parameters have no gradient.
 
     Args:
-        solver: advances states by one step.
-        vjp: how its vector-Jacobian product is estimated.
-        executor: where solver steps of the backward pass run; this thread if None.
-        on_failure: how often a step that fails is taken again, see :class:`FailurePolicy`; what fails all the same is raised.
-        log: where failures are noted; one of its own if None.
+        solver: Solver that advances states by one step.
+        vjp: Estimator of its vector-Jacobian product.
+        executor: Executor of the solver steps of the backward pass; this thread if None.
+        on_failure: Policy that says how often a step that fails is taken again, see :class:`FailurePolicy`; what fails all the
+            same is raised.
+        require_deterministic: False to take a solver that is not deterministic: what `vjp` gives must not depend on its steps.
 
     Attributes:
-        forward_steps: states advanced on the way forward.
-        probes: advances states for `vjp`, and counts them.
+        forward_steps: States advanced on the way forward.
+        probes: Probe that advances states for `vjp`, and counts them and their failures.
 
     Raises:
-        ConfigError: no solver or no vector-Jacobian product, one that another solver's layer holds, or a solver that is not
-            deterministic.
+        ConfigError: There is no solver or no vector-Jacobian product, the product is that of another solver's layer, or the
+            solver is not deterministic.
     """
 
     def __init__(
@@ -47,29 +49,24 @@ class SolverLayer(nn.Module):
         vjp: VectorJacobianProduct,
         executor: Executor | None = None,
         on_failure: FailurePolicy | str | Mapping[str, str] = "abort",
-        log: FailureLog | None = None,
+        require_deterministic: bool = True,
     ) -> None:
         super().__init__()
-        if not isinstance(solver, Solver):
-            raise ConfigError(
-                f"a SolverLayer holds a solver, which dz.as_solver makes of a function, not {type(solver).__name__}."
-            )
+        require_type(solver, Solver, "a SolverLayer holds a solver, which dz.as_solver makes of a function")
         if not isinstance(vjp, VectorJacobianProduct):
             raise ConfigError(f"vjp must be a dz.vjp.VectorJacobianProduct, such as dz.vjp.ReferenceJacobian(), not {vjp!r}.")
-        if not solver.spec.deterministic:
+        if require_deterministic and not solver.spec.deterministic:
             raise ConfigError(
                 f"solver {solver.spec.name!r} is not deterministic, so that differences of its steps say nothing: fix its "
                 "seed and say so in its spec."
             )
-        if executor is not None and not hasattr(executor, "submit"):
-            raise ConfigError(f"an executor must have submit, as those of dz.open_executor do, but {executor!r} has none.")
+        require_executor(executor)
         vjp.bind(solver)
         self.solver = solver
         self.vjp = vjp
         self.forward_steps = 0
         self.on_failure = as_policy(on_failure)
-        self.log = FailureLog() if log is None else log
-        self.probes = SolverProbe(solver, executor, self.on_failure, self.log)
+        self.probes = SolverProbe(solver, executor, self.on_failure)
 
     @property
     def backward_steps(self) -> int:
@@ -77,36 +74,52 @@ class SolverLayer(nn.Module):
         return self.probes.steps
 
     def forward(self, states: torch.Tensor, params: torch.Tensor | None = None) -> torch.Tensor:
-        """One step.
+        """Take one step.
 
         Raises:
-            ConfigError: they are not tensors that a solver takes, or params that want a gradient.
-            SolverError: the solver failed.
+            ConfigError: The arguments are not tensors that a solver takes, or params want a gradient.
+            SolverError: The solver failed.
         """
-        for name, tensor in (("states", states), ("params", params)):
-            if tensor is not None or name == "states":
-                _require_tensor(name, tensor, self.solver.spec.name)
+        return self.step(states, params, "on the way forward")[0]
+
+    def step(self, states: torch.Tensor, params: torch.Tensor | None, where: str) -> tuple[torch.Tensor, Account]:
+        """Take one step, and tell what it took.
+
+        Args:
+            states: Tensor `(B, C, *N)`.
+            params: Tensor `(B, K)` or None.
+            where: Place that the states come from, in words, for errors.
+
+        Returns:
+            Tensor `(B, C, *N)` that autograd goes back from, and the cost of the step.
+
+        Raises:
+            ConfigError: The arguments are not tensors that a solver takes, or params want a gradient.
+            SolverError: The solver failed.
+        """
+        self._require_tensors(states, params)
+        recorded = self.vjp.differentiable_step(self.solver, states, params)
+        if recorded is not None:
+            self.forward_steps += len(states)
+            return recorded, Account(len(states))
+        stepped: tuple[torch.Tensor, Account] = _Step.apply(states, params, self, where)  # type: ignore[no-untyped-call]
+        return stepped
+
+    def _require_tensors(self, states: torch.Tensor, params: torch.Tensor | None) -> None:
+        _require_tensor("states", states, self.solver.spec.name)
+        if params is not None:
+            _require_tensor("params", params, self.solver.spec.name)
         if params is not None and params.requires_grad:
             raise ConfigError(
                 f"scenario parameters of solver {self.solver.spec.name!r} have no gradient past a SolverLayer, but these "
                 "require one: detach them, or make them part of the state."
             )
-        advanced: torch.Tensor = _Step.apply(states, params, self)  # type: ignore[no-untyped-call]
-        return advanced
-
-    def take(self, states: torch.Tensor, params: torch.Tensor | None) -> StepTaken:
-        """Advance states, for autograd to go back from."""
-        given = to_array(states)
-        scenario = to_array_or_none(params)
-        self.forward_steps += len(given)
-        advanced = advance_all(self.solver, given, scenario, self.on_failure, self.log, "on the way forward")
-        return StepTaken(given, scenario, advanced)
 
     def pull_back(self, taken: StepTaken, cotangents: torch.Tensor) -> torch.Tensor:
-        """`J^T w` of every state, `(B, C, *N)`.
+        """Compute `J^T w` of every state, `(B, C, *N)`.
 
         Raises:
-            ConfigError: what the vector-Jacobian product gave is none.
+            ConfigError: The vector-Jacobian product gave something else.
         """
         active = self.solver.spec.active()
         w = np.where(active, to_array(cotangents), np.zeros((), taken.states.dtype))
@@ -135,30 +148,39 @@ class _Step(torch.autograd.Function):
     """Autograd's view of a solver step."""
 
     @staticmethod
-    def forward(ctx: Any, states: torch.Tensor, params: torch.Tensor | None, layer: SolverLayer) -> torch.Tensor:
-        taken = layer.take(states, params)
-        ctx.layer, ctx.params, ctx.advanced = layer, taken.params, taken.advanced
+    def forward(
+        ctx: Any, states: torch.Tensor, params: torch.Tensor | None, layer: SolverLayer, where: str
+    ) -> tuple[torch.Tensor, Account]:
+        given, scenario = to_array(states), to_array_or_none(params)
+        layer.forward_steps += len(given)
+        advanced, account = step_all(layer.solver, given, scenario, layer.on_failure, where)
+        ctx.layer, ctx.params, ctx.advanced = layer, None if scenario is None else read_only_copy(scenario), advanced
         ctx.save_for_backward(states)  # torch says it if they have been written to when they are needed
-        return torch.from_numpy(taken.advanced.copy()).to(states.device)  # the caller may write to its own
+        return torch.from_numpy(advanced.copy()).to(states.device), account  # the caller may write to its own
 
     @staticmethod
-    def backward(ctx: Any, cotangents: torch.Tensor) -> tuple[torch.Tensor | None, None, None]:
+    def backward(ctx: Any, cotangents: torch.Tensor, *_: None) -> tuple[torch.Tensor | None, None, None, None]:
         (states,) = ctx.saved_tensors
         if not ctx.needs_input_grad[0]:
-            return None, None, None
+            return None, None, None, None
         product = _Product.apply(states, cotangents, ctx.layer, ctx.params, ctx.advanced)  # type: ignore[no-untyped-call]
-        return product, None, None
+        return product, None, None, None
 
 
 class _Product(torch.autograd.Function):
-    """A vector-Jacobian product, through which autograd cannot go back once more."""
+    """A vector-Jacobian product, through which autograd can go back once more only if `J` is the same everywhere."""
 
     @staticmethod
     def forward(
         ctx: Any, states: torch.Tensor, cotangents: torch.Tensor, layer: SolverLayer, params: Array | None, advanced: Array
     ) -> torch.Tensor:
-        return layer.pull_back(StepTaken(to_array(states), params, advanced), cotangents).to(states.device)
+        ctx.layer, ctx.taken = layer, StepTaken(to_array(states), params, advanced)
+        return layer.pull_back(ctx.taken, cotangents).to(states.device)
 
     @staticmethod
-    def backward(ctx: Any, cotangents: torch.Tensor) -> NoReturn:
-        raise ConfigError("a SolverLayer can be differentiated once: leave out create_graph, or take a DifferentiableSolver.")
+    def backward(ctx: Any, cotangents: torch.Tensor) -> tuple[None, torch.Tensor, None, None, None]:
+        if not ctx.layer.vjp.self_adjoint:
+            raise ConfigError(
+                "a SolverLayer can be differentiated once: leave out create_graph, or take a DifferentiableSolver."
+            )
+        return None, ctx.layer.pull_back(ctx.taken, cotangents).to(cotangents.device), None, None, None

@@ -5,49 +5,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from typing import Literal, TypeAlias, get_args
 
 import torch
 
 from deepzero_sim.common.module_state import as_input
-from deepzero_sim.common.types import Array, is_integer, to_array, to_array_or_none
+from deepzero_sim.common.requirements import is_count, require, require_type
+from deepzero_sim.common.types import Array
 from deepzero_sim.coupling.layer import SolverLayer
-from deepzero_sim.coupling.vjp import VectorJacobianProduct
-from deepzero_sim.errors import ConfigError, DeepZeroError, NonFiniteError
-from deepzero_sim.solver.contract import DifferentiableSolver, Solver, differentiable_step
-from deepzero_sim.solver.failure_policy import FailureLog, FailurePolicy, as_policy
-from deepzero_sim.solver.stepping import advance_all
+from deepzero_sim.coupling.vjp.analytic import Detached, Exact, StraightThrough
+from deepzero_sim.coupling.vjp.base import VectorJacobianProduct
+from deepzero_sim.errors import ConfigError, DeepZeroError
+from deepzero_sim.solver.contract import Solver
+from deepzero_sim.solver.failure_policy import Account, FailurePolicy, add_account_to_error, total
 
-#: How the gradient passes the solver under autograd: not at all, as if its Jacobian were the identity, or exactly.
+#: Gradients past the solver that have a name: none, as if its Jacobian were the identity, or exact.
 SolverGradient: TypeAlias = Literal["detached", "straight-through", "exact"]
 
-#: `(states (B, C, *N), params (B, K) or None) -> correction (B, C, *N)`
-CorrectorFunction: TypeAlias = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
+_BY_NAME: Mapping[str, type[VectorJacobianProduct]] = {
+    "detached": Detached,
+    "straight-through": StraightThrough,
+    "exact": Exact,
+}
 
-#: `(states (B, C, *N), params (B, K) or None) -> states one step later (B, C, *N)`
-StepFunction: TypeAlias = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
+#: Place of steps that all queries share, for messages and incidents.
+OWN_ROLLOUT = "in the rollout of the loop's own network"
 
 
 class SolverLoop:
     """A solver and the network that corrects its every step.
 
     Args:
-        solver: advances states by one step.
-        corrector: a module called as ``corrector(states, params)``, `(B, C, *N)` and `(B, K)` or None to `(B, C, *N)`.
+        solver: Solver that advances states by one step.
+        corrector: Module called as ``corrector(states, params)``, `(B, C, *N)` and `(B, K)` or None to `(B, C, *N)`.
             It computes in its own dtype, on its own device.
-        unroll: steps of a rollout when none are asked for, and in training.
-        gradient: what autograd sees of the solver: a vector-Jacobian product, or one of three by name. Only a
-            :class:`DifferentiableSolver` offers ``"exact"``.
-        executor: where solver steps run that a vector-Jacobian product asks for; this thread if None.
-        on_failure: what is done when a solver step fails, see :class:`FailurePolicy`.
+        unroll: Number of steps of a rollout when none are asked for, and in training.
+        gradient: Vector-Jacobian product that autograd asks of the solver, or the name of one of three: ``"detached"``,
+            ``"straight-through"`` or ``"exact"``, which only a :class:`DifferentiableSolver` offers.
+        executor: Executor of the solver steps that a vector-Jacobian product asks for; this thread if None.
+        on_failure: Policy for solver steps that fail, see :class:`FailurePolicy`.
 
     Attributes:
-        log: failures of steps that all queries share, since it was last looked at.
+        layer: Solver step under autograd.
+        gradient: Vector-Jacobian product of the solver.
 
     Raises:
-        ConfigError: unroll is not positive, or the solver has no exact gradient.
+        ConfigError: The unroll is not positive, or the solver has no exact gradient.
     """
 
     def __init__(
@@ -59,70 +65,48 @@ class SolverLoop:
         executor: Executor | None = None,
         on_failure: FailurePolicy | str | Mapping[str, str] = "abort",
     ) -> None:
-        if not isinstance(solver, Solver):
-            raise ConfigError(f"a loop needs a solver, which dz.as_solver makes of a function, not {type(solver).__name__}.")
-        if not isinstance(corrector, torch.nn.Module):
-            raise ConfigError(f"a loop needs a torch.nn.Module that corrects, not {type(corrector).__name__}.")
-        if not is_integer(unroll) or unroll < 1:
-            raise ConfigError(f"unroll must be a positive number of steps, not {unroll!r}: a whole one.")
+        require_type(solver, Solver, "a loop needs a solver, which dz.as_solver makes of a function")
+        require_type(corrector, torch.nn.Module, "a loop needs a torch.nn.Module that corrects")
+        require(is_count(unroll), "unroll must be a positive number of steps", unroll, "a whole one")
         if not isinstance(gradient, VectorJacobianProduct) and gradient not in get_args(SolverGradient):
             raise ConfigError(
                 f"gradient must be one of {', '.join(get_args(SolverGradient))}, or a vector-Jacobian product of dz.vjp, "
                 f"not {gradient!r}."
             )
-        if gradient == "exact" and not isinstance(solver, DifferentiableSolver):
-            raise ConfigError(
-                f"solver {solver.spec.name!r} offers no gradient: use a DifferentiableSolver for gradient='exact', "
-                "or 'detached' or 'straight-through'."
-            )
+        named = not isinstance(gradient, VectorJacobianProduct)  # one of those that take no differences of steps
+        self.gradient: VectorJacobianProduct = _BY_NAME[gradient]() if named else gradient
+        self.layer = SolverLayer(solver, self.gradient, executor, on_failure, require_deterministic=not named)
         self.solver = solver
         self.corrector = corrector
         self.unroll = unroll
-        self.gradient = gradient
-        self.on_failure = as_policy(on_failure)
-        self.log = FailureLog()
-        self.layer: SolverLayer | None = None
-        if isinstance(gradient, VectorJacobianProduct):
-            self.layer = SolverLayer(solver, gradient, executor, self.on_failure, self.log)
-
-    def advance(self, states: torch.Tensor, params: torch.Tensor | None = None) -> torch.Tensor:
-        """One step of the solver alone, `P(s)`: `(B, C, *N)` to `(B, C, *N)`, with the gradient that was chosen."""
-        if self.layer is not None:
-            through: torch.Tensor = self.layer(states, params)
-            return through
-        if self.gradient == "exact":
-            return self._differentiable_step(states, params)
-        advanced = self._opaque_step(states, params)
-        # the second term is zero: it only lends the identity's gradient to the result
-        return advanced + (states - states.detach()) if self.gradient == "straight-through" else advanced
-
-    def _opaque_step(self, states: torch.Tensor, params: torch.Tensor | None) -> torch.Tensor:
-        scenario = to_array_or_none(params)
-        where = "in the rollout of the loop's own network"
-        advanced = advance_all(self.solver, to_array(states), scenario, self.on_failure, self.log, where)
-        return torch.from_numpy(advanced).to(states.device)
+        self.on_failure = self.layer.on_failure
 
     @property
     def backward_steps(self) -> int:
         """States advanced so far for vector-Jacobian products."""
-        return 0 if self.layer is None else self.layer.backward_steps
+        return self.layer.backward_steps
 
-    def _differentiable_step(self, states: torch.Tensor, params: torch.Tensor | None) -> torch.Tensor:
-        assert isinstance(self.solver, DifferentiableSolver)
-        advanced = differentiable_step(self.solver, states, params)
-        if not bool(torch.isfinite(advanced).all()):
-            raise NonFiniteError(
-                f"what solver {self.solver.spec.name!r} returned must be finite, but it holds NaN or infinity: "
-                "use a smaller learning rate or fewer unrolled steps."
-            )
-        return advanced
+    def advance(self, states: torch.Tensor, params: torch.Tensor | None = None) -> torch.Tensor:
+        """Take one step of the solver alone, `P(s)`: `(B, C, *N)` to `(B, C, *N)`, with the gradient that was chosen."""
+        return self.layer.step(states, params, OWN_ROLLOUT)[0]
 
-    def correct(
-        self, advanced: torch.Tensor, params: torch.Tensor | None = None, corrector: CorrectorFunction | None = None
-    ) -> torch.Tensor:
+    def correct(self, advanced: torch.Tensor, params: torch.Tensor | None = None) -> torch.Tensor:
         """Add the correction to advanced states: `P(s) + C(P(s); theta)`, `(B, C, *N)`."""
-        inputs, scenario = as_input(self.corrector, advanced), None if params is None else as_input(self.corrector, params)
-        correction = _corrected(self.corrector if corrector is None else corrector, inputs, scenario)
+        inputs = self.corrector_inputs(advanced, params)
+        with explain_corrector_errors(inputs[0]):
+            correction = self.corrector(*inputs)
+        return self.add_correction(advanced, correction)
+
+    def corrector_inputs(self, advanced: torch.Tensor, params: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Copy advanced states and parameters in the corrector's precision, on its device."""
+        return as_input(self.corrector, advanced), None if params is None else as_input(self.corrector, params)
+
+    def add_correction(self, advanced: torch.Tensor, correction: torch.Tensor) -> torch.Tensor:
+        """Add a correction, `(B, C, *N)`, to advanced states of that shape.
+
+        Raises:
+            ConfigError: The correction is none.
+        """
         if not isinstance(correction, torch.Tensor) or not correction.is_floating_point():
             what = correction.dtype if isinstance(correction, torch.Tensor) else type(correction).__name__
             raise ConfigError(f"the corrector must return a tensor of real floating-point numbers, not {what}: convert it.")
@@ -139,43 +123,61 @@ class SolverLoop:
         params: torch.Tensor | Array | None = None,
         steps: int | None = None,
         advanced: torch.Tensor | None = None,
-        corrector: CorrectorFunction | None = None,
-        step: StepFunction | None = None,
     ) -> torch.Tensor:
-        """The corrected trajectory from `states`, the initial states left out.
+        """Roll out the corrected loop from `states`; the initial states are left out of the result.
 
         Args:
-            states: `(B, C, *N)`.
-            params: `(B, K)` or None.
-            steps: how many, `T`; ``unroll`` if None.
-            advanced: `(B, C, *N)`, the first solver step `P(states)` if it is known already: it does not depend on the network.
-            corrector: used instead of the loop's own, for perturbed copies of it.
-            step: used instead of :meth:`advance`, for states of which some may be left out.
+            states: States to start from, `(B, C, *N)`.
+            params: Scenario parameters `(B, K)` or None.
+            steps: Number of steps `T`; ``unroll`` if None.
+            advanced: First solver step `P(states)`, `(B, C, *N)`, if it is known already: it does not depend on the network.
 
         Returns:
-            `(B, T, C, *N)`.
+            Corrected trajectory, `(B, T, C, *N)`.
 
         Raises:
-            ConfigError: no steps are asked for, or the correction has a wrong shape.
-            SolverError: the solver failed.
+            ConfigError: No steps are asked for, or the correction has a wrong shape.
+            SolverError: The solver failed.
         """
+        return self.rollout_with_account(states, params, steps, advanced)[0]
+
+    def rollout_with_account(
+        self,
+        states: torch.Tensor | Array,
+        params: torch.Tensor | Array | None = None,
+        steps: int | None = None,
+        advanced: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, Account]:
+        """Roll out as :meth:`rollout` does, and tell what it took; an error that ends the rollout tells it too."""
         steps = self.unroll if steps is None else steps
-        if not is_integer(steps) or steps < 1:
-            raise ConfigError(f"a rollout needs a positive number of steps, not {steps!r}: a whole one.")
+        require(is_count(steps), "a rollout needs a positive number of steps", steps, "a whole one")
         states = torch.as_tensor(states)
         params = None if params is None else torch.as_tensor(params)
-        trajectory = []
-        step = self.advance if step is None else step
+        trajectory, accounts = [], list[Account]()
         for number in range(steps):
-            arrived = advanced if advanced is not None and number == 0 else step(states, params)
-            states = self.correct(arrived, params, corrector)
+            if advanced is None or number > 0:
+                with add_account_to_error(accounts):
+                    arrived, account = self.layer.step(states, params, OWN_ROLLOUT)
+                accounts.append(account)
+            else:
+                arrived = advanced
+            states = self.correct(arrived, params)
             trajectory.append(states)
-        return torch.stack(trajectory, dim=1)
+        return torch.stack(trajectory, dim=1), total(accounts)
 
 
-def _corrected(corrector: CorrectorFunction, states: torch.Tensor, params: torch.Tensor | None) -> torch.Tensor:
+@contextmanager
+def explain_corrector_errors(states: torch.Tensor) -> Iterator[None]:
+    """Turn exceptions of a corrector's own code into a sentence; errors of ours pass.
+
+    Args:
+        states: States that it is called with, `(B, C, *N)`.
+
+    Raises:
+        ConfigError: The corrector raised an exception.
+    """
     try:
-        return corrector(states, params)
+        yield
     except DeepZeroError:
         raise
     except (Exception, SystemExit) as error:

@@ -12,21 +12,18 @@ import cloudpickle
 import numpy as np
 
 from deepzero_sim.common.types import Array
-from deepzero_sim.execution.executors import (
-    SerialExecutor,
-    kept_in_worker,
-    pickling_for_workers,
-    require_thread_safe,
-    run_in_order,
-)
+from deepzero_sim.execution.tasks import SerialExecutor
+from deepzero_sim.execution.workers import pickling_for_workers, worker_cache
 from deepzero_sim.solver.contract import Solver, SolverSpec
-from deepzero_sim.solver.failure_policy import FailureLog, FailurePolicy
-from deepzero_sim.solver.stepping import advance_all
+from deepzero_sim.solver.failure_policy import Account, FailurePolicy
+from deepzero_sim.solver.stepping import step_all
+from deepzero_sim.solver.validation import require_thread_safe
+from deepzero_sim.solver.worker_losses import run_with_policy
 
 #: States `(B, C, *N)` and their parameters, `(B, K)` or None.
 _Task: TypeAlias = tuple[Array, Array | None]
 
-#: States of one call, at most: what a fast solver advances together without leaving the cache.
+#: Most states of one call: as many as a fast solver advances together without leaving the cache.
 TOGETHER = 64
 
 
@@ -34,69 +31,69 @@ class SolverProbe:
     """Advances states by one step each, and counts them.
 
     Args:
-        solver: any.
-        executor: where they are advanced; this thread if None.
-        on_failure: how often a step that fails is taken again; never if None.
-        log: where failures are noted; one of its own if None.
+        solver: Any solver.
+        executor: Executor of the steps; this thread if None.
+        on_failure: Policy that says how often a step that fails is taken again; never if None.
 
     Attributes:
-        steps: states advanced so far.
+        account: Solver steps and failures so far. It only grows: what a piece of work took is the difference.
     """
 
-    def __init__(
-        self,
-        solver: Solver,
-        executor: Executor | None = None,
-        on_failure: FailurePolicy | None = None,
-        log: FailureLog | None = None,
-    ) -> None:
+    def __init__(self, solver: Solver, executor: Executor | None = None, on_failure: FailurePolicy | None = None) -> None:
         require_thread_safe(solver, executor)
         self.solver = solver
-        self.steps = 0
+        self.account = Account()
         self._executor = SerialExecutor() if executor is None else executor
         self._on_failure = FailurePolicy() if on_failure is None else on_failure
-        self._log = FailureLog() if log is None else log
 
     @property
     def spec(self) -> SolverSpec:
-        """Of the solver."""
+        """Spec of the solver."""
         return self.solver.spec
 
+    @property
+    def steps(self) -> int:
+        """States advanced so far."""
+        return self.account.steps
+
+    def count(self, account: Account) -> None:
+        """Add what was done besides, such as steps that torch recorded."""
+        self.account += account
+
     def __call__(self, states: Array, params: Array | None = None) -> Array:
-        """`P(s)` of every state: `(B, C, *N)` to `(B, C, *N)`, in the order given.
+        """Advance every state: `P(s)`, `(B, C, *N)` to `(B, C, *N)`, in the order given.
 
         Raises:
-            SolverError: the solver failed; with several failures, the first in the order given.
+            SolverError: The solver failed; with several failures, the first in the order given.
         """
         parts = [slice(i, i + TOGETHER) for i in range(0, len(states), TOGETHER)]
         tasks = [(states[part], None if params is None else params[part]) for part in parts]
+        outcomes, retries = run_with_policy(self._executor, self._task, tasks, self._on_failure)
+        self.count(retries)
         advanced = []
-        for outcome in run_in_order(self._executor, self._task, tasks, self._on_failure, self._log):
+        for outcome in outcomes:
             if isinstance(outcome, Exception):
                 raise outcome
             advanced.append(outcome[0])
-            self._log.incidents += outcome[1].incidents
-            self.steps += outcome[1].extra_steps
-        self.steps += len(states)
+            self.count(outcome[1])
         return np.concatenate(advanced) if advanced else states.copy()
 
     @functools.cached_property
-    def _task(self) -> Callable[[_Task], tuple[Array, FailureLog]]:
+    def _task(self) -> Callable[[_Task], tuple[Array, Account]]:
         if isinstance(self._executor, SerialExecutor):
-            return functools.partial(_advance, self.solver, self._on_failure)
+            return functools.partial(_step, self.solver, self._on_failure)
         with pickling_for_workers("a solver"):
             sent = uuid.uuid4().hex, cloudpickle.dumps(self.solver)
-        return functools.partial(_advance_remotely, sent, self._on_failure)
+        return functools.partial(_step_in_worker, sent, self._on_failure)
 
     def __getstate__(self) -> dict[str, Any]:
-        mine = {"_executor": SerialExecutor(), "_on_failure": self._on_failure, "_log": self._log}
-        return {"solver": self.solver, "steps": self.steps, **mine}
+        mine = {"_executor": SerialExecutor(), "_on_failure": self._on_failure}
+        return {"solver": self.solver, "account": self.account, **mine}
 
 
-def _advance(solver: Solver, policy: FailurePolicy, task: _Task) -> tuple[Array, FailureLog]:
-    log = FailureLog()
-    return advance_all(solver, *task, policy, log, "in a step that measures its derivatives"), log
+def _step(solver: Solver, policy: FailurePolicy, task: _Task) -> tuple[Array, Account]:
+    return step_all(solver, *task, policy, "in a step that measures its derivatives")
 
 
-def _advance_remotely(sent: tuple[str, bytes], policy: FailurePolicy, task: _Task) -> tuple[Array, FailureLog]:
-    return _advance(kept_in_worker(*sent), policy, task)
+def _step_in_worker(sent: tuple[str, bytes], policy: FailurePolicy, task: _Task) -> tuple[Array, Account]:
+    return _step(worker_cache(*sent), policy, task)

@@ -118,7 +118,7 @@ class Ledger:
             count += 1
         return count
 
-    def keep(self, portion: Portion, cost: float, seconds: float) -> None:
+    def append(self, portion: Portion, cost: float, seconds: float) -> None:
         """Keep the answers of a portion.
 
         Args:

@@ -38,7 +38,7 @@ from deepzero_sim.oracle.queries import (
 
 
 @dataclass(frozen=True, eq=False)
-class Base:
+class UnperturbedPass:
     """A network as it is, on a batch.
 
     Args:
@@ -79,7 +79,7 @@ class Footprint(NamedTuple):
     seconds: float
 
 
-class QueriedNetwork:
+class PerturbedNetwork:
     """A network that answers queries. Whole passes write into its weights; afterwards it is what it was, bit for bit.
 
     Args:
@@ -122,14 +122,14 @@ class QueriedNetwork:
         return {} if self._network is None else trainable(self._network)
 
     @torch.no_grad()
-    def base(self, *inputs: Any) -> Base:
+    def unperturbed_pass(self, *inputs: Any) -> UnperturbedPass:
         """The network as it is, on a batch: recorded, or just run where it was found that it cannot be."""
         case = _case(self._whole, inputs)
         if case not in self._recorded:
             self._recorded[case] = self._can_be_recorded(inputs)
         if self._recorded[case]:
-            return self._recorded_base(inputs)
-        return Base(inputs, self._whole_pass(inputs), self._parameters)
+            return self._record_pass(inputs)
+        return UnperturbedPass(inputs, self._whole_pass(inputs), self._parameters)
 
     def _can_be_recorded(self, inputs: tuple[Any, ...]) -> bool:
         """Try it, the first time.
@@ -140,7 +140,7 @@ class QueriedNetwork:
         self._require_repeatable(inputs)
         try:
             self._require_agreement(inputs)
-            self._require_fits(self._recorded_base(inputs))
+            self._require_fits(self._record_pass(inputs))
         except CannotRecordError as error:
             self._warn(str(error))
             return False
@@ -183,13 +183,15 @@ class QueriedNetwork:
     def _name(self) -> str:
         return type(self._whole if self._network is None else self._network).__name__
 
-    def _recorded_base(self, inputs: tuple[Any, ...]) -> Base:
+    def _record_pass(self, inputs: tuple[Any, ...]) -> UnperturbedPass:
         parameters = self._parameters
         with preserve_state(self._whole):
             recording = record(self._whole, inputs, list(parameters.values()), self._rounded_once, self._memory)
-        return Base(inputs, recording.values[recording.output], parameters, recording, Differences(recording, self._dtype))
+        return UnperturbedPass(
+            inputs, recording.values[recording.output], parameters, recording, Differences(recording, self._dtype)
+        )
 
-    def _require_fits(self, base: Base) -> None:
+    def _require_fits(self, base: UnperturbedPass) -> None:
         """Refuse what no splitting into smaller chunks can make fit."""
         largest = max((f.size for f in self.footprint(base).values()), default=0)  # asked first: the base keeps more then
         needed = base.size + TEMPORARIES * largest
@@ -267,7 +269,7 @@ class QueriedNetwork:
         after = self._numbers(pytree.tree_unflatten(leaves, form))
         return None if after is None else (found, after - before, _largest(before) + _largest(after))
 
-    def footprint(self, base: Base) -> dict[str, Footprint]:
+    def footprint(self, base: UnperturbedPass) -> dict[str, Footprint]:
         """What a query of each parameter takes, measured the first time; nothing for networks that are not recorded."""
         if base.differences is None:
             return {}
@@ -276,7 +278,7 @@ class QueriedNetwork:
             self._footprints[case] = {name: self._measured(base, name) for name, p in self._parameters.items() if p.numel()}
         return self._footprints[case]
 
-    def _measured(self, base: Base, name: str) -> Footprint:
+    def _measured(self, base: UnperturbedPass, name: str) -> Footprint:
         query = Coordinates(name, (0,), (0.0,))
         self.changes(base, query)  # what is done once only
         meter = Meter()
@@ -287,7 +289,7 @@ class QueriedNetwork:
     @torch.no_grad()
     def changes(
         self,
-        base: Base,
+        base: UnperturbedPass,
         perturbation: Perturbation | None,
         inputs: Sequence[torch.Tensor | None] = (),
         meter: Meter | None = None,
@@ -315,7 +317,7 @@ class QueriedNetwork:
         return delta.dense()
 
     def _by_whole_passes(
-        self, base: Base, perturbation: Perturbation | None, inputs: Sequence[torch.Tensor | None]
+        self, base: UnperturbedPass, perturbation: Perturbation | None, inputs: Sequence[torch.Tensor | None]
     ) -> torch.Tensor:
         moved = [x if change is None else x + change for x, change in zip_longest(base.inputs, inputs)]
         queries = [{}] * _count(None, inputs) if perturbation is None else _changed_parameters(base.parameters, perturbation)

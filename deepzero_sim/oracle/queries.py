@@ -1,4 +1,4 @@
-"""Perturbations of a network's parameters, named by coordinate or seed and step: what an oracle is asked for.
+"""Perturbations of a network's parameters, name_query by coordinate or seed and step: what an oracle is asked for.
 
 A query asks for the network at `theta + step * v`, where `v` is a single coordinate or a random direction; or, for whoever
 has no use for either, at any other place.
@@ -81,12 +81,12 @@ Perturbation: TypeAlias = Coordinates | Directions | CoordinateBatch | Displacem
 _Part: TypeAlias = Coordinates | Directions | Displacements
 
 
-def named(perturbation: Perturbation, place: int) -> str:
+def name_query(perturbation: Perturbation, place: int) -> str:
     """One of the queries, for people: `conv.weight[17] + 0.001`."""
     if isinstance(perturbation, CoordinateBatch):
         for part in perturbation.parts:
             if place < len(part):
-                return named(part, place)
+                return name_query(part, place)
             place -= len(part)
     if isinstance(perturbation, Displacements):
         return f"displacement {place}"
@@ -99,7 +99,7 @@ def named(perturbation: Perturbation, place: int) -> str:
     return f"{what} {'-' if step < 0 else '+'} {abs(step):g}"
 
 
-def chunked(perturbations: Sequence[Perturbation], size: int) -> list[Perturbation]:
+def split_into_chunks(perturbations: Sequence[Perturbation], size: int) -> list[Perturbation]:
     """The same queries in the same order, at most `size` at a time; coordinates of different parameters share a chunk."""
     chunks: list[Perturbation] = []
     for piece in perturbations:

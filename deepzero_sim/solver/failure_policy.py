@@ -1,12 +1,14 @@
-"""What is done when a solver step fails, declared once for a run, and the log of what happened."""
+"""What is done when a solver step fails, declared once for a run, and the record of what happened."""
 
 from __future__ import annotations
 
+import copy
 import re
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar, get_args
 
 from deepzero_sim.errors import ConfigError, FailureKind, SolverError
 
@@ -21,14 +23,16 @@ _FORM = re.compile(r"(?:retry\((?P<retries>\d+)\)(?:\s*,\s*(?P<then>abort|drop))
 
 _WORDS = "abort, drop, retry(3), or retry(3), drop"
 
+_Error = TypeVar("_Error", bound=SolverError)
+
 
 @dataclass(frozen=True)
 class Response:
-    """What is done about one kind of failure.
+    """Response to one kind of failure.
 
     Args:
-        retries: how often the step is taken again, at most.
-        drop: whether what asked for the step is then left out, instead of the run's end.
+        retries: Number of times that the step is taken again, at most.
+        drop: True if what asked for the step is then left out, instead of the run's end.
     """
 
     retries: int = 0
@@ -36,20 +40,20 @@ class Response:
 
 
 class FailurePolicy:
-    """What is done when a solver step fails: `abort`, `retry(n)` or `drop`, for all kinds of failure or for each.
+    """Responses to failing solver steps: `abort`, `retry(n)` or `drop`, for all kinds of failure or for each.
 
     `abort` ends the run with a sentence that says the kind, the query and where the working folder was kept. `retry(n)` takes
     the step again, up to `n` times, and aborts then; `retry(n), drop` drops then. A deterministic solver that diverged would do
     so again, and is not asked. `drop` leaves the query out: the gradient of its coordinate is 0 this time, of central
-    differences both go. A failure of what all queries share, such as the rollout of the network as it is, costs the training
+    differences both go. A failure of what all queries share, such as the rollout of the unperturbed network, costs the training
     step instead: it is skipped.
 
     Args:
-        policy: one of these, or a mapping from kinds of :data:`deepzero_sim.errors.FailureKind`, and ``default`` for all others
-            (abort if it is not there).
+        policy: One of these, or a mapping from kinds of :data:`deepzero_sim.errors.FailureKind` to them, with ``default`` for
+            all others (abort if it is not there).
 
     Raises:
-        ConfigError: other words, or unknown kinds.
+        ConfigError: The words are others, or the kinds are unknown.
     """
 
     def __init__(self, policy: str | Mapping[str, str] = "abort") -> None:
@@ -64,21 +68,21 @@ class FailurePolicy:
         self._by_kind = responses
 
     def response(self, error: SolverError) -> Response:
-        """What is done about a failure. What is no failure of a step, or of a kind that cannot be, ends the run."""
+        """Look up the response to a failure. What is no failure of a step, or of a kind that cannot be, ends the run."""
         return Response() if error.kind is None else self._by_kind.get(error.kind, self._default)
 
     def retries(self, error: SolverError, deterministic: bool) -> int:
-        """How often a step is taken again that failed so.
+        """Look up how often a step that failed is taken again.
 
         Args:
-            error: how.
-            deterministic: whether the solver gives the same for the same.
+            error: Failure of the step.
+            deterministic: True if the solver gives the same for the same.
         """
         return 0 if error.diverged and deterministic else self.response(error).retries
 
     @property
     def ever_drops(self) -> bool:
-        """Whether anything is left out in the end for any kind of failure."""
+        """True if anything is left out in the end for any kind of failure."""
         return any(response.drop for response in (self._default, *self._by_kind.values()))
 
     def __repr__(self) -> str:
@@ -97,7 +101,7 @@ def _response(words: object) -> Response:
 
 
 def as_policy(policy: FailurePolicy | str | Mapping[str, str]) -> FailurePolicy:
-    """A policy of the words that declare it."""
+    """Convert the words that declare a policy; a policy stays itself."""
     return policy if isinstance(policy, FailurePolicy) else FailurePolicy(policy)
 
 
@@ -105,11 +109,11 @@ class Incident(NamedTuple):
     """One failure, and what was done about it.
 
     Args:
-        kind: of failure.
-        action: what was done.
-        message: of the error.
-        query: what was asked for, in words; where else it happened, if all queries share it.
-        kept: the working folder that was kept, or empty.
+        kind: Kind of failure.
+        action: Action that was taken.
+        message: Message of the error.
+        query: Query that asked for the step, in words; or where else it happened, if all queries share it.
+        kept: Working folder that was kept; empty if there is none.
     """
 
     kind: str
@@ -120,45 +124,113 @@ class Incident(NamedTuple):
 
 
 def incident(error: SolverError, action: Action, query: str = "") -> Incident:
-    """What happened, of an error."""
+    """Record an error and the action that was taken; the query is the error's own place if none is given."""
     return Incident(error.kind or "other", action, str(error), query or error.where, str(error.kept or ""))
 
 
-@dataclass
-class FailureLog:
-    """What happened since it was last looked at.
+@dataclass(frozen=True)
+class Account:
+    """Cost of a piece of work. Accounts are added up with `+` and :func:`total`.
 
     Args:
-        incidents: in order.
-        extra_steps: states that were advanced once more: again, or to find which one of several failed.
+        steps: Solver steps: states advanced by one step, retries and searches for the failing state included.
+        incidents: Failures on the way, in order.
     """
 
-    incidents: list[Incident] = field(default_factory=list)
-    extra_steps: int = 0
+    steps: int = 0
+    incidents: tuple[Incident, ...] = ()
 
-    def note(self, error: SolverError, action: Action, query: str = "") -> None:
-        """Something failed."""
-        self.incidents.append(incident(error, action, query))
+    def __add__(self, other: Account) -> Account:
+        return Account(self.steps + other.steps, self.incidents + other.incidents)
 
-    def take(self) -> FailureLog:
-        """What happened, which is then forgotten here."""
-        taken = FailureLog(self.incidents, self.extra_steps)
-        self.incidents, self.extra_steps = [], 0
-        return taken
+    def since(self, before: Account) -> Account:
+        """Subtract an earlier state of an account that only grows."""
+        return Account(self.steps - before.steps, self.incidents[len(before.incidents) :])
 
-    def add(self, other: FailureLog) -> None:
-        """Take what another log holds."""
-        self.incidents += other.incidents
-        self.extra_steps += other.extra_steps
+    def with_incident(self, error: SolverError, action: Action, query: str = "") -> Account:
+        """Copy the account with one more incident."""
+        return Account(self.steps, (*self.incidents, incident(error, action, query)))
 
 
-def counted(incidents: list[Incident], before: Mapping[str, int] | None = None) -> dict[str, int]:
-    """How many there were of each kind and action, such as `{"timeout dropped": 3}`, with those of before."""
+#: Cost of work that asks nothing of a solver.
+NOTHING = Account()
+
+
+def total(accounts: Iterable[Account]) -> Account:
+    """Add accounts up."""
+    return sum(accounts, NOTHING)
+
+
+def with_account(error: _Error, account: Account) -> _Error:
+    """Copy an error together with the cost of the work that it ended, which its own account is added to."""
+    same = _copy(error)
+    same.account = account + account_of(error)
+    return same
+
+
+def account_of(error: SolverError) -> Account:
+    """Cost of the work that an error ended, as far as it was noted."""
+    return error.account if isinstance(error.account, Account) else Account()
+
+
+@contextmanager
+def add_account_to_error(before: Sequence[Account]) -> Iterator[None]:
+    """Add the cost of earlier work to a solver's error that is raised inside.
+
+    Args:
+        before: Costs of the earlier work.
+    """
+    try:
+        yield
+    except SolverError as error:
+        raise with_account(error, total(before)) from error.__cause__
+
+
+def located(error: _Error, where: str) -> _Error:
+    """Copy an error with the place where it happened in its message: `... (failure: KIND, WHERE).`
+
+    Args:
+        error: Failure, which may have been given a place already; the new one is put behind that.
+        where: Place in words; empty for none.
+    """
+    if not where:
+        return error
+    same = _copy(error)
+    same.where = f"{error.where}, {where}" if error.where else where
+    reason = str(error).removesuffix(f" (failure: {error.kind}, {error.where}).").rstrip(".")
+    same.args = (f"{reason} (failure: {error.kind}, {same.where}).", *error.args[1:])
+    return same
+
+
+def _copy(error: _Error) -> _Error:
+    same = copy.copy(error)
+    same.__cause__, same.__suppress_context__ = error.__cause__, error.__suppress_context__
+    return same.with_traceback(error.__traceback__)
+
+
+def drop(error: SolverError, policy: FailurePolicy, where: str) -> Incident:
+    """Record that what failed is left out.
+
+    Args:
+        error: Failure.
+        policy: Policy that says whether it may be left out.
+        where: Place in words.
+
+    Raises:
+        SolverError: The policy does not allow it: the error itself, with the place.
+    """
+    if not policy.response(error).drop:
+        raise located(error, where)
+    return incident(error, "dropped", where)
+
+
+def count_failures(incidents: Iterable[Incident], before: Mapping[str, int] | None = None) -> dict[str, int]:
+    """Count incidents by kind and action, such as `{"timeout dropped": 3}`, on top of the counts before."""
     counts = Counter(before or {})
     counts.update(f"{one.kind} {one.action}" for one in incidents)
     return dict(sorted(counts.items()))
 
 
-def as_line(step: int, one: Incident) -> dict[str, Any]:
-    """An incident of a training step, as a line of a log."""
+def incident_to_dict(step: int, one: Incident) -> dict[str, Any]:
+    """Convert an incident of a training step to a line of a log."""
     return {"step": step, **one._asdict()}

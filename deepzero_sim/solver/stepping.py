@@ -1,140 +1,277 @@
-"""Solver steps under a failure policy: a state that fails is tried again if declared so, and no other loses its answer."""
+"""Solver steps: one call held to the contract, and steps under a failure policy.
+
+Whoever wants a step of a solver gets it here: as numbers or an error (:func:`checked_step`), with failures of single states
+found, retried and returned (:func:`step_with_policy`), or recorded by torch (:func:`differentiable_step`).
+"""
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import torch
 
-from deepzero_sim.common.types import Array
-from deepzero_sim.errors import NonFiniteError, SolverError, SolverTimeoutError, StatesFailedError
-from deepzero_sim.solver.contract import DIVERGED, Solver, check_finite, check_form, check_params, raw_step, returned_by
-from deepzero_sim.solver.failure_policy import FailureLog, FailurePolicy, Response
+from deepzero_sim.common.cancellation import cancellation
+from deepzero_sim.common.types import Array, read_only_copy
+from deepzero_sim.errors import (
+    DeepZeroError,
+    InvalidStateError,
+    NonFiniteError,
+    SolverCrashError,
+    SolverError,
+    SolverTimeoutError,
+    StatesFailedError,
+)
+from deepzero_sim.solver.contract import DifferentiableSolver, Solver, SolverSpec
+from deepzero_sim.solver.failure_policy import Account, FailurePolicy, Incident, Response, incident, located, with_account
+from deepzero_sim.solver.validation import check_finite, check_form, check_params, check_states
 
-#: What comes from outside and may pass; a pause before each retry, twice as long each time, gives it time to.
+#: Kinds of failure that come from outside and may pass; a pause before each retry, twice as long each time, gives them time.
 PASSING = frozenset({"server-error", "connection-lost", "working-folder"})
 
 #: Seconds before the first retry of these, and at most.
 FIRST_PAUSE, LONGEST_PAUSE = 0.25, 30.0
 
+#: Remedy for a result that is not finite.
+DIVERGED = "it diverged or fails on such a state: use a smaller step, a smaller correction or another initial state"
 
-@dataclass
-class Advanced:
-    """What became of states.
+
+@dataclass(frozen=True, eq=False)
+class StepResult:
+    """Outcome of a step of every state.
 
     Args:
-        states: `(B, C, *N)`, one step later; anything where a state failed.
-        failures: by place in the batch.
-        calls: for how many states the solver was called: more than there are, if some were advanced once more.
+        states: States one step later, `(B, C, *N)`; anything where a state failed.
+        failures: Failures by place in the batch.
+        steps: Number of states that the solver was called for: more than there are, if some were advanced again.
+        incidents: Retries on the way.
     """
 
     states: Array
-    failures: dict[int, SolverError] = field(default_factory=dict)
-    calls: int = 0
+    failures: Mapping[int, SolverError]
+    steps: int
+    incidents: tuple[Incident, ...] = ()
 
-    def put(self, places: Sequence[int], part: Advanced) -> None:
-        """Take in what became of some of the states.
-
-        Args:
-            places: theirs.
-            part: in that order.
-        """
-        self.calls += part.calls
-        self.states[list(places)] = part.states
-        for place in self.failures.keys() & set(places):
-            del self.failures[place]
-        self.failures |= {places[i]: error for i, error in part.failures.items()}
+    @property
+    def account(self) -> Account:
+        """Cost of the step."""
+        return Account(self.steps, self.incidents)
 
 
-def advance(
+def checked_step(solver: Solver, states: Array, params: Array | None = None) -> Array:
+    """Take one step of any solver, held to the contract on both sides.
+
+    Args:
+        solver: Any solver.
+        states: States `(B, C, *N)`.
+        params: Scenario parameters `(B, K)` or None.
+
+    Returns:
+        States one step later, `(B, C, *N)`, in memory of their own.
+
+    Raises:
+        InvalidStateError: A shape or type is wrong, on the way in or out.
+        NonFiniteError: A number is NaN or infinite, on the way in or out.
+        SolverCrashError: The solver raised an exception of its own.
+        ConfigError: The solver found one of its settings not usable.
+    """
+    check_states(solver.spec, states, _given_to(solver.spec), "check what comes before the solver")
+    check_params(solver.spec, states, params)
+    advanced = np.empty(states.shape, states.dtype)  # ours: the solver may return a view, or the same memory every time
+    for part in _calls(solver.spec, range(len(states))):
+        result, failures = _call(solver, *_rows(states, params, part))
+        for place in sorted(failures):
+            raise failures[place]
+        check_finite(result, _returned_by(solver.spec), DIVERGED)
+        advanced[list(part)] = result
+    return advanced
+
+
+def differentiable_step(solver: DifferentiableSolver, states: torch.Tensor, params: torch.Tensor | None) -> torch.Tensor:
+    """Take one differentiable step from copies: what the solver writes into them changes nothing of its caller's.
+
+    Args:
+        solver: Any differentiable solver.
+        states: States `(B, C, *N)`.
+        params: Scenario parameters `(B, K)` or None.
+
+    Returns:
+        States one step later, `(B, C, *N)`, recorded by autograd back to `states`.
+
+    Raises:
+        InvalidStateError: The solver returned something else.
+        SolverCrashError: The solver raised an exception of its own.
+    """
+    what = f"the differentiable step of solver {solver.spec.name!r}"
+    with _crashes(what, lambda error: f"run it alone to find out why, on tensors of shape {tuple(states.shape)}"):
+        advanced = solver.differentiable_step(states.clone(), None if params is None else params.clone())
+    if not isinstance(advanced, torch.Tensor):
+        raise InvalidStateError(f"{what} must return a tensor, not {type(advanced).__name__}: leave numpy out of it.")
+    if (advanced.shape, advanced.dtype) != (states.shape, states.dtype):
+        raise InvalidStateError(
+            f"{what} must return {states.dtype} of shape {tuple(states.shape)}, as it was given, not {advanced.dtype} of shape "
+            f"{tuple(advanced.shape)}: convert it."
+        )
+    return advanced
+
+
+def step_with_policy(
     solver: Solver,
     states: Array,
     params: Array | None,
     policy: FailurePolicy,
-    log: FailureLog,
-    query: Callable[[int], str] = lambda place: "",
-) -> Advanced:
-    """One step of every state; those that failed, and were tried as often as the policy says, are told by their places.
+    describe: Callable[[int], str] = lambda place: "",
+) -> StepResult:
+    """Take one step of every state; those that failed are retried as often as the policy says, then returned as failures.
 
     Args:
-        solver: any.
-        states: `(B, C, *N)`; one that is not finite has failed already.
-        params: `(B, K)` or None.
-        policy: how often a step is taken again.
-        log: where that is noted.
-        query: what the state of a place belongs to, in words, for the log.
+        solver: Any solver.
+        states: States `(B, C, *N)`; one that is not finite has failed already.
+        params: Scenario parameters `(B, K)` or None.
+        policy: Policy that says how often a step is taken again.
+        describe: Function that says in words what the state of a place belongs to, for incidents.
 
     Raises:
-        InvalidStateError: what is given has a wrong shape or dtype.
+        InvalidStateError: The arguments have a wrong shape or type.
     """
-    what = f"what is given to solver {solver.spec.name!r}"
+    what = _given_to(solver.spec)
     check_form(solver.spec, states, what)
     check_params(solver.spec, states, params)
-    result = Advanced(np.empty_like(states), _not_finite(states, what, "check what comes before the solver"))
-    places = [i for i in range(len(states)) if i not in result.failures]
-    usable, tries = len(places), 0
-    while places:
-        result.put(places, _once(solver, *_rows(states, params, places), policy, log))
-        places = [i for i in places if i in result.failures and _may_retry(solver, result.failures[i], policy, tries)]
-        for i in places:
-            log.note(result.failures[i], "retried", query(i))
-        _pause([result.failures[i] for i in places], tries)
-        tries += 1
-    log.extra_steps += max(0, result.calls - usable)
-    return result
+    advanced, steps, incidents = np.empty_like(states), 0, list[Incident]()
+    failures = _non_finite_states(states, what, "check what comes before the solver")
+    left = [place for place in range(len(states)) if place not in failures]
+    for tries in itertools.count():
+        for places in _calls(solver.spec, left):
+            part = _bisect(solver, *_rows(states, params, places), policy)
+            advanced[list(places)] = part.states
+            failures = {place: error for place, error in failures.items() if place not in places}
+            failures |= {places[i]: error for i, error in part.failures.items()}
+            steps += part.steps
+            incidents += part.incidents
+        left = [place for place in left if place in failures and _may_retry(solver, failures[place], policy, tries)]
+        if not left:
+            break
+        incidents += [incident(failures[place], "retried", describe(place)) for place in left]
+        _pause([failures[place] for place in left], tries)
+    return StepResult(advanced, failures, steps, tuple(incidents))
 
 
-def advance_all(
-    solver: Solver, states: Array, params: Array | None, policy: FailurePolicy, log: FailureLog, where: str = ""
-) -> Array:
-    """One step of states that are needed all: `(B, C, *N)`.
-
-    Args:
-        solver: any.
-        states: `(B, C, *N)`.
-        params: `(B, K)` or None.
-        policy: how often a step is taken again.
-        log: where that is noted.
-        where: they come from, in words, for the error.
-
-    Raises:
-        SolverError: of the first that failed all the same.
-    """
-    result = advance(solver, states, params, policy, log, lambda place: where)
-    if result.failures:
-        raise located(result.failures[min(result.failures)], where)
-    return result.states
-
-
-def located(error: SolverError, where: str) -> SolverError:
-    """The same error, which says where it happened too."""
-    if where:
-        error.where = where
-        error.args = (f"{str(error).rstrip('.')} (failure: {error.kind}, {where}).", *error.args[1:])
-    return error
-
-
-def leave_out(error: SolverError, policy: FailurePolicy, log: FailureLog, where: str) -> None:
-    """Note that what failed is left out.
+def step_all(
+    solver: Solver, states: Array, params: Array | None, policy: FailurePolicy, where: str = ""
+) -> tuple[Array, Account]:
+    """Take one step of states that are all needed.
 
     Args:
-        error: what happened.
-        policy: whether it may be.
-        log: where it is noted.
-        where: it happened, in words.
+        solver: Any solver.
+        states: States `(B, C, *N)`.
+        params: Scenario parameters `(B, K)` or None.
+        policy: Policy that says how often a step is taken again.
+        where: Place that the states come from, in words, for the error.
+
+    Returns:
+        States one step later, `(B, C, *N)`, and what the step took.
 
     Raises:
-        SolverError: it may not: the error itself, which says where too.
+        SolverError: A state failed all the same: the first one's error, with its place and account.
     """
-    if not policy.response(error).drop:
-        raise located(error, where)
-    log.note(error, "dropped", where)
+    result = step_with_policy(solver, states, params, policy, lambda place: where)
+    for place in sorted(result.failures):
+        raise with_account(located(result.failures[place], where), result.account)
+    return result.states, result.account
+
+
+def _bisect(solver: Solver, states: Array, params: Array | None, policy: FailurePolicy) -> StepResult:
+    """Advance states in one call; where it fails as a whole, by halves, down to the states that are the reason."""
+    count = len(states)
+    try:
+        result, failures = _call(solver, states, params)
+        return StepResult(result, {**_non_finite_states(result, _returned_by(solver.spec), DIVERGED), **failures}, count)
+    except SolverError as error:
+        if count == 1 or (isinstance(error, SolverTimeoutError) and _ends_run(error, policy)):  # a search would take long
+            return StepResult(states, dict.fromkeys(range(count), error), count)
+        whole = error
+    advanced, failures, steps, incidents = np.empty_like(states), dict[int, SolverError](), count, tuple[Incident, ...]()
+    for half in (range(count // 2), range(count // 2, count)):
+        part = _bisect(solver, *_rows(states, params, half), policy)
+        advanced[list(half)] = part.states
+        failures |= {half[i]: error for i, error in part.failures.items()}
+        steps, incidents = steps + part.steps, incidents + part.incidents
+        first = min(failures, default=count)
+        if first < count and _ends_run(failures[first], policy):  # the others are not needed any more
+            return StepResult(states, dict.fromkeys(range(first, count), failures[first]), steps, incidents)
+    if not failures and _ends_run(whole, policy):  # no state by itself is the reason
+        return StepResult(states, dict.fromkeys(range(count), whole), steps, incidents)
+    return StepResult(advanced, failures, steps, incidents if failures else (*incidents, incident(whole, "retried")))
+
+
+def _call(solver: Solver, states: Array, params: Array | None) -> tuple[Array, Mapping[int, SolverError]]:
+    """Call a solver once, on copies that it cannot write to; check the form of its result, but not its numbers.
+
+    Returns:
+        States one step later, and the failures of single states that the solver told by place.
+
+    Raises:
+        SolverError: The call failed as a whole.
+        DeepZeroError: The solver cannot be asked at all: something is set wrong.
+    """
+    given, scenario = read_only_copy(states), None if params is None else read_only_copy(params)
+    failures: Mapping[int, SolverError] = {}
+    cancellation.check()
+    try:
+        with _crashes(f"solver {solver.spec.name!r}", _remedy, place=True):
+            result = solver.step(given, scenario)
+    except StatesFailedError as error:
+        result, failures = error.advanced, error.failures
+    check_form(solver.spec, result, _returned_by(solver.spec), len(states))
+    return result, failures
+
+
+@contextmanager
+def _crashes(what: str, remedy: Callable[[BaseException], str], place: bool = False) -> Iterator[None]:
+    """Turn exceptions of a solver's own code into a :class:`SolverCrashError`; errors of ours pass.
+
+    Args:
+        what: Beginning of the sentence.
+        remedy: Function from the exception to the end of the sentence.
+        place: True to name the line that raised it.
+    """
+    try:
+        yield
+    except DeepZeroError:
+        raise
+    except (Exception, SystemExit) as error:
+        line = traceback.extract_tb(error.__traceback__)[-1]
+        at = f" ({Path(line.filename).name}, line {line.lineno})" if place else ""
+        raise SolverCrashError(f"{what} raised {type(error).__name__}: {error}{at}: {remedy(error)}.") from error
+
+
+def _remedy(error: BaseException) -> str:
+    changed = "read-only" in str(error)
+    return "a step must not change its input, so copy it first" if changed else "run its step alone to find out why"
+
+
+def _given_to(spec: SolverSpec) -> str:
+    return f"what is given to solver {spec.name!r}"
+
+
+def _returned_by(spec: SolverSpec) -> str:
+    return f"what solver {spec.name!r} returned"
+
+
+def _calls(spec: SolverSpec, places: Sequence[int]) -> list[Sequence[int]]:
+    """Split places into calls of as many states as the solver takes at once."""
+    largest = spec.max_batch or max(1, len(places))
+    return [places[first : first + largest] for first in range(0, len(places), largest)]
 
 
 def _rows(states: Array, params: Array | None, places: Sequence[int]) -> tuple[Array, Array | None]:
-    """Some of the states and their parameters."""
+    """Select some of the states and their parameters."""
     if len(places) == len(states):  # as it is nearly always
         return states, params
     return states[list(places)], None if params is None else params[list(places)]
@@ -149,56 +286,8 @@ def _pause(errors: Sequence[SolverError], tries: int) -> None:
         time.sleep(min(LONGEST_PAUSE, FIRST_PAUSE * 2**tries))
 
 
-def _once(solver: Solver, states: Array, params: Array | None, policy: FailurePolicy, log: FailureLog) -> Advanced:
-    """One try of every state, as many in a call as the solver takes."""
-    largest = solver.spec.max_batch or len(states)
-    result = Advanced(np.empty_like(states))
-    for first in range(0, len(states), largest):
-        places = range(len(states))[first : first + largest]
-        result.put(places, _called(solver, *_rows(states, params, places), policy, log))
-    return result
-
-
-def _called(solver: Solver, states: Array, params: Array | None, policy: FailurePolicy, log: FailureLog) -> Advanced:
-    """One call; where it fails as a whole, by halves, down to the states that are the reason."""
-    count = len(states)
-    try:
-        return _stepped(solver, states, params)
-    except SolverError as error:
-        if count == 1 or _in_vain(error, policy):
-            return Advanced(states, dict.fromkeys(range(count), error), count)
-        whole = error
-    result, middle = Advanced(np.empty_like(states), calls=count), count // 2
-    for places in (range(middle), range(middle, count)):
-        result.put(places, _called(solver, *_rows(states, params, places), policy, log))
-        first = min(result.failures, default=count)
-        if first < count and _ends_run(result.failures[first], policy):  # the others are not needed any more
-            return Advanced(states, dict.fromkeys(range(first, count), result.failures[first]), result.calls)
-    if not result.failures and _ends_run(whole, policy):  # no state by itself is the reason
-        return Advanced(states, dict.fromkeys(range(count), whole), result.calls)
-    if not result.failures:
-        log.note(whole, "retried")
-    return result
-
-
-def _stepped(solver: Solver, states: Array, params: Array | None) -> Advanced:
-    """One call, its result held to the contract, state by state as far as numbers go.
-
-    Raises:
-        SolverError: it failed as a whole.
-    """
-    failures: dict[int, SolverError] = {}
-    try:
-        result = raw_step(solver, states, params)
-    except StatesFailedError as error:
-        result, failures = error.advanced, error.failures
-    what = returned_by(solver.spec)
-    check_form(solver.spec, result, what, len(states))
-    return Advanced(result, {**_not_finite(result, what, DIVERGED), **failures}, len(states))
-
-
-def _not_finite(states: Array, what: str, remedy: str) -> dict[int, SolverError]:
-    """An error for every state that holds NaN or infinity."""
+def _non_finite_states(states: Array, what: str, remedy: str) -> dict[int, SolverError]:
+    """Find the states that hold NaN or infinity, with an error for each."""
     errors: dict[int, SolverError] = {}
     for i in np.flatnonzero(~np.isfinite(states).all(axis=tuple(range(1, states.ndim)))).tolist():
         try:
@@ -210,8 +299,3 @@ def _not_finite(states: Array, what: str, remedy: str) -> dict[int, SolverError]
 
 def _ends_run(error: SolverError, policy: FailurePolicy) -> bool:
     return policy.response(error) == Response()
-
-
-def _in_vain(error: SolverError, policy: FailurePolicy) -> bool:
-    """Whether to look for the state that is the reason takes long, and changes nothing."""
-    return isinstance(error, SolverTimeoutError) and _ends_run(error, policy)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from math import isfinite
 from pathlib import Path
@@ -20,12 +20,11 @@ import torch
 from deepzero_sim.common.types import Mask, NamedTensors, is_integer, is_number
 from deepzero_sim.errors import ConfigError, DivergedError, MissingExtraError, RunError, SolverError
 from deepzero_sim.estimators import Estimator, GradientEstimate
-from deepzero_sim.execution.executors import single_threaded
+from deepzero_sim.execution.threads import single_threaded
 from deepzero_sim.oracle.base import Oracle
 from deepzero_sim.oracle.ledger import Ledger
 from deepzero_sim.oracle.queries import trainable
-from deepzero_sim.solver.failure_policy import counted
-from deepzero_sim.solver.stepping import located
+from deepzero_sim.solver.failure_policy import Incident, account_of, count_failures, located
 from deepzero_sim.training.checkpoint_file import Checkpoint, storable_copies
 from deepzero_sim.training.checkpoint_schedule import CheckpointSchedule
 from deepzero_sim.training.run_folder import ANSWERS, RunFolder
@@ -139,6 +138,7 @@ class Trainer:
         tensorboard: bool = True,
         spent: Progress = Progress(),
         resumption_seconds: float = 0.0,
+        incidents: Sequence[Incident] = (),
         keep: Collection[int] = (),
     ) -> Progress:
         """Train up to training step number `steps`, from the last checkpoint if there is one.
@@ -164,13 +164,19 @@ class Trainer:
             if progress.step == steps:
                 return progress
             begun = replace(progress, seconds=progress.seconds + resumption_seconds) if progress.step else spent
-            return self._train(begun, steps, report, tensorboard, keep)
+            return self._train(begun, steps, report, tensorboard, incidents, keep)
 
     def _train(
-        self, progress: Progress, steps: int, report: Callable[[Progress], None], tensorboard: bool, keep: Collection[int]
+        self,
+        progress: Progress,
+        steps: int,
+        report: Callable[[Progress], None],
+        tensorboard: bool,
+        incidents: Sequence[Incident],
+        keep: Collection[int],
     ) -> Progress:
         events = _open_events(self.run.path, progress.step) if tensorboard else None
-        ledger = self.oracle.ledger = Ledger(self.run.path / ANSWERS, self.run.name)
+        ledger = Ledger(self.run.path / ANSWERS, self.run.name)
         checkpoints = CheckpointSchedule(self.run, lambda: self._checkpoint(progress), self.checkpoint_every)
         try:
             # explicit, because torch warns of leaving it open; our sparse gradients are sorted and in range by construction
@@ -179,11 +185,12 @@ class Trainer:
                 for step in range(progress.step, steps):
                     ledger.at(step)
                     try:
-                        progress = self._step(step, progress)
+                        progress = self._step(step, progress, ledger, incidents)
                     except SolverError as error:  # the network is as the last training step left it: that is not lost
                         if progress.step and not error.diverged:
                             checkpoints.write()
                         raise
+                    incidents = ()
                     self._log(progress, events)
                     report(progress)
                     if progress.step in keep:  # before the checkpoint to go on from, so that a run beyond it has it
@@ -191,44 +198,46 @@ class Trainer:
                     checkpoints.after_step(progress.step, last=progress.step == steps)
             ledger.forget()
         finally:
-            self.oracle.ledger = None
             if events is not None:
                 events.close()
         return progress
 
-    def _step(self, step: int, before: Progress) -> Progress:
+    def _step(self, step: int, before: Progress, ledger: Ledger, incidents: Sequence[Incident]) -> Progress:
         started = time.perf_counter()
         mask = None if self.mask is None else self.mask(self.oracle.model, step)
         seed = self.seed * 1_000_003 + step
         with torch.random.fork_rng(devices=[]):  # what a network draws itself, such as dropout, depends on the step too
             torch.manual_seed(seed)
-            estimate = self._estimated(step, mask, seed)
+            estimate = self._estimate(step, mask, seed, ledger, incidents)
         self._fill(estimate, mask)
         self._update(estimate.loss)
-        happened = self.oracle.log.take()
-        self.run.append_failures(step + 1, happened.incidents)
+        happened = (*incidents, *estimate.incidents)
+        self.run.append_failures(step + 1, happened)
         return Progress(
             step=step + 1,
             loss=estimate.loss,
             queries=before.queries + estimate.queries,
-            solver_steps=before.solver_steps + estimate.solver_steps + happened.extra_steps,
+            solver_steps=before.solver_steps + estimate.solver_steps,
             seconds=before.seconds + time.perf_counter() - started,
-            failures=counted(happened.incidents, before.failures),
+            failures=count_failures(happened, before.failures),
         )
 
-    def _estimated(self, step: int, mask: Mask | None, seed: int) -> GradientEstimate:
-        """The gradient of a training step, or none at all if what its queries share failed and the policy goes on."""
+    def _estimate(
+        self, step: int, mask: Mask | None, seed: int, ledger: Ledger, incidents: Sequence[Incident]
+    ) -> GradientEstimate:
+        """Estimate the gradient of a training step; empty if what its queries share failed and the policy goes on."""
         batch = self.batches(step)
+        resuming = {"ledger": ledger} if self.estimator.resumable else {}
         try:
-            estimate = self.estimator.estimate(self.oracle, batch, mask=mask, seed=seed)
+            estimate = self.estimator.estimate(self.oracle, batch, mask=mask, seed=seed, **resuming)
         except SolverError as error:
             goes_on = self.oracle.on_failure.response(error).drop and self._skipped < MOST_SKIPPED
-            self.oracle.log.note(error, "skipped" if goes_on else "aborted")
+            account = account_of(error).with_incident(error, "skipped" if goes_on else "aborted")
             if not goes_on:
-                self.run.append_failures(step + 1, self.oracle.log.take().incidents)
+                self.run.append_failures(step + 1, (*incidents, *account.incidents))
                 raise located(error, f"{self._skipped} training steps before were skipped" if self._skipped else "") from None
             self._skipped += 1
-            return GradientEstimate({}, float("nan"), 0, self.oracle.preparation_steps(batch))
+            return GradientEstimate({}, float("nan"), 0, account.steps, incidents=account.incidents)
         self._skipped = 0
         return estimate
 

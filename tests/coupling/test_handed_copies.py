@@ -25,8 +25,8 @@ from deepzero_sim.datasets.batches import advance_frames
 from deepzero_sim.errors import SolverCrashError
 from deepzero_sim.estimators import BackPropagation
 from deepzero_sim.serving.solver_models import ServedSolver
-from deepzero_sim.solver.contract import checked_step
 from deepzero_sim.solver.failure_policy import FailurePolicy
+from deepzero_sim.solver.stepping import checked_step
 
 SPEC = dz.SolverSpec(name="decay", state_shape=(1, 16), dt=1.0, dtype="float64", parameters=("percent",))
 

@@ -25,8 +25,11 @@ from deepzero_sim.coupling.layer import SolverLayer
 from deepzero_sim.coupling.vjp import Coloured
 from deepzero_sim.errors import ConfigError, NonFiniteError, SolverCrashError, WorkerLostError
 from deepzero_sim.estimators import CGE
-from deepzero_sim.execution.executors import SerialExecutor, open_executor, run_in_order, single_threaded
+from deepzero_sim.execution.executors import open_executor
+from deepzero_sim.execution.tasks import SerialExecutor, run_in_order
+from deepzero_sim.execution.threads import single_threaded
 from deepzero_sim.solver.failure_policy import FailurePolicy
+from deepzero_sim.solver.worker_losses import run_with_policy
 
 KINDS = pytest.mark.parametrize("kind", ["serial", "thread", "two processes"])
 LOST = "a worker process died while it was answering queries"
@@ -171,7 +174,8 @@ def alive(pid: int) -> bool:
 
 PARENT = """
 import os, sys, time
-from deepzero_sim.execution.executors import open_executor, run_in_order
+from deepzero_sim.execution.executors import open_executor
+from deepzero_sim.execution.tasks import run_in_order
 
 def pid(task):
     time.sleep(0.3)
@@ -248,9 +252,9 @@ class Foreign(Executor):
 def test_a_policy_on_lost_workers_that_cannot_be_kept_is_said(policy: Any, warns: bool, executors: dict[str, Executor]) -> None:
     said = pytest.warns(UserWarning, match=r"worker-lost.*those of Foreign cannot: a worker that is lost ends the run")
     with said if warns else nullcontext():
-        assert run_in_order(Foreign(), square_or_fail, [1, 2], FailurePolicy(policy)) == [1, 4]
+        assert run_with_policy(Foreign(), square_or_fail, [1, 2], FailurePolicy(policy))[0] == [1, 4]
     for ours in executors.values():
-        assert run_in_order(ours, square_or_fail, [1, 2], FailurePolicy(policy)) == [1, 4]
+        assert run_with_policy(ours, square_or_fail, [1, 2], FailurePolicy(policy))[0] == [1, 4]
 
 
 def test_the_standard_pool_of_a_loop_is_none_whose_workers_start_anew() -> None:

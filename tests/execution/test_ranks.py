@@ -29,10 +29,11 @@ from runs import TESTS, assert_same_tensors, config_file, line_data, tensors, tr
 from deepzero_sim.cli.main import main
 from deepzero_sim.errors import ConfigError, MissingExtraError, WorkerLostError
 from deepzero_sim.estimators import CGE
-from deepzero_sim.execution.executors import open_executor, run_in_order
+from deepzero_sim.execution.executors import open_executor
 from deepzero_sim.execution.ranks import RankExecutor, executor, link, serving
 from deepzero_sim.execution.ranks.calls import Question
 from deepzero_sim.execution.ranks.lost import LostRanks
+from deepzero_sim.execution.tasks import run_in_order
 
 # ---- within this process
 
@@ -302,7 +303,7 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason=
 PROGRAM = """
 import json, os, signal, sys, time
 import deepzero_sim as dz
-from deepzero_sim.execution.executors import run_in_order
+from deepzero_sim.execution.tasks import run_in_order
 from deepzero_sim.execution.ranks import link, executor, serving
 
 def on(rank):
@@ -529,7 +530,7 @@ def test_a_rank_that_does_not_come_and_one_that_falls_silent(tmp_path: Path) -> 
 def test_training_on_ranks_from_the_command_line(tmp_path: Path) -> None:
     settings = train_settings(tmp_path / "ranks", line_data(tmp_path / "line.h5"), updates=6)
     config_file(tmp_path / "train.yaml", settings)
-    command = ("-m", "--", "deepzero_sim.cli.main", "train", "--config", "train.yaml")
+    command = ("-m", "--", "deepzero_sim.cli", "train", "--config", "train.yaml")
     assert main(["train", "--config", str(tmp_path / "train.yaml"), "--run", str(tmp_path / "serial")]) == 0
     with program(tmp_path, *command, "--workers.backend", "ranks") as started:
         status, out, err = started.end(60)

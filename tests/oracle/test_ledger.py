@@ -22,8 +22,8 @@ from torch import nn
 from deepzero_sim.estimators import CGE, RGE, Estimator
 from deepzero_sim.oracle import ledger
 from deepzero_sim.oracle.answers import Answers
-from deepzero_sim.oracle.base import ModelOracle
 from deepzero_sim.oracle.ledger import Ledger, Portion
+from deepzero_sim.oracle.model import ModelOracle
 from deepzero_sim.oracle.queries import Perturbation
 from deepzero_sim.training.run_folder import RunFolder
 from deepzero_sim.training.trainer import Trainer
@@ -89,7 +89,7 @@ def test_killed_for_good_it_goes_on_there(tmp_path: Path) -> None:
     program = f"""
         import os, signal, sys
         from pathlib import Path
-        sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+        sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[1])]!r}
         import test_ledger
         from deepzero_sim.oracle import ledger
         ledger.PORTION = ledger.FIRST = 0.0
@@ -129,7 +129,7 @@ def written(path: Path, portions: list[Portion]) -> Ledger:
     kept.at(4)
     assert kept.begin(0.5, 10) == []
     for portion in portions:
-        kept.keep(portion, 1.0, ledger.PORTION)
+        kept.append(portion, 1.0, ledger.PORTION)
     return kept
 
 
@@ -144,7 +144,7 @@ def test_cut_off_anywhere_it_holds_whole_portions(tmp_path_factory: pytest.TempP
     again.at(4)
     whole = PORTIONS[: max(0, lines - 1)]
     assert again.begin(0.5, 10) == whole
-    again.keep(PORTIONS[0], 1.0, ledger.PORTION)
+    again.append(PORTIONS[0], 1.0, ledger.PORTION)
     last = Ledger(path)
     last.at(4)
     assert last.begin(0.5, 10) == [*whole, PORTIONS[0]]
@@ -155,7 +155,7 @@ def test_what_a_power_cut_left_is_not_used(tmp_path: Path, garbage: bytes) -> No
     path, portion = tmp_path / "answers.jsonl", Portion(1, [0.5], 3, [], [])
     kept = Ledger(path)
     kept.begin(1.0, 2)
-    kept.keep(portion, 1.0, 100.0)
+    kept.append(portion, 1.0, 100.0)
     whole = path.read_bytes()
     path.write_bytes(whole + garbage + whole.splitlines(keepends=True)[1])
     assert Ledger(path).begin(1.0, 2) == [portion] and path.read_bytes() == whole
@@ -178,12 +178,12 @@ def test_a_second_question_of_a_step_is_another(tmp_path: Path) -> None:
 def test_portions_take_as_long_as_they_should(tmp_path: Path) -> None:
     kept = written(tmp_path / "answers.jsonl", [])
     assert kept.size_of_next([1.0] * 160) == 10  # a sixteenth, as nothing is known
-    kept.keep(Portion(10, [], 0, [], []), 10.0, 5.0)
+    kept.append(Portion(10, [], 0, [], []), 10.0, 5.0)
     assert not (tmp_path / "answers.jsonl").exists()  # too little to be written
     assert kept.size_of_next([1.0] * 150) == ledger.PORTION / 0.5
     assert kept.size_of_next([1.0] * 50) == 50  # no small rest
     assert kept.size_of_next([100.0, 100.0]) == 1
-    kept.keep(Portion(40, [], 0, [], []), 40.0, 20.0)
+    kept.append(Portion(40, [], 0, [], []), 40.0, 20.0)
     question, *lines = (tmp_path / "answers.jsonl").read_text(encoding="utf-8").splitlines()
     assert json.loads(question) == {"step": 4, "question": 0, "loss": (0.5).hex(), "queries": 10}
     assert [json.loads(line)[0] for line in lines] == [10, 40]

@@ -34,7 +34,9 @@ from deepzero_sim.coupling.loop import SolverLoop
 from deepzero_sim.errors import ConfigError, DivergedError, InvalidStateError, NonFiniteError
 from deepzero_sim.estimators import CGE, RGE, BackPropagation, Estimator
 from deepzero_sim.models import small
-from deepzero_sim.oracle.base import LoopOracle, ModelOracle, Oracle
+from deepzero_sim.oracle.base import Oracle
+from deepzero_sim.oracle.loop import LoopOracle
+from deepzero_sim.oracle.model import ModelOracle
 from deepzero_sim.oracle.queries import Coordinates, Directions, trainable, unit_direction
 
 

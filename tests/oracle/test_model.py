@@ -18,7 +18,8 @@ from deepzero_sim.common.types import NamedTensors
 from deepzero_sim.errors import ConfigError, DivergedError
 from deepzero_sim.estimators import CGE, RGE, BackPropagation, Estimator
 from deepzero_sim.execution.executors import Backend, open_executor
-from deepzero_sim.oracle.base import LoopOracle, ModelOracle
+from deepzero_sim.oracle.loop import LoopOracle
+from deepzero_sim.oracle.model import ModelOracle
 from deepzero_sim.oracle.queries import Coordinates, parts_of, trainable
 
 
@@ -166,7 +167,7 @@ def test_wrong_settings_are_refused_in_one_sentence(options: dict[str, Any], wor
 def test_a_network_that_does_not_fit_is_queried_by_whole_passes_and_a_warning_says_why(share: float, words: str) -> None:
     """Never an out-of-memory error, and never another answer."""
     model, batch = classifier(), labelled()
-    recording = ModelOracle(model, F.cross_entropy)._network.base((batch[0],), batch[1]).recording
+    recording = ModelOracle(model, F.cross_entropy)._network.unperturbed_pass((batch[0],), batch[1]).recording
     assert recording is not None
     expected = CGE(1e-2).estimate(ModelOracle(model, F.cross_entropy), batch)
     oracle = ModelOracle(model, F.cross_entropy, memory=int(share * recording.size))

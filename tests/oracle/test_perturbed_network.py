@@ -30,10 +30,10 @@ from torch import nn
 
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.estimators import CGE, BackPropagation
-from deepzero_sim.oracle.base import ModelOracle
 from deepzero_sim.oracle.difference.delta import Dense
 from deepzero_sim.oracle.difference.rules.table import RULES
-from deepzero_sim.oracle.perturbed_network import QueriedNetwork
+from deepzero_sim.oracle.model import ModelOracle
+from deepzero_sim.oracle.perturbed_network import PerturbedNetwork
 from deepzero_sim.oracle.queries import (
     CoordinateBatch,
     Coordinates,
@@ -63,8 +63,8 @@ def one_by_one(model: nn.Module, perturbation: Coordinates | Directions, inputs:
 def check(model: nn.Module, perturbation: Coordinates | Directions, inputs: torch.Tensor) -> None:
     """Compare both answers, for inputs `(P, *shape)` that differ and for the same inputs, and see the network as it was."""
     before = snapshot(model)
-    queried = QueriedNetwork(model)
-    base = queried.base(inputs[0])
+    queried = PerturbedNetwork(model)
+    base = queried.unperturbed_pass(inputs[0])
     for given_inputs, moved in ((inputs, [inputs - inputs[0]]), (inputs[:1].expand_as(inputs), [])):
         expected = one_by_one(model, perturbation, given_inputs)
         result = base.result + queried.changes(base, perturbation, moved)
@@ -144,8 +144,8 @@ def test_directions_by_whole_passes() -> None:
     mask = {"0.weight": torch.rand(3, 2, 3, 2) < 0.5}
     for queries in (Directions((3, 4), (0.1, -0.1)), Directions((3, 4), (0.1, -0.1), mask)):
         check(model, queries, torch.stack([inputs, inputs + 1]))
-    queried = QueriedNetwork(model)
-    base = queried.base(inputs)
+    queried = PerturbedNetwork(model)
+    base = queried.unperturbed_pass(inputs)
     assert not queried.changes(base, Directions((0,), (0.0,))).any(), "a step of zero changes nothing"
 
 
@@ -153,8 +153,8 @@ def test_displacements_move_all_parameters_in_their_order() -> None:
     model, inputs = network("conv2d")
     before, sizes = snapshot(model), [p.numel() for p in trainable(model).values()]
     moves = 0.1 * torch.randn(3, sum(sizes), dtype=torch.float64)
-    queried = QueriedNetwork(model)
-    base = queried.base(inputs)
+    queried = PerturbedNetwork(model)
+    base = queried.unperturbed_pass(inputs)
     found = base.result + queried.changes(base, Displacements(moves))
     for result, move in zip(found, moves, strict=True):
         changed = copy.deepcopy(model)
@@ -185,8 +185,8 @@ def test_several_inputs(parameter: str, given_params: bool) -> None:
     model = TwoInputs().double()
     states = torch.randn(2, 2, 1, 6, dtype=torch.float64)
     params = torch.randn(2, 2, dtype=torch.float64) if given_params else None
-    queried = QueriedNetwork(model)
-    base = queried.base(states[0], params)
+    queried = PerturbedNetwork(model)
+    base = queried.unperturbed_pass(states[0], params)
     changes = queried.changes(base, Coordinates(parameter, (0, 1), (0.1, -0.2)), [states - states[0], None])
     for block, change, index, step in zip(states, changes, (0, 1), (0.1, -0.2), strict=True):
         changed = copy.deepcopy(model)
@@ -210,8 +210,8 @@ def test_a_chunk_of_several_parameters_equals_its_parts() -> None:
     )
     model, x = model.double(), torch.randn(2, 2, 4, 4, dtype=torch.float64)
     parts = tuple(Coordinates(name, (0, p.numel() - 1), (0.1, -0.2)) for name, p in model.named_parameters())
-    queried = QueriedNetwork(model)
-    base = queried.base(x)
+    queried = PerturbedNetwork(model)
+    base = queried.unperturbed_pass(x)
     together = queried.changes(base, CoordinateBatch(parts))
     alone = torch.cat([queried.changes(base, part) for part in parts])
     torch.testing.assert_close(together, alone, rtol=1e-12, atol=1e-12)
@@ -224,8 +224,8 @@ def test_a_parameter_that_is_not_used_changes_nothing() -> None:
             self.spare = nn.Parameter(torch.ones(3))
 
     model, x = Spare().double(), torch.randn(4, 2, dtype=torch.float64)
-    queried = QueriedNetwork(model)
-    changes = queried.changes(queried.base(x), Coordinates("spare", (0, 2), (0.1, 0.1)))
+    queried = PerturbedNetwork(model)
+    changes = queried.changes(queried.unperturbed_pass(x), Coordinates("spare", (0, 2), (0.1, 0.1)))
     assert changes.shape == (2, 4, 2) and not changes.any()
 
 
@@ -533,7 +533,7 @@ def test_another_thread_may_draw() -> None:
     thread.start()
     try:
         for _ in range(5):
-            QueriedNetwork(nn.Linear(3, 2)).base(torch.randn(4, 3))
+            PerturbedNetwork(nn.Linear(3, 2)).unperturbed_pass(torch.randn(4, 3))
     finally:
         done.set()
         thread.join()
@@ -671,9 +671,9 @@ class Dropping(nn.Module):
 def test_a_network_that_draws_random_numbers_is_refused(draw: Callable[[torch.Tensor], torch.Tensor]) -> None:
     """Two passes of it differ by more than any query changes, or will once it is trained."""
     torch.manual_seed(0)
-    network = QueriedNetwork(Dropping(draw).double())
+    network = PerturbedNetwork(Dropping(draw).double())
     with pytest.raises(ConfigError, match="Dropping draws random numbers") as caught:
-        network.base(torch.randn(4, 3, dtype=torch.float64))
+        network.unperturbed_pass(torch.randn(4, 3, dtype=torch.float64))
     assert "\n" not in str(caught.value)
 
 
@@ -717,9 +717,9 @@ class OwnGenerator(nn.Linear):
 @pytest.mark.parametrize("memory", [2**30, 1], ids=["recorded", "whole passes"])
 def test_draws_that_leave_two_passes_the_same_are_refused_too(make: Callable[[], nn.Module], memory: int) -> None:
     torch.manual_seed(0)
-    network = QueriedNetwork(make(), memory=memory)
+    network = PerturbedNetwork(make(), memory=memory)
     with pytest.raises(ConfigError, match="draws random numbers"):
-        network.base(torch.randn(1, 4, 3))
+        network.unperturbed_pass(torch.randn(1, 4, 3))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 from torch import nn
 
 from deepzero_sim.errors import ConfigError
-from deepzero_sim.oracle.queries import CoordinateBatch, Coordinates, Directions, Displacements, chunked, parts_of, trainable
+from deepzero_sim.oracle.queries import (
+    CoordinateBatch,
+    Coordinates,
+    Directions,
+    Displacements,
+    parts_of,
+    split_into_chunks,
+    trainable,
+)
 
 #: The network as it is, as a perturbation of one query.
 AS_IT_IS = Directions(seeds=(0,), steps=(0.0,))
@@ -20,7 +28,7 @@ AS_IT_IS = Directions(seeds=(0,), steps=(0.0,))
 @given(counts=st.lists(st.integers(1, 20), min_size=1, max_size=4), size=st.integers(1, 25))
 def test_coordinates_of_several_parameters_fill_chunks_in_order(counts: list[int], size: int) -> None:
     asked = [Coordinates(f"p{k}", tuple(range(n)), tuple(float(i) for i in range(n))) for k, n in enumerate(counts)]
-    chunks = chunked(asked, size)
+    chunks = split_into_chunks(asked, size)
     assert [len(chunk) for chunk in chunks[:-1]] == [size] * (len(chunks) - 1)
     assert 1 <= len(chunks[-1]) <= size
     found = [(part.name, i, s) for c in chunks for part in c.parts for i, s in zip(part.indices, part.steps, strict=True)]
@@ -31,7 +39,7 @@ def test_coordinates_of_several_parameters_fill_chunks_in_order(counts: list[int
 def test_directions_are_cut_in_order_and_kept_apart(count: int, size: int) -> None:
     numbers, mask = tuple(range(count)), {"a": torch.ones(1, dtype=torch.bool)}
     steps = tuple(float(i) for i in numbers)
-    first, *parts, last = chunked([Coordinates("a", (0,), (1.0,)), Directions(numbers, steps, mask), AS_IT_IS], size)
+    first, *parts, last = split_into_chunks([Coordinates("a", (0,), (1.0,)), Directions(numbers, steps, mask), AS_IT_IS], size)
     assert isinstance(first, CoordinateBatch)
     assert last == AS_IT_IS
     assert len(parts) == math.ceil(count / size)
@@ -41,7 +49,7 @@ def test_directions_are_cut_in_order_and_kept_apart(count: int, size: int) -> No
 
 def test_displacements_are_cut_in_order_and_kept_apart() -> None:
     moves = torch.arange(15.0).view(5, 3)
-    first, *parts, last = chunked([Coordinates("a", (0,), (1.0,)), Displacements(moves), AS_IT_IS], 2)
+    first, *parts, last = split_into_chunks([Coordinates("a", (0,), (1.0,)), Displacements(moves), AS_IT_IS], 2)
     assert isinstance(first, CoordinateBatch) and last == AS_IT_IS
     assert [len(part) for part in parts] == [2, 2, 1] and parts_of(parts[0]) == ()
     assert torch.equal(torch.cat([part.moves for part in parts]), moves)

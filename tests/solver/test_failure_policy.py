@@ -14,7 +14,17 @@ from problems import Burgers, conv_corrector
 import deepzero_sim as dz
 from deepzero_sim import errors
 from deepzero_sim.errors import ConfigError, FailureKind, SolverError
-from deepzero_sim.solver.failure_policy import FailureLog, FailurePolicy, Response, counted, incident
+from deepzero_sim.solver.failure_policy import (
+    Account,
+    FailurePolicy,
+    Response,
+    account_of,
+    count_failures,
+    incident,
+    located,
+    total,
+    with_account,
+)
 
 #: One of every kind, as it is raised.
 FAILURES: dict[str, SolverError] = {
@@ -112,9 +122,22 @@ def test_what_is_no_failure_of_a_step_ends_the_run() -> None:
 
 
 def test_incidents_are_counted_by_kind_and_action() -> None:
-    log = FailureLog()
+    account = Account(7)
     for action in ("retried", "retried", "dropped"):
-        log.note(FAILURES["timeout"], action)  # type: ignore[arg-type]
-    taken = log.take()
-    assert counted(taken.incidents, {"timeout dropped": 4}) == {"timeout dropped": 5, "timeout retried": 2}
-    assert log.incidents == [] and incident(SolverError("odd"), "aborted").kind == "other"
+        account = account.with_incident(FAILURES["timeout"], action)  # type: ignore[arg-type]
+    assert count_failures(account.incidents, {"timeout dropped": 4}) == {"timeout dropped": 5, "timeout retried": 2}
+    assert account.steps == 7 and incident(SolverError("odd"), "aborted").kind == "other"
+
+
+def test_accounts_add_up_and_an_error_carries_that_of_the_work_it_ended() -> None:
+    before, spent = Account(3).with_incident(FAILURES["timeout"], "retried"), Account(2)
+    assert (before + spent).steps == 5 and total([before, spent]) == before + spent and (before + spent).since(before) == spent
+    error = FAILURES["signal"]
+    carrying = with_account(with_account(error, spent), before)
+    assert account_of(carrying) == before + spent and account_of(error) == Account()  # the error itself is as it was
+    assert type(carrying) is type(error) and str(carrying) == str(error)
+
+
+def test_a_place_is_named_once_however_often_it_is_added() -> None:
+    error = located(located(dz.SolverTimeoutError("it hung."), "in query 3"), "2 training steps before were skipped")
+    assert str(error) == "it hung (failure: timeout, in query 3, 2 training steps before were skipped)."

@@ -21,7 +21,6 @@ from deepzero_sim.solver.stepping import differentiable_step
 class Detached(VectorJacobianProduct):
     """`J = 0`: the gradient stops at the solver. Costs nothing."""
 
-    takes_differences = False
     self_adjoint = True
 
     def product(self, taken: StepTaken, cotangents: Array, probes: SolverProbe) -> Array:
@@ -32,7 +31,6 @@ class Detached(VectorJacobianProduct):
 class StraightThrough(VectorJacobianProduct):
     """`J = I`: a step changes a state by little. Costs nothing (Bengio et al., arXiv 1308.3432, of thresholds)."""
 
-    takes_differences = False
     self_adjoint = True
 
     def product(self, taken: StepTaken, cotangents: Array, probes: SolverProbe) -> Array:
@@ -46,8 +44,6 @@ class Exact(VectorJacobianProduct):
     A layer takes the step by :meth:`differentiable_step`, whose graph holds all that the way back needs, so that the gradient
     takes no solver steps of its own. :meth:`product` has no such graph: it takes each step once more, and counts it.
     """
-
-    takes_differences = False
 
     def bind(self, solver: Solver) -> None:
         _require_differentiable(solver)

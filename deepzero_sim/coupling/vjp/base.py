@@ -49,9 +49,6 @@ class VectorJacobianProduct(abc.ABC):
     Padding (`SolverSpec.mask`) has no gradient: products are zero there, whatever is given.
     """
 
-    #: Products that take no differences of steps suit solvers that are not deterministic, too.
-    takes_differences: ClassVar[bool] = True
-
     #: Products with a constant, symmetric Jacobian are their own derivatives, so that autograd can go back through them again.
     self_adjoint: ClassVar[bool] = False
 

@@ -54,7 +54,7 @@ class GraSP(LayerRatios):
             require_finite(float(loss.detach()))
             products = _product(loss, list(weights.values()))
         named = dict(zip(weights, products, strict=True))
-        return HessianGradient(named, 1, account)
+        return HessianGradient(named, 1, account.steps, account.incidents)
 
 
 def _product(loss: torch.Tensor, weights: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:

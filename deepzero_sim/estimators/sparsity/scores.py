@@ -24,7 +24,7 @@ from deepzero_sim.common.requirements import require_that
 from deepzero_sim.common.types import NamedTensors
 from deepzero_sim.errors import DivergedError
 from deepzero_sim.estimators.sparsity.base import Densities
-from deepzero_sim.solver.failure_policy import Account
+from deepzero_sim.solver.failure_policy import Incident
 
 #: Which weights survive: those of the lowest scores (GraSP's paper), or of the largest magnitudes (DeepZero's code).
 Rule: TypeAlias = Literal["signed", "magnitude"]
@@ -37,12 +37,14 @@ class HessianGradient:
     Args:
         values: Tensor of its shape for each scored tensor.
         queries: Number of losses that were asked for.
-        account: Solver steps and failures on the way.
+        solver_steps: Number of states advanced by one step to answer them.
+        incidents: Failures on the way.
     """
 
     values: NamedTensors
     queries: int
-    account: Account
+    solver_steps: int
+    incidents: tuple[Incident, ...] = ()
 
     @property
     def solver_steps(self) -> int:
@@ -66,7 +68,7 @@ def grasp_densities(weights: Mapping[str, torch.Tensor], product: HessianGradien
     scores = {name: -(_wide(w).conj() * _wide(product.values[name])).real for name, w in weights.items()}
     if rule == "magnitude":
         scores = {name: -score.abs() for name, score in scores.items()}
-    return Densities(lowest_shares(scores, sparsity), product.queries, product.account.steps, product.account.incidents)
+    return Densities(lowest_shares(scores, sparsity), product.queries, product.solver_steps, product.incidents)
 
 
 def _wide(tensor: torch.Tensor) -> torch.Tensor:

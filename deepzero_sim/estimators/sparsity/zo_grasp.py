@@ -21,7 +21,6 @@ from deepzero_sim.estimators.sparsity.scores import (
     require_finite_tensors,
 )
 from deepzero_sim.oracle.base import Oracle
-from deepzero_sim.solver.failure_policy import Account
 
 #: Estimators of `g`: the random one of DeepZero, or the coordinate-wise one.
 Gradient: TypeAlias = Literal["rge", "cge"]
@@ -92,8 +91,8 @@ class ZOGraSP(LayerRatios):
         with preserve_state(oracle.model):
             there = self._gradient_beyond(oracle, batch, scored, seed, {name: here.grads[name] for name in weights})
         values = {name: (there.grads[name] - here.grads[name]) / self.step_size for name in weights}
-        account = Account(here.solver_steps + there.solver_steps, here.incidents + there.incidents)
-        return HessianGradient(values, here.queries + there.queries, account)
+        queries, solver_steps = here.queries + there.queries, here.solver_steps + there.solver_steps
+        return HessianGradient(values, queries, solver_steps, here.incidents + there.incidents)
 
     def _gradient_beyond(self, oracle: Oracle, batch: Any, scored: Mask, seed: int, along: NamedTensors) -> GradientEstimate:
         """Estimate the gradient at `theta + mu * along`, where the network is left."""

@@ -15,7 +15,7 @@ from deepzero_sim.estimators import CGE
 from deepzero_sim.oracle.difference.fusion import FusedGroup, group_operations
 from deepzero_sim.oracle.difference.kernels import gpu, native
 from deepzero_sim.oracle.difference.trace import Operation, record
-from deepzero_sim.oracle.base import ModelOracle
+from deepzero_sim.oracle.model import ModelOracle
 
 
 class Block(nn.Module):

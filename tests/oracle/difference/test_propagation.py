@@ -14,7 +14,7 @@ from zoo import ACTIVATIONS, ZOO
 
 from deepzero_sim.common.types import Scheme
 from deepzero_sim.estimators import CGE
-from deepzero_sim.oracle.base import ModelOracle
+from deepzero_sim.oracle.model import ModelOracle
 
 #: For each scheme a step, and how far from autograd it may be: its bias is of order `mu` or `mu^2`.
 SCHEMES: dict[Scheme, tuple[float, float]] = {"forward": (1e-6, 1e-4), "central": (1e-4, 1e-6)}

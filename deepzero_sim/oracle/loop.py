@@ -1,0 +1,233 @@
+"""The loss of a corrected rollout as an oracle: perturbed networks are rolled out side by side, step by step."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Collection, Sequence
+from concurrent.futures import Executor
+from typing import Any, NamedTuple
+
+import torch
+
+from deepzero_sim.common.requirements import require_type
+from deepzero_sim.common.types import Array, to_array
+from deepzero_sim.coupling.loop import OWN_ROLLOUT, SolverLoop, explain_corrector_errors
+from deepzero_sim.errors import ConfigError, NonFiniteError
+from deepzero_sim.oracle.answers import Answers
+from deepzero_sim.oracle.base import Loss, Oracle, as_batch_tensor, describe_batch
+from deepzero_sim.oracle.loss_module import NetworkWithLoss
+from deepzero_sim.oracle.perturbed_network import PerturbedNetwork, UnperturbedPass
+from deepzero_sim.oracle.queries import Perturbation, name_query
+from deepzero_sim.solver.failure_policy import Account, FailurePolicy, add_account_to_error, drop, total
+from deepzero_sim.solver.stepping import StepResult, step_with_policy
+from deepzero_sim.solver.validation import check_states, require_thread_safe
+
+#: Inputs of the corrector at one step: advanced states and parameters, in its own precision.
+_Inputs = tuple[torch.Tensor, torch.Tensor | None]
+
+
+class LoopBatch(NamedTuple):
+    """A batch of a solver loop, rolled out with the unperturbed network.
+
+    Args:
+        states: States that the rollouts start from, `(B, C, *N)`.
+        params: Scenario parameters `(B, K)` or None.
+        references: References that the rollouts should give, `(B, T, C, *N)`.
+        advanced: First solver step from `states`, `(B, C, *N)`: the same for every query.
+        rollout: Rollout of the unperturbed network, `(B, T, C, *N)`.
+        inputs: Inputs of the corrector, step by step.
+        loss: Loss of the rollout.
+        token: Name of the batch and the network's state.
+        account: Cost of the rollout.
+    """
+
+    states: torch.Tensor
+    params: torch.Tensor | None
+    references: torch.Tensor
+    advanced: torch.Tensor
+    rollout: torch.Tensor
+    inputs: list[_Inputs]
+    loss: float
+    token: str
+    account: Account
+
+
+class LoopOracle(Oracle):
+    """The loss of a corrected rollout. Batches are `(states, params, references)`, with `advanced` as a fourth if it is known.
+
+    Args:
+        loop: Solver and corrector.
+        loss: Function `(rollout (B, T, C, *N), references (B, T, C, *N)) -> scalar`.
+        executor: Executor that answers chunks of queries; this thread if None.
+        queries_per_chunk: Number of perturbed networks evaluated as one batch, `P`: solver calls then advance `P * B` states.
+    """
+
+    def __init__(self, loop: SolverLoop, loss: Loss, executor: Executor | None = None, queries_per_chunk: int = 16) -> None:
+        require_type(loop, SolverLoop, "a LoopOracle asks a dz.SolverLoop", "dz.ModelOracle asks a network")
+        super().__init__(loop.corrector, loss, executor, queries_per_chunk, loop.on_failure)
+        require_thread_safe(loop.solver, executor)
+        self.loop = loop
+        self._corrector = PerturbedNetwork(loop.corrector, in_loop=True)
+        self._loss = NetworkWithLoss(None, loss)
+        self._rollout_loss = PerturbedNetwork(None, self._loss)
+
+    @torch.no_grad()
+    def prepare(self, batch: Any) -> LoopBatch:
+        states, params, references, known = self._tensors(batch)
+        passes, inputs, trajectory, accounts = list[UnperturbedPass](), list[_Inputs](), [], list[Account]()
+        current, advanced = states, known
+        for step in range(self.loop.unroll):
+            if known is not None and step == 0:
+                arrived = known
+            else:
+                with add_account_to_error(accounts):
+                    arrived, account = self.loop.layer.step(current, params, OWN_ROLLOUT)
+                accounts.append(account)
+            advanced = arrived if advanced is None else advanced
+            inputs.append(self.loop.corrector_inputs(arrived, params))
+            with explain_corrector_errors(inputs[-1][0]):
+                passes.append(self._corrector.unperturbed_pass(*inputs[-1]))
+            current = self.loop.add_correction(arrived, passes[-1].result)
+            trajectory.append(current)
+        assert advanced is not None
+        rollout = torch.stack(trajectory, dim=1)
+        loss = self._rollout_loss.unperturbed_pass(rollout, references)
+        token = uuid.uuid4().hex
+        self._passes.put(token, (passes, loss))
+        return LoopBatch(states, params, references, advanced, rollout, inputs, float(loss.result), token, total(accounts))
+
+    def preparation_steps(self, batch: Any) -> int:
+        return len(batch[0]) * (self.loop.unroll if len(batch) == 3 else self.loop.unroll - 1)
+
+    def _tensors(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor, torch.Tensor | None]:
+        if not isinstance(batch, Sequence) or len(batch) not in (3, 4):
+            raise ConfigError(
+                f"a batch must be (states, params, references) or with advanced as a fourth, not {describe_batch(batch)}."
+            )
+        states, params, references, advanced = (None if x is None else as_batch_tensor(x) for x in (*batch, None)[:4])
+        if states is None or references is None:
+            raise ConfigError("a batch needs states and references: only params may be None.")
+        spec = self.loop.solver.spec
+        check_states(spec, to_array(states), "the batch's states", "check the data")
+        expected = (len(states), self.loop.unroll, *spec.state_shape)
+        if references.shape != expected:
+            raise ConfigError(
+                f"a batch's references must have shape (batch, unroll, channels, ...) = {expected}, "
+                f"not {tuple(references.shape)}: cut them to the loop's unroll."
+            )
+        if not bool(torch.isfinite(references).all()):
+            raise NonFiniteError("a batch's references must be finite, but they hold NaN or infinity: check the data.")
+        if advanced is not None:
+            check_states(spec, to_array(advanced), "the batch's advanced states", "check the data", len(states))
+        return states, params, references, advanced
+
+    @property
+    def backward_account(self) -> Account:
+        return self.loop.layer.probes.account
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        return {name: torch.from_numpy(array) for name, array in self.loop.gradient.state_dict().items()}
+
+    def load_state_dict(self, state_dict: dict[str, torch.Tensor]) -> None:
+        self.loop.gradient.load_state_dict({name: to_array(tensor) for name, tensor in state_dict.items()})
+
+    def evaluate(self, prepared: LoopBatch, perturbation: Perturbation, only: Collection[int] | None = None) -> Answers:
+        """Roll out the perturbed networks of a chunk side by side, and compare with the unperturbed rollout.
+
+        A dropped query follows the unperturbed trajectory, which keeps array shapes fixed and every other query as if nothing
+        had happened.
+        """
+        count, size, accounts = len(perturbation), len(prepared.states), list[Account]()
+        passes, loss = self._passes.get(prepared.token, lambda: self._unperturbed_passes(prepared))
+        dropped = set() if only is None else set(range(count)) - set(only)
+        params = None if prepared.params is None else _repeat(prepared.params, count)
+        states, trajectory = _repeat(prepared.states, count), []
+        for t in range(len(passes)):
+            if t == 0:
+                arrived, moved = _repeat(prepared.advanced, count), None
+            else:
+                rows = [query * size + b for query in range(count) if query not in dropped for b in range(size)]
+                result = step_with_policy(
+                    self.loop.solver,
+                    to_array(_select(states, rows)),
+                    None if params is None else to_array(_select(params, rows)),
+                    self.on_failure,
+                    lambda place, rows=rows: f"at {name_query(perturbation, rows[place] // size)}",  # type: ignore[misc]
+                )
+                queries = [row // size for row in rows]
+                accounts += [result.account, _drop_failures(result, queries, perturbation, self.on_failure, dropped)]
+                arrived = _put(result.states, rows, prepared.inputs[t][0], states, dropped)
+                moved = torch.unflatten(self.loop.corrector_inputs(arrived, None)[0], 0, (count, size)) - passes[t].inputs[0]
+            with explain_corrector_errors(arrived):
+                corrections = passes[t].result + self._corrector.changes(passes[t], perturbation, [moved])
+            states = self.loop.add_correction(arrived, corrections.flatten(0, 1))
+            trajectory.append(states)
+        moved = torch.unflatten(torch.stack(trajectory, dim=1), 0, (count, size)) - prepared.rollout
+        changes = self._rollout_loss.changes(loss, None, [moved]).double()
+        changes[sorted(dropped)] = 0
+        cost = total(accounts)
+        return Answers(changes, prepared.loss, cost.steps, tuple(sorted(dropped)), cost.incidents)
+
+    def _unperturbed_passes(self, prepared: LoopBatch) -> tuple[list[UnperturbedPass], UnperturbedPass]:
+        passes = [self._corrector.unperturbed_pass(*inputs) for inputs in prepared.inputs]
+        return passes, self._rollout_loss.unperturbed_pass(prepared.rollout, prepared.references)
+
+    def differentiable_loss(self, batch: Any) -> tuple[torch.Tensor, Account]:
+        states, params, references, advanced = self._tensors(batch)
+        rollout, account = self.loop.rollout_with_account(states, params, advanced=advanced)
+        return self._loss(rollout, references.clone()), account  # a loss may write into them
+
+
+def _repeat(tensor: torch.Tensor, count: int) -> torch.Tensor:
+    """Repeat a whole batch again and again: `(B, ...)` to `(count * B, ...)`."""
+    return tensor.repeat(count, *[1] * (tensor.dim() - 1))
+
+
+def _select(tensor: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
+    """Select rows; all of them, as nearly always, without a copy."""
+    return tensor if len(rows) == len(tensor) else tensor[list(rows)]
+
+
+def _drop_failures(
+    result: StepResult, queries: Sequence[int], perturbation: Perturbation, policy: FailurePolicy, dropped: set[int]
+) -> Account:
+    """Drop the queries whose states failed.
+
+    Args:
+        result: Step of the states.
+        queries: Query that each state belongs to.
+        perturbation: All queries.
+        policy: Policy that says whether they may be dropped.
+        dropped: Places of the dropped queries, which is added to.
+
+    Raises:
+        SolverError: The policy ends the run.
+    """
+    account = Account()
+    for place, error in sorted(result.failures.items()):
+        if queries[place] not in dropped:  # by another of its states
+            account += Account(0, (drop(error, policy, f"at {name_query(perturbation, queries[place])}"),))
+            dropped.add(queries[place])
+    return account
+
+
+def _put(
+    advanced: Array, rows: Sequence[int], unperturbed: torch.Tensor, states: torch.Tensor, dropped: Collection[int]
+) -> torch.Tensor:
+    """Put advanced states in their rows, `(P * B, C, *N)`; those of dropped queries follow the unperturbed network.
+
+    Args:
+        advanced: Advanced states of the rows, `(R, C, *N)`.
+        rows: Rows that were advanced, of queries some of which may have been dropped by now.
+        unperturbed: Advanced states of the unperturbed network, `(B, C, *N)`.
+        states: States before the step, whose type and device the result has.
+        dropped: Places of dropped queries.
+    """
+    arrived = torch.from_numpy(advanced).to(states.device)
+    if not dropped:
+        return arrived
+    size = len(unperturbed)
+    whole = _repeat(unperturbed.to(states), len(states) // size)
+    left = [i for i, row in enumerate(rows) if row // size not in dropped]
+    whole[[rows[i] for i in left]] = arrived[left]
+    return whole

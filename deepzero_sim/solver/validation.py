@@ -1,0 +1,111 @@
+"""States and scenario parameters, held to a solver's spec; executors, to what the solver allows."""
+
+from __future__ import annotations
+
+from concurrent.futures import Executor, ThreadPoolExecutor
+
+import numpy as np
+
+from deepzero_sim.common.types import Array
+from deepzero_sim.errors import ConfigError, InvalidStateError, NonFiniteError
+from deepzero_sim.solver.contract import Solver, SolverSpec
+
+
+def check_states(spec: SolverSpec, states: Array, what: str, remedy: str, batch: int | None = None) -> None:
+    """Check that states are an array of a spec's shape and type, with finite numbers.
+
+    Args:
+        spec: Spec of the solver.
+        states: Array that came, `(B, C, *N)` if all is well.
+        what: Beginning of the error's sentence, such as ``"what solver 'burgers' returned"``.
+        remedy: End of the sentence for numbers that are not finite.
+        batch: Number of states that must be there; None for any.
+
+    Raises:
+        InvalidStateError: The shape or the type is another.
+        NonFiniteError: A number is NaN or infinite.
+    """
+    check_form(spec, states, what, batch)
+    check_finite(states, what, remedy)
+
+
+def check_form(spec: SolverSpec, states: Array, what: str, batch: int | None = None) -> None:
+    """Check that states are an array of a spec's shape and type; see :func:`check_states` for the arguments.
+
+    Raises:
+        InvalidStateError: The shape or the type is another.
+    """
+    if not isinstance(states, np.ndarray):
+        raise InvalidStateError(f"{what} must be a numpy array, not {type(states).__name__}: convert it first.")
+    wanted = f"({'batch' if batch is None else batch}, {', '.join(map(str, spec.state_shape))})"
+    if states.shape[1:] != spec.state_shape or (batch is not None and len(states) != batch):
+        raise InvalidStateError(f"{what} must have shape {wanted}, not {states.shape}: check the solver's spec and the data.")
+    if states.dtype != np.dtype(spec.dtype):
+        raise InvalidStateError(f"{what} must be {spec.dtype}, not {states.dtype}: convert it with .astype('{spec.dtype}').")
+
+
+def check_finite(states: Array, what: str, remedy: str) -> None:
+    """Check that states hold finite numbers only; see :func:`check_states` for the arguments.
+
+    Raises:
+        NonFiniteError: A number is NaN or infinite.
+    """
+    finite = np.isfinite(states)
+    if not finite.all():
+        first = tuple(int(i) for i in np.argwhere(~finite)[0])
+        raise NonFiniteError(
+            f"{what} must be finite, but {int((~finite).sum())} of {states.size} values are NaN or infinite, "
+            f"the first at {first}: {remedy}."
+        )
+
+
+def require_states(spec: SolverSpec, states: Array, params: Array | None) -> None:
+    """Check states and parameters of which one at least is needed.
+
+    Raises:
+        InvalidStateError: There is none, or the shape or the type is another.
+        NonFiniteError: A number is NaN or infinite.
+    """
+    check_states(spec, states, f"the states of solver {spec.name!r}", "check the data")
+    if not len(states):
+        raise InvalidStateError(f"one state of solver {spec.name!r} is needed at least, but there is none: pass (B, C, *N).")
+    check_params(spec, states, params)
+
+
+def check_params(spec: SolverSpec, states: Array, params: Array | None) -> None:
+    """Check that scenario parameters have one row for each state, with finite numbers only.
+
+    Raises:
+        InvalidStateError: The shape or the type is another, or there are none where the solver needs some.
+        NonFiniteError: A number is NaN or infinite.
+    """
+    if params is None and not spec.parameters:
+        return
+    names = f" ({', '.join(spec.parameters)})" if spec.parameters else ""
+    if params is None:
+        raise InvalidStateError(
+            f"solver {spec.name!r} needs parameters of shape ({len(states)}, {len(spec.parameters)}){names}, "
+            "got None: pass them."
+        )
+    if not isinstance(params, np.ndarray):
+        raise InvalidStateError(f"the parameters of solver {spec.name!r} must be a numpy array, not {type(params).__name__}.")
+    if params.ndim != 2 or len(params) != len(states) or (spec.parameters and params.shape[1] != len(spec.parameters)):
+        width = len(spec.parameters) or "any"
+        raise InvalidStateError(
+            f"solver {spec.name!r} needs parameters of shape ({len(states)}, {width}){names}, not {params.shape}: "
+            "one row for each state."
+        )
+    if not np.isfinite(params).all():
+        raise NonFiniteError(f"the parameters of solver {spec.name!r}{names} must be finite: check the data.")
+
+
+def require_thread_safe(solver: Solver, executor: Executor | None) -> None:
+    """Refuse threads for a solver that several may not call at once.
+
+    Raises:
+        ConfigError: The executor has threads, and the solver's spec does not allow them.
+    """
+    if isinstance(executor, ThreadPoolExecutor) and not solver.spec.thread_safe:
+        raise ConfigError(
+            f"solver {solver.spec.name!r} may not be called by several threads at once: use the process or the serial executor."
+        )
