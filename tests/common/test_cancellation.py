@@ -15,8 +15,9 @@ from programs import running
 
 import deepzero_sim as dz
 from deepzero_sim.common.cancellation import cancellation
-from deepzero_sim.execution.executors import open_executor, run_in_order
-from deepzero_sim.solver.contract import raw_step
+from deepzero_sim.execution.executors import open_executor
+from deepzero_sim.execution.tasks import run_in_order
+from deepzero_sim.solver.stepping import checked_step
 
 
 def interrupt_when(there: Any) -> threading.Thread:
@@ -37,7 +38,7 @@ def test_threads_take_no_further_step() -> None:
     def many_steps(task: int) -> None:
         for _ in range(10_000):
             time.sleep(0.01)
-            raw_step(Burgers(), np.ones((1, 1, 16)), None)
+            checked_step(Burgers(), np.ones((1, 1, 16)), None)
             steps.append(task)
 
     with open_executor("thread", 2) as threads:
@@ -47,7 +48,7 @@ def test_threads_take_no_further_step() -> None:
         asking.join()
     assert len(steps) < 1000 and not {2, 3} & set(steps)
     assert run_in_order(threads, abs, []) == []
-    raw_step(Burgers(), np.ones((1, 1, 16)), None)  # what is asked afterwards goes on
+    checked_step(Burgers(), np.ones((1, 1, 16)), None)  # what is asked afterwards goes on
 
 
 def test_programs_that_threads_wait_for_end(tmp_path: Path) -> None:
@@ -57,7 +58,7 @@ def test_programs_that_threads_wait_for_end(tmp_path: Path) -> None:
     solver = dz.ExecutableSolver(spec, command, [{"path": "u.npy"}], [{"path": "v.npy"}], kept_folder=tmp_path)
 
     def step(task: int) -> None:
-        raw_step(solver, np.ones((3, 1, 8), np.float32), None)
+        checked_step(solver, np.ones((3, 1, 8), np.float32), None)
 
     began = time.monotonic()
     with open_executor("thread", 2) as threads:

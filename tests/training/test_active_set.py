@@ -12,8 +12,8 @@ import torch
 from problems import Burgers
 from runs import PARAMETERS, assert_same_tensors, line_data, tensors, train_settings, without_seconds
 
-from deepzero_sim.cli.experiment import cost, train
-from deepzero_sim.cli.settings import TrainSettings
+from deepzero_sim.cli.runs import cost
+from deepzero_sim.cli.train import TrainSettings, train
 from deepzero_sim.common.components import Component
 from deepzero_sim.common.types import Array, Mask
 from deepzero_sim.errors import ConfigError, DeepZeroError, RunError
@@ -147,12 +147,12 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Mask]:
     masks: list[Mask] = []
     estimate = CGE.estimate
 
-    def spied(self: CGE, oracle: Oracle, batch: Any, mask: Mask | None = None, seed: int = 0) -> GradientEstimate:
+    def spy(self: CGE, oracle: Oracle, batch: Any, mask: Mask | None = None, seed: int = 0, **ledger: Any) -> GradientEstimate:
         if mask is not None:
             masks.append(mask)
-        return estimate(self, oracle, batch, mask, seed)
+        return estimate(self, oracle, batch, mask, seed, **ledger)
 
-    monkeypatch.setattr(CGE, "estimate", spied)
+    monkeypatch.setattr(CGE, "estimate", spy)
     return masks
 
 

@@ -46,11 +46,6 @@ class HessianGradient:
     solver_steps: int
     incidents: tuple[Incident, ...] = ()
 
-    @property
-    def solver_steps(self) -> int:
-        """Number of states advanced by one step."""
-        return self.account.steps
-
 
 def grasp_densities(weights: Mapping[str, torch.Tensor], product: HessianGradient, sparsity: float, rule: Rule) -> Densities:
     """Find the share of every layer that a global threshold on the scores leaves.
