@@ -18,21 +18,22 @@ import numpy as np
 import torch
 
 from deepzero_sim.benchmarks.black_box import BLACK_BOXES, BlackBox, Numbers, Search
-from deepzero_sim.cli.experiment import rollout_loss, starting_network
-from deepzero_sim.cli.first_steps import FirstSteps, others
-from deepzero_sim.cli.reports.plain import plain
+from deepzero_sim.cli.first_steps import FirstSteps, other_runs
+from deepzero_sim.cli.runs import rollout_loss, starting_network
 from deepzero_sim.cli.settings import WakeMethod, Workers
 from deepzero_sim.common.components import Component
 from deepzero_sim.common.module_state import preserve_state, write
+from deepzero_sim.common.settings import settings_to_dict
 from deepzero_sim.coupling.loop import SolverLoop
 from deepzero_sim.datasets import trajectories
 from deepzero_sim.datasets.batches import UnrolledBatches
 from deepzero_sim.errors import NonFiniteError
-from deepzero_sim.execution.executors import open_executor, single_threaded
-from deepzero_sim.oracle.base import LoopOracle
+from deepzero_sim.execution.executors import open_executor
+from deepzero_sim.execution.threads import single_threaded
+from deepzero_sim.oracle.loop import LoopOracle
 from deepzero_sim.oracle.queries import Displacements, trainable
 from deepzero_sim.solver.contract import build_solver
-from deepzero_sim.solver.failure_policy import FailureLog, FailurePolicy
+from deepzero_sim.solver.failure_policy import FailurePolicy
 from deepzero_sim.training.checkpoint_file import Checkpoint, storable_copies
 from deepzero_sim.training.run_folder import RunFolder
 from deepzero_sim.training.trainer import Progress, progress_of
@@ -93,12 +94,12 @@ def train_black_box(
     start = flat(corrector)
     sigma = settings.spread * float(np.sqrt(np.mean(start**2)))
     search = Search(start, sigma, settings.population, settings.generations, settings.seed)
-    black_box, run = BLACK_BOXES[settings.method](search), RunFolder(settings.run, plain(settings), free=("workers",))
+    black_box, run = BLACK_BOXES[settings.method](search), RunFolder(settings.run, settings_to_dict(settings), free=("workers",))
     done = run.load()
     if done is not None:
         return progress_of(done, run.path)
-    kept = FirstSteps(solver, settings.solver, data, FailurePolicy(), FailureLog())
-    first_steps = kept.take(settings.run, lambda: run, others(settings.run, settings.start))
+    kept = FirstSteps(solver, settings.solver, data, FailurePolicy())
+    first_steps = kept.collect(settings.run, lambda: run, other_runs(settings.run, settings.start))
     batches = UnrolledBatches(data, first_steps, settings.batch_size, settings.unroll, settings.seed)
     with open_executor(settings.workers.backend, settings.workers.count) as executor, run.in_use(), single_threaded():
         oracle = LoopOracle(SolverLoop(solver, corrector, settings.unroll), rollout_loss(data), executor)

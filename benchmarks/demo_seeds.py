@@ -11,9 +11,10 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+from deepzero_sim.cli.compare import compare
 from deepzero_sim.cli.demo import METHODS, STEPS, training_settings
-from deepzero_sim.cli.experiment import compare, train
 from deepzero_sim.cli.settings import Workers
+from deepzero_sim.cli.train import train
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 import deepzero_sim as dz
-from deepzero_sim.cli.experiment import trained_loop
+from deepzero_sim.cli.runs import trained_loop
 from deepzero_sim.datasets import Trajectories, UnrolledBatches, advance_frames, trajectories
 from deepzero_sim.solvers import PhiFlowWake
 

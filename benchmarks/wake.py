@@ -18,9 +18,11 @@ from deepzero_sim.benchmarks.black_box_training import BlackBoxSettings, train_b
 from deepzero_sim.benchmarks.wake_methods import Folders, Run, run_of, start_run, updates_of
 from deepzero_sim.benchmarks.wake_report import Found, Point, Training, publish, rows
 from deepzero_sim.cli import demo
+from deepzero_sim.cli.compare import evaluate_on
 from deepzero_sim.cli.console import console, training_bar
-from deepzero_sim.cli.experiment import build_corrector, cost, evaluate_on, train
+from deepzero_sim.cli.runs import build_corrector, cost
 from deepzero_sim.cli.settings import BenchWakeSettings
+from deepzero_sim.cli.train import train
 from deepzero_sim.coupling.loop import SolverLoop
 from deepzero_sim.datasets import trajectories
 from deepzero_sim.datasets.trajectories import Trajectories

@@ -15,8 +15,9 @@ import torch
 from deepzero_sim.benchmarks.black_box import BLACK_BOXES, usual_population
 from deepzero_sim.benchmarks.black_box_training import BlackBoxSettings
 from deepzero_sim.cli import demo
-from deepzero_sim.cli.experiment import build_corrector
-from deepzero_sim.cli.settings import BenchWakeSettings, TrainSettings, WakeMethod
+from deepzero_sim.cli.runs import build_corrector
+from deepzero_sim.cli.settings import BenchWakeSettings, WakeMethod
+from deepzero_sim.cli.train import TrainSettings
 from deepzero_sim.common.components import Component
 from deepzero_sim.estimators.sparsity import RandomMask
 from deepzero_sim.oracle.queries import trainable

@@ -14,10 +14,10 @@ import numpy as np
 import yaml
 
 from deepzero_sim.cli.reports.figures import pyplot, save
-from deepzero_sim.cli.reports.plain import plain
-from deepzero_sim.cli.reports.tables import markdown_table
 from deepzero_sim.cli.settings import BenchWakeSettings
+from deepzero_sim.common.documents import markdown_table
 from deepzero_sim.common.files import write_text
+from deepzero_sim.common.settings import settings_to_dict
 from deepzero_sim.datasets.generate import software
 
 FIGURE = "wake.png"
@@ -177,7 +177,7 @@ def _training(training: Training) -> dict[str, Any]:
 
 
 def _plain(settings: BenchWakeSettings) -> dict[str, Any]:
-    return {key: value for key, value in plain(settings).items() if key != "output"}  # a folder may be moved
+    return {key: value for key, value in settings_to_dict(settings).items() if key != "output"}  # a folder may be moved
 
 
 def _without_infinity(numbers: dict[str, Any]) -> dict[str, Any]:

@@ -16,9 +16,11 @@ import yaml
 from problems import Burgers, initial_states
 
 from deepzero_sim.cli import demo
-from deepzero_sim.cli.reports.plain import plain
-from deepzero_sim.cli.settings import GenerateSettings, TrainSettings, Workers
+from deepzero_sim.cli.generate import GenerateSettings
+from deepzero_sim.cli.settings import Workers
+from deepzero_sim.cli.train import TrainSettings
 from deepzero_sim.common.components import Component
+from deepzero_sim.common.settings import settings_to_dict
 from deepzero_sim.common.types import NamedTensors
 from deepzero_sim.datasets import Trajectories, trajectories
 from deepzero_sim.training.checkpoint_file import load_checkpoint
@@ -74,7 +76,7 @@ def coarse_training(settings: TrainSettings) -> TrainSettings:
 
 def config_file(path: Path, settings: Any) -> Path:
     """Settings as the YAML file that gives them."""
-    path.write_text(yaml.safe_dump({"run": str(settings.run), **plain(settings)}))
+    path.write_text(yaml.safe_dump({"run": str(settings.run), **settings_to_dict(settings)}))
     return path
 
 
@@ -82,7 +84,7 @@ def start(*arguments: Any, cwd: Path, environment: Mapping[str, str] | None = No
     """The command line in a process of its own."""
     environment = {**os.environ, "PYTHONPATH": str(TESTS), "COLUMNS": "200", **(environment or {})}
     return subprocess.Popen(
-        [sys.executable, "-m", "deepzero_sim.cli.main", *map(str, arguments)],
+        [sys.executable, "-m", "deepzero_sim.cli", *map(str, arguments)],
         cwd=cwd,
         env=environment,
         text=True,

@@ -1,54 +1,117 @@
-"""From settings to checks: the gradients that training through a solver would follow, against the true ones."""
+"""`deepzero-sim check-gradient`: a check of the gradients that training through a solver would follow."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from torch import nn
 
-from deepzero_sim.checks.gradient import GradientCheck, ParameterGradients, Truth, held_against, measure_truth
-from deepzero_sim.cli.experiment import rollout_loss, samples, starting_network
-from deepzero_sim.cli.settings import CheckSettings, default_products
+from deepzero_sim.checks.gradient.gradient_check import GradientCheck, compare_with_truth
+from deepzero_sim.checks.gradient.parameter_gradients import ParameterGradients
+from deepzero_sim.checks.gradient.truth import Truth, measure_truth
+from deepzero_sim.cli.console import console, counting_bar, print_table
+from deepzero_sim.cli.options import Command
+from deepzero_sim.cli.reports import gradient_check
+from deepzero_sim.cli.reports.gradient_check import GradientChecks
+from deepzero_sim.cli.runs import rollout_loss, sample_states, starting_network
+from deepzero_sim.cli.settings import Positive, Seed, Workers, small_network, wake_solver
 from deepzero_sim.common.components import Component
+from deepzero_sim.common.settings import Settings, settings_to_dict
 from deepzero_sim.coupling.loop import SolverLoop
-from deepzero_sim.coupling.vjp import Detached, VectorJacobianProduct
+from deepzero_sim.coupling.vjp.analytic import Detached
+from deepzero_sim.coupling.vjp.base import VectorJacobianProduct
 from deepzero_sim.datasets import trajectories
 from deepzero_sim.datasets.batches import UnrolledBatches, advance_frames
-from deepzero_sim.datasets.statements import require_twin
+from deepzero_sim.datasets.statements import Statement, require_twin
 from deepzero_sim.datasets.trajectories import Trajectories
 from deepzero_sim.errors import ConfigError, DeepZeroError
-from deepzero_sim.execution.executors import open_executor, single_threaded
-from deepzero_sim.oracle.base import LoopOracle
+from deepzero_sim.execution.executors import open_executor
+from deepzero_sim.execution.threads import single_threaded
+from deepzero_sim.oracle.loop import LoopOracle
 from deepzero_sim.solver.contract import DifferentiableSolver, Solver, build_solver
-from deepzero_sim.training.build import build_estimator, build_product
+from deepzero_sim.training.build import build_estimator, build_vjp
 
 
-@dataclass(frozen=True)
-class Checked:
-    """What a check found.
+def default_vjps() -> list[Component]:
+    """Return the vector-Jacobian products that are compared if none are named, as far as they suit the solver."""
+    return [Component(f"deepzero_sim.vjp.{name}") for name in ("Detached", "StraightThrough", "Coloured", "ReferenceJacobian")]
+
+
+@dataclass
+class CheckSettings(Settings):
+    """A check of the gradients that training through a solver would follow.
 
     Args:
-        checks: of each method, by its name.
-        left_out: methods that do not suit the solver, and why.
+        output: Folder of the check's gradient_check.json, gradient_check.md and gradient_check.png.
+        train_data: HDF5 trajectories.
+        solver: Coarse solver.
+        differentiable_solver: Solver of the same physics with exact gradients, to compare with; none for slopes from forward
+            steps.
+        network: Corrector: small, mercury, mars_moon, or an import path or file.py:Name called with the solver's spec.
+        start: Run folder whose network is taken; none for one that is not trained.
+        vjp: Vector-Jacobian products of the solver that are compared, with their arguments.
+        estimator: CGE or RGE with their arguments, to be compared too; none for neither.
+        unroll: Solver steps of a rollout.
+        batch_size: Rollouts a gradient is averaged over.
+        batches: Number of gradients of each method.
+        directions: Directions along which slopes of the loss are measured, on every batch, if there is no
+            differentiable_solver.
+        workers: Workers that answer queries and run solver steps of backward passes.
+        seed: Seed of everything that is drawn.
+        data_may_differ: Things that the data may say otherwise than the solver: name, dt, channels, mask and so on.
     """
 
-    checks: dict[str, GradientCheck]
-    left_out: dict[str, str]
+    output: Path
+    train_data: Path
+    solver: Component = field(default_factory=wake_solver)
+    differentiable_solver: Component | None = None
+    network: Component = field(default_factory=small_network)
+    start: Path | None = None
+    vjp: list[Component] = field(default_factory=default_vjps)
+    estimator: Component | None = None
+    unroll: Positive = 8
+    batch_size: Positive = 2
+    batches: Positive = 4
+    directions: Positive = 64
+    workers: Workers = field(default_factory=Workers)
+    seed: Seed = 0
+    data_may_differ: list[Statement] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.unroll < 2:
+            raise ConfigError("unroll must be at least 2: no gradient passes the first step, which is before the network.")
+        if not self.vjp and self.estimator is None:
+            raise ConfigError("no gradients are asked for: give vjp at least one, or name an estimator.")
 
 
-def check(settings: CheckSettings, report: Callable[[str], None] = lambda name: None) -> Checked:
+def _run(settings: CheckSettings) -> None:
+    with counting_bar("checking gradients", 1 + len(settings.vjp) + (settings.estimator is not None)) as report:
+        result = check_gradients(settings, report)
+    print_table(gradient_check.rows(result.checks))
+    for name, why in result.left_out.items():
+        console.print(f"left out {name}: {why}")
+    gradient_check.publish(settings.output, result, settings_to_dict(settings))
+    console.print(f"report: {settings.output / gradient_check.PAGE}")
+
+
+COMMANDS = {"check-gradient": Command(CheckSettings, _run)}
+
+
+def check_gradients(settings: CheckSettings, report: Callable[[str], None] = lambda name: None) -> GradientChecks:
     """Compare gradients of a corrected rollout's loss, past the solver by every method, with the true ones.
 
     Args:
-        settings: of the check.
-        report: called when the true gradients are known, and after each method, with its name.
+        settings: Settings of the check.
+        report: Called when the true gradients are known, and after each method, with its name.
 
     Raises:
-        DeepZeroError: in words; a method that was not named, but stands in the default list, is left out instead.
+        DeepZeroError: A method does not suit the solver; one that was not named, but stands in the default list, is left out
+            instead.
     """
     solver, twin = build_solver(settings.solver), _twin(settings.differentiable_solver)
     if twin is not None:
@@ -59,23 +122,23 @@ def check(settings: CheckSettings, report: Callable[[str], None] = lambda name: 
         open_executor(settings.workers.backend, settings.workers.count) as executor,
         single_threaded(),
     ):
-        compared = _Compared(settings, solver, network, data, executor)
-        truth = compared.truth(twin)
+        comparison = _Comparison(settings, solver, network, data, executor)
+        truth = comparison.truth(twin)
         report("the true gradients")
         checks: dict[str, GradientCheck] = {}
         left_out: dict[str, str] = {}
         for component, name in zip(settings.vjp, _names(settings.vjp), strict=True):
-            with _leaving_out(settings, name, left_out):
-                checks[name] = compared.product(truth, build_product(component))
+            with _skip_unsuitable(settings, name, left_out):
+                checks[name] = comparison.product(truth, build_vjp(component))
             report(name)
         if settings.estimator is not None:
-            checks[_name(settings.estimator)] = compared.estimator(truth, settings.estimator)
+            checks[_name(settings.estimator)] = comparison.estimator(truth, settings.estimator)
             report(_name(settings.estimator))
-    return Checked(checks, left_out)
+    return GradientChecks(checks, left_out)
 
 
-class _Compared:
-    """One solver, network and set of batches, for all methods."""
+class _Comparison:
+    """Comparison of methods on one solver, network and set of batches."""
 
     def __init__(
         self, settings: CheckSettings, solver: Solver, network: nn.Module, data: Trajectories, executor: Executor
@@ -91,16 +154,15 @@ class _Compared:
 
     def product(self, truth: Truth, product: VectorJacobianProduct) -> GradientCheck:
         oracle = self._oracle(product)
-        assert oracle.loop.layer is not None
-        product.prepare(*samples(self._data), oracle.loop.layer.probes)
+        product.prepare(*sample_states(self._data), oracle.loop.layer.probes)
         once = oracle.backward_steps
-        return held_against(truth, ParameterGradients(oracle, self._batches).found(), once)
+        return compare_with_truth(truth, ParameterGradients(oracle, self._batches).estimate(), once)
 
     def estimator(self, truth: Truth, component: Component) -> GradientCheck:
         subject = ParameterGradients(
             self._oracle(Detached()), self._batches, build_estimator(component), self._settings.seed + 1
         )
-        return held_against(truth, subject.found())
+        return compare_with_truth(truth, subject.estimate())
 
     def _oracle(self, product: VectorJacobianProduct) -> LoopOracle:
         loop = SolverLoop(self._solver, self._network, self._settings.unroll, product, self._executor)
@@ -120,21 +182,21 @@ def _twin(component: Component | None) -> DifferentiableSolver | None:
 
 
 @contextmanager
-def _leaving_out(settings: CheckSettings, name: str, left_out: dict[str, str]) -> Iterator[None]:
-    """Note why a method does not suit the solver, if nobody asked for it."""
+def _skip_unsuitable(settings: CheckSettings, name: str, left_out: dict[str, str]) -> Iterator[None]:
+    """Leave out a method that does not suit the solver if nobody asked for it, and note the reason."""
     try:
         yield
     except DeepZeroError as error:
-        if settings.vjp != default_products():
+        if settings.vjp != default_vjps():
             raise
         left_out[name] = str(error)
 
 
 def _names(components: Sequence[Component]) -> list[str]:
-    """Short ones, and whole ones where two would be the same.
+    """Name methods in short, and in full where two names would be the same.
 
     Raises:
-        ConfigError: a method is there twice.
+        ConfigError: A method is there twice.
     """
     short = [_name(component) for component in components]
     names = [
@@ -148,10 +210,6 @@ def _names(components: Sequence[Component]) -> list[str]:
 
 
 def _name(component: Component) -> str:
-    """As in Python: `Coloured(radius=2)`; without parentheses if there are no arguments."""
-    given = ", ".join(f"{key}={_shown(value)}" for key, value in component.args.items())
+    """Name a method as in Python: `Coloured(radius=2)`; without parentheses if there are no arguments."""
+    given = ", ".join(f"{key}={value if isinstance(value, str) else repr(value)}" for key, value in component.args.items())
     return component.name.rpartition(".")[2].rpartition(":")[2] + (f"({given})" if given else "")
-
-
-def _shown(value: Any) -> str:
-    return value if isinstance(value, str) else repr(value)

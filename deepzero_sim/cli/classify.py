@@ -1,35 +1,43 @@
-"""From settings to objects: training classifiers of images, first-order or from forward passes alone."""
+"""`deepzero-sim classify`: classifiers of images, trained first-order or from forward passes alone."""
 
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
-from typing import Any, NamedTuple, TypeAlias
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import nn
 
-from deepzero_sim import models
-from deepzero_sim.cli.reports.plain import plain
-from deepzero_sim.cli.settings import ClassifySettings
+from deepzero_sim.cli.console import console, training_bar
+from deepzero_sim.cli.options import Command
+from deepzero_sim.cli.reports import classification
+from deepzero_sim.cli.settings import Positive, Seed, Sparsity, Workers
 from deepzero_sim.common.checksums import digest
+from deepzero_sim.common.components import Component
 from deepzero_sim.common.files import write_text
 from deepzero_sim.common.module_state import preserve_state
+from deepzero_sim.common.settings import Rule, Settings, settings_to_dict
 from deepzero_sim.datasets import image_cache, images
+from deepzero_sim.datasets.cifar_archive import MD5
 from deepzero_sim.datasets.image_batches import ImageBatches, Normalised
 from deepzero_sim.datasets.images import ImageData, Images
 from deepzero_sim.errors import ConfigError, DataError
-from deepzero_sim.estimators import BackPropagation
-from deepzero_sim.estimators.sparsity import Densities
+from deepzero_sim.estimators.backpropagation import BackPropagation
+from deepzero_sim.estimators.sparsity.base import Densities
 from deepzero_sim.execution.executors import open_executor
 from deepzero_sim.models.build import build_network
-from deepzero_sim.oracle.base import ModelOracle
+from deepzero_sim.models.resnet import resnet20, resnet32, resnet44, resnet56
+from deepzero_sim.models.small_cnn import small_cnn
+from deepzero_sim.oracle.model import ModelOracle
 from deepzero_sim.training.accuracy import Labelled, calibrate, evaluate
 from deepzero_sim.training.active_set import ActiveSet, RunRatios, active_set, build_ratios
 from deepzero_sim.training.build import build_estimator, build_optimiser, build_scheduler
@@ -39,24 +47,109 @@ from deepzero_sim.training.trainer import Progress, Trainer
 
 #: Networks that have a short name.
 CLASSIFIERS: dict[str, Callable[..., nn.Module]] = {
-    "resnet20": models.resnet20,
-    "resnet32": models.resnet32,
-    "resnet44": models.resnet44,
-    "resnet56": models.resnet56,
-    "small_cnn": models.small_cnn,
+    "resnet20": resnet20,
+    "resnet32": resnet32,
+    "resnet44": resnet44,
+    "resnet56": resnet56,
+    "small_cnn": small_cnn,
 }
 
 #: Images that are classified together, and training batches that running statistics are taken over.
 TEST_BATCH, CALIBRATION_BATCHES = 500, 40
 
 
-class Parts(NamedTuple):
-    """The images of a run, on its device.
+_BatchSize: TypeAlias = Annotated[int, Rule(lambda size: 2 <= size < 2**31, "at least 2, for batch norm, and below 2**31")]
+_Epochs: TypeAlias = Annotated[float | None, Rule(lambda epochs: 0 < epochs < math.inf, "a positive number of epochs, or null")]
+
+
+@dataclass
+class ClassifySettings(Settings):
+    """One training of a classifier of images.
+
+    The defaults are DeepZero's (Chen et al., ICLR 2024), with gradients from forward passes alone. First-order training is the
+    estimator deepzero_sim.BackPropagation; all else is the same.
 
     Args:
-        train: batches by the number of the training step.
-        for_ratios: a batch of training images, the same number of each class, that layer ratios are found with.
-        tests: images that are classified, by name.
+        run: Run folder.
+        data: CIFAR-10's python archive or its files, an archive or folder of images by class, an npz file, or cifar10.
+        more_test_data: Other data whose test images are classified too, at the end.
+        cache: Folder where data are stored once they were read.
+        md5: Checksum of a python archive.
+        network: Classifier: resnet20 to resnet56, small_cnn, or an import path or file.py:Name called with the number of
+            classes.
+        estimator: CGE, RGE or BackPropagation with their arguments.
+        epochs: Number of times that training goes through the images.
+        batch_size: Images of a gradient.
+        augment: True to shift and mirror images at random.
+        optimiser: Any of torch.optim.
+        scheduler: Any of torch.optim.lr_scheduler, or deepzero_sim.warm_up_cosine; an argument "updates" is their number.
+        sparsity: Share of the weights of convolutions and linear layers that is left out of a gradient.
+        layer_ratios: Division of what is left among layers: uniform, erdos-renyi, zo-grasp, grasp, or an import path or
+            file.py:Name of a LayerRatios.
+        images_for_ratios: Images of each class that layer ratios are found with.
+        mask_refresh: Epochs that one random draw of the active weights serves, or a part of one, down to a single update; none
+            for all of them.
+        sparse_weights: True to zero weights that are not active (with one draw for all epochs).
+        workers: Workers that answer queries.
+        device: Device, cpu or cuda.
+        seed: Seed of everything that is drawn.
+        checkpoint_every: Updates between checkpoints; one is written after a minute, too.
+        tensorboard: True to write TensorBoard events.
+    """
+
+    run: Path
+    data: Path
+    more_test_data: Path | None = None
+    cache: Path = Path("data")
+    md5: str = MD5
+    network: Component = field(default_factory=lambda: Component("resnet20"))
+    estimator: Component = field(
+        default_factory=lambda: Component("deepzero_sim.CGE", {"step_size": 5e-3, "scheme": "forward"})
+    )
+    epochs: Positive = 50
+    batch_size: _BatchSize = 256
+    augment: bool = True
+    optimiser: Component = field(
+        default_factory=lambda: Component("torch.optim.SGD", {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4})
+    )
+    scheduler: Component | None = field(
+        default_factory=lambda: Component("deepzero_sim.warm_up_cosine", {"steps": "updates", "warm_up": 0.06})
+    )
+    sparsity: Sparsity = 0.9
+    layer_ratios: Component = field(default_factory=lambda: Component("zo-grasp"))
+    images_for_ratios: Positive = 25
+    mask_refresh: _Epochs = 5
+    sparse_weights: bool = False
+    workers: Workers = field(default_factory=Workers)
+    device: Literal["cpu", "cuda"] = "cpu"
+    seed: Seed = 0
+    checkpoint_every: Positive = 50
+    tensorboard: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.sparse_weights and self.mask_refresh is not None:
+            raise ConfigError(
+                "sparse_weights needs one draw of the active weights for all epochs: set mask_refresh to null, not "
+                f"{self.mask_refresh}."
+            )
+
+
+def _run(settings: ClassifySettings) -> None:
+    classify(settings, lambda updates: training_bar(f"training {settings.run.name}", updates, queries=True), console.print)
+    classification.report(settings.run, settings.run.name, [settings.run])
+
+
+COMMANDS = {"classify": Command(ClassifySettings, _run)}
+
+
+class Parts(NamedTuple):
+    """Images of a run, on its device.
+
+    Args:
+        train: Batches by the number of the training step.
+        for_ratios: Batch of training images, the same number of each class, that layer ratios are found with.
+        tests: Images that are classified, by name.
     """
 
     train: ImageBatches
@@ -64,29 +157,29 @@ class Parts(NamedTuple):
     tests: dict[str, Normalised]
 
 
-#: What is called after every update of a training of so many.
+#: Maker of what is called after every update, given their number.
 Reporting: TypeAlias = Callable[[int], AbstractContextManager[Callable[[Progress], None]]]
 
 
-def _silent(updates: int) -> AbstractContextManager[Callable[[Progress], None]]:
+def _no_report(updates: int) -> AbstractContextManager[Callable[[Progress], None]]:
     return nullcontext(lambda progress: None)
 
 
 def classify(
-    settings: ClassifySettings, reporting: Reporting = _silent, note: Callable[[str], None] = lambda sentence: None
+    settings: ClassifySettings, reporting: Reporting = _no_report, note: Callable[[str], None] = lambda sentence: None
 ) -> dict[str, Any]:
     """Train a classifier, or go on with the run of that folder, and write its results.
 
     Args:
-        settings: the run.
-        reporting: is told how many updates there are, and gives what to call after every one.
-        note: called with a sentence about each thing that was left out or changed when images were read.
+        settings: Settings of the run.
+        reporting: Function of the number of updates; gives what to call after every one.
+        note: Function called with a sentence about each thing that was left out or changed when images were read.
 
     Returns:
-        What `results.json` holds.
+        Content of `results.json`.
 
     Raises:
-        DeepZeroError: in words.
+        DeepZeroError: Something cannot be used, or failed.
     """
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device cuda needs a GPU that torch can use, and there is none here: take --device cpu.")
@@ -103,7 +196,7 @@ def classify(
     first_order = isinstance(estimator, BackPropagation)
     optimiser = build_optimiser(settings.optimiser, model)
     scheduler = build_scheduler(settings.scheduler, optimiser, updates)
-    run = RunFolder(settings.run, plain(settings), free=("workers", "checkpoint_every", "tensorboard", "cache"))
+    run = RunFolder(settings.run, settings_to_dict(settings), free=("workers", "checkpoint_every", "tensorboard", "cache"))
     with open_executor("serial" if first_order else settings.workers.backend, settings.workers.count) as executor:
         active = _active_set(settings, parts, model, executor, run)
         if settings.sparse_weights and active.mask is not None:
@@ -121,16 +214,16 @@ def classify(
         )
         images = _images_forwarded(settings, parts, active)
         with reporting(updates) as report:
-            noting = _Noting(run, parts, model, images, report)
-            progress = trainer.train(updates, noting, tensorboard=settings.tensorboard, spent=active.spent)
-    found = {**results(settings, model, parts, progress, images(progress)), "notes": list(data.notes)}
-    text = json.dumps(found, indent=2) + "\n"
+            log = _AccuracyLog(run, parts, model, images, report)
+            progress = trainer.train(updates, log, tensorboard=settings.tensorboard, spent=active.spent)
+    content = {**results(settings, model, parts, progress, images(progress)), "notes": list(data.notes)}
+    text = json.dumps(content, indent=2) + "\n"
     write_text(settings.run / "results.json", text)
     with run.in_use():
         preparation = Preparation(run.path / PREPARATION, run.name)
         if preparation.content(RESULTS) != digest([text]):
             preparation.add(Entry(RESULTS, content=digest([text])))
-    return found
+    return content
 
 
 @torch.no_grad()
@@ -139,7 +232,7 @@ def _require_outputs(model: nn.Module, parts: Parts, classes: int) -> None:
     try:
         with preserve_state(model), torch.random.fork_rng(devices=[]):
             shape = tuple(model(parts.for_ratios[0][:2]).shape)
-    except Exception:  # said when it is trained
+    except Exception:  # raised again when it is trained
         return
     if shape != (2, classes):
         raise ConfigError(
@@ -151,7 +244,7 @@ def _require_colour(settings: ClassifySettings, data: ImageData) -> None:
     """Refuse images that our own networks do not take.
 
     Raises:
-        DataError: they are not of three channels.
+        DataError: They are not of three channels.
     """
     channels = data.train.pixels.shape[-1]
     if settings.network.name in CLASSIFIERS and channels != 3:
@@ -182,7 +275,7 @@ def _parts(settings: ClassifySettings, data: ImageData, note: Callable[[str], No
 
 
 def _some_of_each_class(settings: ClassifySettings, data: ImageData) -> Images:
-    """The same number of images of each class, as many as there are at most."""
+    """Draw the same number of images of each class, as many as there are at most."""
     shuffled = np.random.default_rng([settings.seed, 3]).permutation(len(data.train))
     labels = data.train.labels[shuffled]
     places = [np.flatnonzero(labels == label)[: settings.images_for_ratios] for label in range(len(data.classes))]
@@ -199,12 +292,12 @@ def _active_set(settings: ClassifySettings, parts: Parts, model: nn.Module, exec
 
     epochs = settings.epochs if settings.mask_refresh is None else settings.mask_refresh
     refresh = max(1, round(epochs * parts.train.epoch))
-    kept = RunRatios(run, settings.layer_ratios.name, settings.sparsity)
-    return active_set(kept, find, model, refresh, settings.seed)
+    ratios_of_run = RunRatios(run, settings.layer_ratios.name, settings.sparsity)
+    return active_set(ratios_of_run, find, model, refresh, settings.seed)
 
 
 def _images_forwarded(settings: ClassifySettings, parts: Parts, active: ActiveSet) -> Callable[[Progress], int]:
-    """How many images went through the network so far: a query is of a whole batch."""
+    """Return a count of the images that went through the network so far: a query is of a whole batch."""
     before = active.spent.queries
     of_ratios = before * len(parts.for_ratios[1])
     return lambda progress: of_ratios + (progress.queries - before) * settings.batch_size
@@ -212,13 +305,13 @@ def _images_forwarded(settings: ClassifySettings, parts: Parts, active: ActiveSe
 
 @torch.no_grad()
 def _prune(model: nn.Module, mask: Any) -> None:
-    """Set weights that are never active to zero: they stay there, their gradients being zero."""
+    """Set weights that are never active to zero, where they stay: their gradients are zero."""
     for name, active in mask.items():
         model.get_parameter(name).mul_(active)
 
 
-class _Noting:
-    """Called after every training step: classifies the test images at the end of every epoch, and writes down how well."""
+class _AccuracyLog:
+    """Report after every training step that classifies the test images at the end of an epoch, and writes down how well."""
 
     def __init__(
         self,
@@ -234,7 +327,7 @@ class _Noting:
         self._report(progress)
         if progress.step % self._parts.train.epoch == 0:
             started = time.perf_counter()
-            found = evaluate(_ready(self._model, self._parts), self._parts.tests["test"].in_order(TEST_BATCH))
+            accuracy = evaluate(_calibrate(self._model, self._parts), self._parts.tests["test"].in_order(TEST_BATCH))
             self._run.append_metrics(
                 {
                     "step": progress.step,
@@ -244,15 +337,15 @@ class _Noting:
                     "images_forwarded": self._images(progress),
                     "seconds": progress.seconds,
                     "evaluation_seconds": time.perf_counter() - started,
-                    "test_accuracy": found.accuracy,
-                    "test_loss": found.loss,
+                    "test_accuracy": accuracy.accuracy,
+                    "test_loss": accuracy.loss,
                 },
                 ACCURACY,
             )
 
 
-def _ready(model: nn.Module, parts: Parts) -> nn.Module:
-    """A network as it is in training, ready to classify.
+def _calibrate(model: nn.Module, parts: Parts) -> nn.Module:
+    """Return a copy of a network in training that is ready to classify.
 
     Running statistics are those of training batches, shifted and mirrored: with those of images as they are, without black
     borders, a small network that put 54 % of the test images into their class did so with 39 %.
@@ -261,8 +354,8 @@ def _ready(model: nn.Module, parts: Parts) -> nn.Module:
 
 
 def results(settings: ClassifySettings, model: nn.Module, parts: Parts, progress: Progress, forwarded: int) -> dict[str, Any]:
-    """What `results.json` holds: how well the trained network classifies, and what its training took."""
-    ready = _ready(model, parts)
+    """Return the content of `results.json`: how well the trained network classifies, and what its training took."""
+    ready = _calibrate(model, parts)
     return {
         "accuracy": {name: asdict(evaluate(ready, images.in_order(TEST_BATCH))) for name, images in parts.tests.items()},
         "parameters": sum(p.numel() for p in model.parameters()),
@@ -272,5 +365,5 @@ def results(settings: ClassifySettings, model: nn.Module, parts: Parts, progress
         "images_forwarded": forwarded,
         "seconds": round(progress.seconds, 2),
         "peak_memory_gb": round(peak_memory_gb(), 2),
-        "settings": plain(settings),
+        "settings": settings_to_dict(settings),
     }

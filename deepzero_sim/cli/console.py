@@ -1,4 +1,4 @@
-"""What a person sees while something runs: progress bars and tables."""
+"""Progress bars and tables for a person at a terminal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ console = Console(markup=False)  # names of folders may look like markup
 
 @contextmanager
 def training_bar(title: str, updates: int, *, queries: bool = False) -> Iterator[Callable[[TrainingProgress], None]]:
-    """A bar with loss, solver steps or queries so far, and time left; yields what to call after every update."""
+    """Show a bar with loss, solver steps or queries so far, and time left; yields what to call after every update."""
     with _bar("loss {task.fields[loss]}", "{task.fields[spent]}") as progress:
         task = progress.add_task(title, total=updates, loss="-", spent="")
 
@@ -28,7 +28,7 @@ def training_bar(title: str, updates: int, *, queries: bool = False) -> Iterator
 
 
 def _short(number: int) -> str:
-    """A count in three or four characters: 950, 12k, 1.4M."""
+    """Write a count in three or four characters: 950, 12k, 1.4M."""
     if number < 1000:
         return str(number)
     return f"{number / 1000:.0f}k" if number < 1_000_000 else f"{number / 1_000_000:.1f}M"
@@ -36,14 +36,14 @@ def _short(number: int) -> str:
 
 @contextmanager
 def counting_bar(title: str, total: int) -> Iterator[Callable[[str], None]]:
-    """A bar of things done; yields what to call after each."""
+    """Show a bar of things done; yields what to call after each."""
     with _bar() as progress:
         task = progress.add_task(title, total=total)
         yield lambda _: progress.advance(task)
 
 
 def _bar(*fields: str) -> Progress:
-    """Fits into 80 columns."""
+    """Make a bar that fits into 80 columns."""
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=8),
@@ -57,8 +57,8 @@ def print_table(rows: Sequence[Sequence[str]], words: Collection[int] = (0,)) ->
     """Print a table whose first row is its head.
 
     Args:
-        rows: of cells.
-        words: columns that hold words; numbers in all others end below each other.
+        rows: Rows of cells.
+        words: Columns that hold words; numbers in all others end below each other.
     """
     head, *body = rows
     table = Table()

@@ -1,7 +1,7 @@
-"""The demonstration: a coarse wake solver, corrected through its own loop without its gradients.
+"""`deepzero-sim demo`: a coarse wake solver, corrected through its own loop without its gradients.
 
 Makes the data, trains the small network by every method, evaluates on unseen Reynolds numbers and writes a report.
-Each stage keeps its own folder, so that a demo that was interrupted goes on where it was.
+Each stage has its own folder, so that an interrupted demo goes on where it was.
 """
 
 from __future__ import annotations
@@ -9,23 +9,25 @@ from __future__ import annotations
 import os
 import platform
 import time
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from deepzero_sim.cli.console import console, counting_bar, print_table, training_bar
-from deepzero_sim.cli.experiment import compare, train
-from deepzero_sim.cli.reports.plain import plain
+from deepzero_sim.cli.compare import compare
+from deepzero_sim.cli.console import console, print_table
+from deepzero_sim.cli.generate import DataFile, GenerateSettings, make_data
+from deepzero_sim.cli.options import Command
 from deepzero_sim.cli.reports.rollouts import publish, rows
-from deepzero_sim.cli.settings import DataFile, DemoSettings, GenerateSettings, MethodName, TrainSettings, Workers
+from deepzero_sim.cli.runs import MethodName
+from deepzero_sim.cli.settings import Workers
+from deepzero_sim.cli.train import TrainSettings, train_with_bar
 from deepzero_sim.common.components import Component
-from deepzero_sim.datasets.generate import Simulations, generate, require_free, software
-from deepzero_sim.datasets.hdf5 import NOTHING, not_a_file
+from deepzero_sim.common.settings import Settings, settings_to_dict
+from deepzero_sim.datasets.generate import Simulations, software
 from deepzero_sim.errors import MissingExtraError
-from deepzero_sim.execution.executors import open_executor
 from deepzero_sim.solvers.wake import TEST_REYNOLDS, TRAIN_REYNOLDS
 from deepzero_sim.training.run_folder import peak_memory_gb
-from deepzero_sim.training.trainer import Progress
 
 #: Steps of the rollouts that are compared.
 STEPS = 250
@@ -51,8 +53,21 @@ LAZY = Component("torch.optim.SparseAdam", {"lr": 2e-3, "betas": [0.9, 0.99]})
 METHODS: tuple[MethodName, ...] = ("NON", "DETACHED", "STRAIGHT-THROUGH", "ZO-SOL", "SolverLayer", "FO-SOL")
 
 
+@dataclass
+class DemoSettings(Settings):
+    """The demonstration.
+
+    Args:
+        run: Folder of its data, runs and report.
+        workers: Workers that answer queries and run simulations.
+    """
+
+    run: Path = Path("runs/demo")
+    workers: Workers = field(default_factory=Workers)
+
+
 def data_settings(folder: Path, workers: Workers) -> GenerateSettings:
-    """The wake experiment's data: six training and five test simulations of 1,500 steps (Um et al. 2020)."""
+    """Return settings of the wake experiment's data: six training and five test simulations of 1,500 steps (Um et al. 2020)."""
     simulations = Simulations(
         reference=FINE_WAKE,
         source=WAKE,
@@ -65,7 +80,7 @@ def data_settings(folder: Path, workers: Workers) -> GenerateSettings:
 
 
 def training_settings(folder: Path, data: Path, method: MethodName, workers: Workers) -> TrainSettings:
-    """The demo's run of a method: NON from scratch, every other from NON's network, all of these with the same optimiser."""
+    """Return settings of a method's run: NON from scratch, every other from NON's network, all with the same optimiser."""
     common: dict[str, Any] = {
         "run": folder / method,
         "train_data": data,
@@ -86,7 +101,7 @@ def demo(settings: DemoSettings) -> None:
     """Run the demonstration; see the module.
 
     Raises:
-        MissingExtraError: PhiFlow, matplotlib or TensorBoard is not installed; said before minutes are spent.
+        MissingExtraError: PhiFlow, matplotlib or TensorBoard is not installed; raised before minutes are spent.
     """
     for module, extra in (("phi", "phiflow"), ("matplotlib", "report"), ("tensorboard", "report")):
         if find_spec(module) is None:
@@ -105,26 +120,11 @@ def demo(settings: DemoSettings) -> None:
         "software": software(),
         "total_seconds": round(time.perf_counter() - started, 1),
         "peak_memory_gb": round(peak_memory_gb(), 2),
-        "runs": {run.method: plain(run) for run in runs},
+        "runs": {run.method: settings_to_dict(run) for run in runs},
     }
     publish(settings.run, "A coarse wake solver, corrected without its gradients", comparison, facts)
     print_table(rows(comparison.methods))
     console.print(f"{facts['total_seconds']:.0f} s, {facts['peak_memory_gb']} GB; report: {settings.run / 'report.md'}")
 
 
-def make_data(settings: GenerateSettings) -> None:
-    """Make the files that are not there yet, under one progress bar each."""
-    for file in settings.files:
-        if not_a_file(file.output) == NOTHING:
-            require_free(file.output)  # before anything is computed
-    with open_executor(settings.workers.backend, settings.workers.count) as executor:
-        for file in settings.files:
-            with counting_bar(f"simulating {file.output.name}", len(file.params)) as report:
-                made = generate(file.output, settings.simulations, file.params, executor, report, settings.on_failure)
-            console.print(f"{file.output} {'made' if made else 'is there already, made by the same settings'}")
-
-
-def train_with_bar(settings: TrainSettings) -> Progress:
-    """Train one run under a progress bar."""
-    with training_bar(f"training {settings.method}", settings.updates) as report:
-        return train(settings, report)
+COMMANDS = {"demo": Command(DemoSettings, demo)}

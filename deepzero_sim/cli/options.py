@@ -15,7 +15,7 @@ from typing import Any, Literal, NoReturn, get_args, get_origin
 import yaml
 
 from deepzero_sim.common.documents import read_yaml, write_yaml
-from deepzero_sim.common.files import LARGEST_TEXT, read_text
+from deepzero_sim.common.files import LARGEST_TEXT, read_text, require_file_or_folder
 from deepzero_sim.common.settings import (
     SEE_HELP,
     Entry,
@@ -152,8 +152,11 @@ def _settings_in(given: str) -> dict[Any, Any]:
     """
     if given == "-":
         text = sys.stdin.read(LARGEST_TEXT)
+    elif given.lstrip().startswith("{"):
+        text = given
     else:
-        text = given if given.lstrip().startswith("{") else read_text(Path(given), "a YAML file of settings")
+        require_file_or_folder(given)
+        text = read_text(Path(given), "a YAML file of settings")
     try:
         settings = read_yaml(text)
     except yaml.YAMLError as error:

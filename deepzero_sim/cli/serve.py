@@ -1,58 +1,94 @@
-"""A run's solver, corrected and not, and the loss of its network: models to serve."""
+"""`deepzero-sim serve`: a run's solver, corrected and not, and the loss of its network, as models over HTTP."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Collection
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from deepzero_sim.cli.experiment import accepted_differences, rollout_loss, run_settings, trained_loop
+from deepzero_sim.cli.console import console
+from deepzero_sim.cli.options import Command
+from deepzero_sim.cli.runs import RunSettings, accepted_differences, rollout_loss, run_settings, trained_loop
+from deepzero_sim.common.settings import Settings
 from deepzero_sim.datasets import trajectories
 from deepzero_sim.datasets.batches import UnrolledBatches, advance_frames
+from deepzero_sim.datasets.statements import Statement
 from deepzero_sim.datasets.trajectories import Trajectories
-from deepzero_sim.oracle.base import LoopOracle
-from deepzero_sim.serving import ServedLoop, ServedLoss, ServedModel, ServedParameters, ServedSolver
+from deepzero_sim.oracle.loop import LoopOracle
+from deepzero_sim.serving import ServedLoop, ServedLoss, ServedModel, ServedParameters, ServedSolver, serve
 from deepzero_sim.solver.contract import Solver
 
 
-class _Batches:
-    """The batches of a training. Only who asks for a loss waits for the solver's step from every frame."""
+@dataclass
+class ServeSettings(Settings):
+    """A trained run, offered over HTTP.
 
-    def __init__(self, solver: Solver, data: Trajectories, settings: dict[str, Any]) -> None:
+    Args:
+        run: Run folder.
+        host: Name or address of this machine to listen on. There is no password: others reach it as they reach the address.
+        port: Port to listen on; 0 for a free one.
+        timeout: Seconds that one evaluation may take.
+        data: HDF5 trajectories that batches of the loss are cut from; the run's training data if none are given.
+        data_may_differ: Things that the data may say otherwise than the solver: name, dt, channels, mask and so on.
+    """
+
+    run: Path
+    host: str = "127.0.0.1"
+    port: int = 4242
+    timeout: float = 300.0
+    data: Path | None = None
+    data_may_differ: list[Statement] = field(default_factory=list)
+
+
+def _run(settings: ServeSettings) -> None:
+    models, left_out = models_of_run(settings.run, settings.data, settings.data_may_differ)
+    if left_out is not None:
+        console.print(f"left out loss: {left_out}")
+    serve(models, settings.host, settings.port, timeout=settings.timeout)
+
+
+COMMANDS = {"serve": Command(ServeSettings, _run, runs=lambda settings: [settings.run])}
+
+
+class _Batches:
+    """Batches of a training. Only who asks for a loss waits for the solver's step from every frame."""
+
+    def __init__(self, solver: Solver, data: Trajectories, settings: RunSettings) -> None:
         self._solver, self._data, self._settings = solver, data, settings
 
     @functools.cached_property
-    def _cut(self) -> UnrolledBatches:
-        size, unroll, seed = (self._settings[key] for key in ("batch_size", "unroll", "seed"))
-        return UnrolledBatches(self._data, advance_frames(self._solver, self._data), size, unroll, seed)
+    def _batches(self) -> UnrolledBatches:
+        settings, first_steps = self._settings, advance_frames(self._solver, self._data)
+        return UnrolledBatches(self._data, first_steps, settings.batch_size, settings.unroll, settings.seed)
 
     def __call__(self, number: int) -> Any:
-        return self._cut(number)
+        return self._batches(number)
 
 
 def models_of_run(
     run: Path, data: Path | None = None, data_may_differ: Collection[str] = ()
 ) -> tuple[dict[str, ServedModel], str | None]:
-    """The models that a run is served as, and why the loss is left out if it is.
+    """Build the models that a run is served as; returns them, and why the loss is left out if it is.
 
     ``corrected`` and ``solver`` take a state (and parameters) one step further, with and without the correction;
     ``parameters`` gives the network's, and ``loss`` is the rollout loss of others on a batch.
 
     Args:
-        run: its folder.
+        run: Run folder.
         data: HDF5 trajectories that batches are cut from; the run's training data if None.
-        data_may_differ: what they may say otherwise than the solver, besides what the run accepts.
+        data_may_differ: Things that they may say otherwise than the solver, besides what the run accepts.
 
     Raises:
-        RunError, DataError: the folder or the data cannot be used.
+        RunError, DataError: The folder or the data cannot be used.
     """
     settings, loop = run_settings(run), trained_loop(run)
     models: dict[str, ServedModel] = {"corrected": ServedLoop(loop), "solver": ServedSolver(loop.solver)}
-    if settings["method"] == "SRC":
+    if settings.method == "SRC":
         return models, "a run of SRC trains no network"
     models["parameters"] = ServedParameters(loop.corrector)
-    path = Path(settings["train_data"]) if data is None else data
+    path = settings.train_data if data is None else data
     if data is None and not path.exists():
         return models, f"there is no {path}, the run's training data: name some by --data"
     frames = trajectories.load(path, loop.solver.spec, {*data_may_differ, *accepted_differences(run)})

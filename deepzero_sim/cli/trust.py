@@ -1,7 +1,7 @@
 """Trust in run folders: a run's settings name code that is imported and programs that are run to evaluate it.
 
-What this user has trained with on this machine, or has trusted before, is known by its digest in a folder of his own, so that a
-run folder cannot say of itself that it is trusted. Solvers and networks of this package that only compute need no trust.
+What a user has trained with on this machine, or has trusted before, is noted as a digest in the user's own folder: a run folder
+cannot say of itself that it is trusted. Solvers and networks of this package that only compute need no trust.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from typing import Any
 from deepzero_sim.common.components import Component
 from deepzero_sim.common.files import write_text
 
-#: Where the names of this package begin that neither import files nor run programs, whatever their arguments are.
+#: Prefixes of the package's names that neither import files nor run programs, whatever their arguments are.
 _ONLY_COMPUTE = ("deepzero_sim.solvers.", "deepzero_sim.models.")
 
-#: Letters of a component that are shown.
+#: Most letters of a component that are shown.
 LONGEST = 600
 
-#: Digests that were trusted in this process; the folder may not be writable.
+#: Digests trusted in this process: the folder may not be writable.
 _trusted: set[str] = set()
 
 
 def untrusted(parts: Mapping[str, Component]) -> dict[str, Component]:
-    """The parts of a run that would import or run what nobody has trusted here."""
+    """Select the parts of a run that would import or run what nobody has trusted here."""
     return {key: part for key, part in parts.items() if not _only_computes(part.name) and not _is_trusted(_digest(part))}
 
 
@@ -40,18 +40,18 @@ def trust_parts(parts: Mapping[str, Component]) -> None:
         folder = _folder()
         if folder is not None:
             with suppress(OSError):
-                write_text(folder / digest, f"{described(part)}\n")
+                write_text(folder / digest, f"{words_of(part)}\n")
 
 
-def described(part: Component) -> str:
-    """A component as it is called, at most a few lines, and without letters that a terminal might act on."""
+def words_of(part: Component) -> str:
+    """Write a component as a call, in at most a few lines, and without letters that a terminal might act on."""
     args = ", ".join(f"{key}={value!r}" for key, value in part.args.items())
-    said = f"{part.name}({args})".encode("unicode_escape").decode()
-    return said if len(said) <= LONGEST else f"{said[:LONGEST]} ... and more"
+    words = f"{part.name}({args})".encode("unicode_escape").decode()
+    return words if len(words) <= LONGEST else f"{words[:LONGEST]} ... and more"
 
 
 def _only_computes(name: str) -> bool:
-    """Whether it is a short name, or one of this package; a file may lie in a folder of any name."""
+    """Tell short names, and those of this package, from others; a file may lie in a folder of any name."""
     return ":" not in name and ("." not in name or name.startswith(_ONLY_COMPUTE))
 
 
@@ -61,23 +61,23 @@ def _is_trusted(digest: str) -> bool:
 
 
 def _digest(part: Component) -> str:
-    """Of a name and its arguments; and of the current folder, where files and programs are looked for by relative names."""
+    """Hash a name and its arguments, and the current folder where files and programs are looked for by relative names."""
     file = ":" in part.name and not Path(part.name).is_absolute()
     relative = file or part.name.startswith("deepzero_sim.")
     args = _as_pairs(part.args)
-    said = json.dumps([part.name, args, os.getcwd() if relative else None], default=str)  # noqa: PTH109
-    return hashlib.sha256(said.encode("utf-8", "surrogatepass")).hexdigest()
+    text = json.dumps([part.name, args, os.getcwd() if relative else None], default=str)  # noqa: PTH109
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _as_pairs(value: Any) -> Any:
-    """Settings with mappings as lists of pairs in one order, whatever types their keys have: 1 and "1" are two."""
+    """Write mappings as lists of pairs in one order, whatever types their keys have: 1 and "1" are two."""
     if isinstance(value, Mapping):
         return sorted(([repr(key), _as_pairs(item)] for key, item in value.items()), key=lambda pair: str(pair[0]))
     return [_as_pairs(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _folder() -> Path | None:
-    """Where this user's programs keep what is neither settings nor data; None where he has no home."""
+    """Return the user's folder for what is neither settings nor data; None without a home."""
     given = os.environ.get("XDG_STATE_HOME", "")
     try:
         state = Path(given) if Path(given).is_absolute() else Path.home() / ".local" / "state"

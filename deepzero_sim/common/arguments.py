@@ -1,4 +1,4 @@
-"""Arguments that a class or function of ours cannot be called with: said in words, in one place for all public names."""
+"""Arguments that a class or function of ours cannot be called with, explained in one place for all public names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from deepzero_sim.common.requirements import did_you_mean
 from deepzero_sim.errors import ArgumentError, ConfigError, DeepZeroError
 
-#: What Python and its libraries raise for values that make no sense.
+#: Errors of Python and its libraries for values that make no sense.
 _SENSELESS = (TypeError, ValueError, AttributeError, ArithmeticError, LookupError, RuntimeError)
 
 _short = reprlib.Repr()
@@ -21,14 +21,14 @@ _short.maxother = _short.maxstring = _short.maxlong = 80
 
 
 def misuse(name: str, given: Mapping[str, Any], known: Collection[str], error: BaseException, verb: str = "made") -> str:
-    """What to say where something cannot be called with its arguments.
+    """Write the message for arguments that something cannot be called with.
 
     Args:
-        name: of what was called.
-        given: arguments by name.
-        known: names that it takes; none if they are not known.
-        error: that was raised.
-        verb: what was tried: it was to be `"made"`, or `"called"`.
+        name: Name of the class or function.
+        given: Arguments by name.
+        known: Names that it takes; none if they are not known.
+        error: Error that was raised.
+        verb: Participle of what was tried, `"made"` or `"called"`.
     """
     listed = ", ".join(f"{key}={_short.repr(value)}" for key, value in given.items()) or "no arguments"
     unknown = next((key for key in given if known and key not in known), None)
@@ -37,7 +37,7 @@ def misuse(name: str, given: Mapping[str, Any], known: Collection[str], error: B
 
 
 def keywords(factory: Any) -> tuple[str, ...]:
-    """The names of the arguments that a factory takes; none if it takes any, or nobody can know."""
+    """Return the names of the arguments that a factory takes; none if it takes any, or nobody can know."""
     try:
         parameters = inspect.signature(factory).parameters
     except (TypeError, ValueError):
@@ -48,13 +48,13 @@ def keywords(factory: Any) -> tuple[str, ...]:
 
 
 def guard_calls(module: str, runs: Collection[str] = ()) -> None:
-    """Have the public classes and functions of a module refuse arguments in words, by errors of ours.
+    """Make the public classes and functions of a module refuse arguments by errors of ours.
 
-    A call that succeeds takes no longer for a function than one more call, and nothing is looked at before.
+    Arguments are looked at only when a call has failed: one that succeeds costs no more than one more call.
 
     Args:
-        module: its name.
-        runs: names of functions that run code of the user's, whose errors are not ours to explain.
+        module: Name of the module.
+        runs: Names of functions that run code of the user's, whose errors are not ours to explain.
     """
     public = sys.modules[module]
     for name in public.__all__:
@@ -62,47 +62,47 @@ def guard_calls(module: str, runs: Collection[str] = ()) -> None:
         if inspect.isclass(found):
             _guard_class(found)
         elif inspect.isfunction(found) and not hasattr(found, _GUARDED):
-            guarded = _guarded(found, name, inspect.signature(found), values=name not in runs)
+            guard = _guard(found, name, inspect.signature(found), values=name not in runs)
             for place in (public, sys.modules[found.__module__]):  # where pickle looks for it
-                setattr(place, name, guarded)
+                setattr(place, name, guard)
 
 
 _GUARDED = "__guarded__"
 
 
-def _guard_class(found: type) -> None:
-    if issubclass(found, BaseException) or inspect.isabstract(found) or hasattr(vars(found).get("__init__"), _GUARDED):
+def _guard_class(kind: type) -> None:
+    if issubclass(kind, BaseException) or inspect.isabstract(kind) or hasattr(vars(kind).get("__init__"), _GUARDED):
         return
-    inherits = any("__init__" in vars(base) for base in found.__mro__[1:-1])
-    if "__init__" in vars(found) or inherits:
-        signature = inspect.signature(found.__init__)
+    inherits = any("__init__" in vars(base) for base in kind.__mro__[1:-1])
+    if "__init__" in vars(kind) or inherits:
+        signature = inspect.signature(kind.__init__)
     else:
         signature = inspect.Signature([inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)])
 
-    def inherited(self: Any, *args: Any, **kwargs: Any) -> None:
-        super(found, self).__init__(*args, **kwargs)
+    def base_init(self: Any, *args: Any, **kwargs: Any) -> None:
+        super(kind, self).__init__(*args, **kwargs)
 
-    inherited.__signature__ = signature  # type: ignore[attr-defined]
-    init = vars(found).get("__init__", inherited)
-    found.__init__ = _guarded(init, found.__name__, signature, values=True, skip=1)  # type: ignore[method-assign]
+    base_init.__signature__ = signature  # type: ignore[attr-defined]
+    init = vars(kind).get("__init__", base_init)
+    kind.__init__ = _guard(init, kind.__name__, signature, values=True, skip=1)  # type: ignore[method-assign]
 
 
-def _guarded(
+def _guard(
     function: Callable[..., Any], name: str, signature: inspect.Signature, *, values: bool, skip: int = 0
 ) -> Callable[..., Any]:
-    """The same function, which explains arguments that it cannot take.
+    """Wrap a function so that it explains arguments that it cannot take.
 
     Args:
-        function: any.
-        name: of what is called, for people.
-        signature: of the function.
-        values: whether what it raises is about its arguments, too.
-        skip: arguments that the caller does not give.
+        function: Any function.
+        name: Name for people.
+        signature: Signature of the function.
+        values: True if what it raises is about its arguments, too.
+        skip: Number of arguments that the caller does not give.
     """
     known = tuple(signature.parameters)[skip:]
 
     @functools.wraps(function)
-    def guarded(*args: Any, **kwargs: Any) -> Any:
+    def guard(*args: Any, **kwargs: Any) -> Any:
         try:
             return function(*args, **kwargs)
         except DeepZeroError:
@@ -116,12 +116,12 @@ def _guarded(
                 raise ConfigError(words) from error
             raise
 
-    setattr(guarded, _GUARDED, True)
-    return guarded
+    setattr(guard, _GUARDED, True)
+    return guard
 
 
 def _is_ours(error: BaseException) -> bool:
-    """Whether it was raised by a line of this package."""
+    """Tell errors that a line of this package raised from others."""
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     return str(frame.f_globals.get("__name__")).startswith("deepzero_sim.")
 

@@ -1,4 +1,4 @@
-"""YAML and JSON that people and programs wrote, read within bounds: a small file cannot take much time or memory.
+"""Documents: YAML and JSON of people and programs, read within bounds so that a small file cannot take much time or memory.
 
 Settings are YAML 1.2 in what tells numbers from text: `010` and `1:30` are no eight and ninety.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import yaml
@@ -26,11 +26,11 @@ DIGITS = 300
 
 
 def read_yaml(text: str) -> Any:
-    """Read what YAML text holds.
+    """Read YAML.
 
     Raises:
-        ConfigError: it is too large, too deep, contains itself, has a key twice or a number that no computer holds.
-        yaml.YAMLError: it is no YAML.
+        ConfigError: The text is too large, too deep, contains itself, has a key twice or a number that no computer holds.
+        yaml.YAMLError: The text is no YAML.
     """
     if _MAY_NEST.search(text):
         _require_bounds(yaml.parse(text, Loader=_Loader))
@@ -42,14 +42,20 @@ def write_yaml(value: Any, *, sort_keys: bool = False) -> str:
     return yaml.dump(value, Dumper=_Dumper, sort_keys=sort_keys, allow_unicode=True)
 
 
+def markdown_table(table: Sequence[Sequence[str]]) -> str:
+    """Write a table whose first row is its head."""
+    head, *body = table
+    return "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *body))
+
+
 def read_json(text: str | bytes) -> Any:
-    """Read what JSON text holds.
+    """Read JSON.
 
     Raises:
-        ValueError: it is no JSON, too deep, or has a key twice.
+        ValueError: The text is no JSON, too deep, or has a key twice.
     """
     try:
-        return json.loads(text, object_pairs_hook=_as_dict)
+        return json.loads(text, object_pairs_hook=_to_dict)
     except RecursionError as error:
         raise ValueError("lists and objects stand too deep in one another") from error
 
@@ -58,23 +64,23 @@ def require_text(text: str) -> str:
     """Refuse letters that no name, path or message can have.
 
     Raises:
-        ConfigError: there is a NUL, or half a letter, as bytes are read that are not UTF-8.
+        ConfigError: The text has a NUL, or half a letter, as bytes are read that are not UTF-8.
     """
     if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
         raise ConfigError(f"settings are text in UTF-8 without NUL, not {text[:200]!r}: write it in other letters.")
     return text
 
 
-def _as_dict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def _to_dict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result: dict[str, Any] = {}
     for key, value in pairs:
-        if key in found:
+        if key in result:
             raise ValueError(f"the key {key!r} is there twice")
-        found[key] = value
-    return found
+        result[key] = value
+    return result
 
 
-#: What text without has no lists, mappings, aliases or tags.
+#: Letters that any text with lists, mappings, aliases or tags has.
 _MAY_NEST = re.compile(r"[\[{:&*!\n]|- ")
 
 
@@ -84,8 +90,8 @@ class _Refused(yaml.YAMLError):
 
 def _require_bounds(events: Iterator[Any]) -> None:
     """Count what a document would hold without aliases, before anything is made of it."""
-    sizes: dict[str, int] = {}  # of what anchors stand for
-    within: list[tuple[str | None, int]] = []  # lists and mappings that are not at their end: their anchors and sizes so far
+    sizes: dict[str, int] = {}  # by anchor
+    within: list[tuple[str | None, int]] = []  # anchors and sizes so far of the lists and mappings around
     for event in events:
         anchor, size = getattr(event, "anchor", None), 1
         if getattr(event, "tag", None) not in (None, "!"):

@@ -17,8 +17,11 @@ from deepzero_sim.benchmarks.wake import bench_wake, points_of
 from deepzero_sim.benchmarks.wake_methods import Folders, run_of, updates_of
 from deepzero_sim.benchmarks.wake_report import Found, Point, Training, publish, results, rows, summary
 from deepzero_sim.cli import demo
+from deepzero_sim.cli.generate import GenerateSettings
 from deepzero_sim.cli.main import main
-from deepzero_sim.cli.settings import BenchWakeSettings, GenerateSettings, MethodName, TrainSettings, WakeMethod, Workers
+from deepzero_sim.cli.runs import MethodName
+from deepzero_sim.cli.settings import BenchWakeSettings, WakeMethod, Workers
+from deepzero_sim.cli.train import TrainSettings
 from deepzero_sim.errors import ConfigError, DivergedError
 from deepzero_sim.training.trainer import Trainer
 

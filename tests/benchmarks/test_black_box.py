@@ -18,8 +18,8 @@ from runs import assert_same_tensors, line_data, tensors, train_settings, withou
 
 from deepzero_sim.benchmarks.black_box import BLACK_BOXES, BlackBox, Numbers, Search, centred_ranks, usual_population
 from deepzero_sim.benchmarks.black_box_training import BlackBoxSettings, flat, losses_of, train_black_box
-from deepzero_sim.cli.experiment import train
 from deepzero_sim.cli.settings import WakeMethod, Workers
+from deepzero_sim.cli.train import train
 from deepzero_sim.common.types import Array
 from deepzero_sim.errors import MissingExtraError, RunError
 from deepzero_sim.oracle.queries import trainable

@@ -16,14 +16,14 @@ from problems import burgers_oracle
 from runs import line_data, train_settings, unfinished
 
 from deepzero_sim import check_gradient
-from deepzero_sim.cli.check_gradient import Checked, check
-from deepzero_sim.cli.experiment import train
+from deepzero_sim.cli.check_gradient import CheckSettings, GradientChecks, check_gradients
 from deepzero_sim.cli.main import main
 from deepzero_sim.cli.reports.figures import pyplot
 from deepzero_sim.cli.reports.gradient_check import draw, publish, rows
-from deepzero_sim.cli.reports.plain import plain
-from deepzero_sim.cli.settings import CheckSettings, Workers
+from deepzero_sim.cli.settings import Workers
+from deepzero_sim.cli.train import train
 from deepzero_sim.common.components import Component
+from deepzero_sim.common.settings import settings_to_dict
 from deepzero_sim.errors import ConfigError
 
 USER = """
@@ -63,7 +63,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "user.py").write_text(textwrap.dedent(USER))
     monkeypatch.chdir(tmp_path)
     line_data(tmp_path / "line.h5")
-    (tmp_path / "check.yaml").write_text(yaml.safe_dump(plain(settings(tmp_path))))
+    (tmp_path / "check.yaml").write_text(yaml.safe_dump(settings_to_dict(settings(tmp_path))))
     return tmp_path
 
 
@@ -93,8 +93,13 @@ def test_from_settings_to_report(folder: Path, capsys: pytest.CaptureFixture[str
     pytest.importorskip("matplotlib")
     options = ["--differentiable_solver.name", twin.name] if twin else []
     status, out, err = call(capsys, *options, "--estimator", f'{{"name": "{CGE.name}", "args": {{"step_size": 1e-4}}}}')
-    assert (status, err) == (0, "") and "checking gradients" in out and "cosine" in out and "check.md" in out.replace("\n", "")
-    said = json.loads((folder / "check" / "check.json").read_text())
+    assert (
+        (status, err) == (0, "")
+        and "checking gradients" in out
+        and "cosine" in out
+        and "gradient_check.md" in out.replace("\n", "")
+    )
+    said = json.loads((folder / "check" / "gradient_check.json").read_text())
     names = ["Detached", "StraightThrough", "Coloured", "ReferenceJacobian", "CGE(step_size=0.0001)"]
     assert list(said["methods"]) == names and not said["left_out"] and said["settings"]["unroll"] == 3
     for name in ("Coloured", "CGE(step_size=0.0001)"):
@@ -106,44 +111,46 @@ def test_from_settings_to_report(folder: Path, capsys: pytest.CaptureFixture[str
     steps = {name: method["steps_per_gradient"] for name, method in said["methods"].items()}
     assert steps == dict(zip(names, (4, 4, 4 + 4 * 8, 4, 4 + 4 * 2 * 82), strict=True))
     assert [method["steps"]["once"] for method in said["methods"].values()] == [0, 0, 0, 26 + 2 * 16 + 24 * 2 * 4, 0]
-    text = (folder / "check" / "check.md").read_text()
+    text = (folder / "check" / "gradient_check.md").read_text()
     assert all(f"| {name} |" in text for name in names) and ("standard errors" in text) is (twin is None)
-    assert (folder / "check" / "check.png").read_bytes().startswith(b"\x89PNG") and not unfinished(folder)
+    assert (folder / "check" / "gradient_check.png").read_bytes().startswith(b"\x89PNG") and not unfinished(folder)
 
 
 def test_the_network_of_a_run_is_checked(folder: Path) -> None:
     train(train_settings(folder / "run", folder / "line.h5", method="NON", updates=2))
     trained, fresh = (
-        check(settings(folder, start=start, vjp=[Component("deepzero_sim.vjp.Detached")])) for start in (Path("run"), None)
+        check_gradients(settings(folder, start=start, vjp=[Component("deepzero_sim.vjp.Detached")]))
+        for start in (Path("run"), None)
     )
     assert trained.checks["Detached"].agreements != fresh.checks["Detached"].agreements
 
 
 def test_the_same_settings_find_the_same(folder: Path) -> None:
-    first, second, other = (check(settings(folder, seed=seed)) for seed in (1, 1, 2))
+    first, second, other = (check_gradients(settings(folder, seed=seed)) for seed in (1, 1, 2))
     assert first == second and first != other
 
 
 def test_workers_change_nothing(folder: Path) -> None:
     few = {"vjp": [Component("deepzero_sim.vjp.Coloured")], "estimator": CGE}
-    assert check(settings(folder, **few)) == check(settings(folder, **few, workers=Workers("process", 2)))
+    assert check_gradients(settings(folder, **few)) == check_gradients(settings(folder, **few, workers=Workers("process", 2)))
 
 
 def test_what_does_not_suit_a_solver_is_left_out_unless_asked_for(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("matplotlib")
     status, out, err = call(capsys, "--solver.name", "user.py:Global")
     assert (status, err) == (0, "") and "left out Coloured: a step of solver 'burgers' carries information over" in out
-    said = json.loads((folder / "check" / "check.json").read_text())
+    said = json.loads((folder / "check" / "gradient_check.json").read_text())
     assert list(said["methods"]) == ["Detached", "StraightThrough", "ReferenceJacobian"] and list(said["left_out"]) == [
         "Coloured"
     ]
     assert (
-        "Left out: Coloured. a step of solver 'burgers' carries information over" in (folder / "check" / "check.md").read_text()
+        "Left out: Coloured. a step of solver 'burgers' carries information over"
+        in (folder / "check" / "gradient_check.md").read_text()
     )
     with pytest.raises(ConfigError, match=r"carries information over .* too far for Coloured"):
-        check(settings(folder, solver=Component("user.py:Global"), vjp=[Component("deepzero_sim.vjp.Coloured")]))
+        check_gradients(settings(folder, solver=Component("user.py:Global"), vjp=[Component("deepzero_sim.vjp.Coloured")]))
     named = [Component("deepzero_sim.vjp.Coloured", {"radius": 1})]
-    found = check(settings(folder, solver=Component("user.py:Global"), vjp=named))
+    found = check_gradients(settings(folder, solver=Component("user.py:Global"), vjp=named))
     assert 0.9 < (found.checks["Coloured(radius=1)"].cosine or 0) < 1 - 1e-6
 
 
@@ -154,10 +161,10 @@ def test_a_table_of_what_is_undefined(tmp_path: Path) -> None:
     nothing = replace(found, agreements=(replace(found.agreements[0], cosine=None, norm_ratio=None),))
     silent = replace(nothing, sweep=replace(found.sweep, noise_floor=0.0, changes=(0.0,) * 8))
     assert rows({"zero": silent})[1] == ("zero", "-", "-", "-", "6", "0")
-    publish(tmp_path, Checked({"zero": silent}, {}), {})
-    assert (tmp_path / "check.png").exists()
-    publish(tmp_path / "none", Checked({}, {"all": "why."}), {})
-    assert "No method suits the solver." in (tmp_path / "none" / "check.md").read_text()
+    publish(tmp_path, GradientChecks({"zero": silent}, {}), {})
+    assert (tmp_path / "gradient_check.png").exists()
+    publish(tmp_path / "none", GradientChecks({}, {"all": "why."}), {})
+    assert "No method suits the solver." in (tmp_path / "none" / "gradient_check.md").read_text()
 
 
 def test_the_figure_says_what_it_shows() -> None:
@@ -211,12 +218,12 @@ def test_settings_that_cannot_be_used(folder: Path, capsys: pytest.CaptureFixtur
 def test_methods_of_the_same_name_are_told_apart(folder: Path) -> None:
     (folder / "mine.py").write_text("from deepzero_sim.coupling.vjp import Coloured\n")
     both = [Component("mine.py:Coloured"), Component("deepzero_sim.vjp.Coloured")]
-    assert list(check(settings(folder, vjp=both)).checks) == ["mine.py:Coloured {}", "deepzero_sim.vjp.Coloured {}"]
+    assert list(check_gradients(settings(folder, vjp=both)).checks) == ["mine.py:Coloured {}", "deepzero_sim.vjp.Coloured {}"]
 
 
 def test_a_product_of_ones_own(folder: Path) -> None:
     (folder / "mine.py").write_text(
         "from deepzero_sim.coupling.vjp import Coloured\n\ndef mine(reach):\n    return Coloured(reach)\n"
     )
-    found = check(settings(folder, vjp=[Component("mine.py:mine", {"reach": 1})]))
+    found = check_gradients(settings(folder, vjp=[Component("mine.py:mine", {"reach": 1})]))
     assert list(found.checks) == ["mine(reach=1)"] and found.checks["mine(reach=1)"].cosine == pytest.approx(1, abs=1e-6)

@@ -93,34 +93,34 @@ def call(capsys: pytest.CaptureFixture[str], *arguments: Any) -> tuple[int, str,
 
 def test_a_solver_that_keeps_its_contract_ends_with_0(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, out, err = call(capsys, "problems.Burgers", "--output", "out")
-    assert (status, err) == (0, "") and "Solver 'burgers' keeps its contract" in out and "report: out/check.md" in out
-    said = json.loads((folder / "out" / "check.json").read_text())
-    assert said["holds"] and said["made_up"] and said["verdicts"]["deterministic"]["outcome"] == "holds"
+    assert (status, err) == (0, "") and "Solver 'burgers' keeps its contract" in out and "report: out/solver_check.md" in out
+    said = json.loads((folder / "out" / "solver_check.json").read_text())
+    assert said["holds"] and said["made_up"] and said["verdicts"]["deterministic"]["outcome"] == "pass"
     assert said["settings"]["name"] == "problems.Burgers" and said["gradients"]["methods"]["NON"]["steps"] == 0
     assert said["step_sizes"]["sweep"]["best"] == said["step_sizes"]["recommended"] and said["times"][0]["batch"] == 1
-    page = (folder / "out" / "check.md").read_text()
-    assert page.startswith("# Solver burgers") and "| stencil | holds |" in page and "made up" in page
+    page = (folder / "out" / "solver_check.md").read_text()
+    assert page.startswith("# Solver burgers") and "| stencil | pass |" in page and "made up" in page
     assert "| ZO-SOL, CGE central |" in page and "| 1 | " in page and not unfinished(folder)
 
 
 def test_a_solver_that_breaks_it_ends_with_1(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, out, err = call(capsys, "user.py:Wrong", "--output", "out")
     assert (status, err) == (1, "") and "breaks its contract: input unchanged" in out
-    assert re.search(r"input unchanged +│ broken +│ a step changed the states it was given", out), out
-    assert not json.loads((folder / "out" / "check.json").read_text())["holds"]
+    assert re.search(r"input unchanged +│ fail +│ a step changed the states it was given", out), out
+    assert not json.loads((folder / "out" / "solver_check.json").read_text())["holds"]
 
 
 def test_a_solver_that_ends_the_process_ends_with_1_and_all_verdicts(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, out, err = call(capsys, "user.py:NotForThreads", "--output", "out")
-    assert (status, err) == (1, "") and re.search(r"threads +│ broken +│ the process was killed by", out), out
-    said = json.loads((folder / "out" / "check.json").read_text())
+    assert (status, err) == (1, "") and re.search(r"threads +│ fail +│ the process was killed by", out), out
+    said = json.loads((folder / "out" / "solver_check.json").read_text())
     assert not said["holds"] and "SIGSEGV" in said["verdicts"]["threads"]["words"] and said["gradients"]
-    assert "| threads | broken | the process was killed by SIGSEGV" in (folder / "out" / "check.md").read_text()
+    assert "| threads | fail | the process was killed by SIGSEGV" in (folder / "out" / "solver_check.md").read_text()
 
 
 def test_a_solver_that_ends_the_process_at_its_first_step_ends_with_1(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, out, err = call(capsys, "user.py:Dies", "--output", "out")
-    said = " ".join(json.loads((folder / "out" / "check.json").read_text())["verdicts"]["first step"]["words"].split())
+    said = " ".join(json.loads((folder / "out" / "solver_check.json").read_text())["verdicts"]["first step"]["words"].split())
     assert (status, err) == (1, "") and "breaks its contract: first step" in out
     assert re.match(
         r"the process was killed by SIGSEGV \(user.py, line \d+\), after it printed 'NaN in line 3' at the very", said
@@ -156,9 +156,7 @@ def test_a_check_that_is_interrupted_shows_what_it_found_and_leaves_nothing_behi
     assert not processes_of(mark)
     if number != signal.SIGKILL:
         assert process.returncode == 2 and err.startswith("deepzero-sim: interrupted") and err.count("\n") == 1, err
-        assert re.search(r"deterministic +│ holds", out) and re.search(
-            r"batches +│ not tested +│ the check was interrupted", out
-        )
+        assert re.search(r"deterministic +│ pass", out) and re.search(r"batches +│ skipped +│ the check was interrupted", out)
 
 
 @pytest.mark.parametrize(
@@ -214,6 +212,6 @@ def test_durations_are_readable() -> None:
 
 def test_numbers_of_the_page_are_those_of_the_check(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(capsys, "problems.Burgers", "--unroll", "3", "--batch_size", "4", "--output", "out")[0] == 0
-    gradients = json.loads((folder / "out" / "check.json").read_text())["gradients"]
+    gradients = json.loads((folder / "out" / "solver_check.json").read_text())["gradients"]
     assert gradients["methods"]["DETACHED, STRAIGHT-THROUGH"]["steps"] == 4 * 2
     assert np.isclose(gradients["methods"]["ZO-SOL, CGE central"]["steps"], 8 * (2 * gradients["parameters"] + 1))

@@ -13,11 +13,11 @@ import torch
 import yaml
 from torch import nn
 
-from deepzero_sim.cli.classify import CLASSIFIERS, _Noting, classify
+from deepzero_sim.cli.classify import CLASSIFIERS, ClassifySettings, _AccuracyLog, classify
 from deepzero_sim.cli.main import main
-from deepzero_sim.cli.reports.plain import plain
-from deepzero_sim.cli.settings import ClassifySettings, Workers
+from deepzero_sim.cli.settings import Workers
 from deepzero_sim.common.components import Component
+from deepzero_sim.common.settings import settings_to_dict
 from deepzero_sim.errors import ConfigError, DataError
 from deepzero_sim.models.build import build_network
 from deepzero_sim.training.accuracy import calibrate, evaluate
@@ -144,7 +144,7 @@ def test_killed_and_resumed_is_undisturbed(at: int, data: Path, tmp_path: Path, 
     expected = classify(undisturbed)
     run = settings(tmp_path / "run", data)
 
-    noting = _Noting.__call__
+    noting = _AccuracyLog.__call__
 
     def dying(self: Any, progress: Any) -> None:
         noting(self, progress)
@@ -152,7 +152,7 @@ def test_killed_and_resumed_is_undisturbed(at: int, data: Path, tmp_path: Path, 
             raise _KilledError
 
     with monkeypatch.context() as patched:
-        patched.setattr("deepzero_sim.cli.classify._Noting.__call__", dying)
+        patched.setattr("deepzero_sim.cli.classify._AccuracyLog.__call__", dying)
         with pytest.raises(_KilledError):
             classify(run)
     found = classify(run)
@@ -173,7 +173,7 @@ def test_other_images_are_classified_at_the_end(data: Path, tmp_path: Path) -> N
 def test_from_the_command_line_to_a_comparison(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = ("cge", "first-order")
     for name, estimator in zip(names, (CGE, FIRST_ORDER), strict=True):
-        written = plain(settings(tmp_path / name, data, epochs=1, estimator=estimator))
+        written = settings_to_dict(settings(tmp_path / name, data, epochs=1, estimator=estimator))
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump({**written, "run": str(tmp_path / name)}))
         assert main(["classify", "--config", str(tmp_path / f"{name}.yaml")]) == 0, capsys.readouterr().err
     output = tmp_path / "compared"

@@ -18,8 +18,8 @@ from problems import Burgers, wait_until
 from runs import assert_same_tensors, config_file, line_data, start, tensors, train_settings, without_seconds
 
 from deepzero_sim.cli import first_steps
-from deepzero_sim.cli.experiment import cost, train
-from deepzero_sim.cli.settings import TrainSettings
+from deepzero_sim.cli.runs import cost
+from deepzero_sim.cli.train import TrainSettings, train
 from deepzero_sim.common.components import Component
 from deepzero_sim.common.types import Array
 from deepzero_sim.errors import ConfigError, ExitCodeError, RunError

@@ -30,9 +30,9 @@ from runs import (
     without_seconds,
 )
 
-from deepzero_sim.cli.experiment import train
 from deepzero_sim.cli.main import main
-from deepzero_sim.cli.settings import TrainSettings, Workers
+from deepzero_sim.cli.settings import Workers
+from deepzero_sim.cli.train import TrainSettings, train
 from deepzero_sim.common.components import Component
 from deepzero_sim.datasets import trajectories
 from deepzero_sim.training.checkpoint_file import CHECKPOINT, load_checkpoint, read_settings

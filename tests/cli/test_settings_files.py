@@ -19,8 +19,10 @@ from hypothesis import strategies as st
 from runs import config_file, line_data, train_settings
 from test_main import assert_fails, call
 
-from deepzero_sim.cli import experiment
+from deepzero_sim.cli import runs
+from deepzero_sim.cli.compare import compare
 from deepzero_sim.cli.main import main
+from deepzero_sim.cli.train import train
 from deepzero_sim.common.components import Component, build, call_function, load_factory
 from deepzero_sim.common.documents import LARGEST, read_json, read_yaml, write_yaml
 from deepzero_sim.common.files import LARGEST_TEXT
@@ -28,7 +30,7 @@ from deepzero_sim.errors import ConfigError, RunError
 from deepzero_sim.models.build import NETWORK
 from deepzero_sim.solver.contract import SOLVER
 from deepzero_sim.training.active_set import RATIOS
-from deepzero_sim.training.build import ESTIMATOR, OPTIMISER, PRODUCT, SCHEDULER
+from deepzero_sim.training.build import ESTIMATOR, OPTIMISER, SCHEDULER, VJP
 from deepzero_sim.training.checkpoint_file import read_settings
 
 #: What nobody should call: it leaves a file.
@@ -233,7 +235,7 @@ def test_too_little_memory_is_said(folder: Path, capsys: pytest.CaptureFixture[s
     def allocate(settings: Any) -> None:
         torch.empty(2**60)
 
-    monkeypatch.setattr("deepzero_sim.cli.main.train_with_bar", allocate)
+    monkeypatch.setattr("deepzero_sim.cli.train.train_with_bar", allocate)
     assert_fails(capsys, "there is not enough memory .*take a smaller network", "train", "--config", "train.yaml")
 
 
@@ -244,7 +246,7 @@ NOT_MADE = [
     *("os.system", "posix.system", "subprocess.run", "subprocess.Popen", "builtins.exec", "builtins.eval", "shutil.rmtree"),
     *("pickle.loads", "pathlib.Path.unlink", "importlib.import_module", "runpy.run_path", "antigravity.geohash"),
     *("torch.hub.load", "torch.load", "torch.jit.load", "torch.utils.cpp_extension.load", "numpy.load", "yaml.load"),
-    *("joblib.load", "cloudpickle.loads", "deepzero_sim.cli.main.main", "deepzero_sim.cli.experiment.train"),
+    *("joblib.load", "cloudpickle.loads", "deepzero_sim.cli.main.main", "deepzero_sim.cli.train.train"),
     *(
         "deepzero_sim.common.files.os",
         "deepzero_sim.common.files.os.system",
@@ -258,11 +260,11 @@ NOT_MADE = [
 @pytest.mark.parametrize("name", NOT_MADE)
 def test_a_name_that_makes_something_else_is_not_called(folder: Path, name: str) -> None:
     arguments = {"command": "touch called", "args": ["touch", "called"], "path": "line.h5", "source": "open('called', 'w')"}
-    for wanted in (SOLVER, NETWORK, OPTIMISER, SCHEDULER, ESTIMATOR, PRODUCT, RATIOS):
+    for wanted in (SOLVER, NETWORK, OPTIMISER, SCHEDULER, ESTIMATOR, VJP, RATIOS):
         with pytest.raises(ConfigError, match=r"must make|there is no module|has no"):
             load_factory(name, wanted)
         with pytest.raises(ConfigError):
-            build(Component(name, arguments), wanted=wanted)
+            build(Component(name, arguments), kind=wanted)
     assert not Path("called").exists() and Path("line.h5").exists()
 
 
@@ -284,7 +286,7 @@ def test_a_module_of_python_s_own_is_not_even_imported(folder: Path) -> None:
         ("torch.optim.AdamW", OPTIMISER),
         ("deepzero_sim.warm_up_cosine", SCHEDULER),
         ("deepzero_sim.RGE", ESTIMATOR),
-        ("deepzero_sim.vjp.Coloured", PRODUCT),
+        ("deepzero_sim.vjp.Coloured", VJP),
         ("user.py:make", NETWORK),
         ("user.py:linear", NETWORK),
         ("user.py:Burgers", SOLVER),
@@ -317,7 +319,7 @@ def test_the_parser_makes_nothing_of_classes_that_settings_name(
 def foreign(**parts: Any) -> Path:
     """A run folder that somebody else made, with other parts."""
     trained = train_settings(Path("theirs"), Path("line.h5").resolve(), method="NON", updates=1)
-    experiment.train(trained)
+    train(trained)
     shutil.rmtree("state")
     config = Path("theirs/config.yaml")
     config.write_text(yaml.safe_dump(read_settings(Path("theirs")) | parts))
@@ -346,9 +348,9 @@ def test_a_run_of_somebody_else_runs_nothing_unasked(
         data = [] if command[0] == "serve" else ["--data", "line.h5"]
         assert_fails(capsys, f"not made by you on this machine, .*{name}.* --trust", *command, run, *data)
     with pytest.raises(RunError, match="--trust"):
-        experiment.trained_loop(run)
+        runs.trained_loop(run)
     with pytest.raises(RunError, match="--trust"):
-        experiment.compare({"NON": run}, Path("line.h5"))
+        compare({"NON": run}, Path("line.h5"))
     assert not Path("called").exists()
 
 
@@ -388,13 +390,13 @@ def test_where_nothing_can_be_kept_trust_holds_for_one_process(folder: Path, mon
     Path("nowhere").touch()
     monkeypatch.setenv("XDG_STATE_HOME", str(folder / "nowhere"))
     settings = train_settings(folder / "run", folder / "line.h5", method="NON", updates=1)
-    experiment.train(settings)
-    assert experiment.trained_loop(settings.run)
+    train(settings)
+    assert runs.trained_loop(settings.run)
     monkeypatch.setattr("deepzero_sim.cli.trust._trusted", set())
-    with pytest.raises(RunError, match=r"experiment\.trust"):
-        experiment.trained_loop(settings.run)
-    experiment.trust(settings.run)
-    assert experiment.trained_loop(settings.run)
+    with pytest.raises(RunError, match=r"runs\.trust"):
+        runs.trained_loop(settings.run)
+    runs.trust(settings.run)
+    assert runs.trained_loop(settings.run)
 
 
 def test_somebody_at_a_terminal_is_asked(
@@ -403,7 +405,7 @@ def test_somebody_at_a_terminal_is_asked(
     run = foreign()
     monkeypatch.setattr("deepzero_sim.cli.trust._trusted", set())
     monkeypatch.setattr("sys.stdin", type("Terminal", (), {"isatty": lambda self: True})())
-    monkeypatch.setattr("deepzero_sim.cli.main.console._force_terminal", True)
+    monkeypatch.setattr("deepzero_sim.cli.console.console._force_terminal", True)
     asked: list[str] = []
     for answer, status in (("n", 2), ("y", 0), ("n", 0)):
         monkeypatch.setattr("builtins.input", lambda answer=answer: asked.append(answer) or answer)

@@ -18,14 +18,15 @@ import yaml
 from problems import wait_until
 from runs import start, unfinished
 
-from deepzero_sim.cli.demo import make_data
-from deepzero_sim.cli.settings import DataFile, GenerateSettings, Workers
+from deepzero_sim.cli.generate import DataFile, GenerateSettings, make_data
+from deepzero_sim.cli.settings import Workers
 from deepzero_sim.common.components import Component
 from deepzero_sim.common.types import Array
 from deepzero_sim.datasets import trajectories
 from deepzero_sim.datasets.generate import Simulations, generate, software
 from deepzero_sim.errors import ConfigError, DataError, DeepZeroError, NonFiniteError, SolverError, WorkerLostError
-from deepzero_sim.execution.executors import SerialExecutor, open_executor
+from deepzero_sim.execution.executors import open_executor
+from deepzero_sim.execution.tasks import SerialExecutor
 from deepzero_sim.solvers import WakeFlow
 from deepzero_sim.solvers.wake import initial_state, restrict
 

@@ -15,13 +15,13 @@ import torch
 from problems import Burgers, DifferentiableBurgers, initial_states
 from runs import line_data, train_settings
 
-from deepzero_sim.cli.check_gradient import check
-from deepzero_sim.cli.check_solver import check_named_solver
-from deepzero_sim.cli.experiment import compare, train
+from deepzero_sim.cli.check_gradient import CheckSettings, check_gradients
+from deepzero_sim.cli.check_solver import CheckSolverSettings, check_named_solver
+from deepzero_sim.cli.compare import compare
 from deepzero_sim.cli.main import main
 from deepzero_sim.cli.reports.rollouts import publish
 from deepzero_sim.cli.serve import models_of_run
-from deepzero_sim.cli.settings import CheckSettings, CheckSolverSettings
+from deepzero_sim.cli.train import train
 from deepzero_sim.common.components import Component
 from deepzero_sim.datasets import Trajectories, advance_frames, statements, trajectories
 from deepzero_sim.errors import ConfigError, DataError, DeepZeroError
@@ -219,7 +219,7 @@ WAYS: dict[str, Callable[[Path, Path], object]] = {
     ),
     "compare": lambda folder, data: compare({"NON": trained(folder, method="NON")}, data, 2),
     "serve": lambda folder, data: models_of_run(trained(folder, method="NON"), data),
-    "check-gradient": lambda folder, data: check(
+    "check-gradient": lambda folder, data: check_gradients(
         CheckSettings(folder / "out", data, Component("problems.Burgers"), network=Component("small", {"width": 3}))
     ),
     "check": lambda folder, data: check_named_solver(CheckSolverSettings("problems.Burgers", data=data, seconds=1)),
@@ -270,7 +270,7 @@ def test_a_twin_that_takes_another_step_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"'twin' must take the same step as solver 'burgers', but its dt is 0\.02, not 0\.01"
     ):
-        check(settings)
+        check_gradients(settings)
     changes = {"sparsity": 0.5, "layer_ratios": Component("grasp"), "differentiable_solver": component(SlowTwin)}
     with pytest.raises(DeepZeroError, match="must take the same step"):
         train(train_settings(tmp_path / "run", data, updates=1, **changes))

@@ -15,17 +15,12 @@ import numpy as np
 import pytest
 import yaml
 
+from deepzero_sim.cli.check_gradient import CheckSettings
 from deepzero_sim.cli.demo import METHODS, PHIFLOW_WAKE, WAKE, data_settings, training_settings
-from deepzero_sim.cli.main import parser
-from deepzero_sim.cli.reports.plain import plain
-from deepzero_sim.cli.settings import (
-    CheckSettings,
-    CheckSolverSettings,
-    ClassifySettings,
-    GenerateSettings,
-    TrainSettings,
-    Workers,
-)
+from deepzero_sim.cli.generate import GenerateSettings
+from deepzero_sim.cli.main import read_command
+from deepzero_sim.cli.settings import Workers
+from deepzero_sim.common.settings import settings_to_dict
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 FILES = sorted(EXAMPLES.rglob("*.yaml"))
@@ -47,20 +42,11 @@ def command(path: Path) -> str:
     return next(command for key, command in KEYS.items() if key in said)
 
 
-def parsed(path: Path) -> Any:
-    _, commands = parser()
-    sub = commands[command(path)]
-    kinds = {
-        "generate": GenerateSettings,
-        "train": TrainSettings,
-        "check": CheckSolverSettings,
-        "check-gradient": CheckSettings,
-        "classify": ClassifySettings,
-    }
-    kind = kinds.get(command(path), dict)
-    values = vars(sub.instantiate(sub.parse_args([word for file in (*shared(path), path) for word in ("--config", str(file))])))
-    values.pop("config")
-    return kind(**values)
+def read(path: Path) -> Any:
+    """The settings of a recipe."""
+    words = [word for file in (*shared(path), path) for word in ("--config", str(file))]
+    _, settings, _ = read_command([*command(path).split(), *words])
+    return settings
 
 
 def shared(path: Path) -> list[Path]:
@@ -71,7 +57,7 @@ def shared(path: Path) -> list[Path]:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(EXAMPLES)))
 def test_settings_parse(path: Path) -> None:
-    assert parsed(path)
+    assert read(path)
 
 
 CARDS = sorted(EXAMPLES.rglob("README.md"))
@@ -82,9 +68,8 @@ def test_cards_say_commands_that_there_are(card: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(EXAMPLES.parent)
     said = [shlex.split(line, comments=True)[1:] for line in card.read_text().splitlines() if line.startswith("deepzero-sim ")]
     assert said
-    top, _ = parser()
     for words in said:
-        top.parse_args(words)
+        read_command(words)
     used = {Path(word).resolve() for words in said for word in words}
     assert used >= set(card.parent.glob("*.yaml")), "every recipe is in the card"
 
@@ -93,7 +78,7 @@ def test_cards_say_commands_that_there_are(card: Path, monkeypatch: pytest.Monke
 def test_the_wake_is_the_demos(path: Path) -> None:
     if command(path) == "evaluate":
         return
-    settings = parsed(path)
+    settings = read(path)
     if isinstance(settings, GenerateSettings):
         assert asdict(settings.simulations) == asdict(data_settings(Path(), Workers()).simulations)
         return
@@ -102,8 +87,8 @@ def test_the_wake_is_the_demos(path: Path) -> None:
         assert settings.differentiable_solver == PHIFLOW_WAKE
         return
     assert settings.method in METHODS
-    expected = plain(training_settings(settings.run.parent, settings.train_data, settings.method, settings.workers))
-    ours = plain(settings)
+    expected = settings_to_dict(training_settings(settings.run.parent, settings.train_data, settings.method, settings.workers))
+    ours = settings_to_dict(settings)
     free = {"workers", "checkpoint_every", "start", "train_data", "differentiable_solver", "tensorboard"}
     assert {k: v for k, v in ours.items() if k not in free} == {k: v for k, v in expected.items() if k not in free}
     assert (settings.start is None) == (expected["start"] is None)

@@ -242,7 +242,7 @@ def test_a_training_step_whose_base_fails_is_skipped(tmp_path: Path, estimator: 
     shaky = Shaky(lambda call: call == 1)
     shaky.spec = Burgers(max_batch=64).spec
     failing = trainer(tmp_path / "skips", shaky, estimator, "drop")
-    failing.oracle.loop.solver = _WholeCalls(shaky)
+    failing.oracle.loop.layer.solver = _WholeCalls(shaky)
     progress = failing.train(3, tensorboard=False)
     undisturbed = trainer(tmp_path / "two", Burgers(), estimator, "drop").train(2, tensorboard=False)
     metrics = RunFolder(tmp_path / "skips", {}).metrics()

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from runs import line_data, train_settings
 
-from deepzero_sim.cli.experiment import train, trained_loop
+from deepzero_sim.cli.runs import trained_loop
+from deepzero_sim.cli.train import train
 from deepzero_sim.errors import RunError
 
 FILES = ("checkpoint.safetensors", "preparation.jsonl", "metrics.jsonl", "state.json")

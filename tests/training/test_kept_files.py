@@ -13,9 +13,10 @@ import pytest
 import torch
 from runs import assert_same_tensors, config_file, line_data, tensors, train_settings, without_seconds
 
-from deepzero_sim.cli.experiment import Cost, compare, cost, train
+from deepzero_sim.cli.compare import compare
 from deepzero_sim.cli.main import main
-from deepzero_sim.cli.settings import TrainSettings
+from deepzero_sim.cli.runs import Cost, cost
+from deepzero_sim.cli.train import TrainSettings, train
 from deepzero_sim.common.components import Component
 from deepzero_sim.errors import DeepZeroError, RunError
 from deepzero_sim.oracle import ledger
@@ -44,7 +45,7 @@ def short_portions() -> Any:
 
 def stopped(settings: TrainSettings) -> None:
     """Train up to the middle of the fourth gradient, past the checkpoint of the second, as a kill leaves it."""
-    keep, asked = ledger.Ledger.keep, [0]
+    keep, asked = ledger.Ledger.append, [0]
 
     def counted(self: ledger.Ledger, *args: Any) -> None:
         keep(self, *args)
@@ -53,7 +54,7 @@ def stopped(settings: TrainSettings) -> None:
             raise StoppedError
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(StoppedError):
-        patch.setattr(ledger.Ledger, "keep", counted)
+        patch.setattr(ledger.Ledger, "append", counted)
         train(settings)
 
 

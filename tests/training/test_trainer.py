@@ -29,15 +29,16 @@ from runs import (
 )
 from torch import nn
 
-from deepzero_sim.cli.experiment import train
-from deepzero_sim.cli.settings import TrainSettings, Workers
+from deepzero_sim.cli.settings import Workers
+from deepzero_sim.cli.train import TrainSettings, train
 from deepzero_sim.common.components import Component
 from deepzero_sim.common.types import Mask
 from deepzero_sim.coupling.loop import SolverLoop
 from deepzero_sim.errors import ConfigError, DeepZeroError, DivergedError, MissingExtraError, RunError
 from deepzero_sim.estimators import CGE, RGE, BackPropagation, Estimator
 from deepzero_sim.estimators.sparsity import RandomMask
-from deepzero_sim.oracle.base import LoopOracle, ModelOracle
+from deepzero_sim.oracle.loop import LoopOracle
+from deepzero_sim.oracle.model import ModelOracle
 from deepzero_sim.oracle.queries import trainable
 from deepzero_sim.solver.contract import as_solver
 from deepzero_sim.training.checkpoint_file import CHECKPOINT, load_checkpoint

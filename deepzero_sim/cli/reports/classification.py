@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from deepzero_sim.cli.console import console, print_table
 from deepzero_sim.cli.reports import layer_ratios
 from deepzero_sim.cli.reports.figures import pyplot, save
-from deepzero_sim.cli.reports.plain import as_yaml
-from deepzero_sim.cli.reports.tables import markdown_table
 from deepzero_sim.common.checksums import digest
-from deepzero_sim.common.documents import read_json
+from deepzero_sim.common.documents import markdown_table, read_json, write_yaml
 from deepzero_sim.common.files import read_text, write_text
 from deepzero_sim.errors import RunError
 from deepzero_sim.training.preparation import PREPARATION, RESULTS, Preparation
@@ -24,7 +23,7 @@ from deepzero_sim.training.run_folder import ACCURACY, METRICS, read_metrics
 #: Colours of runs, in order (Okabe and Ito).
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
-#: What the horizontal axis of a figure shows, by the figure's name.
+#: Key, label and unit of a figure's horizontal axis, by the figure's name.
 _OVER = {
     "accuracy_over_epochs.png": ("epoch", "epoch", 1.0),
     "accuracy_over_images.png": ("images_forwarded", "images forwarded (millions)", 1e6),
@@ -36,10 +35,10 @@ class TrainedRun:
     """A run that has ended.
 
     Args:
-        results: what `results.json` holds.
-        curve: how well it classified after every epoch.
-        training: loss and queries so far, of every update.
-        ratios: which share of each layer was active, if not all.
+        results: Content of `results.json`.
+        curve: Accuracy after every epoch.
+        training: Loss and queries so far, of every update.
+        ratios: Active share of each layer, if not all was.
     """
 
     results: dict[str, Any]
@@ -49,10 +48,10 @@ class TrainedRun:
 
 
 def read(path: Path) -> TrainedRun:
-    """A run folder of `deepzero-sim classify`.
+    """Read a run folder of `deepzero-sim classify`.
 
     Raises:
-        RunError: it is none, or its training has not ended.
+        RunError: It is none, or its training has not ended.
     """
     if not (path / "results.json").exists():
         raise RunError(
@@ -74,14 +73,17 @@ def read(path: Path) -> TrainedRun:
     return TrainedRun(results, curve, training, load_ratios(path))
 
 
-def named(paths: Sequence[Path]) -> dict[str, TrainedRun]:
-    """Runs by the names of their folders, or by their paths where two have the same name."""
+def report(folder: Path, title: str, paths: Sequence[Path]) -> None:
+    """Write a report on runs into a folder, and show its table; runs of one name are named by their paths."""
     names = [path.name for path in paths]
-    return {path.name if names.count(path.name) == 1 else str(path): read(path) for path in paths}
+    runs = {path.name if names.count(path.name) == 1 else str(path): read(path) for path in paths}
+    print_table(rows(runs))
+    publish(folder, title, runs)
+    console.print(f"report: {folder / 'report.md'}")
 
 
 def rows(runs: Mapping[str, TrainedRun]) -> list[tuple[str, ...]]:
-    """The table: a head, then a row a run."""
+    """Return the table: a head, then a row a run."""
     head = ("run", "test %", "more %", "sparsity", "epochs", "queries", "images", "seconds", "GB")
     return [head, *(_row(name, run.results) for name, run in runs.items())]
 
@@ -106,12 +108,12 @@ def publish(folder: Path, title: str, runs: Mapping[str, TrainedRun]) -> None:
     """Write `report.md` and its figures.
 
     Args:
-        folder: where.
-        title: of the page.
-        runs: by name.
+        folder: Folder of the page.
+        title: Title of the page.
+        runs: Runs by name.
 
     Raises:
-        MissingExtraError: matplotlib is not installed.
+        MissingExtraError: Matplotlib is not installed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     plot = pyplot()
@@ -144,18 +146,18 @@ first-order training those of its forward passes. Seconds are those of training 
 ## Settings
 
 ```yaml
-{as_yaml(settings)}```
+{write_yaml(settings)}```
 """
 
 
 def _notes(runs: Mapping[str, TrainedRun]) -> str:
-    """What was left out or changed when images were read, if anything was."""
+    """List what was left out or changed when images were read."""
     lines = [f"- {name}: {note}" for name, run in runs.items() for note in run.results.get("notes", [])]
     return "\n## Images\n\n" + "\n".join(lines) + "\n" if lines else ""
 
 
 def _training_loss(plot: Any, runs: Mapping[str, TrainedRun], colours: Mapping[str, str]) -> Any:
-    """Of the batches, each the mean of some fifty in a row at most: single ones hide the curve."""
+    """Draw losses of batches, as means of some fifty in a row at most: single ones hide the curve."""
     figure, axes = plot.subplots(1, 2, figsize=(11, 4), layout="constrained", sharey=True)
     for name, run in runs.items():
         if not run.training:  # its metrics were removed, which no run needs
@@ -174,7 +176,7 @@ def _training_loss(plot: Any, runs: Mapping[str, TrainedRun], colours: Mapping[s
 
 
 def _scale(ends: Sequence[float]) -> str:
-    """Of an axis on which some runs end much further than others."""
+    """Choose the scale of an axis on which some runs may end much further than others."""
     return "log" if max(ends) > 5 * min(ends) else "linear"
 
 

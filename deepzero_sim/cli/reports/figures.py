@@ -10,10 +10,10 @@ from deepzero_sim.errors import MissingExtraError
 
 
 def pyplot() -> Any:
-    """Matplotlib's pyplot, which draws without a screen.
+    """Import matplotlib's pyplot, set to draw without a screen.
 
     Raises:
-        MissingExtraError: matplotlib is not installed.
+        MissingExtraError: Matplotlib is not installed.
     """
     try:
         import matplotlib as mpl  # noqa: PLC0415 - optional, and slow to import

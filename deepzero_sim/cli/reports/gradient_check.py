@@ -1,25 +1,41 @@
-"""Gradients compared with the true ones: a table, a figure and a page of Markdown."""
+"""Report on a check of gradients: a table, a figure and a page of Markdown."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deepzero_sim.checks.gradient import GradientCheck, Sweep
-from deepzero_sim.cli.check_gradient import Checked
+from deepzero_sim.checks.gradient.gradient_check import GradientCheck
+from deepzero_sim.checks.gradient.sweep import Sweep
 from deepzero_sim.cli.reports.figures import pyplot, save
-from deepzero_sim.cli.reports.plain import as_yaml
-from deepzero_sim.cli.reports.tables import markdown_table
+from deepzero_sim.common.documents import markdown_table, write_yaml
 from deepzero_sim.common.files import write_text
 
-#: Of cosines, norm ratios and the sweep's lines (Okabe and Ito: told apart without red and green).
+#: File name of the page.
+PAGE = "gradient_check.md"
+
+#: Colours of cosines, norm ratios and the sweep's lines (Okabe and Ito: distinct without red and green).
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"
 
 
+@dataclass(frozen=True)
+class GradientChecks:
+    """Checks of several methods.
+
+    Args:
+        checks: Check of each method, by its name.
+        left_out: Methods that do not suit the solver, and why.
+    """
+
+    checks: dict[str, GradientCheck]
+    left_out: dict[str, str]
+
+
 def rows(checks: Mapping[str, GradientCheck]) -> list[tuple[str, ...]]:
-    """The table: a head, then a row a method."""
+    """Lay out the table: a head, then a row a method."""
     head = ("method", "cosine", "least cosine", "norm ratio", "steps a gradient", "steps once")
     body = [
         (
@@ -41,46 +57,46 @@ def _number(value: float | None, error: float = 0.0) -> str:
     return f"{value:.4f} ± {error:.4f}" if error else f"{value:.4f}"
 
 
-def publish(folder: Path, checked: Checked, settings: Mapping[str, Any]) -> None:
-    """Write `check.json`, `check.md` and `check.png`.
+def publish(folder: Path, result: GradientChecks, settings: Mapping[str, Any]) -> None:
+    """Write `gradient_check.json`, `gradient_check.md` and `gradient_check.png`.
 
     Args:
-        folder: where.
-        checked: what was found.
-        settings: to be listed.
+        folder: Folder of the three files.
+        result: Checks of all methods.
+        settings: Settings to list.
 
     Raises:
-        MissingExtraError: matplotlib is not installed; the numbers are written all the same.
+        MissingExtraError: Matplotlib is not installed; the numbers are written all the same.
     """
-    write_text(folder / "check.json", json.dumps(results(checked, settings), indent=2) + "\n")
-    left_out = "".join(f"\nLeft out: {name}. {why}\n" for name, why in checked.left_out.items())
+    write_text(folder / "gradient_check.json", json.dumps(results(result, settings), indent=2) + "\n")
+    left_out = "".join(f"\nLeft out: {name}. {why}\n" for name, why in result.left_out.items())
     text = f"""# Gradients past a solver
 
-{"".join(_how(next(iter(checked.checks.values()))) if checked.checks else "No method suits the solver.")}
+{_explain(next(iter(result.checks.values()))) if result.checks else "No method suits the solver."}
 
-{markdown_table(rows(checked.checks))}
+{markdown_table(rows(result.checks))}
 {left_out}
-![Cosine and norm ratio by method, and difference quotients over the step size](check.png)
+![Cosine and norm ratio by method, and difference quotients over the step size](gradient_check.png)
 
 ## Settings
 
 ```yaml
-{as_yaml(settings)}```
+{write_yaml(dict(settings))}```
 """
-    write_text(folder / "check.md", text)
-    if checked.checks:
+    write_text(folder / PAGE, text)
+    if result.checks:
         plot = pyplot()
-        save(plot, folder / "check.png", draw(plot, checked.checks))
+        save(plot, folder / "gradient_check.png", draw(plot, result.checks))
 
 
-def results(checked: Checked, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What `check.json` holds."""
-    methods = {name: check.as_dict() for name, check in checked.checks.items()}
-    return {"methods": methods, "left_out": dict(checked.left_out), "settings": dict(settings)}
+def results(result: GradientChecks, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the content of `gradient_check.json`."""
+    methods = {name: check.as_dict() for name, check in result.checks.items()}
+    return {"methods": methods, "left_out": dict(result.left_out), "settings": dict(settings)}
 
 
-def _how(check: GradientCheck) -> str:
-    """How the numbers were found, in words."""
+def _explain(check: GradientCheck) -> str:
+    """Say where the numbers come from."""
     sweep, samples = check.sweep, len(check.agreements)
     truth = (
         "the exact ones, by back-propagation through the differentiable solver"
@@ -100,11 +116,11 @@ def _how(check: GradientCheck) -> str:
 
 
 def draw(plot: Any, checks: Mapping[str, GradientCheck]) -> Any:
-    """The figure: cosine and norm ratio by method, and the sweep over the step size.
+    """Draw the figure: cosine and norm ratio by method, and the sweep over the step size.
 
     Args:
-        plot: pyplot.
-        checks: of one subject, by the names of the methods.
+        plot: Matplotlib's pyplot.
+        checks: Checks of one subject, by the names of the methods.
     """
     figure, (left, right) = plot.subplots(1, 2, figsize=(11, 4), layout="constrained")
     _agreements(left, checks)

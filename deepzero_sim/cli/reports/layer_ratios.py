@@ -1,25 +1,19 @@
-"""The layer ratios of runs, as tables and as bars."""
+"""Layer ratios of runs, as tables and as bars."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from deepzero_sim.cli.experiment import MethodResult
-from deepzero_sim.cli.reports.tables import markdown_table
+from deepzero_sim.common.documents import markdown_table
 from deepzero_sim.training.ratios_file import RatiosRecord
 
-#: The figure's name, beside the page that shows it.
+#: Name of the figure, in the folder of the page that shows it.
 FIGURE = "ratios.png"
 
 
-def recorded(methods: Mapping[str, MethodResult]) -> dict[str, RatiosRecord]:
-    """The layer ratios of the methods that have them."""
-    return {name: result.ratios for name, result in methods.items() if result.ratios is not None}
-
-
 def rows(record: RatiosRecord) -> list[tuple[str, ...]]:
-    """The table: a head, a row a layer, then all of these together, and what is always active."""
+    """Return the table: a head, a row a layer, then all of these together, and what is always active."""
     active = {name: record.active(name) for name in record.sizes}
     scored = sum(record.sizes.values())
     layers = [_row(f"`{name}`", size, active[name]) for name, size in record.sizes.items()]
@@ -34,10 +28,10 @@ def _row(name: str, parameters: int, active: int) -> tuple[str, ...]:
 
 
 def heading(name: str, record: RatiosRecord) -> str:
-    """What the table of a method shows, and what it took to find out."""
-    found = record.densities
+    """Write what the table of a method shows, and what it took to find out."""
+    spent = record.densities
     cost = (
-        f"{found.queries:,} queries and {found.solver_steps:,} solver steps, counted above" if found.queries else "no queries"
+        f"{spent.queries:,} queries and {spent.solver_steps:,} solver steps, counted above" if spent.queries else "no queries"
     )
     return (
         f"{name}: layer ratios {record.method} at a sparsity of {record.sparsity:g}, found with {cost}. "
@@ -46,7 +40,7 @@ def heading(name: str, record: RatiosRecord) -> str:
 
 
 def section(records: Mapping[str, RatiosRecord]) -> str:
-    """A page's section on them, with the figure's place; empty if there are none."""
+    """Write a page's section on layer ratios, with the figure's place; empty if there are none."""
     if not records:
         return ""
     tables = [f"{heading(name, record)}\n\n{markdown_table(rows(record))}\n" for name, record in records.items()]
@@ -55,12 +49,12 @@ def section(records: Mapping[str, RatiosRecord]) -> str:
 
 
 def draw(plot: Any, records: Mapping[str, RatiosRecord], colours: Mapping[str, str]) -> Any:
-    """A figure of one bar a layer, side by side for several methods.
+    """Draw one bar a layer, side by side for several methods.
 
     Args:
-        plot: matplotlib's pyplot.
-        records: by method.
-        colours: by method.
+        plot: Matplotlib's pyplot.
+        records: Layer ratios by method.
+        colours: Colours by method.
     """
     most = max(len(record.sizes) for record in records.values())
     size = (7.5 * len(records), 1.7 + 0.32 * most)

@@ -1,25 +1,27 @@
-"""Results of an evaluation as a table, figures and a page of Markdown."""
+"""Results of rollouts as a table, figures and a page of Markdown."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from deepzero_sim.cli.experiment import Comparison, MethodResult, run_settings
 from deepzero_sim.cli.reports import layer_ratios
 from deepzero_sim.cli.reports.figures import pyplot, save
-from deepzero_sim.cli.reports.plain import as_yaml
-from deepzero_sim.cli.reports.tables import markdown_table
+from deepzero_sim.common.documents import markdown_table, write_yaml
 from deepzero_sim.common.files import write_text
 from deepzero_sim.solver.contract import SolverSpec
+from deepzero_sim.training.ratios_file import RatiosRecord
+
+if TYPE_CHECKING:
+    from deepzero_sim.cli.runs import Comparison, MethodResult
 
 #: One colour a method, the same in every figure (Okabe and Ito: told apart without red and green).
 COLOURS = {
@@ -33,39 +35,23 @@ COLOURS = {
 }
 
 
-#: What tells runs of one method apart, in lines and in points.
+#: Lines and points that tell runs of one method apart.
 LINES, MARKERS = ("-", "--", ":", "-."), "osD^"
 
 
 def styles(names: Iterable[str]) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
-    """How the line and the point of each run are drawn: in its method's colour, which its name begins with."""
-    found, drawn = {}, Counter[str]()
+    """Return how each run's line and point are drawn: in the colour of its method, with which its name begins."""
+    drawings, drawn = {}, Counter[str]()
     for name in names:
         method = name.partition(", ")[0]
         place, colour = drawn[method] % len(LINES), COLOURS.get(method)
         drawn[method] += 1
-        found[name] = ({"color": colour, "linestyle": LINES[place]}, {"color": colour, "marker": MARKERS[place]})
-    return found
-
-
-def named(paths: Sequence[Path]) -> dict[str, Path]:
-    """Runs by their methods, and by the names of their folders too where two have the same; by their paths at last.
-
-    Raises:
-        RunError: a folder holds no run of `deepzero-sim train`.
-    """
-    methods = {path: run_settings(path)["method"] for path in paths}
-    counts = Counter(methods.values())
-    names = {
-        path: method if counts[method] == 1 or path.name == method else f"{method}, {path.name}"
-        for path, method in methods.items()
-    }
-    counts = Counter(names.values())
-    return {name if counts[name] == 1 else f"{methods[path]}, {path}": path for path, name in names.items()}
+        drawings[name] = ({"color": colour, "linestyle": LINES[place]}, {"color": colour, "marker": MARKERS[place]})
+    return drawings
 
 
 def results(methods: Mapping[str, MethodResult], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What `results.json` holds; the error of a rollout that diverged, infinite, is null there: JSON has no infinity."""
+    """Return the content of `results.json`. The error of a rollout that diverged is null there: JSON has no infinity."""
     return {
         "methods": {
             name: {
@@ -87,7 +73,7 @@ def _or_null(number: float) -> float | None:
 
 
 def rows(methods: Mapping[str, MethodResult]) -> list[tuple[str, ...]]:
-    """The table: a head, then a row a method; with failures only where there were any, for a terminal is not wide."""
+    """Return the table: a head, then a row a method; failures only where there were any, for a terminal is not wide."""
     source = methods["SRC"].evaluation.mae
     body = [
         (
@@ -110,8 +96,8 @@ def rows(methods: Mapping[str, MethodResult]) -> list[tuple[str, ...]]:
 
 
 def given_up(methods: Mapping[str, MethodResult]) -> list[str]:
-    """A sentence for each method of which simulations were given up."""
-    said = []
+    """Write a sentence for each method of which simulations were given up."""
+    sentences = []
     for name, result in methods.items():
         errors, failures = result.evaluation.errors, result.evaluation.failures
         lost = ~errors.isfinite().all(dim=1)
@@ -120,14 +106,14 @@ def given_up(methods: Mapping[str, MethodResult]) -> list[str]:
             left = errors[~lost].mean() if bool((~lost).any()) else None
             rest = "" if left is None else f"; the mean of the others is {float(left):.4f}"
             kinds = ", ".join(failures) or "not finite"
-            said.append(
+            sentences.append(
                 f"{name}: {int(lost.sum())} of {len(errors)} simulations given up, the first at step {first} ({kinds}){rest}."
             )
-    return said
+    return sentences
 
 
 def shared(methods: Mapping[str, MethodResult]) -> list[str]:
-    """A sentence for each method that found first steps which other runs had taken."""
+    """Write a sentence for each method that found first steps which other runs had taken."""
     return [
         f"{name}: {result.cost.found:,} first solver steps were found in other runs, and are counted where they were taken."
         for name, result in methods.items()
@@ -139,13 +125,13 @@ def publish(folder: Path, title: str, comparison: Comparison, settings: Mapping[
     """Write `results.json`, `report.md` and its figures.
 
     Args:
-        folder: where.
-        title: of the page.
-        comparison: what was found.
-        settings: to be listed.
+        folder: Folder of the page.
+        title: Title of the page.
+        comparison: Results.
+        settings: Settings that are listed.
 
     Raises:
-        MissingExtraError: matplotlib is not installed; the results are written all the same.
+        MissingExtraError: Matplotlib is not installed; the results are written all the same.
     """
     methods, references = comparison.methods, comparison.references
     write_text(folder / "results.json", json.dumps(results(methods, settings), indent=2) + "\n")
@@ -168,18 +154,23 @@ Solver steps and seconds are those of training, the run each method started from
 ![Error against time](error_over_time.png)
 
 ![Error against the solver steps of training](error_over_cost.png)
-{layer_ratios.section(layer_ratios.recorded(methods))}
+{layer_ratios.section(ratios_of(methods))}
 ## Data
 
 ```yaml
-{as_yaml(comparison.data)}```
+{write_yaml(comparison.data)}```
 
 ## Settings
 
 ```yaml
-{as_yaml(settings)}```
+{write_yaml(dict(settings))}```
 """
     write_text(folder / "report.md", text)
+
+
+def ratios_of(methods: Mapping[str, MethodResult]) -> dict[str, RatiosRecord]:
+    """Return the layer ratios of the methods that have them."""
+    return {name: result.ratios for name, result in methods.items() if result.ratios is not None}
 
 
 class _Figures:
@@ -191,7 +182,7 @@ class _Figures:
         self._spec = spec
 
     def fields(self, methods: Mapping[str, MethodResult], references: torch.Tensor) -> None:
-        """Reference, source and corrected states side by side at several times, of the middle simulation."""
+        """Draw reference, source and corrected states side by side at several times, of the middle simulation."""
         simulation, steps = len(references) // 2, references.shape[1]
         times = sorted({max(1, steps // 5), max(1, steps // 2), steps})
         shown = {"reference": references[simulation]}
@@ -262,8 +253,8 @@ class _Figures:
         self._save(figure, "error_over_cost.png")
 
     def ratios(self, methods: Mapping[str, MethodResult]) -> None:
-        """The share of active coordinates by layer, of the methods that leave some out."""
-        records = layer_ratios.recorded(methods)
+        """Draw the share of active coordinates by layer, of the methods that leave some out."""
+        records = ratios_of(methods)
         if records:
             self._save(layer_ratios.draw(self._plot, records, COLOURS), layer_ratios.FIGURE)
 
@@ -284,12 +275,12 @@ def _axis(spec: SolverSpec, axis: int) -> str:
 
 
 def is_staggered_flow(spec: SolverSpec) -> bool:
-    """Whether states are plane velocities on the faces of a staggered grid, as those of the wake."""
+    """Tell whether states are plane velocities on the faces of a staggered grid, as those of the wake."""
     return spec.channels == ("velocity_y", "velocity_x") and spec.offsets == ((0.0, 0.5), (0.5, 0.0))
 
 
 def picture(state: NDArray[np.float64], spec: SolverSpec) -> NDArray[np.float64]:
-    """What to draw of a state `(C, *N)`: the vorticity of a plane flow, or else the first channel, its middle plane in 3-D."""
+    """Return what to draw of a state `(C, *N)`: a plane flow's vorticity, or the first channel, in 3-D its middle plane."""
     if is_staggered_flow(spec):
         return vorticity(state, spec)
     field = state[0]
@@ -297,7 +288,7 @@ def picture(state: NDArray[np.float64], spec: SolverSpec) -> NDArray[np.float64]
 
 
 def vorticity(state: NDArray[np.float64], spec: SolverSpec) -> NDArray[np.float64]:
-    """`d v_y / dx - d v_x / dy` at the inner corners of the cells, `(H-1, W-1)`, from `(2, H+1, W+1)` staggered velocities."""
+    """Compute `d v_y / dx - d v_x / dy` at inner corners of cells, `(H-1, W-1)`, of `(2, H+1, W+1)` staggered velocities."""
     dy, dx = spec.spacing
     v_y, v_x = state[0, 1:-1, :-1], state[1, :-1, 1:-1]
     with np.errstate(invalid="ignore"):  # of a rollout that diverged there is nothing to draw

@@ -1,4 +1,4 @@
-"""A checked solver: tables, and a page of Markdown."""
+"""Report on a check of a solver: tables, and a page of Markdown."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from deepzero_sim.checks.solver import SolverCheck
-from deepzero_sim.checks.solver.gradient_costs import GradientCosts
-from deepzero_sim.cli.reports.plain import as_yaml
-from deepzero_sim.cli.reports.tables import markdown_table
+from deepzero_sim.checks.solver.results import GradientCosts, Outcome, SolverCheck
+from deepzero_sim.common.documents import markdown_table, write_yaml
 from deepzero_sim.common.files import write_text
+
+#: File name of the page.
+PAGE = "solver_check.md"
 
 #: A head and rows, and the columns that hold words.
 _Table = tuple[list[tuple[str, ...]], tuple[int, ...]]
 
 
 def tables(check: SolverCheck) -> Iterator[_Table]:
-    """Verdicts and, where they were measured, the cost of a step by batch and of a gradient by method."""
+    """Lay out verdicts and, where they were measured, the cost of a step by batch and of a gradient by method."""
     yield [("contract", "verdict", "what was seen"), *((v.line, v.outcome, v.words) for v in check.verdicts)], (0, 1, 2)
     if check.times:
         yield _times(check), (0,)
@@ -50,7 +51,7 @@ def _gradients(costs: GradientCosts) -> list[tuple[str, ...]]:
 
 
 def _duration(seconds: float | None) -> str:
-    """In a unit that leaves a number to be read."""
+    """Write a duration in a unit that leaves a number to be read."""
     if seconds is None:
         return "-"
     for unit, length in (("d", 86400.0), ("h", 3600.0), ("min", 60.0), ("s", 1.0)):
@@ -60,7 +61,7 @@ def _duration(seconds: float | None) -> str:
 
 
 def sentences(check: SolverCheck) -> Iterator[str]:
-    """What tables do not say."""
+    """Say what the tables do not."""
     if check.made_up:
         yield (
             "The sample states are made up, smooth random fields of unit size: give data, or initial and params, for states "
@@ -79,27 +80,30 @@ def sentences(check: SolverCheck) -> Iterator[str]:
     yield from (f"left out {name}: {why}" for name, why in check.left_out.items())
     if check.printed:
         yield f"The solver printed {check.printed:,} bytes, which are not shown: run its step alone to see them."
-    yield f"Solver {check.solver!r} {_judged(check)} ({check.seconds:.0f} s)."
+    yield f"Solver {check.solver!r} {_judgement(check)} ({check.seconds:.0f} s)."
 
 
-def _judged(check: SolverCheck) -> str:
-    broken = [verdict.line for verdict in check.verdicts if verdict.outcome == "broken"]
-    if broken:
-        return f"breaks its contract: {', '.join(broken)}"
-    untested = [verdict.line for verdict in check.verdicts if verdict.outcome == "not tested"]
-    return "keeps its contract" + (f", as far as it was tested; not tested: {', '.join(untested)}" if untested else "")
+def _judgement(check: SolverCheck) -> str:
+    failed, skipped = _lines(check, "fail"), _lines(check, "skipped")
+    if failed:
+        return f"breaks its contract: {failed}"
+    return "keeps its contract" + (f", as far as it was tested; skipped: {skipped}" if skipped else "")
+
+
+def _lines(check: SolverCheck, outcome: Outcome) -> str:
+    return ", ".join(verdict.line for verdict in check.verdicts if verdict.outcome == outcome)
 
 
 def publish(folder: Path, check: SolverCheck, settings: Mapping[str, Any]) -> None:
-    """Write `check.json` and `check.md`.
+    """Write `solver_check.json` and `solver_check.md`.
 
     Args:
-        folder: where.
-        check: what was found.
-        settings: to be listed.
+        folder: Folder of the two files.
+        check: Result of the check.
+        settings: Settings to list.
     """
-    write_text(folder / "check.json", json.dumps({**check.as_dict(), "settings": dict(settings)}, indent=2) + "\n")
+    write_text(folder / "solver_check.json", json.dumps({**check.as_dict(), "settings": dict(settings)}, indent=2) + "\n")
     parts = [markdown_table(table) for table, _ in tables(check)]
-    listed = f"## Settings\n\n```yaml\n{as_yaml(settings)}```"
+    listed = f"## Settings\n\n```yaml\n{write_yaml(dict(settings))}```"
     text = "\n\n".join([f"# Solver {check.solver}", *sentences(check), *parts, listed])
-    write_text(folder / "check.md", text + "\n")
+    write_text(folder / PAGE, text + "\n")

@@ -10,10 +10,12 @@ import pytest
 from runs import line_data, train_settings
 from test_rollouts import WAKE, comparison, png_size, result
 
-from deepzero_sim.cli.experiment import Cost, compare, train
+from deepzero_sim.cli.compare import compare
 from deepzero_sim.cli.main import main
-from deepzero_sim.cli.reports.layer_ratios import heading, recorded, rows
-from deepzero_sim.cli.reports.rollouts import publish
+from deepzero_sim.cli.reports.layer_ratios import heading, rows
+from deepzero_sim.cli.reports.rollouts import publish, ratios_of
+from deepzero_sim.cli.runs import Cost
+from deepzero_sim.cli.train import train
 from deepzero_sim.common.components import Component
 from deepzero_sim.errors import MissingExtraError, RunError
 from deepzero_sim.estimators.sparsity import Densities
@@ -52,7 +54,7 @@ def test_a_report_shows_the_ratios_of_the_methods_that_have_them(tmp_path: Path)
     pytest.importorskip("matplotlib")
     sparse = replace(result(WAKE, 0.05, Cost(500, 3.0)), ratios=RECORD)
     found = comparison(WAKE, **{"ZO-SOL": sparse})
-    assert list(recorded(found.methods)) == ["ZO-SOL"]
+    assert list(ratios_of(found.methods)) == ["ZO-SOL"]
     publish(tmp_path, "Sparse", found, {})
     page = (tmp_path / "report.md").read_text()
     assert "## Active coordinates by layer" in page and "| `first.weight` | 2,000 | 102 | 5.1 % |" in page

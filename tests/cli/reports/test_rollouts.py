@@ -14,9 +14,9 @@ import pytest
 import torch
 from problems import Burgers
 
-from deepzero_sim.cli.experiment import Comparison, Cost, MethodResult
 from deepzero_sim.cli.reports.rollouts import COLOURS, picture, publish, results, rows, styles, vorticity
-from deepzero_sim.cli.reports.tables import markdown_table
+from deepzero_sim.cli.runs import Comparison, Cost, MethodResult
+from deepzero_sim.common.documents import markdown_table
 from deepzero_sim.common.types import Array
 from deepzero_sim.coupling.evaluation import Evaluation
 from deepzero_sim.errors import MissingExtraError

@@ -12,13 +12,14 @@ import torch
 from problems import Burgers
 from runs import PARAMETERS, assert_same_tensors, line_data, tensors, train_settings
 
-from deepzero_sim.cli.experiment import Cost, build_corrector, compare, cost, train, trained_loop
-from deepzero_sim.cli.reports.plain import plain
-from deepzero_sim.cli.settings import MethodName, TrainSettings
+from deepzero_sim.cli.compare import compare
+from deepzero_sim.cli.runs import Cost, MethodName, build_corrector, cost, trained_loop
+from deepzero_sim.cli.train import TrainSettings, train
 from deepzero_sim.common.components import Component
+from deepzero_sim.common.settings import settings_to_dict
 from deepzero_sim.datasets.generate import Simulations, generate
 from deepzero_sim.errors import ConfigError, DataError, DeepZeroError, RunError
-from deepzero_sim.execution.executors import SerialExecutor
+from deepzero_sim.execution.tasks import SerialExecutor
 from deepzero_sim.models.corrector import Corrector, NoCorrection
 from deepzero_sim.training.checkpoint_file import load_checkpoint
 from deepzero_sim.training.trainer import Progress
@@ -193,7 +194,7 @@ def test_runs_of_another_solver_are_not_compared(tmp_path: Path, data: Path) -> 
 
 def test_plain_settings_leave_the_run_out(tmp_path: Path) -> None:
     settings = train_settings(tmp_path / "run", tmp_path / "line.h5")
-    said = plain(settings)
+    said = settings_to_dict(settings)
     assert "run" not in said and said["train_data"] == str(tmp_path / "line.h5")
     assert said["optimiser"] == {"name": "torch.optim.Adam", "args": {"lr": 1e-3}}
 

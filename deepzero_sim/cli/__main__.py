@@ -1,0 +1,7 @@
+"""`python -m deepzero_sim.cli`, for torchrun."""
+
+import sys
+
+from deepzero_sim.cli.main import main
+
+sys.exit(main())

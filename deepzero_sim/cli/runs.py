@@ -1,0 +1,242 @@
+"""Runs of correctors: the networks and losses that they begin with, what their folders say, and what they cost."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import torch
+from torch import nn
+
+from deepzero_sim.cli.trust import trust_parts, untrusted, words_of
+from deepzero_sim.common.components import Component
+from deepzero_sim.common.module_state import cast
+from deepzero_sim.common.settings import hints, read
+from deepzero_sim.common.types import Array
+from deepzero_sim.coupling.evaluation import Evaluation
+from deepzero_sim.coupling.loop import SolverLoop
+from deepzero_sim.coupling.rollout_loss import RolloutLoss
+from deepzero_sim.datasets.statements import Statement
+from deepzero_sim.datasets.trajectories import Trajectories
+from deepzero_sim.errors import ConfigError, RunError
+from deepzero_sim.models.build import build_network
+from deepzero_sim.models.corrector import CORRECTORS, Corrector, NoCorrection
+from deepzero_sim.solver.contract import SolverSpec, build_solver
+from deepzero_sim.training.checkpoint_file import load_checkpoint, read_settings
+from deepzero_sim.training.preparation import PREPARATION, Preparation
+from deepzero_sim.training.ratios_file import RatiosRecord
+from deepzero_sim.training.trainer import progress_of, require_within, restore_network
+
+#: The solver alone; trained without the solver in the loop; through it from forward steps only, by losses or by the solver's
+#: vector-Jacobian products; through it by exact back-propagation; and the free baselines: through it with no solver gradient,
+#: or with the identity for it.
+MethodName: TypeAlias = Literal["SRC", "NON", "ZO-SOL", "SolverLayer", "FO-SOL", "DETACHED", "STRAIGHT-THROUGH"]
+
+#: States of the training data that a vector-Jacobian product is prepared with.
+SAMPLES = 256
+
+
+def build_corrector(network: Component, spec: SolverSpec, seed: int) -> nn.Module:
+    """Build the network that settings name, with weights drawn from the seed, in the solver's dtype.
+
+    Args:
+        network: Short name, import path or file.py:Name, called with the solver's spec and the component's args.
+        spec: Spec of the solver.
+        seed: Seed of the weights.
+    """
+    return cast(build_network(network, CORRECTORS, spec, seed), getattr(torch, spec.dtype))
+
+
+def starting_network(network: Component, start: Path | None, spec: SolverSpec, data: Trajectories, seed: int) -> nn.Module:
+    """Build the network that training starts from: as settings name it, in the data's units, or as a run left it.
+
+    Args:
+        network: Network, as of :func:`build_corrector`.
+        start: Run folder, or None.
+        spec: Spec of the solver.
+        data: Training data.
+        seed: Seed of the weights.
+    """
+    corrector = build_corrector(network, spec, seed)
+    if isinstance(corrector, Corrector):  # a user's network keeps to itself
+        corrector.set_scales(*(torch.from_numpy(scale) for scale in data.scales()))
+    if start is not None:
+        restore_network(corrector, load_checkpoint(start), start)
+    return corrector
+
+
+def rollout_loss(data: Trajectories) -> RolloutLoss:
+    """Build the loss that correctors are trained on with these data."""
+    return RolloutLoss(torch.from_numpy(data.scales()[0]), torch.from_numpy(data.mask))
+
+
+def sample_states(data: Trajectories) -> tuple[Array, Array | None]:
+    """Return states of all simulations and times alike, `(B, C, *N)`, and their parameters, `(B, K)` or None."""
+    simulations, times = data.frames.shape[:2]
+    places = np.unravel_index(np.linspace(0, simulations * times - 1, SAMPLES, dtype=int), (simulations, times))
+    return data.frames[places], data.params[places[0]] if data.params.shape[1] else None
+
+
+# ---- run folders
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Settings of a training that its run is used by; see the settings of `deepzero-sim train`."""
+
+    method: MethodName
+    solver: Component
+    network: Component
+    start: Path | None
+    train_data: Path
+    unroll: int
+    updates: int
+    batch_size: int
+    seed: int
+    on_failure: str | dict[str, str] = "abort"
+    data_may_differ: list[Statement] = field(default_factory=list)
+
+    @property
+    def parts(self) -> dict[str, Component]:
+        """Parts that are built when the run is used."""
+        return {"solver": self.solver} if self.method == "SRC" else {"solver": self.solver, "network": self.network}
+
+
+def run_settings(path: Path) -> RunSettings:
+    """Read the settings of a training's run folder.
+
+    Raises:
+        RunError: The folder is no run of a corrector, or its settings were changed.
+    """
+    recorded = {"on_failure": "abort", "data_may_differ": [], **read_settings(path)}
+    kinds = hints(RunSettings)
+    missing = sorted(kinds.keys() - recorded.keys())
+    if missing:
+        raise RunError(f"{path} is no run of 'deepzero-sim train' (its config.yaml has no {missing[0]!r}): check the path.")
+    return RunSettings(**{key: _read_recorded(path, kind, recorded[key], key) for key, kind in kinds.items()})
+
+
+def _read_recorded(path: Path, kind: Any, value: Any, key: str) -> Any:
+    try:
+        return read(kind, value, key)
+    except ConfigError as error:
+        raise RunError(f"{path / 'config.yaml'} was changed: {key} cannot be {value!r}; restore what it was.") from error
+
+
+def untrusted_parts(path: Path) -> dict[str, Component]:
+    """Return the parts of a run that would import or run what nobody has trusted here."""
+    return untrusted(run_settings(path).parts)
+
+
+def trust(path: Path) -> None:
+    """Trust the code and programs that a run's settings name, from now on: read them before."""
+    trust_parts(run_settings(path).parts)
+
+
+def trained_loop(path: Path) -> SolverLoop:
+    """Build a run's solver with its trained corrector.
+
+    Raises:
+        RunError: The folder holds no trained run, or its settings name what nobody has trusted here, see :func:`trust`.
+    """
+    settings = run_settings(path)
+    if parts := untrusted(settings.parts):
+        listed = "; ".join(f"{key} {words_of(part)}" for key, part in parts.items())
+        raise RunError(
+            f"{path} was not made by you on this machine, and its settings would import or run {listed}: look into its "
+            "config.yaml, and if you trust it, call again with --trust (in Python, call "
+            "deepzero_sim.cli.runs.trust first)."
+        )
+    solver = build_solver(settings.solver)
+    if settings.method == "SRC":
+        return SolverLoop(solver, NoCorrection(), on_failure=settings.on_failure)
+    corrector = build_corrector(settings.network, solver.spec, settings.seed)
+    checkpoint = load_checkpoint(path)
+    require_within(progress_of(checkpoint, path), settings.updates, path)
+    restore_network(corrector, checkpoint, path)
+    return SolverLoop(solver, corrector, settings.unroll, on_failure=settings.on_failure)
+
+
+def accepted_differences(*paths: Path) -> list[str]:
+    """Return what the data of these runs may say otherwise than the solver."""
+    return [entry for path in paths for entry in run_settings(path).data_may_differ]
+
+
+# ---- results
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Cost of a trained network, the run it started from included.
+
+    Args:
+        solver_steps: Number of states advanced by one step.
+        seconds: Seconds of training.
+        failures: Number of failures of solver steps, by kind and what was done.
+        found: Number of first steps that other runs had taken, which are not counted here.
+    """
+
+    solver_steps: int = 0
+    seconds: float = 0.0
+    failures: dict[str, int] = field(default_factory=dict)
+    found: int = 0
+
+
+def cost(path: Path, *later: Path) -> Cost:
+    """Add up the cost of a run and of the runs it started from.
+
+    Every run counts what it asked the solver itself: the first steps from all frames and what it took to prepare and to go on,
+    whenever it asked, and the training steps. First steps that it found in another run are counted there.
+
+    Args:
+        path: Run folder.
+        later: Runs that started from this one.
+
+    Raises:
+        RunError: The folder holds no trained run, or the run started from itself: folders were renamed.
+    """
+    if path.resolve() in later:
+        raise RunError(f"{path} is said to have started from itself: a folder was renamed; give it back its name.")
+    settings = run_settings(path)
+    if settings.method == "SRC":
+        return Cost()
+    checkpoint = load_checkpoint(path)
+    progress = progress_of(checkpoint, path)
+    require_within(progress, settings.updates, path)
+    preparation = Preparation(path / PREPARATION, checkpoint.run)
+    if not preparation.entries:
+        raise RunError(f"{path} has no {PREPARATION}, which says what the run asked of its solver: restore it, or train anew.")
+    before = Cost() if settings.start is None else cost(settings.start, path.resolve(), *later)
+    steps = before.solver_steps + preparation.solver_steps + progress.solver_steps
+    failures = dict(Counter(before.failures) + Counter(progress.failures))
+    return Cost(steps, before.seconds + progress.seconds, failures, before.found + preparation.steps_of_others)
+
+
+@dataclass(frozen=True, eq=False)
+class MethodResult:
+    """One method's evaluation, the cost of its training, and its layer ratios if not all coordinates were active."""
+
+    evaluation: Evaluation
+    cost: Cost
+    ratios: RatiosRecord | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Methods evaluated on the same data.
+
+    Args:
+        methods: Results by name, SRC first.
+        references: Frames that the rollouts should have given, `(S, T, C, *N)`.
+        spec: Spec of the solver.
+        data: Description of the file, where it was made and how.
+    """
+
+    methods: Mapping[str, MethodResult]
+    references: torch.Tensor
+    spec: SolverSpec
+    data: dict[str, Any] = field(default_factory=dict)
