@@ -11,11 +11,11 @@ import torch
 from deepzero_sim.checks.gradient.subject import (
     SampleGradients,
     Subject,
-    Vector,
     require_same_answer,
     require_same_step,
     require_twin,
 )
+from deepzero_sim.checks.gradient.sweep import Vector
 from deepzero_sim.common.randomness import new_generator
 from deepzero_sim.common.types import to_array
 from deepzero_sim.coupling.layer import SolverLayer

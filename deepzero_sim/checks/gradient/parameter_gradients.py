@@ -12,11 +12,11 @@ import torch
 from deepzero_sim.checks.gradient.subject import (
     SampleGradients,
     Subject,
-    Vector,
     require_same_answer,
     require_same_step,
     require_twin,
 )
+from deepzero_sim.checks.gradient.sweep import Vector
 from deepzero_sim.common.module_state import preserve_state
 from deepzero_sim.common.types import NamedTensors, to_array
 from deepzero_sim.coupling.loop import SolverLoop

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import abc
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from deepzero_sim.checks.gradient.sweep import STEP_SIZES, Sweep, Vector, analyse_slopes
 from deepzero_sim.common.requirements import require_type
 from deepzero_sim.common.types import to_array, to_array_or_none
-from deepzero_sim.errors import ConfigError
+from deepzero_sim.errors import ConfigError, NonFiniteError, SolverError
 from deepzero_sim.solver.contract import DifferentiableSolver, Solver, SolverSpec
 from deepzero_sim.solver.stepping import checked_step, differentiable_step
-
-#: A gradient, or one of `n` directions and its slope: `(d,)`, `(n, d)`, `(n,)`.
-Vector = NDArray[np.float64]
 
 #: Largest difference between a twin's step and the solver's, relative to the step's change: they may round and solve otherwise.
 TWIN_TOLERANCE = 0.1
@@ -84,6 +82,30 @@ class Subject(abc.ABC):
     @abc.abstractmethod
     def slopes(self, sample: int, seeds: Sequence[int], step_size: float) -> Vector:
         """Take central differences along these directions, `(n,)`, by forward steps only."""
+
+    def sweep(self, seeds: Sequence[int], size: float, exact: list[Vector] | None = None) -> Sweep:
+        """Take slopes at the first sample at all step sizes.
+
+        Args:
+            seeds: Seeds of the directions.
+            size: Size of the value that is differenced.
+            exact: Exact gradients, `(d,)` each, if known.
+
+        Raises:
+            SolverError: No two neighbouring step sizes gave finite slopes.
+        """
+        slopes: dict[float, Vector | None] = {}
+        failure: SolverError = NonFiniteError("no step size gave finite slopes: check the loss at the batches given.")
+        for step_size in filter(lambda step_size: step_size >= self.smallest_step(), STEP_SIZES):
+            try:
+                values = self.slopes(0, seeds, step_size)
+                slopes[step_size] = values if np.isfinite(values).all() else None
+            except SolverError as error:  # large steps may lead to states that it cannot advance
+                failure, slopes[step_size] = error, None
+        known = [values is not None for values in slopes.values()]
+        if not any(a and b for a, b in itertools.pairwise(known)):
+            raise failure
+        return analyse_slopes(slopes, None if exact is None else self.directions(seeds) @ exact[0], self.unit(0), size)
 
 
 def require_twin(twin: DifferentiableSolver, spec: SolverSpec) -> None:

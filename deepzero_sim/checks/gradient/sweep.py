@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from deepzero_sim.checks.gradient.subject import Subject, Vector
-from deepzero_sim.errors import NonFiniteError, SolverError
+#: A gradient, or one of `n` directions and its slope: `(d,)`, `(n, d)`, `(n,)`.
+Vector = NDArray[np.float64]
 
 #: Step sizes to try, in units of the size of what is perturbed.
 STEP_SIZES = tuple(10.0**-k for k in range(1, 9))
@@ -50,32 +51,6 @@ class Sweep:
     def cosine_ceiling(self) -> float:
         """Least cosine that the true gradient itself would show against measured slopes, which their noise lowers."""
         return float((1 + self.noise_floor**2) ** -0.5)
-
-
-def sweep_step_sizes(subject: Subject, seeds: Sequence[int], size: float, exact: list[Vector] | None = None) -> Sweep:
-    """Take slopes at a subject's first sample at all step sizes.
-
-    Args:
-        subject: Gradient whose slopes are taken.
-        seeds: Seeds of the directions.
-        size: Size of the value that is differenced.
-        exact: Exact gradients, `(d,)` each, if known.
-
-    Raises:
-        SolverError: No two neighbouring step sizes gave finite slopes.
-    """
-    found: dict[float, Vector | None] = {}
-    failure: SolverError = NonFiniteError("no step size gave finite slopes: check the loss at the batches given.")
-    for step_size in filter(lambda size: size >= subject.smallest_step(), STEP_SIZES):
-        try:
-            slopes = subject.slopes(0, seeds, step_size)
-            found[step_size] = slopes if np.isfinite(slopes).all() else None
-        except SolverError as error:  # large steps may lead to states that it cannot advance
-            failure, found[step_size] = error, None
-    whole = [slopes is not None for slopes in found.values()]
-    if not any(a and b for a, b in itertools.pairwise(whole)):
-        raise failure
-    return analyse_slopes(found, None if exact is None else subject.directions(seeds) @ exact[0], subject.unit(0), size)
 
 
 def analyse_slopes(slopes: Mapping[float, Vector | None], exact: Vector | None, unit: float, size: float) -> Sweep:

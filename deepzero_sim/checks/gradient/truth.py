@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from deepzero_sim.checks.gradient.subject import Subject, Vector
-from deepzero_sim.checks.gradient.sweep import Sweep, sweep_step_sizes
+from deepzero_sim.checks.gradient.subject import Subject
+from deepzero_sim.checks.gradient.sweep import Sweep, Vector
 from deepzero_sim.common.randomness import new_generator
 from deepzero_sim.common.requirements import is_count, require
 from deepzero_sim.solver.contract import DifferentiableSolver
@@ -81,7 +81,7 @@ def measure_truth(subject: Subject, twin: DifferentiableSolver | None = None, di
     seeds = torch.randint(2**62, shape, generator=new_generator(seed)).tolist()
     size = subject.size(0)  # before all else, for it refuses what is random
     exact = None if twin is None else subject.exact_gradients(twin)
-    sweep = sweep_step_sizes(subject, seeds[0][:SWEEP_DIRECTIONS], size, exact)
+    sweep = subject.sweep(seeds[0][:SWEEP_DIRECTIONS], size, exact)
     if exact is not None:
         return Truth(exact, [], [], sweep, subject.steps)
     slopes = [subject.slopes(sample, of_sample, sweep.best) for sample, of_sample in enumerate(seeds)]

@@ -108,17 +108,17 @@ class _Rollouts(NamedTuple):
         return _Steps(self.forward, count * self.forward, at_once=size * self.oracle.queries_per_chunk)
 
 
-def _cge(rollouts: _Rollouts) -> _Steps:
+def _count_cge(rollouts: _Rollouts) -> _Steps:
     active = {name: torch.arange(p.numel()) for name, p in trainable(rollouts.oracle.model).items()}
     return rollouts.queries(sum(map(len, CGE().queries(active))))
 
 
-def _rge(rollouts: _Rollouts) -> _Steps:
+def _count_rge(rollouts: _Rollouts) -> _Steps:
     estimator = RGE()
     return rollouts.queries(estimator.num_directions * len(query_steps(estimator.step_size, estimator.scheme)))
 
 
-def _coloured(rollouts: _Rollouts) -> _Steps:
+def _count_coloured(rollouts: _Rollouts) -> _Steps:
     spec = rollouts.solver.spec
     radius = spec.stencil if spec.stencil is not None else rollouts.radius
     if radius is None:
@@ -128,11 +128,11 @@ def _coloured(rollouts: _Rollouts) -> _Steps:
     return _Steps(rollouts.forward, rollouts.forward * Coloured().steps_per_product(spec, radius))  # a product of every step
 
 
-def _reference_jacobian(rollouts: _Rollouts) -> _Steps:
+def _count_reference_jacobian(rollouts: _Rollouts) -> _Steps:
     return _Steps(rollouts.forward, once=ReferenceJacobian().steps_to_measure(rollouts.solver.spec))
 
 
-def _exact(rollouts: _Rollouts) -> _Steps:
+def _count_exact(rollouts: _Rollouts) -> _Steps:
     if not isinstance(rollouts.solver, DifferentiableSolver):
         raise ConfigError("the solver is no DifferentiableSolver.")
     return _Steps(rollouts.forward)
@@ -141,11 +141,11 @@ def _exact(rollouts: _Rollouts) -> _Steps:
 _METHODS: Mapping[str, Callable[[_Rollouts], _Steps]] = {
     "NON": lambda rollouts: _Steps(0),  # the only step of its rollouts is known
     "DETACHED, STRAIGHT-THROUGH": lambda rollouts: _Steps(rollouts.forward),
-    "SolverLayer, ReferenceJacobian": _reference_jacobian,
-    "SolverLayer, Coloured": _coloured,
-    "ZO-SOL, CGE central": _cge,
-    f"ZO-SOL, RGE of {RGE().num_directions} directions, central": _rge,
-    "FO-SOL": _exact,
+    "SolverLayer, ReferenceJacobian": _count_reference_jacobian,
+    "SolverLayer, Coloured": _count_coloured,
+    "ZO-SOL, CGE central": _count_cge,
+    f"ZO-SOL, RGE of {RGE().num_directions} directions, central": _count_rge,
+    "FO-SOL": _count_exact,
 }
 
 

@@ -34,21 +34,13 @@ class Begin(NamedTuple):
 
 
 class Done(NamedTuple):
-    """Message that a child has looked at everything.
-
-    Args:
-        record: Record of what was found.
-    """
+    """Message that a child has looked at everything."""
 
     record: Record
 
 
 class Failed(NamedTuple):
-    """Message that the solver cannot be looked at.
-
-    Args:
-        error: Error that was raised.
-    """
+    """Message that the solver cannot be looked at, and why."""
 
     error: DeepZeroError
 
@@ -61,7 +53,7 @@ class Examination:
         trial: Trial of the solver.
         subject: Solver, sample states and training.
         record: Record that findings are written to.
-        report: Called when a step of a long part has ended.
+        report: Callback at the end of a step of a long part.
     """
 
     trial: Trial
@@ -119,12 +111,7 @@ class Part:
     on_end: Callable[[Record, str], None] | None = None
 
     def note_end(self, record: Record, how: str) -> None:
-        """Write down that the part ended the process.
-
-        Args:
-            record: Record of what was found before.
-            how: End of the process, as the beginning of a sentence.
-        """
+        """Write into the record that the part ended the process; `how` is the beginning of a sentence."""
         record.done |= {self.name, self.line or self.name}
         if self.on_end is not None:
             self.on_end(record, how)
@@ -134,12 +121,7 @@ class Part:
             record.left_out[self.name] = f"'{self.name}' failed: mend that first."
 
     def skip(self, record: Record, why: str) -> None:
-        """Write down that the part was not looked at.
-
-        Args:
-            record: Record of what was found.
-            why: Reason, in words.
-        """
+        """Write into the record that the part was not looked at, and why."""
         record.done.add(self.name)
         if self.line is None:
             record.left_out[self.name] = why
@@ -168,14 +150,7 @@ class Part:
 
 
 def run_parts(parts: Iterable[Part], make: Callable[[], Subject], record: Record, channel: Connection) -> None:
-    """Examine all parts that are not done, and send a message before each begins.
-
-    Args:
-        parts: Parts in their order.
-        make: Function that makes the subject; may fail in any way.
-        record: Record of what is known already.
-        channel: Connection for messages.
-    """
+    """Examine all parts that are not done, and send a message before each begins; `make` may fail in any way."""
     try:
         with single_threaded():
             _run_parts(parts, make(), record, channel)

@@ -32,9 +32,9 @@ def examine(make: Callable[[], Subject], record: Record, channel: Connection) ->
     """Examine a solver in a child process.
 
     Args:
-        make: Function that makes the subject; may fail in any way.
+        make: Function that makes the subject; it may fail in any way.
         record: Record of what is known already.
-        channel: Connection for messages.
+        channel: Connection for messages to the process that waits.
     """
     run_parts(PARTS.values(), make, record, channel)
 

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
 
 from deepzero_sim.checks.solver.results import BatchTime, GradientCosts, Outcome, StepSizes
 from deepzero_sim.common.types import Array
+
+#: Largest rounding of sums in another order, in units of a dtype's last digit.
+LAST_DIGITS = 1000
 
 
 class SkippedError(Exception):
@@ -38,6 +44,32 @@ class Sample:
     state: Array
     params: Array | None
     answer: Array
+
+
+class Discrepancy(NamedTuple):
+    """Difference between two answers that should be the same.
+
+    Args:
+        apart: Largest difference.
+        size: Largest value.
+        rounding: True if the difference may be rounding alone.
+    """
+
+    apart: float
+    size: float
+    rounding: bool
+
+    @property
+    def words(self) -> str:
+        """Size of the difference, in words."""
+        return f"up to {self.apart:.2g} apart, of values up to {self.size:.2g}" if self.apart else "the same, bit for bit"
+
+
+def discrepancy(answer: Array, expected: Array) -> Discrepancy:
+    """Compare two answers of the same shape."""
+    apart = float(np.abs(answer.astype(np.float64) - expected).max(initial=0.0))
+    size = float(np.abs(expected).max(initial=0.0))
+    return Discrepancy(apart, size, apart <= LAST_DIGITS * float(np.finfo(expected.dtype).eps) * size)
 
 
 @dataclass(eq=False)

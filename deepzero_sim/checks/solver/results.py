@@ -48,7 +48,7 @@ class BatchTime:
         return self.batch / self.seconds
 
 
-def recommended_batch(times: Sequence[BatchTime]) -> int:
+def best_batch(times: Sequence[BatchTime]) -> int:
     """Pick the smallest batch that is about as fast a state as the fastest."""
     best = max(entry.states_per_second for entry in times)
     return next(entry.batch for entry in times if entry.states_per_second >= AS_GOOD * best)
@@ -189,7 +189,7 @@ class SolverCheck:
     @property
     def recommended_batch(self) -> int | None:
         """States in a call; None if calls were not timed."""
-        return recommended_batch(self.times) if self.times else None
+        return best_batch(self.times) if self.times else None
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values, for JSON."""

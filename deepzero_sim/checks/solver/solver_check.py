@@ -72,11 +72,7 @@ def check_solver(
     for name, value in (("unroll", unroll), ("batch_size", batch_size)):
         require(is_count(value), f"{name} must be a positive whole number", value)
     subject = subject_of(solver, states, params, Training(network, int(unroll), int(batch_size), seed))
-    return _CheckRun(functools.partial(_return, subject), seconds, solver).run()
-
-
-def _return(subject: Subject) -> Subject:
-    return subject
+    return _CheckRun(lambda: subject, seconds, solver).run()
 
 
 def check_made_solver(make: Callable[[], Subject], seconds: float) -> SolverCheck:

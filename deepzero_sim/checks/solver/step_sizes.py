@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from deepzero_sim.checks.gradient.layer_products import LayerProducts
-from deepzero_sim.checks.gradient.sweep import STEP_SIZES, sweep_step_sizes
+from deepzero_sim.checks.gradient.sweep import STEP_SIZES
 from deepzero_sim.checks.solver.record import Sample
 from deepzero_sim.checks.solver.results import StepSizes
 from deepzero_sim.checks.solver.trial import Trial
@@ -46,7 +46,7 @@ def measure_step_sizes(trial: Trial, seed: int) -> StepSizes:
     params = None if sample.params is None else torch.from_numpy(sample.params)
     subject = LayerProducts(layer, torch.from_numpy(sample.state), params, seed + 1)
     seeds = torch.randint(2**62, (count,), generator=new_generator(seed)).tolist()
-    sweep = sweep_step_sizes(subject, seeds, subject.size(0))
+    sweep = subject.sweep(seeds, subject.size(0))
     sizes = channel_sizes(sample.state[0])
     directions = subject.directions(seeds).reshape(count, *trial.spec.state_shape) * sizes.reshape(
         -1, *[1] * (sample.state.ndim - 2)

@@ -101,7 +101,7 @@ class Trial:
 
         Args:
             at_most: Largest number of steps, if that is limited.
-            on_step: Called after every step.
+            on_step: Callback after every step.
         """
         least = (1 - SHARE) * self.seconds_left
         for row, place in enumerate(self._places[:at_most]):

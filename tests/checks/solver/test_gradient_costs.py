@@ -10,7 +10,7 @@ import torch
 from problems import Burgers, Counting, DifferentiableBurgers, conv_corrector, initial_states, mse
 
 from deepzero_sim.checks.solver import BatchTime, gradient_costs
-from deepzero_sim.checks.solver.results import recommended_batch, seconds_of
+from deepzero_sim.checks.solver.results import best_batch, seconds_of
 from deepzero_sim.coupling.loop import SolverGradient, SolverLoop
 from deepzero_sim.coupling.vjp import Coloured, ReferenceJacobian, VectorJacobianProduct
 from deepzero_sim.estimators import CGE, RGE, BackPropagation, Estimator
@@ -94,7 +94,7 @@ def test_what_does_not_suit_the_solver_is_left_out() -> None:
 
 def test_seconds_are_those_of_calls_of_the_size_that_is_used() -> None:
     times = [BatchTime(1, 1.0), BatchTime(2, 1.0), BatchTime(4, 1.0), BatchTime(8, 4.0)]
-    assert recommended_batch(times) == 4 and seconds_of(8, 1, times) == 8 and seconds_of(8, 5, times) == 2
+    assert best_batch(times) == 4 and seconds_of(8, 1, times) == 8 and seconds_of(8, 5, times) == 2
     cost = gradient_costs(Burgers(), NETWORK, 4, 2, 1, times).methods
     assert cost["DETACHED, STRAIGHT-THROUGH"].seconds == 3.0  # six steps, two at once
     assert cost["NON"].seconds == 0 and cost["ZO-SOL, CGE central"].seconds == 3.0 + 16 * 6 / 2  # eight and more at once

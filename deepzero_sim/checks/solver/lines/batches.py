@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from deepzero_sim.checks.solver.lines.states import Discrepancy, discrepancy
-from deepzero_sim.checks.solver.record import Finding, Sample, SkippedError
+from deepzero_sim.checks.solver.record import Discrepancy, Finding, Sample, SkippedError, discrepancy
 from deepzero_sim.checks.solver.trial import Trial, call_step, stack
 from deepzero_sim.common.types import Array
 from deepzero_sim.coupling.probes import TOGETHER
@@ -82,7 +81,7 @@ def check_parameters(trial: Trial) -> Finding:
     answers = {name: _answer_to_change(trial, sample, k) for k, name in enumerate(names)}
     without = [name for name, answer in answers.items() if answer is not None and np.array_equal(answer, sample.answer)]
     refused = [name for name, answer in answers.items() if answer is None]
-    mixed = None if trial.spec.max_batch == 1 else _mixed_rows(trial, sample, answers)
+    mixed = None if trial.spec.max_batch == 1 else _find_mixed_rows(trial, sample, answers)
     if mixed is not None:
         return Finding("fail", mixed)
     words = [f"no effect of {name} on a step: is it used?" for name in without]
@@ -117,7 +116,7 @@ def _change(sample: Sample, k: int) -> Array:
     return row
 
 
-def _mixed_rows(trial: Trial, sample: Sample, answers: dict[str, Array | None]) -> str | None:
+def _find_mixed_rows(trial: Trial, sample: Sample, answers: dict[str, Array | None]) -> str | None:
     """Say that rows of a batch get each other's parameters; None if all is well."""
     assert sample.params is not None
     for k, expected in enumerate(answers.values()):

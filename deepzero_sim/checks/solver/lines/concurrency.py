@@ -12,10 +12,9 @@ from multiprocessing.connection import Connection
 
 import cloudpickle
 
-from deepzero_sim.checks.solver.lines.states import discrepancy
 from deepzero_sim.checks.solver.process.child import ChildEndedError, ChildProcess
 from deepzero_sim.checks.solver.process.monitor import send
-from deepzero_sim.checks.solver.record import Finding, Sample, SkippedError, WorkerComparison
+from deepzero_sim.checks.solver.record import Finding, Sample, SkippedError, WorkerComparison, discrepancy
 from deepzero_sim.checks.solver.trial import ShieldedSolver, Trial, call_step
 from deepzero_sim.errors import DeepZeroError
 from deepzero_sim.execution.threads import ONE_THREAD, single_threaded
@@ -67,12 +66,7 @@ def thread_rounds(trial: Trial) -> int:
 
 
 def check_worker_process(comparison: WorkerComparison, seconds: float) -> Finding:
-    """Send a solver to a worker process, and expect the same answer.
-
-    Args:
-        comparison: Solver and its answer here.
-        seconds: Seconds to wait.
-    """
+    """Send a solver to a worker process, and expect the same answer within some seconds."""
     with ChildProcess(cloudpickle.dumps(functools.partial(_answer_in_worker, comparison))) as child:
         try:
             finding: Finding = child.receive(seconds)
@@ -82,12 +76,7 @@ def check_worker_process(comparison: WorkerComparison, seconds: float) -> Findin
 
 
 def answer_here(solver: Solver, comparison: WorkerComparison) -> WorkerComparison:
-    """Replace the expected answer by that of the solver as it is in this process, if a fork of it can give one.
-
-    Args:
-        solver: Solver of this process.
-        comparison: Comparison with the answer of a process that was sent the solver.
-    """
+    """Replace the expected answer by that of the solver as it is in this process, if a fork of it can give one."""
     sample = comparison.sample
 
     def answer(channel: Connection) -> None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from typing import NamedTuple
 
 import numpy as np
 
-from deepzero_sim.checks.solver.record import Finding, SkippedError
+from deepzero_sim.checks.solver.record import Finding, SkippedError, discrepancy
 from deepzero_sim.checks.solver.trial import FirstStep, Trial, stack
 from deepzero_sim.common.types import Array
 from deepzero_sim.coupling.probes import SolverProbe
@@ -15,37 +14,8 @@ from deepzero_sim.coupling.vjp.differences import Differences
 from deepzero_sim.coupling.vjp.stencil_radius import POINTS, STATES, is_wide, measure_radius
 from deepzero_sim.errors import SolverError
 
-#: Largest rounding of sums in another order, in units of a dtype's last digit.
-LAST_DIGITS = 1000
-
 #: Factor that makes a state extreme, and seconds to wait for a step from there, besides some times a usual one.
 EXTREME, WAIT_EXTREME = 1e6, 5.0
-
-
-class Discrepancy(NamedTuple):
-    """Difference between two answers that should be the same.
-
-    Args:
-        apart: Largest difference.
-        size: Largest value.
-        rounding: True if the difference may be rounding alone.
-    """
-
-    apart: float
-    size: float
-    rounding: bool
-
-    @property
-    def words(self) -> str:
-        """Size of the difference, in words."""
-        return f"up to {self.apart:.2g} apart, of values up to {self.size:.2g}" if self.apart else "the same, bit for bit"
-
-
-def discrepancy(answer: Array, expected: Array) -> Discrepancy:
-    """Compare two answers of the same shape."""
-    apart = float(np.abs(answer.astype(np.float64) - expected).max(initial=0.0))
-    size = float(np.abs(expected).max(initial=0.0))
-    return Discrepancy(apart, size, apart <= LAST_DIGITS * float(np.finfo(expected.dtype).eps) * size)
 
 
 # ---- form, from the very first step
@@ -206,12 +176,7 @@ def measure_stencil_radius(trial: Trial) -> int:
 
 
 def check_stencil(trial: Trial, radius: int) -> Finding:
-    """Expect that a step carries information no farther than the spec says.
-
-    Args:
-        trial: Trial of the solver.
-        radius: Measured radius, in points.
-    """
+    """Expect that a step carries information, measured over `radius` points, no farther than the spec says."""
     stencil, longest = trial.spec.stencil, max(trial.spec.state_shape[1:])
     wide = is_wide(radius, trial.spec)
     if stencil is None:
@@ -234,12 +199,7 @@ def check_stencil(trial: Trial, radius: int) -> Finding:
 
 
 def react_to_extreme(trial: Trial, scale: float) -> str:
-    """Take a step from a state that is far too large, or NaN, and say what comes of it.
-
-    Args:
-        trial: Trial after its survey.
-        scale: Factor of a sample state.
-    """
+    """Take a step from a sample state times a number, far too large or NaN, and say what comes of it."""
     sample = trial.samples[0]
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -85,10 +85,7 @@ class ChildProcess:
                 os.waitpid(self._monitor, 0)
 
     def receive(self, seconds: float) -> Any:
-        """Wait for the next message.
-
-        Args:
-            seconds: Seconds to wait.
+        """Wait so many seconds for the next message.
 
         Raises:
             ChildEndedError: The child died, or sent nothing in that time.

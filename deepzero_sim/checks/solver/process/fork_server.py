@@ -49,11 +49,7 @@ class Job(NamedTuple):
 
 
 class UnpicklingFailure(NamedTuple):
-    """Answer of a child that cannot unpickle its task.
-
-    Args:
-        why: Reason, in words.
-    """
+    """Answer of a child that cannot unpickle its task, and why."""
 
     why: str
 
@@ -74,11 +70,7 @@ class ForkServer:
             self._connection()
 
     def fork(self, ends: ChildEnds) -> None:
-        """Fork a child that waits for a job.
-
-        Args:
-            ends: Child's ends of its pipes.
-        """
+        """Fork a child that waits for a job."""
         with self._starting:
             socket.send_fds(self._connection(), [b"!"], list(ends))
 
@@ -133,11 +125,7 @@ def warm_up() -> None:
 
 
 def serve(descriptor: int) -> NoReturn:
-    """Fork a child for each set of pipes that comes, until the other side closes.
-
-    Args:
-        descriptor: File descriptor of the socket for requests.
-    """
+    """Fork a child for each set of pipes that comes over a socket, until its other side closes."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
         signal.signal(number, signal.SIG_IGN)
     warm_up()

@@ -53,12 +53,7 @@ def fork() -> int:
 
 
 def monitor(ends: ChildEnds, task: Task) -> NoReturn:
-    """Run a task in a child until it or the lifeline ends; to be called in a process that was forked for it.
-
-    Args:
-        ends: Child's ends of the pipes to the process that waits.
-        task: Task of the child.
-    """
+    """Run a task in a child until it or the lifeline ends; to be called in a process that was forked for it."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     child = fork()
     if child == 0:
@@ -108,19 +103,10 @@ def _run(ends: ChildEnds, task: Task) -> NoReturn:
 
 
 def send(channel: Connection, message: object) -> None:
-    """Send a message.
-
-    Args:
-        channel: Connection to the other process.
-        message: Any object that can be pickled.
-    """
+    """Send any object that can be pickled."""
     channel.send_bytes(cloudpickle.dumps(message))
 
 
 def receive(channel: Connection) -> Any:
-    """Receive the next message.
-
-    Args:
-        channel: Connection from the other process.
-    """
+    """Receive the next message."""
     return pickle.loads(channel.recv_bytes())  # noqa: S301 - of a process of ours
