@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 import deepzero_sim as dz
+from deepzero_sim.connectors.programs.array_files import input_files
 from deepzero_sim.solver.stepping import checked_step
 
 SPEC = {
@@ -334,3 +335,13 @@ def test_a_failure_in_a_checked_step_says_all(make: Make) -> None:
         checked_step(make("np.save('v.npy', np.ones((2, 3)))"), STATES, PARAMS)
     with pytest.raises(dz.InvalidStateError, match="holds int64, not floating-point numbers"):
         checked_step(make("np.save('v.npy', np.ones((2, 3, 4), np.int64))"), STATES, PARAMS)
+
+
+def test_formats_of_the_package_are_given_no_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copies are for code that is not ours; ours neither changes nor keeps what it is given."""
+    monkeypatch.setattr("deepzero_sim.connectors.programs.array_files.read_only_copy", None)
+    for name in ("npy", "raw", "text", "fortran"):
+        (file,) = input_files([{"path": "u", "format": name}], dz.SolverSpec(**SPEC), batched=False)
+        assert file.content(STATES[0], None)
+    driver = dz.DakotaSolver({"name": "a", "state_shape": [1, 8], "dt": 1.0}, "true")
+    assert driver._solver._inputs[0].content(STATES[0, :1, :2].reshape(1, 8).astype(np.float32), None)
