@@ -141,11 +141,12 @@ def processes_of(session: int) -> list[int]:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_a_check_that_is_interrupted_shows_what_it_found_and_leaves_nothing_behind(folder: Path, number: int) -> None:
     mark = int(time.time_ns())
-    command = [sys.executable, "-m", "deepzero_sim.cli.main", "check", "user.py:DiesLater"]
+    program = "import sys; from deepzero_sim.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", program, "check", "user.py:DiesLater"]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "SESSION": str(mark), "COLUMNS": "200"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as process:
         end = time.monotonic() + 60
-        while len(processes_of(mark)) < 4 and time.monotonic() < end:  # itself, the one that forks, a child and its minder
+        while len(processes_of(mark)) < 4 and time.monotonic() < end:  # itself, the one that forks, a child and its monitor
             time.sleep(0.1)
         time.sleep(3)
         process.send_signal(number)
