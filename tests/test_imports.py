@@ -23,8 +23,9 @@ ROOT = Path(__file__).parents[1]
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("common",),
+    ("execution",),
     ("solver",),
-    ("execution", "connectors", "models"),
+    ("connectors", "models"),
     ("coupling",),
     ("oracle",),
     ("estimators",),

@@ -76,10 +76,14 @@ class SolverLoop:
         named = not isinstance(gradient, VectorJacobianProduct)  # one of those that take no differences of steps
         self.gradient: VectorJacobianProduct = _BY_NAME[gradient]() if named else gradient
         self.layer = SolverLayer(solver, self.gradient, executor, on_failure, require_deterministic=not named)
-        self.solver = solver
         self.corrector = corrector
         self.unroll = unroll
         self.on_failure = self.layer.on_failure
+
+    @property
+    def solver(self) -> Solver:
+        """Solver whose steps are corrected."""
+        return self.layer.solver
 
     @property
     def backward_steps(self) -> int:

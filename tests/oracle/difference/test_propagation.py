@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import ctypes
+import resource
 from typing import Any
 
 import pytest
@@ -14,6 +16,8 @@ from zoo import ACTIVATIONS, ZOO
 
 from deepzero_sim.common.types import Scheme
 from deepzero_sim.estimators import CGE
+from deepzero_sim.oracle.difference.propagation import Differences
+from deepzero_sim.oracle.difference.trace import Recording
 from deepzero_sim.oracle.model import ModelOracle
 
 #: For each scheme a step, and how far from autograd it may be: its bias is of order `mu` or `mu^2`.
@@ -130,3 +134,16 @@ def test_every_loss_agrees_with_autograd(name: str, scheme: Scheme) -> None:
     model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double()
     targets = torch.randint(0, 3, (6,)) if name in CLASSIFYING else torch.randn(6, 3).double()
     agree(ModelOracle(model, (LOSSES | CLASSIFYING)[name]), (torch.randn(6, 4).double(), targets), scheme)
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="malloc is not glibc's")
+def test_memory_that_is_freed_is_not_cleared_again_by_the_operating_system() -> None:
+    Differences(Recording())
+
+    def pages_of_a_round() -> int:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        tensors = [torch.ones(2**22 - 2**10) for _ in range(8)]  # just below 16 MiB each
+        del tensors
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    assert min(pages_of_a_round() for _ in range(4)) < 8 * 2**24 / resource.getpagesize() / 10
