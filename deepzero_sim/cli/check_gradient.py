@@ -107,7 +107,7 @@ def check_gradients(settings: CheckSettings, report: Callable[[str], None] = lam
 
     Args:
         settings: Settings of the check.
-        report: Called when the true gradients are known, and after each method, with its name.
+        report: Callback with a name, when the true gradients are known and after each method.
 
     Raises:
         DeepZeroError: A method does not suit the solver; one that was not named, but stands in the default list, is left out

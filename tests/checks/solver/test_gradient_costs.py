@@ -22,7 +22,7 @@ from deepzero_sim.solver.stepping import checked_step
 NETWORK = conv_corrector(1)
 
 
-def counted(unroll: int, batch: int, gradient: SolverGradient | VectorJacobianProduct, estimator: Estimator) -> tuple[int, int]:
+def count(unroll: int, batch: int, gradient: SolverGradient | VectorJacobianProduct, estimator: Estimator) -> tuple[int, int]:
     """States advanced for one gradient, and before it, by a solver that counts them."""
     solver = Counting(Burgers())
     states = initial_states(40)
@@ -39,7 +39,7 @@ def counted(unroll: int, batch: int, gradient: SolverGradient | VectorJacobianPr
     return solver.states, once
 
 
-def told(solver: Solver, unroll: int, batch: int, method: str, reach: int | None = 1) -> tuple[int, int]:
+def estimate(solver: Solver, unroll: int, batch: int, method: str, reach: int | None = 1) -> tuple[int, int]:
     cost = gradient_costs(solver, NETWORK, unroll, batch, reach, []).methods[method]
     return cost.steps, cost.once
 
@@ -63,15 +63,15 @@ def test_solver_steps_are_those_that_are_taken(
     gradient: Callable[[], SolverGradient | VectorJacobianProduct],
     estimator: Callable[[], Estimator],
 ) -> None:
-    assert told(Burgers(), unroll, batch, method) == counted(unroll, batch, gradient(), estimator())
+    assert estimate(Burgers(), unroll, batch, method) == count(unroll, batch, gradient(), estimator())
 
 
 def test_non_takes_no_step_but_the_known_one() -> None:
-    assert told(Burgers(), 4, 2, "NON") == counted(1, 2, "detached", BackPropagation()) == (0, 0)
+    assert estimate(Burgers(), 4, 2, "NON") == count(1, 2, "detached", BackPropagation()) == (0, 0)
 
 
 def test_exact_gradients_take_the_rollouts_steps() -> None:
-    assert told(DifferentiableBurgers(), 4, 3, "FO-SOL") == (9, 0)
+    assert estimate(DifferentiableBurgers(), 4, 3, "FO-SOL") == (9, 0)
     assert gradient_costs(Burgers(), NETWORK, 4, 3, 1, []).left_out["FO-SOL"] == "the solver is no DifferentiableSolver."
 
 

@@ -34,7 +34,7 @@ def samples(count: int = 3) -> tuple[Array, Array]:
     return states, np.linspace(0.02, 0.1, count)[:, None]
 
 
-def checked(solver: Solver, seconds: float = SHORT, **options: Any) -> SolverCheck:
+def check(solver: Solver, seconds: float = SHORT, **options: Any) -> SolverCheck:
     return check_solver(solver, *samples(), seconds=seconds, **options)
 
 
@@ -68,7 +68,7 @@ IN_WORKERS: dict[str, tuple[type[Sheared], str, str]] = {
 @pytest.mark.parametrize("name", BROKEN)
 def test_one_line_is_broken_and_no_other(name: str) -> None:
     solver, line, says = BROKEN[name]
-    found = checked(solver())
+    found = check(solver())
     assert outcomes(found, "fail") == {line} and not found.holds, found.verdicts
     assert re.search(says, found[line].words), found[line].words
 
@@ -78,21 +78,21 @@ def test_one_line_is_broken_and_no_other(name: str) -> None:
 def test_one_line_is_broken_and_no_other_where_workers_are_asked_too(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(broken, "HERE", [1.0])
     solver, line, says = (BROKEN | IN_WORKERS)[name]
-    found = checked(solver(), seconds=60)
+    found = check(solver(), seconds=60)
     assert outcomes(found, "fail") == {line}, found.verdicts
     assert re.search(says, found[line].words), found[line].words
 
 
 def test_what_depends_on_a_broken_line_is_not_tested() -> None:
-    found = checked(broken.Chance())
+    found = check(broken.Chance())
     assert found["batches"].words == "'deterministic' failed: mend that first." and found.step_sizes is None
-    found = checked(broken.Shape())
+    found = check(broken.Shape())
     assert outcomes(found, "pass") == {"dtype", "input unchanged"} and found.gradients is None and not found.times
 
 
 @lru_cache(maxsize=1)
 def good() -> SolverCheck:
-    return checked(Sheared(), 4.9)
+    return check(Sheared(), 4.9)
 
 
 def test_a_good_solver_holds() -> None:
@@ -125,15 +125,15 @@ def test_made_up_states_and_what_a_spec_leaves_out() -> None:
 
 
 def test_a_solver_that_says_that_it_is_not_deterministic_is_not_blamed() -> None:
-    found = checked(broken.Chance(deterministic=False))
+    found = check(broken.Chance(deterministic=False))
     assert found.holds and found["deterministic"].outcome == "info" and "apart" in found["deterministic"].words
     assert "not deterministic" in found.left_out["step sizes"]
 
 
 def test_what_a_solver_says_of_threads_and_batches_is_believed() -> None:
-    found = checked(broken.OneBuffer(thread_safe=False))
+    found = check(broken.OneBuffer(thread_safe=False))
     assert found.holds and found["threads"].outcome == "skipped"
-    found = checked(broken.Mixes(max_batch=1))
+    found = check(broken.Mixes(max_batch=1))
     assert found.holds and found["batches"].outcome == "skipped" and [entry.batch for entry in found.times] == [1]
 
 
@@ -143,7 +143,7 @@ def test_a_failure_of_one_sample_state_is_told() -> None:
             raise ValueError("too fast")
         return Sheared().step(states, params)
 
-    found = checked(as_solver(step, Sheared().spec))
+    found = check(as_solver(step, Sheared().spec))
     assert found.holds and "too fast" in found["sample states"].words and found["sample states"].outcome == "info"
 
 
@@ -181,7 +181,7 @@ def test_a_solver_that_returns_nan_for_every_state_is_broken() -> None:
 
 
 def test_failures_that_come_and_go_are_found() -> None:
-    found = checked(broken.Flaky())
+    found = check(broken.Flaky())
     (line,) = outcomes(found, "fail")
     assert found[line].words.startswith("states that were advanced before were not: ")
     assert "the licence server did not answer" in found[line].words
