@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from typing import final
+from typing import TYPE_CHECKING, final
 
 import numpy as np
 import torch
 
 from deepzero_sim.common.requirements import require_that
 from deepzero_sim.common.types import Array
-from deepzero_sim.coupling.probes import SolverProbe
 from deepzero_sim.coupling.vjp.base import StepTaken, VectorJacobianProduct
 from deepzero_sim.errors import ConfigError, NonFiniteError
 from deepzero_sim.solver.contract import DifferentiableSolver, Solver
 from deepzero_sim.solver.failure_policy import Account
 from deepzero_sim.solver.stepping import differentiable_step
+
+if TYPE_CHECKING:
+    from deepzero_sim.coupling.probes import SolverProbe
 
 
 @final

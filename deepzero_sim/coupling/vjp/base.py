@@ -5,14 +5,16 @@ from __future__ import annotations
 import abc
 import warnings
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
 from deepzero_sim.common.types import Array, read_only_copy
-from deepzero_sim.coupling.probes import SolverProbe
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.solver.contract import Solver
+
+if TYPE_CHECKING:
+    from deepzero_sim.coupling.probes import SolverProbe
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import final
+from typing import TYPE_CHECKING, final
 
 import numpy as np
 
 from deepzero_sim.common.requirements import is_count, require
 from deepzero_sim.common.types import Array, Scheme
-from deepzero_sim.coupling.probes import SolverProbe
 from deepzero_sim.coupling.vjp.base import StepTaken, VectorJacobianProduct
 from deepzero_sim.coupling.vjp.differences import Differences
 from deepzero_sim.coupling.vjp.stencil_radius import local_radius
 from deepzero_sim.coupling.vjp.windows import Windows, colours
 from deepzero_sim.solver.contract import SolverSpec
+
+if TYPE_CHECKING:
+    from deepzero_sim.coupling.probes import SolverProbe
 
 
 @final

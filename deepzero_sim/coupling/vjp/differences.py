@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 
 from deepzero_sim.common.requirements import require, require_one_of, require_that
 from deepzero_sim.common.types import Array, Scheme, is_number
-from deepzero_sim.coupling.probes import SolverProbe
 from deepzero_sim.errors import ConfigError
+
+if TYPE_CHECKING:
+    from deepzero_sim.coupling.probes import SolverProbe
 
 
 class Differences:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import abc
 import hashlib
-from typing import final
+from typing import TYPE_CHECKING, final
 
 import numpy as np
 
 from deepzero_sim.common.requirements import is_count, require
 from deepzero_sim.common.types import Array, Scheme
-from deepzero_sim.coupling.probes import SolverProbe
 from deepzero_sim.coupling.vjp.analytic import StraightThrough
 from deepzero_sim.coupling.vjp.base import StepTaken, VectorJacobianProduct
 from deepzero_sim.coupling.vjp.differences import Differences, channel_sizes
 from deepzero_sim.solver.contract import Solver
+
+if TYPE_CHECKING:
+    from deepzero_sim.coupling.probes import SolverProbe
 
 
 class ControlVariate(VectorJacobianProduct):

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from deepzero_sim.common.requirements import require_that
 from deepzero_sim.common.types import Array
-from deepzero_sim.coupling.probes import SolverProbe
 from deepzero_sim.coupling.vjp.differences import Differences
 from deepzero_sim.solver.contract import SolverSpec
 from deepzero_sim.solver.validation import require_states
+
+if TYPE_CHECKING:
+    from deepzero_sim.coupling.probes import SolverProbe
 
 #: States and, of each channel, points that are probed at each; and the share of an answer's size that may lie farther.
 STATES, POINTS, BEYOND = 4, 8, 0.01

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -16,9 +17,11 @@ from deepzero_sim.common.documents import read_json
 from deepzero_sim.common.files import replace_tensor_file, require_regular
 from deepzero_sim.common.requirements import require_that
 from deepzero_sim.common.types import Array
-from deepzero_sim.coupling.probes import SolverProbe
 from deepzero_sim.errors import RunError
 from deepzero_sim.solver.failure_policy import Account
+
+if TYPE_CHECKING:
+    from deepzero_sim.coupling.probes import SolverProbe
 
 FORMAT = "deepzero-sim jacobians 2"
 

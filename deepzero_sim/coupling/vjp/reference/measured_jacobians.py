@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from scipy.sparse import csr_array
 
 from deepzero_sim.common.types import Array
-from deepzero_sim.coupling.probes import SolverProbe
 from deepzero_sim.coupling.vjp.differences import Differences
 from deepzero_sim.coupling.vjp.reference.jacobian_file import JacobianFile
 from deepzero_sim.coupling.vjp.reference.reference_states import Metric
 from deepzero_sim.coupling.vjp.windows import Windows
+
+if TYPE_CHECKING:
+    from deepzero_sim.coupling.probes import SolverProbe
 
 #: Directions that are probed together: their states, and what the solver makes of them, take memory.
 TOGETHER = 256

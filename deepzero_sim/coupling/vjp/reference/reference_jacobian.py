@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import TypeAlias, final
+from typing import TYPE_CHECKING, TypeAlias, final
 
 import numpy as np
 
 from deepzero_sim.common.requirements import is_count, require, require_flag, require_that
 from deepzero_sim.common.types import Array, Scheme, is_number
-from deepzero_sim.coupling.probes import SolverProbe
 from deepzero_sim.coupling.vjp.base import StepTaken, VectorJacobianProduct
 from deepzero_sim.coupling.vjp.differences import Differences
 from deepzero_sim.coupling.vjp.reference.jacobian_file import JacobianFile
@@ -20,6 +19,9 @@ from deepzero_sim.coupling.vjp.windows import Windows, colours
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.solver.contract import SolverSpec
 from deepzero_sim.solver.validation import require_states
+
+if TYPE_CHECKING:
+    from deepzero_sim.coupling.probes import SolverProbe
 
 #: Products from one check against the solver to the next, where there is a tolerance.
 CHECK_EVERY = 64
