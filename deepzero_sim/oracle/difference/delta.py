@@ -19,8 +19,6 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 
-from deepzero_sim.oracle.difference import buffer_pool
-
 
 @dataclass(frozen=True, eq=False)
 class Dense:
@@ -221,14 +219,8 @@ def zeros(count: int, shape: torch.Size, like: torch.Tensor, channels_last: bool
     """Return zeros `(count, *shape)`, laid out in memory as a value of that shape is."""
     if channels_last and len(shape) == 4:
         batch, channels, *size = shape
-        return _zeros((count, batch, *size, channels), like).movedim(-1, 2)
-    return _zeros((count, *shape), like)
-
-
-def _zeros(shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
-    if like.dtype == torch.float32 and like.device.type == "cpu":
-        return buffer_pool.empty(*shape).zero_()
-    return torch.zeros(shape, dtype=like.dtype, device=like.device)
+        return torch.zeros(count, batch, *size, channels, dtype=like.dtype, device=like.device).movedim(-1, 2)
+    return torch.zeros(count, *shape, dtype=like.dtype, device=like.device)
 
 
 def is_channels_last(value: torch.Tensor) -> bool:

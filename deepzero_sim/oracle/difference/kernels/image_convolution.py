@@ -22,7 +22,6 @@ from typing import TypeGuard
 
 import torch
 
-from deepzero_sim.oracle.difference import buffer_pool
 from deepzero_sim.oracle.difference.delta import Delta, Dense, OneChannel
 from deepzero_sim.oracle.difference.kernels import native
 
@@ -88,7 +87,7 @@ class ImageConvolution:
             delta: Differences of the images.
             size: Size of the results, `(H', W')`.
         """
-        result = buffer_pool.empty(*delta.values.shape[:2], *size, self.outputs)
+        result = torch.empty(*delta.values.shape[:2], *size, self.outputs)
         if isinstance(delta, Dense):  # all in one call
             self._convolve(delta.values.movedim(2, -1).flatten(0, 1).contiguous(), None, result.flatten(0, 1))
         else:
@@ -111,7 +110,7 @@ class ImageConvolution:
         """
         if not self._whole:
             return None
-        result = buffer_pool.empty(*delta.values.shape[:2], *size, self.outputs)
+        result = torch.empty(*delta.values.shape[:2], *size, self.outputs)
         channels = [None] * delta.count if isinstance(delta, Dense) else delta.channels
         sums = [
             native.convolution(x, self._weight_from(channel), answer, next_y)

@@ -16,8 +16,6 @@ from typing import NamedTuple
 
 import torch
 
-from deepzero_sim.oracle.difference import buffer_pool
-
 #: Factor of the numbers of channels that the kernels expect.
 CHANNELS = 8
 
@@ -98,7 +96,7 @@ def convolution(
         Moments of the result with `next_y`, `(3, O)`, float64; None without `next_y`.
     """
     functions, sizes = _functions(), (*x.shape, result.shape[3])
-    scratch = buffer_pool.empty(functions.dz_convolution_scratch(*sizes, weight.kernel, weight.border, weight.points))
+    scratch = torch.empty(functions.dz_convolution_scratch(*sizes, weight.kernel, weight.border, weight.points))
     sums = None if next_y is None else torch.zeros(3, result.shape[3], dtype=torch.float64)
     functions.dz_convolution(*_addresses(x, weight.values, next_y, result, sums, scratch), *sizes, *_geometry(weight))
     return sums
@@ -120,7 +118,7 @@ def narrow_convolution(x: torch.Tensor, weight: torch.Tensor, border: int, resul
     count, height, width, inputs = x.shape
     kernel, outputs = weight.shape[0], weight.shape[3]
     functions = _functions()
-    scratch = buffer_pool.empty(functions.dz_narrow_convolution_scratch(height, width, inputs, kernel, border))
+    scratch = torch.empty(functions.dz_narrow_convolution_scratch(height, width, inputs, kernel, border))
     pointers = _addresses(x, weight, result, scratch)
     functions.dz_narrow_convolution(*pointers, count, height, width, inputs, outputs, kernel, border)
 
@@ -136,7 +134,7 @@ def leaky_relu(d: torch.Tensor, x: torch.Tensor, slope: float) -> torch.Tensor:
     Returns:
         Difference of the result, `(P, *shape)`, laid out as `d`.
     """
-    result = buffer_pool.empty(d.numel()).as_strided(d.shape, d.stride())
+    result = torch.empty(d.numel()).as_strided(d.shape, d.stride())
     _functions().dz_leaky_relu(d.data_ptr(), x.data_ptr(), result.data_ptr(), len(d), x.numel(), slope)
     return result
 
@@ -255,7 +253,7 @@ def layer(
     functions, sizes = _functions(), (*d.shape, result.shape[4])
     queries, *_, width, channels = d.shape
     size = functions.dz_convolution_scratch(*sizes[1:], weight.kernel, weight.border, weight.points)
-    scratch = buffer_pool.empty(size + (3 * queries + width) * channels)
+    scratch = torch.empty(size + (3 * queries + width) * channels)
     next_sums = None if next_y is None else torch.zeros(queries, 3, result.shape[4], dtype=torch.float64)
     tensors = (d, sums, *(skip or _NO_SKIP), activation, result, next_sums, scratch, *base, weight.values, next_y)
     functions.dz_layer(*_addresses(*tensors), *sizes, *_geometry(weight))
