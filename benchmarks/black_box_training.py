@@ -32,7 +32,7 @@ from deepzero_sim.execution.executors import open_executor
 from deepzero_sim.execution.threads import single_threaded
 from deepzero_sim.oracle.loop import LoopOracle
 from deepzero_sim.oracle.queries import Displacements, trainable
-from deepzero_sim.solver.contract import build_solver
+from deepzero_sim.solver.build import build_solver
 from deepzero_sim.solver.failure_policy import FailurePolicy
 from deepzero_sim.training.checkpoint_file import Checkpoint, storable_copies
 from deepzero_sim.training.run_folder import RunFolder
@@ -94,7 +94,8 @@ def train_black_box(
     start = flat(corrector)
     sigma = settings.spread * float(np.sqrt(np.mean(start**2)))
     search = Search(start, sigma, settings.population, settings.generations, settings.seed)
-    black_box, run = BLACK_BOXES[settings.method](search), RunFolder(settings.run, settings_to_dict(settings), free=("workers",))
+    black_box = BLACK_BOXES[settings.method](search)
+    run = RunFolder(settings.run, settings_to_dict(settings), free=("workers",))
     done = run.load()
     if done is not None:
         return progress_of(done, run.path)

@@ -13,7 +13,7 @@ from torch import nn
 from deepzero_sim.checks.gradient.gradient_check import GradientCheck, compare_with_truth
 from deepzero_sim.checks.gradient.parameter_gradients import ParameterGradients
 from deepzero_sim.checks.gradient.truth import Truth, measure_truth
-from deepzero_sim.cli.console import console, counting_bar, print_table
+from deepzero_sim.cli.console import console, print_table, progress_bar
 from deepzero_sim.cli.options import Command
 from deepzero_sim.cli.reports import gradient_check
 from deepzero_sim.cli.reports.gradient_check import GradientChecks
@@ -32,7 +32,8 @@ from deepzero_sim.errors import ConfigError, DeepZeroError
 from deepzero_sim.execution.executors import open_executor
 from deepzero_sim.execution.threads import single_threaded
 from deepzero_sim.oracle.loop import LoopOracle
-from deepzero_sim.solver.contract import DifferentiableSolver, Solver, build_solver
+from deepzero_sim.solver.build import build_solver
+from deepzero_sim.solver.contract import DifferentiableSolver, Solver
 from deepzero_sim.training.build import build_estimator, build_vjp
 
 
@@ -90,7 +91,7 @@ class CheckSettings(Settings):
 
 
 def _run(settings: CheckSettings) -> None:
-    with counting_bar("checking gradients", 1 + len(settings.vjp) + (settings.estimator is not None)) as report:
+    with progress_bar("checking gradients", 1 + len(settings.vjp) + (settings.estimator is not None)) as report:
         result = check_gradients(settings, report)
     print_table(gradient_check.rows(result.checks))
     for name, why in result.left_out.items():

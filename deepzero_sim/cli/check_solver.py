@@ -22,7 +22,8 @@ from deepzero_sim.common.types import Array
 from deepzero_sim.datasets import trajectories
 from deepzero_sim.datasets.statements import Statement
 from deepzero_sim.errors import ConfigError
-from deepzero_sim.solver.contract import SolverSpec, build_solver
+from deepzero_sim.solver.build import build_solver
+from deepzero_sim.solver.spec import SolverSpec
 from deepzero_sim.solver.validation import check_states
 
 

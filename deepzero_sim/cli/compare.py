@@ -12,7 +12,7 @@ import torch
 from deepzero_sim.cli.console import console, print_table
 from deepzero_sim.cli.options import Command
 from deepzero_sim.cli.reports import classification, rollouts
-from deepzero_sim.cli.runs import Comparison, Cost, MethodResult, accepted_differences, cost, run_settings, trained_loop
+from deepzero_sim.cli.runs import Comparison, Cost, MethodResult, cost, differences_accepted_by, run_settings, trained_loop
 from deepzero_sim.common.settings import Settings, settings_to_dict
 from deepzero_sim.coupling.evaluation import Evaluation, evaluate
 from deepzero_sim.coupling.loop import SolverLoop
@@ -68,7 +68,7 @@ def report(folder: Path, title: str, comparison: Comparison, settings: Mapping[s
     """Write a comparison's report into a folder, and show its table."""
     rollouts.publish(folder, title, comparison, settings)
     print_table(rollouts.rows(comparison.methods))
-    for sentence in rollouts.given_up(comparison.methods):
+    for sentence in rollouts.failure_sentences(comparison.methods):
         console.print(sentence)
     console.print(f"report: {folder / 'report.md'}")
 
@@ -115,7 +115,7 @@ def compare(
     loops = {name: trained_loop(path) for name, path in runs.items()}
     first = next(iter(loops.values()))
     solver = first.solver
-    data = trajectories.load(data_path, solver.spec, {*data_may_differ, *accepted_differences(*runs.values())})
+    data = trajectories.load(data_path, solver.spec, {*data_may_differ, *differences_accepted_by(*runs.values())})
     for path in runs.values():
         _require_same_kind(data, data_path, path)
     steps = data.frames.shape[1] - 1 if steps is None else steps

@@ -35,7 +35,7 @@ def _short(number: int) -> str:
 
 
 @contextmanager
-def counting_bar(title: str, total: int) -> Iterator[Callable[[str], None]]:
+def progress_bar(title: str, total: int) -> Iterator[Callable[[str], None]]:
     """Show a bar of things done; yields what to call after each."""
     with _bar() as progress:
         task = progress.add_task(title, total=total)

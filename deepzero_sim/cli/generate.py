@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from deepzero_sim.cli.console import console, counting_bar
+from deepzero_sim.cli.console import console, progress_bar
 from deepzero_sim.cli.options import Command
 from deepzero_sim.cli.settings import OnFailure, Workers
 from deepzero_sim.common.settings import Settings
@@ -66,7 +66,7 @@ def make_data(settings: GenerateSettings) -> None:
             require_free(file.output)  # before anything is computed
     with open_executor(settings.workers.backend, settings.workers.count) as executor:
         for file in settings.files:
-            with counting_bar(f"simulating {file.output.name}", len(file.params)) as report:
+            with progress_bar(f"simulating {file.output.name}", len(file.params)) as report:
                 made = generate(file.output, settings.simulations, file.params, executor, report, settings.on_failure)
             console.print(f"{file.output} {'made' if made else 'is there already, made by the same settings'}")
 

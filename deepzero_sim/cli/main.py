@@ -23,7 +23,7 @@ from rich.prompt import Confirm
 
 from deepzero_sim.cli.console import console
 from deepzero_sim.cli.options import PROGRAM, Command, Parser, read_options
-from deepzero_sim.cli.runs import trust, untrusted_parts
+from deepzero_sim.cli.runs import parts_without_trust, trust
 from deepzero_sim.cli.trust import words_of
 from deepzero_sim.common.documents import require_text
 from deepzero_sim.errors import ConfigError, DeepZeroError
@@ -115,7 +115,7 @@ def _parser() -> Parser:
 
 def _ask_for_trust(run: Path, trusting: bool) -> None:
     """Ask, at a terminal, whether what a run of somebody else names may be imported and run; without a yes it is not."""
-    parts = untrusted_parts(run)
+    parts = parts_without_trust(run)
     if parts and not trusting and sys.stdin.isatty() and console.is_terminal:
         for key, part in parts.items():
             console.print(f"{run} was not made by you on this machine, and would import or run this {key}: {words_of(part)}")

@@ -103,7 +103,9 @@ def _parser(name: str, command: Command, description: str, words: Sequence[str])
     usage = f"{PROGRAM} {name} {f'[{command.positional}] ' if command.positional else ''}[--config FILE] [--KEY VALUE ...]"
     parser = Parser(usage=usage, description=description)
     add = functools.partial(parser.add_argument, dest="given", action="append")
-    add("--config", type=_noted("config"), metavar="FILE", help="YAML file of settings, - for standard input, or {key: value}")
+    add(
+        "--config", type=_note_as("config"), metavar="FILE", help="YAML file of settings, - for standard input, or {key: value}"
+    )
     parser.add_argument("--print_config", action="store_true", help="print all settings as YAML, and exit")
     if command.runs is not None:
         parser.add_argument("--trust", action="store_true", help="use runs of others: import and run what their settings name")
@@ -111,16 +113,16 @@ def _parser(name: str, command: Command, description: str, words: Sequence[str])
         key, kind = entry.key, entry.kind
         if key == command.positional:
             nargs = "*" if allows(kind, list) else "?"
-            parser.add_argument("given", action="append", nargs=nargs, type=_noted(key), metavar=key, help=_help(entry))
+            parser.add_argument("given", action="append", nargs=nargs, type=_note_as(key), metavar=key, help=_help(entry))
             continue
-        add(f"--{key}", type=_noted(key), metavar=_metavar(entry), help=_help(entry))
+        add(f"--{key}", type=_note_as(key), metavar=_metavar(entry), help=_help(entry))
         hidden = [f"{key}+"] if allows(kind, list) else _keys_within(key, words) if allows(kind, dict) else []
         for inner in hidden:
-            add(f"--{inner}", type=_noted(inner), help=argparse.SUPPRESS)
+            add(f"--{inner}", type=_note_as(inner), help=argparse.SUPPRESS)
     return parser
 
 
-def _noted(key: str) -> Callable[[str], tuple[str, str]]:
+def _note_as(key: str) -> Callable[[str], tuple[str, str]]:
     return lambda text: (key, text)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from deepzero_sim.cli.trust import trust_parts, untrusted, words_of
+from deepzero_sim.cli.trust import trust_parts, without_trust, words_of
 from deepzero_sim.common.components import Component
 from deepzero_sim.common.module_state import cast
 from deepzero_sim.common.settings import hints, read
@@ -25,7 +25,8 @@ from deepzero_sim.datasets.trajectories import Trajectories
 from deepzero_sim.errors import ConfigError, RunError
 from deepzero_sim.models.build import build_network
 from deepzero_sim.models.corrector import CORRECTORS, Corrector, NoCorrection
-from deepzero_sim.solver.contract import SolverSpec, build_solver
+from deepzero_sim.solver.build import build_solver
+from deepzero_sim.solver.spec import SolverSpec
 from deepzero_sim.training.checkpoint_file import load_checkpoint, read_settings
 from deepzero_sim.training.preparation import PREPARATION, Preparation
 from deepzero_sim.training.ratios_file import RatiosRecord
@@ -127,9 +128,9 @@ def _read_recorded(path: Path, kind: Any, value: Any, key: str) -> Any:
         raise RunError(f"{path / 'config.yaml'} was changed: {key} cannot be {value!r}; restore what it was.") from error
 
 
-def untrusted_parts(path: Path) -> dict[str, Component]:
+def parts_without_trust(path: Path) -> dict[str, Component]:
     """Return the parts of a run that would import or run what nobody has trusted here."""
-    return untrusted(run_settings(path).parts)
+    return without_trust(run_settings(path).parts)
 
 
 def trust(path: Path) -> None:
@@ -144,7 +145,7 @@ def trained_loop(path: Path) -> SolverLoop:
         RunError: The folder holds no trained run, or its settings name what nobody has trusted here, see :func:`trust`.
     """
     settings = run_settings(path)
-    if parts := untrusted(settings.parts):
+    if parts := without_trust(settings.parts):
         listed = "; ".join(f"{key} {words_of(part)}" for key, part in parts.items())
         raise RunError(
             f"{path} was not made by you on this machine, and its settings would import or run {listed}: look into its "
@@ -161,7 +162,7 @@ def trained_loop(path: Path) -> SolverLoop:
     return SolverLoop(solver, corrector, settings.unroll, on_failure=settings.on_failure)
 
 
-def accepted_differences(*paths: Path) -> list[str]:
+def differences_accepted_by(*paths: Path) -> list[str]:
     """Return what the data of these runs may say otherwise than the solver."""
     return [entry for path in paths for entry in run_settings(path).data_may_differ]
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from deepzero_sim.cli.console import console
 from deepzero_sim.cli.options import Command
-from deepzero_sim.cli.runs import RunSettings, accepted_differences, rollout_loss, run_settings, trained_loop
+from deepzero_sim.cli.runs import RunSettings, differences_accepted_by, rollout_loss, run_settings, trained_loop
 from deepzero_sim.common.settings import Settings
 from deepzero_sim.datasets import trajectories
 from deepzero_sim.datasets.batches import UnrolledBatches, advance_frames
@@ -91,6 +91,6 @@ def models_of_run(
     path = settings.train_data if data is None else data
     if data is None and not path.exists():
         return models, f"there is no {path}, the run's training data: name some by --data"
-    frames = trajectories.load(path, loop.solver.spec, {*data_may_differ, *accepted_differences(run)})
+    frames = trajectories.load(path, loop.solver.spec, {*data_may_differ, *differences_accepted_by(run)})
     models["loss"] = ServedLoss(LoopOracle(loop, rollout_loss(frames)), _Batches(loop.solver, frames, settings))
     return models, None

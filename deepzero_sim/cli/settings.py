@@ -54,8 +54,8 @@ class Workers:
     """Workers that answer queries.
 
     Args:
-        backend: serial, thread, process, or ranks of torchrun.
-        count: how many workers; of ranks there are as many as torchrun started.
+        backend: Kind of workers: serial, thread, process, or ranks of torchrun.
+        count: Number of workers; of ranks there are as many as torchrun started.
     """
 
     backend: Backend = "process"

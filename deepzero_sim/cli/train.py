@@ -38,7 +38,7 @@ from deepzero_sim.execution.executors import open_executor
 from deepzero_sim.execution.threads import single_threaded
 from deepzero_sim.oracle.loop import LoopOracle
 from deepzero_sim.oracle.queries import trainable
-from deepzero_sim.solver.contract import build_solver
+from deepzero_sim.solver.build import build_solver
 from deepzero_sim.solver.failure_policy import FailurePolicy
 from deepzero_sim.training.active_set import ActiveSet, RunRatios, active_set, build_ratios
 from deepzero_sim.training.build import build_estimator, build_optimiser, build_scheduler, build_vjp

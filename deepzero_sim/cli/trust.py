@@ -27,14 +27,14 @@ LONGEST = 600
 _trusted: set[str] = set()
 
 
-def untrusted(parts: Mapping[str, Component]) -> dict[str, Component]:
+def without_trust(parts: Mapping[str, Component]) -> dict[str, Component]:
     """Select the parts of a run that would import or run what nobody has trusted here."""
     return {key: part for key, part in parts.items() if not _only_computes(part.name) and not _is_trusted(_digest(part))}
 
 
 def trust_parts(parts: Mapping[str, Component]) -> None:
     """Trust the parts of a run from now on, on this machine where its user has a folder that can be written."""
-    for part in untrusted(parts).values():
+    for part in without_trust(parts).values():
         digest = _digest(part)
         _trusted.add(digest)
         folder = _folder()

@@ -30,7 +30,7 @@ class SettingError(ConfigError):
     """A value that a setting does not take.
 
     Attributes:
-        key: Setting, with the settings that it lies in: `workers.count`.
+        key: Name of the setting, with those that it lies in: `workers.count`.
         expected: Verb phrase, such as `be a whole number`.
         came: Value that came.
     """
@@ -116,7 +116,7 @@ class Entry(NamedTuple):
     """A setting of a dataclass, or of one within it.
 
     Args:
-        key: Setting, with the settings that it lies in.
+        key: Name, with those of the settings that it lies in.
         kind: Type hint.
         description: Sentence on it.
         default: Default value; `dataclasses.MISSING` if there is none.
@@ -155,7 +155,7 @@ def assign(kind: Any, given: Any, path: Sequence[str], value: Any, key: str = ""
         given: Plain values so far; `dataclasses.MISSING` for none.
         path: Keys from there to the value.
         value: Plain value, or text that stands for one.
-        key: Setting that is assigned to, for messages.
+        key: Name of the setting, for messages.
 
     Returns:
         Plain values with the new one among them.
@@ -235,7 +235,7 @@ def read(kind: Any, value: Any, key: str = "") -> Any:
     Args:
         kind: Type hint.
         value: Plain value.
-        key: Setting, for messages.
+        key: Name of the setting, for messages.
 
     Raises:
         ConfigError: The value is of another kind, keys are unknown or missing, or a rule does not hold.

@@ -28,7 +28,7 @@ from deepzero_sim.common.documents import LARGEST, read_json, read_yaml, write_y
 from deepzero_sim.common.files import LARGEST_TEXT
 from deepzero_sim.errors import ConfigError, RunError
 from deepzero_sim.models.build import NETWORK
-from deepzero_sim.solver.contract import SOLVER
+from deepzero_sim.solver.build import SOLVER
 from deepzero_sim.training.active_set import RATIOS
 from deepzero_sim.training.build import ESTIMATOR, OPTIMISER, SCHEDULER, VJP
 from deepzero_sim.training.checkpoint_file import read_settings
@@ -378,12 +378,12 @@ def test_a_run_of_one_s_own_needs_no_word_wherever_it_is_moved(folder: Path, cap
 
 
 def test_solvers_of_the_package_need_no_trust() -> None:
-    from deepzero_sim.cli.trust import untrusted  # noqa: PLC0415
+    from deepzero_sim.cli.trust import without_trust  # noqa: PLC0415
 
     parts = {"solver": Component("deepzero_sim.solvers.WakeFlow", {"resolution": 8}), "network": Component("small")}
-    assert not untrusted(parts)
+    assert not without_trust(parts)
     for name in ("deepzero_sim.ExecutableSolver", "deepzero_sim.UMBridgeSolver", "deepzero_sim.connectors.BMISolver"):
-        assert untrusted({"solver": Component(name, {"command": ["ls"]})})
+        assert without_trust({"solver": Component(name, {"command": ["ls"]})})
 
 
 def test_where_nothing_can_be_kept_trust_holds_for_one_process(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

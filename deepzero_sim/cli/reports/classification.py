@@ -120,7 +120,7 @@ def publish(folder: Path, title: str, runs: Mapping[str, TrainedRun]) -> None:
     colours = dict(zip(runs, [_COLOURS[i % len(_COLOURS)] for i in range(len(runs))], strict=True))
     for name, (key, label, unit) in _OVER.items():
         save(plot, folder / name, _curves(plot, runs, colours, (key, unit), label))
-    save(plot, folder / "training_loss.png", _training_loss(plot, runs, colours))
+    save(plot, folder / "training_loss.png", _losses(plot, runs, colours))
     records = {name: run.ratios for name, run in runs.items() if run.ratios is not None}
     if records:
         save(plot, folder / layer_ratios.FIGURE, layer_ratios.draw(plot, records, colours))
@@ -156,7 +156,7 @@ def _notes(runs: Mapping[str, TrainedRun]) -> str:
     return "\n## Images\n\n" + "\n".join(lines) + "\n" if lines else ""
 
 
-def _training_loss(plot: Any, runs: Mapping[str, TrainedRun], colours: Mapping[str, str]) -> Any:
+def _losses(plot: Any, runs: Mapping[str, TrainedRun], colours: Mapping[str, str]) -> Any:
     """Draw losses of batches, as means of some fifty in a row at most: single ones hide the curve."""
     figure, axes = plot.subplots(1, 2, figsize=(11, 4), layout="constrained", sharey=True)
     for name, run in runs.items():

@@ -27,7 +27,7 @@ def _row(name: str, parameters: int, active: int) -> tuple[str, ...]:
     return name, f"{parameters:,}", f"{active:,}", f"{100 * active / parameters:.1f} %"
 
 
-def heading(name: str, record: RatiosRecord) -> str:
+def caption(name: str, record: RatiosRecord) -> str:
     """Write what the table of a method shows, and what it took to find out."""
     spent = record.densities
     cost = (
@@ -43,7 +43,7 @@ def section(records: Mapping[str, RatiosRecord]) -> str:
     """Write a page's section on layer ratios, with the figure's place; empty if there are none."""
     if not records:
         return ""
-    tables = [f"{heading(name, record)}\n\n{markdown_table(rows(record))}\n" for name, record in records.items()]
+    tables = [f"{caption(name, record)}\n\n{markdown_table(rows(record))}\n" for name, record in records.items()]
     picture = f"![Share of active coordinates by layer]({FIGURE})\n"
     return "\n".join(["", "## Active coordinates by layer", "", *tables, picture])
 

@@ -17,7 +17,7 @@ from deepzero_sim.cli.reports import layer_ratios
 from deepzero_sim.cli.reports.figures import pyplot, save
 from deepzero_sim.common.documents import markdown_table, write_yaml
 from deepzero_sim.common.files import write_text
-from deepzero_sim.solver.contract import SolverSpec
+from deepzero_sim.solver.spec import SolverSpec
 from deepzero_sim.training.ratios_file import RatiosRecord
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def rows(methods: Mapping[str, MethodResult]) -> list[tuple[str, ...]]:
     return [(*row, cell) for row, cell in zip(table, column, strict=True)]
 
 
-def given_up(methods: Mapping[str, MethodResult]) -> list[str]:
+def failure_sentences(methods: Mapping[str, MethodResult]) -> list[str]:
     """Write a sentence for each method of which simulations were given up."""
     sentences = []
     for name, result in methods.items():
@@ -112,7 +112,7 @@ def given_up(methods: Mapping[str, MethodResult]) -> list[str]:
     return sentences
 
 
-def shared(methods: Mapping[str, MethodResult]) -> list[str]:
+def first_step_sentences(methods: Mapping[str, MethodResult]) -> list[str]:
     """Write a sentence for each method that found first steps which other runs had taken."""
     return [
         f"{name}: {result.cost.found:,} first solver steps were found in other runs, and are counted where they were taken."
@@ -141,7 +141,7 @@ def publish(folder: Path, title: str, comparison: Comparison, settings: Mapping[
     figures.error_over_cost(methods)
     figures.ratios(methods)
     simulations, steps = references.shape[:2]
-    left_out = "".join(f"\n{sentence}\n" for sentence in (*given_up(methods), *shared(methods)))
+    left_out = "".join(f"\n{sentence}\n" for sentence in (*failure_sentences(methods), *first_step_sentences(methods)))
     text = f"""# {title}
 
 Mean absolute error of the state over {steps} steps of {simulations} simulations.

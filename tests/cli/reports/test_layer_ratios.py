@@ -12,7 +12,7 @@ from test_rollouts import WAKE, comparison, png_size, result
 
 from deepzero_sim.cli.compare import compare
 from deepzero_sim.cli.main import main
-from deepzero_sim.cli.reports.layer_ratios import heading, rows
+from deepzero_sim.cli.reports.layer_ratios import caption, rows
 from deepzero_sim.cli.reports.rollouts import publish, ratios_of
 from deepzero_sim.cli.runs import Cost
 from deepzero_sim.cli.train import train
@@ -44,10 +44,10 @@ def test_the_table_has_a_row_a_layer_their_sum_and_the_rest() -> None:
 
 
 def test_the_heading_says_what_it_took() -> None:
-    assert "ZO-SOL: layer ratios zo-grasp at a sparsity of 0.9, found with 386 queries and 5,404 solver steps" in heading(
+    assert "ZO-SOL: layer ratios zo-grasp at a sparsity of 0.9, found with 386 queries and 5,404 solver steps" in caption(
         "ZO-SOL", RECORD
     )
-    assert "found with no queries" in heading("ZO-SOL", replace(RECORD, densities=Densities(RECORD.densities.by_layer)))
+    assert "found with no queries" in caption("ZO-SOL", replace(RECORD, densities=Densities(RECORD.densities.by_layer)))
 
 
 def test_a_report_shows_the_ratios_of_the_methods_that_have_them(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from deepzero_sim.common.documents import markdown_table
 from deepzero_sim.common.types import Array
 from deepzero_sim.coupling.evaluation import Evaluation
 from deepzero_sim.errors import MissingExtraError
-from deepzero_sim.solver.contract import SolverSpec
+from deepzero_sim.solver.spec import SolverSpec
 from deepzero_sim.solvers.wake import WakeGrid
 
 WAKE = WakeGrid(16).spec("wake", "float32")
