@@ -25,7 +25,7 @@ from deepzero_sim.cli.settings import BenchSettings, Workers
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.estimators import CGE
 from deepzero_sim.execution.executors import open_executor
-from deepzero_sim.oracle.base import ModelOracle
+from deepzero_sim.oracle.model import ModelOracle
 from deepzero_sim.training.run_folder import peak_memory_gb
 
 

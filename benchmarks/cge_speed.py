@@ -23,7 +23,7 @@ from deepzero_sim.benchmarks.dense_convolutions import wait_for
 from deepzero_sim.benchmarks.plain_loop import Coordinate, PlainLoop
 from deepzero_sim.common.types import Mask, NamedTensors
 from deepzero_sim.estimators import CGE, GradientEstimate
-from deepzero_sim.oracle.base import ModelOracle
+from deepzero_sim.oracle.model import ModelOracle
 from deepzero_sim.oracle.queries import trainable
 
 #: Coordinates that the engine is asked for to see how many it takes.

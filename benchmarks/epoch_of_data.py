@@ -18,9 +18,9 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from deepzero_sim.datasets.image_batches import ImageBatches, Normalised
 from deepzero_sim.datasets.images import Images
 from deepzero_sim.estimators import BackPropagation
-from deepzero_sim.execution.executors import single_threaded
+from deepzero_sim.execution.threads import single_threaded
 from deepzero_sim.models import resnet20
-from deepzero_sim.oracle.base import ModelOracle
+from deepzero_sim.oracle.model import ModelOracle
 
 #: As many training images as CIFAR-10 has.
 IMAGES = 50_000

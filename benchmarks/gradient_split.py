@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 import deepzero_sim as dz
-from deepzero_sim.execution.executors import single_threaded
+from deepzero_sim.execution.threads import single_threaded
 from deepzero_sim.models import small
 from deepzero_sim.solvers import WakeFlow
 from deepzero_sim.solvers.wake import TRAIN_REYNOLDS, initial_state

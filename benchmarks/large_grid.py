@@ -24,7 +24,7 @@ from deepzero_sim.common.types import Array
 from deepzero_sim.coupling import vjp
 from deepzero_sim.coupling.layer import SolverLayer
 from deepzero_sim.coupling.vjp import ReferenceJacobian, VectorJacobianProduct
-from deepzero_sim.solver.contract import checked_step
+from deepzero_sim.solver.stepping import checked_step
 from deepzero_sim.solvers import PhiFlowWake, WakeFlow
 from deepzero_sim.solvers.wake import initial_state
 from deepzero_sim.training.run_folder import peak_memory_gb

@@ -28,7 +28,8 @@ from deepzero_sim.datasets import trajectories
 from deepzero_sim.datasets.trajectories import Trajectories
 from deepzero_sim.errors import ConfigError, DivergedError, MissingExtraError, NonFiniteError
 from deepzero_sim.models.corrector import NoCorrection
-from deepzero_sim.solver.contract import Solver, build_solver
+from deepzero_sim.solver.build import build_solver
+from deepzero_sim.solver.contract import Solver
 from deepzero_sim.training.checkpoint_file import load_checkpoint, snapshot
 from deepzero_sim.training.trainer import progress_of, restore_network
 

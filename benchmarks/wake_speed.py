@@ -14,7 +14,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from deepzero_sim.execution.executors import single_threaded
+from deepzero_sim.execution.threads import single_threaded
 from deepzero_sim.solver.contract import Solver
 from deepzero_sim.solvers import PhiFlowWake, WakeFlow
 from deepzero_sim.solvers.wake import initial_state

@@ -38,9 +38,12 @@ from deepzero_sim.errors import (
 from deepzero_sim.estimators import CGE, RGE, BackPropagation, Estimator, GradientEstimate
 from deepzero_sim.estimators.sparsity import Densities, ErdosRenyi, GraSP, LayerRatios, RandomMask, Uniform, ZOGraSP
 from deepzero_sim.execution.executors import open_executor
-from deepzero_sim.oracle.base import LoopOracle, ModelOracle, Oracle
+from deepzero_sim.oracle.base import Oracle
+from deepzero_sim.oracle.loop import LoopOracle
+from deepzero_sim.oracle.model import ModelOracle
 from deepzero_sim.serving import ServedLoop, ServedLoss, ServedModel, ServedParameters, ServedSolver, serve
-from deepzero_sim.solver.contract import DifferentiableSolver, Solver, SolverSpec, as_solver
+from deepzero_sim.solver.contract import DifferentiableSolver, Solver, as_solver
+from deepzero_sim.solver.spec import SolverSpec
 from deepzero_sim.solver.failure_policy import FailurePolicy
 from deepzero_sim.training.learning_rates import warm_up_cosine
 from deepzero_sim.training.run_folder import RunFolder

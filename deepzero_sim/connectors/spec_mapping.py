@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from deepzero_sim.common.requirements import Words, require, require_known, require_type
 from deepzero_sim.common.types import is_integer, is_number
 from deepzero_sim.errors import ConfigError
-from deepzero_sim.solver.contract import SolverSpec
+from deepzero_sim.solver.spec import SolverSpec
 
 #: Names of a spec's fields.
 FIELDS = tuple(field.name for field in fields(SolverSpec))

@@ -14,7 +14,8 @@ import numpy as np
 from deepzero_sim.common.types import Array
 from deepzero_sim.execution.tasks import SerialExecutor
 from deepzero_sim.execution.workers import pickling_for_workers, worker_cache
-from deepzero_sim.solver.contract import Solver, SolverSpec
+from deepzero_sim.solver.contract import Solver
+from deepzero_sim.solver.spec import SolverSpec
 from deepzero_sim.solver.failure_policy import Account, FailurePolicy
 from deepzero_sim.solver.stepping import step_all
 from deepzero_sim.solver.validation import require_thread_safe

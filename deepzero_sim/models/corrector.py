@@ -14,7 +14,7 @@ from torch import nn
 
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.models.layers import require_sizes
-from deepzero_sim.solver.contract import SolverSpec
+from deepzero_sim.solver.spec import SolverSpec
 
 #: Values outside the domain, for convolutions: zeros, the other side of a periodic domain, or the nearest value inside.
 Padding: TypeAlias = Literal["zeros", "circular", "replicate"]
@@ -65,9 +65,9 @@ class Corrector(nn.Module):
             buffer.copy_(scale.view_as(buffer))
 
     def forward(self, states: torch.Tensor, params: torch.Tensor | None = None) -> torch.Tensor:
-        given, expected = 0 if params is None else params.shape[1], len(self.param_scale)
-        if given != expected:
-            raise ConfigError(f"the corrector was built for {expected} parameters, got {given}: pass what the spec names.")
+        count, expected = 0 if params is None else params.shape[1], len(self.param_scale)
+        if count != expected:
+            raise ConfigError(f"the corrector was built for {expected} parameters, got {count}: pass what the spec names.")
         inputs = states / self.state_scale
         if params is not None:
             constant = params.view(*params.shape, *[1] * (states.dim() - 2)) / self.param_scale

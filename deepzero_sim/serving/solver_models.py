@@ -17,7 +17,8 @@ from deepzero_sim.connectors.http.json_values import Vector
 from deepzero_sim.coupling.loop import SolverLoop
 from deepzero_sim.execution.threads import single_threaded
 from deepzero_sim.serving.model import ServedModel, config_integer
-from deepzero_sim.solver.contract import Solver, SolverSpec
+from deepzero_sim.solver.contract import Solver
+from deepzero_sim.solver.spec import SolverSpec
 from deepzero_sim.solver.stepping import checked_step
 from deepzero_sim.solver.validation import check_states
 

@@ -28,8 +28,9 @@ from deepzero_sim.errors import (
     SolverTimeoutError,
     StatesFailedError,
 )
-from deepzero_sim.solver.contract import DifferentiableSolver, Solver, SolverSpec
+from deepzero_sim.solver.contract import DifferentiableSolver, Solver
 from deepzero_sim.solver.failure_policy import Account, FailurePolicy, Incident, Response, incident, located, with_account
+from deepzero_sim.solver.spec import SolverSpec
 from deepzero_sim.solver.validation import check_finite, check_form, check_params, check_states
 
 #: Kinds of failure that come from outside and may pass; a pause before each retry, twice as long each time, gives them time.

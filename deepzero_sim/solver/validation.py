@@ -6,9 +6,11 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 
 import numpy as np
 
+from deepzero_sim.common.requirements import Words, require
 from deepzero_sim.common.types import Array
 from deepzero_sim.errors import ConfigError, InvalidStateError, NonFiniteError
-from deepzero_sim.solver.contract import Solver, SolverSpec
+from deepzero_sim.solver.contract import Solver
+from deepzero_sim.solver.spec import SolverSpec
 
 
 def check_states(spec: SolverSpec, states: Array, what: str, remedy: str, batch: int | None = None) -> None:
@@ -35,13 +37,13 @@ def check_form(spec: SolverSpec, states: Array, what: str, batch: int | None = N
     Raises:
         InvalidStateError: The shape or the type is another.
     """
-    if not isinstance(states, np.ndarray):
-        raise InvalidStateError(f"{what} must be a numpy array, not {type(states).__name__}: convert it first.")
-    wanted = f"({'batch' if batch is None else batch}, {', '.join(map(str, spec.state_shape))})"
-    if states.shape[1:] != spec.state_shape or (batch is not None and len(states) != batch):
-        raise InvalidStateError(f"{what} must have shape {wanted}, not {states.shape}: check the solver's spec and the data.")
-    if states.dtype != np.dtype(spec.dtype):
-        raise InvalidStateError(f"{what} must be {spec.dtype}, not {states.dtype}: convert it with .astype('{spec.dtype}').")
+    kind, wanted = Words(type(states).__name__), ", ".join(map(str, ("batch" if batch is None else batch, *spec.state_shape)))
+    require(isinstance(states, np.ndarray), f"{what} must be a numpy array", kind, "convert it first", InvalidStateError)
+    fits = states.shape[1:] == spec.state_shape and batch in (None, len(states))
+    remedy = "check the solver's spec and the data"
+    require(fits, f"{what} must have shape ({wanted})", states.shape, remedy, InvalidStateError)
+    same, remedy = states.dtype == np.dtype(spec.dtype), f"convert it with .astype('{spec.dtype}')"
+    require(same, f"{what} must be {spec.dtype}", Words(states.dtype), remedy, InvalidStateError)
 
 
 def check_finite(states: Array, what: str, remedy: str) -> None:
@@ -82,21 +84,16 @@ def check_params(spec: SolverSpec, states: Array, params: Array | None) -> None:
     if params is None and not spec.parameters:
         return
     names = f" ({', '.join(spec.parameters)})" if spec.parameters else ""
+    needs, subject = f"solver {spec.name!r} needs parameters of shape ({len(states)}", f"the parameters of solver {spec.name!r}"
     if params is None:
-        raise InvalidStateError(
-            f"solver {spec.name!r} needs parameters of shape ({len(states)}, {len(spec.parameters)}){names}, "
-            "got None: pass them."
-        )
-    if not isinstance(params, np.ndarray):
-        raise InvalidStateError(f"the parameters of solver {spec.name!r} must be a numpy array, not {type(params).__name__}.")
-    if params.ndim != 2 or len(params) != len(states) or (spec.parameters and params.shape[1] != len(spec.parameters)):
-        width = len(spec.parameters) or "any"
-        raise InvalidStateError(
-            f"solver {spec.name!r} needs parameters of shape ({len(states)}, {width}){names}, not {params.shape}: "
-            "one row for each state."
-        )
+        raise InvalidStateError(f"{needs}, {len(spec.parameters)}){names}, got None: pass them.")
+    kind = Words(type(params).__name__)
+    require(isinstance(params, np.ndarray), f"{subject} must be a numpy array", kind, error=InvalidStateError)
+    fits = params.ndim == 2 and len(params) == len(states) and params.shape[1] == (len(spec.parameters) or params.shape[1])
+    expected = f"{needs}, {len(spec.parameters) or 'any'}){names}"
+    require(fits, expected, params.shape, "one row for each state", InvalidStateError)
     if not np.isfinite(params).all():
-        raise NonFiniteError(f"the parameters of solver {spec.name!r}{names} must be finite: check the data.")
+        raise NonFiniteError(f"{subject}{names} must be finite: check the data.")
 
 
 def require_thread_safe(solver: Solver, executor: Executor | None) -> None:

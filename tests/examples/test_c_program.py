@@ -15,7 +15,8 @@ from deepzero_sim.cli.main import main
 from deepzero_sim.common.components import Component
 from deepzero_sim.common.types import Array
 from deepzero_sim.datasets import trajectories
-from deepzero_sim.solver.contract import build_solver, checked_step
+from deepzero_sim.solver.build import build_solver
+from deepzero_sim.solver.stepping import checked_step
 from deepzero_sim.training.checkpoint_file import load_checkpoint
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "c_program"

@@ -17,7 +17,7 @@ from third_party import Example, is_trained_through
 import deepzero_sim as dz
 from deepzero_sim.common.components import load
 from deepzero_sim.errors import ExitCodeError
-from deepzero_sim.solver.contract import checked_step
+from deepzero_sim.solver.stepping import checked_step
 
 EXAMPLE = Example("freefem")
 HERE = EXAMPLE.folder

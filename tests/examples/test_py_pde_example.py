@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from third_party import ROOT, Example, is_corrected_towards_itself, keeps_the_contract, runs_in_short
 
-from deepzero_sim.solver.contract import checked_step
+from deepzero_sim.solver.stepping import checked_step
 
 
 @pytest.fixture

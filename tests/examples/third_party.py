@@ -13,7 +13,8 @@ import deepzero_sim as dz
 from deepzero_sim.cli.main import main
 from deepzero_sim.common.components import Component, load
 from deepzero_sim.common.types import Array
-from deepzero_sim.solver.contract import build_solver, checked_step
+from deepzero_sim.solver.build import build_solver
+from deepzero_sim.solver.stepping import checked_step
 
 ROOT = Path(__file__).parents[2]
 

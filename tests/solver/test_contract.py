@@ -11,7 +11,8 @@ from problems import Burgers, Counting, LogisticSolver, initial_states
 
 from deepzero_sim.common.types import Array
 from deepzero_sim.errors import ConfigError, InvalidStateError, NonFiniteError, SolverCrashError, SolverError
-from deepzero_sim.solver.contract import Solver, SolverSpec, as_solver
+from deepzero_sim.solver.contract import Solver, as_solver
+from deepzero_sim.solver.spec import SolverSpec
 from deepzero_sim.solver.stepping import checked_step
 
 SPEC = SolverSpec(name="plain", state_shape=(1, 16), dt=0.1, dtype="float64")

@@ -14,7 +14,8 @@ from deepzero_sim.checks.gradient.sweep import STEP_SIZES, Sweep, Vector, analys
 from deepzero_sim.common.requirements import require_type
 from deepzero_sim.common.types import to_array, to_array_or_none
 from deepzero_sim.errors import ConfigError, NonFiniteError, SolverError
-from deepzero_sim.solver.contract import DifferentiableSolver, Solver, SolverSpec
+from deepzero_sim.solver.contract import DifferentiableSolver, Solver
+from deepzero_sim.solver.spec import SolverSpec
 from deepzero_sim.solver.stepping import checked_step, differentiable_step
 
 #: Largest difference between a twin's step and the solver's, relative to the step's change: they may round and solve otherwise.

@@ -22,7 +22,8 @@ from deepzero_sim.checks.solver.subject import Subject, Training, subject_of
 from deepzero_sim.common.requirements import is_count, require
 from deepzero_sim.common.types import Array, is_number
 from deepzero_sim.errors import ConfigError, SolverCrashError
-from deepzero_sim.solver.contract import Solver, SolverSpec
+from deepzero_sim.solver.contract import Solver
+from deepzero_sim.solver.spec import SolverSpec
 
 #: Least seconds to wait for a part: what is called for the first time may have to be compiled.
 WAIT = 60.0

@@ -13,7 +13,8 @@ from deepzero_sim.common.components import Component
 from deepzero_sim.common.types import Array
 from deepzero_sim.models.build import build_network
 from deepzero_sim.models.corrector import CORRECTORS
-from deepzero_sim.solver.contract import Solver, SolverSpec
+from deepzero_sim.solver.contract import Solver
+from deepzero_sim.solver.spec import SolverSpec
 from deepzero_sim.solver.validation import require_states
 
 #: Number of waves that make a field, and of wavelengths along an axis, at most.

@@ -16,7 +16,7 @@ from deepzero_sim.connectors.bmi.component import RunningComponent, Unimplemente
 from deepzero_sim.connectors.bmi.types import dtype_of
 from deepzero_sim.connectors.spec_mapping import FIELDS, as_mask
 from deepzero_sim.errors import ConfigError, SolverCrashError
-from deepzero_sim.solver.contract import DTYPES, SolverSpec
+from deepzero_sim.solver.spec import DTYPES, SolverSpec
 
 #: Grids whose variables are arrays of `get_grid_shape`; all others are lists of points.
 STRUCTURED = ("uniform_rectilinear", "rectilinear", "structured_quadrilateral")

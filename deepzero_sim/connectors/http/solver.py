@@ -16,7 +16,8 @@ from deepzero_sim.connectors.http.json_values import BYTES_PER_NUMBER, require_j
 from deepzero_sim.connectors.per_state import PerStateCaller
 from deepzero_sim.connectors.spec_mapping import as_spec
 from deepzero_sim.errors import ConfigError, InvalidStateError, SolverError
-from deepzero_sim.solver.contract import Solver, SolverSpec
+from deepzero_sim.solver.contract import Solver
+from deepzero_sim.solver.spec import SolverSpec
 from deepzero_sim.solver.validation import check_params
 
 

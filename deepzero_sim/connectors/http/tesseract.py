@@ -16,7 +16,7 @@ from deepzero_sim.connectors.http.client import error_text
 from deepzero_sim.connectors.http.json_values import dumps, json_object, loads
 from deepzero_sim.connectors.http.solver import HTTPSolver
 from deepzero_sim.errors import ConfigError, InvalidStateError, ServerError
-from deepzero_sim.solver.contract import SolverSpec
+from deepzero_sim.solver.spec import SolverSpec
 
 #: Encoding that arrays are to come back in.
 _HEADERS = {"Accept": "application/json+base64"}

@@ -20,7 +20,7 @@ from deepzero_sim.common.types import Array, is_integer, is_number
 from deepzero_sim.connectors.http.json_values import Vector
 from deepzero_sim.connectors.spec_mapping import channel_places
 from deepzero_sim.errors import ConfigError
-from deepzero_sim.solver.contract import SolverSpec
+from deepzero_sim.solver.spec import SolverSpec
 
 #: Content of a vector in settings.
 Setting: TypeAlias = str | Mapping[str, Any] | Sequence[Any]

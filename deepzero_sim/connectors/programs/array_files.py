@@ -27,7 +27,7 @@ from deepzero_sim.errors import (
     SolverError,
     UnreadableOutputError,
 )
-from deepzero_sim.solver.contract import SolverSpec
+from deepzero_sim.solver.spec import SolverSpec
 
 #: What a file holds: the state or some channels of it, the scenario parameters, or first the state and then they, as one row.
 Subject = Literal["state", "params", "all"]

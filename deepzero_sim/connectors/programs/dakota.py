@@ -19,7 +19,8 @@ from deepzero_sim.connectors.programs.executable import ExecutableSolver
 from deepzero_sim.connectors.programs.working_folder import ExternalFiles, Keep
 from deepzero_sim.connectors.spec_mapping import as_spec
 from deepzero_sim.errors import ExitCodeError, UnreadableOutputError
-from deepzero_sim.solver.contract import Solver, SolverSpec
+from deepzero_sim.solver.contract import Solver
+from deepzero_sim.solver.spec import SolverSpec
 
 PARAMETERS, RESULTS = "params.in", "results.out"
 

@@ -42,7 +42,8 @@ from deepzero_sim.errors import (
     StatesFailedError,
     WorkingFolderError,
 )
-from deepzero_sim.solver.contract import Solver, SolverSpec
+from deepzero_sim.solver.contract import Solver
+from deepzero_sim.solver.spec import SolverSpec
 
 #: Files that are open for one run: two for its output, what tells its end, and a few for a moment. And all others.
 OPEN_A_RUN, OTHERS_OPEN = 3, 32

@@ -16,7 +16,7 @@ from deepzero_sim.common.requirements import require, require_that
 from deepzero_sim.common.types import Array
 from deepzero_sim.connectors.programs.paths import inner_path, is_encodable
 from deepzero_sim.errors import ConfigError, MissingExtraError
-from deepzero_sim.solver.contract import SolverSpec
+from deepzero_sim.solver.spec import SolverSpec
 
 #: Names that a template may use.
 NAMES = ("params", "spec", "dt", "state", "values")

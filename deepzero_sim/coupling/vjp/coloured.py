@@ -12,7 +12,7 @@ from deepzero_sim.coupling.vjp.base import StepTaken, VectorJacobianProduct
 from deepzero_sim.coupling.vjp.differences import Differences
 from deepzero_sim.coupling.vjp.stencil_radius import local_radius
 from deepzero_sim.coupling.vjp.windows import Windows, colours
-from deepzero_sim.solver.contract import SolverSpec
+from deepzero_sim.solver.spec import SolverSpec
 
 if TYPE_CHECKING:
     from deepzero_sim.coupling.probes import SolverProbe

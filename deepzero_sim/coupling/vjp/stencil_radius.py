@@ -9,7 +9,7 @@ import numpy as np
 from deepzero_sim.common.requirements import require_that
 from deepzero_sim.common.types import Array
 from deepzero_sim.coupling.vjp.differences import Differences
-from deepzero_sim.solver.contract import SolverSpec
+from deepzero_sim.solver.spec import SolverSpec
 from deepzero_sim.solver.validation import require_states
 
 if TYPE_CHECKING:

@@ -29,7 +29,8 @@ from deepzero_sim.errors import (
     StatesFailedError,
 )
 from deepzero_sim.execution.executors import open_executor
-from deepzero_sim.solver.contract import SolverSpec, build_solver
+from deepzero_sim.solver.build import build_solver
+from deepzero_sim.solver.spec import SolverSpec
 from deepzero_sim.solver.stepping import checked_step
 from deepzero_sim.solver.validation import require_thread_safe
 

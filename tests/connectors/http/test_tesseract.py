@@ -28,7 +28,7 @@ from deepzero_sim.errors import (
     SolverTimeoutError,
     UnreadableOutputError,
 )
-from deepzero_sim.solver.contract import build_solver
+from deepzero_sim.solver.build import build_solver
 from deepzero_sim.solver.stepping import checked_step
 
 RUNTIME = shutil.which("tesseract-runtime")

@@ -45,7 +45,7 @@ from deepzero_sim.errors import (
     StatesFailedError,
     UnreadableOutputError,
 )
-from deepzero_sim.solver.contract import build_solver
+from deepzero_sim.solver.build import build_solver
 from deepzero_sim.solver.stepping import checked_step
 
 SPEC = {"state_shape": [2, 2], "dtype": "float64"}

@@ -26,7 +26,7 @@ from deepzero_sim.errors import (
     SolverError,
     UnreadableOutputError,
 )
-from deepzero_sim.solver.contract import build_solver
+from deepzero_sim.solver.build import build_solver
 from deepzero_sim.solver.stepping import checked_step
 
 WAVE = {"state_shape": [2, 3], "dtype": "float64", "channels": ["u", "v"], "parameters": ["c"]}

@@ -17,7 +17,7 @@ from deepzero_sim.coupling.vjp.reference.measured_jacobians import BaseJacobian,
 from deepzero_sim.coupling.vjp.reference.reference_states import Metric, medoids
 from deepzero_sim.coupling.vjp.windows import Windows, colours
 from deepzero_sim.errors import ConfigError
-from deepzero_sim.solver.contract import SolverSpec
+from deepzero_sim.solver.spec import SolverSpec
 from deepzero_sim.solver.validation import require_states
 
 if TYPE_CHECKING:

@@ -1,0 +1,217 @@
+"""Description of a solver: its spec, and the conversion of values that Python and YAML give the spec's fields.
+
+Messages of the converters begin with `what`, the name of the object that has the field.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepzero_sim.common.requirements import Words, is_count, require
+from deepzero_sim.common.types import is_number, read_only_copy
+from deepzero_sim.errors import ConfigError
+
+DTYPES = ("float32", "float64")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SolverSpec:
+    """Description of a solver. Everything but the name, the shape and the step length has a default.
+
+    Args:
+        name: Name of the solver in reports and data files.
+        state_shape: Shape of one state, `(C, *N)`, without the batch axis.
+        dt: Length of one step, in the solver's unit of time.
+        dtype: Type of the numbers in states, ``"float32"`` or ``"float64"``.
+        channels: Name of each of the `C` channels.
+        channel_units: Unit of each channel.
+        parameters: Name of each of the `K` scenario parameters; empty if the solver takes none.
+        parameter_units: Unit of each parameter.
+        axes: Name of each of the spatial axes `N`.
+        spacing: Distance between neighbouring points along each axis.
+        offsets: Position of each channel's first point along each axis, in units of the spacing (0.5 for cell centres, 0 for
+            faces along the normal).
+        mask: Bool array `(C, *N)`, True where the array holds a value and False where it is padding; None if it is all values.
+            Fields of different staggering share one padded array this way; padding is zero.
+        stencil: Number of points that one step can carry information over, if the step is local; None if it is global.
+        deterministic: True if the same input always gives the same output, bit for bit.
+        max_batch: Most states that one call may advance; None if it does not matter.
+        thread_safe: True if several threads may call the solver at once.
+    """
+
+    name: str
+    state_shape: tuple[int, ...]
+    dt: float
+    dtype: str = "float32"
+    channels: tuple[str, ...] = ()
+    channel_units: tuple[str, ...] = ()
+    parameters: tuple[str, ...] = ()
+    parameter_units: tuple[str, ...] = ()
+    axes: tuple[str, ...] = ()
+    spacing: tuple[float, ...] = ()
+    offsets: tuple[tuple[float, ...], ...] = ()
+    mask: NDArray[np.bool_] | None = None
+    stencil: int | None = None
+    deterministic: bool = True
+    max_batch: int | None = None
+    thread_safe: bool = True
+
+    def __post_init__(self) -> None:
+        named = isinstance(self.name, str)
+        self._require(named, "name must be text", Words(type(self.name).__name__), "put it in quotes")
+        if not self.name.strip():
+            raise ConfigError(f"SolverSpec {self.name!r}: name must not be empty: say what reports are to call the solver.")
+        for field, value in self._converted_lists().items():
+            object.__setattr__(self, field, value)
+        self._require(self.dtype in DTYPES, f"dtype must be one of {', '.join(DTYPES)}", self.dtype)
+        for field in ("deterministic", "thread_safe"):
+            value = getattr(self, field)
+            self._require(isinstance(value, bool | np.bool_), f"{field} must be true or false", value)
+        self._require(
+            self.max_batch is None or is_count(self.max_batch), "max_batch must be a positive number or None", self.max_batch
+        )
+        whole = self.stencil is None or is_count(self.stencil, 0)
+        self._require(whole, "stencil must be a whole number of points, 0 or more, or None", self.stencil)
+        dt = finite(self.dt)
+        self._require(dt is not None and dt > 0, "dt must be a positive number", self.dt, number_remedy(self.dt))
+        object.__setattr__(self, "dt", dt)
+        self._require_lengths()
+        if 0 in self.spacing:
+            raise ConfigError(f"SolverSpec {self.name!r}: spacing must not be 0, but is {self.spacing}: points lie apart.")
+        if self.mask is not None:
+            object.__setattr__(self, "mask", self._own_mask(self.mask))
+
+    def _require(self, holds: bool, expected: str, value: object, remedy: str = "") -> None:
+        require(holds, f"SolverSpec {self.name!r}: {expected}", value, remedy)
+
+    def _converted_lists(self) -> dict[str, Any]:
+        """Fields that are lists as the tuples that they stand for; what is no text, no name or no number is refused."""
+        what = f"SolverSpec {self.name!r}"
+        rows = list_of(what, "offsets", self.offsets)
+        return {
+            "state_shape": shape(what, self.state_shape),
+            **{field: names(what, field, getattr(self, field)) for field in ("channels", "parameters", "axes")},
+            **{field: texts(what, field, getattr(self, field)) for field in ("channel_units", "parameter_units")},
+            "spacing": numbers(what, "spacing", self.spacing),
+            "offsets": tuple(numbers(what, "offsets", row) for row in rows),
+        }
+
+    def _require_lengths(self) -> None:
+        channels, axes = self.state_shape[0], len(self.state_shape) - 1
+        expected = {"channels": channels, "channel_units": channels, "parameter_units": len(self.parameters)}
+        for field, length in {**expected, "axes": axes, "spacing": axes, "offsets": channels}.items():
+            value = getattr(self, field)
+            shown = Words(f"{len(value)}: {value}")
+            self._require(not value or len(value) == length, f"{field} must have {length} entries", shown)
+        fit = all(len(offset) == axes for offset in self.offsets)
+        self._require(fit, f"offsets must have {axes} numbers for each channel", self.offsets, "one an axis")
+
+    def _own_mask(self, mask: Any) -> NDArray[np.bool_]:
+        """Check a mask against the state's shape and copy it: solvers, networks and users' functions all see this one."""
+        kind = Words(type(mask).__name__)
+        self._require(isinstance(mask, np.ndarray), "the mask must be a numpy array", kind, "take numpy.array(mask)")
+        expected = f"the mask must be a bool array of the shape of a state, {self.state_shape}"
+        shown = Words(f"{mask.dtype} of shape {mask.shape}")
+        self._require(mask.shape == self.state_shape and mask.dtype == np.bool_, expected, shown)
+        self._require(bool(mask.any()), "the mask must be True where a state holds values", Words("False everywhere"))
+        return read_only_copy(mask)
+
+    def active(self) -> NDArray[np.bool_]:
+        """Bool array `(C, *N)`, True where a state holds values: the mask, or all of it."""
+        return np.ones(self.state_shape, dtype=bool) if self.mask is None else self.mask.copy()
+
+    def coordinates(self, channel: int, axis: int) -> NDArray[np.float64]:
+        """Compute the positions of a channel's points along an axis, `(i + offset) * spacing`, in units of the domain."""
+        points = self.state_shape[1 + axis]
+        spacing = self.spacing[axis] if self.spacing else 1.0
+        offset = self.offsets[channel][axis] if self.offsets else 0.0
+        return np.asarray((np.arange(points) + offset) * spacing, dtype=np.float64)
+
+
+#: Remedy for a word that YAML does not take for text.
+IN_QUOTES = "put it in quotes, as YAML takes NO, off, null, 1e3 or 12:30 for something else"
+
+
+def list_of(what: str, field: str, value: Any) -> tuple[Any, ...]:
+    """Convert a list. Text is refused: it would be taken letter by letter.
+
+    Raises:
+        ConfigError: The value is no list.
+    """
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    is_list = isinstance(value, Sequence) and not isinstance(value, str | bytes)
+    require(is_list, f"{what} must have a list for {field}, such as [{value!r}]", value)
+    return tuple(value)
+
+
+def texts(what: str, field: str, value: Any) -> tuple[str, ...]:
+    """Convert a list of text.
+
+    Raises:
+        ConfigError: The value is no list, or holds something else than text.
+    """
+    entries = list_of(what, field, value)
+    for entry in entries:
+        require(isinstance(entry, str), f"{what}: {field} must be text", entry, IN_QUOTES)
+    return tuple(map(str, entries))
+
+
+def names(what: str, field: str, value: Any) -> tuple[str, ...]:
+    """Convert a list of names: text, none of it empty, none twice.
+
+    Raises:
+        ConfigError: The value is no such list.
+    """
+    entries = texts(what, field, value)
+    require(all(entry.strip() for entry in entries), f"{what}: {field} must have names", entries, "give each of them one")
+    require(len(set(entries)) == len(entries), f"{what}: {field} must have different names", entries)
+    return entries
+
+
+def numbers(what: str, field: str, value: Any) -> tuple[float, ...]:
+    """Convert a list of finite numbers.
+
+    Raises:
+        ConfigError: The value is no such list.
+    """
+    entries = list_of(what, field, value)
+    for entry in entries:
+        require(finite(entry) is not None, f"{what}: {field} must be finite numbers", entry, number_remedy(entry))
+    return tuple(map(float, entries))
+
+
+def finite(value: Any) -> float | None:
+    """Convert a finite number; None stands for all else."""
+    try:
+        number = float(value) if is_number(value) else math.nan
+    except OverflowError:  # a whole number beyond all floats
+        return None
+    return number if math.isfinite(number) else None
+
+
+def number_remedy(value: Any) -> str:
+    """Show the number that YAML took for text; empty for all else."""
+    try:
+        return f"write {float(value)}" if isinstance(value, str) else ""
+    except ValueError:
+        return ""
+
+
+def shape(what: str, value: Any) -> tuple[int, ...]:
+    """Convert a state's shape, a list as well, which would never equal an array's.
+
+    Raises:
+        ConfigError: The value is no shape, or has no axis of channels.
+    """
+    sizes = tuple(value) if isinstance(value, Sequence | np.ndarray) and not isinstance(value, str | bytes) else value
+    fits = isinstance(sizes, tuple) and len(sizes) >= 2 and all(map(is_count, sizes))
+    expected = f"{what}: state_shape must be (channels, points, ...), all positive"
+    require(fits, expected, sizes, "add the channel axis even for one channel")
+    return tuple(map(int, sizes))
