@@ -12,7 +12,7 @@ from torch import nn
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.models import CORRECTORS, Corrector, mars_moon, small
 from deepzero_sim.models.corrector import Padding
-from deepzero_sim.solver.contract import SolverSpec
+from deepzero_sim.solver.spec import SolverSpec
 from deepzero_sim.solvers.wake import WakeGrid
 
 WAKE = WakeGrid(32).spec("wake", "float32")

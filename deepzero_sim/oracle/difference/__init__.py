@@ -1,1 +1,1 @@
-"""Differences carried through a network: what a step in a few coordinates changes, without subtracting two results."""
+"""Differences propagated through a network: the effect of a step in a few coordinates, without subtracting two results."""

@@ -11,17 +11,17 @@ Why the recorder is written by hand, in place of torch.fx or what is built on it
   it on proxies instead, which have no shapes: it fails on `if x.shape[0] > 2`, on `range(x.shape[0])`, on `*args` of a forward,
   and on `nn.TransformerEncoderLayer`.
 - It works at the level at which the rules are written: `F.batch_norm`, `F.cross_entropy`, `F.scaled_dot_product_attention`.
-  `symbolic_trace` stops above it, at whole modules; `make_fx` and `torch.export` go below it, to ATen, where a loss is several
-  operations and its accurate difference is lost.
-- In-place operations are recorded by what they overwrite: the old value is kept as the argument of earlier operations, and a
-  write to memory that a view, a parameter or an input shares is refused. A graph of torch.fx has the call, but not the aliases.
+  `symbolic_trace` stops above it, at whole modules of torch; `make_fx` goes below it, to ATen, where cross entropy is two
+  operations and attention is another one on every device.
+- In-place operations are recorded by what they overwrite: the old value stays the argument of earlier operations, and a write
+  to memory that a view, a parameter or an input shares is refused. A graph of torch.fx has the call, but not the aliases.
 - Parameters are known by identity, so that a weight with two names is one slot, and a constant is everything else.
 - Queries must write nothing. Norms are recorded without the running statistics that they only update; a buffer that is written
   and then read is refused.
-- Each refusal is a sentence that names the function, since the user sees it as the reason for slow queries. A function that
-  turns values into numbers for Python (`item`, a branch) must be refused at its call: a graph would hold the number.
+- A function that turns values into numbers for Python (`item`, a branch) is refused at its call, in a sentence that names it:
+  the user reads it as the reason for slow queries.
 - Values are rounded from float64, and memory is limited, while the network runs, operation by operation.
-- `torch.export` and `torch.compile` import dynamo and sympy, at about a second for every worker (`tests/test_imports.py`).
+- `make_fx`, `torch.export` and `torch.compile` import dynamo, at about a second for every worker (`tests/test_imports.py`).
 
 Randomness, and code that hides parameters from torch, cannot be seen here: `perturbed_network.py` tests for them.
 """

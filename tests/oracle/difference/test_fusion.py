@@ -42,7 +42,7 @@ def read_twice(self: Any, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     return F.relu(y + x) * y
 
 
-#: name: (what lies behind the norm, whether the three go together)
+#: name: (operations after the norm, whether the three are computed together)
 JOINS: dict[str, tuple[Callable[[Any, torch.Tensor, torch.Tensor], torch.Tensor], bool]] = {
     "relu": (lambda self, y, x: F.relu(y), True),
     "method": (lambda self, y, x: y.relu(), True),

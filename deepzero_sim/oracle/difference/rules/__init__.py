@@ -1,1 +1,1 @@
-"""Rules for carrying a difference through torch's operations, one table and a file a family."""
+"""Difference rules of torch's operations: one table, and a file for each family of operations."""

@@ -117,7 +117,7 @@ def test_subtracting_in_float32_loses_what_the_rules_keep(name: str) -> None:
 def test_one_channel_stays_one_channel(name: str) -> None:
     operation, options = ELEMENTWISE[name]
     if operation in {torch.square, torch.neg}:
-        pytest.skip("arithmetic is carried densely")
+        pytest.skip("differences of arithmetic are dense")
     x, values = draw(0, 2, 3, 4), draw(1, 4, 2, 1, 4)
     for channels in ((2, 0, 2, 1), (1, 1, 1, 1)):
         delta = OneChannel(values, channels, 1, x.shape)
