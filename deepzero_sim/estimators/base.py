@@ -15,7 +15,8 @@ from deepzero_sim.common.types import Mask, NamedTensors, Scheme, is_number
 from deepzero_sim.errors import ConfigError, DivergedError
 from deepzero_sim.oracle.base import Oracle, require_finite
 from deepzero_sim.oracle.ledger import Ledger
-from deepzero_sim.oracle.queries import Perturbation, trainable
+from deepzero_sim.oracle.parameters import trainable
+from deepzero_sim.oracle.queries import Perturbation
 from deepzero_sim.solver.failure_policy import Incident, add_account_to_error
 
 

@@ -8,14 +8,7 @@ from typing import Any
 import torch
 
 from deepzero_sim.common.types import Mask, NamedTensors, Scheme
-from deepzero_sim.estimators.base import (
-    Estimator,
-    GradientEstimate,
-    ask_slopes,
-    parameters_of,
-    query_steps,
-    require_scheme,
-)
+from deepzero_sim.estimators.base import Estimator, GradientEstimate, ask_slopes, parameters_of, query_steps, require_scheme
 from deepzero_sim.oracle.base import Oracle
 from deepzero_sim.oracle.ledger import Ledger
 from deepzero_sim.oracle.queries import Coordinates

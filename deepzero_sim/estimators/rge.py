@@ -9,17 +9,11 @@ import torch
 from deepzero_sim.common.randomness import new_generator
 from deepzero_sim.common.requirements import is_count, require
 from deepzero_sim.common.types import Mask, Scheme
-from deepzero_sim.estimators.base import (
-    Estimator,
-    GradientEstimate,
-    ask_slopes,
-    parameters_of,
-    query_steps,
-    require_scheme,
-)
+from deepzero_sim.estimators.base import Estimator, GradientEstimate, ask_slopes, parameters_of, query_steps, require_scheme
 from deepzero_sim.oracle.base import Oracle
 from deepzero_sim.oracle.ledger import Ledger
-from deepzero_sim.oracle.queries import Directions, unit_direction
+from deepzero_sim.oracle.parameters import unit_direction
+from deepzero_sim.oracle.queries import Directions
 
 
 class RGE(Estimator):

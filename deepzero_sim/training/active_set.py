@@ -70,11 +70,7 @@ class RunRatios(NamedTuple):
 
 
 def active_set(
-    ratios: RunRatios,
-    find: Callable[[], Densities],
-    model: torch.nn.Module,
-    refresh: int = 1,
-    seed: int = 0,
+    ratios: RunRatios, find: Callable[[], Densities], model: torch.nn.Module, refresh: int = 1, seed: int = 0
 ) -> ActiveSet:
     """Find the layer ratios of a run, or read those that it found before: resumed, it goes on with the same bits.
 

@@ -70,11 +70,7 @@ class RunFolder:
     """
 
     def __init__(
-        self,
-        path: Path | str,
-        settings: dict[str, Any],
-        free: Collection[str] = (),
-        contents: Mapping[str, str] | None = None,
+        self, path: Path | str, settings: dict[str, Any], free: Collection[str] = (), contents: Mapping[str, str] | None = None
     ) -> None:
         self.path = Path(path)
         contents = dict(contents or {})

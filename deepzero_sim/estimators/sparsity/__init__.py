@@ -6,12 +6,4 @@ from deepzero_sim.estimators.sparsity.random_mask import RandomMask
 from deepzero_sim.estimators.sparsity.shape_ratios import ErdosRenyi, Uniform
 from deepzero_sim.estimators.sparsity.zo_grasp import ZOGraSP
 
-__all__ = [
-    "Densities",
-    "ErdosRenyi",
-    "GraSP",
-    "LayerRatios",
-    "RandomMask",
-    "Uniform",
-    "ZOGraSP",
-]
+__all__ = ["Densities", "ErdosRenyi", "GraSP", "LayerRatios", "RandomMask", "Uniform", "ZOGraSP"]

@@ -15,19 +15,11 @@ from torch import nn
 from deepzero_sim.common.requirements import Words, require, require_that
 from deepzero_sim.common.types import NamedTensors, is_number
 from deepzero_sim.oracle.base import Oracle
-from deepzero_sim.oracle.queries import trainable
+from deepzero_sim.oracle.parameters import trainable
 from deepzero_sim.solver.failure_policy import Incident
 
 #: Layers whose weights are scored.
-SCORED = (
-    nn.Linear,
-    nn.Conv1d,
-    nn.Conv2d,
-    nn.Conv3d,
-    nn.ConvTranspose1d,
-    nn.ConvTranspose2d,
-    nn.ConvTranspose3d,
-)
+SCORED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from deepzero_sim.common.requirements import is_count, require, require_that, re
 from deepzero_sim.common.types import Mask, NamedTensors, is_number
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.estimators.sparsity.base import active_count, require_sparsity
-from deepzero_sim.oracle.queries import trainable
+from deepzero_sim.oracle.parameters import trainable
 
 
 class RandomMask:

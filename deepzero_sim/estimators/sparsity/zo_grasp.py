@@ -14,12 +14,7 @@ from deepzero_sim.estimators.base import Estimator, GradientEstimate
 from deepzero_sim.estimators.cge import CGE
 from deepzero_sim.estimators.rge import RGE
 from deepzero_sim.estimators.sparsity.base import Densities, LayerRatios, layer_weights, require_sparsity
-from deepzero_sim.estimators.sparsity.scores import (
-    HessianGradient,
-    Rule,
-    grasp_densities,
-    require_finite_tensors,
-)
+from deepzero_sim.estimators.sparsity.scores import HessianGradient, Rule, grasp_densities, require_finite_tensors
 from deepzero_sim.oracle.base import Oracle
 
 #: Estimators of `g`: the random one of DeepZero, or the coordinate-wise one.
