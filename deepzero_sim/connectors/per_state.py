@@ -32,9 +32,6 @@ class PerStateCaller:
     Args:
         at_once: Largest number of calls under way at once.
         stop: Function that ends the calls under way, when the program is interrupted.
-
-    Raises:
-        ConfigError: `at_once` is not a whole number from 1 to 256.
     """
 
     def __init__(self, at_once: int, stop: Callable[[], None]) -> None:

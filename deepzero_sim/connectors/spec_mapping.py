@@ -23,9 +23,6 @@ def as_spec(spec: SolverSpec | Mapping[str, Any]) -> SolverSpec:
 
     Args:
         spec: Spec, or values of its fields by name; `mask` may be a nested list.
-
-    Raises:
-        ConfigError: A field is missing, unknown or not usable.
     """
     if isinstance(spec, SolverSpec):
         return spec
@@ -39,11 +36,7 @@ def as_spec(spec: SolverSpec | Mapping[str, Any]) -> SolverSpec:
 
 
 def as_mask(mask: Any) -> NDArray[np.bool_] | None:
-    """Convert nested lists to a mask; None stays None.
-
-    Raises:
-        ConfigError: The lists hold something else than true and false, or 1 and 0.
-    """
+    """Convert nested lists to a mask; None stays None."""
     if mask is None:
         return None
     try:
@@ -62,9 +55,6 @@ def channel_places(names: Any, spec: SolverSpec, where: str) -> tuple[int, ...]:
         names: List of channels.
         spec: Spec of the solver.
         where: Place of the list in settings, for messages.
-
-    Raises:
-        ConfigError: It is no list, or holds another name, or one twice.
     """
     known: tuple[str, ...] | tuple[int, ...] = spec.channels or tuple(range(spec.state_shape[0]))
     is_list = isinstance(names, Sequence) and not isinstance(names, str | bytes) and len(names) > 0

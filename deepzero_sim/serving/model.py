@@ -90,11 +90,7 @@ class ServedModel(abc.ABC):
 
 
 def config_integer(config: Mapping[str, Any], key: str, default: int, least: int, most: int = 2**31 - 1) -> int:
-    """Read a model's config that may hold nothing but one whole number.
-
-    Raises:
-        ConfigError: It holds something else.
-    """
+    """Read a model's config that may hold nothing but one whole number."""
     for name in config:
         require(name == key, f"the config of this model may hold {key!r}", name, "leave it out")
     value = config.get(key, default)

@@ -36,9 +36,6 @@ class Protocol:
 
     Args:
         models: Models by name.
-
-    Raises:
-        ConfigError: There are none, or they are no models.
     """
 
     def __init__(self, models: Mapping[str, ServedModel]) -> None:

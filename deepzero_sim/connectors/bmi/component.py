@@ -60,12 +60,7 @@ class Variable:
         return self.dtype.kind in "iub"
 
     def convert(self, values: NDArray[Any]) -> NDArray[Any]:
-        """Copy values to the component's dtype, flat, in memory of their own: a component may keep what it is handed.
-
-        Raises:
-            InvalidStateError: The variable holds whole numbers, and a value is not whole, or beyond its type.
-            NonFiniteError: A finite value is beyond the variable's type.
-        """
+        """Copy values to the component's dtype, flat, in memory of their own: a component may keep what it is handed."""
         if self.is_integer:
             self._require_whole(np.asarray(values))
         with np.errstate(over="ignore"):
@@ -116,9 +111,6 @@ class RunningComponent:
     Args:
         make: Class of the component, or a function that makes one.
         config: Path of the file that is given to `initialize`.
-
-    Raises:
-        SolverCrashError: It cannot be made or initialised; it has been finalised then.
     """
 
     def __init__(self, make: Callable[[], Any], config: str) -> None:
@@ -147,9 +139,6 @@ class RunningComponent:
             subject: Function or variable that is at fault; empty for the component itself.
             predicate: Rest of the sentence, such as ``"must return a number, not None: mend it"``.
             error: Class of the error.
-
-        Raises:
-            DeepZeroError: The condition does not hold.
         """
         if not holds:
             raise error(self._sentence(subject, predicate))
@@ -183,10 +172,6 @@ class RunningComponent:
         """Return a fresh copy of a variable's values, flat.
 
         The component fills the array that it is given, as BMI 2 has it, or returns one of its own, as BMI 1 has it.
-
-        Raises:
-            InvalidStateError: The variable has another number of values than before, or what is returned cannot be read.
-            NonFiniteError: The component does neither.
         """
         self._require_size(variable)
         # A pattern that shows whether the array was filled: NaN, but no NaN that a component computes has all its bits set.
@@ -269,11 +254,7 @@ class RunningComponent:
             raise SolverCrashError(self._sentence(function, f"must return a number, not {answer!r}: mend it")) from error
 
     def advance(self, steps: int, dt: float) -> None:
-        """Advance the component by `dt`: one `update`, or `update_until` where that is several of its own steps.
-
-        Raises:
-            SolverCrashError: The component failed, or its clock shows that it did something else.
-        """
+        """Advance the component by `dt`: one `update`, or `update_until` where that is several of its own steps."""
         before = self.clock()
         if steps == 1:
             self.call("update")
@@ -296,11 +277,7 @@ class RunningComponent:
         self._last = self.clock(), dict(values)
 
     def require_untouched(self) -> None:
-        """Compare time and values with those recorded: compiled libraries often have memory for one component in a process.
-
-        Raises:
-            SolverCrashError: Something else has changed them.
-        """
+        """Compare time and values with those recorded: compiled libraries often have memory for one component in a process."""
         if self._last is None:
             return
         time, values = self._last
@@ -309,11 +286,7 @@ class RunningComponent:
         self.require(is_same, "", f"must be as its last step left it, but its time or its values are others: {cause}")
 
     def finalize(self) -> None:
-        """Finalise the component.
-
-        Raises:
-            SolverCrashError: The component raised an exception.
-        """
+        """Finalise the component."""
         self.call("finalize")
 
     def abandon(self) -> None:

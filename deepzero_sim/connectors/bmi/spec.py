@@ -41,11 +41,7 @@ class Interface:
 
 
 def variable_of(component: RunningComponent, name: str) -> Variable:
-    """Return a variable as the component describes it.
-
-    Raises:
-        ConfigError: The component has none of that name, or does not report its type and size.
-    """
+    """Return a variable as the component describes it."""
     try:
         word, item, total = (component.call(f"get_var_{what}", name) for what in ("type", "itemsize", "nbytes"))
         component.call("get_var_grid", name)
@@ -67,11 +63,7 @@ def variable_of(component: RunningComponent, name: str) -> Variable:
 
 
 def spec_of(component: RunningComponent, interface: Interface, given: GivenSpec) -> SolverSpec:
-    """Return the spec that a component reports, completed by the given fields.
-
-    Raises:
-        ConfigError: They contradict each other, a field is missing, or the variables do not fit one array.
-    """
+    """Return the spec that a component reports, completed by the given fields."""
     fields = _fields(given)
     channels, parameters = list(interface.state.values()), list(interface.params.values())
     grids = [_grid(component, variable) for variable in channels]

@@ -65,11 +65,7 @@ class Format(abc.ABC):
 
 
 def float_dtype(name: str | None) -> np.dtype[np.floating] | None:
-    """Parse the setting `dtype` of a format, such as ``"float32"`` or ``">f8"``; None stays None.
-
-    Raises:
-        ConfigError: It names no floating-point numbers.
-    """
+    """Parse the setting `dtype` of a format, such as ``"float32"`` or ``">f8"``; None stays None."""
     if name is None:
         return None
     try:
@@ -81,11 +77,7 @@ def float_dtype(name: str | None) -> np.dtype[np.floating] | None:
 
 
 def require_order(order: str) -> Order:
-    """Refuse an axis order other than C and F.
-
-    Raises:
-        ConfigError: The order is another.
-    """
+    """Refuse an axis order other than C and F."""
     require(order in ("C", "F"), "order must be C (the last axis runs fastest) or F (the first does)", order)
     return "F" if order == "F" else "C"
 
@@ -116,9 +108,6 @@ def require_array(found: tuple[int, ...], held: np.dtype[np.generic], shape: tup
         found: Shape of the array in the file.
         held: Dtype of the array in the file.
         shape: Expected shape.
-
-    Raises:
-        InvalidStateError: The shape differs, or the dtype is not floating-point.
     """
     # a scalar may have no axes at all
     both_scalar = int(np.prod(shape)) == 1 and all(length == 1 for length in found)
@@ -128,10 +117,6 @@ def require_array(found: tuple[int, ...], held: np.dtype[np.generic], shape: tup
 
 
 def require_size(size: int, expected: int, unit: str = "bytes") -> None:
-    """Refuse a file that holds more or less than expected.
-
-    Raises:
-        UnreadableOutputError: The sizes differ.
-    """
+    """Refuse a file that holds more or less than expected."""
     reason = "it is truncated" if size < expected else "there is more than there should be"
     require_content(size == expected, f"holds {size} {unit}, not {expected}: {reason}, or it is of another format")

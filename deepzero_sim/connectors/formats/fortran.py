@@ -105,11 +105,7 @@ class Fortran(Format):
         return _Layout(self._marker, "little" if dtype.isnative == (sys.byteorder == "little") else "big")
 
     def _span(self, records: Sequence[bytes]) -> slice:
-        """Locate the array's records among those of a file.
-
-        Raises:
-            UnreadableOutputError: There are others and `record` is None, or the array has not as many.
-        """
+        """Locate the array's records among those of a file."""
         if self._record is None:
             alone = len(records) <= self._records
             remedy = "say by record, from 0, which is the first of the array"

@@ -53,11 +53,7 @@ def parse_numbers(words: Sequence[bytes]) -> Array:
 
 
 def parse_number(word: bytes) -> float:
-    """Parse one word as :func:`parse_numbers` does many.
-
-    Raises:
-        ValueError: The word is no number.
-    """
+    """Parse one word as :func:`parse_numbers` does many."""
     if b"_" not in word:
         try:
             return float(word.translate(EXPONENT_LETTERS))

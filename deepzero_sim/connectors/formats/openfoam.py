@@ -229,9 +229,6 @@ class _Base:
         Args:
             cells: Number of cells of the state.
             others: Components that the state does not have.
-
-        Raises:
-            ConfigError: The base has more cells or fewer, or its other components are not written out.
         """
         rows = np.empty((cells, self.field.components))
         if not isinstance(self._values, _NotWrittenOutError):
@@ -274,11 +271,7 @@ def _decompress(content: bytes, limit: int) -> bytes:
 
 
 def _parse_field(content: bytes) -> _Field:
-    """Find the entries of a file, and read its header.
-
-    Raises:
-        UnreadableOutputError: It is no field at cell centres.
-    """
+    """Find the entries of a file, and read its header."""
     marked = content.startswith(BYTE_ORDER_MARK)
     require_content(not marked, "is no field of OpenFOAM: it begins with a byte-order mark, save it without")
     header = _parse_header(content)

@@ -104,11 +104,7 @@ class Dictionary:
         self._searches = True
 
     def entries(self, within: Entry | None = None) -> Iterator[Entry]:
-        """Find the entries of the file, or of a dictionary in it.
-
-        Raises:
-            UnreadableOutputError: The lexical rules are broken: the file is truncated, or garbage.
-        """
+        """Find the entries of the file, or of a dictionary in it."""
         start, end = (0, len(self.content)) if within is None else (within.value, within.end - 1)
         place = self.skip_gap(start)
         while place < end:

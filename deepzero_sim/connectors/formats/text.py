@@ -82,11 +82,7 @@ class Text(Format):
         return as_dtype(numbers.reshape(shape), dtype)
 
     def _parse_table(self, lines: Sequence[bytes], rows: int, columns: int) -> Array:
-        """Read a table of numbers in any spelling.
-
-        Raises:
-            UnreadableOutputError: The lines are no such table, or one of another size.
-        """
+        """Read a table of numbers in any spelling."""
         table = [(place, words) for place, line in enumerate(lines, self._skipped + 1) if (words := self._words(line, columns))]
         try:
             numbers = parse_numbers([word for _, words in table for word in words])

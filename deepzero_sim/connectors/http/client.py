@@ -54,9 +54,6 @@ class HTTPClient:
     Args:
         url: Address of the server, `http://host:port`, or https, with a path if it has one.
         timeout: Seconds that one call may take in all: to connect, to send, to wait, to receive.
-
-    Raises:
-        ConfigError: The URL or the timeout is not usable.
     """
 
     def __init__(self, url: str, timeout: float) -> None:
@@ -204,11 +201,7 @@ def _read(response: http.client.HTTPResponse, limit: int) -> bytes:
 
 
 def _parse_url(url: str) -> SplitResult:
-    """Split a URL into its parts.
-
-    Raises:
-        ConfigError: The URL is none that can be asked.
-    """
+    """Split a URL into its parts."""
     expected = "expected a URL such as http://localhost:4242"
     is_ascii = isinstance(url, str) and not re.search(r"[^!-~]", url)
     require(is_ascii, expected, url, "write it in ASCII, without spaces")

@@ -39,11 +39,7 @@ _NOT_FINITE = re.compile(
 
 
 def require_json() -> None:
-    """Refuse to go on without the package that reads and writes JSON.
-
-    Raises:
-        MissingExtraError: It is not installed.
-    """
+    """Refuse to go on without the package that reads and writes JSON."""
     try:
         import orjson  # noqa: F401, PLC0415 - optional
     except ImportError as error:
@@ -114,9 +110,6 @@ def json_object(what: str, given: Mapping[str, Any] | None) -> dict[str, Any]:
     Args:
         what: Name of the settings, for messages.
         given: Values by name.
-
-    Raises:
-        ConfigError: The settings are no mapping, or hold what JSON cannot.
     """
     require(given is None or isinstance(given, Mapping), f"{what} must be values by their names", given)
     values = dict(given or {})

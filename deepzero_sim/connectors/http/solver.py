@@ -31,10 +31,6 @@ class HTTPSolver(Solver):
         spec: Spec of the solver, or a mapping of its fields; a mapping may leave out name, dt (1) and dtype.
         timeout: Seconds that one call may take in all.
         at_once: Number of calls under way at once, each over a connection of its own.
-
-    Raises:
-        ConfigError: An argument is not usable.
-        MissingExtraError: The package that reads JSON is missing.
     """
 
     def __init__(
@@ -96,19 +92,11 @@ class HTTPSolver(Solver):
 
     @abc.abstractmethod
     def _check_server(self) -> None:
-        """Compare the server with the spec, once, before the first call.
-
-        Raises:
-            SolverError: They do not fit, or the server fails.
-        """
+        """Compare the server with the spec, once, before the first call."""
 
     @abc.abstractmethod
     def _ask(self, state: Array, row: Array | None) -> Array:
-        """Ask for one state `(C, *N)`, with its parameters `(K,)` or None, one step later: as many numbers, in any shape.
-
-        Raises:
-            SolverError: The server fails.
-        """
+        """Ask for one state `(C, *N)`, with its parameters `(K,)` or None, one step later: as many numbers, in any shape."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name not in ("_is_checked", "_checking")}

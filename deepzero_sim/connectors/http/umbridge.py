@@ -130,11 +130,7 @@ class UMBridgeSolver(HTTPSolver):
     def _call(
         self, method: str, path: str, question: Mapping[str, Any] | None = None, limit: int = SHORT_ANSWER
     ) -> dict[str, Any]:
-        """Ask the server, and return its answer.
-
-        Raises:
-            SolverError: There is none, or it is an error.
-        """
+        """Ask the server, and return its answer."""
         answer = self.client.ask(method, path, b"" if question is None else dumps(question), limit=limit)
         value = self._parse_answer(answer, path)
         if answer.status != OK or "error" in value:

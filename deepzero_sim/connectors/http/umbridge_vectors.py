@@ -103,11 +103,7 @@ class Vectors:
 
 
 def input_vectors(given: Any, spec: SolverSpec) -> Vectors:
-    """Read the inputs of a model from settings; by default the state, and the parameters if there are some.
-
-    Raises:
-        ConfigError: The settings are not usable, or leave out a channel or a parameter.
-    """
+    """Read the inputs of a model from settings; by default the state, and the parameters if there are some."""
     default: list[Setting] = ["state", "parameters"] if spec.parameters else ["state"]
     vectors = Vectors(_pieces("inputs", default if given is None else given, spec), spec)
     pieces = [piece for vector in vectors.pieces for piece in vector]
@@ -120,11 +116,7 @@ def input_vectors(given: Any, spec: SolverSpec) -> Vectors:
 
 
 def output_vectors(given: Any, spec: SolverSpec) -> Vectors:
-    """Read the outputs of a model from settings; by default the state.
-
-    Raises:
-        ConfigError: The settings are not usable, or leave out a channel.
-    """
+    """Read the outputs of a model from settings; by default the state."""
     vectors = Vectors(_pieces("outputs", ["state"] if given is None else given, spec), spec)
     is_output = not any(piece.parameters or piece.constant for vector in vectors.pieces for piece in vector)
     require(is_output, "outputs must be of the state or ignore", given, "parameters and constants are inputs")

@@ -68,10 +68,6 @@ class ArrayFile:
         Args:
             states: Solver state, `(C, *N)`, or states, `(B, C, *N)`, if batched.
             params: Scenario parameters, `(K,)`, or `(B, K)` if batched, or None.
-
-        Raises:
-            InvalidStateError: The file needs params, and there are none.
-            SolverCrashError: A format of the user's does not make bytes of them.
         """
         usable = self.of == "state" or params is not None
         require_that(usable, f"the file {self.path} needs scenario parameters: pass them.", InvalidStateError)
@@ -133,9 +129,6 @@ class ArrayFile:
         Args:
             content: Content of the file.
             into: Solver state to write to, `(C, *N)`, or states, `(B, C, *N)`, if batched.
-
-        Raises:
-            SolverError: The file cannot be read, or holds something else.
         """
         axis = int(self.batched)
         lead, points = into.shape[:axis], into.shape[axis + 1 :]
@@ -174,11 +167,7 @@ def _is_built_in(file_format: Format) -> bool:
 
 
 def input_files(settings: Sequence[Mapping[str, Any]], spec: SolverSpec, batched: bool) -> tuple[ArrayFile, ...]:
-    """Parse the files that are written before a program runs.
-
-    Raises:
-        ConfigError: The settings are not usable.
-    """
+    """Parse the files that are written before a program runs."""
     files = _parse_files(settings, spec, batched, "inputs")
     for file in files:
         _try_to_write(file, spec)
@@ -186,11 +175,7 @@ def input_files(settings: Sequence[Mapping[str, Any]], spec: SolverSpec, batched
 
 
 def output_files(settings: Sequence[Mapping[str, Any]], spec: SolverSpec, batched: bool) -> tuple[ArrayFile, ...]:
-    """Parse the files that are read when a program has ended. They hold every channel once.
-
-    Raises:
-        ConfigError: The settings are not usable.
-    """
+    """Parse the files that are read when a program has ended. They hold every channel once."""
     files = _parse_files(settings, spec, batched, "outputs")
     for file in files:
         wrong = f"outputs: {file.path} must be of the state, not of {file.of!r}: a program returns the next state."

@@ -20,9 +20,6 @@ class Command:
         command: Program and its arguments; a program with a slash in it is a path from the current folder, any other is
             looked for in `PATH`. Arguments may hold placeholders, as templates do.
         environment: Variables besides those of this process.
-
-    Raises:
-        ConfigError: There is no such program, or the settings are not usable.
     """
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str | float]) -> None:
@@ -38,11 +35,7 @@ class Command:
         self._environment = {os.fsencode(name): os.fsencode(value) for name, value in _variables(environment).items()}
 
     def words(self, values: Values) -> list[str]:
-        """Return the program and its arguments with their placeholders filled in.
-
-        Raises:
-            ConfigError: A placeholder cannot be filled in.
-        """
+        """Return the program and its arguments with their placeholders filled in."""
         return [self._program, *(word.render(values) if isinstance(word, Text) else word for word in self._arguments)]
 
     def environment(self) -> dict[bytes, bytes]:
@@ -54,9 +47,6 @@ class Command:
 
         Args:
             there: Files of the working folder, before the program starts or after it ended.
-
-        Raises:
-            ConfigError: An argument is such a file.
         """
         for word in (word.rpartition("=")[2] for word in self._arguments if isinstance(word, str)):  # --deck=deck.nml
             require_that(

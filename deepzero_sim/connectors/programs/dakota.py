@@ -102,9 +102,6 @@ class DakotaParameters(Format):
     Args:
         spec: Spec of the solver; variables are named after its channels and parameters.
         layout: Name of the layout, `standard` or `aprepro`.
-
-    Raises:
-        ConfigError: There is no such layout, or names of the spec cannot stand in it.
     """
 
     def __init__(self, spec: SolverSpec, layout: ParametersFormat) -> None:
@@ -198,11 +195,7 @@ class DakotaResults(Format):
 
 
 def _values_and_labels(content: bytes, functions: frozenset[bytes]) -> tuple[Array, list[bytes | None]]:
-    """Parse the numbers of a results file, and the label behind each.
-
-    Raises:
-        UnreadableOutputError: The file holds something else, or ends within a number.
-    """
+    """Parse the numbers of a results file, and the label behind each."""
     words = content.split()
     cut = bool(words) and not content[-1:].isspace()
     labels: list[bytes | None] = [None] * len(words)
@@ -250,11 +243,7 @@ def _complaint(word: bytes, values: Sequence[float]) -> str:
 
 
 def _order(labels: Sequence[bytes | None], functions: Sequence[bytes]) -> NDArray[np.intp]:
-    """Find the places of the functions' values in a results file.
-
-    Raises:
-        UnreadableOutputError: Labels are names of functions, but not of all, or not in their order.
-    """
+    """Find the places of the functions' values in a results file."""
     known = frozenset(functions)
     counts = Counter(label for label in labels if label in known)
     twice = [label.decode() for label, count in counts.items() if label is not None and count > 1]

@@ -17,9 +17,6 @@ def inner_path(path: str | os.PathLike[str], what: str) -> str:
     Args:
         path: Relative path.
         what: Purpose of the path, for messages.
-
-    Raises:
-        ConfigError: The path is absolute, leads out by `..`, or names the folder itself.
     """
     possible = isinstance(path, str | os.PathLike) and bool(str(path)) and is_encodable(str(path))
     require(possible, f"{what} must have a path in the working folder", path)

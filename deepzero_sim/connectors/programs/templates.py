@@ -69,10 +69,6 @@ class Text:
     Args:
         text: Text in jinja2's language.
         where: Place of the text in settings, for messages.
-
-    Raises:
-        ConfigError: The text is no template, or uses unknown names.
-        MissingExtraError: jinja2 is not installed.
     """
 
     text: str
@@ -93,11 +89,7 @@ class Text:
         require_that(not unknown, f"{self.where} names {unknown}, but there are only {', '.join(NAMES)}.")
 
     def render(self, values: Values) -> str:
-        """Fill in the numbers.
-
-        Raises:
-            ConfigError: A parameter is missing, or the template does what it may not.
-        """
+        """Fill in the numbers."""
         template, names = _compile(self.text)
         try:
             text = str(template.render({name: values.get(name) for name in names}))
@@ -141,11 +133,7 @@ class Values:
 
 
 def require_values(settings: Mapping[str, Plain]) -> dict[str, Plain]:
-    """Copy the values that settings give templates.
-
-    Raises:
-        ConfigError: They are no plain numbers and words by names that a template can say.
-    """
+    """Copy the values that settings give templates."""
     usable = isinstance(settings, Mapping) and all(
         isinstance(name, str) and name.isidentifier() and isinstance(value, Plain) for name, value in settings.items()
     )
@@ -164,9 +152,6 @@ def try_out(render: Callable[[Values], object], spec: SolverSpec, own: Mapping[s
         spec: Spec of the solver.
         own: Values that settings give it.
         batched: True if its program takes batches.
-
-    Raises:
-        ConfigError: The template uses an unknown name, or does what it may not.
     """
     lead = (1,) if batched else ()
     states, params = (np.ones((*lead, *shape), spec.dtype) for shape in (spec.state_shape, (len(spec.parameters) or UNNAMED,)))
@@ -194,10 +179,6 @@ def read_templates(settings: Mapping[str, str | Path]) -> tuple[Template, ...]:
 
     Args:
         settings: Template files, from the current folder, by the paths of the files in the working folder.
-
-    Raises:
-        ConfigError: The settings are not usable.
-        MissingExtraError: jinja2 is not installed.
     """
     require(isinstance(settings, Mapping), "templates must be template files by the paths that they are filled in to", settings)
     templates = []
@@ -215,9 +196,6 @@ def read_source(source: str | Path, where: str, most: int) -> str:
         source: Path of the file, from the current folder.
         where: Place in settings that names it.
         most: Bytes that it may have.
-
-    Raises:
-        ConfigError: There is no such text file.
     """
     try:
         return read_plain_file(source, most).decode()

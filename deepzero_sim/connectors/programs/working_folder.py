@@ -69,11 +69,7 @@ class ExternalFile:
 
 
 def list_external_files(settings: ExternalFiles, what: str) -> tuple[ExternalFile, ...]:
-    """List external files, and all files of external folders.
-
-    Raises:
-        ConfigError: The settings are not usable, or a file is missing.
-    """
+    """List external files, and all files of external folders."""
     listed = isinstance(settings, Sequence | Mapping) and not isinstance(settings, str | bytes)
     require(listed, f"{what} must be a list of paths, or paths by their names in the working folder", settings)
     sources = list(settings.values() if isinstance(settings, Mapping) else settings)
@@ -114,9 +110,6 @@ class WorkingFolders:
         written: Paths of the files that are written into each.
         keep: Choice of the folders that are kept: those of failures, none, or all; never more than 20 of a name.
         kept_folder: Folder to keep them in; that of :func:`default_kept_folder` if None.
-
-    Raises:
-        ConfigError: Two files have the same path, the copies are larger than the disk, or `keep` is none of these.
     """
 
     def __init__(

@@ -65,11 +65,7 @@ class Namelists:
     parts: tuple[str | Placeholder, ...]
 
     def render(self, values: Values) -> str:
-        """Return the text for one state.
-
-        Raises:
-            ConfigError: A value cannot be filled in, or does not fit its entry.
-        """
+        """Return the text for one state."""
         return "".join(part if isinstance(part, str) else part.render(values) for part in self.parts)
 
 
@@ -79,10 +75,6 @@ def read_namelists(settings: Mapping[str, Mapping[str, Any]]) -> tuple[Namelists
     Args:
         settings: Settings by the paths of the files in the working folder: `file`, the base, from the current folder, and
             `values`, by group and name.
-
-    Raises:
-        ConfigError: The settings are not usable.
-        MissingExtraError: f90nml is not installed.
     """
     fit = isinstance(settings, Mapping) and all(
         isinstance(entry, Mapping) and {"file"} <= set(entry) <= {"file", "values"} for entry in settings.values()
@@ -137,10 +129,6 @@ class _Base:
         where: Place of the base in settings, for messages.
         source: Path of its file, for messages.
         text: Text of the file.
-
-    Raises:
-        ConfigError: f90nml cannot read the text, or drops something of it.
-        MissingExtraError: f90nml is not installed.
     """
 
     def __init__(self, where: str, source: str, text: str) -> None:
@@ -182,11 +170,7 @@ class _Base:
         return "it"
 
     def edits(self, name: str, given: Mapping[str, Any]) -> list[Edit]:
-        """Return the edits that set values of a group.
-
-        Raises:
-            ConfigError: Settings and base do not fit each other.
-        """
+        """Return the edits that set values of a group."""
         where, key = f"{self._where}: {name}", name.lower()
         groups = [group for group in self._groups if group.name == key]
         trees = [tree for read, tree in self._read.items() if str(read).lower() == key]
@@ -216,11 +200,7 @@ class _Base:
         return [Edit(end, end, f"{lead}&{name}\n"), *lines, Edit(end, end, "/\n")]
 
     def require_no_other_change(self, edits: Sequence[Edit]) -> None:
-        """Try other values in the places found: nothing but the named entries may differ then, as f90nml reads it.
-
-        Raises:
-            ConfigError: More differs, or less.
-        """
+        """Try other values in the places found: nothing but the named entries may differ then, as f90nml reads it."""
         values = [value for edit in edits for value in edit.values]
         if not values:
             return

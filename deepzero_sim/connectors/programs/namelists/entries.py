@@ -50,11 +50,7 @@ class Value:
     where: str
 
     def part(self) -> str | Placeholder:
-        """Return the part of the text that sets the value.
-
-        Raises:
-            ConfigError: The value does not fit the entry.
-        """
+        """Return the part of the text that sets the value."""
         if isinstance(self.given, Text):
             return Placeholder(self.given, self.kind, self.where)
         return NULL if self.given is None else spell(self.given, self.kind, self.where)
@@ -121,9 +117,6 @@ def entries(given: Mapping[str, Any], tree: Any, stem: Entry) -> Iterator[Entry]
         given: Values of settings by name.
         tree: Values that f90nml reads there; None if the base has no such group or type.
         stem: Group or derived type.
-
-    Raises:
-        ConfigError: Settings and base do not fit each other.
     """
     for key, value in given.items():
         where = f"{stem.where}%{key}"
@@ -181,11 +174,7 @@ def _form(value: object) -> str:
 
 
 def replacements(entry: Entry, group: Group) -> Iterator[Edit]:
-    """Yield the edits that replace an entry's values in the base.
-
-    Raises:
-        ConfigError: The values cannot be told from others there, or the new ones do not fit.
-    """
+    """Yield the edits that replace an entry's values in the base."""
     assignments = [assignment for assignment in group.assignments if _designates(assignment, entry)]
     values = _values(entry, any(assignment.quoted for assignment in assignments))
     shares = [values] if len(assignments) == 1 else [_share(assignment, entry, values) for assignment in assignments]
@@ -199,11 +188,7 @@ def replacements(entry: Entry, group: Group) -> Iterator[Edit]:
 
 
 def addition(entry: Entry, place: int, lead: str) -> Edit:
-    """Return the edit that adds a line for an entry that the base does not have.
-
-    Raises:
-        ConfigError: It is no value or list of values.
-    """
+    """Return the edit that adds a line for an entry that the base does not have."""
     given = entry.given
     flat = not isinstance(given, list) or (bool(given) and not any(isinstance(item, list) for item in given))
     require_settable(flat, f"{entry.where} is not in the base, and must be a value or a list of values")

@@ -66,11 +66,7 @@ class Placeholder:
     where: str
 
     def render(self, values: Values) -> str:
-        """Spell the value for one state.
-
-        Raises:
-            ConfigError: It cannot be filled in, or does not fit the entry.
-        """
+        """Spell the value for one state."""
         return spell_text(self.text.render(values), self.kind, self.where)
 
 
@@ -102,11 +98,7 @@ def _kind_of(value: object, quoted: bool) -> Kind | None:
 
 
 def spell(value: Scalar, kind: Kind | None, where: str) -> str:
-    """Spell a value of settings.
-
-    Raises:
-        ConfigError: It does not fit the entry.
-    """
+    """Spell a value of settings."""
     if isinstance(value, str):
         return _quote(value, where) if kind is None else spell_text(value, kind, where)
     if isinstance(value, bool):
@@ -117,11 +109,7 @@ def spell(value: Scalar, kind: Kind | None, where: str) -> str:
 
 
 def spell_text(words: str, kind: Kind | None, where: str) -> str:
-    """Spell text that a placeholder was filled in with: the entry's kind, or else the form of the text, says what is meant.
-
-    Raises:
-        ConfigError: It does not fit the entry.
-    """
+    """Spell text that a placeholder was filled in with: the entry's kind, or else the form of the text, says what is meant."""
     bare = words.strip()
     if kind == "text":
         return _quote(words, where)
