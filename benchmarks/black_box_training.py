@@ -31,12 +31,13 @@ from deepzero_sim.errors import NonFiniteError
 from deepzero_sim.execution.executors import open_executor
 from deepzero_sim.execution.threads import single_threaded
 from deepzero_sim.oracle.loop import LoopOracle
-from deepzero_sim.oracle.queries import Displacements, trainable
+from deepzero_sim.oracle.parameters import trainable
+from deepzero_sim.oracle.queries import Displacements
 from deepzero_sim.solver.build import build_solver
 from deepzero_sim.solver.failure_policy import FailurePolicy
 from deepzero_sim.training.checkpoint_file import Checkpoint, storable_copies
 from deepzero_sim.training.run_folder import RunFolder
-from deepzero_sim.training.trainer import Progress, progress_of
+from deepzero_sim.training.progress import Progress, progress_of
 
 
 @dataclass

@@ -15,7 +15,7 @@ import torch
 from deepzero_sim.benchmarks.cge_speed import Engine, mask_of
 from deepzero_sim.benchmarks.plain_loop import Coordinate, PlainLoop
 from deepzero_sim.common.types import Mask, NamedTensors
-from deepzero_sim.oracle.queries import trainable
+from deepzero_sim.oracle.parameters import trainable
 
 #: In float64, where rounding and curvature together leave about nine digits.
 TINY_STEP = 1e-5

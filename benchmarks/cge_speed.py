@@ -24,7 +24,7 @@ from deepzero_sim.benchmarks.plain_loop import Coordinate, PlainLoop
 from deepzero_sim.common.types import Mask, NamedTensors
 from deepzero_sim.estimators import CGE, GradientEstimate
 from deepzero_sim.oracle.model import ModelOracle
-from deepzero_sim.oracle.queries import trainable
+from deepzero_sim.oracle.parameters import trainable
 
 #: Coordinates that the engine is asked for to see how many it takes.
 FIRST = 64

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 
-from deepzero_sim.datasets.image_batches import ImageBatches, Normalised
-from deepzero_sim.datasets.images import Images
+from deepzero_sim.datasets.images.batches import ImageBatches, NormalisedImages
+from deepzero_sim.datasets.images.labelled_images import Images
 from deepzero_sim.estimators import BackPropagation
 from deepzero_sim.execution.threads import single_threaded
 from deepzero_sim.models import resnet20
@@ -43,7 +43,7 @@ def main() -> None:
     given = options.parse_args()
     generator = np.random.default_rng(0)
     images = Images(generator.integers(256, size=(IMAGES, 32, 32, 3), dtype=np.uint8), generator.integers(10, size=IMAGES))
-    batches = ImageBatches(Normalised(images, images.statistics(), given.device), given.batch, 0, augment=True)
+    batches = ImageBatches(NormalisedImages(images, images.statistics(), given.device), given.batch, 0, augment=True)
     model = resnet20().to(given.device)
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     oracle, optimiser = ModelOracle(model, F.cross_entropy), torch.optim.SGD(model.parameters(), lr=0.1)

@@ -21,7 +21,7 @@ from deepzero_sim.common.types import Mask, NamedTensors, Scheme
 from deepzero_sim.estimators.base import require_mask, require_scheme
 from deepzero_sim.models import ResNet
 from deepzero_sim.oracle.base import Loss
-from deepzero_sim.oracle.queries import trainable
+from deepzero_sim.oracle.parameters import trainable
 
 #: A parameter's name and a flat position in it.
 Coordinate = tuple[str, int]

@@ -31,7 +31,7 @@ from deepzero_sim.models.corrector import NoCorrection
 from deepzero_sim.solver.build import build_solver
 from deepzero_sim.solver.contract import Solver
 from deepzero_sim.training.checkpoint_file import load_checkpoint, snapshot
-from deepzero_sim.training.trainer import progress_of, restore_network
+from deepzero_sim.training.progress import progress_of, restore_network
 
 #: How often the error is looked at on the way, each time after twice as many updates.
 POINTS = 7

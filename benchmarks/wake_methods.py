@@ -20,7 +20,7 @@ from deepzero_sim.cli.settings import BenchWakeSettings, WakeMethod
 from deepzero_sim.cli.train import TrainSettings
 from deepzero_sim.common.components import Component
 from deepzero_sim.estimators.sparsity import RandomMask
-from deepzero_sim.oracle.queries import trainable
+from deepzero_sim.oracle.parameters import trainable
 from deepzero_sim.solver.build import build_solver
 
 #: Any of the runs.

@@ -47,7 +47,8 @@ from deepzero_sim.solver.spec import SolverSpec
 from deepzero_sim.solver.failure_policy import FailurePolicy
 from deepzero_sim.training.learning_rates import warm_up_cosine
 from deepzero_sim.training.run_folder import RunFolder
-from deepzero_sim.training.trainer import Progress, Trainer
+from deepzero_sim.training.progress import Progress
+from deepzero_sim.training.trainer import Trainer
 
 __all__ = [
     "CGE",

@@ -15,9 +15,11 @@ from torch import nn
 
 from deepzero_sim.common.types import Array, NamedTensors
 from deepzero_sim.coupling.loop import SolverLoop
-from deepzero_sim.oracle.base import LoopOracle, ModelOracle
-from deepzero_sim.oracle.queries import trainable
-from deepzero_sim.solver.contract import DifferentiableSolver, Solver, SolverSpec
+from deepzero_sim.oracle.loop import LoopOracle
+from deepzero_sim.oracle.model import ModelOracle
+from deepzero_sim.oracle.parameters import trainable
+from deepzero_sim.solver.contract import DifferentiableSolver, Solver
+from deepzero_sim.solver.spec import SolverSpec
 
 POINTS = 16
 

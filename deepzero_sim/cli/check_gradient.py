@@ -26,7 +26,7 @@ from deepzero_sim.coupling.vjp.analytic import Detached
 from deepzero_sim.coupling.vjp.base import VectorJacobianProduct
 from deepzero_sim.datasets import trajectories
 from deepzero_sim.datasets.batches import UnrolledBatches, advance_frames
-from deepzero_sim.datasets.statements import Statement, require_twin
+from deepzero_sim.datasets.metadata import MetadataKey, require_twin
 from deepzero_sim.datasets.trajectories import Trajectories
 from deepzero_sim.errors import ConfigError, DeepZeroError
 from deepzero_sim.execution.executors import open_executor
@@ -80,7 +80,7 @@ class CheckSettings(Settings):
     directions: Positive = 64
     workers: Workers = field(default_factory=Workers)
     seed: Seed = 0
-    data_may_differ: list[Statement] = field(default_factory=list)
+    data_may_differ: list[MetadataKey] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         super().__post_init__()

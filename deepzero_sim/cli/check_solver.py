@@ -20,7 +20,7 @@ from deepzero_sim.common.components import Component, call_function
 from deepzero_sim.common.settings import Settings, settings_to_dict
 from deepzero_sim.common.types import Array
 from deepzero_sim.datasets import trajectories
-from deepzero_sim.datasets.statements import Statement
+from deepzero_sim.datasets.metadata import MetadataKey
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.solver.build import build_solver
 from deepzero_sim.solver.spec import SolverSpec
@@ -57,7 +57,7 @@ class CheckSolverSettings(Settings):
     unroll: Positive = 8
     batch_size: Positive = 2
     seed: Seed = 0
-    data_may_differ: list[Statement] = field(default_factory=list)
+    data_may_differ: list[MetadataKey] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -26,10 +26,10 @@ from deepzero_sim.common.components import Component
 from deepzero_sim.common.files import write_text
 from deepzero_sim.common.module_state import preserve_state
 from deepzero_sim.common.settings import Rule, Settings, settings_to_dict
-from deepzero_sim.datasets import image_cache, images
-from deepzero_sim.datasets.cifar_archive import MD5
-from deepzero_sim.datasets.image_batches import ImageBatches, Normalised
-from deepzero_sim.datasets.images import ImageData, Images
+from deepzero_sim.datasets.images import cache
+from deepzero_sim.datasets.images.batches import ImageBatches, NormalisedImages
+from deepzero_sim.datasets.images.cifar10 import MD5
+from deepzero_sim.datasets.images.labelled_images import ImageData, Images, relabel
 from deepzero_sim.errors import ConfigError, DataError
 from deepzero_sim.estimators.backpropagation import BackPropagation
 from deepzero_sim.estimators.sparsity.base import Densities
@@ -43,7 +43,8 @@ from deepzero_sim.training.active_set import ActiveSet, RunRatios, active_set, b
 from deepzero_sim.training.build import build_estimator, build_optimiser, build_scheduler
 from deepzero_sim.training.preparation import PREPARATION, RESULTS, Entry, Preparation
 from deepzero_sim.training.run_folder import ACCURACY, RunFolder, peak_memory_gb
-from deepzero_sim.training.trainer import Progress, Trainer
+from deepzero_sim.training.progress import Progress
+from deepzero_sim.training.trainer import Trainer
 
 #: Networks that have a short name.
 CLASSIFIERS: dict[str, Callable[..., nn.Module]] = {
@@ -154,7 +155,7 @@ class Parts(NamedTuple):
 
     train: ImageBatches
     for_ratios: Labelled
-    tests: dict[str, Normalised]
+    tests: dict[str, NormalisedImages]
 
 
 #: Maker of what is called after every update, given their number.
@@ -183,7 +184,7 @@ def classify(
     """
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device cuda needs a GPU that torch can use, and there is none here: take --device cpu.")
-    data = image_cache.load(settings.data, settings.cache, settings.md5)
+    data = cache.load(settings.data, settings.cache, settings.md5)
     for sentence in data.notes:
         note(f"{settings.data}: {sentence}")
     parts = _parts(settings, data, note)
@@ -256,21 +257,21 @@ def _require_colour(settings: ClassifySettings, data: ImageData) -> None:
 
 def _parts(settings: ClassifySettings, data: ImageData, note: Callable[[str], None]) -> Parts:
     statistics = data.train.statistics()
-    train, test = (Normalised(images, statistics, settings.device) for images in (data.train, data.test))
+    train, test = (NormalisedImages(images, statistics, settings.device) for images in (data.train, data.test))
     tests = {"test": test}
     if settings.more_test_data is not None:
-        more = image_cache.load(settings.more_test_data, settings.cache, settings.md5)
+        more = cache.load(settings.more_test_data, settings.cache, settings.md5)
         for sentence in more.notes:
             note(f"{settings.more_test_data}: {sentence}")
-        more_test = images.relabelled(more.test, more.classes, data.classes, settings.more_test_data)
+        more_test = relabel(more.test, more.classes, data.classes, settings.more_test_data)
         if more.test.pixels.shape[1:] != data.test.pixels.shape[1:]:
             raise DataError(
                 f"more_test_data must hold images like those of {settings.data}, {data.test.pixels.shape[1:]}, not "
                 f"{more.test.pixels.shape[1:]}: take others, or resize them."
             )
-        tests["more_test_data"] = Normalised(more_test, statistics, settings.device)
+        tests["more_test_data"] = NormalisedImages(more_test, statistics, settings.device)
     batches = ImageBatches(train, settings.batch_size, settings.seed, augment=settings.augment)
-    of_classes = Normalised(_some_of_each_class(settings, data), statistics, settings.device)
+    of_classes = NormalisedImages(_some_of_each_class(settings, data), statistics, settings.device)
     return Parts(batches, next(of_classes.in_order(len(of_classes))), tests)
 
 

@@ -17,7 +17,7 @@ from deepzero_sim.common.settings import Settings, settings_to_dict
 from deepzero_sim.coupling.evaluation import Evaluation, evaluate
 from deepzero_sim.coupling.loop import SolverLoop
 from deepzero_sim.datasets import trajectories
-from deepzero_sim.datasets.statements import Statement
+from deepzero_sim.datasets.metadata import MetadataKey
 from deepzero_sim.datasets.trajectories import Trajectories, require_agreement
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.models.corrector import NoCorrection
@@ -41,7 +41,7 @@ class CompareSettings(Settings):
     data: Path | None = None
     steps: int | None = None
     output: Path = Path("runs/comparison")
-    data_may_differ: list[Statement] = field(default_factory=list)
+    data_may_differ: list[MetadataKey] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -131,7 +131,7 @@ def _require_same_kind(data: Trajectories, data_path: Path, path: Path) -> None:
     """Hold data to what a run was trained on: a solver says less of itself than two files may say of each other."""
     settings = run_settings(path)
     if settings.method != "SRC":
-        says, whose = trajectories.summarise(settings.train_data).says, f"{settings.train_data}, which {path} was trained on"
+        says, whose = trajectories.summarise(settings.train_data).metadata, f"{settings.train_data}, which {path} was trained on"
         require_agreement(data, says, str(data_path), whose, data.may_differ)
 
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from deepzero_sim.training.trainer import Progress as TrainingProgress
+from deepzero_sim.training.progress import Progress as TrainingProgress
 
 console = Console(markup=False)  # names of folders may look like markup
 

@@ -9,7 +9,7 @@ from deepzero_sim.cli.compare import compare, report
 from deepzero_sim.cli.options import Command
 from deepzero_sim.cli.runs import run_settings
 from deepzero_sim.common.settings import Settings, settings_to_dict
-from deepzero_sim.datasets.statements import Statement
+from deepzero_sim.datasets.metadata import MetadataKey
 
 
 @dataclass
@@ -26,7 +26,7 @@ class EvaluateSettings(Settings):
     run: Path
     data: Path
     steps: int | None = None
-    data_may_differ: list[Statement] = field(default_factory=list)
+    data_may_differ: list[MetadataKey] = field(default_factory=list)
 
 
 def _run(settings: EvaluateSettings) -> None:

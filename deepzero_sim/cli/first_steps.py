@@ -29,8 +29,8 @@ from deepzero_sim.datasets.trajectories import Trajectories, as_batch
 from deepzero_sim.errors import RunError
 from deepzero_sim.execution.threads import single_threaded
 from deepzero_sim.solver.contract import Solver
-from deepzero_sim.solver.spec import SolverSpec
 from deepzero_sim.solver.failure_policy import Account, FailurePolicy, Incident, drop
+from deepzero_sim.solver.spec import SolverSpec
 from deepzero_sim.solver.stepping import step_with_policy
 from deepzero_sim.training.checkpoint_file import CONFIG
 from deepzero_sim.training.preparation import PREPARATION, Entry, Preparation

@@ -9,7 +9,7 @@ from deepzero_sim.cli.console import console, progress_bar
 from deepzero_sim.cli.options import Command
 from deepzero_sim.cli.settings import OnFailure, Workers
 from deepzero_sim.common.settings import Settings
-from deepzero_sim.datasets.generate import Simulations, generate, require_free
+from deepzero_sim.datasets.generation import Simulations, generate, require_free
 from deepzero_sim.datasets.hdf5 import NOTHING, not_a_file
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.execution.executors import open_executor

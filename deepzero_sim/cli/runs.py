@@ -20,7 +20,7 @@ from deepzero_sim.common.types import Array
 from deepzero_sim.coupling.evaluation import Evaluation
 from deepzero_sim.coupling.loop import SolverLoop
 from deepzero_sim.coupling.rollout_loss import RolloutLoss
-from deepzero_sim.datasets.statements import Statement
+from deepzero_sim.datasets.metadata import MetadataKey
 from deepzero_sim.datasets.trajectories import Trajectories
 from deepzero_sim.errors import ConfigError, RunError
 from deepzero_sim.models.build import build_network
@@ -30,7 +30,7 @@ from deepzero_sim.solver.spec import SolverSpec
 from deepzero_sim.training.checkpoint_file import load_checkpoint, read_settings
 from deepzero_sim.training.preparation import PREPARATION, Preparation
 from deepzero_sim.training.ratios_file import RatiosRecord
-from deepzero_sim.training.trainer import progress_of, require_within, restore_network
+from deepzero_sim.training.progress import progress_of, require_within, restore_network
 
 #: The solver alone; trained without the solver in the loop; through it from forward steps only, by losses or by the solver's
 #: vector-Jacobian products; through it by exact back-propagation; and the free baselines: through it with no solver gradient,
@@ -99,7 +99,7 @@ class RunSettings:
     batch_size: int
     seed: int
     on_failure: str | dict[str, str] = "abort"
-    data_may_differ: list[Statement] = field(default_factory=list)
+    data_may_differ: list[MetadataKey] = field(default_factory=list)
 
     @property
     def parts(self) -> dict[str, Component]:

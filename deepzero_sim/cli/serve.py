@@ -14,7 +14,7 @@ from deepzero_sim.cli.runs import RunSettings, differences_accepted_by, rollout_
 from deepzero_sim.common.settings import Settings
 from deepzero_sim.datasets import trajectories
 from deepzero_sim.datasets.batches import UnrolledBatches, advance_frames
-from deepzero_sim.datasets.statements import Statement
+from deepzero_sim.datasets.metadata import MetadataKey
 from deepzero_sim.datasets.trajectories import Trajectories
 from deepzero_sim.oracle.loop import LoopOracle
 from deepzero_sim.serving import ServedLoop, ServedLoss, ServedModel, ServedParameters, ServedSolver, serve
@@ -39,7 +39,7 @@ class ServeSettings(Settings):
     port: int = 4242
     timeout: float = 300.0
     data: Path | None = None
-    data_may_differ: list[Statement] = field(default_factory=list)
+    data_may_differ: list[MetadataKey] = field(default_factory=list)
 
 
 def _run(settings: ServeSettings) -> None:

@@ -28,7 +28,7 @@ from deepzero_sim.coupling.loop import SolverGradient, SolverLoop
 from deepzero_sim.coupling.vjp.reference.reference_jacobian import ReferenceJacobian
 from deepzero_sim.datasets import trajectories
 from deepzero_sim.datasets.batches import UnrolledBatches, require_long_enough
-from deepzero_sim.datasets.statements import Statement, require_twin
+from deepzero_sim.datasets.metadata import MetadataKey, require_twin
 from deepzero_sim.datasets.trajectories import Trajectories
 from deepzero_sim.errors import ConfigError, RunError, SolverError
 from deepzero_sim.estimators.backpropagation import BackPropagation
@@ -37,14 +37,15 @@ from deepzero_sim.estimators.sparsity.grasp import GraSP
 from deepzero_sim.execution.executors import open_executor
 from deepzero_sim.execution.threads import single_threaded
 from deepzero_sim.oracle.loop import LoopOracle
-from deepzero_sim.oracle.queries import trainable
+from deepzero_sim.oracle.parameters import trainable
 from deepzero_sim.solver.build import build_solver
 from deepzero_sim.solver.failure_policy import FailurePolicy
 from deepzero_sim.training.active_set import ActiveSet, RunRatios, active_set, build_ratios
 from deepzero_sim.training.build import build_estimator, build_optimiser, build_scheduler, build_vjp
 from deepzero_sim.training.preparation import PREPARATION, Entry, Preparation
 from deepzero_sim.training.run_folder import CONFIG, FAILURES, JACOBIANS, RunFolder
-from deepzero_sim.training.trainer import Progress, Trainer, progress_of
+from deepzero_sim.training.progress import Progress, progress_of
+from deepzero_sim.training.trainer import Trainer
 
 
 @dataclass
@@ -107,7 +108,7 @@ class TrainSettings(Settings):
     seed: Seed = 0
     checkpoint_every: int = 50
     tensorboard: bool = True
-    data_may_differ: list[Statement] = field(default_factory=list)
+    data_may_differ: list[MetadataKey] = field(default_factory=list)
 
 
 class _Method(NamedTuple):

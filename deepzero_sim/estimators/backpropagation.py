@@ -32,9 +32,7 @@ class BackPropagation(Estimator):
         except SolverError as error:
             raise with_account(error, account + oracle.backward_account.since(before)) from error.__cause__
         account += oracle.backward_account.since(before)
-        named = {name: g if mask is None else _apply_mask(name, g, mask) for name, g in zip(parameters, grads, strict=True)}
+        named = dict(zip(parameters, grads, strict=True))
+        if mask is not None:
+            named = {name: g * mask[name] if name in mask else torch.zeros_like(g) for name, g in named.items()}
         return GradientEstimate(named, value, 1, account.steps, incidents=account.incidents)
-
-
-def _apply_mask(name: str, grad: torch.Tensor, mask: Mask) -> torch.Tensor:
-    return grad * mask[name] if name in mask else torch.zeros_like(grad)

@@ -65,22 +65,14 @@ class Estimator(abc.ABC):
 
 
 def require_scheme(step_size: float, scheme: str) -> None:
-    """Refuse a step size or a scheme that no estimator can use.
-
-    Raises:
-        ConfigError: The step size is not positive, or there is no such scheme.
-    """
+    """Refuse a step size or a scheme that no estimator can use."""
     positive = is_number(step_size) and 0 < step_size <= sys.float_info.max
     require(positive, "step_size must be a positive number", step_size, "1e-3 suits float32 losses")
     require_one_of(scheme, get_args(Scheme), "scheme")
 
 
 def require_precision(parameters: Mapping[str, torch.Tensor], step_size: float) -> None:
-    """Refuse numbers in which differences keep no digits, and a step size whose square these numbers cannot hold.
-
-    Raises:
-        ConfigError: There are half-precision or complex parameters, or the step is too small or too large for them.
-    """
+    """Refuse numbers in which differences keep no digits, and a step size whose square these numbers cannot hold."""
     for name, parameter in parameters.items():
         require_that(
             not torch.is_autocast_enabled(parameter.device.type),
@@ -117,11 +109,7 @@ def parameters_of(oracle: Oracle, mask: Mask | None) -> NamedTensors:
 
 
 def require_mask(parameters: Mapping[str, torch.Tensor], mask: Mask | None) -> None:
-    """Refuse a mask that does not fit the parameters it is for.
-
-    Raises:
-        ConfigError: The mask has unknown names, a wrong shape or dtype, or leaves nothing active.
-    """
+    """Refuse a mask that does not fit the parameters it is for, or leaves nothing active."""
     if mask is None:
         return
     remedy = "RandomMask(0.9)(network, step) makes one"
@@ -143,43 +131,10 @@ def require_mask(parameters: Mapping[str, torch.Tensor], mask: Mask | None) -> N
 
 
 def require_gradient(loss: torch.Tensor) -> None:
-    """Refuse a loss that autograd cannot differentiate.
-
-    Raises:
-        ConfigError: The loss depends on no parameter, as far as autograd sees.
-    """
+    """Refuse a loss that depends on no parameter, as far as autograd sees."""
     require_that(
         loss.requires_grad, "the loss has no gradient: look for detach(), no_grad() or numpy in the network and the loss."
     )
-
-
-@dataclass(frozen=True)
-class Slopes:
-    """Slopes of the loss along the queried directions, and what they cost.
-
-    Args:
-        values: Slopes in the order of the directions, `(n,)`; 0 where one was dropped.
-        loss: Loss of the unperturbed network, `l(theta)`.
-        queries: Number of losses that were asked for.
-        solver_steps: Number of states advanced by one step to answer them.
-        dropped: Number of directions left out because solver steps failed; both queries of a central difference go.
-        incidents: Failures on the way.
-    """
-
-    values: torch.Tensor
-    loss: float
-    queries: int
-    solver_steps: int
-    dropped: int
-    incidents: tuple[Incident, ...]
-
-    def estimate(self, grads: NamedTensors) -> GradientEstimate:
-        """Make the estimate that these slopes lead to.
-
-        Args:
-            grads: Tensor of its shape for each trained parameter.
-        """
-        return GradientEstimate(grads, self.loss, self.queries, self.solver_steps, self.dropped, self.incidents)
 
 
 def ask_slopes(
@@ -189,7 +144,7 @@ def ask_slopes(
     step_size: float,
     scheme: Scheme,
     ledger: Ledger | None = None,
-) -> Slopes:
+) -> tuple[torch.Tensor, GradientEstimate]:
     """Ask an oracle for the loss, and for its changes at the steps of the scheme along every direction.
 
     Args:
@@ -199,6 +154,10 @@ def ask_slopes(
         step_size: Length of a step, `mu`.
         scheme: Finite differences, ``"forward"`` or ``"central"``.
         ledger: File that answers are kept in on the way; None for nowhere.
+
+    Returns:
+        Slopes in the order of the directions, `(n,)`, 0 where one was dropped (of a central difference, both queries are), and
+        the estimate, to which the caller adds the gradient that they make.
 
     Raises:
         ConfigError: The network's numbers are too coarse, or the step does not suit them.
@@ -218,19 +177,17 @@ def ask_slopes(
             f"{step_size:g} are not: take a smaller step_size, or an earlier checkpoint."
         )
     account = prepared.account + answers.account
-    return Slopes(values, prepared.loss, 1 + len(answers.changes), account.steps, len(lost), account.incidents)
+    queries = 1 + len(answers.changes)
+    return values, GradientEstimate({}, prepared.loss, queries, account.steps, len(lost), account.incidents)
 
 
 def differences(changes: torch.Tensor, step_size: float, scheme: Scheme) -> torch.Tensor:
-    """Compute slopes along the queried directions.
+    """Compute slopes along `n` directions, `(n,)`.
 
     Args:
         changes: Changes of the loss, `(n,)` at `+mu` for the forward scheme; `(2n,)`, `+mu` and `-mu` in turn, for the central.
         step_size: Length of a step, `mu`.
         scheme: Finite differences, ``"forward"`` or ``"central"``.
-
-    Returns:
-        Slopes, `(n,)`.
     """
     if scheme == "forward":
         return changes / step_size

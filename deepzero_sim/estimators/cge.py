@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -39,19 +40,15 @@ class CGE(Estimator):
     ) -> GradientEstimate:
         parameters = parameters_of(oracle, mask)
         active = _active_indices(parameters, mask)
-        slopes = ask_slopes(oracle, batch, self.queries(active), self.step_size, self.scheme, ledger)
+        slopes, estimate = ask_slopes(oracle, batch, self.queries(active), self.step_size, self.scheme, ledger)
         grads = {name: torch.zeros_like(p, memory_format=torch.contiguous_format) for name, p in parameters.items()}
-        parts = torch.split(slopes.values, [len(indices) for indices in active.values()])
+        parts = torch.split(slopes, [len(indices) for indices in active.values()])
         for (name, indices), part in zip(active.items(), parts, strict=True):
             grads[name].view(-1)[indices.to(grads[name].device)] = part.to(grads[name])
-        return slopes.estimate(grads)
+        return replace(estimate, grads=grads)
 
     def queries(self, active: Mapping[str, torch.Tensor]) -> list[Coordinates]:
-        """List the perturbations that an oracle is asked for.
-
-        Args:
-            active: Flat positions of the active coordinates of each parameter, `(n,)`.
-        """
+        """List the perturbations that an oracle is asked for, given the flat positions of active coordinates, `(n,)`."""
         steps = query_steps(self.step_size, self.scheme)
         return [
             Coordinates(name, tuple(indices.repeat_interleave(len(steps)).tolist()), steps * len(indices))

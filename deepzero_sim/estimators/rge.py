@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -46,18 +47,11 @@ class RGE(Estimator):
         seeds = torch.randint(2**62, (self.num_directions,), generator=new_generator(seed)).tolist()
         steps = query_steps(self.step_size, self.scheme)
         queries = Directions(tuple(s for s in seeds for _ in steps), steps * len(seeds), mask)
-        slopes = ask_slopes(oracle, batch, [queries], self.step_size, self.scheme, ledger)
+        slopes, estimate = ask_slopes(oracle, batch, [queries], self.step_size, self.scheme, ledger)
         grads = {name: torch.zeros_like(p) for name, p in parameters.items()}
-        dimension = sum(_active_count(p, name, mask) for name, p in parameters.items())
-        answered = max(1, self.num_directions - slopes.dropped)  # the mean of those that are there is as unbiased
-        for direction_seed, slope in zip(seeds, slopes.values.tolist(), strict=True):
+        active = [p.numel() for p in parameters.values()] if mask is None else [int(part.sum()) for part in mask.values()]
+        answered = max(1, self.num_directions - estimate.dropped)  # the mean of those that are there is as unbiased
+        for direction_seed, slope in zip(seeds, slopes.tolist(), strict=True):
             for name, u in unit_direction(parameters, direction_seed, mask).items():
-                grads[name].add_(u, alpha=slope * dimension / answered)
-        return slopes.estimate(grads)
-
-
-def _active_count(parameter: torch.Tensor, name: str, mask: Mask | None) -> int:
-    """Count the active coordinates of a parameter."""
-    if mask is None:
-        return parameter.numel()
-    return int(mask[name].sum()) if name in mask else 0
+                grads[name].add_(u, alpha=slope * sum(active) / answered)
+        return replace(estimate, grads=grads)

@@ -1,4 +1,4 @@
-"""Answers that are kept while a long gradient is on its way, so that a run that is killed in the middle of it goes on there."""
+"""Partial answers of a long question on disk, so that a killed run resumes mid-gradient."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from deepzero_sim.common.checksums import digest
 from deepzero_sim.common.files import require_regular, write_text
 from deepzero_sim.errors import RunError
 
-#: Seconds of a portion of a question's queries: so much work is lost by a kill, and a shorter gradient writes nothing.
+#: Seconds of a portion of a question's queries: a kill loses so much work, and a shorter gradient writes nothing.
 PORTION = 20.0
 
-#: Share of a question that is its first portion, before it is known how long one takes.
+#: Share of a question that is its first portion, before the pace is known.
 FIRST = 1 / 16
 
 
 class Portion(NamedTuple):
-    """The answers of some chunks.
+    """Answers of some chunks.
 
     Args:
-        chunks: how many, in the order asked.
-        changes: of the loss, a number a query.
-        solver_steps: that they took.
-        dropped: places of the queries that were left out.
-        incidents: failures on the way, each as the values of an :class:`deepzero_sim.solver.failure_policy.Incident`.
+        chunks: Number of chunks, in the order asked.
+        changes: Changes of the loss, a number a query.
+        solver_steps: Solver steps that they took.
+        dropped: Places of the queries that were left out.
+        incidents: Failures on the way, each as the values of an :class:`~deepzero_sim.solver.failure_policy.Incident`.
     """
 
     chunks: int
@@ -37,15 +37,15 @@ class Portion(NamedTuple):
 
 
 class Ledger:
-    """The answers to one question at a time, in a file: a line that names the question, then a line a portion.
+    """Persists the answers to one question at a time in a file: a line that names the question, then a line a portion.
 
     A question is named by the training step, which of the step's questions it is, the loss and how many queries it has: in a
     run that resumes with the same bits no other has that name. Each portion ends with a checksum of the run, the question and
     all portions up to there.
 
     Args:
-        path: the file; it is there only while a question is being answered that takes more than a portion.
-        run: the name of the run, of which there is one file.
+        path: File; it is there only while a question is being answered that takes more than a portion.
+        run: Name of the run that the file belongs to.
     """
 
     def __init__(self, path: Path, run: str = "") -> None:
@@ -60,18 +60,18 @@ class Ledger:
         self._unwritten_seconds = 0.0
 
     def at(self, step: int) -> None:
-        """A training step begins."""
+        """Begin a training step."""
         self._step, self._asked = step, 0
 
     def begin(self, loss: float, queries: int) -> list[Portion]:
-        """A question, and the portions of it that were answered before.
+        """Begin a question, and read the portions of it that were answered before.
 
         Args:
-            loss: of the network as it is.
-            queries: how many there are.
+            loss: Loss of the unperturbed network.
+            queries: Number of queries.
 
         Raises:
-            RunError: answers were changed, or are another run's.
+            RunError: Answers were changed, or are another run's.
         """
         names = {"step": self._step, "question": self._asked, "loss": loss.hex(), "queries": queries}
         self._question = json.dumps(names) + "\n"
@@ -81,16 +81,16 @@ class Ledger:
         require_regular(self._path)
         text = self._path.read_text(encoding="utf-8", errors="replace") if self._path.exists() else ""
         if not text.startswith(self._question):
-            self.forget()
+            self.delete()
             return []
         portions, whole = [], self._question
         for line in text.splitlines(keepends=True)[1:]:
-            read = _portion(line)
+            read = _parse(line)
             if read is None:
                 write_text(self._path, whole)
                 break
             portion, checksum = read
-            self._checksum = self._following(portion)
+            self._checksum = self._next_checksum(portion)
             if checksum != self._checksum:
                 raise RunError(
                     f"{self._path} holds answers that were changed, or those of another run: restore it, or delete it to have "
@@ -100,15 +100,11 @@ class Ledger:
             whole += line
         return portions
 
-    def _following(self, portion: Portion) -> str:
+    def _next_checksum(self, portion: Portion) -> str:
         return digest([self._checksum, json.dumps(portion)])
 
     def size_of_next(self, costs: Sequence[float]) -> int:
-        """How many of the chunks that are left make a portion: at least one.
-
-        Args:
-            costs: of the chunks that are left.
-        """
+        """Count the chunks of the next portion, at least one, by the costs of those that are left."""
         most = FIRST * sum(costs) if self._pace is None else PORTION / self._pace
         if self._pace is not None and sum(costs) <= 1.5 * most:  # rather than a small rest
             return len(costs)
@@ -119,12 +115,12 @@ class Ledger:
         return count
 
     def append(self, portion: Portion, cost: float, seconds: float) -> None:
-        """Keep the answers of a portion.
+        """Append the answers of a portion.
 
         Args:
-            portion: the answers.
-            cost: of its chunks.
-            seconds: that it took.
+            portion: Answers.
+            cost: Cost of its chunks.
+            seconds: Seconds that they took.
         """
         if cost > 0:
             self._pace = seconds / cost
@@ -136,19 +132,19 @@ class Ledger:
     def _write(self) -> None:
         text = ""
         for portion in self._unwritten:
-            self._checksum = self._following(portion)
+            self._checksum = self._next_checksum(portion)
             text += json.dumps([*portion, self._checksum]) + "\n"
         with self._path.open("a", encoding="utf-8") as file:
             file.write(text if file.tell() else self._question + text)
         self._unwritten, self._unwritten_seconds = [], 0.0
 
-    def forget(self) -> None:
-        """Keep nothing."""
+    def delete(self) -> None:
+        """Delete the file."""
         self._path.unlink(missing_ok=True)
 
 
-def _portion(line: str) -> tuple[Portion, str] | None:
-    """A line of the file and its checksum, or None where a kill cut it off, or a power cut left something else."""
+def _parse(line: str) -> tuple[Portion, str] | None:
+    """Parse a line of the file and its checksum; None where a kill cut it off, or a power cut left something else."""
     try:
         content: list[Any] = json.loads(line) if line.endswith("\n") else []
         return Portion(*content[:-1]), str(content[-1])

@@ -1,4 +1,4 @@
-"""A network and its loss as one: what queries ask of it is one number."""
+"""A network and its loss as one module, whose result is one number."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class NetworkWithLoss(nn.Module):
     """`(inputs, targets) -> loss`, as one network.
 
     Args:
-        network: whose outputs.
-        loss: `(outputs, targets) -> scalar`.
+        network: Network whose outputs the loss takes; None if the inputs are outputs already.
+        loss: Function `(outputs, targets) -> scalar`.
     """
 
     def __init__(self, network: nn.Module | None, loss: Any) -> None:
@@ -30,19 +30,15 @@ class NetworkWithLoss(nn.Module):
     def forward(self, inputs: Any, targets: Any) -> torch.Tensor:
         outputs = inputs
         if self.network is not None:
-            with _blamed("the network", inputs):
+            with _explain_errors("the network", inputs):
                 outputs = self.network(*inputs)
-        with _blamed("the loss", (outputs, targets)):
+        with _explain_errors("the loss", (outputs, targets)):
             return _scalar(self.loss(outputs, targets))
 
 
 @contextmanager
-def _blamed(what: str, given: Any) -> Iterator[None]:
-    """Say whose code raised what, and what it was called with.
-
-    Raises:
-        ConfigError: it raised an error, other than one of ours.
-    """
+def _explain_errors(what: str, given: Any) -> Iterator[None]:
+    """Turn an exception inside into one that says whose code raised it, and what it was called with."""
     try:
         yield
     except (DeepZeroError, CannotRecordError):
@@ -55,11 +51,7 @@ def _blamed(what: str, given: Any) -> Iterator[None]:
 
 
 def _scalar(loss: Any) -> torch.Tensor:
-    """A loss as a tensor of no axes.
-
-    Raises:
-        ConfigError: it is not one floating-point number.
-    """
+    """Convert a loss to a tensor without axes; refuse what is not one floating-point number."""
     if not isinstance(loss, torch.Tensor) or loss.numel() != 1 or not loss.is_floating_point():
         what = f"{loss.dtype} of shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else type(loss).__name__
         raise ConfigError(

@@ -1,6 +1,6 @@
-"""A network that answers queries: by how much its result changes where its parameters do.
+"""Perturbed copies of a network, by how much its result changes when its parameters do.
 
-Steps in single coordinates are carried through the recorded network as differences (`difference/`), many queries at once.
+Steps in single coordinates are propagated through the recorded network as differences (`difference/`), many queries at once.
 Random directions, other displacements, and networks that cannot be recorded, take a whole forward pass a query.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any, NamedTuple, TypeAlias
@@ -26,27 +26,20 @@ from deepzero_sim.oracle.difference.delta import Delta, Dense, OneCoordinate
 from deepzero_sim.oracle.difference.propagation import Differences
 from deepzero_sim.oracle.difference.propagation_state import Meter
 from deepzero_sim.oracle.difference.trace import CannotRecordError, Recording, Slot, record
-from deepzero_sim.oracle.queries import (
-    Coordinates,
-    Directions,
-    Displacements,
-    Perturbation,
-    parts_of,
-    trainable,
-    unit_direction,
-)
+from deepzero_sim.oracle.parameters import perturbed_parameters, trainable
+from deepzero_sim.oracle.queries import Coordinates, Directions, Displacements, Perturbation, parts_of
 
 
 @dataclass(frozen=True, eq=False)
 class UnperturbedPass:
-    """A network as it is, on a batch.
+    """Pass of the unperturbed network on a batch.
 
     Args:
-        inputs: of the network.
-        result: what it returns.
-        parameters: that are trained.
-        recording: of its forward pass; None if it cannot be recorded.
-        differences: carried through the recording.
+        inputs: Inputs of the network.
+        result: Tensor that it returns.
+        parameters: Parameters that are trained.
+        recording: Recording of the forward pass; None if the network cannot be recorded.
+        differences: Propagation of differences through the recording.
     """
 
     inputs: tuple[Any, ...]
@@ -57,22 +50,22 @@ class UnperturbedPass:
 
     @property
     def size(self) -> int:
-        """Bytes of what it keeps."""
+        """Number of bytes that are kept."""
         if self.recording is None or self.differences is None:
             return 0
         return self.recording.size + self.differences.size
 
 
-#: Times the size of the differences kept that a query takes with its temporaries.
+#: Memory of a query with its temporaries, in units of the differences it keeps.
 TEMPORARIES = 4
 
 
 class Footprint(NamedTuple):
-    """What one query takes.
+    """Memory and time of one query.
 
     Args:
-        size: bytes of the differences that are kept at once.
-        seconds: measured once.
+        size: Bytes of the differences that are kept at once.
+        seconds: Seconds, measured once.
     """
 
     size: int
@@ -80,16 +73,16 @@ class Footprint(NamedTuple):
 
 
 class PerturbedNetwork:
-    """A network that answers queries. Whole passes write into its weights; afterwards it is what it was, bit for bit.
+    """A network that answers queries. Whole passes write into its weights, which are restored bit for bit.
 
     Args:
-        network: the one that is trained; None for a function without parameters.
-        whole: a module that contains it as its ``prefix``, and whose result is asked for; the network itself if None.
-        prefix: of the network's parameters among those of ``whole``.
-        dtype: of the differences between operations; that of the values if None.
-        rounded_once: whether values of the network as it is are computed in float64 and rounded (`float64_shadow.py`).
-        memory: bytes that activations and the differences of one query may take; a network that needs more is not recorded.
-        in_loop: whether it is called again and again in a loop, where it must keep nothing from call to call.
+        network: Network that is trained; None for a function without parameters.
+        whole: Module that contains it as its ``prefix``, and whose result is asked for; the network itself if None.
+        prefix: Prefix of the network's parameters among those of ``whole``.
+        dtype: Type of the differences between operations; that of the values if None.
+        rounded_once: True to compute the unperturbed values in float64 and round them once (`float64_shadow.py`).
+        memory: Bytes that activations and the differences of one query may take; a network that needs more is not recorded.
+        in_loop: True if the network is called repeatedly in a loop, where it must keep nothing from call to call.
     """
 
     def __init__(
@@ -123,7 +116,7 @@ class PerturbedNetwork:
 
     @torch.no_grad()
     def unperturbed_pass(self, *inputs: Any) -> UnperturbedPass:
-        """The network as it is, on a batch: recorded, or just run where it was found that it cannot be."""
+        """Run the unperturbed network on a batch: recorded, or as it is where it was found that it cannot be recorded."""
         case = _case(self._whole, inputs)
         if case not in self._recorded:
             self._recorded[case] = self._can_be_recorded(inputs)
@@ -132,10 +125,10 @@ class PerturbedNetwork:
         return UnperturbedPass(inputs, self._whole_pass(inputs), self._parameters)
 
     def _can_be_recorded(self, inputs: tuple[Any, ...]) -> bool:
-        """Try it, the first time.
+        """Try to record a network that is met the first time, and warn if it must be queried by whole passes.
 
         Raises:
-            ConfigError: the network can be queried in no way.
+            ConfigError: The network can be queried in no way.
         """
         self._require_repeatable(inputs)
         try:
@@ -191,10 +184,12 @@ class PerturbedNetwork:
             inputs, recording.values[recording.output], parameters, recording, Differences(recording, self._dtype)
         )
 
-    def _require_fits(self, base: UnperturbedPass) -> None:
-        """Refuse what no splitting into smaller chunks can make fit."""
-        largest = max((f.size for f in self.footprint(base).values()), default=0)  # asked first: the base keeps more then
-        needed = base.size + TEMPORARIES * largest
+    def _require_fits(self, unperturbed: UnperturbedPass) -> None:
+        """Refuse to record a network that exceeds the memory setting even with one query at a time."""
+        largest = max(
+            (f.size for f in self.footprint(unperturbed).values()), default=0
+        )  # asked first: the pass keeps more then
+        needed = unperturbed.size + TEMPORARIES * largest
         if needed > self._memory:
             raise CannotRecordError(
                 f"activations and the differences of a single query take {needed / 2**20:.3g} MiB, more than the "
@@ -209,11 +204,15 @@ class PerturbedNetwork:
         )
 
     def _require_agreement(self, inputs: Sequence[Any]) -> None:
-        """Hold differences to two whole passes: with noise for weights, since layers of zeros, as in untrained correctors, hide
-        all before them; or with weights that are changed a little, where noise gives no numbers.
+        """Compare differences with two whole passes: the self-test of the engine, once for every network and shape of batch.
+
+        A recording sees only what passes through torch's dispatcher. A network that reads its weights in another way (numpy,
+        a C extension, values cached in Python) would get gradients that are wrong in silence. So all weights and inputs are
+        changed at once, and the change of the result must be that of two whole passes. Weights are noise then, since layers
+        of zeros, as in untrained correctors, hide all before them; or weights changed a little, where noise gives no numbers.
 
         Raises:
-            CannotRecordError: something goes past the recording, such as code that torch does not see.
+            CannotRecordError: The two disagree.
         """
         for values, share in ((_noise(self._whole), 1.0), (_nearby(self._whole), 0.01)):
             with preserve_state(self._whole):
@@ -230,7 +229,7 @@ class PerturbedNetwork:
             return
 
     def _numbers(self, inputs: Sequence[Any]) -> torch.Tensor | None:
-        """What it gives with the weights that it has now; None if it fails: not all may be noise, such as covariances."""
+        """Run with the present weights; None if the network fails: not all weights may be noise, such as covariances."""
         try:
             result = self._whole_pass(inputs)
         except Exception:
@@ -238,9 +237,10 @@ class PerturbedNetwork:
         return result if bool(torch.isfinite(result).all()) else None
 
     def _two_ways(self, inputs: Sequence[Any], share: float) -> tuple[torch.Tensor, torch.Tensor, float] | None:
-        """What a change of all parameters and inputs changes of the result, carried and by whole passes, and the result's size.
+        """Change all parameters and inputs, and compute the change of the result by propagation and by whole passes.
 
-        None if the network does not work with its weights as they are, or changed.
+        Returns:
+            Both changes and the size of the results; None if the network does not work with these weights.
         """
         if self._numbers(inputs) is None:
             return None
@@ -260,7 +260,7 @@ class PerturbedNetwork:
         leaves, form = pytree.tree_flatten(tuple(inputs))
         for place, slot in recording.inputs.items():
             if leaves[place].is_floating_point() and leaves[place].numel():
-                varied = _varied(leaves[place], share)
+                varied = _vary(leaves[place], share)
                 starts[slot] = Dense((varied - leaves[place]).unsqueeze(0))
                 leaves[place] = varied
         delta = Differences(recording).propagate(starts)
@@ -269,65 +269,74 @@ class PerturbedNetwork:
         after = self._numbers(pytree.tree_unflatten(leaves, form))
         return None if after is None else (found, after - before, _largest(before) + _largest(after))
 
-    def footprint(self, base: UnperturbedPass) -> dict[str, Footprint]:
-        """What a query of each parameter takes, measured the first time; nothing for networks that are not recorded."""
-        if base.differences is None:
+    def footprint(self, unperturbed: UnperturbedPass) -> dict[str, Footprint]:
+        """Measure what a query of each parameter takes, once; empty for networks that are not recorded."""
+        if unperturbed.differences is None:
             return {}
-        case = _case(self._whole, base.inputs)
+        case = _case(self._whole, unperturbed.inputs)
         if case not in self._footprints:
-            self._footprints[case] = {name: self._measured(base, name) for name, p in self._parameters.items() if p.numel()}
+            self._footprints[case] = {
+                name: self._measure(unperturbed, name) for name, p in self._parameters.items() if p.numel()
+            }
         return self._footprints[case]
 
-    def _measured(self, base: UnperturbedPass, name: str) -> Footprint:
+    def _measure(self, unperturbed: UnperturbedPass, name: str) -> Footprint:
         query = Coordinates(name, (0,), (0.0,))
-        self.changes(base, query)  # what is done once only
+        self.changes(unperturbed, query)  # warms up caches
         meter = Meter()
         started = time.perf_counter()
-        self.changes(base, query, meter=meter)
+        self.changes(unperturbed, query, meter=meter)
         return Footprint(meter.peak, time.perf_counter() - started)
 
     @torch.no_grad()
     def changes(
         self,
-        base: UnperturbedPass,
+        unperturbed: UnperturbedPass,
         perturbation: Perturbation | None,
         inputs: Sequence[torch.Tensor | None] = (),
         meter: Meter | None = None,
     ) -> torch.Tensor:
-        """What queries change of the result.
+        """Compute the changes of the result that queries make.
 
         Args:
-            base: the network as it is.
-            perturbation: `P` queries; None if they change inputs only.
-            inputs: what they change of each input, `(P, *shape)`; None, or nothing at the end, where nothing.
-            meter: is told how much memory the differences take.
+            unperturbed: Pass of the unperturbed network.
+            perturbation: Queries, `P` of them; None if they change inputs only.
+            inputs: Change of each input, `(P, *shape)`; None where there is none, and nothing for the inputs at the end.
+            meter: Meter of the memory that the differences take.
 
         Returns:
-            `(P, *shape)` for a result of shape `shape`.
+            Changes `(P, *shape)` of a result of shape `shape`.
         """
-        if base.differences is None or base.recording is None or isinstance(perturbation, Directions | Displacements):
-            return self._by_whole_passes(base, perturbation, inputs)
-        slots = base.recording.inputs
+        if (
+            unperturbed.differences is None
+            or unperturbed.recording is None
+            or isinstance(perturbation, Directions | Displacements)
+        ):
+            return self._change_by_whole_passes(unperturbed, perturbation, inputs)
+        slots = unperturbed.recording.inputs
         starts: dict[Slot, Delta] = {slots[i]: Dense(change) for i, change in enumerate(inputs) if change is not None}
         if perturbation is not None:
-            starts |= _coordinates(base.parameters, base.recording, perturbation)
-        delta = base.differences.propagate(starts, meter)
+            starts |= _coordinate_deltas(unperturbed.parameters, unperturbed.recording, perturbation)
+        delta = unperturbed.differences.propagate(starts, meter)
         if delta is None:  # nothing that is used changes
-            return base.result.new_zeros(_count(perturbation, inputs), *base.result.shape)
+            return unperturbed.result.new_zeros(_count(perturbation, inputs), *unperturbed.result.shape)
         return delta.dense()
 
-    def _by_whole_passes(
-        self, base: UnperturbedPass, perturbation: Perturbation | None, inputs: Sequence[torch.Tensor | None]
+    def _change_by_whole_passes(
+        self, unperturbed: UnperturbedPass, perturbation: Perturbation | None, inputs: Sequence[torch.Tensor | None]
     ) -> torch.Tensor:
-        moved = [x if change is None else x + change for x, change in zip_longest(base.inputs, inputs)]
-        queries = [{}] * _count(None, inputs) if perturbation is None else _changed_parameters(base.parameters, perturbation)
+        moved = [x if change is None else x + change for x, change in zip_longest(unperturbed.inputs, inputs)]
+        if perturbation is None:
+            queries = iter([NamedTensors()] * _count(None, inputs))
+        else:
+            queries = perturbed_parameters(unperturbed.parameters, perturbation)
         changes = []
         for query, changed in enumerate(queries):
-            given = tuple(x if x is base.inputs[i] else x[query] for i, x in enumerate(moved))
+            given = tuple(x if x is unperturbed.inputs[i] else x[query] for i, x in enumerate(moved))
             named = {self._prefix + name: tensor for name, tensor in changed.items()}
             with preserve_state(self._whole):
                 write(self._whole, named)
-                changes.append(self._call(given) - base.result)
+                changes.append(self._call(given) - unperturbed.result)
         return torch.stack(changes)
 
 
@@ -335,7 +344,7 @@ def _largest(x: torch.Tensor) -> float:
     return float(x.abs().max()) if x.numel() else 0.0
 
 
-def _coordinates(parameters: NamedTensors, recording: Recording, perturbation: Perturbation) -> dict[Slot, Delta]:
+def _coordinate_deltas(parameters: NamedTensors, recording: Recording, perturbation: Perturbation) -> dict[Slot, Delta]:
     first = 0
     starts: dict[Slot, Delta] = {}
     for part in parts_of(perturbation):
@@ -351,7 +360,7 @@ def _count(perturbation: Perturbation | None, inputs: Sequence[torch.Tensor | No
     return len(next(x for x in inputs if x is not None)) if perturbation is None else len(perturbation)
 
 
-#: Which modules are in training mode, and the shapes of a batch.
+#: Training mode of each module, and shapes and types of a batch: what decides how a network is recorded.
 _Case: TypeAlias = tuple[Any, ...]
 
 
@@ -362,7 +371,7 @@ def _case(whole: nn.Module, inputs: Sequence[Any]) -> _Case:
 
 
 def _noise(module: nn.Module) -> NamedTensors:
-    """Other numbers for a module's parameters, of the size that numbers for them have."""
+    """Draw other numbers for a module's parameters, of their usual size."""
     generator = new_generator(0)
     return {
         name: torch.randn(p.shape, generator=generator).to(p) / math.sqrt(max(1, math.prod(p.shape[1:])))
@@ -372,7 +381,7 @@ def _noise(module: nn.Module) -> NamedTensors:
 
 
 def _nearby(module: nn.Module) -> NamedTensors:
-    """A module's parameters, each some percent larger."""
+    """Scale each of a module's parameters by some percent."""
     generator = new_generator(0)
     return {
         name: p + 0.05 * torch.rand(p.shape, generator=generator).to(p) * p
@@ -381,26 +390,7 @@ def _nearby(module: nn.Module) -> NamedTensors:
     }
 
 
-def _varied(x: torch.Tensor, share: float) -> torch.Tensor:
-    """Somewhat other numbers."""
+def _vary(x: torch.Tensor, share: float) -> torch.Tensor:
+    """Add some noise to an input."""
     noise = torch.randn(x.shape, generator=new_generator(0)).to(x)
     return x + 0.1 * share * float(x.abs().max()) * noise
-
-
-def _changed_parameters(parameters: NamedTensors, perturbation: Perturbation) -> Iterator[NamedTensors]:
-    """For each query the parameters that it changes, as changed copies."""
-    if isinstance(perturbation, Directions):
-        for seed, step in zip(perturbation.seeds, perturbation.steps, strict=True):
-            direction = unit_direction(parameters, seed, perturbation.mask) if step else {}
-            yield {name: parameters[name].detach() + step * u for name, u in direction.items()}
-    if isinstance(perturbation, Displacements):
-        for move in perturbation.moves:
-            parts = torch.split(move, [p.numel() for p in parameters.values()])
-            yield {
-                name: p.detach() + part.view(p.shape).to(p) for (name, p), part in zip(parameters.items(), parts, strict=True)
-            }
-    for part in parts_of(perturbation):
-        for index, step in zip(part.indices, part.steps, strict=True):
-            changed = parameters[part.name].detach().clone(memory_format=torch.contiguous_format)
-            changed.view(-1)[index] += step
-            yield {part.name: changed}

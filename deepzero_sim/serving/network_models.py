@@ -14,7 +14,7 @@ from deepzero_sim.common.types import NamedTensors, to_array
 from deepzero_sim.connectors.http.json_values import Vector
 from deepzero_sim.execution.threads import single_threaded
 from deepzero_sim.oracle.base import Oracle, require_finite
-from deepzero_sim.oracle.queries import trainable
+from deepzero_sim.oracle.parameters import trainable
 from deepzero_sim.serving.model import ServedModel, config_integer
 
 

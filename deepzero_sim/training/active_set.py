@@ -21,9 +21,9 @@ from deepzero_sim.execution.threads import single_threaded
 from deepzero_sim.solver.failure_policy import count_failures
 from deepzero_sim.training.checkpoint_file import CHECKPOINT
 from deepzero_sim.training.preparation import PREPARATION, RATIOS_FOUND, Entry, Preparation
+from deepzero_sim.training.progress import Progress
 from deepzero_sim.training.ratios_file import RatiosRecord, load_ratios, record_of, require_ratios_of, save_ratios
 from deepzero_sim.training.run_folder import RunFolder
-from deepzero_sim.training.trainer import Progress
 
 #: Layer ratios that have a short name.
 LAYER_RATIOS: dict[str, Callable[..., LayerRatios]] = {

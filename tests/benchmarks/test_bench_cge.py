@@ -21,7 +21,7 @@ from deepzero_sim.benchmarks.plain_loop import PlainLoop
 from deepzero_sim.cli.main import main
 from deepzero_sim.estimators import CGE
 from deepzero_sim.models import resnet20
-from deepzero_sim.oracle.base import ModelOracle
+from deepzero_sim.oracle.model import ModelOracle
 
 QUICK = ["--seconds", "0.001", "--repeats", "1", "--error_coordinates", "2", "--batch", "2"]
 KINDS = ("error", "rounding_error")

@@ -22,11 +22,11 @@ from deepzero_sim.cli.settings import WakeMethod, Workers
 from deepzero_sim.cli.train import train
 from deepzero_sim.common.types import Array
 from deepzero_sim.errors import MissingExtraError, RunError
-from deepzero_sim.oracle.queries import trainable
+from deepzero_sim.oracle.parameters import trainable
 from deepzero_sim.training.checkpoint_file import load_checkpoint
 from deepzero_sim.training.checkpoint_file import snapshot as snapshot_of
 from deepzero_sim.training.run_folder import read_metrics
-from deepzero_sim.training.trainer import Progress
+from deepzero_sim.training.progress import Progress
 
 PACKAGES = {"CMA-ES": "cma", "Nevergrad": "nevergrad"}
 

@@ -11,7 +11,7 @@ from torch import nn
 from deepzero_sim.benchmarks.plain_loop import PlainLoop, blocks_of
 from deepzero_sim.common.types import NamedTensors, Scheme
 from deepzero_sim.models import ResNet, resnet20
-from deepzero_sim.oracle.base import ModelOracle
+from deepzero_sim.oracle.model import ModelOracle
 
 IMAGES = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 BATCH = IMAGES, torch.tensor([3, 1, 4, 1])

@@ -17,12 +17,12 @@ from deepzero_sim.cli.runs import Cost, MethodName, build_corrector, cost, train
 from deepzero_sim.cli.train import TrainSettings, train
 from deepzero_sim.common.components import Component
 from deepzero_sim.common.settings import settings_to_dict
-from deepzero_sim.datasets.generate import Simulations, generate
+from deepzero_sim.datasets.generation import Simulations, generate
 from deepzero_sim.errors import ConfigError, DataError, DeepZeroError, RunError
 from deepzero_sim.execution.tasks import SerialExecutor
 from deepzero_sim.models.corrector import Corrector, NoCorrection
 from deepzero_sim.training.checkpoint_file import load_checkpoint
-from deepzero_sim.training.trainer import Progress
+from deepzero_sim.training.progress import Progress
 
 #: Of the frames of `line_data` but the last, which are advanced once: 3 simulations, 12 frames.
 ALL_FRAMES = 3 * 11

@@ -13,7 +13,7 @@ import pytest
 
 from deepzero_sim.common.components import Component, build, load
 from deepzero_sim.errors import ConfigError, MissingExtraError
-from deepzero_sim.execution.executors import run_in_order
+from deepzero_sim.execution.tasks import run_in_order
 from deepzero_sim.solvers import WakeFlow
 
 

@@ -16,7 +16,7 @@ from torch import nn
 import deepzero_sim as dz
 from deepzero_sim.common.module_state import preserve_state
 from deepzero_sim.common.randomness import new_generator
-from deepzero_sim.oracle.queries import trainable, unit_direction
+from deepzero_sim.oracle.parameters import trainable, unit_direction
 
 
 class TwoNames(nn.Module):

@@ -17,7 +17,7 @@ from problems import (
 
 from deepzero_sim.common.types import Mask, NamedTensors, Scheme
 from deepzero_sim.estimators import RGE
-from deepzero_sim.oracle.queries import trainable, unit_direction
+from deepzero_sim.oracle.parameters import trainable, unit_direction
 
 SCHEMES: dict[Scheme, tuple[float, float]] = {"forward": (1e-6, 1e-4), "central": (1e-4, 1e-6)}
 

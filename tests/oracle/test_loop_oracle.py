@@ -37,7 +37,8 @@ from deepzero_sim.models import small
 from deepzero_sim.oracle.base import Oracle
 from deepzero_sim.oracle.loop import LoopOracle
 from deepzero_sim.oracle.model import ModelOracle
-from deepzero_sim.oracle.queries import Coordinates, Directions, trainable, unit_direction
+from deepzero_sim.oracle.parameters import trainable, unit_direction
+from deepzero_sim.oracle.queries import Coordinates, Directions
 
 
 def assert_same(grads: NamedTensors, expected: NamedTensors) -> None:

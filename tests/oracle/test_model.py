@@ -20,7 +20,8 @@ from deepzero_sim.estimators import CGE, RGE, BackPropagation, Estimator
 from deepzero_sim.execution.executors import Backend, open_executor
 from deepzero_sim.oracle.loop import LoopOracle
 from deepzero_sim.oracle.model import ModelOracle
-from deepzero_sim.oracle.queries import Coordinates, parts_of, trainable
+from deepzero_sim.oracle.parameters import trainable
+from deepzero_sim.oracle.queries import Coordinates, parts_of
 
 
 def classifier(dtype: torch.dtype = torch.float32) -> nn.Module:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from deepzero_sim.errors import ConfigError
+from deepzero_sim.oracle.parameters import trainable
 from deepzero_sim.oracle.queries import (
     CoordinateBatch,
     Coordinates,
@@ -18,7 +19,6 @@ from deepzero_sim.oracle.queries import (
     Displacements,
     parts_of,
     split_into_chunks,
-    trainable,
 )
 
 #: The network as it is, as a perturbation of one query.

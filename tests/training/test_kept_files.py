@@ -23,7 +23,7 @@ from deepzero_sim.oracle import ledger
 from deepzero_sim.training.checkpoint_file import CHECKPOINT, Checkpoint, load_checkpoint, snapshot
 from deepzero_sim.training.ratios_file import load_ratios
 from deepzero_sim.training.run_folder import RunFolder
-from deepzero_sim.training.trainer import Progress
+from deepzero_sim.training.progress import Progress
 
 FORWARD = Component("deepzero_sim.CGE", {"step_size": 1e-4, "scheme": "forward"})
 SPARSE: dict[str, Any] = {"sparsity": 0.5, "layer_ratios": Component("zo-grasp", {"num_directions": 3})}

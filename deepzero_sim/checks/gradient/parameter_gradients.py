@@ -25,7 +25,8 @@ from deepzero_sim.estimators.backpropagation import BackPropagation
 from deepzero_sim.estimators.base import Estimator, differences, require_precision
 from deepzero_sim.oracle.base import Oracle, require_finite
 from deepzero_sim.oracle.loop import LoopOracle
-from deepzero_sim.oracle.queries import Directions, trainable, unit_direction
+from deepzero_sim.oracle.parameters import trainable, unit_direction
+from deepzero_sim.oracle.queries import Directions
 from deepzero_sim.solver.contract import DifferentiableSolver
 
 

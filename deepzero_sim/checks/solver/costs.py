@@ -23,7 +23,7 @@ from deepzero_sim.estimators.base import query_steps
 from deepzero_sim.estimators.cge import CGE
 from deepzero_sim.estimators.rge import RGE
 from deepzero_sim.oracle.loop import LoopOracle
-from deepzero_sim.oracle.queries import trainable
+from deepzero_sim.oracle.parameters import trainable
 from deepzero_sim.solver.contract import DifferentiableSolver, Solver
 
 #: Most states in a call and most bytes of them; least and most calls to time; seconds after which that is enough.

@@ -64,24 +64,17 @@ class LayerRatios(abc.ABC):
 
 
 def require_sparsity(sparsity: float) -> None:
-    """Refuse a sparsity outside [0, 1).
-
-    Raises:
-        ConfigError: It is outside.
-    """
+    """Refuse a sparsity outside [0, 1)."""
     fits = is_number(sparsity) and 0 <= sparsity < 1
     require(fits, "sparsity must be in [0, 1), the share of weights that is not active", Words(sparsity))
 
 
 def layer_weights(model: nn.Module) -> NamedTensors:
-    """List the trained weights of convolutions and linear layers, which are scored, by name, in the network's order.
-
-    Raises:
-        ConfigError: The network trains nothing, or no such weights.
-    """
-    parameters = trainable(model)
+    """List the trained weights of convolutions and linear layers, which are scored, by name; refuse a network without any."""
     weights = {
-        name: p for name, p in parameters.items() if p.dim() > 1 and p.numel() and isinstance(_owner(model, name), SCORED)
+        name: p
+        for name, p in trainable(model).items()
+        if p.dim() > 1 and p.numel() and isinstance(model.get_submodule(name.rpartition(".")[0]), SCORED)
     }
     require_that(
         bool(weights),
@@ -89,11 +82,6 @@ def layer_weights(model: nn.Module) -> NamedTensors:
         "gradient can leave out: set sparsity to 0.",
     )
     return weights
-
-
-def _owner(model: nn.Module, name: str) -> nn.Module:
-    """Find the layer that a parameter lies in."""
-    return model.get_submodule(name.rpartition(".")[0])
 
 
 def active_count(density: float, size: int) -> int:

@@ -71,11 +71,7 @@ def _product(loss: torch.Tensor, weights: Sequence[torch.Tensor]) -> Sequence[to
 
 
 def _require_twice_differentiable(gradient: torch.Tensor) -> None:
-    """Refuse a gradient through functions that can be differentiated only once: torch leaves them out without a word.
-
-    Raises:
-        ConfigError: The gradient has come through one.
-    """
+    """Refuse a gradient through functions that can be differentiated only once: torch leaves them out without a word."""
     waiting, seen = [gradient.grad_fn], set()
     while waiting:
         node = waiting.pop()

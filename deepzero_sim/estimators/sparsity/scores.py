@@ -48,25 +48,20 @@ class HessianGradient:
 
 
 def grasp_densities(weights: Mapping[str, torch.Tensor], product: HessianGradient, sparsity: float, rule: Rule) -> Densities:
-    """Find the share of every layer that a global threshold on the scores leaves.
-
-    Args:
-        weights: Tensors that are scored, `theta`.
-        product: Product `H g` at `theta`.
-        sparsity: Share of all coordinates whose scores are on the wrong side.
-        rule: Side of the threshold that survives.
+    """Find the share of every layer that a global threshold on the scores leaves: `sparsity` of them are on the wrong side.
 
     Raises:
         DivergedError: A score is not finite.
     """
     require_finite_tensors(product.values, "score")
-    scores = {name: -(_wide(w).conj() * _wide(product.values[name])).real for name, w in weights.items()}
+    pairs = {name: (_to_float64(w), _to_float64(product.values[name])) for name, w in weights.items()}
+    scores = {name: -(w.conj() * values).real for name, (w, values) in pairs.items()}
     if rule == "magnitude":
         scores = {name: -score.abs() for name, score in scores.items()}
     return Densities(lowest_shares(scores, sparsity), product.queries, product.solver_steps, product.incidents)
 
 
-def _wide(tensor: torch.Tensor) -> torch.Tensor:
+def _to_float64(tensor: torch.Tensor) -> torch.Tensor:
     """Convert to float64, or the complex type of that."""
     return tensor.detach().cpu().to(torch.promote_types(tensor.dtype, torch.float64))
 
@@ -86,11 +81,7 @@ def lowest_shares(scores: Mapping[str, torch.Tensor], sparsity: float) -> dict[s
 
 
 def require_finite_tensors(tensors: Mapping[str, torch.Tensor], what: str) -> None:
-    """Refuse NaN and infinity.
-
-    Raises:
-        DivergedError: A tensor holds some.
-    """
+    """Refuse NaN and infinity."""
     for name, tensor in tensors.items():
         require_that(
             bool(torch.isfinite(tensor).all()),

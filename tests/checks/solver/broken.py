@@ -12,7 +12,8 @@ from problems import Burgers
 
 from deepzero_sim.common.types import Array
 from deepzero_sim.errors import SolverCrashError
-from deepzero_sim.solver.contract import Solver, SolverSpec
+from deepzero_sim.solver.contract import Solver
+from deepzero_sim.solver.spec import SolverSpec
 
 
 class Sheared(Burgers):

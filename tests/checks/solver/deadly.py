@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from deepzero_sim.common.types import Array
-from deepzero_sim.solver.contract import Solver, SolverSpec
+from deepzero_sim.solver.contract import Solver
+from deepzero_sim.solver.spec import SolverSpec
 
 
 def hold_lock() -> None:

@@ -15,7 +15,7 @@ from deepzero_sim.coupling.loop import SolverGradient, SolverLoop
 from deepzero_sim.coupling.vjp import Coloured, ReferenceJacobian, VectorJacobianProduct
 from deepzero_sim.estimators import CGE, RGE, BackPropagation, Estimator
 from deepzero_sim.oracle.loop import LoopOracle
-from deepzero_sim.oracle.queries import trainable
+from deepzero_sim.oracle.parameters import trainable
 from deepzero_sim.solver.contract import Solver
 from deepzero_sim.solver.stepping import checked_step
 

@@ -18,7 +18,8 @@ from problems import Burgers, LinearSolver, LogisticSolver, initial_states
 from deepzero_sim import SolverCheck, as_solver, check_solver
 from deepzero_sim.common.types import Array
 from deepzero_sim.errors import ConfigError, InvalidStateError, SolverCrashError
-from deepzero_sim.solver.contract import Solver, SolverSpec
+from deepzero_sim.solver.contract import Solver
+from deepzero_sim.solver.spec import SolverSpec
 from deepzero_sim.solvers import WakeFlow
 from deepzero_sim.solvers.wake import initial_state
 

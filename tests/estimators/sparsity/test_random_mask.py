@@ -14,7 +14,7 @@ from deepzero_sim.common.types import Mask
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.estimators.base import require_mask
 from deepzero_sim.estimators.sparsity import RandomMask
-from deepzero_sim.oracle.queries import trainable
+from deepzero_sim.oracle.parameters import trainable
 
 
 def model() -> nn.Module:
