@@ -36,8 +36,8 @@ from deepzero_sim.oracle.queries import Displacements
 from deepzero_sim.solver.build import build_solver
 from deepzero_sim.solver.failure_policy import FailurePolicy
 from deepzero_sim.training.checkpoint_file import Checkpoint, storable_copies
-from deepzero_sim.training.run_folder import RunFolder
 from deepzero_sim.training.progress import Progress, progress_of
+from deepzero_sim.training.run_folder import RunFolder
 
 
 @dataclass

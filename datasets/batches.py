@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from deepzero_sim.common.requirements import require_that
 from deepzero_sim.common.types import Array
 from deepzero_sim.datasets.trajectories import Trajectories, as_batch
 from deepzero_sim.errors import DataError
@@ -13,19 +14,19 @@ from deepzero_sim.solver.contract import Solver
 from deepzero_sim.solver.failure_policy import Account, FailurePolicy, drop, total
 from deepzero_sim.solver.stepping import step_with_policy
 
-#: States advanced in one call where there are many.
+#: Most states that are advanced in one call.
 CALL = 64
 
 
 def advance_frames(solver: Solver, trajectories: Trajectories, policy: FailurePolicy | None = None) -> Array:
-    """Take the solver's step from every frame but the last: see :func:`advance_frames_with_account`."""
+    """Take the solver's step from every frame but the last, as :func:`advance_frames_with_account` does; return the states."""
     return advance_frames_with_account(solver, trajectories, policy)[0]
 
 
 def advance_frames_with_account(
     solver: Solver, trajectories: Trajectories, policy: FailurePolicy | None = None
 ) -> tuple[Array, Account]:
-    """Take the solver's step from every frame but the last: the first step of every rollout, taken once.
+    """Take the solver's step from every frame but the last: the first step of every rollout, taken only once.
 
     Args:
         solver: Coarse solver.
@@ -33,11 +34,11 @@ def advance_frames_with_account(
         policy: Policy for steps that fail; they end the run if None. A step that is dropped is NaN: no rollout starts there.
 
     Returns:
-        States `(S, T-1, C, *N)`, and what the steps took.
+        States `(S, T-1, C, *N)`, and the cost of the steps.
 
     Raises:
         SolverError: A step failed, and the policy ends the run.
-        DataError: The frames are no states of this solver.
+        DataError: The frames are not states of this solver.
     """
     trajectories.require_fit(solver.spec)
     policy = policy or FailurePolicy()
@@ -55,7 +56,7 @@ def advance_frames_with_account(
 def advance_part(
     solver: Solver, states: Array, params: Array | None, part: slice, frames: int, policy: FailurePolicy
 ) -> tuple[Array, Account]:
-    """Advance some of the frames of all simulations, in one call.
+    """Advance some frames of all simulations in one call.
 
     Args:
         solver: Coarse solver.
@@ -66,7 +67,7 @@ def advance_part(
         policy: Policy for steps that fail.
 
     Returns:
-        States one step later, NaN where a step is left out; and what the steps took.
+        States one step later, NaN where a step was dropped; and the cost of the steps.
 
     Raises:
         SolverError: A step failed, and the policy ends the run.
@@ -81,34 +82,35 @@ def advance_part(
 
 
 def require_long_enough(trajectories: Trajectories, unroll: int) -> None:
-    """Raise unless a rollout fits into the trajectories.
+    """Refuse trajectories that are shorter than a rollout.
 
     Raises:
-        DataError: they are shorter.
+        DataError: They are shorter.
     """
     frames = trajectories.frames.shape[1]
-    if frames <= unroll:
-        raise DataError(
-            f"a rollout of {unroll} steps needs trajectories of at least {unroll + 1} frames, these have {frames}: "
-            "unroll fewer steps or generate longer ones."
-        )
+    require_that(
+        frames > unroll,
+        f"a rollout of {unroll} steps needs trajectories of at least {unroll + 1} frames, these have {frames}: "
+        "unroll fewer steps or generate longer ones.",
+        DataError,
+    )
 
 
 class UnrolledBatches:
-    """The batch of a training step, by its number: `(states, params, references, advanced)`, as `LoopOracle` takes it.
+    """Batches of training steps, by their number: `(states, params, references, advanced)`, as `LoopOracle` takes them.
 
     Rollouts start at frames drawn uniformly from all simulations, where the solver's step is known. A batch depends on the seed
     and its number only.
 
     Args:
-        trajectories: reference frames.
-        advanced: `(S, T-1, C, *N)`, the solver's step from every frame; NaN where it failed.
-        batch_size: `B`.
-        unroll: steps of a rollout, `T`.
-        seed: of the draws.
+        trajectories: Reference frames.
+        advanced: States after the solver's step from every frame, `(S, T-1, C, *N)`; NaN where it failed.
+        batch_size: Number of rollouts of a batch, `B`.
+        unroll: Number of steps of a rollout, `T`.
+        seed: Seed of the draws.
 
     Raises:
-        DataError: the trajectories are shorter than a rollout, or no rollout can start anywhere.
+        DataError: The trajectories are shorter than a rollout, or no rollout can start anywhere.
     """
 
     def __init__(self, trajectories: Trajectories, advanced: Array, batch_size: int, unroll: int, seed: int = 0) -> None:
@@ -120,10 +122,11 @@ class UnrolledBatches:
         self._limits = simulations, frames - unroll
         known = np.isfinite(advanced[:, : frames - unroll]).all(axis=tuple(range(2, advanced.ndim)))
         self._starts = None if known.all() else torch.from_numpy(np.argwhere(known))
-        if self._starts is not None and not len(self._starts):
-            raise DataError(
-                "the solver's step failed from every frame that a rollout may start at: check the solver and the data."
-            )
+        require_that(
+            self._starts is None or len(self._starts) > 0,
+            "the solver's step failed from every frame that a rollout may start at: check the solver and the data.",
+            DataError,
+        )
         self._size, self._unroll, self._seed = batch_size, unroll, seed
 
     def __call__(self, step: int) -> tuple[torch.Tensor | None, ...]:

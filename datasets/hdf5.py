@@ -1,4 +1,4 @@
-"""HDF5 files that are whole or not there, and that hold what they say themselves."""
+"""HDF5 files, whole or not there, opened with one sentence for whatever is wrong with them."""
 
 from __future__ import annotations
 
@@ -12,44 +12,46 @@ from pathlib import Path
 import h5py
 
 from deepzero_sim.common.files import kind_of_file, replace_file
+from deepzero_sim.common.requirements import require_that
 from deepzero_sim.errors import DataError
 
-#: What :func:`not_a_file` says of a path where nothing is.
+#: Answer of :func:`not_a_file` for a path where nothing is.
 NOTHING = "there is none"
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[h5py.File]:
-    """An HDF5 file that appears when it is whole. It is made in memory: HDF5 cannot give up cleanly on a full disk.
+def open_to_write(path: Path) -> Iterator[h5py.File]:
+    """Open an HDF5 file that appears on disk when it is whole.
+
+    It is made in memory, because HDF5 cannot give up cleanly on a full disk.
 
     Yields:
-        The open file.
+        Open file.
     """
     image = io.BytesIO()
-    with h5py.File(image, "w", libver="v110") as file:  # whose structures have checksums
+    with h5py.File(image, "w", libver="v110") as file:  # the first format whose structures have checksums
         yield file
     with replace_file(path) as aside:
         aside.write_bytes(image.getbuffer())
 
 
 @contextmanager
-def reading(path: Path, what: str, remedy: str) -> Iterator[h5py.File]:
-    """An HDF5 file to read from; whatever is wrong with it, also while it is read, is one sentence.
+def open_to_read(path: Path, what: str, remedy: str) -> Iterator[h5py.File]:
+    """Open an HDF5 file to read it; whatever is wrong with it, also later while it is read, becomes one sentence.
 
     Args:
-        path: of the file.
-        what: it should hold.
-        remedy: what to do if it does not.
+        path: Path of the file.
+        what: Content that it should have, for messages.
+        remedy: Advice for one that has not.
 
     Yields:
-        The open file.
+        Open file.
 
     Raises:
-        DataError: it is no file, is no HDF5, or does not hold what is read from it.
+        DataError: It is no file, is no HDF5, or does not hold what is read from it.
     """
     instead = not_a_file(path)
-    if instead is not None:
-        raise DataError(f"{show(path)} cannot be read as {what}, because {instead}: {remedy}.")
+    require_that(instead is None, f"{show(path)} cannot be read as {what}, because {instead}: {remedy}.", DataError)
     try:
         with h5py.File(path, "r") as file:
             yield file
@@ -59,7 +61,7 @@ def reading(path: Path, what: str, remedy: str) -> Iterator[h5py.File]:
 
 
 def not_a_file(path: Path) -> str | None:
-    """What stands at a path instead of a regular file, in words; None where there is one.
+    """Say what stands at a path instead of a regular file; None where there is one.
 
     Anything else is never opened: a pipe waits for somebody who writes to it, and a device may have no end.
     """
@@ -77,5 +79,5 @@ def not_a_file(path: Path) -> str | None:
 
 
 def show(path: Path) -> str:
-    """A path in a message; with what cannot be printed written out."""
+    """Write a path for a message, with characters that cannot be printed escaped."""
     return str(path) if str(path).isprintable() else repr(str(path))

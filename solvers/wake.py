@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from deepzero_sim.common.types import Array
 from deepzero_sim.errors import ConfigError
-from deepzero_sim.solver.contract import Solver, SolverSpec
+from deepzero_sim.solver.contract import Solver
+from deepzero_sim.solver.spec import SolverSpec
 
 LENGTH, WIDTH = 200.0, 100.0  # domain along the flow (y) and across it (x)
 CENTRE, RADIUS = (50.0, 50.0), 10.0  # the circle: (y, x) of its centre

@@ -29,7 +29,8 @@ from torch.nn.functional import pad
 
 from deepzero_sim.common.types import Array
 from deepzero_sim.errors import ConfigError, MissingExtraError, NonFiniteError, SolverCrashError
-from deepzero_sim.solver.contract import DifferentiableSolver, check_states
+from deepzero_sim.solver.contract import DifferentiableSolver
+from deepzero_sim.solver.validation import check_states
 from deepzero_sim.solvers.wake import LENGTH, WIDTH, PressureSolve, WakeGrid, diffusion_number, viscosity
 
 Pressure = Literal["direct", "cg"]

@@ -42,8 +42,8 @@ from deepzero_sim.training.accuracy import Labelled, calibrate, evaluate
 from deepzero_sim.training.active_set import ActiveSet, RunRatios, active_set, build_ratios
 from deepzero_sim.training.build import build_estimator, build_optimiser, build_scheduler
 from deepzero_sim.training.preparation import PREPARATION, RESULTS, Entry, Preparation
-from deepzero_sim.training.run_folder import ACCURACY, RunFolder, peak_memory_gb
 from deepzero_sim.training.progress import Progress
+from deepzero_sim.training.run_folder import ACCURACY, RunFolder, peak_memory_gb
 from deepzero_sim.training.trainer import Trainer
 
 #: Networks that have a short name.

@@ -131,8 +131,11 @@ def _require_same_kind(data: Trajectories, data_path: Path, path: Path) -> None:
     """Hold data to what a run was trained on: a solver says less of itself than two files may say of each other."""
     settings = run_settings(path)
     if settings.method != "SRC":
-        says, whose = trajectories.summarise(settings.train_data).metadata, f"{settings.train_data}, which {path} was trained on"
-        require_agreement(data, says, str(data_path), whose, data.may_differ)
+        metadata, whose = (
+            trajectories.summarise(settings.train_data).metadata,
+            f"{settings.train_data}, which {path} was trained on",
+        )
+        require_agreement(data, metadata, str(data_path), whose, data.may_differ)
 
 
 def evaluate_on(loop: SolverLoop, data: Trajectories, steps: int) -> Evaluation:

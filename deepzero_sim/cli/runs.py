@@ -29,8 +29,8 @@ from deepzero_sim.solver.build import build_solver
 from deepzero_sim.solver.spec import SolverSpec
 from deepzero_sim.training.checkpoint_file import load_checkpoint, read_settings
 from deepzero_sim.training.preparation import PREPARATION, Preparation
-from deepzero_sim.training.ratios_file import RatiosRecord
 from deepzero_sim.training.progress import progress_of, require_within, restore_network
+from deepzero_sim.training.ratios_file import RatiosRecord
 
 #: The solver alone; trained without the solver in the loop; through it from forward steps only, by losses or by the solver's
 #: vector-Jacobian products; through it by exact back-propagation; and the free baselines: through it with no solver gradient,

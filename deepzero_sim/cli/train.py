@@ -43,8 +43,8 @@ from deepzero_sim.solver.failure_policy import FailurePolicy
 from deepzero_sim.training.active_set import ActiveSet, RunRatios, active_set, build_ratios
 from deepzero_sim.training.build import build_estimator, build_optimiser, build_scheduler, build_vjp
 from deepzero_sim.training.preparation import PREPARATION, Entry, Preparation
-from deepzero_sim.training.run_folder import CONFIG, FAILURES, JACOBIANS, RunFolder
 from deepzero_sim.training.progress import Progress, progress_of
+from deepzero_sim.training.run_folder import CONFIG, FAILURES, JACOBIANS, RunFolder
 from deepzero_sim.training.trainer import Trainer
 
 

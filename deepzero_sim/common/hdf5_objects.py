@@ -43,16 +43,25 @@ def find(container: h5py.Group, path: str) -> Any:
             raise KeyError(f"there is no {path}")
         if isinstance(link, h5py.SoftLink):
             links += 1
-            _require(links <= LINKS, f"{path} is a link that leads back to itself")
+            require(links <= LINKS, f"{path} is a link that leads back to itself")
             place = container.file["/"] if link.path.startswith("/") else place
             names = _parts(link.path) + names
         else:
-            _require(isinstance(link, h5py.HardLink), f"{path} is a link to another file, which is not followed")
+            require(isinstance(link, h5py.HardLink), f"{path} is a link to another file, which is not followed")
             place = place[name]
     return place
 
 
-def _require(holds: bool, otherwise: str) -> None:
+def require(holds: bool, otherwise: str) -> None:
+    """Refuse what a file holds unless a condition holds, in words that follow the file's name.
+
+    Args:
+        holds: Condition.
+        otherwise: Words that say what was expected and what came.
+
+    Raises:
+        ValueError: The condition does not hold.
+    """
     if not holds:
         raise ValueError(otherwise)
 
@@ -73,11 +82,11 @@ def dataset(container: h5py.Group, path: str) -> h5py.Dataset:
         ValueError: It is something else, lies in other files, was not written to its end, or does not fit into memory.
     """
     values = find(container, path)
-    _require(isinstance(values, h5py.Dataset), f"{path} is no dataset")
-    _require(values.shape is not None, f"{path} holds no array")
-    _require(not values.is_virtual and not values.external, f"{path} has its values in other files, which are not read")
+    require(isinstance(values, h5py.Dataset), f"{path} is no dataset")
+    require(values.shape is not None, f"{path} holds no array")
+    require(not values.is_virtual and not values.external, f"{path} has its values in other files, which are not read")
     size = math.prod(values.shape) * values.dtype.itemsize
-    _require(
+    require(
         size <= memory(),
         f"{path} of shape {values.shape} would take {size / _GIB:,.0f} GiB, more than this machine's memory of "
         f"{memory() / _GIB:,.0f} GiB",
@@ -91,11 +100,11 @@ def _require_written(values: h5py.Dataset, path: str, size: int) -> None:
     if not size:
         return
     if values.chunks is None:
-        _require(values.id.get_storage_size() >= size, f"{path} was never written")
+        require(values.id.get_storage_size() >= size, f"{path} was never written")
         return
     chunks = math.prod(-(-length // chunk) for length, chunk in zip(values.shape, values.chunks, strict=True))
     written = values.id.get_num_chunks()
-    _require(written >= chunks, f"{chunks - written} of {chunks} chunks of {path} were never written")
+    require(written >= chunks, f"{chunks - written} of {chunks} chunks of {path} were never written")
 
 
 def array(container: h5py.Group, path: str, place: int | None = None) -> NDArray[Any]:
@@ -111,7 +120,7 @@ def array(container: h5py.Group, path: str, place: int | None = None) -> NDArray
     """
     source = dataset(container, path)
     packed = next((key for key in PACKED if key in source.attrs), None)
-    _require(packed is None, f"{path} holds packed numbers, as its attribute {packed} says")
+    require(packed is None, f"{path} holds packed numbers, as its attribute {packed} says")
     values = np.asarray(source[() if place is None else place])
     if values.dtype.kind in "fiuc" and not values.dtype.isnative:
         values = values.astype(values.dtype.newbyteorder("="))
@@ -119,7 +128,7 @@ def array(container: h5py.Group, path: str, place: int | None = None) -> NDArray
         missing = number(source.attrs.get(key))
         if missing is not None and values.dtype.kind in "fiu":
             absent = bool((values == values.dtype.type(missing)).any())
-            _require(not absent, f"{path} has values that are missing ({key} is {missing:g})")
+            require(not absent, f"{path} has values that are missing ({key} is {missing:g})")
     return values
 
 

@@ -73,7 +73,7 @@ def test_text_is_read_in_every_form(tmp_path: Path, who: str) -> None:
     found = trajectories.load(path, SPEC)
     assert found.frames.shape == (2, 5, 2, 4, 3)
     assert found.attributes["format"] == FORMAT and found.attributes["name"] == "flow"
-    assert found.says is not None and found.says.channels == ("u", "v")
+    assert found.metadata is not None and found.metadata.channels == ("u", "v")
     with pytest.raises(DataError, match="made for solver 'flow', not 'other'"):
         trajectories.load(rewritten(saved(tmp_path / "b.h5"), TEXTS[who]), _renamed("other"))
 
@@ -99,7 +99,7 @@ def test_lists_of_names_are_read_in_every_form(tmp_path: Path, how: str) -> None
     with h5py.File(path, "a") as file:
         for key in STATED[2:]:
             file.attrs[key] = LISTS[how](list(getattr(SPEC, key)))
-    assert trajectories.load(path, SPEC).says is not None
+    assert trajectories.load(path, SPEC).metadata is not None
     with h5py.File(path, "a") as file:
         file.attrs["channels"] = LISTS[how](["v", "u"])
     with pytest.raises(DataError, match=r"its channels are \(v, u\), not \(u, v\)"):

@@ -23,7 +23,7 @@ from deepzero_sim.cli.settings import Workers
 from deepzero_sim.common.components import Component
 from deepzero_sim.common.types import Array
 from deepzero_sim.datasets import trajectories
-from deepzero_sim.datasets.generate import Simulations, generate, software
+from deepzero_sim.datasets.generation import Simulations, generate, software
 from deepzero_sim.errors import ConfigError, DataError, DeepZeroError, NonFiniteError, SolverError, WorkerLostError
 from deepzero_sim.execution.executors import open_executor
 from deepzero_sim.execution.tasks import SerialExecutor

@@ -23,9 +23,9 @@ from deepzero_sim.cli.reports.rollouts import publish
 from deepzero_sim.cli.serve import models_of_run
 from deepzero_sim.cli.train import train
 from deepzero_sim.common.components import Component
-from deepzero_sim.datasets import Trajectories, advance_frames, statements, trajectories
+from deepzero_sim.datasets import Trajectories, advance_frames, metadata, trajectories
 from deepzero_sim.errors import ConfigError, DataError, DeepZeroError
-from deepzero_sim.solver.contract import SolverSpec
+from deepzero_sim.solver.spec import SolverSpec
 from deepzero_sim.solvers import PhiFlowWake, WakeFlow
 
 SPEC = SolverSpec(
@@ -185,8 +185,8 @@ def test_data_loaded_without_a_solver_are_compared_when_it_steps_them(tmp_path: 
 
 
 def test_a_solver_and_its_differentiable_twin_differ_in_name_only() -> None:
-    fast, exact = (statements.of_solver(solver.spec) for solver in (WakeFlow(8), PhiFlowWake(8)))
-    assert list(statements.differences(fast, exact)) == ["name"]
+    fast, exact = (metadata.metadata_of_solver(solver.spec) for solver in (WakeFlow(8), PhiFlowWake(8)))
+    assert list(metadata.differences(fast, exact)) == ["name"]
 
 
 class SlowTwin(DifferentiableBurgers):

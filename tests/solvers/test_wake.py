@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from deepzero_sim.common.types import Array
 from deepzero_sim.errors import ConfigError
-from deepzero_sim.solver.contract import checked_step
+from deepzero_sim.solver.stepping import checked_step
 from deepzero_sim.solvers.wake import (
     TEST_REYNOLDS,
     TRAIN_REYNOLDS,

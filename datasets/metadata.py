@@ -1,6 +1,6 @@
-"""What a file of trajectories says of itself, held against what a solver says, or another file.
+"""Metadata of a file of trajectories, compared with those of a solver or of another file.
 
-An empty statement, on either side, says nothing.
+An entry that is empty, on either side, is not compared.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from deepzero_sim.common import hdf5_objects, requirements
-from deepzero_sim.errors import ConfigError
-from deepzero_sim.solver.contract import SolverSpec
+from deepzero_sim.common import hdf5_objects
+from deepzero_sim.common.requirements import require_known, require_that
+from deepzero_sim.solver.spec import SolverSpec
 
-#: What may differ between data and a solver, where somebody says that it is meant.
-Statement: TypeAlias = Literal[
+#: Entries that may differ between data and a solver, where somebody says that it is meant.
+MetadataKey: TypeAlias = Literal[
     "name",
     "dt",
     "channels",
@@ -33,17 +33,17 @@ Statement: TypeAlias = Literal[
 
 _TEXTS = ("channels", "channel_units", "parameters", "parameter_units", "axes")
 
-#: Relative difference of numbers that are the same but for rounding to float32.
+#: Largest relative difference of numbers that are equal up to rounding to float32.
 ROUNDING = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Statements:
-    """What a solver or a file says of states: see :class:`deepzero_sim.SolverSpec` for most of it.
+class Metadata:
+    """Metadata of states, as a solver or a file gives them: see :class:`deepzero_sim.SolverSpec` for most entries.
 
     Args:
-        positions: of every channel's points, by channel and axis.
-        from_origin: whether positions say where the first point lies, not only how far they are apart.
+        positions: Positions of every channel's points, by channel and axis.
+        from_origin: True if positions tell where the first point lies, False if they tell only distances.
     """
 
     name: str = ""
@@ -60,13 +60,13 @@ class Statements:
     from_origin: bool = True
 
 
-def of_solver(spec: SolverSpec) -> Statements:
-    """What a solver says."""
+def metadata_of_solver(spec: SolverSpec) -> Metadata:
+    """Collect the metadata of a solver."""
     positions = {}
     if spec.spacing:
         places = np.ndindex(spec.state_shape[0], len(spec.state_shape) - 1)
         positions = {(c, a): spec.coordinates(c, a) for c, a in places}
-    return Statements(
+    return Metadata(
         name=spec.name,
         dt=float(spec.dt),
         **{key: tuple(getattr(spec, key)) for key in _TEXTS},
@@ -78,25 +78,25 @@ def of_solver(spec: SolverSpec) -> Statements:
     )
 
 
-def of_file(file: h5py.File, mask: NDArray[np.bool_], spec: SolverSpec | None = None) -> Statements:
-    """What a file says.
+def metadata_of_file(file: h5py.File, mask: NDArray[np.bool_], spec: SolverSpec | None = None) -> Metadata:
+    """Read the metadata of a file.
 
     Args:
-        file: the open file.
-        mask: that it holds.
-        spec: whose names of channels and axes are looked for where the file gives none, as older ones do.
+        file: Open file.
+        mask: Mask that it holds.
+        spec: Spec whose names of channels and axes are looked for where the file gives none, as older ones do.
 
     Raises:
-        ValueError: in words: a statement is none, such as text for a number.
+        ValueError: An entry is of another type, such as text for a number.
     """
     attributes = file.attrs
     names = {key: _texts(attributes, key) for key in _TEXTS}
     spacing, offsets = (_numbers(attributes, key) for key in ("spacing", "offsets"))
     channels, axes = (names[key] or (tuple(getattr(spec, key)) if spec else ()) for key in ("channels", "axes"))
     positions = _positions(file, channels, axes, mask.shape)
-    if not spacing.size and all((np.diff(found) == 1).all() for found in positions.values()):
+    if not spacing.size and all((np.diff(points) == 1).all() for points in positions.values()):
         positions = {}  # places in the array, of a solver that names no spacing
-    return Statements(
+    return Metadata(
         name=_name(attributes),
         dt=_dt(attributes),
         **names,
@@ -111,8 +111,8 @@ def of_file(file: h5py.File, mask: NDArray[np.bool_], spec: SolverSpec | None = 
 def _name(attributes: Mapping[str, Any]) -> str:
     value = attributes.get("name")
     name = hdf5_objects.text(value)
-    if name is None and value is not None and not isinstance(value, h5py.Empty):
-        raise ValueError(f"its name must be text, not {value!r}")
+    is_text = name is not None or value is None or isinstance(value, h5py.Empty)
+    hdf5_objects.require(is_text, f"its name must be text, not {value!r}")
     return name or ""
 
 
@@ -127,134 +127,134 @@ def _dt(attributes: Mapping[str, Any]) -> float | None:
 
 
 def _texts(attributes: Mapping[str, Any], key: str) -> tuple[str, ...]:
-    found = hdf5_objects.texts(attributes.get(key))
-    if found is None:
-        raise ValueError(f"its {key} must be a list of names, not {attributes.get(key)!r}")
-    return found
+    texts = hdf5_objects.texts(attributes.get(key))
+    hdf5_objects.require(texts is not None, f"its {key} must be a list of names, not {attributes.get(key)!r}")
+    return texts or ()
 
 
 def _numbers(attributes: Mapping[str, Any], key: str) -> NDArray[np.float64]:
-    found = hdf5_objects.numbers(attributes.get(key))
-    if found is None:
+    numbers = hdf5_objects.numbers(attributes.get(key))
+    if numbers is None:
         raise ValueError(f"its {key} must be a list of numbers, not {attributes.get(key)!r}")
-    return found
+    return numbers
 
 
 def _positions(
     file: h5py.File, channels: tuple[str, ...], axes: tuple[str, ...], shape: tuple[int, ...]
 ) -> dict[tuple[int, int], NDArray[np.float64]]:
-    """Positions of points, as far as the file has them."""
+    """Read the positions of points, as far as the file has them."""
     channels = channels or tuple(f"channel_{i}" for i in range(shape[0]))
     axes = axes or tuple(f"axis_{i}" for i in range(len(shape) - 1))
-    found = {}
+    positions = {}
     for c, channel in enumerate(channels):
         for a, axis in enumerate(axes):
             try:
-                positions = hdf5_objects.array(file, f"axes/{channel}/{axis}")
+                points = hdf5_objects.array(file, f"axes/{channel}/{axis}")
             except KeyError:
                 continue
-            if positions.dtype.kind not in "fiu":
-                raise ValueError(f"axes/{channel}/{axis} must hold numbers, not {positions.dtype}")
-            found[c, a] = positions.astype(np.float64).reshape(-1)
-    return found
+            hdf5_objects.require(points.dtype.kind in "fiu", f"axes/{channel}/{axis} must hold numbers, not {points.dtype}")
+            positions[c, a] = points.astype(np.float64).reshape(-1)
+    return positions
 
 
-def require_known(data_may_differ: Collection[str]) -> None:
-    """Refuse what cannot differ, because no file says it.
+def require_metadata_keys(data_may_differ: Collection[str]) -> None:
+    """Refuse names that are not keys of metadata.
 
     Raises:
-        ConfigError: something is none of the statements.
+        ConfigError: A name is none of the keys, or the names are no list.
     """
-    if isinstance(data_may_differ, str):
-        raise ConfigError(f"data_may_differ must be a list, such as [{data_may_differ}], not {data_may_differ!r}.")
-    requirements.require_known(data_may_differ, get_args(Statement), "data_may_differ")
+    require_that(
+        not isinstance(data_may_differ, str),
+        f"data_may_differ must be a list, such as [{data_may_differ}], not {data_may_differ!r}.",
+    )
+    require_known(data_may_differ, get_args(MetadataKey), "data_may_differ")
 
 
-def differences(data: Statements, other: Statements, accepted: Collection[str] = ()) -> dict[str, str]:
-    """Find where two sets of statements contradict each other.
+def differences(data: Metadata, other: Metadata, accepted: Collection[str] = ()) -> dict[str, str]:
+    """Find where metadata contradict each other.
 
     Args:
-        data: of the one.
-        other: of the other.
-        accepted: what may differ.
+        data: Metadata that differences are told of.
+        other: Metadata to compare them with.
+        accepted: Keys that may differ.
 
     Returns:
-        Both values in words, by the name of the statement.
+        Both values in words, by key.
     """
-    found = {key: words for key, words in _compared(data, other) if key not in accepted}
-    if not {"spacing", "offsets"} & {*found, *accepted}:
-        found |= _positions_apart(data, other)
-    return found
+    unequal = {key: words for key, words in _unequal_entries(data, other) if key not in accepted}
+    if not {"spacing", "offsets"} & {*unequal, *accepted}:
+        unequal |= _unequal_positions(data, other)
+    return unequal
 
 
-def _compared(data: Statements, other: Statements) -> Iterator[tuple[str, str]]:
+def _unequal_entries(data: Metadata, other: Metadata) -> Iterator[tuple[str, str]]:
     if data.name and other.name and data.name != other.name:
         yield "name", f"it was made for solver {data.name!r}, not {other.name!r}"
-    if data.dt is not None and other.dt is not None and not _same(data.dt, other.dt):
-        yield "dt", f"its dt is {data.dt:.9g}, not {other.dt:.9g}{_multiple(data.dt, other.dt)}"
+    if data.dt is not None and other.dt is not None and not _nearly_equal(data.dt, other.dt):
+        yield "dt", f"its dt is {data.dt:.9g}, not {other.dt:.9g}{_ratio(data.dt, other.dt)}"
     for key in _TEXTS:
         ours, theirs = getattr(data, key), getattr(other, key)
         if ours and theirs and ours != theirs:
-            yield key, f"its {key} are {_listed(ours)}, not {_listed(theirs)}"
+            yield key, f"its {key} are {_list(ours)}, not {_list(theirs)}"
     for key in ("spacing", "offsets"):
         ours, theirs = getattr(data, key), getattr(other, key)
-        if ours.size and theirs.size and not _same(ours, theirs):
-            yield key, f"its {key} is {_listed(ours)}, not {_listed(theirs)}"
+        if ours.size and theirs.size and not _nearly_equal(ours, theirs):
+            yield key, f"its {key} is {_list(ours)}, not {_list(theirs)}"
     if data.mask is not None and other.mask is not None and not np.array_equal(data.mask, other.mask):
         yield "mask", f"its mask has values at {data.mask.sum()} of {data.mask.size} points, not at the same {other.mask.sum()}"
 
 
-def _positions_apart(data: Statements, other: Statements) -> dict[str, str]:
+def _unequal_positions(data: Metadata, other: Metadata) -> dict[str, str]:
     for place in sorted(data.positions.keys() & other.positions.keys()):
         ours, theirs = data.positions[place], other.positions[place]
         shift = 0.0 if data.from_origin and other.from_origin else ours[0] - theirs[0]
-        if not _same(ours - shift, theirs):
+        if not _nearly_equal(ours - shift, theirs):
             where = f"of channel {place[0]} along axis {place[1]}"
             return {"spacing": f"its points {where} are at {_ends(ours)}, not {_ends(theirs)}"}
     return {}
 
 
-def _same(ours: Any, theirs: Any) -> bool:
-    """Whether numbers are equal but for rounding."""
+def _nearly_equal(ours: Any, theirs: Any) -> bool:
+    """Tell whether numbers are equal up to rounding."""
     ours, theirs = np.asarray(ours), np.asarray(theirs)
     if ours.shape != theirs.shape:
-        return ours.size == theirs.size and min(ours.ndim, theirs.ndim) == 1 and _same(ours.ravel(), theirs.ravel())
+        return ours.size == theirs.size and min(ours.ndim, theirs.ndim) == 1 and _nearly_equal(ours.ravel(), theirs.ravel())
     scale = np.abs(theirs).max(initial=0.0)
     return bool(np.allclose(ours, theirs, rtol=ROUNDING, atol=ROUNDING * scale))
 
 
-def _multiple(ours: float, theirs: float) -> str:
-    """What one time step is of the other, where it is a multiple."""
+def _ratio(ours: float, theirs: float) -> str:
+    """Write the ratio of two time steps where it is a whole number."""
     steps = round(max(ours, theirs) / min(ours, theirs))
-    if not _same(max(ours, theirs), steps * min(ours, theirs)):
+    if not _nearly_equal(max(ours, theirs), steps * min(ours, theirs)):
         return ""
     if ours > theirs:
         return f" ({steps} steps of that)"
     return f" ({steps} of its steps)"
 
 
-def _listed(values: Any) -> str:
+def _list(values: Any) -> str:
     entries = [f"{value:.9g}" if isinstance(value, float) else str(value) for value in np.asarray(values).ravel().tolist()]
     return f"({', '.join(entries)})"
 
 
 def _ends(positions: NDArray[np.float64]) -> str:
     if len(positions) < 3:
-        return _listed(positions)
+        return _list(positions)
     return f"{positions[0]:.9g}, {positions[1]:.9g} ... {positions[-1]:.9g} ({len(positions)})"
 
 
 def require_twin(twin: SolverSpec, spec: SolverSpec) -> None:
-    """Raise unless a differentiable solver says the same of its step as the solver that it stands for, its name aside.
+    """Refuse a differentiable solver whose metadata differ from those of the solver that it stands for, its name aside.
 
     Raises:
-        ConfigError: it does not.
+        ConfigError: They differ.
     """
     if twin.state_shape != spec.state_shape:
-        return  # said by whoever hands it states
-    found = differences(of_solver(twin), of_solver(spec), accepted=("name",))
-    if found:
-        raise ConfigError(
-            f"differentiable_solver {twin.name!r} must take the same step as solver {spec.name!r}, but "
-            f"{'; '.join(found.values())}: name a twin of the solver."
-        )
+        return  # refused where it is given states
+    found = differences(metadata_of_solver(twin), metadata_of_solver(spec), accepted=("name",))
+    require_that(
+        not found,
+        f"differentiable_solver {twin.name!r} must take the same step as solver {spec.name!r}, but "
+        f"{'; '.join(found.values())}: name a twin of the solver.",
+    )

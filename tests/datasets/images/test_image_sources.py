@@ -20,11 +20,10 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 from test_images import CLASSES, add, assert_same, by_class, cifar, png, some, sorted_by_class
 
-from deepzero_sim.datasets import image_cache, image_files, images
-from deepzero_sim.datasets.class_folders import ClassFolders, why_not
-from deepzero_sim.datasets.decoding import bits_of_header
-from deepzero_sim.datasets.images import ImageData, Images, relabelled
-from deepzero_sim.datasets.left_out import LeftOut
+from deepzero_sim.datasets.images import archives, cache
+from deepzero_sim.datasets.images.class_folders import ClassFolders, SkippedFiles, reason_to_skip
+from deepzero_sim.datasets.images.decoder import header_bits
+from deepzero_sim.datasets.images.labelled_images import ImageData, Images, relabel
 from deepzero_sim.errors import DataError
 
 TRAIN, TEST = some(6), some(4, 1)
@@ -61,7 +60,7 @@ PACKED: dict[str, Callable[[Path, dict[str, bytes]], Path]] = {
 
 
 def load(source: Path, **options: Any) -> ImageData:
-    return image_cache.load(source, source.parent / "cache", **options)
+    return cache.load(source, source.parent / "cache", **options)
 
 
 def encoded(pixels: np.ndarray | Image.Image, form: str, **options: Any) -> bytes:
@@ -174,9 +173,9 @@ def test_more_than_eight_bits_are_never_cut_off(tmp_path: Path, case: str) -> No
 def test_the_depth_of_an_avif_is_that_of_its_header() -> None:
     """Which Pillow cannot write, nor say: its decoder gives eight bits whatever there were."""
     content = bytearray(encoded(np.full((4, 4, 3), 7, np.uint8), "avif"))
-    assert bits_of_header("AVIF", bytes(content)) == 8
+    assert header_bits("AVIF", bytes(content)) == 8
     content[content.index(b"av1C") + 6] |= 0x40
-    assert bits_of_header("AVIF", bytes(content)) == 10
+    assert header_bits("AVIF", bytes(content)) == 10
 
 
 def test_grey_palettes_and_two_levels_are_what_they_look_like(tmp_path: Path) -> None:
@@ -307,7 +306,7 @@ def test_the_same_names_and_times_in_another_folder_are_other_images(tmp_path: P
         source = folder_of(tmp_path / name / "images", files)
         for path in source.rglob("*"):
             os.utime(path, (0, 0))
-        assert image_cache.load(source, tmp_path / "cache").train.pixels.max() == level
+        assert cache.load(source, tmp_path / "cache").train.pixels.max() == level
 
 
 def test_later_members_of_an_archive_replace_earlier_ones_and_it_is_said(tmp_path: Path) -> None:
@@ -361,7 +360,7 @@ def test_a_zip_with_a_password_is_said(tmp_path: Path) -> None:
 def test_an_archive_that_unpacks_to_far_more_than_it_is_is_refused_before_it_is_unpacked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(image_files, "FREE", 2**20)
+    monkeypatch.setattr(archives, "FREE", 2**20)
     files = {f"train/a/{i}.txt": bytes(2**20) for i in range(4)}
     for source in (tar_of(tmp_path / "a.tar.gz", files), zip_of(tmp_path / "a.zip", files)):
         with pytest.raises(DataError, match=r"unpacks to more than [\d,]+, as no archive of images does"):
@@ -384,7 +383,7 @@ def test_pipes_devices_sockets_and_no_paths_are_no_sources(tmp_path: Path) -> No
         (tmp_path / "a\0b", "that can be no path"),
     ):
         with pytest.raises(DataError, match=says):
-            image_cache.load(path, tmp_path / "cache")
+            cache.load(path, tmp_path / "cache")
 
 
 def test_a_file_that_is_no_archive_is_said_in_one_line(tmp_path: Path) -> None:
@@ -593,13 +592,13 @@ def test_an_array_that_claims_far_more_than_it_holds_is_refused(tmp_path: Path) 
 
 def test_classes_of_other_data_are_found_by_their_names(tmp_path: Path) -> None:
     part = Images(np.zeros((3, 4, 4, 3), np.uint8), np.array([0, 1, 0]))
-    assert relabelled(part, ("dog", "cat"), ("bird", "cat", "dog"), tmp_path).labels.tolist() == [2, 1, 2]
-    assert relabelled(part, ("0", "1"), ("bird", "cat", "dog"), tmp_path).labels.tolist() == [0, 1, 0]
-    assert relabelled(part, ("dog", "cat"), ("0", "1"), tmp_path).labels.tolist() == [0, 1, 0]
+    assert relabel(part, ("dog", "cat"), ("bird", "cat", "dog"), tmp_path).labels.tolist() == [2, 1, 2]
+    assert relabel(part, ("0", "1"), ("bird", "cat", "dog"), tmp_path).labels.tolist() == [0, 1, 0]
+    assert relabel(part, ("dog", "cat"), ("0", "1"), tmp_path).labels.tolist() == [0, 1, 0]
     with pytest.raises(DataError, match="of the classes bird, cat, not of dog"):
-        relabelled(part, ("dog", "cat"), ("bird", "cat"), tmp_path)
+        relabel(part, ("dog", "cat"), ("bird", "cat"), tmp_path)
     with pytest.raises(DataError, match="not of 0, 1, 2"):
-        relabelled(part, ("0", "1", "2"), ("bird", "cat"), tmp_path)
+        relabel(part, ("0", "1", "2"), ("bird", "cat"), tmp_path)
 
 
 FORMS: dict[str, Callable[[str], Any]] = {
@@ -618,8 +617,8 @@ def test_a_cache_is_read_in_any_form_of_text(tmp_path: Path, form: str) -> None:
     with h5py.File(kept, "a") as file:
         for key in ("format", "classes", "notes"):
             file.attrs[key] = FORMS[form](file.attrs[key])
-        file.attrs["version"] = np.array([images.VERSION], ">i2")
-    assert images.load(kept).classes == ("a", "b")
+        file.attrs["version"] = np.array([cache.VERSION], ">i2")
+    assert cache.load_file(kept).classes == ("a", "b")
 
 
 @pytest.mark.parametrize("key", ["format", "version", "classes"])
@@ -630,19 +629,19 @@ def test_a_cache_with_other_attributes_is_refused_in_a_sentence(tmp_path: Path, 
     with h5py.File(kept, "a") as file:
         file.attrs[key] = value
     with pytest.raises(DataError, match=r"\.h5 "):
-        images.load(kept)
+        cache.load_file(kept)
 
 
 @given(st.lists(st.sampled_from(["train/a/1.png", "test/a/1.png", "x.txt", ".DS_Store", "val/a/1.png", "train/a/b.md"])))
 def test_every_file_is_an_image_or_is_counted(names: list[str]) -> None:
-    left_out = LeftOut()
-    found = ClassFolders("here", left_out)
+    skipped = SkippedFiles()
+    found = ClassFolders("here", skipped)
     content = FEW["train/a/1.png"]
     for name in names:
-        entry = image_files.Entry(name, "file", len(content), lambda: content)
-        reason = why_not(entry)
-        found.take(entry, content) if reason is None else left_out.add(reason, name)
-    counted = sum(int(sentence.split()[2]) for sentence in left_out.sentences())
+        entry = archives.Entry(name, "file", len(content), lambda: content)
+        reason = reason_to_skip(entry)
+        found.add_image(entry, content) if reason is None else skipped.add(reason, name)
+    counted = sum(int(sentence.split()[2]) for sentence in skipped.sentences())
     assert counted + len(found) == len(names)
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from deepzero_sim.datasets.image_batches import SHIFT, ImageBatches, Normalised
-from deepzero_sim.datasets.images import Images
+from deepzero_sim.datasets.images.batches import SHIFT, ImageBatches, NormalisedImages
+from deepzero_sim.datasets.images.labelled_images import Images
 from deepzero_sim.errors import DataError
 
 STATISTICS = np.full(3, 0.5), np.full(3, 0.25)
@@ -18,8 +18,8 @@ def images(count: int, size: int = 8) -> Images:
     return Images(pixels, np.arange(count))
 
 
-def normalised(count: int) -> Normalised:
-    return Normalised(images(count), STATISTICS)
+def normalised(count: int) -> NormalisedImages:
+    return NormalisedImages(images(count), STATISTICS)
 
 
 def test_they_are_normalised() -> None:

@@ -1,4 +1,4 @@
-"""Training batches of images: shuffled, shifted, mirrored and normalised where the network runs."""
+"""Training batches of images: shuffled, shifted, mirrored and normalised, on the device where the network runs."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 
-from deepzero_sim.datasets.images import Images
+from deepzero_sim.common.requirements import require_that
+from deepzero_sim.datasets.images.labelled_images import Images
 from deepzero_sim.errors import DataError
 
-#: Pixels that an image is shifted by at most, in each direction.
+#: Largest shift of an image in each direction, in pixels.
 SHIFT = 4
 
 
-class Normalised:
+class NormalisedImages:
     """Images on a device, as a network takes them: each channel of mean 0 and standard deviation 1 over the training images.
 
     Args:
-        images: any.
-        statistics: mean and standard deviation of the training images' channels.
-        device: where to.
+        images: Any images.
+        statistics: Mean and standard deviation of the training images' channels.
+        device: Device to hold them on.
     """
 
     def __init__(self, images: Images, statistics: tuple[np.ndarray, np.ndarray], device: str | torch.device = "cpu") -> None:
@@ -34,56 +35,59 @@ class Normalised:
         return len(self.labels)
 
     def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
-        """uint8 `(B, H, W, C)` to float32 `(B, C, H, W)`, channels innermost in memory."""
+        """Convert uint8 `(B, H, W, C)` to float32 `(B, C, H, W)`, channels innermost in memory."""
         return ((pixels.float() - self._mean) / self._deviation).movedim(-1, 1)
 
     def in_order(self, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """All of them in batches of a size, the last one smaller, as they are."""
+        """Go through all images in their order, in batches of a size, the last one smaller."""
         for pixels, labels in zip(torch.split(self.pixels, size), torch.split(self.labels, size), strict=True):
             yield self.normalise(pixels), labels
 
 
 class ImageBatches:
-    """The batch of a training step, by its number: `(inputs (B, C, H, W), labels (B,))`.
+    """Batches of training steps, by their number: `(inputs (B, C, H, W), labels (B,))`.
 
-    An epoch goes through the images in random order, in whole batches: what is left over at its end comes up in another epoch.
-    Each image is shifted by up to :data:`SHIFT` pixels, what it leaves being black, and mirrored every other time. A batch
-    depends on the seed and its number only.
+    An epoch goes through the images in random order, in whole batches: the rest at its end comes up in another epoch. Each
+    image is shifted by up to :data:`SHIFT` pixels, which leaves black borders, and mirrored every other time. A batch depends
+    on the seed and its number only.
 
     Args:
-        images: on their device.
-        batch_size: `B`.
-        seed: of everything that is drawn.
-        augment: whether images are shifted and mirrored.
+        images: Images on their device.
+        batch_size: Number of images of a batch, `B`.
+        seed: Seed of everything that is drawn.
+        augment: True to shift and mirror images.
 
     Raises:
-        DataError: there are fewer images than in a batch.
+        DataError: There are fewer images than in a batch.
     """
 
-    def __init__(self, images: Normalised, batch_size: int, seed: int = 0, *, augment: bool = True) -> None:
-        if len(images) < batch_size:
-            raise DataError(f"a batch of {batch_size} needs as many images, these are {len(images)}: take smaller batches.")
+    def __init__(self, images: NormalisedImages, batch_size: int, seed: int = 0, *, augment: bool = True) -> None:
+        require_that(
+            len(images) >= batch_size,
+            f"a batch of {batch_size} needs as many images, these are {len(images)}: take smaller batches.",
+            DataError,
+        )
         self._images, self._size, self._seed, self._augment = images, batch_size, seed, augment
         self._order: tuple[int, torch.Tensor] = -1, torch.empty(0)
 
     @property
     def epoch(self) -> int:
-        """Training steps of an epoch."""
+        """Number of training steps of an epoch."""
         return len(self._images) // self._size
 
     def __call__(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         images = self._images
         first = step % self.epoch * self._size
-        chosen = self._order_of(step // self.epoch)[first : first + self._size].to(images.labels.device)
+        chosen = self._order_in(step // self.epoch)[first : first + self._size].to(images.labels.device)
         pixels = images.pixels[chosen]
-        return images.normalise(self._moved(pixels, step) if self._augment else pixels), images.labels[chosen]
+        return images.normalise(self._shift_and_mirror(pixels, step) if self._augment else pixels), images.labels[chosen]
 
-    def _order_of(self, epoch: int) -> torch.Tensor:
+    def _order_in(self, epoch: int) -> torch.Tensor:
         if self._order[0] != epoch:
             self._order = epoch, torch.from_numpy(np.random.default_rng([self._seed, 0, epoch]).permutation(len(self._images)))
         return self._order[1]
 
-    def _moved(self, pixels: torch.Tensor, step: int) -> torch.Tensor:
+    def _shift_and_mirror(self, pixels: torch.Tensor, step: int) -> torch.Tensor:
         generator = np.random.default_rng([self._seed, 1, step])
         count, height, width, _ = pixels.shape
         down, across = (torch.from_numpy(generator.integers(2 * SHIFT + 1, size=count)) for _ in range(2))

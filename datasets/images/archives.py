@@ -1,4 +1,4 @@
-"""Files that a source of images consists of: of a folder, a tar or a zip, one after another, within bounds."""
+"""Entries of a folder, a tar or a zip, one after another, and within bounds: an archive may unpack to anything."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from tarfile import EOFHeaderError as EndOfTarError  # type: ignore[attr-defined
 from tarfile import HeaderError, ReadError
 from typing import Literal, Self, TypeAlias
 
+from deepzero_sim.common.requirements import require_that
 from deepzero_sim.datasets.hdf5 import show
 from deepzero_sim.errors import DataError
 
 #: Bytes of the largest file that is read whole.
 LARGEST = 2**28
 
-#: Times its own size that an archive may unpack to, beyond the first GiB: images hardly get smaller in one.
+#: Multiple of its own size that an archive may unpack to, beyond the first GiB: images hardly get smaller in one.
 EXPANSION, FREE = 200, 2**30
 
 Kind: TypeAlias = Literal["file", "folder", "link", "special"]
@@ -30,13 +31,13 @@ Kind: TypeAlias = Literal["file", "folder", "link", "special"]
 
 @dataclass(frozen=True)
 class Entry:
-    """A file, or what else has a name.
+    """File, folder or anything else that has a name in a source.
 
     Args:
-        name: its path within the source, with slashes.
-        kind: what it is; a link is one that leads nowhere, or one in an archive.
-        size: bytes of a file.
-        read: returns what is in a file; to be called before the next entry is asked for.
+        name: Path within the source, with slashes.
+        kind: Kind of entry; a link is one that leads nowhere, or one in an archive.
+        size: Bytes of a file.
+        read: Function that returns the content of a file; to be called before the next entry is asked for.
     """
 
     name: str
@@ -45,17 +46,18 @@ class Entry:
     read: Callable[[], bytes] = bytes
 
     def content(self, source: Path) -> bytes:
-        """What is in a file.
+        """Read a file.
 
         Raises:
-            DataError: it is too large for an image.
-            UnreadableArchiveError: the archive that it is in is damaged.
+            DataError: It is too large for an image.
+            UnreadableArchiveError: The archive that it is in is damaged.
         """
-        if self.size > LARGEST:
-            raise DataError(
-                f"{show(source)} must hold images, but {self.name} has {self.size:,} bytes, more than one may have "
-                f"({LARGEST:,}): take it out."
-            )
+        require_that(
+            self.size <= LARGEST,
+            f"{show(source)} must hold images, but {self.name} has {self.size:,} bytes, more than one may have "
+            f"({LARGEST:,}): take it out.",
+            DataError,
+        )
         try:
             return self.read()
         except _DAMAGED as error:
@@ -63,41 +65,40 @@ class Entry:
 
 
 class UnreadableArchiveError(Exception):
-    """An archive cannot be read to its end."""
+    """Damage of an archive, which cannot be read to its end."""
 
 
 def entries(source: Path) -> Iterator[Entry]:
     """Go through everything in a source: the files of a folder in the order of their names, of an archive in its own.
 
     Raises:
-        UnreadableArchiveError: an archive is damaged.
-        DataError: the source is no archive, or unpacks to far more than it is.
+        UnreadableArchiveError: An archive is damaged.
+        DataError: The source is no archive, or unpacks to far more than its size.
     """
     if source.is_dir():
-        yield from _of_folder(source, "", frozenset())
+        yield from _folder_entries(source, "", frozenset())
         return
-    opened = _of_tar if _is_tar(source) else _of_zip if zipfile.is_zipfile(source) else None
-    if opened is None:
+    read_entries = _tar_entries if _is_tar(source) else _zip_entries if zipfile.is_zipfile(source) else None
+    if read_entries is None:
         raise DataError(
             f"{show(source)} is no archive that can be read (no tar, zip or npz file): expected CIFAR-10's python archive, an "
             "archive or folder of images by class, or an npz file; if it was cut short, fetch it again."
         )
     unpacked, size = 0, source.stat().st_size
-    for entry in opened(source):
+    for entry in read_entries(source):
         unpacked += entry.size + 512
-        if unpacked > FREE + EXPANSION * size:
-            raise DataError(
-                f"{show(source)} has {size:,} bytes and unpacks to more than {unpacked:,}, as no archive of images does: "
-                "check it."
-            )
+        require_that(
+            unpacked <= FREE + EXPANSION * size,
+            f"{show(source)} has {size:,} bytes and unpacks to more than {unpacked:,}, as no archive of images does: check it.",
+            DataError,
+        )
         yield entry
 
 
-def _of_folder(folder: Path, within: str, above: frozenset[str]) -> Iterator[Entry]:
-    """Links are followed, to folders as well: many choose classes by them."""
+def _folder_entries(folder: Path, within: str, above: frozenset[str]) -> Iterator[Entry]:
+    """Go through a folder. Links are followed, to folders as well: many choose classes by them."""
     real = os.path.realpath(folder)
-    if real in above:
-        raise DataError(f"{show(folder)} is a link to a folder that it lies in: take it out.")
+    require_that(real not in above, f"{show(folder)} is a link to a folder that it lies in: take it out.", DataError)
     try:
         names = sorted(os.listdir(folder))  # noqa: PTH208 - names alone
     except OSError as error:
@@ -111,14 +112,14 @@ def _of_folder(folder: Path, within: str, above: frozenset[str]) -> Iterator[Ent
             continue
         if stat.S_ISDIR(status.st_mode):
             yield Entry(shown, "folder")
-            yield from _of_folder(path, f"{shown}/", above | {real})
+            yield from _folder_entries(path, f"{shown}/", above | {real})
         elif stat.S_ISREG(status.st_mode):
-            yield Entry(shown, "file", status.st_size, _reader(path))
+            yield Entry(shown, "file", status.st_size, _file_reader(path))
         else:
             yield Entry(shown, "special")
 
 
-def _reader(path: Path) -> Callable[[], bytes]:
+def _file_reader(path: Path) -> Callable[[], bytes]:
     def read() -> bytes:
         try:
             return path.read_bytes()
@@ -145,7 +146,7 @@ _DAMAGED = (
 
 
 class _Header(tarfile.TarInfo):
-    """A header of a tar's member; where there is none, nor the block that ends a tar, it is no tar's end but damage."""
+    """Header of a tar's member. Where there is neither one nor the block that ends a tar, the tar is damaged."""
 
     @classmethod
     def fromtarfile(cls, tarfile: tarfile.TarFile) -> Self:
@@ -164,12 +165,12 @@ def _is_tar(source: Path) -> bool:
         return not zipfile.is_zipfile(source)
 
 
-def _of_tar(source: Path) -> Iterator[Entry]:
+def _tar_entries(source: Path) -> Iterator[Entry]:
     try:
         with tarfile.open(source, tarinfo=_Header) as archive:
             for member in archive:
                 if member.isreg():
-                    yield Entry(_plain(member.name), "file", member.size, _of_member(archive, member))
+                    yield Entry(_plain(member.name), "file", member.size, _member_reader(archive, member))
                 elif member.isdir():
                     yield Entry(_plain(member.name), "folder")
                 else:
@@ -178,7 +179,7 @@ def _of_tar(source: Path) -> Iterator[Entry]:
         raise UnreadableArchiveError(_first_line(error)) from error
 
 
-def _of_member(archive: tarfile.TarFile, member: tarfile.TarInfo) -> Callable[[], bytes]:
+def _member_reader(archive: tarfile.TarFile, member: tarfile.TarInfo) -> Callable[[], bytes]:
     def read() -> bytes:
         file = archive.extractfile(member)
         return b"" if file is None else file.read()
@@ -186,7 +187,7 @@ def _of_member(archive: tarfile.TarFile, member: tarfile.TarInfo) -> Callable[[]
     return read
 
 
-def _of_zip(source: Path) -> Iterator[Entry]:
+def _zip_entries(source: Path) -> Iterator[Entry]:
     try:
         with zipfile.ZipFile(source) as archive:
             for info in archive.infolist():
@@ -202,7 +203,7 @@ def _of_zip(source: Path) -> Iterator[Entry]:
 
 
 def _plain(name: str) -> str:
-    """A name without dots that say nothing, and with slashes where Windows wrote others."""
+    """Drop the dots of a name that say nothing, and write slashes where Windows wrote others."""
     slashes = name if "/" in name else name.replace("\\", "/")
     return "/".join(part for part in slashes.split("/") if part not in {"", "."})
 

@@ -1,4 +1,4 @@
-"""Image files to pixels: whatever Pillow reads in eight bits a channel, as RGB; what is lost on the way is counted."""
+"""Decoder of image files to RGB pixels: whatever Pillow reads in eight bits a channel; what is lost on the way is counted."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deepzero_sim.common.requirements import require_that
 from deepzero_sim.errors import DataError, MissingExtraError
 
 #: Formats that are programs to be run (EPS), hold no pixels that Pillow decodes itself, or are no images.
-_NOT_READ = {"EPS", "PDF", "BUFR", "GRIB", "HDF5", "MPEG", "WMF", "IPTC"}
+_UNSUPPORTED = {"EPS", "PDF", "BUFR", "GRIB", "HDF5", "MPEG", "WMF", "IPTC"}
 
 #: Modes that become RGB as anyone expects.
 _PLAIN = {"1", "L", "P", "RGB", "RGBA", "RGBX", "LA", "PA", "La", "RGBa"}
@@ -37,31 +38,31 @@ def _pillow() -> Any:
 
 @cache
 def _formats() -> tuple[str, ...]:
-    return tuple(name for name in _pillow().OPEN if name not in _NOT_READ)
+    return tuple(name for name in _pillow().OPEN if name not in _UNSUPPORTED)
 
 
 def is_image(name: str) -> bool:
-    """Whether a file's name ends as those of images do."""
+    """Tell an image file by the end of its name."""
     return _pillow().registered_extensions().get(PurePosixPath(name).suffix.lower()) in _formats()
 
 
 class Decoder:
-    """Decodes files of images of one size, and counts what it had to change about them."""
+    """Decoder of files of images of one size, which counts what it had to change about them."""
 
     def __init__(self) -> None:
         self.changes: Counter[str] = Counter()
         self._first: tuple[str, tuple[int, int]] | None = None
 
     def decode(self, content: bytes, name: str, source: str) -> NDArray[np.uint8]:
-        """The pixels of a file, uint8 `(H, W, 3)`.
+        """Decode a file to pixels, uint8 `(H, W, 3)`.
 
         Args:
-            content: of the file.
-            name: of the file.
-            source: that it is from, for messages.
+            content: Content of the file.
+            name: Name of the file.
+            source: Name of the source that it is from, for messages.
 
         Raises:
-            DataError: it is no image, or one that cannot be kept in eight bits, or of another size than the first.
+            DataError: It is no image, or has more than eight bits a channel, or is of another size than the first.
         """
         image_module = _pillow()
         try:
@@ -71,7 +72,7 @@ class Decoder:
                 with image_module.open(io.BytesIO(content), formats=_formats()) as image:
                     self._require_depth(image, content, name, source)
                     self._require_size(_turned_size(image), name, source)
-                    return self._converted(image)
+                    return self._convert(image)
         except DataError:
             raise
         except MemoryError as error:
@@ -83,22 +84,24 @@ class Decoder:
     @staticmethod
     def _require_depth(image: Any, content: bytes, name: str, source: str) -> None:
         bits = _bits(image, content)
-        if bits > 8:
-            raise DataError(
-                f"{source}: {name} has {bits} bits a channel, and images are kept in 8: convert the images, as only you know "
-                "which range they use."
-            )
+        require_that(
+            bits <= 8,
+            f"{source}: {name} has {bits} bits a channel, and images are kept in 8: convert the images, as only you know "
+            "which range they use.",
+            DataError,
+        )
 
     def _require_size(self, size: tuple[int, int], name: str, source: str) -> None:
         self._first = self._first or (name, size)
         first = self._first[1]
-        if size != first:
-            raise DataError(
-                f"{source} must hold images of one size, but {name} has {size[0]} x {size[1]} pixels and the first one "
-                f"{first[0]} x {first[1]}: resize them."
-            )
+        require_that(
+            size == first,
+            f"{source} must hold images of one size, but {name} has {size[0]} x {size[1]} pixels and the first one "
+            f"{first[0]} x {first[1]}: resize them.",
+            DataError,
+        )
 
-    def _converted(self, image: Any) -> NDArray[np.uint8]:
+    def _convert(self, image: Any) -> NDArray[np.uint8]:
         from PIL import ImageOps  # noqa: PLC0415 - optional
 
         if getattr(image, "n_frames", 1) > 1:
@@ -119,13 +122,13 @@ def _orientation(image: Any) -> Any:
 
 
 def _turned_size(image: Any) -> tuple[int, int]:
-    """Height and width once an image is turned as its camera was held."""
+    """Height and width of an image once it is turned as its camera was held."""
     width, height = image.size
     return (width, height) if _orientation(image) in {5, 6, 7, 8} else (height, width)
 
 
 def _bits(image: Any, content: bytes) -> int:
-    """Bits a channel of an image file; 8 where there are no more."""
+    """Look up the bits a channel of an image file; 8 where there are no more."""
     if image.mode in {"I", "F"} or image.mode.startswith("I;"):
         return 16 if "16" in image.mode else 32
     for tile in getattr(image, "tile", ()):
@@ -135,11 +138,11 @@ def _bits(image: Any, content: bytes) -> int:
             return int(deep[0].group(2))
         if tile[0] == "SGI16" or (tile[0] in {"ppm", "ppm_plain"} and isinstance(arguments[-1], int) and arguments[-1] > 255):
             return 16
-    return bits_of_header(image.format, content)
+    return header_bits(image.format, content)
 
 
-def bits_of_header(form: str | None, content: bytes) -> int:
-    """Of formats whose decoders reduce to eight bits before Pillow sees them."""
+def header_bits(form: str | None, content: bytes) -> int:
+    """Read the bits a channel from headers of formats whose decoders reduce to eight bits before Pillow sees them."""
     if form == "JPEG2000":  # SIZ marker: its length, 36 bytes of sizes, the number of components, and the bits of the first
         place = content.find(b"\xff\x4f\xff\x51")
         return (content[place + 42] & 0x7F) + 1 if 0 <= place < len(content) - 42 else 8

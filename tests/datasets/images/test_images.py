@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 from runs import fill
 
-from deepzero_sim.datasets import cifar_archive, image_cache, images
-from deepzero_sim.datasets.images import ImageData, Images
+from deepzero_sim.datasets.images import cache, cifar10
+from deepzero_sim.datasets.images.labelled_images import ImageData, Images
 from deepzero_sim.errors import DataError
 
 CLASSES = ("cat", "dog")
@@ -47,7 +47,7 @@ def cifar(path: Path, train: Images, test: Images, meta: Any = None) -> str:
         planes = part.pixels.transpose(0, 3, 1, 2).reshape(len(part), -1)
         return {b"data": planes, b"labels": part.labels.tolist(), b"filenames": [b"x"] * len(part)}
 
-    batches = {name: Images(train.pixels[i::5], train.labels[i::5]) for i, name in enumerate(cifar_archive.TRAIN)}
+    batches = {name: Images(train.pixels[i::5], train.labels[i::5]) for i, name in enumerate(cifar10.TRAIN)}
     named = {name: batch(part) for name, part in {**batches, "test_batch": test}.items()}
     named["batches.meta"] = {b"label_names": [name.encode() for name in CLASSES]} if meta is None else meta
     with tarfile.open(path, "w:gz") as archive:
@@ -87,7 +87,7 @@ def test_the_authors_archive(tmp_path: Path) -> None:
     train, test = some(10), some(4, 1)
     path = tmp_path / "cifar-10-python.tar.gz"
     md5 = cifar(path, train, test)
-    found = image_cache.load(path, tmp_path / "cache", md5)
+    found = cache.load(path, tmp_path / "cache", md5)
     order = np.concatenate([np.arange(10)[i::5] for i in range(5)])
     assert_same(found, Images(train.pixels[order], train.labels[order]), test)
     assert found.classes == CLASSES
@@ -100,7 +100,7 @@ def test_a_folder_and_an_archive_by_class(tmp_path: Path) -> None:
         (tmp_path / "folder" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "folder" / name).write_bytes(content)
     for source in (tmp_path / "folder", tar_of(tmp_path / "images.tar.xz", files)):
-        found = image_cache.load(source, tmp_path / "cache")
+        found = cache.load(source, tmp_path / "cache")
         assert_same(found, sorted_by_class(train), sorted_by_class(test))
         assert found.classes == CLASSES
 
@@ -109,20 +109,20 @@ def test_arrays(tmp_path: Path) -> None:
     train, test = some(6), some(4, 1)
     arrays = {"train_x": train.pixels, "train_y": train.labels, "test_x": test.pixels, "test_y": test.labels}
     np.savez(tmp_path / "arrays.npz", **arrays)
-    assert_same(image_cache.load(tmp_path / "arrays.npz", tmp_path), train, test)
+    assert_same(cache.load(tmp_path / "arrays.npz", tmp_path), train, test)
 
 
 def test_they_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = tar_of(tmp_path / "images.tar.xz", by_class(some(4), some(4)))
-    first = image_cache.load(source, tmp_path / "cache")
-    monkeypatch.setattr(image_cache, "_read", lambda *args: pytest.fail("it was read again"))
-    assert_same(image_cache.load(source, tmp_path / "cache"), first.train, first.test)
+    first = cache.load(source, tmp_path / "cache")
+    monkeypatch.setattr(cache, "read_source", lambda *args: pytest.fail("it was read again"))
+    assert_same(cache.load(source, tmp_path / "cache"), first.train, first.test)
 
 
 def test_what_has_changed_is_read_again(tmp_path: Path) -> None:
     for seed in (0, 1):
         source = tar_of(tmp_path / "images.tar.xz", by_class(some(4, seed), some(4)))
-        assert_same(image_cache.load(source, tmp_path / "cache"), sorted_by_class(some(4, seed)), sorted_by_class(some(4)))
+        assert_same(cache.load(source, tmp_path / "cache"), sorted_by_class(some(4, seed)), sorted_by_class(some(4)))
 
 
 class Malicious:
@@ -139,7 +139,7 @@ def test_a_pickle_cannot_run_programs(tmp_path: Path) -> None:
     path = tmp_path / "cifar.tar.gz"
     md5 = cifar(path, some(5), some(2), Malicious(tmp_path / "written"))
     with pytest.raises(DataError, match=r"is not an archive of CIFAR-10's python version .*it would call"):
-        image_cache.load(path, tmp_path, md5)
+        cache.load(path, tmp_path, md5)
     assert not (tmp_path / "written").exists()
 
 
@@ -200,7 +200,7 @@ def other_arrays(folder: Path) -> Path:
 )
 def test_what_cannot_be_used_is_said(source: Callable[[Path], Path], says: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=says):
-        image_cache.load(source(tmp_path), tmp_path / "cache")
+        cache.load(source(tmp_path), tmp_path / "cache")
     assert not list((tmp_path / "cache").glob("*"))  # nothing half-written
 
 
@@ -215,9 +215,9 @@ def test_a_disk_that_fills_up_leaves_no_cache(tmp_path: Path, monkeypatch: pytes
     with monkeypatch.context() as patched:
         patched.setattr(Path, "write_bytes", full)
         with pytest.raises(OSError, match="No space left"):
-            image_cache.load(source, tmp_path / "cache")
+            cache.load(source, tmp_path / "cache")
     assert not list((tmp_path / "cache").glob("*"))
-    assert len(image_cache.load(source, tmp_path / "cache").train) == 4
+    assert len(cache.load(source, tmp_path / "cache").train) == 4
 
 
 @pytest.mark.parametrize(
@@ -239,14 +239,14 @@ def test_wrong_arrays_are_said(changes: dict[str, np.ndarray], says: str, tmp_pa
     arrays = {f"{name}_{part}": x for name in ("train", "test") for part, x in (("x", images.pixels), ("y", images.labels))}
     np.savez(tmp_path / "a.npz", **(arrays | changes))
     with pytest.raises(DataError, match=says):
-        image_cache.load(tmp_path / "a.npz", tmp_path / "cache")
+        cache.load(tmp_path / "a.npz", tmp_path / "cache")
 
 
 def test_a_single_array_is_said(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.zeros(3))
     (tmp_path / "a.npy").rename(tmp_path / "a.npz")
     with pytest.raises(DataError, match="must hold train_x and test_x"):
-        image_cache.load(tmp_path / "a.npz", tmp_path / "cache")
+        cache.load(tmp_path / "a.npz", tmp_path / "cache")
 
 
 @pytest.mark.parametrize("left", [0, 2, 10])
@@ -254,18 +254,18 @@ def test_a_full_disk_leaves_no_cache(tmp_path: Path, tiny_disk: Path, left: int)
     source = tar_of(tmp_path / "images.tar.xz", by_class(some(40), some(4)))
     filler = fill(tiny_disk, 4096 * left)
     with pytest.raises(OSError, match=r"[Nn]o space left|errno = 28"):
-        image_cache.load(source, tiny_disk)
+        cache.load(source, tiny_disk)
     assert [path.name for path in tiny_disk.iterdir()] == ["filler"]
     filler.unlink()
-    assert len(image_cache.load(source, tiny_disk).train) == 40
+    assert len(cache.load(source, tiny_disk).train) == 40
 
 
 def test_a_damaged_cache_is_refused(tmp_path: Path) -> None:
-    image_cache.load(tar_of(tmp_path / "images.tar.xz", by_class(some(4), some(4))), tmp_path / "cache")
+    cache.load(tar_of(tmp_path / "images.tar.xz", by_class(some(4), some(4))), tmp_path / "cache")
     (kept,) = (tmp_path / "cache").glob("*.h5")
     kept.write_bytes(kept.read_bytes()[:3000])
     with pytest.raises(DataError, match="cannot be read as HDF5 images"):
-        images.load(kept)
+        cache.load_file(kept)
 
 
 def test_statistics() -> None:

@@ -1,4 +1,4 @@
-"""Images as arrays in an npz file, by any of the names that are usual: `train_x`, `x_train`, `train_images` and so on."""
+"""Images as arrays in an npz file, under any of the usual names: `train_x`, `x_train`, `train_images` and so on."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepzero_sim.common import hdf5_objects
+from deepzero_sim.common.requirements import require_that
 from deepzero_sim.datasets.hdf5 import show
-from deepzero_sim.datasets.images import ImageData, Images
+from deepzero_sim.datasets.images.labelled_images import ImageData, Images
 from deepzero_sim.errors import DataError
 
-#: Words that names of arrays consist of, by what they mean.
-_WORDS = {
+#: Meanings of the words that names of arrays consist of.
+_MEANINGS = {
     "train": "train",
     "training": "train",
     "test": "test",
@@ -34,7 +35,7 @@ _WORDS = {
     "targets": "y",
 }
 
-#: What numpy and the standard library raise where an npz file is damaged or something else.
+#: Errors of numpy and the standard library where an npz file is damaged or something else.
 _UNREADABLE = (
     OSError,
     KeyError,
@@ -55,13 +56,13 @@ _CHANNELS = range(1, 5)
 
 
 def read(path: Path) -> ImageData:
-    """The images of a file; classes are named by their numbers.
+    """Read the images of a file; classes are named by their numbers.
 
     Raises:
-        DataError: the file is damaged or holds something else.
+        DataError: The file is damaged or holds something else.
     """
     try:
-        found, others = _arrays(path)
+        arrays, others = _read_arrays(path)
     except _UNREADABLE as error:
         words = error.args[0] if isinstance(error, KeyError) else (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(
@@ -69,18 +70,19 @@ def read(path: Path) -> ImageData:
             f"({words}): check the file."
         ) from error
     notes = [f"left out {len(others)} arrays ({', '.join(others)})"] if others else []
-    train, test = (_images(found, part, path, notes) for part in ("train", "test"))
+    train, test = (_images(arrays, part, path, notes) for part in ("train", "test"))
     labels = np.unique(train.labels)
-    if not np.array_equal(labels, np.arange(len(labels))):
-        raise DataError(
-            f"{show(path)} must have training images of every class, numbered from 0 without gaps, but train_y holds "
-            f"{len(labels)} classes from {labels.min()} to {labels.max()}: number them anew."
-        )
+    require_that(
+        np.array_equal(labels, np.arange(len(labels))),
+        f"{show(path)} must have training images of every class, numbered from 0 without gaps, but train_y holds "
+        f"{len(labels)} classes from {labels.min()} to {labels.max()}: number them anew.",
+        DataError,
+    )
     return ImageData(train, test, tuple(map(str, range(len(labels)))), tuple(dict.fromkeys(notes)))
 
 
-def _arrays(path: Path) -> tuple[dict[str, NDArray[np.generic]], list[str]]:
-    """The arrays that are wanted, and the names of the others."""
+def _read_arrays(path: Path) -> tuple[dict[str, NDArray[np.generic]], list[str]]:
+    """Read the arrays that are wanted, and the names of the others."""
     with zipfile.ZipFile(path) as archive:
         sizes = {info.filename.removesuffix(".npy"): info.file_size for info in archive.infolist()}
     names: defaultdict[str, list[str]] = defaultdict(list)
@@ -99,41 +101,52 @@ def _arrays(path: Path) -> tuple[dict[str, NDArray[np.generic]], list[str]]:
 
 
 def _meaning(name: str) -> str:
-    """A name as one of those that are wanted, or something else."""
+    """Translate a name to one of those that are wanted, or return it as it is."""
     words = re.split(r"[^a-z0-9]+", re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower())
-    meant = {_WORDS.get(word, word) for word in words}
+    meant = {_MEANINGS.get(word, word) for word in words}
     return next((wanted for wanted in _WANTED if meant == {*wanted.split("_")}), name)
 
 
-def _images(found: dict[str, NDArray[np.generic]], part: str, path: Path, notes: list[str]) -> Images:
-    labels, pixels = found[f"{part}_y"], found[f"{part}_x"]
+def _images(arrays: dict[str, NDArray[np.generic]], part: str, path: Path, notes: list[str]) -> Images:
+    labels, pixels = arrays[f"{part}_y"], arrays[f"{part}_x"]
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
-    if not np.issubdtype(labels.dtype, np.integer) or not labels.size:
-        raise DataError(f"{show(path)} must have labels that are whole numbers, not {labels.dtype} {labels.shape}.")
-    if labels.ndim != 1:
-        raise DataError(f"{show(path)} must have a label for each image, not labels of shape {labels.shape}: check {part}_y.")
-    return Images(_with_channels_last(pixels, path, notes), labels.astype(np.int64))
+    require_that(
+        np.issubdtype(labels.dtype, np.integer) and labels.size > 0,
+        f"{show(path)} must have labels that are whole numbers, not {labels.dtype} {labels.shape}.",
+        DataError,
+    )
+    require_that(
+        labels.ndim == 1,
+        f"{show(path)} must have a label for each image, not labels of shape {labels.shape}: check {part}_y.",
+        DataError,
+    )
+    return Images(_move_channels_last(pixels, path, notes), labels.astype(np.int64))
 
 
-def _with_channels_last(pixels: NDArray[np.generic], path: Path, notes: list[str]) -> NDArray[np.uint8]:
+def _move_channels_last(pixels: NDArray[np.generic], path: Path, notes: list[str]) -> NDArray[np.uint8]:
     where = show(path)
-    if pixels.dtype != np.uint8:
-        raise DataError(
-            f"{where} must hold pixels as uint8 from 0 to 255, not {pixels.dtype}: convert them, as only you know their range."
-        )
+    require_that(
+        pixels.dtype == np.uint8,
+        f"{where} must hold pixels as uint8 from 0 to 255, not {pixels.dtype}: convert them, as only you know their range.",
+        DataError,
+    )
     if pixels.ndim == 3:
         notes.append("took images (N, H, W) for grey ones")
         return np.asarray(pixels[..., None], np.uint8)
-    if pixels.ndim != 4:
-        raise DataError(f"{where} must hold images (N, H, W, C), (N, C, H, W) or (N, H, W), not {pixels.shape}: reshape them.")
+    require_that(
+        pixels.ndim == 4,
+        f"{where} must hold images (N, H, W, C), (N, C, H, W) or (N, H, W), not {pixels.shape}: reshape them.",
+        DataError,
+    )
     first, last = (pixels.shape[axis] in _CHANNELS for axis in (1, 3))
     if first and not last:
         notes.append("moved the channels of (N, C, H, W) behind height and width")
         return np.ascontiguousarray(np.moveaxis(pixels, 1, -1), np.uint8)
-    if first and last and pixels.shape[2] not in _CHANNELS:
-        raise DataError(
-            f"{where} holds images of shape {pixels.shape[1:]}, whose channels may be the first or the last: give each axis of "
-            "height and width five pixels or more, or crop one."
-        )
+    require_that(
+        not (first and last) or pixels.shape[2] in _CHANNELS,
+        f"{where} holds images of shape {pixels.shape[1:]}, whose channels may be the first or the last: give each axis of "
+        "height and width five pixels or more, or crop one.",
+        DataError,
+    )
     return np.asarray(pixels, np.uint8)
