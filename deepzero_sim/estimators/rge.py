@@ -50,8 +50,9 @@ class RGE(Estimator):
         slopes, estimate = ask_slopes(oracle, batch, [queries], self.step_size, self.scheme, ledger)
         grads = {name: torch.zeros_like(p) for name, p in parameters.items()}
         active = [p.numel() for p in parameters.values()] if mask is None else [int(part.sum()) for part in mask.values()]
+        dimension = sum(active)
         answered = max(1, self.num_directions - estimate.dropped)  # the mean of those that are there is as unbiased
         for direction_seed, slope in zip(seeds, slopes.tolist(), strict=True):
             for name, u in unit_direction(parameters, direction_seed, mask).items():
-                grads[name].add_(u, alpha=slope * sum(active) / answered)
+                grads[name].add_(u, alpha=slope * dimension / answered)
         return replace(estimate, grads=grads)

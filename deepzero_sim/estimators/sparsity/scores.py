@@ -54,8 +54,7 @@ def grasp_densities(weights: Mapping[str, torch.Tensor], product: HessianGradien
         DivergedError: A score is not finite.
     """
     require_finite_tensors(product.values, "score")
-    pairs = {name: (_to_float64(w), _to_float64(product.values[name])) for name, w in weights.items()}
-    scores = {name: -(w.conj() * values).real for name, (w, values) in pairs.items()}
+    scores = {name: -(_to_float64(w).conj() * _to_float64(product.values[name])).real for name, w in weights.items()}
     if rule == "magnitude":
         scores = {name: -score.abs() for name, score in scores.items()}
     return Densities(lowest_shares(scores, sparsity), product.queries, product.solver_steps, product.incidents)
