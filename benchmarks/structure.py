@@ -73,7 +73,8 @@ def imported_by(name: str, tree: ast.Module, known: dict[str, Path]) -> set[str]
             if node.level:
                 above = package.split(".")[: len(package.split(".")) - node.level + 1]
                 base = ".".join((*above, base) if base else above)
-            found |= {f"{base}.{alias.name}" for alias in node.names}
+            if base in known:  # otherwise it lies outside, such as a folder that is installed into the package
+                found |= {f"{base}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
     return {module for dotted in found if (module := longest_known(dotted, known))} - {name}
