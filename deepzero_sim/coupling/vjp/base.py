@@ -65,10 +65,7 @@ class VectorJacobianProduct(abc.ABC):
                 setattr(cls, new, cls.__dict__[old])
 
     def bind(self, solver: Solver) -> None:
-        """Bind this product to a solver: what it learns of one is wrong for another.
-
-        Args:
-            solver: Solver whose steps are differentiated from now on.
+        """Bind this product to the solver whose steps it differentiates: what it learns of one is wrong for another.
 
         Raises:
             ConfigError: The product is bound to another solver.

@@ -44,12 +44,7 @@ class Coloured(VectorJacobianProduct):
         self._windows: Windows | None = None
 
     def prepare(self, states: Array, params: Array | None, probes: SolverProbe) -> None:
-        """Measure how far a step carries information, if neither the caller nor the solver declared it.
-
-        Raises:
-            ConfigError: It carries information over most of the grid.
-            SolverError: The solver failed.
-        """
+        """Measure how far a step carries information, if neither the caller nor the solver declared it."""
         self.bind(probes.solver)
         if self.radius is None and probes.spec.stencil is None and self._measured_radius is None:
             self._measured_radius = local_radius(states, params, probes, self._differences)

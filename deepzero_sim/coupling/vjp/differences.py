@@ -22,9 +22,6 @@ class Differences:
             that balances rounding with curvature, `eps^(1/2)` or, central, `eps^(1/3)` (Nocedal and Wright, Numerical
             Optimization, section 8.1).
         scheme: Finite differences, ``"forward"`` or ``"central"``.
-
-    Raises:
-        ConfigError: An argument cannot be used.
     """
 
     def __init__(self, step_size: float | None, scheme: Scheme) -> None:
@@ -40,7 +37,7 @@ class Differences:
         return 2 if self.scheme == "central" else 1
 
     def jvp(self, probes: SolverProbe, state: Array, params: Array | None, advanced: Array, directions: Array) -> Array:
-        """Measure Jacobian-vector products `J(s) v` along many directions at one state.
+        """Measure Jacobian-vector products `J(s) v` along many directions at one state, `(n, C, *N)`.
 
         Args:
             probes: Means of asking the solver for steps, which it counts.
@@ -48,13 +45,9 @@ class Differences:
             params: Scenario parameters, `(K,)`, or None.
             advanced: Solver state after its step, `P(s)`, `(C, *N)`.
             directions: Directions `v`, `(n, C, *N)`.
-
-        Returns:
-            Products, `(n, C, *N)`.
         """
         step = self._steps(state, directions)
-        count = len(directions)
-        many = None if params is None else np.repeat(params[None], count, axis=0)
+        many = None if params is None else np.repeat(params[None], len(directions), axis=0)
         plus = probes(state + step * directions, many)
         if self.scheme == "forward":
             return np.asarray((plus - advanced) / step)

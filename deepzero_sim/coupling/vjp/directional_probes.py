@@ -32,9 +32,6 @@ class ControlVariate(VectorJacobianProduct):
         control: Product that is corrected; the identity if None.
         step_size: Length of a probe, see :class:`~deepzero_sim.coupling.vjp.differences.Differences`.
         scheme: Finite differences, ``"forward"`` or ``"central"``.
-
-    Raises:
-        ConfigError: An argument cannot be used.
     """
 
     def __init__(self, count: int, control: VectorJacobianProduct | None, step_size: float | None, scheme: Scheme) -> None:
@@ -73,8 +70,7 @@ class ControlVariate(VectorJacobianProduct):
             directions = self._directions(state, result[b], active)
             answers = self._differences.jvp(probes, state, params, advanced, directions)
             errors = (answers * w - directions * result[b]).reshape(len(directions), -1).sum(1)
-            squares = np.square(directions)
-            sizes = squares.reshape(*squares.shape[:2], -1).max(2).reshape(*squares.shape[:2], *[1] * (state.ndim - 1))
+            sizes = np.square(directions).max(tuple(range(2, directions.ndim)), keepdims=True)
             dual = directions / np.where(sizes > 0, sizes, 1)
             result[b] += np.tensordot(errors, dual, 1) * np.asarray(self._weight, state.dtype)
         return result

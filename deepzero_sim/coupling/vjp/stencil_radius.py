@@ -20,16 +20,7 @@ STATES, POINTS, BEYOND = 4, 8, 0.01
 
 
 def local_radius(states: Array, params: Array | None, probes: SolverProbe, differences: Differences) -> int:
-    """Measure the stencil radius of a step that is local, and refuse one that is not.
-
-    Args:
-        states: Solver states of which some are probed, `(B, C, *N)`.
-        params: Scenario parameters, `(B, K)`, or None.
-        probes: Means of asking the solver for steps, which it counts.
-        differences: Finite differences by which answers are measured.
-
-    Returns:
-        Radius of :func:`measure_radius`; at least 1, as points at rest may answer alone.
+    """Measure the stencil radius of a step as :func:`measure_radius` does, at least 1, as points at rest may answer alone.
 
     Raises:
         ConfigError: The radius covers more than half of the longest axis.
@@ -38,9 +29,8 @@ def local_radius(states: Array, params: Array | None, probes: SolverProbe, diffe
     radius = measure_radius(states, params, probes, differences)
     require_that(
         not is_wide(radius, probes.spec),
-        f"a step of solver {probes.spec.name!r} carries information over {radius} points or more of "
-        f"{max(states.shape[2:])}, too far for "
-        "Coloured to be cheap: take ReferenceJacobian, or give Coloured a radius within which a step carries most.",
+        f"a step of solver {probes.spec.name!r} carries information over {radius} points or more of {max(states.shape[2:])}, "
+        "too far for Coloured to be cheap: take ReferenceJacobian, or give Coloured a radius within which a step carries most.",
     )
     return max(radius, 1)
 
@@ -56,6 +46,12 @@ def measure_radius(states: Array, params: Array | None, probes: SolverProbe, dif
 
     Half of the probed points lie all over the grid, half of them where a state differs most from a channel's mean. For each of
     `STATES` states it takes one solver step and one for `POINTS` points of every channel, two with central differences.
+
+    Args:
+        states: Solver states of which some are probed, `(B, C, *N)`.
+        params: Scenario parameters, `(B, K)`, or None.
+        probes: Means of asking the solver for steps, which it counts.
+        differences: Finite differences by which answers are measured.
 
     Returns:
         Points along any axis, around the ends of axes too.

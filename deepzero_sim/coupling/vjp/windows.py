@@ -29,7 +29,7 @@ class Windows:
 
     @functools.cached_property
     def directions(self) -> np.ndarray:
-        """Points that are probed together, bool `(colours, C, *N)`: every active point is in one of them."""
+        """Points that are probed together, bool `(colours, C, *N)`."""
         return colours(self._active, self._radius)
 
     @functools.cached_property
@@ -78,14 +78,8 @@ class Windows:
 
 
 def colours(active: np.ndarray, radius: int) -> np.ndarray:
-    """Divide active points into groups that are probed together; see :class:`Windows`.
-
-    Args:
-        active: Mask of the points where a state holds values, bool `(C, *N)`.
-        radius: Distance over which a step carries information, in points.
-
-    Returns:
-        Masks of the groups, bool `(colours, C, *N)`: every active point is in one of them.
+    """Divide active points into groups that are probed together, bool `(colours, C, *N)`, with the arguments of
+    :class:`Windows`; every active point is in one of them.
     """
     channels, *sizes = active.shape
     axis_colours = [_axis_colours(size, radius) for size in sizes]

@@ -43,11 +43,10 @@ class JacobianFile:
         self._arrays: dict[str, Array] = {}
         self._facts: dict[str, dict[str, str | int]] = {}  # by digest: solver steps, and the digest of the arrays themselves
         self._changed = False
-        if path is None:
-            return
-        _require_writable(path)
-        if path.exists():
-            self._read(path)
+        if path is not None:
+            _require_writable(path)
+            if path.exists():
+                self._read(path)
 
     def _read(self, path: Path) -> None:
         try:

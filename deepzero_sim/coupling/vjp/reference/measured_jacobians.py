@@ -56,9 +56,6 @@ class BaseJacobian:
         """Measure at a state, `(C, *N)`, whose step gave `advanced`.
 
         It takes `k` solver steps and as many as the windows have colours, twice that with central differences.
-
-        Raises:
-            SolverError: The solver failed.
         """
         blocks, points = self._blocks.shape
         coarse = np.empty((blocks, points), state.dtype)
@@ -157,11 +154,7 @@ class MeasuredJacobians:
         self._coordinates: Array = np.empty((0, 0))
 
     def add(self, state: Array, params: Array | None, advanced: Array) -> None:
-        """Measure at a state, `(C, *N)`, whose step gave `advanced`: at the first one, the whole Jacobian too.
-
-        Raises:
-            SolverError: The solver failed.
-        """
+        """Measure at a state, `(C, *N)`, whose step gave `advanced`: at the first one, the whole Jacobian too."""
         new = Reference(state.copy(), params, advanced.copy(), csr_array((0, 0)))
         first = self.references[0] if self.references else new
         identity = [self._active, self.fingerprint, *first.identity]
