@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from deepzero_sim.common.requirements import require_that
+from deepzero_sim.common.requirements import require_data
 from deepzero_sim.common.types import Array
 from deepzero_sim.datasets.trajectories import Trajectories, as_batch
-from deepzero_sim.errors import DataError
 from deepzero_sim.execution.threads import single_threaded
 from deepzero_sim.solver.contract import Solver
 from deepzero_sim.solver.failure_policy import Account, FailurePolicy, drop, total
@@ -88,11 +87,10 @@ def require_long_enough(trajectories: Trajectories, unroll: int) -> None:
         DataError: They are shorter.
     """
     frames = trajectories.frames.shape[1]
-    require_that(
+    require_data(
         frames > unroll,
         f"a rollout of {unroll} steps needs trajectories of at least {unroll + 1} frames, these have {frames}: "
         "unroll fewer steps or generate longer ones.",
-        DataError,
     )
 
 
@@ -122,10 +120,9 @@ class UnrolledBatches:
         self._limits = simulations, frames - unroll
         known = np.isfinite(advanced[:, : frames - unroll]).all(axis=tuple(range(2, advanced.ndim)))
         self._starts = None if known.all() else torch.from_numpy(np.argwhere(known))
-        require_that(
+        require_data(
             self._starts is None or len(self._starts) > 0,
             "the solver's step failed from every frame that a rollout may start at: check the solver and the data.",
-            DataError,
         )
         self._size, self._unroll, self._seed = batch_size, unroll, seed
 

@@ -25,14 +25,13 @@ import numpy as np
 from deepzero_sim.common import hdf5_objects
 from deepzero_sim.common.components import Component, call_function
 from deepzero_sim.common.files import write_text
-from deepzero_sim.common.requirements import require_that
+from deepzero_sim.common.requirements import require_data, require_that
 from deepzero_sim.common.types import Array
 from deepzero_sim.datasets import trajectories
 from deepzero_sim.datasets.dataset_card import card_path, card_text, is_signed
 from deepzero_sim.datasets.hdf5 import NOTHING, not_a_file, open_to_read, open_to_write, show
 from deepzero_sim.datasets.metadata import MetadataKey, differences, metadata_of_solver
 from deepzero_sim.datasets.trajectories import Trajectories
-from deepzero_sim.errors import DataError
 from deepzero_sim.execution.tasks import outcome, submit
 from deepzero_sim.solver.build import build_solver
 from deepzero_sim.solver.contract import Solver
@@ -151,11 +150,10 @@ def require_free(path: Path) -> None:
     _require_name(path)
     card, failures = card_path(path), failures_path(path)
     for beside, ours in ((card, is_signed(card, path)), (failures, _is_list_of_failures(failures))):
-        require_that(
+        require_data(
             ours or not_a_file(beside) == NOTHING,
             f"{show(beside)} was not made by this program for {show(path)}, or was changed since, and would be replaced: "
             "move it away, or name another output.",
-            DataError,
         )
 
 
@@ -218,10 +216,9 @@ def _require_params(params: list[list[float]], spec: SolverSpec) -> None:
 
 def _require_same(path: Path, settings: Mapping[str, object]) -> None:
     made_by = hdf5_objects.json_of(trajectories.load(path).attributes.get("settings"))
-    require_that(
+    require_data(
         made_by == json.loads(json.dumps(settings)),
         f"{path} was made with other settings: name another output, or delete it to make it anew.",
-        DataError,
     )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import h5py
 
 from deepzero_sim.common.files import kind_of_file, replace_file
-from deepzero_sim.common.requirements import require_that
+from deepzero_sim.common.requirements import require_data
 from deepzero_sim.errors import DataError
 
 #: Answer of :func:`not_a_file` for a path where nothing is.
@@ -51,7 +51,7 @@ def open_to_read(path: Path, what: str, remedy: str) -> Iterator[h5py.File]:
         DataError: It is no file, is no HDF5, or does not hold what is read from it.
     """
     instead = not_a_file(path)
-    require_that(instead is None, f"{show(path)} cannot be read as {what}, because {instead}: {remedy}.", DataError)
+    require_data(instead is None, f"{show(path)} cannot be read as {what}, because {instead}: {remedy}.")
     try:
         with h5py.File(path, "r") as file:
             yield file

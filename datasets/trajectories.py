@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepzero_sim.common import hdf5_objects
-from deepzero_sim.common.requirements import require_that
+from deepzero_sim.common.requirements import require_data
 from deepzero_sim.common.types import Array
 from deepzero_sim.datasets.hdf5 import not_a_file, open_to_read, open_to_write, show
 from deepzero_sim.datasets.metadata import (
@@ -35,7 +35,6 @@ from deepzero_sim.datasets.metadata import (
     metadata_of_solver,
     require_metadata_keys,
 )
-from deepzero_sim.errors import DataError
 from deepzero_sim.solver.spec import SolverSpec
 
 FORMAT, VERSION = "deepzero-sim trajectories", 1
@@ -94,17 +93,15 @@ def require_shape(trajectories: Trajectories, spec: SolverSpec, what: str) -> No
         DataError: They have another shape.
     """
     frames, params = trajectories.frames, trajectories.params
-    require_that(
+    require_data(
         frames.shape[2:] == spec.state_shape,
         f"{what} holds states of shape {frames.shape[2:]}, but solver {spec.name!r} takes {spec.state_shape}: "
         "use the solver and resolution the data were made for.",
-        DataError,
     )
-    require_that(
+    require_data(
         params.shape[1] == len(spec.parameters),
         f"{what} holds {params.shape[1]} parameters a simulation, but solver {spec.name!r} takes "
         f"{len(spec.parameters)} ({', '.join(spec.parameters) or 'none'}): use data made for it.",
-        DataError,
     )
 
 
@@ -127,11 +124,10 @@ def require_agreement(
         return
     found = differences(trajectories.metadata, other, may_differ)
     keys = ", ".join(dict.fromkeys([*may_differ, *found]))
-    require_that(
+    require_data(
         not found,
         f"{what} does not fit {whose}: {'; '.join(found.values())}: use what belongs together, or set data_may_differ to "
         f"[{keys}] if this is meant.",
-        DataError,
     )
 
 
@@ -273,24 +269,22 @@ def summarise(path: Path) -> Summary:
 def _open(path: Path) -> Iterator[h5py.File]:
     instead = not_a_file(path)
     remedy = "name the file in it" if "folder" in (instead or "") else "run 'deepzero-sim generate' or check the path"
-    require_that(instead is None, f"expected a file of trajectories at {show(path)}, but {instead}: {remedy}.", DataError)
+    require_data(instead is None, f"expected a file of trajectories at {show(path)}, but {instead}: {remedy}.")
     with open_to_read(path, "HDF5 trajectories", "check the path, or generate it again") as file:
         _require_format(file, path)
         yield file
 
 
 def _require_format(file: h5py.File, path: Path) -> None:
-    require_that(
+    require_data(
         hdf5_objects.text(file.attrs.get("format")) == FORMAT,
         f"{path} is HDF5, but not a file of '{FORMAT}': make one with 'deepzero-sim generate'.",
-        DataError,
     )
     version = file.attrs.get("version")
-    require_that(
+    require_data(
         hdf5_objects.number(version) == VERSION,
         f"{path} is of version {version!s} of '{FORMAT}', expected {VERSION}: generate it again, "
         "or use the release of this package it was made with.",
-        DataError,
     )
 
 
@@ -318,25 +312,25 @@ def _as_mask(mask: NDArray[Any]) -> NDArray[np.bool_]:
 def _require_form(trajectories: Trajectories, what: str, remedy: str) -> None:
     frames, params, mask = trajectories.frames, trajectories.params, trajectories.mask
 
-    def require_data(holds: Any, otherwise: str) -> None:
-        require_that(bool(holds), f"{what} {otherwise}.", DataError)
+    def require(holds: Any, otherwise: str) -> None:
+        require_data(bool(holds), f"{what} {otherwise}.")
 
-    require_data(
+    require(
         frames.ndim >= 4 and params.ndim == 2 and len(params) == len(frames) and mask.shape == frames.shape[2:],
         "must hold frames (S, T, C, *N), params (S, K) and mask (C, *N), "
         f"not {frames.shape}, {params.shape} and {mask.shape}: {remedy}",
     )
-    require_data(
+    require(
         frames.dtype.kind == params.dtype.kind == "f",
         f"must hold floating-point frames and params, not {frames.dtype} and {params.dtype}: {remedy}",
     )
-    require_data(frames.size, f"must hold simulations, each of one frame or more, not frames of shape {frames.shape}: {remedy}")
-    require_data(mask.any(), f"must have a mask that is 1 where a frame holds values, not 0 everywhere: {remedy}")
-    require_data(np.isfinite(params).all(), f"holds NaN or infinity among its params: {remedy}")
+    require(frames.size, f"must hold simulations, each of one frame or more, not frames of shape {frames.shape}: {remedy}")
+    require(mask.any(), f"must have a mask that is 1 where a frame holds values, not 0 everywhere: {remedy}")
+    require(np.isfinite(params).all(), f"holds NaN or infinity among its params: {remedy}")
     finite = np.isfinite(frames)
     diverged = "holds NaN or infinity: the simulation it was made from diverged"
-    require_data(finite[:, :, mask].all(), f"{diverged}; {remedy}")
-    require_data(finite.all(), "holds NaN or infinity where its mask is 0, and padding must be zero: write zeros there")
+    require(finite[:, :, mask].all(), f"{diverged}; {remedy}")
+    require(finite.all(), "holds NaN or infinity where its mask is 0, and padding must be zero: write zeros there")
 
 
 def _read_metadata(file: h5py.File, mask: NDArray[np.bool_], parameters: int, spec: SolverSpec | None = None) -> Metadata:
@@ -363,10 +357,9 @@ def _read_metadata(file: h5py.File, mask: NDArray[np.bool_], parameters: int, sp
 def _cast(values: Array, spec: SolverSpec, path: Path) -> Array:
     with np.errstate(over="ignore"):
         cast: Array = values.astype(spec.dtype)
-    require_that(
+    require_data(
         bool(np.isfinite(cast).all()),
         f"{show(path)} holds numbers too large for {spec.dtype}, in which solver {spec.name!r} takes its states: use a "
         "solver of float64, or other units.",
-        DataError,
     )
     return cast

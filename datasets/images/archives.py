@@ -16,7 +16,7 @@ from tarfile import EOFHeaderError as EndOfTarError  # type: ignore[attr-defined
 from tarfile import HeaderError, ReadError
 from typing import Literal, Self, TypeAlias
 
-from deepzero_sim.common.requirements import require_that
+from deepzero_sim.common.requirements import require_data
 from deepzero_sim.datasets.hdf5 import show
 from deepzero_sim.errors import DataError
 
@@ -52,11 +52,10 @@ class Entry:
             DataError: It is too large for an image.
             UnreadableArchiveError: The archive that it is in is damaged.
         """
-        require_that(
+        require_data(
             self.size <= LARGEST,
             f"{show(source)} must hold images, but {self.name} has {self.size:,} bytes, more than one may have "
             f"({LARGEST:,}): take it out.",
-            DataError,
         )
         try:
             return self.read()
@@ -87,10 +86,9 @@ def entries(source: Path) -> Iterator[Entry]:
     unpacked, size = 0, source.stat().st_size
     for entry in read_entries(source):
         unpacked += entry.size + 512
-        require_that(
+        require_data(
             unpacked <= FREE + EXPANSION * size,
             f"{show(source)} has {size:,} bytes and unpacks to more than {unpacked:,}, as no archive of images does: check it.",
-            DataError,
         )
         yield entry
 
@@ -98,7 +96,7 @@ def entries(source: Path) -> Iterator[Entry]:
 def _folder_entries(folder: Path, within: str, above: frozenset[str]) -> Iterator[Entry]:
     """Go through a folder. Links are followed, to folders as well: many choose classes by them."""
     real = os.path.realpath(folder)
-    require_that(real not in above, f"{show(folder)} is a link to a folder that it lies in: take it out.", DataError)
+    require_data(real not in above, f"{show(folder)} is a link to a folder that it lies in: take it out.")
     try:
         names = sorted(os.listdir(folder))  # noqa: PTH208 - names alone
     except OSError as error:

@@ -8,9 +8,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 
-from deepzero_sim.common.requirements import require_that
+from deepzero_sim.common.requirements import require_data
 from deepzero_sim.datasets.images.labelled_images import Images
-from deepzero_sim.errors import DataError
 
 #: Largest shift of an image in each direction, in pixels.
 SHIFT = 4
@@ -62,10 +61,9 @@ class ImageBatches:
     """
 
     def __init__(self, images: NormalisedImages, batch_size: int, seed: int = 0, *, augment: bool = True) -> None:
-        require_that(
+        require_data(
             len(images) >= batch_size,
             f"a batch of {batch_size} needs as many images, these are {len(images)}: take smaller batches.",
-            DataError,
         )
         self._images, self._size, self._seed, self._augment = images, batch_size, seed, augment
         self._order: tuple[int, torch.Tensor] = -1, torch.empty(0)

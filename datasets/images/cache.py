@@ -15,12 +15,11 @@ from pathlib import Path
 import numpy as np
 
 from deepzero_sim.common import hdf5_objects
-from deepzero_sim.common.requirements import require_that
+from deepzero_sim.common.requirements import require_data
 from deepzero_sim.datasets.hdf5 import NOTHING, not_a_file, open_to_read, open_to_write, show
 from deepzero_sim.datasets.images import cifar10
 from deepzero_sim.datasets.images.labelled_images import ImageData, Images, require_consistent
 from deepzero_sim.datasets.images.sources import read_source
-from deepzero_sim.errors import DataError
 
 FORMAT, VERSION = "deepzero-sim images", 2
 
@@ -43,15 +42,13 @@ def load(source: Path | str, cache: Path, md5: str = cifar10.MD5) -> ImageData:
     """
     path = cifar10.download(cache) if str(source) == CIFAR10 else Path(source)
     instead = not_a_file(path)
-    require_that(
+    require_data(
         instead != NOTHING,
         f"expected images at {show(path)}, but there is nothing: check the path, or take {CIFAR10!r} to fetch CIFAR-10.",
-        DataError,
     )
-    require_that(
+    require_data(
         instead is None or path.is_dir(),
         f"expected images at {show(path)}, but {instead}: name an archive, a folder or an npz file.",
-        DataError,
     )
     checksum = _checksum(path, md5)
     file = cache / f"{path.name.partition('.')[0][:64]}-{checksum[:12]}.h5"
@@ -117,10 +114,8 @@ def load_file(path: Path) -> ImageData:
     """
     with open_to_read(path, "HDF5 images", "delete it, it is made again") as file:
         header = hdf5_objects.text(file.attrs.get("format")), hdf5_objects.number(file.attrs.get("version"))
-        require_that(
-            header == (FORMAT, VERSION),
-            f"{path} is HDF5, but not a file of '{FORMAT}', version {VERSION}: delete it.",
-            DataError,
+        require_data(
+            header == (FORMAT, VERSION), f"{path} is HDF5, but not a file of '{FORMAT}', version {VERSION}: delete it."
         )
         train, test = (
             Images(*(hdf5_objects.array(file, f"{name}/{what}") for what in ("pixels", "labels"))) for name in ("train", "test")

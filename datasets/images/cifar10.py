@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepzero_sim.common.requirements import require_that
+from deepzero_sim.common.requirements import require_data
 from deepzero_sim.datasets.images.labelled_images import ImageData, Images
 from deepzero_sim.errors import DataError, MissingExtraError
 
@@ -57,11 +57,10 @@ def require_md5(path: Path, md5: str = MD5) -> None:
     """
     with path.open("rb") as file:
         actual = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-    require_that(
+    require_data(
         actual == md5.lower(),
         f"{path} must have the md5 checksum {md5}, but has {actual}: it was cut short or changed; fetch it again, or give "
         "the checksum of an archive of your own as md5.",
-        DataError,
     )
 
 

@@ -10,11 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepzero_sim.common import hdf5_objects
-from deepzero_sim.common.requirements import require_that
+from deepzero_sim.common.requirements import require_data
 from deepzero_sim.datasets.images.archives import Entry
 from deepzero_sim.datasets.images.decoder import Decoder, is_image
 from deepzero_sim.datasets.images.labelled_images import ImageData, Images
-from deepzero_sim.errors import DataError
 
 PARTS = ("train", "test")
 
@@ -90,10 +89,9 @@ class ClassFolders:
         assert place is not None
         pixels = self._decoder.decode(content, entry.name, self._source)
         self._bytes += pixels.nbytes
-        require_that(
+        require_data(
             self._bytes <= hdf5_objects.memory(),
             f"{self._source} holds more images than fit into this machine's memory: take fewer or smaller ones.",
-            DataError,
         )
         images = self._images.setdefault(place, {})
         if entry.name in images:
@@ -106,20 +104,18 @@ class ClassFolders:
         Raises:
             DataError: There are none, or none of a class.
         """
-        require_that(
+        require_data(
             bool(self._images),
             f"{self._source} must hold images as train/<class>/<image> and test/<class>/<image>, but holds none"
             f"{self._skipped.in_parentheses()}: check it.",
-            DataError,
         )
         classes = sorted(self._labels)
         for part in PARTS:
             missing = [label for label in classes if (part, label) not in self._images]
-            require_that(
+            require_data(
                 not missing,
                 f"{self._source} has no images of {', '.join(missing)} in {part}/{self._skipped.in_parentheses()}: every "
                 "class must be there to train and to test on.",
-                DataError,
             )
         train, test = (self._stack(part, classes) for part in PARTS)
         changes = [words.format(_count(count)) for words, count in self._decoder.changes.items()]

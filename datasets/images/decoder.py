@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepzero_sim.common.requirements import require_that
+from deepzero_sim.common.requirements import require_data
 from deepzero_sim.errors import DataError, MissingExtraError
 
 #: Formats that are programs to be run (EPS), hold no pixels that Pillow decodes itself, or are no images.
@@ -84,21 +84,19 @@ class Decoder:
     @staticmethod
     def _require_depth(image: Any, content: bytes, name: str, source: str) -> None:
         bits = _bits(image, content)
-        require_that(
+        require_data(
             bits <= 8,
             f"{source}: {name} has {bits} bits a channel, and images are kept in 8: convert the images, as only you know "
             "which range they use.",
-            DataError,
         )
 
     def _require_size(self, size: tuple[int, int], name: str, source: str) -> None:
         self._first = self._first or (name, size)
         first = self._first[1]
-        require_that(
+        require_data(
             size == first,
             f"{source} must hold images of one size, but {name} has {size[0]} x {size[1]} pixels and the first one "
             f"{first[0]} x {first[1]}: resize them.",
-            DataError,
         )
 
     def _convert(self, image: Any) -> NDArray[np.uint8]:

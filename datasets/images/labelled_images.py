@@ -10,9 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from deepzero_sim.common.requirements import require_that
+from deepzero_sim.common.requirements import require_data
 from deepzero_sim.datasets.hdf5 import show
-from deepzero_sim.errors import DataError
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,31 +66,24 @@ def require_consistent(data: ImageData, source: Path) -> None:
     """
     where = show(source)
     shapes = {part.pixels.shape[1:] for part in (data.train, data.test)}
-    require_that(
+    require_data(
         bool(len(data.train) and len(data.test)),
         f"{where} must hold images to train and to test on, but one of the two has none: check the file.",
-        DataError,
     )
-    require_that(
-        len(shapes) == 1,
-        f"{where} must hold images of one size, not {' and '.join(map(str, sorted(shapes)))}: resize them.",
-        DataError,
+    require_data(
+        len(shapes) == 1, f"{where} must hold images of one size, not {' and '.join(map(str, sorted(shapes)))}: resize them."
     )
     for part in (data.train, data.test):
         pixels, labels = part.pixels, part.labels
-        require_that(
+        require_data(
             pixels.dtype == np.uint8 and pixels.shape[:1] == labels.shape,
             f"{where} must hold pixels as uint8 (N, H, W, C) and a label for each image, not {pixels.dtype} "
             f"{pixels.shape} and {labels.shape} labels: check the file.",
-            DataError,
         )
-        require_that(
-            pixels.size > 0, f"{where} must hold images of some size, not {pixels.shape[1:]}: check the file.", DataError
-        )
-        require_that(
+        require_data(pixels.size > 0, f"{where} must hold images of some size, not {pixels.shape[1:]}: check the file.")
+        require_data(
             bool(0 <= labels.min() <= labels.max() < len(data.classes)),
             f"{where} must have labels from 0 to {len(data.classes) - 1}: check the file.",
-            DataError,
         )
 
 
@@ -110,11 +102,10 @@ def relabel(part: Images, classes: Sequence[str], wanted: Sequence[str], source:
     if _are_numbers(classes) or _are_numbers(wanted):
         classes = wanted[: len(classes)] if len(classes) <= len(wanted) else classes
     unknown = [name for name in classes if name not in wanted]
-    require_that(
+    require_data(
         not unknown,
         f"{show(source)} must hold images of the classes {', '.join(wanted)}, not of {', '.join(unknown)}: rename them, or "
         "take other images.",
-        DataError,
     )
     places = np.array([wanted.index(name) for name in classes], np.int64)
     return Images(part.pixels, places[part.labels])

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepzero_sim.common import hdf5_objects
-from deepzero_sim.common.requirements import require_that
+from deepzero_sim.common.requirements import require_data
 from deepzero_sim.datasets.hdf5 import show
 from deepzero_sim.datasets.images.labelled_images import ImageData, Images
 from deepzero_sim.errors import DataError
@@ -72,11 +72,10 @@ def read(path: Path) -> ImageData:
     notes = [f"left out {len(others)} arrays ({', '.join(others)})"] if others else []
     train, test = (_images(arrays, part, path, notes) for part in ("train", "test"))
     labels = np.unique(train.labels)
-    require_that(
+    require_data(
         np.array_equal(labels, np.arange(len(labels))),
         f"{show(path)} must have training images of every class, numbered from 0 without gaps, but train_y holds "
         f"{len(labels)} classes from {labels.min()} to {labels.max()}: number them anew.",
-        DataError,
     )
     return ImageData(train, test, tuple(map(str, range(len(labels)))), tuple(dict.fromkeys(notes)))
 
@@ -111,42 +110,35 @@ def _images(arrays: dict[str, NDArray[np.generic]], part: str, path: Path, notes
     labels, pixels = arrays[f"{part}_y"], arrays[f"{part}_x"]
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
-    require_that(
+    require_data(
         np.issubdtype(labels.dtype, np.integer) and labels.size > 0,
         f"{show(path)} must have labels that are whole numbers, not {labels.dtype} {labels.shape}.",
-        DataError,
     )
-    require_that(
-        labels.ndim == 1,
-        f"{show(path)} must have a label for each image, not labels of shape {labels.shape}: check {part}_y.",
-        DataError,
+    require_data(
+        labels.ndim == 1, f"{show(path)} must have a label for each image, not labels of shape {labels.shape}: check {part}_y."
     )
     return Images(_move_channels_last(pixels, path, notes), labels.astype(np.int64))
 
 
 def _move_channels_last(pixels: NDArray[np.generic], path: Path, notes: list[str]) -> NDArray[np.uint8]:
     where = show(path)
-    require_that(
+    require_data(
         pixels.dtype == np.uint8,
         f"{where} must hold pixels as uint8 from 0 to 255, not {pixels.dtype}: convert them, as only you know their range.",
-        DataError,
     )
     if pixels.ndim == 3:
         notes.append("took images (N, H, W) for grey ones")
         return np.asarray(pixels[..., None], np.uint8)
-    require_that(
-        pixels.ndim == 4,
-        f"{where} must hold images (N, H, W, C), (N, C, H, W) or (N, H, W), not {pixels.shape}: reshape them.",
-        DataError,
+    require_data(
+        pixels.ndim == 4, f"{where} must hold images (N, H, W, C), (N, C, H, W) or (N, H, W), not {pixels.shape}: reshape them."
     )
     first, last = (pixels.shape[axis] in _CHANNELS for axis in (1, 3))
     if first and not last:
         notes.append("moved the channels of (N, C, H, W) behind height and width")
         return np.ascontiguousarray(np.moveaxis(pixels, 1, -1), np.uint8)
-    require_that(
+    require_data(
         not (first and last) or pixels.shape[2] in _CHANNELS,
         f"{where} holds images of shape {pixels.shape[1:]}, whose channels may be the first or the last: give each axis of "
         "height and width five pixels or more, or crop one.",
-        DataError,
     )
     return np.asarray(pixels, np.uint8)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zipfile
 from pathlib import Path, PurePosixPath
 
-from deepzero_sim.common.requirements import require_that
+from deepzero_sim.common.requirements import require_data
 from deepzero_sim.datasets.hdf5 import show
 from deepzero_sim.datasets.images import cifar10, npz_arrays
 from deepzero_sim.datasets.images.archives import UnreadableArchiveError, entries
@@ -73,10 +73,8 @@ class _Contents:
             self._skip_cifar_files("that are not read as images")
             return self._by_class.data()
         places = [*complete, *(["train/ and test/"] if len(self._by_class) else [])]
-        require_that(
-            len(places) <= 1,
-            f"{self._source} holds images more than once, in {' and '.join(places)}: name one folder of them.",
-            DataError,
+        require_data(
+            len(places) <= 1, f"{self._source} holds images more than once, in {' and '.join(places)}: name one folder of them."
         )
         if not complete:
             folder, files = max(self.cifar_files.items(), key=lambda item: len(item[1]))

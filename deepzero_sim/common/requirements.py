@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from deepzero_sim.common.types import is_integer
-from deepzero_sim.errors import ConfigError, DeepZeroError
+from deepzero_sim.errors import ConfigError, DataError, DeepZeroError
 
 
 class Words(str):
@@ -47,6 +47,11 @@ def require_that(holds: bool, otherwise: str, error: type[DeepZeroError] = Confi
     """
     if not holds:
         raise error(otherwise)
+
+
+def require_data(holds: bool, otherwise: str) -> None:
+    """Refuse data unless a condition holds, as :func:`require_that` does, with a DataError."""
+    require_that(holds, otherwise, DataError)
 
 
 def require_type(value: object, kinds: type | tuple[type, ...], expected: str, remedy: str = "") -> None:
