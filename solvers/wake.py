@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deepzero_sim.common.requirements import require_that
 from deepzero_sim.common.types import Array
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.solver.contract import Solver
@@ -38,7 +39,7 @@ def viscosity(reynolds: Any) -> Any:
     return 1e4 * REYNOLDS_PER_CODE / reynolds
 
 
-#: Points advanced at once: larger temporaries leave the cache, and the allocator gives their pages back after every use.
+#: Most points advanced at once: larger temporaries leave the cache, and the allocator returns their pages after every use.
 BLOCK_POINTS = 16384
 
 
@@ -47,21 +48,21 @@ class WakeGrid:
     """The grid of a wake solver: `2 * resolution` by `resolution` square cells, and the obstacle on it.
 
     Args:
-        resolution: cells across the flow; 32 is the coarse grid, 128 the reference.
+        resolution: Number of cells across the flow; 32 is the coarse grid, 128 the reference.
     """
 
     resolution: int
 
     def __post_init__(self) -> None:
-        if self.resolution < 8:
-            raise ConfigError(
-                f"a wake solver needs a resolution of at least 8 cells across the flow, not {self.resolution}: "
-                "a coarser grid does not see the obstacle."
-            )
+        require_that(
+            self.resolution >= 8,
+            f"a wake solver needs a resolution of at least 8 cells across the flow, not {self.resolution}: "
+            "a coarser grid does not see the obstacle.",
+        )
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Cells `(H, W)` along the flow and across it."""
+        """Numbers of cells `(H, W)` along the flow and across it."""
         return 2 * self.resolution, self.resolution
 
     @property
@@ -70,17 +71,17 @@ class WakeGrid:
         return WIDTH / self.resolution
 
     def fluid(self) -> NDArray[np.bool_]:
-        """`(H, W)`: True for cells of fluid, False for those whose centre lies in the circle (a hard mask)."""
+        """Mask of cells `(H, W)`: True for fluid, False for those whose centre lies in the circle (a hard mask)."""
         y, x = ((np.arange(n) + 0.5) * self.spacing for n in self.shape)
         return (y[:, None] - CENTRE[0]) ** 2 + (x[None, :] - CENTRE[1]) ** 2 > RADIUS**2
 
     def open_faces(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """`(H+1, W)` and `(H, W+1)`: True for faces that touch no cell of the obstacle."""
+        """Masks of faces `(H+1, W)` and `(H, W+1)`: True for those that touch no cell of the obstacle."""
         padded = np.pad(self.fluid(), 1, constant_values=True)
         return padded[1:, 1:-1] & padded[:-1, 1:-1], padded[1:-1, 1:] & padded[1:-1, :-1]
 
     def spec(self, name: str, dtype: str) -> SolverSpec:
-        """What both wake solvers say of themselves: `v_y` and `v_x` in one padded array `(2, H+1, W+1)`."""
+        """Spec of both wake solvers: `v_y` and `v_x` in one padded array `(2, H+1, W+1)`."""
         height, width = self.shape
         mask = np.ones((2, height + 1, width + 1), dtype=bool)
         mask[0, :, width] = False
@@ -102,11 +103,11 @@ class WakeGrid:
 
 
 def initial_state(spec: SolverSpec, params: Array) -> Array:
-    """`(B, 2, H+1, W+1)`: uniform flow along y, and a small block of cross-flow behind the middle that triggers shedding.
+    """Make states `(B, 2, H+1, W+1)`: uniform flow along y, and a small block of cross-flow that triggers shedding.
 
     Args:
-        spec: of a wake solver.
-        params: `(B, 1)`, Reynolds numbers; the state does not depend on them.
+        spec: Spec of a wake solver.
+        params: Reynolds numbers, `(B, 1)`; the states do not depend on them.
     """
     height, width = (points - 1 for points in spec.state_shape[1:])
     states = np.zeros((len(params), *spec.state_shape), dtype=spec.dtype)
@@ -116,26 +117,31 @@ def initial_state(spec: SolverSpec, params: Array) -> Array:
 
 
 def restrict(states: Array, spec: SolverSpec) -> Array:
-    """Fine states on the grid of a coarser wake solver, in its dtype: :func:`downsample` by the ratio of their sizes."""
+    """Restrict fine states to the grid of a coarser wake solver, in its dtype, by :func:`downsample`."""
     return downsample(states, (states.shape[2] - 1) // (spec.state_shape[1] - 1)).astype(spec.dtype)
 
 
 def downsample(states: Array, factor: int) -> Array:
     """Restrict staggered states to a grid `factor` times coarser, conserving the flux through its faces.
 
-    Every `factor`-th face along a component's own direction, the mean of `factor` faces across it.
+    A coarse face takes the mean of the `factor` fine faces that it consists of.
 
     Args:
-        states: `(B, 2, H+1, W+1)`.
-        factor: whole ratio of the two resolutions.
+        states: Fine states `(B, 2, H+1, W+1)`.
+        factor: Whole ratio of the two resolutions.
 
     Returns:
-        `(B, 2, H/factor+1, W/factor+1)`.
+        Coarse states `(B, 2, H/factor+1, W/factor+1)`.
+
+    Raises:
+        ConfigError: The factor does not divide the numbers of cells.
     """
     batch, _, rows, columns = states.shape
     height, width = rows - 1, columns - 1
-    if factor < 1 or height % factor or width % factor:
-        raise ConfigError(f"cannot downsample {height} x {width} cells by {factor}: it must divide both.")
+    require_that(
+        factor >= 1 and height % factor == 0 and width % factor == 0,
+        f"cannot downsample {height} x {width} cells by {factor}: it must divide both.",
+    )
     h, w = height // factor, width // factor
     out = np.zeros((batch, 2, h + 1, w + 1), dtype=states.dtype)
     out[:, 0, :, :w] = states[:, 0, ::factor, :width].reshape(batch, h + 1, w, factor).mean(axis=3)
@@ -144,14 +150,14 @@ def downsample(states: Array, factor: int) -> Array:
 
 
 class WakeFlow(Solver):
-    """Our own wake solver: float32 or float64, any resolution, prefactored pressure.
+    """Wake solver in numpy: float32 or float64, any resolution, prefactored pressure.
 
     Args:
-        resolution: cells across the flow; the grid has `2 * resolution` by `resolution` cells.
-        dtype: ``"float32"`` or ``"float64"``.
+        resolution: Number of cells across the flow; the grid has `2 * resolution` by `resolution` cells.
+        dtype: Type of the states, ``"float32"`` or ``"float64"``.
 
     Its states are `(B, 2, 2*resolution+1, resolution+1)`, its one parameter is the Reynolds number of Um et al.
-    The explicit diffusion is stable while `nu dt / dx^2 <= 1/4`, that is `Re >= 40 * (resolution / 128)^2`; lower is refused.
+    The explicit diffusion is stable while `nu dt / dx^2 <= 1/4`, that is `Re >= 40 * (resolution / 128)^2`; less is refused.
     """
 
     def __init__(self, resolution: int = 32, dtype: str = "float32") -> None:
@@ -165,7 +171,7 @@ class WakeFlow(Solver):
         self._advect_x = _SemiLagrangian(self._open_x.shape, dtype)
 
     def __reduce__(self) -> tuple[type[WakeFlow], tuple[int, str]]:
-        return WakeFlow, self._arguments  # a worker factors it anew: faster than sending the matrices
+        return WakeFlow, self._arguments  # a worker factors the system anew: faster than sending the matrices
 
     def step(self, states: Array, params: Array | None = None) -> Array:
         number = diffusion_number(self.grid, params).astype(states.dtype)
@@ -183,8 +189,8 @@ class WakeFlow(Solver):
         v_y[:, :, -1] = 1.0
         courant = self.spec.dt / self.grid.spacing
         u_y, u_x = courant * v_y, courant * v_x
-        v_y = self._advect_y(v_y, u_y, _between(u_x))
-        v_x = self._advect_x(v_x, _between(u_y.swapaxes(1, 2)).swapaxes(1, 2), u_x)
+        v_y = self._advect_y(v_y, u_y, _mean_of_faces(u_x))
+        v_x = self._advect_x(v_x, _mean_of_faces(u_y.swapaxes(1, 2)).swapaxes(1, 2), u_x)
         v_y *= self._open_y
         v_x *= self._open_x
         self._project(v_y, v_x, out)
@@ -207,10 +213,10 @@ class WakeFlow(Solver):
 
 
 def diffusion_number(grid: WakeGrid, params: Array | None) -> Array:
-    """`nu dt / dx^2` of each state, shape `(B, 1, 1)`, in cell units (`dt = 1`).
+    """Compute `nu dt / dx^2` of each state, shape `(B, 1, 1)`, in cell units (`dt = 1`).
 
     Raises:
-        ConfigError: there are no Reynolds numbers, or the explicit diffusion would be unstable with them.
+        ConfigError: There are no Reynolds numbers, or the explicit diffusion would be unstable with them.
     """
     if params is None:
         raise ConfigError("the wake solver needs the Reynolds numbers as params of shape (B, 1), got None: pass them.")
@@ -226,7 +232,7 @@ def diffusion_number(grid: WakeGrid, params: Array | None) -> Array:
 
 
 def _diffuse(field: Array, number: Array) -> Array:
-    """`field + number * laplace(field)` in cell units, zero gradient outside. `(B, h, w)` to `(B, h, w)`."""
+    """Compute `field + number * laplace(field)` in cell units, zero gradient outside. `(B, h, w)` to `(B, h, w)`."""
     batch, h, w = field.shape
     padded = np.empty((batch, h + 2, w + 2), dtype=field.dtype)
     padded[:, 1:-1, 1:-1] = field
@@ -242,14 +248,14 @@ def _diffuse(field: Array, number: Array) -> Array:
     return out
 
 
-def _between(field: Array) -> Array:
-    """Mean of the four faces of the other component around each face, zero gradient outside.
+def _mean_of_faces(field: Array) -> Array:
+    """Average the four faces of the other component around each face, zero gradient outside.
 
     Args:
-        field: `(B, h, w)`, the component along the last axis.
+        field: Component along the last axis, `(B, h, w)`.
 
     Returns:
-        `(B, h+1, w-1)`.
+        Means `(B, h+1, w-1)`.
     """
     pairs = field[:, :, 1:] + field[:, :, :-1]
     out = np.empty((pairs.shape[0], pairs.shape[1] + 1, pairs.shape[2]), dtype=field.dtype)
@@ -261,7 +267,7 @@ def _between(field: Array) -> Array:
 
 
 class _SemiLagrangian:
-    """Trace one staggered component back and interpolate it there, zero gradient outside.
+    """Backtrace of one staggered component and its interpolation there, zero gradient outside.
 
     Indices are computed in the floating type, several times faster in numpy than whole numbers, and exact:
     `step` hands over blocks of fewer than 2^24 points.
@@ -272,10 +278,10 @@ class _SemiLagrangian:
         self._columns = np.arange(shape[1], dtype=dtype)
 
     def __call__(self, field: Array, u_y: Array, u_x: Array) -> Array:
-        """`field(x - u)` for `field` `(B, h, w)` and displacements `u` in cells, same shape."""
+        """Compute `field(x - u)` for `field` `(B, h, w)` and displacements `u` in cells, same shape."""
         batch, h, w = field.shape
-        y, row = _clipped(np.subtract(self._rows, u_y), h)
-        x, column = _clipped(np.subtract(self._columns, u_x), w)
+        y, row = _clip(np.subtract(self._rows, u_y), h)
+        x, column = _clip(np.subtract(self._columns, u_x), w)
         row += np.arange(0, batch * h, h, dtype=field.dtype)[:, None, None]
         row *= w
         row += column
@@ -288,8 +294,8 @@ class _SemiLagrangian:
         return _lerp(near, far, y)
 
 
-def _clipped(position: Array, points: int) -> tuple[Array, Array]:
-    """Clip positions into the grid: the fraction behind, and the index of, the point before each. Overwrites its input."""
+def _clip(position: Array, points: int) -> tuple[Array, Array]:
+    """Clip positions into the grid, in place; return each one's distance from the point before it, and that point's index."""
     np.clip(position, 0.0, points - 1.0, out=position)
     index = np.floor(position)
     np.minimum(index, points - 2, out=index)
@@ -298,7 +304,7 @@ def _clipped(position: Array, points: int) -> tuple[Array, Array]:
 
 
 def _lerp(low: Array, high: Array, weight: Array) -> Array:
-    """`low + weight * (high - low)`, computed in the memory of `high`."""
+    """Compute `low + weight * (high - low)` in the memory of `high`."""
     high -= low
     high *= weight
     high += low
@@ -306,7 +312,7 @@ def _lerp(low: Array, high: Array, weight: Array) -> Array:
 
 
 class PressureSolve:
-    """The Poisson equation of the projection, factored once: `laplace(p) = div` in fluid cells, `p = 0` outside the domain.
+    """Poisson equation of the projection, factored once: `laplace(p) = div` in fluid cells, `p = 0` outside the domain.
 
     Without the obstacle the five-point Laplacian is diagonal under the sine transform DST-I, here two small matrix
     products. The obstacle changes only the rows of its own cells and of their neighbours, so the Woodbury identity
@@ -316,8 +322,8 @@ class PressureSolve:
     adds a correction that needs the first solution only in a box around the obstacle.
 
     Args:
-        fluid: bool `(H, W)`, False in the obstacle.
-        dtype: of right-hand sides and solutions; the factorisation is computed in float64.
+        fluid: Mask of cells `(H, W)`, False in the obstacle.
+        dtype: Type of right-hand sides and solutions; the factorisation is computed in float64.
     """
 
     def __init__(self, fluid: NDArray[np.bool_], dtype: str) -> None:
@@ -326,7 +332,7 @@ class PressureSolve:
         eigenvalues = _laplace_eigenvalues(height)[:, None] + _laplace_eigenvalues(width)[None, :]
         self._sine_y, self._sine_x = sine_y.astype(dtype), sine_x.astype(dtype)
         self._inverse = (1.0 / eigenvalues).astype(dtype)
-        self._box = _touched_box(fluid)
+        self._box = _obstacle_box(fluid)
         if self._box is None:
             return
         rows, columns = self._box
@@ -338,7 +344,7 @@ class PressureSolve:
         self._correction = np.ascontiguousarray(correction.T).astype(dtype)
 
     def __call__(self, divergence: Array) -> Array:
-        """`(B, H, W)` to `(B, H, W)`, in cell units."""
+        """Solve for right-hand sides `(B, H, W)`, in cell units."""
         spectrum = self._sine_y @ divergence @ self._sine_x
         spectrum *= self._inverse
         if self._box is not None:
@@ -352,18 +358,18 @@ class PressureSolve:
 
 
 def _sine_transform(points: int) -> NDArray[np.float64]:
-    """The orthonormal, symmetric DST-I matrix, its own inverse."""
+    """Compute the orthonormal, symmetric DST-I matrix, its own inverse."""
     k = np.arange(1, points + 1)
     return np.asarray(np.sqrt(2.0 / (points + 1)) * np.sin(np.pi * np.outer(k, k) / (points + 1)))
 
 
 def _laplace_eigenvalues(points: int) -> NDArray[np.float64]:
-    """Eigenvalues of the second difference with zero values outside, `-4 sin^2(pi k / (2 (n+1)))`."""
+    """Compute the eigenvalues of the second difference with zero values outside, `-4 sin^2(pi k / (2 (n+1)))`."""
     return np.asarray(-4.0 * np.sin(np.pi * np.arange(1, points + 1) / (2 * (points + 1))) ** 2)
 
 
-def _touched_box(fluid: NDArray[np.bool_]) -> tuple[slice, slice] | None:
-    """The smallest box around the obstacle and the cells beside it; None without an obstacle."""
+def _obstacle_box(fluid: NDArray[np.bool_]) -> tuple[slice, slice] | None:
+    """Find the smallest box around the obstacle and the cells next to it; None without an obstacle."""
     if fluid.all():
         return None
     rows, columns = (np.flatnonzero((~fluid).any(axis=axis)) for axis in (1, 0))
@@ -375,13 +381,13 @@ def _touched_box(fluid: NDArray[np.bool_]) -> tuple[slice, slice] | None:
 
 
 def _obstacle_change(fluid: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """What the obstacle changes of the five-point Laplacian: the ring of cells on both sides of its surface, and `M` on it.
+    """Compute the obstacle's change of the five-point Laplacian: the ring of cells on both sides of its surface, and `M` on it.
 
     A link between a fluid and a solid cell is cut, and the fluid cell then counts one neighbour less. A solid cell keeps
     its diagonal of -4 and its solid neighbours: with no divergence inside, the pressure there is zero.
 
     Args:
-        fluid: the box around the obstacle.
+        fluid: Mask of cells in the box around the obstacle.
 
     Returns:
         Flat indices into the box, `(m,)`, and `M`, `(m, m)`.
@@ -401,7 +407,7 @@ def _obstacle_change(fluid: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArra
 def _green_function(
     box_y: NDArray[np.float64], box_x: NDArray[np.float64], inverse: NDArray[np.float64], ring: NDArray[np.intp]
 ) -> NDArray[np.float64]:
-    """`G = E^T A0^-1 E`, `(m, m)`: the obstacle-free inverse between the cells of the ring."""
+    """Compute `G = E^T A0^-1 E`, `(m, m)`: the obstacle-free inverse between the cells of the ring."""
     rows, columns = np.divmod(ring, len(box_x))
     modes_x = box_x[columns]
     along_y = np.einsum("ik,jk,kl->ijl", box_y, box_y, inverse, optimize=True)

@@ -27,37 +27,38 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from deepzero_sim.common.requirements import require_one_of
 from deepzero_sim.common.types import Array
-from deepzero_sim.errors import ConfigError, MissingExtraError, NonFiniteError, SolverCrashError
+from deepzero_sim.errors import MissingExtraError, NonFiniteError, SolverCrashError
 from deepzero_sim.solver.contract import DifferentiableSolver
 from deepzero_sim.solver.validation import check_states
 from deepzero_sim.solvers.wake import LENGTH, WIDTH, PressureSolve, WakeGrid, diffusion_number, viscosity
 
 Pressure = Literal["direct", "cg"]
 
-#: Faster than this, a state has diverged: its diffusion or its backtrace would soon overflow float32.
+#: Largest speed of a state that has not diverged: beyond it, diffusion or backtrace would soon overflow float32.
 FASTEST = 1e15
 
 
 @final
 class PhiFlowWake(DifferentiableSolver):
-    """The wake solver on PhiFlow with torch: slower than `WakeFlow`, with exact vector-Jacobian products.
+    """Wake solver on PhiFlow with torch: slower than `WakeFlow`, with exact vector-Jacobian products.
 
     Args:
-        resolution: cells across the flow; the grid has `2 * resolution` by `resolution` cells.
-        dtype: ``"float32"`` or ``"float64"``.
-        pressure: ``"direct"`` solves for the pressure with the prefactored `PressureSolve`, ``"cg"`` with PhiFlow's
-            conjugate gradients. They agree to the tolerance; at 64 x 32 and batch 8 a step and its gradient take
-            5 ms with the first and 100 ms with the second, which is for checks.
-        tolerance: relative residual at which conjugate gradients stop, in the step and in its gradient.
-        jit: compile PhiFlow's operations once per batch size (0.2 s), which makes them tens of times faster.
+        resolution: Number of cells across the flow; the grid has `2 * resolution` by `resolution` cells.
+        dtype: Type of the states, ``"float32"`` or ``"float64"``.
+        pressure: Method for the pressure: ``"direct"`` is the prefactored `PressureSolve`, ``"cg"`` PhiFlow's conjugate
+            gradients. They agree to the tolerance; at 64 x 32 and batch 8 a step and its gradient take 5 ms with the first
+            and 100 ms with the second, which is for checks.
+        tolerance: Relative residual at which conjugate gradients stop, in the step and in its gradient.
+        jit: True to compile PhiFlow's operations once per batch size (0.2 s), which makes them tens of times faster.
 
     Its states are `(B, 2, 2*resolution+1, resolution+1)`, its one parameter is the Reynolds number; both may require
     gradients. It computes on the CPU.
 
     Raises:
         MissingExtraError: PhiFlow is not installed.
-        ConfigError: an option is not known.
+        ConfigError: An option is not known.
     """
 
     def __init__(
@@ -68,8 +69,7 @@ class PhiFlowWake(DifferentiableSolver):
         tolerance: float = 1e-5,
         jit: bool = True,
     ) -> None:
-        if pressure not in get_args(Pressure):
-            raise ConfigError(f"pressure must be one of {', '.join(get_args(Pressure))}, not {pressure!r}.")
+        require_one_of(pressure, get_args(Pressure), "pressure")
         self._settings = (resolution, dtype, pressure, tolerance, jit)
         self.grid = WakeGrid(resolution)
         self.spec = replace(self.grid.spec("wake-phiflow", dtype), thread_safe=False)
@@ -90,28 +90,28 @@ class PhiFlowWake(DifferentiableSolver):
         return PhiFlowWake, self._settings
 
     def step(self, states: Array, params: Array | None = None) -> Array:
-        """The step of :class:`~deepzero_sim.solver.contract.Solver`; raises what :meth:`differentiable_step` does."""
-        with torch.inference_mode(False), torch.no_grad():  # what inference mode compiles never takes part in a gradient
+        """Advance states as :meth:`differentiable_step` does, with the same errors, without recording."""
+        with torch.inference_mode(False), torch.no_grad():  # functions compiled in inference mode never take part in a gradient
             given = None if params is None else torch.tensor(params)
             return np.asarray(self.differentiable_step(torch.tensor(states), given).numpy())
 
     def differentiable_step(self, states: Tensor, params: Tensor | None = None) -> Tensor:
-        """One step recorded by autograd.
+        """Advance states by one step that autograd records.
 
         Args:
-            states: `(B, 2, H+1, W+1)`.
-            params: `(B, 1)`, Reynolds numbers.
+            states: States `(B, 2, H+1, W+1)`.
+            params: Reynolds numbers, `(B, 1)`.
 
         Returns:
-            `(B, 2, H+1, W+1)`.
+            States one step later, `(B, 2, H+1, W+1)`.
 
         Raises:
-            InvalidStateError: wrong shape or dtype.
-            NonFiniteError: a state holds NaN, infinity or a number so large that the step would overflow.
-            SolverCrashError: conjugate gradients did not converge, in the step or later in its gradient.
-            ConfigError: no Reynolds numbers, or too low ones for the explicit diffusion.
+            InvalidStateError: States have another shape or dtype.
+            NonFiniteError: A state holds NaN, infinity or a number so large that the step would overflow.
+            SolverCrashError: Conjugate gradients did not converge, in the step or later in its gradient.
+            ConfigError: There are no Reynolds numbers, or they are too low for the explicit diffusion.
         """
-        diffusion_number(self.grid, None if params is None else params.detach().numpy())  # refuses what would be unstable
+        diffusion_number(self.grid, None if params is None else params.detach().numpy())  # refuses unstable numbers
         assert params is not None
         self._check(states)
         nu = viscosity(params[:, 0].double()).to(states.dtype)
@@ -121,14 +121,14 @@ class PhiFlowWake(DifferentiableSolver):
         return torch.stack((pad(v_y, (0, 1)), pad(v_x, (0, 0, 0, 1))), dim=1)
 
     def _check(self, states: Tensor) -> None:
-        """Interpolation in torch may crash the process on coordinates that are not finite, so none may get there."""
+        """Refuse states that are not finite: on such coordinates, torch's interpolation may crash the process."""
         what, remedy = f"what is given to solver {self.spec.name!r}", "check what comes before the solver"
         check_states(self.spec, states.detach().numpy(), what, remedy)
         if len(states) and not float(states.detach().abs().max()) < FASTEST:
             raise NonFiniteError(f"{what} must be slower than {FASTEST:g}, but the rollout has diverged: {remedy}.")
 
     def _run(self, function: Callable[..., tuple[Tensor, ...]], *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Call a function of native tensors, compiled for their batch size if so wished."""
+        """Call a function of native tensors, compiled for their batch size if `jit` is set."""
         key = (function.__name__, len(inputs[0]))
         if key in self._traces:
             return self._traces[key](*inputs)
@@ -140,7 +140,7 @@ class PhiFlowWake(DifferentiableSolver):
         return self._traces[key](*inputs)
 
     def _advance(self, v_y: Tensor, v_x: Tensor, nu: Tensor) -> tuple[Tensor, ...]:
-        """Diffusion, boundary values, advection, obstacle: `v**` as `(B, H+1, W)` and `(B, H, W+1)`, and its divergence."""
+        """Diffuse, set boundary values, advect, mask: `v**` as `(B, H+1, W)` and `(B, H, W+1)`, and its divergence."""
         amount = self.spec.dt * self._phi.math.wrap(nu, self._phi.math.batch("states"))
         velocity = self._velocity(self._diffuse(v_y, amount), self._diffuse(v_x, amount))
         velocity = velocity * (1 - self._stream) + self._stream
@@ -148,23 +148,23 @@ class PhiFlowWake(DifferentiableSolver):
         return *_components(velocity), _native(self._phi.field.divergence(velocity).values)
 
     def _diffuse(self, values: Tensor, amount: Any) -> Any:
-        """`v + dt nu laplace(v)`, zero gradient outside; PhiFlow's own `diffuse.explicit` leaves the outermost faces out."""
+        """Compute `v + dt nu laplace(v)`, zero gradient outside; PhiFlow's `diffuse.explicit` omits the outermost faces."""
         wrapped = self._wrap(values)
         return wrapped + amount * self._phi.math.laplace(wrapped, dx=self.grid.spacing)
 
     def _subtract_gradient(self, v_y: Tensor, v_x: Tensor, pressure: Tensor) -> tuple[Tensor, ...]:
-        """`v** - grad p` on the open faces, `(B, H+1, W)` and `(B, H, W+1)`."""
+        """Compute `v** - grad p` on the open faces, `(B, H+1, W)` and `(B, H, W+1)`."""
         velocity = self._velocity(v_y, v_x)
         cells = self._cells(pressure, self._phi.math.extrapolation.ZERO)
         gradient = self._phi.field.spatial_gradient(cells, velocity.boundary, at="face")
         return _components(velocity - gradient * self._open)
 
     def _solve_direct(self, divergence: Tensor) -> Tensor:
-        """`laplace(p) = div` with `WakeFlow`'s factorisation, `(B, H, W)` to `(B, H, W)`."""
+        """Solve `laplace(p) = div` with `WakeFlow`'s factorisation, `(B, H, W)` to `(B, H, W)`."""
         return torch.from_numpy(self._direct(divergence.numpy() * self.spec.spacing[0] ** 2))
 
     def _solve_cg(self, divergence: Tensor) -> Tensor:
-        """`laplace(p) = div` with PhiFlow's conjugate gradients, `(B, H, W)` to `(B, H, W)`."""
+        """Solve `laplace(p) = div` with PhiFlow's conjugate gradients, `(B, H, W)` to `(B, H, W)`."""
         math, extrapolation = self._phi.math, self._phi.math.extrapolation
         with self._inside_phiflow():
             right = self._cells(divergence, extrapolation.ZERO)
@@ -180,13 +180,13 @@ class PhiFlowWake(DifferentiableSolver):
             return _native(pressure.values)
 
     def _velocity(self, v_y: Any, v_x: Any) -> Any:
-        """A staggered PhiFlow grid of `([B,] H+1, W)` and `([B,] H, W+1)`, zero gradient outside."""
+        """Make a staggered PhiFlow grid of `([B,] H+1, W)` and `([B,] H, W+1)`, zero gradient outside."""
         math = self._phi.math
         values = math.stack({"y": self._wrap(v_y), "x": self._wrap(v_x)}, math.dual("vector"))
         return self._phi.field.StaggeredGrid(values, self._phi.math.extrapolation.ZERO_GRADIENT, **self._domain())
 
     def _cells(self, values: Tensor | Array, boundary: Any) -> Any:
-        """A centred PhiFlow grid of `([B,] H, W)`."""
+        """Make a centred PhiFlow grid of `([B,] H, W)`."""
         return self._phi.field.CenteredGrid(self._wrap(values), boundary, **self._domain())
 
     def _domain(self) -> dict[str, Any]:
@@ -194,7 +194,7 @@ class PhiFlowWake(DifferentiableSolver):
         return {"bounds": self._phi.geom.Box(y=LENGTH, x=WIDTH), "y": height, "x": width}
 
     def _wrap(self, values: Any) -> Any:
-        """A PhiFlow tensor of `([B,] h, w)`, not copied; it may be one already."""
+        """Wrap `([B,] h, w)` as a PhiFlow tensor, not copied; it may be one already."""
         math = self._phi.math
         if isinstance(values, math.Tensor):
             return values
@@ -209,7 +209,7 @@ class PhiFlowWake(DifferentiableSolver):
 
 
 class _SymmetricSolve(torch.autograd.Function):
-    """`x = A^-1 b` for a symmetric `A` that autograd does not see: its vector-Jacobian product is itself."""
+    """Solution `x = A^-1 b` for a symmetric `A` that autograd does not see: its vector-Jacobian product is itself."""
 
     @staticmethod
     def forward(ctx: Any, right: Tensor, solve: Callable[[Tensor], Tensor]) -> Tensor:
@@ -223,28 +223,28 @@ class _SymmetricSolve(torch.autograd.Function):
 
 
 def _components(velocity: Any) -> tuple[Tensor, Tensor]:
-    """The two components of a staggered PhiFlow grid, `(B, H+1, W)` and `(B, H, W+1)`."""
+    """Unwrap the two components of a staggered PhiFlow grid, `(B, H+1, W)` and `(B, H, W+1)`."""
     return _native(velocity.values[{"~vector": "y"}]), _native(velocity.values[{"~vector": "x"}])
 
 
 def _native(values: Any) -> Tensor:
-    """`(B, h, w)`."""
+    """Unwrap a PhiFlow tensor to `(B, h, w)`."""
     return cast(Tensor, values.native("states,y,x"))
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """PhiFlow warns about numpy's and torch's own plans, and about every shape that tracing makes constant."""
+    """Silence PhiFlow's warnings of numpy's and torch's own plans, and of every shape that tracing makes constant."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
 def _load_phiflow() -> SimpleNamespace:
-    """The parts of PhiFlow that we use, imported late: it is optional, and takes a second.
+    """Import the parts of PhiFlow that are used, late: PhiFlow is optional, and takes a second.
 
     Raises:
-        MissingExtraError: it is not installed.
+        MissingExtraError: PhiFlow is not installed.
     """
     parts = ("field", "geom", "math", "physics.advect", "physics.fluid", "torch")
     try:
