@@ -90,7 +90,7 @@ def as_dtype(values: NDArray[np.generic], dtype: np.dtype[np.floating]) -> Array
 
 
 def as_state(values: NDArray[np.generic], shape: tuple[int, ...], dtype: np.dtype[np.floating]) -> Array:
-    """Convert an array whose file tells its shape and dtype; see :func:`require_array`."""
+    """Convert an array whose file tells its shape and dtype, which must be as expected."""
     require_array(values.shape, values.dtype, shape)
     return as_dtype(values.reshape(shape), dtype)
 
@@ -102,13 +102,7 @@ def require_content(holds: bool, complaint: str, error: type[DeepZeroError] = Un
 
 
 def require_array(found: tuple[int, ...], held: np.dtype[np.generic], shape: tuple[int, ...]) -> None:
-    """Refuse an array of another shape or dtype; axes of length 1 may be in front.
-
-    Args:
-        found: Shape of the array in the file.
-        held: Dtype of the array in the file.
-        shape: Expected shape.
-    """
+    """Refuse the shape and dtype of an array in a file unless they are as expected; axes of length 1 may be in front."""
     # a scalar may have no axes at all
     both_scalar = int(np.prod(shape)) == 1 and all(length == 1 for length in found)
     fits = found == (1,) * (len(found) - len(shape)) + shape or both_scalar

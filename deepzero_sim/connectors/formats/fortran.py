@@ -138,12 +138,7 @@ class Fortran(Format):
 
 @dataclass(frozen=True)
 class _Layout:
-    """Markers of a file's records.
-
-    Args:
-        marker: Bytes of a marker.
-        order: Byte order of the markers.
-    """
+    """Markers of a file's records: the bytes of one, and their order."""
 
     marker: int
     order: ByteOrder

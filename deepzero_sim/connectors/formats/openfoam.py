@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 import zlib
 from dataclasses import dataclass
@@ -33,7 +34,6 @@ CONDITIONS = (b"#if", b"#ifeq")
 REFERENCE = re.compile(rb"internalField|#(?:include|sinclude|includeIfPresent)\b")
 
 GZIP = b"\x1f\x8b"
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 #: Beginning of the message about a field whose numbers only OpenFOAM can tell.
 NOT_WRITTEN_OUT = "is no field of OpenFOAM with its internalField written out"
@@ -45,24 +45,17 @@ class _NotWrittenOutError(UnreadableOutputError):
 
 @dataclass(frozen=True)
 class _Values:
-    """Values of an internalField.
+    """Values of an internalField, `(cells, components)`, or `(1, components)` where one stands for all `cells`."""
 
-    Args:
-        cells: Number of values; None if one stands for all cells.
-        rows: Values, `(cells, components)`, or `(1, components)` if all are the same.
-    """
-
-    cells: int | None
+    cells: int | None  #: None if the file does not tell
     rows: Array
 
 
 @dataclass(frozen=True)
 class _Field:
-    """Field file.
+    """Field file: its entries, without those of its dictionaries, and what its header says.
 
     Args:
-        file: Content of the file.
-        entries: Entries of the file, without those of its dictionaries.
         kind: Kind of its values, such as `vector`.
         scalar: Dtype of the numbers of a binary file; None if the file is ASCII.
     """
@@ -79,7 +72,6 @@ class _Field:
 
     @property
     def components(self) -> int:
-        """Number of components of a value."""
         return COMPONENTS[self.kind]
 
     def partition(self) -> tuple[bytes, bytes]:
@@ -202,11 +194,7 @@ class OpenFoam(Format):
 
 
 class _Base:
-    """Field file that inputs are written after.
-
-    Args:
-        path: Path of the file, perhaps without the `.gz` that it ends in.
-    """
+    """Field file that inputs are written after; its path may lack the `.gz` that it ends in."""
 
     def __init__(self, path: Path) -> None:
         try:
@@ -224,12 +212,7 @@ class _Base:
             return error
 
     def rows(self, cells: int, others: list[int]) -> Array:
-        """Return the values of all cells, to be written over.
-
-        Args:
-            cells: Number of cells of the state.
-            others: Components that the state does not have.
-        """
+        """Return the values of all cells of a state, to be written over; `others` are the components that it does not have."""
         rows = np.empty((cells, self.field.components))
         if not isinstance(self._values, _NotWrittenOutError):
             same = self._values.cells in (None, cells)
@@ -271,8 +254,8 @@ def _decompress(content: bytes, limit: int) -> bytes:
 
 
 def _parse_field(content: bytes) -> _Field:
-    """Find the entries of a file, and read its header."""
-    marked = content.startswith(BYTE_ORDER_MARK)
+    """Find the entries of a file, which must be a field at cell centres, and read its header."""
+    marked = content.startswith(codecs.BOM_UTF8)
     require_content(not marked, "is no field of OpenFOAM: it begins with a byte-order mark, save it without")
     header = _parse_header(content)
     match = CLASS.fullmatch(header.get("class", ""))

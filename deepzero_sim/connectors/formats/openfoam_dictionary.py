@@ -37,15 +37,11 @@ END_OF_ROWS = re.compile(rb"\)\s*\)")
 
 #: Number of components in one element of a list, by the name of its type.
 NUMBERS = {
-    "scalar": 1,
-    "sphericalTensor": 1,
-    "complex": 2,
-    "vector2D": 2,
-    "vector": 3,
-    "symmTensor2D": 3,
+    **dict.fromkeys(("scalar", "sphericalTensor"), 1),
+    **dict.fromkeys(("complex", "vector2D"), 2),
+    **dict.fromkeys(("vector", "symmTensor2D"), 3),
+    **dict.fromkeys(("symmTensor", "complexVector"), 6),
     "tensor2D": 4,
-    "symmTensor": 6,
-    "complexVector": 6,
     "tensor": 9,
 }
 
@@ -55,14 +51,13 @@ ARGUMENTS = {b"#else": 0, b"#endif": 0, b"#ifeq": 2}
 
 @dataclass(frozen=True)
 class Entry:
-    """Entry of a dictionary.
+    """Entry of a dictionary, which may be a dictionary itself.
 
     Args:
         keyword: Name of the entry; for a directive such as `#include`, the directive.
         start: First byte of the keyword.
         value: First byte of the value; for a dictionary, the one behind its bracket.
         end: First byte behind the entry: behind its semicolon, its last bracket, or the last word of a directive.
-        is_dictionary: True if it has entries of its own.
     """
 
     keyword: bytes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Sequence
 from typing import ClassVar
@@ -22,9 +23,6 @@ NUMBER_CHARACTERS = frozenset("0123456789+-.eEdDqQinfaINFA\n\r")
 
 #: Beginnings of numbers, which a comment cannot have.
 NUMBER_START = re.compile(r"[+-]?\.?|[+-]?\.?\d.*|[+-]?(?:n|na|nan|i|in|inf)", re.IGNORECASE | re.DOTALL)
-
-#: Mark that Windows writes before text in UTF-8.
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 #: Control characters that are white space in Python's str, but not in its bytes.
 _SEPARATORS = (b"\x1c", b"\x1d", b"\x1e", b"\x1f")
@@ -72,7 +70,7 @@ class Text(Format):
         # digits may be missing from a last line that does not end, and nothing else would tell
         ends = not content or content.endswith(b"\n")
         require_content(ends, "ends within a line: it is truncated, or its last line needs a line break")
-        lines = content.removeprefix(BYTE_ORDER_MARK).splitlines()[self._skipped :]
+        lines = content.removeprefix(codecs.BOM_UTF8).splitlines()[self._skipped :]
         if self._comments in content:
             lines = [self._comment.split(line, maxsplit=1)[0] if self._comments in line else line for line in lines]
         rows = int(np.prod(shape[:-1]))

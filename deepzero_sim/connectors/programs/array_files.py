@@ -63,12 +63,7 @@ class ArrayFile:
     batched: bool
 
     def content(self, states: Array, params: Array | None) -> Content:
-        """Return the bytes that the file should hold.
-
-        Args:
-            states: Solver state, `(C, *N)`, or states, `(B, C, *N)`, if batched.
-            params: Scenario parameters, `(K,)`, or `(B, K)` if batched, or None.
-        """
+        """Return the bytes that the file should hold for a state `(C, *N)`, or states `(B, C, *N)`, and their parameters."""
         usable = self.of == "state" or params is not None
         require_that(usable, f"the file {self.path} needs scenario parameters: pass them.", InvalidStateError)
         values = self._move_channels(self._values(states, params))
@@ -124,12 +119,7 @@ class ArrayFile:
         return next((path for path in paths if os.path.lexists(folder / path)), self.path)
 
     def read(self, content: bytes, into: Array) -> None:
-        """Write the channels of a file into an array.
-
-        Args:
-            content: Content of the file.
-            into: Solver state to write to, `(C, *N)`, or states, `(B, C, *N)`, if batched.
-        """
+        """Write the channels of a file into a state `(C, *N)`, or states `(B, C, *N)` if batched."""
         axis = int(self.batched)
         lead, points = into.shape[:axis], into.shape[axis + 1 :]
         channels = {"first": (len(self.channels), *points), "last": (*points, len(self.channels)), "none": points}
@@ -156,10 +146,6 @@ class ArrayFile:
         require_that(real, f"was read as {what} by its format, not as real numbers", InvalidStateError)
         return values
 
-    def size_limit(self, states: Array) -> int:
-        """Return the bytes that the file may have after a step from these states."""
-        return self.format.largest(states.size)
-
 
 def _is_built_in(file_format: Format) -> bool:
     """Tell our formats, which neither change nor keep their values, from those of users."""
@@ -167,10 +153,16 @@ def _is_built_in(file_format: Format) -> bool:
 
 
 def input_files(settings: Sequence[Mapping[str, Any]], spec: SolverSpec, batched: bool) -> tuple[ArrayFile, ...]:
-    """Parse the files that are written before a program runs."""
+    """Parse the files that are written before a program runs, and find out now what a format cannot write."""
     files = _parse_files(settings, spec, batched, "inputs")
+    lead = (1,) if batched else ()
+    states = np.zeros((*lead, *spec.state_shape), spec.dtype)
+    params = np.zeros((*lead, max(1, len(spec.parameters))), spec.dtype)
     for file in files:
-        _try_to_write(file, spec)
+        try:
+            file.content(states, params)
+        except (ConfigError, SolverError) as error:
+            raise ConfigError(f"inputs: {file.path}: {error}") from error
     return files
 
 
@@ -180,17 +172,11 @@ def output_files(settings: Sequence[Mapping[str, Any]], spec: SolverSpec, batche
     for file in files:
         wrong = f"outputs: {file.path} must be of the state, not of {file.of!r}: a program returns the next state."
         require_that(file.of == "state", wrong)
-    channels = sorted(channel for file in files for channel in file.channels)
-    require_that(
-        channels == list(range(spec.state_shape[0])),
-        f"outputs must hold each of the {spec.state_shape[0]} channels once, but hold {_names(channels, spec) or 'none'}: "
-        "say which channels each file has.",
-    )
+    channels, count = sorted(channel for file in files for channel in file.channels), spec.state_shape[0]
+    names = ", ".join(str((spec.channels or range(count))[channel]) for channel in channels) or "none"
+    incomplete = f"outputs must hold each of the {count} channels once, but hold {names}: say which channels each file has."
+    require_that(channels == list(range(count)), incomplete)
     return files
-
-
-def _names(channels: Sequence[int], spec: SolverSpec) -> str:
-    return ", ".join(spec.channels[channel] if spec.channels else str(channel) for channel in channels)
 
 
 def _parse_files(settings: Sequence[Mapping[str, Any]], spec: SolverSpec, batched: bool, what: str) -> tuple[ArrayFile, ...]:
@@ -238,14 +224,3 @@ def _channel_axis(axis: Any, file_format: Format, channels: tuple[int, ...], whe
     alone = axis != "none" or len(channels) == 1
     require_that(alone, f"{where}: channel_axis none is for one channel, not for {len(channels)}.")
     return axis  # type: ignore[no-any-return]
-
-
-def _try_to_write(file: ArrayFile, spec: SolverSpec) -> None:
-    """Find out now what a format cannot write."""
-    lead = (1,) if file.batched else ()
-    states = np.zeros((*lead, *spec.state_shape), spec.dtype)
-    params = np.zeros((*lead, max(1, len(spec.parameters))), spec.dtype)
-    try:
-        file.content(states, params)
-    except (ConfigError, SolverError) as error:
-        raise ConfigError(f"inputs: {file.path}: {error}") from error

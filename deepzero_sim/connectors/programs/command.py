@@ -20,6 +20,9 @@ class Command:
         command: Program and its arguments; a program with a slash in it is a path from the current folder, any other is
             looked for in `PATH`. Arguments may hold placeholders, as templates do.
         environment: Variables besides those of this process.
+
+    Attributes:
+        program: Path of the program.
     """
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str | float]) -> None:
@@ -30,13 +33,14 @@ class Command:
         for word in command:
             quote = "put it in quotes, as YAML takes off and NO for false"
             require(not isinstance(word, bool), "command must be a list of words and numbers", word, quote)
-        self._program = _find_program(str(command[0]))
-        self._arguments = [_parse_argument(str(word)) for word in command[1:]]
+        self.program = _find_program(str(command[0]))
+        words = map(str, command[1:])
+        self._arguments = [Text(word, f"the argument {word!r} of command") if PLACEHOLDER in word else word for word in words]
         self._environment = {os.fsencode(name): os.fsencode(value) for name, value in _variables(environment).items()}
 
     def words(self, values: Values) -> list[str]:
         """Return the program and its arguments with their placeholders filled in."""
-        return [self._program, *(word.render(values) if isinstance(word, Text) else word for word in self._arguments)]
+        return [self.program, *(word.render(values) if isinstance(word, Text) else word for word in self._arguments)]
 
     def environment(self) -> dict[bytes, bytes]:
         """Return the environment of the program; in bytes, as it is handed over."""
@@ -45,8 +49,7 @@ class Command:
     def require_reachable_files(self, there: Collection[str]) -> None:
         """Refuse arguments that name files of the current folder, which the program, in its own folder, does not find.
 
-        Args:
-            there: Files of the working folder, before the program starts or after it ended.
+        The files of that folder, before the program starts or after it ended, are `there`.
         """
         for word in (word.rpartition("=")[2] for word in self._arguments if isinstance(word, str)):  # --deck=deck.nml
             require_that(
@@ -60,15 +63,6 @@ class Command:
     def has_placeholders(self) -> bool:
         """True if arguments differ from call to call."""
         return any(isinstance(word, Text) for word in self._arguments)
-
-    @property
-    def program(self) -> str:
-        """Path of the program."""
-        return self._program
-
-
-def _parse_argument(word: str) -> str | Text:
-    return Text(word, f"the argument {word!r} of command") if PLACEHOLDER in word else word
 
 
 def _is_file_here(word: str) -> bool:
@@ -89,12 +83,8 @@ def _find_program(program: str) -> str:
 
 def _variables(environment: Any) -> dict[str, str]:
     usable = isinstance(environment, Mapping) and all(
-        isinstance(name, str)
-        and name
-        and "=" not in name
-        and isinstance(value, str | int | float)
-        and is_encodable(f"{name}{value}")
-        for name, value in environment.items()
+        isinstance(key, str) and key and "=" not in key and isinstance(word, str | int | float) and is_encodable(f"{key}{word}")
+        for key, word in environment.items()
     )
     require(usable, "environment must be words or numbers by the names of variables", environment)
     return {name: str(value) for name, value in environment.items()}

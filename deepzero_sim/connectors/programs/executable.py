@@ -25,13 +25,7 @@ from deepzero_sim.connectors.programs.paths import inner_path, read_output
 from deepzero_sim.connectors.programs.processes import Invocation, ProgramRunner
 from deepzero_sim.connectors.programs.program_output import ProgramOutput
 from deepzero_sim.connectors.programs.templates import Plain, Template, Values, read_templates, require_values, try_out
-from deepzero_sim.connectors.programs.working_folder import (
-    ExternalFiles,
-    Keep,
-    WorkingFolders,
-    list_external_files,
-    write_new,
-)
+from deepzero_sim.connectors.programs.working_folder import ExternalFiles, Keep, WorkingFolders, list_external_files, write_new
 from deepzero_sim.connectors.spec_mapping import as_spec
 from deepzero_sim.errors import (
     ConfigError,
@@ -111,7 +105,8 @@ class ExecutableSolver(Solver):
         at_once: int | None = None,
         batched: bool = False,
     ) -> None:
-        _require_posix()
+        needed = "ExecutableSolver needs Linux or macOS, where all that a program starts can be ended with it."
+        require_that(os.name == "posix", needed)
         require_flag(batched, "batched")
         self.spec = as_spec(spec)
         self._command = Command(command, environment)
@@ -229,7 +224,8 @@ class ExecutableSolver(Solver):
         advanced = np.empty_like(states, order="C")
         for file in self._outputs:
             try:
-                file.read(read_output(folder, file.actual_path(folder), file.size_limit(states)), advanced)
+                largest = file.format.largest(states.size)
+                file.read(read_output(folder, file.actual_path(folder), largest), advanced)
             except SolverError as error:
                 error.args = (f"the output {file.path} {error}",)
                 raise
@@ -257,11 +253,6 @@ def _start_failure(program: str, error: OSError) -> ConfigError | SolverCrashErr
     if error.errno == errno.E2BIG:
         remedy = "hand long ones over in a file, by templates"
     return ConfigError(f"{program} cannot be started ({error.strerror}): {remedy}.")
-
-
-def _require_posix() -> None:
-    needed = "ExecutableSolver needs Linux or macOS, where all that a program starts can be ended with it."
-    require_that(os.name == "posix", needed)
 
 
 def _require_paths(paths: Sequence[str], what: str) -> tuple[str, ...]:

@@ -30,14 +30,7 @@ REMEDIES: dict[FailureKind | None, str] = {
 
 
 def failure_at_end(outcome: Outcome, program: str, timeout: float, return_codes: tuple[int, ...]) -> SolverError | None:
-    """Return the failure that the end of a program means, or None if it ended well.
-
-    Args:
-        outcome: End of the program.
-        program: Path of the program.
-        timeout: Seconds that it had.
-        return_codes: Exit statuses that do not mean failure.
-    """
+    """Return the failure that the end of a program means, or None if it ended well, with one of the return codes."""
     if not outcome.in_time:
         return SolverTimeoutError(f"{program} took longer than the {timeout:g} s it may, and was ended")
     if outcome.status < 0:

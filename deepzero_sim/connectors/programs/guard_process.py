@@ -20,44 +20,29 @@ from contextlib import suppress
 MOST_ROUNDS = 20
 
 
-class GuardState:
-    """Process groups that run and folders that exist, by the events read so far."""
-
-    def __init__(self) -> None:
-        self.groups: set[int] = set()
-        self.folders: set[bytes] = set()
-
-    def update(self, event: bytes) -> None:
-        """Apply one event."""
-        sign, subject = event[:1], event[1:]
-        if sign == b">":
-            self.folders.add(bytes.fromhex(subject.decode()))
-        elif sign == b"<":
-            self.folders.discard(bytes.fromhex(subject.decode()))
-        else:
-            (self.groups.add if sign == b"+" else self.groups.discard)(int(subject))
-
-
 def main(mark: bytes) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # it ends with its input, not before
     os.chdir("/")
-    state = GuardState()
-    read_events(state)
-    for group in state.groups:
+    groups, folders = read_events()
+    for group in groups:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(group, signal.SIGKILL)
     kill_all(lambda process: _has_mark(process, mark), processes)
-    remove_folders(state.folders)
+    remove_folders(folders)
 
 
-def read_events(state: GuardState) -> None:
-    """Apply events until the input ends."""
-    rest = b""
+def read_events() -> tuple[set[int], set[bytes]]:
+    """Read events until the input ends; return the process groups that run then, and the folders that exist."""
+    groups, folders, rest = set[int](), set[bytes](), b""
     while content := os.read(0, 65536):
         *events, rest = (rest + content).split(b"\n")
-        for event in events:
-            state.update(event)
+        for sign, subject in ((event[:1], event[1:].decode()) for event in events):
+            if sign in (b">", b"<"):
+                (folders.add if sign == b">" else folders.discard)(bytes.fromhex(subject))
+            else:
+                (groups.add if sign == b"+" else groups.discard)(int(subject))
+    return groups, folders
 
 
 def kill_all(is_target: Callable[[int], bool], candidates: Callable[[], Iterable[int]]) -> None:

@@ -12,12 +12,7 @@ from deepzero_sim.errors import MissingOutputError, UnreadableOutputError
 
 
 def inner_path(path: str | os.PathLike[str], what: str) -> str:
-    """Normalise a path of settings, which must stay inside of the folder that it starts at.
-
-    Args:
-        path: Relative path.
-        what: Purpose of the path, for messages.
-    """
+    """Normalise a relative path of settings, which must stay inside of its folder; `what` is its purpose, for messages."""
     possible = isinstance(path, str | os.PathLike) and bool(str(path)) and is_encodable(str(path))
     require(possible, f"{what} must have a path in the working folder", path)
     pure = PurePosixPath(path)

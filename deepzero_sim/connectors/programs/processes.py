@@ -55,12 +55,7 @@ class Invocation:
 
 @dataclass(frozen=True)
 class Outcome:
-    """End of a program.
-
-    Args:
-        status: Exit status; minus the number of the signal if one ended it.
-        in_time: True if it ended before its time was over.
-    """
+    """End of a program, before its time was over or after: its exit status, or minus the number of the signal that ended it."""
 
     status: int
     in_time: bool
@@ -70,17 +65,15 @@ class ProgramRunner:
     """Runs the programs of one solver in this process. Each has a session of its own, so that all of it can be ended.
 
     Only what gives itself a new session and a new environment escapes, or, where there is no /proc, a new process group.
+
+    Attributes:
+        stop_count: Number of calls of :meth:`stop`; a run that was asked for before the last of them does not start.
     """
 
     def __init__(self) -> None:
         self._running: dict[int, int] = {}  # with the process that started each: a fork must not end its parent's
         self._lock = threading.Lock()
-        self._stop_count = 0
-
-    @property
-    def stop_count(self) -> int:
-        """Number of calls of :meth:`stop`; a run that was asked for before the last of them does not start."""
-        return self._stop_count
+        self.stop_count = 0
 
     def run(self, invocation: Invocation, stop_count: int) -> Outcome:
         """Run a program until it ends, or its time is over.
@@ -109,7 +102,7 @@ class ProgramRunner:
         guard.register_group(process)
         with self._lock:
             self._running[process] = os.getpid()
-            if stop_count != self._stop_count:
+            if stop_count != self.stop_count:
                 _kill_group(process, signal.SIGKILL)
 
     def _end(self, process: subprocess.Popen[bytes], mark: str, *, ordered: bool) -> None:
@@ -124,7 +117,7 @@ class ProgramRunner:
     def stop(self) -> None:
         """Kill all programs that run."""
         with self._lock:
-            self._stop_count += 1
+            self.stop_count += 1
             for process, owner in self._running.items():
                 if owner == os.getpid():
                     _kill_group(process, signal.SIGKILL)

@@ -64,12 +64,7 @@ def _compile(text: str) -> tuple[Any, frozenset[str]]:
 
 @dataclass(frozen=True)
 class Text:
-    """Text with placeholders.
-
-    Args:
-        text: Text in jinja2's language.
-        where: Place of the text in settings, for messages.
-    """
+    """Text with placeholders, in jinja2's language, and its place in settings, for messages."""
 
     text: str
     where: str
@@ -145,14 +140,7 @@ def require_values(settings: Mapping[str, Plain]) -> dict[str, Plain]:
 
 
 def try_out(render: Callable[[Values], object], spec: SolverSpec, own: Mapping[str, Plain], batched: bool) -> None:
-    """Find out when a solver is made which names of a template will be missing.
-
-    Args:
-        render: Function that fills in the template.
-        spec: Spec of the solver.
-        own: Values that settings give it.
-        batched: True if its program takes batches.
-    """
+    """Find out when a solver is made which names of a template will be missing."""
     lead = (1,) if batched else ()
     states, params = (np.ones((*lead, *shape), spec.dtype) for shape in (spec.state_shape, (len(spec.parameters) or UNNAMED,)))
     try:
@@ -175,11 +163,7 @@ class Template:
 
 
 def read_templates(settings: Mapping[str, str | Path]) -> tuple[Template, ...]:
-    """Read the templates that settings name.
-
-    Args:
-        settings: Template files, from the current folder, by the paths of the files in the working folder.
-    """
+    """Read templates: files from the current folder, by the paths of the files in the working folder."""
     require(isinstance(settings, Mapping), "templates must be template files by the paths that they are filled in to", settings)
     templates = []
     for path, source in settings.items():
@@ -190,13 +174,7 @@ def read_templates(settings: Mapping[str, str | Path]) -> tuple[Template, ...]:
 
 
 def read_source(source: str | Path, where: str, most: int) -> str:
-    """Read a text file that settings name.
-
-    Args:
-        source: Path of the file, from the current folder.
-        where: Place in settings that names it.
-        most: Bytes that it may have.
-    """
+    """Read a text file that settings name at some place, by its path from the current folder, of at most so many bytes."""
     try:
         return read_plain_file(source, most).decode()
     except OverflowError as error:

@@ -57,12 +57,7 @@ def default_kept_folder(folder: Path) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class ExternalFile:
-    """A file of the user's in the working folder.
-
-    Args:
-        path: Path in the working folder.
-        source: Path of the user's file.
-    """
+    """A file of the user's: its path in the working folder, and where it comes from."""
 
     path: str
     source: Path
@@ -169,12 +164,7 @@ class WorkingFolders:
         guard.forget_folder(folder)
 
     def keep_or_remove(self, folder: Path, call: str, *, failed: bool) -> Path | str | None:
-        """Keep the folder of a call that has ended if it is one of those to keep; remove it otherwise.
-
-        Args:
-            folder: Folder of the call.
-            call: Record of the call, which is kept with it.
-            failed: True if the call failed.
+        """Keep the folder of a call that has ended, with a record of the call, if it is one of those to keep; else remove it.
 
         Returns:
             Path that it is kept at, or the reason why it is not, or None if it need not be.
@@ -239,13 +229,8 @@ def _is_folder(path: Path) -> bool:
 
 def write_new(path: Path, content: Content) -> None:
     """Write a file that does not exist yet, not even as a link."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-    try:
-        left = memoryview(content)
-        while left.nbytes:
-            left = left[os.write(descriptor, left) :]
-    finally:
-        os.close(descriptor)
+    with path.open("xb") as file:
+        file.write(content)
 
 
 def _identity(path: Path) -> tuple[int, ...]:
