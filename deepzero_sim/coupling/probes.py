@@ -57,6 +57,10 @@ class SolverProbe:
         """States advanced so far."""
         return self.account.steps
 
+    def with_own_account(self) -> SolverProbe:
+        """Make a probe of the same solver and executor that counts its steps apart from these."""
+        return SolverProbe(self.solver, self._executor, self._on_failure)
+
     def count(self, account: Account) -> None:
         """Add what was done besides, such as steps that torch recorded."""
         self.account += account

@@ -110,14 +110,11 @@ class LayerProducts(Subject):
     def slopes(self, sample: int, seeds: Sequence[int], step_size: float) -> Vector:
         state = to_array(self._states[sample])
         params = None if self._params is None else to_array(self._params[sample])
-        probes = self._layer.probes
-        before = probes.account
-        try:
-            directions = np.stack([self._draw(self._spec.state_shape, seed) for seed in seeds])
-            # central differences have no use for P(s)
+        probes = self._layer.probes.with_own_account()  # the steps are the check's, not the layer's
+        directions = np.stack([self._draw(self._spec.state_shape, seed) for seed in seeds])
+        try:  # central differences have no use for P(s)
             changes = Differences(step_size, "central").jvp(probes, state, params, state, directions)
         finally:
-            self.steps += probes.steps - before.steps
-            probes.account = before  # the steps are the check's, not the layer's
+            self.steps += probes.steps
         w = to_array(self._w[sample]).astype(np.float64)
         return np.asarray((changes * w).reshape(len(seeds), -1).sum(1))
