@@ -19,11 +19,7 @@ FIELDS = tuple(field.name for field in fields(SolverSpec))
 
 
 def as_spec(spec: SolverSpec | Mapping[str, Any]) -> SolverSpec:
-    """Return a spec as it is, or the spec that a mapping of its fields stands for.
-
-    Args:
-        spec: Spec, or values of its fields by name; `mask` may be a nested list.
-    """
+    """Return a spec as it is, or the spec that a mapping of its fields stands for; its `mask` may be a nested list."""
     if isinstance(spec, SolverSpec):
         return spec
     require_type(spec, Mapping, "spec must be a SolverSpec, or a mapping of its fields")
@@ -49,13 +45,7 @@ def as_mask(mask: Any) -> NDArray[np.bool_] | None:
 
 
 def channel_places(names: Any, spec: SolverSpec, where: str) -> tuple[int, ...]:
-    """Return the indices of channels that settings list by the spec's names or, where it has none, by numbers from 0.
-
-    Args:
-        names: List of channels.
-        spec: Spec of the solver.
-        where: Place of the list in settings, for messages.
-    """
+    """Return the indices of channels that settings list by the spec's names or, where it has none, by numbers from 0."""
     known: tuple[str, ...] | tuple[int, ...] = spec.channels or tuple(range(spec.state_shape[0]))
     is_list = isinstance(names, Sequence) and not isinstance(names, str | bytes) and len(names) > 0
     fit = is_list and all(isinstance(name, str) if spec.channels else is_integer(name) for name in names)

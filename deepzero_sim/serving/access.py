@@ -23,12 +23,7 @@ Refusal = tuple[HTTPStatus, str, str]
 
 
 class Access:
-    """Rules for who may ask a server.
-
-    Args:
-        host: Name or address that the server was told to listen on.
-        addresses: Addresses that it listens on.
-    """
+    """Rules for who may ask a server, by the name that it was told to listen on, and the addresses that it listens on."""
 
     def __init__(self, host: str, addresses: list[str]) -> None:
         self._host = host

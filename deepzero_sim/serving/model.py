@@ -24,11 +24,7 @@ class Evaluation:
         self.reason: str | None = None
 
     def give_up(self, reason: str) -> None:
-        """End the evaluation at its next :meth:`ServedModel.check_wanted`.
-
-        Args:
-            reason: Sentence for the client, if there still is one.
-        """
+        """End the evaluation at its next :meth:`ServedModel.check_wanted`, with a sentence for the client."""
         self.reason = reason
 
     @contextmanager

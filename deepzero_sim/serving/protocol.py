@@ -32,11 +32,7 @@ class _RefusalError(Exception):
 
 
 class Protocol:
-    """Answers requests for some models.
-
-    Args:
-        models: Models by name.
-    """
+    """Answers requests for some models, which have names."""
 
     def __init__(self, models: Mapping[str, ServedModel]) -> None:
         expected = "expected models to serve, by name, such as {'forward': dz.ServedSolver(solver)}"
@@ -74,12 +70,7 @@ class Protocol:
         return dumps({"protocolVersion": 1.0, "models": list(self.models)})
 
     def answer(self, path: str, body: bytes) -> Answer:
-        """Answer a request.
-
-        Args:
-            path: Path of one of the handlers.
-            body: JSON of the request.
-        """
+        """Answer a request to the path of one of the handlers, whose body is JSON."""
         try:
             return HTTPStatus.OK, dumps(self.handlers[path](_question(body)))
         except _RefusalError as refusal:

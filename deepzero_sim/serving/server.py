@@ -125,13 +125,7 @@ async def _serve(protocol: Protocol, host: str, port: int, report: Callable[[str
 
 
 class Application:
-    """Web application that answers the requests of a server.
-
-    Args:
-        protocol: Protocol of the models.
-        pool: Threads that evaluate them.
-        connections: Connections that requests come by.
-        timeout: Seconds that one evaluation may take.
+    """Web application that answers the requests of a server; a pool of threads evaluates its models, for so long at most.
 
     Attributes:
         access: Rules for who may ask, which are known once the server has an address.
@@ -148,22 +142,19 @@ class Application:
 
         @web.middleware
         async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-            return await self._guard(request, handler)
+            connection = self._connections.find(request.transport)
+            try:
+                refusal = self.access.refusal(request)
+                return await handler(request) if refusal is None else _refuse(refusal)
+            finally:
+                if connection is not None:
+                    connection.end_answer()
 
         application = web.Application(client_max_size=self._protocol.largest_request, middlewares=[guard])
         application.router.add_get("/Info", self._info)
         for path in self._protocol.handlers:
             application.router.add_post(path, self._answer)
         return application
-
-    async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        connection = self._connections.find(request.transport)
-        try:
-            refusal = self.access.refusal(request)
-            return await handler(request) if refusal is None else _refuse(refusal)
-        finally:
-            if connection is not None:
-                connection.end_answer()
 
     async def _info(self, request: web.Request) -> web.Response:
         return _response(HTTPStatus.OK, self._protocol.info())

@@ -16,20 +16,9 @@ from deepzero_sim.errors import ConfigError, DeepZeroError, InvalidStateError, N
 
 #: Functions that a component must have to be a solver; of the rest of the interface only descriptions are asked for.
 REQUIRED_FUNCTIONS = (
-    "initialize",
-    "update",
-    "update_until",
-    "finalize",
-    "get_value",
-    "set_value",
-    "get_var_grid",
-    "get_var_type",
-    "get_var_itemsize",
-    "get_var_nbytes",
-    "get_grid_type",
-    "get_current_time",
-    "get_end_time",
-    "get_time_step",
+    *("initialize", "update", "update_until", "finalize", "get_value", "set_value"),
+    *("get_var_grid", "get_var_type", "get_var_itemsize", "get_var_nbytes", "get_grid_type"),
+    *("get_current_time", "get_end_time", "get_time_step"),
 )
 
 #: Largest error of a clock after a step, as a share of the step: components add up floating-point numbers.
@@ -42,17 +31,15 @@ class UnimplementedError(SolverCrashError):
 
 @dataclass(frozen=True)
 class Variable:
-    """A variable of a component.
-
-    Args:
-        name: Name that the component gives it.
-        dtype: Type of its values in the component.
-        size: Number of its values; BMI's arrays are flat.
-    """
+    """A variable of a component, with the dtype and the number of its values there; BMI's arrays are flat."""
 
     name: str
     dtype: np.dtype[Any]
     size: int
+
+    @property
+    def nbytes(self) -> int:
+        return self.size * self.dtype.itemsize
 
     @property
     def is_integer(self) -> bool:
@@ -78,11 +65,7 @@ class Variable:
             raise InvalidStateError(f"variable {self.name!r} {problem}: round it to one from {least} to {most}.")
 
     def parse(self, returned: Any, grid_shape: Callable[[str], tuple[int, ...]]) -> NDArray[Any]:
-        """Copy what `get_value` returned to an array of the variable's dtype, flat.
-
-        Args:
-            returned: Number, or array, flat or of the grid's shape.
-            grid_shape: Function from a variable's name to the shape of its grid.
+        """Copy what `get_value` returned, a number, or an array, flat or of the grid's shape, to a flat one of our dtype.
 
         Raises:
             TypeError, ValueError: Something else was returned; the message continues "get_value returned".
@@ -134,11 +117,7 @@ class RunningComponent:
     def require(self, holds: bool, subject: str, predicate: str, error: type[DeepZeroError] = SolverCrashError) -> None:
         """Refuse the component unless a condition holds: `SUBJECT of BMI component NAME PREDICATE.`
 
-        Args:
-            holds: Condition on the component.
-            subject: Function or variable that is at fault; empty for the component itself.
-            predicate: Rest of the sentence, such as ``"must return a number, not None: mend it"``.
-            error: Class of the error.
+        The subject is the function or variable that is at fault; it is empty for the component itself.
         """
         if not holds:
             raise error(self._sentence(subject, predicate))
@@ -175,9 +154,7 @@ class RunningComponent:
         """
         self._require_size(variable)
         # A pattern that shows whether the array was filled: NaN, but no NaN that a component computes has all its bits set.
-        unset = np.frombuffer(
-            (b"\0" if variable.is_integer else b"\xff") * variable.size * variable.dtype.itemsize, variable.dtype
-        )
+        unset = np.frombuffer((b"\0" if variable.is_integer else b"\xff") * variable.nbytes, variable.dtype)
         buffer = unset.copy()
         returned = self._fill_or_point(variable.name, buffer)
         is_filled = buffer.tobytes() != unset.tobytes()
@@ -210,11 +187,10 @@ class RunningComponent:
         return self.call(function, *((key, buffer) if self._takes_buffer[function] else (key,)))
 
     def _require_size(self, variable: Variable) -> None:
-        total, expected = self.call("get_var_nbytes", variable.name), variable.size * variable.dtype.itemsize
-        problem = (
-            f"must keep its size of {expected} bytes, but has {total} now: a state has one shape, so keep its grid as it is"
-        )
-        self.require(total == expected, f"variable {variable.name!r}", problem, InvalidStateError)
+        total = self.call("get_var_nbytes", variable.name)
+        problem = f"must keep its size of {variable.nbytes} bytes, but has {total} now"
+        remedy = "a state has one shape, so keep its grid as it is"
+        self.require(total == variable.nbytes, f"variable {variable.name!r}", f"{problem}: {remedy}", InvalidStateError)
 
     def grid_shape(self, name: str) -> tuple[int, ...]:
         """Return the shape of the grid that a variable lies on."""
@@ -262,10 +238,9 @@ class RunningComponent:
             self.call("update_until", before + dt)
         after = self.clock()
         is_on_time = abs(after - before - dt) <= CLOCK_TOLERANCE * dt + np.spacing(abs(after))
-        problem = (
-            f"must advance its clock by {dt:g} a step, but it went from {before:g} to {after:g}: it may have reached its end"
-        )
-        self.require(is_on_time, "", f"{problem}, or have another time step; check get_time_step and get_end_time")
+        problem = f"must advance its clock by {dt:g} a step, but it went from {before:g} to {after:g}"
+        remedy = "it may have reached its end, or have another time step; check get_time_step and get_end_time"
+        self.require(is_on_time, "", f"{problem}: {remedy}")
 
     def can_advance(self, dt: float) -> bool:
         """Tell whether the end time is at least a step away. NaN, infinity and no answer stand for no end."""
@@ -277,17 +252,13 @@ class RunningComponent:
         self._last = self.clock(), dict(values)
 
     def require_untouched(self) -> None:
-        """Compare time and values with those recorded: compiled libraries often have memory for one component in a process."""
+        """Refuse other time or values than those recorded: compiled libraries often have memory for one component only."""
         if self._last is None:
             return
         time, values = self._last
         is_same = self.clock() == time and all(np.array_equal(self.get(which), value) for which, value in values.items())
         cause = "another component of this process shares its memory, so leave out reuse"
         self.require(is_same, "", f"must be as its last step left it, but its time or its values are others: {cause}")
-
-    def finalize(self) -> None:
-        """Finalise the component."""
-        self.call("finalize")
 
     def abandon(self) -> None:
         """Finalise the component after a failure; an exception of `finalize` would only hide that failure, and is dropped."""

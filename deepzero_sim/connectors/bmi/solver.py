@@ -127,7 +127,7 @@ class BMISolver(Solver):
             self.close() if self._reuse else component.abandon()
             raise
         if not self._reuse:
-            component.finalize()
+            component.call("finalize")
         return advanced
 
     def _component(self) -> RunningComponent:

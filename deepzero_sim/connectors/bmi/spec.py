@@ -116,12 +116,12 @@ def _fields(given: GivenSpec) -> dict[str, Any]:
         given = {name: getattr(given, name) for name in FIELDS}
     require_type(given, Mapping, "spec must be a SolverSpec, or a mapping of its fields")
     require_known(given, FIELDS, "a spec")
-    fields = {key: value for key, value in given.items() if value is not None and not _is_empty(value)}
+    fields = {key: value for key, value in given.items() if not _is_empty(value)}
     return {**fields, "mask": as_mask(fields["mask"])} if "mask" in fields else fields
 
 
 def _is_empty(value: Any) -> bool:
-    return isinstance(value, tuple | list) and not value
+    return value is None or (isinstance(value, tuple | list) and not value)
 
 
 @dataclass(frozen=True)

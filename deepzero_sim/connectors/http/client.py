@@ -16,7 +16,7 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
 from deepzero_sim.common.requirements import require
@@ -64,9 +64,6 @@ class HTTPClient:
         self.timeout = float(timeout)
         self._address = (str(parts.hostname), parts.port or (443 if parts.scheme == "https" else 80), parts.scheme == "https")
         self._path = parts.path.rstrip("/")
-        self._forget_connections()
-
-    def _forget_connections(self) -> None:
         self._idle: deque[Connection] = deque()
         self._busy: set[Connection] = set()
 
@@ -124,13 +121,7 @@ class HTTPClient:
                 self._idle.pop().close()
 
     def answer_error(self, path: str, problem: str, kind: type[SolverError] = UnreadableOutputError) -> SolverError:
-        """Make the error for an answer: `the server at URL answered PATH PROBLEM.`
-
-        Args:
-            path: Path that was asked.
-            problem: End of the sentence, such as ``"with status 404: check the URL"``.
-            kind: Class of the error.
-        """
+        """Make the error for an answer: `the server at URL answered PATH PROBLEM.`"""
         return kind(f"the server at {self.url} answered {path} {problem}.")
 
     def _translate(self, error: BaseException, path: str) -> SolverError | None:
@@ -151,12 +142,8 @@ class HTTPClient:
                 return UnreadableOutputError(f"{call} gave no answer in HTTP ({one_line(str(error))}): check the URL's port.")
         return None
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("_idle", "_busy")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._forget_connections()
+    def __reduce__(self) -> tuple[type[HTTPClient], tuple[str, float]]:
+        return HTTPClient, (self.url, self.timeout)  # connections stay in their process
 
 
 class _TooLargeError(Exception):
@@ -201,7 +188,7 @@ def _read(response: http.client.HTTPResponse, limit: int) -> bytes:
 
 
 def _parse_url(url: str) -> SplitResult:
-    """Split a URL into its parts."""
+    """Split a URL into its parts; refuse one that cannot be asked."""
     expected = "expected a URL such as http://localhost:4242"
     is_ascii = isinstance(url, str) and not re.search(r"[^!-~]", url)
     require(is_ascii, expected, url, "write it in ASCII, without spaces")

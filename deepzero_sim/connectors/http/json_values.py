@@ -105,12 +105,7 @@ def _to_float(number: float | None) -> float:
 
 
 def json_object(what: str, given: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return a deep copy of settings that travel as JSON; empty for None.
-
-    Args:
-        what: Name of the settings, for messages.
-        given: Values by name.
-    """
+    """Return a deep copy of settings that travel as JSON; empty for None."""
     require(given is None or isinstance(given, Mapping), f"{what} must be values by their names", given)
     values = dict(given or {})
     try:

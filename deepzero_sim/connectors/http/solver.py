@@ -22,16 +22,7 @@ from deepzero_sim.solver.validation import check_params
 
 
 class HTTPSolver(Solver):
-    """A solver that a server runs, one state a call.
-
-    Args:
-        url: Address of the server, `http://host:port`.
-        name: Name of the solver, where a spec gives none.
-        state_shape: Shape of a state, `(C, *N)`; None if a spec gives it.
-        spec: Spec of the solver, or a mapping of its fields; a mapping may leave out name, dt (1) and dtype.
-        timeout: Seconds that one call may take in all.
-        at_once: Number of calls under way at once, each over a connection of its own.
-    """
+    """A solver that a server runs, one state a call; `name` is that of the solver where a spec gives none."""
 
     def __init__(
         self,
@@ -92,7 +83,7 @@ class HTTPSolver(Solver):
 
     @abc.abstractmethod
     def _check_server(self) -> None:
-        """Compare the server with the spec, once, before the first call."""
+        """Compare the server with the spec, once, before the first call; raise a SolverError if they do not fit."""
 
     @abc.abstractmethod
     def _ask(self, state: Array, row: Array | None) -> Array:

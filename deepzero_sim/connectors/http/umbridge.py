@@ -129,7 +129,7 @@ class UMBridgeSolver(HTTPSolver):
     def _call(
         self, method: str, path: str, question: Mapping[str, Any] | None = None, limit: int = SHORT_ANSWER
     ) -> dict[str, Any]:
-        """Ask the server, and return its answer."""
+        """Ask the server, and return its answer, or raise a SolverError where there is none, or it is an error."""
         answer = self.client.ask(method, path, b"" if question is None else dumps(question), limit=limit)
         value = self._parse_answer(answer, path)
         if answer.status != OK or "error" in value:

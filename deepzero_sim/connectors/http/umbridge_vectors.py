@@ -63,12 +63,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Vectors:
-    """All vectors of a model's inputs, or of its outputs.
-
-    Args:
-        pieces: Pieces of each vector, in their order.
-        spec: Spec of the solver.
-    """
+    """All vectors of a model's inputs, or of its outputs, each in its pieces."""
 
     pieces: tuple[tuple[Piece, ...], ...]
     spec: SolverSpec
@@ -178,13 +173,7 @@ def _sum(sizes: Sequence[int | None]) -> int | None:
 
 
 def suggest_setting(what: str, sizes: Any, spec: SolverSpec) -> str:
-    """Suggest a setting for a server's sizes, as YAML; empty where none can be guessed.
-
-    Args:
-        what: Name of the setting, inputs or outputs.
-        sizes: Sizes of the server's vectors.
-        spec: Spec of the solver.
-    """
+    """Suggest the setting inputs or outputs for a server's sizes, as YAML; empty where none can be guessed."""
     if not isinstance(sizes, list) or not all(is_integer(size) for size in sizes):
         return ""
     channels, parameters = list(spec.channels or range(spec.state_shape[0])), list(spec.parameters) * (what == "inputs")

@@ -54,12 +54,7 @@ _GROUP, _FIRST = "a group", "first places"
 
 @dataclass(frozen=True)
 class Namelists:
-    """File of namelists: the text of a base, with some values in it replaced.
-
-    Args:
-        path: Path in the working folder.
-        parts: Parts of the text, in order; those that differ from state to state are filled in.
-    """
+    """File of namelists, by its path in the working folder: a base in parts, of which some differ from state to state."""
 
     path: str
     parts: tuple[str | Placeholder, ...]
@@ -123,13 +118,7 @@ def _read(text: str) -> tuple[Any, list[str]]:
 
 
 class _Base:
-    """Base as f90nml reads it, with the positions of its groups and entries.
-
-    Args:
-        where: Place of the base in settings, for messages.
-        source: Path of its file, for messages.
-        text: Text of the file.
-    """
+    """Text of a base as f90nml reads it, with the positions of its groups and entries; messages tell its place and its file."""
 
     def __init__(self, where: str, source: str, text: str) -> None:
         _f90nml()

@@ -72,15 +72,7 @@ class Value:
 
 @dataclass(frozen=True)
 class Edit:
-    """Values that take the place of a part of the base.
-
-    Args:
-        start: Position of that part.
-        end: Position behind that part.
-        before: Text in front of the values.
-        values: Values in order.
-        after: Text behind the values.
-    """
+    """Values, with text before and after them, that take the place of the base's text from `start` to `end`."""
 
     start: int
     end: int
@@ -198,10 +190,11 @@ def addition(entry: Entry, place: int, lead: str) -> Edit:
 
 def _designates(assignment: Assignment, entry: Entry) -> bool:
     """Tell whether an assignment of the base sets the entry or a part of it."""
-    inner, names = assignment.components[:-1], tuple(name for name, _ in entry.components)
+    inner, names = assignment.components[:-1], [name for name, _ in entry.components]
     elements = tuple(None if component.index is None else component.element for component in inner)
     whole = all(component.index is None or component.element is not None for component in inner)
-    return assignment.names == names and whole and elements == tuple(index for _, index in entry.components[:-1])
+    same = [component.name for component in assignment.components] == names
+    return same and whole and elements == tuple(index for _, index in entry.components[:-1])
 
 
 def _share(assignment: Assignment, entry: Entry, values: Sequence[Value]) -> list[Value]:

@@ -24,12 +24,7 @@ _RANGE = re.compile(r"\s*([+-]?\d+)?\s*:\s*([+-]?\d+)?\s*")
 
 @dataclass(frozen=True)
 class Component:
-    """One name of a designator such as `wall(2)%x`.
-
-    Args:
-        name: Name in lower case.
-        index: Dimensions of its index; None without one.
-    """
+    """One name of a designator such as `wall(2)%x`, in lower case, with the dimensions of its index; None without one."""
 
     name: str
     index: tuple[Dimension, ...] | None
@@ -43,26 +38,13 @@ class Component:
 
 @dataclass(frozen=True)
 class Assignment:
-    """Assignment `designator = values` in a group.
-
-    Args:
-        components: Components of the designator.
-        start: Position of the values in the text.
-        end: Position behind the values in the text.
-        text: Text of the assignment.
-        quoted: True if any of the values stand in quotes.
-    """
+    """Assignment `designator = values` in a group, whose values stand from `start` to `end`; `quoted` if any are in quotes."""
 
     components: tuple[Component, ...]
     start: int
     end: int
     text: str
     quoted: bool
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names of the designator."""
-        return tuple(component.name for component in self.components)
 
 
 @dataclass(frozen=True)

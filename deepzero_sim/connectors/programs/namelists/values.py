@@ -53,13 +53,7 @@ _EXPECTED = {
 
 @dataclass(frozen=True)
 class Placeholder:
-    """Value with placeholders, which differs from state to state.
-
-    Args:
-        text: Text with the placeholders.
-        kind: Kind of the entry; None if the base does not have it.
-        where: Place of the value in settings, for messages.
-    """
+    """Value with placeholders, which differs from state to state, of an entry of some kind; None if the base lacks it."""
 
     text: Text
     kind: Kind | None
