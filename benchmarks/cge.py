@@ -22,11 +22,11 @@ from deepzero_sim.benchmarks.dense_convolutions import best_rate, layers_of, mea
 from deepzero_sim.benchmarks.networks import Task, make_task
 from deepzero_sim.benchmarks.plain_loop import PlainLoop
 from deepzero_sim.cli.settings import BenchSettings, Workers
+from deepzero_sim.common.machine import peak_memory_gb
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.estimators import CGE
 from deepzero_sim.execution.executors import open_executor
 from deepzero_sim.oracle.model import ModelOracle
-from deepzero_sim.training.run_folder import peak_memory_gb
 
 
 def bench_cge(settings: BenchSettings) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from deepzero_sim.common.machine import peak_memory_gb
 from deepzero_sim.common.types import Array
 from deepzero_sim.coupling import vjp
 from deepzero_sim.coupling.layer import SolverLayer
@@ -27,7 +28,6 @@ from deepzero_sim.coupling.vjp import ReferenceJacobian, VectorJacobianProduct
 from deepzero_sim.solver.stepping import checked_step
 from deepzero_sim.solvers import PhiFlowWake, WakeFlow
 from deepzero_sim.solvers.wake import initial_state
-from deepzero_sim.training.run_folder import peak_memory_gb
 
 REYNOLDS = np.array([[195.3125], [781.25], [3125.0]], dtype=np.float32)
 FIRST, EVERY, TIMES = 600, 7, 24

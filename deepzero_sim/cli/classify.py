@@ -24,6 +24,7 @@ from deepzero_sim.cli.settings import Positive, Seed, Sparsity, Workers
 from deepzero_sim.common.checksums import digest
 from deepzero_sim.common.components import Component
 from deepzero_sim.common.files import write_text
+from deepzero_sim.common.machine import peak_memory_gb
 from deepzero_sim.common.module_state import preserve_state
 from deepzero_sim.common.settings import Rule, Settings, settings_to_dict
 from deepzero_sim.datasets.images import cache
@@ -43,7 +44,7 @@ from deepzero_sim.training.active_set import ActiveSet, RunRatios, active_set, b
 from deepzero_sim.training.build import build_estimator, build_optimiser, build_scheduler
 from deepzero_sim.training.preparation import PREPARATION, RESULTS, Entry, Preparation
 from deepzero_sim.training.progress import Progress
-from deepzero_sim.training.run_folder import ACCURACY, RunFolder, peak_memory_gb
+from deepzero_sim.training.run_folder import ACCURACY, RunFolder
 from deepzero_sim.training.trainer import Trainer
 
 #: Networks that have a short name.

@@ -23,11 +23,11 @@ from deepzero_sim.cli.runs import MethodName
 from deepzero_sim.cli.settings import Workers
 from deepzero_sim.cli.train import TrainSettings, train_with_bar
 from deepzero_sim.common.components import Component
+from deepzero_sim.common.machine import peak_memory_gb
 from deepzero_sim.common.settings import Settings, settings_to_dict
 from deepzero_sim.datasets.generation import Simulations, software
 from deepzero_sim.errors import MissingExtraError
 from deepzero_sim.solvers.wake import TEST_REYNOLDS, TRAIN_REYNOLDS
-from deepzero_sim.training.run_folder import peak_memory_gb
 
 #: Steps of the rollouts that are compared.
 STEPS = 250

@@ -45,11 +45,7 @@ class CancellationScope:
             self._here.began = before
 
     def check(self) -> None:
-        """Raise if this thread's task was cancelled.
-
-        Raises:
-            KeyboardInterrupt: The task was cancelled.
-        """
+        """Raise KeyboardInterrupt if this thread's task was cancelled."""
         if getattr(self._here, "began", None) not in (None, self._count):
             raise KeyboardInterrupt
 

@@ -73,16 +73,14 @@ def precision_of(model: torch.nn.Module) -> torch.dtype | None:
 
     Parameters of whole numbers or truth values, such as tables of indices, do not count.
     """
-    numbers = (p.dtype for p in model.parameters() if p.is_floating_point() or p.is_complex())
-    dtype = next(numbers, None)
-    return None if dtype is None else dtype.to_real()
+    numbers = (p.dtype.to_real() for p in model.parameters() if p.is_floating_point() or p.is_complex())
+    return next(numbers, None)
 
 
 def as_input(model: torch.nn.Module, tensor: torch.Tensor) -> torch.Tensor:
     """Copy real numbers to a network's precision and device: the network may write into the copy."""
     device = next((p.device for p in model.parameters()), tensor.device)
-    dtype = precision_of(model)
-    return tensor.to(device=device, dtype=tensor.dtype if dtype is None else dtype, copy=True)
+    return tensor.to(device=device, dtype=precision_of(model) or tensor.dtype, copy=True)
 
 
 def copy_tensors(inputs: Sequence[Any]) -> tuple[Any, ...]:
@@ -92,16 +90,9 @@ def copy_tensors(inputs: Sequence[Any]) -> tuple[Any, ...]:
 
 
 def cast(model: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
-    """Convert a network's real parameters and buffers to a precision, and its complex ones to the complex type of that.
+    """Convert a network's real parameters and buffers to a precision, in place, and complex ones to the complex type of that.
 
     `Module.to(dtype)` would throw imaginary parts away.
-
-    Args:
-        model: Network, which is changed.
-        dtype: Precision, torch.float32 or torch.float64.
-
-    Returns:
-        The same network.
     """
 
     def convert(tensor: torch.Tensor) -> torch.Tensor:
@@ -114,13 +105,9 @@ def cast(model: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
 
 
 def write(model: torch.nn.Module, values: Mapping[str, torch.Tensor]) -> None:
-    """Write values into a network's parameters, in place, so that everything that holds or shares their memory sees them.
+    """Write values into a network's parameters by name, in place, so that all that holds or shares their memory sees them.
 
     Replacing the tensors would not: lists and views that the network stores would stay with the old ones.
-
-    Args:
-        model: Network, which is changed.
-        values: Tensors by the names of `named_parameters()`.
     """
     for name, tensor in values.items():
         model.get_parameter(name).data.copy_(tensor)

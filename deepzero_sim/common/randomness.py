@@ -12,11 +12,7 @@ from deepzero_sim.common.requirements import is_count, require
 
 
 def new_generator(seed: int) -> torch.Generator:
-    """Make a generator on the CPU, where a seed gives the same numbers on every machine.
-
-    Raises:
-        ConfigError: The seed is no whole number from 0 to below 2**63.
-    """
+    """Make a generator on the CPU, where a seed gives the same numbers on every machine."""
     require(is_count(seed, least=0) and seed < 2**63, "a seed must be a whole number from 0 to below 2**63", seed)
     return torch.Generator().manual_seed(int(seed))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from deepzero_sim.common.components import Component, Kind, call, load_factory
+from deepzero_sim.common.machine import free_memory
 from deepzero_sim.common.requirements import require_type
 from deepzero_sim.errors import ConfigError
 
@@ -52,15 +52,6 @@ class _MemoryLimit(TorchDispatchMode):  # type: ignore[no-untyped-call]
             what = f"more than the {MOST_TENSORS:,} tensors that a network may have"
         args = ", ".join(f"{key}={value!r}" for key, value in self._component.args.items()) or "its own sizes"
         raise ConfigError(f"network {self._component.name!r} with {args} needs {what}: make it smaller.")
-
-
-def free_memory() -> int:
-    """Read how many bytes of main memory programs can still have; a huge number where the system does not say."""
-    try:
-        text = Path("/proc/meminfo").read_text(encoding="ascii")
-        return 1024 * int(text.partition("MemAvailable:")[2].split()[0])
-    except (OSError, IndexError, ValueError):
-        return 2**62
 
 
 def build_network(component: Component, built_in: Mapping[str, Callable[..., nn.Module]], task: Any, seed: int) -> nn.Module:

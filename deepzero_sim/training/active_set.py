@@ -45,11 +45,7 @@ class ActiveSet(NamedTuple):
 
 
 def build_ratios(component: Component) -> LayerRatios:
-    """Build the layer ratios that settings name.
-
-    Raises:
-        ConfigError: There are none of that name, or they cannot be made.
-    """
+    """Build the layer ratios that settings name, by a short name or another."""
     ratios: LayerRatios = call(LAYER_RATIOS.get(component.name) or load_factory(component.name, RATIOS), component)
     require_type(ratios, LayerRatios, f"layer_ratios {component.name!r} must make a deepzero_sim.LayerRatios")
     return ratios

@@ -1,6 +1,12 @@
-"""Building of a training's parts that settings name: optimiser, scheduler, estimator, vector-Jacobian product."""
+"""Builders of a training's parts that settings name: optimiser, scheduler, estimator, vector-Jacobian product.
+
+Each raises a ConfigError if the component is none of that kind, or cannot be made.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import nn
@@ -15,13 +21,12 @@ SCHEDULER = Kind.of(torch.optim.lr_scheduler.LRScheduler, "a torch scheduler")
 ESTIMATOR = Kind.of(Estimator, "an Estimator such as deepzero_sim.CGE")
 VJP = Kind.of(VectorJacobianProduct, "a dz.vjp.VectorJacobianProduct")
 
+build_estimator: Callable[[Component], Estimator] = partial(build, kind=ESTIMATOR, setting="estimator")
+build_vjp: Callable[[Component], VectorJacobianProduct] = partial(build, kind=VJP, setting="vjp")
+
 
 def build_optimiser(component: Component, model: nn.Module) -> torch.optim.Optimizer:
-    """Build the optimiser of a network's parameters.
-
-    Raises:
-        ConfigError: The component is no optimiser, or cannot be made.
-    """
+    """Build the optimiser of a network's parameters."""
     optimiser: torch.optim.Optimizer = build(component, model.parameters(), kind=OPTIMISER, setting="optimiser")
     return optimiser
 
@@ -29,15 +34,12 @@ def build_optimiser(component: Component, model: nn.Module) -> torch.optim.Optim
 def build_scheduler(
     component: Component | None, optimiser: torch.optim.Optimizer, updates: int
 ) -> torch.optim.lr_scheduler.LRScheduler | None:
-    """Build the scheduler of an optimiser's learning rate.
+    """Build the scheduler of an optimiser's learning rate; None for no scheduler.
 
     Args:
-        component: Scheduler, whose argument "updates" stands for their number; None for no scheduler.
+        component: Scheduler, whose argument "updates" stands for their number.
         optimiser: Optimiser.
         updates: Number of updates.
-
-    Raises:
-        ConfigError: The component is no scheduler, or cannot be made.
     """
     if component is None:
         return None
@@ -45,23 +47,3 @@ def build_scheduler(
     named = Component(component.name, args)
     scheduler: torch.optim.lr_scheduler.LRScheduler = build(named, optimiser, kind=SCHEDULER, setting="scheduler")
     return scheduler
-
-
-def build_estimator(component: Component) -> Estimator:
-    """Build the estimator of a gradient.
-
-    Raises:
-        ConfigError: The component is no estimator, or cannot be made.
-    """
-    estimator: Estimator = build(component, kind=ESTIMATOR, setting="estimator")
-    return estimator
-
-
-def build_vjp(component: Component) -> VectorJacobianProduct:
-    """Build a solver's vector-Jacobian product.
-
-    Raises:
-        ConfigError: The component is none, or cannot be made.
-    """
-    vjp: VectorJacobianProduct = build(component, kind=VJP, setting="vjp")
-    return vjp

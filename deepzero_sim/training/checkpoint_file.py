@@ -66,11 +66,6 @@ class RunIdentity(NamedTuple):
         return digest([self.words])
 
 
-def canonical_yaml(value: Any) -> str:
-    """Write a setting as YAML that is the same for equal settings."""
-    return write_yaml(value, sort_keys=True)
-
-
 def snapshot(path: Path, step: int) -> Path:
     """Name the folder of a checkpoint that a run keeps for good, which :func:`load_checkpoint` reads."""
     return path / SNAPSHOTS / f"{step:06d}"
@@ -94,12 +89,8 @@ _IN_PARTS = " (complex128)"
 
 
 def _encode(tensors: NamedTensors) -> NamedTensors:
-    return {
-        f"{name}{_IN_PARTS}" if tensor.dtype == torch.complex128 else name: (
-            torch.view_as_real(tensor) if tensor.dtype == torch.complex128 else tensor
-        )
-        for name, tensor in tensors.items()
-    }
+    parts = {f"{name}{_IN_PARTS}": torch.view_as_real(t) for name, t in tensors.items() if t.dtype == torch.complex128}
+    return {name: tensor for name, tensor in tensors.items() if tensor.dtype != torch.complex128} | parts
 
 
 def _decode(tensors: NamedTensors) -> NamedTensors:
@@ -111,7 +102,7 @@ def _decode(tensors: NamedTensors) -> NamedTensors:
 
 
 def state_text(checkpoint: Checkpoint) -> str:
-    """Write the counters of a checkpoint for people."""
+    """Write the counters of a checkpoint, for people."""
     return json.dumps(checkpoint.state, indent=2) + "\n"
 
 
@@ -168,13 +159,9 @@ def _read(file: Path) -> tuple[Checkpoint, RunIdentity]:
 
 
 def _require_settings(file: Path, identity: RunIdentity, settings: Mapping[str, Any]) -> None:
-    """Refuse a checkpoint that was not made with the settings of the folder it lies in.
-
-    Raises:
-        RunError: It is another run's.
-    """
+    """Refuse a checkpoint that was not made with the settings of the folder it lies in."""
     for key, value in identity.settings.items():
-        if canonical_yaml(settings.get(key)) != value:
+        if write_yaml(settings.get(key), sort_keys=True) != value:
             raise RunError(
                 f"{file} is of another run, it holds another {key} than {CONFIG} says ({read_yaml(value)!r}, not "
                 f"{settings.get(key)!r}): restore the one or the other, or delete the checkpoint to train anew."

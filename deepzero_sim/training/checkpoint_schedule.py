@@ -43,11 +43,7 @@ class CheckpointSchedule:
             self._run.save(self._unwritten)
 
     def after_step(self, step: int, *, last: bool) -> None:
-        """Write or copy a checkpoint if one is due after a training step, or if it was the last one.
-
-        Raises:
-            OSError: No space is left; the old checkpoint stands.
-        """
+        """Write or copy a checkpoint if one is due after a training step, or if it was the last one; see :meth:`write`."""
         now = time.monotonic()
         if last or step % self._every == 0 or now - self._written > WRITE_SECONDS:
             self.write()
@@ -55,11 +51,7 @@ class CheckpointSchedule:
             self._unwritten, self._copied = self._make(), now
 
     def write(self) -> None:
-        """Write a checkpoint now.
-
-        Raises:
-            OSError: No space is left; the old checkpoint stands.
-        """
+        """Write a checkpoint now, or raise an OSError if no space is left; the old one stands."""
         self._unwritten = self._make()
         self._run.save(self._unwritten)
         self._unwritten, self._written = None, time.monotonic()

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from deepzero_sim.common.checksums import digest
 from deepzero_sim.common.files import require_regular, write_text
-from deepzero_sim.common.types import is_integer, is_number
+from deepzero_sim.common.requirements import is_count
+from deepzero_sim.common.types import is_number
 from deepzero_sim.errors import RunError
 
 #: Name of the file, in a run folder.
@@ -83,11 +83,11 @@ class Preparation:
     def add(self, entry: Entry) -> None:
         """Add a line."""
         if self._torn:
-            self._rewrite()
-        self._checksum = self._next_checksum(entry)
+            self._checksum, self._torn = digest([self.run]), False
+            write_text(self._path, "".join([self._line(earlier) for earlier in self.entries]))
         self.entries.append(entry)
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(self._line(entry, self._checksum))
+            file.write(self._line(entry))
 
     @property
     def solver_steps(self) -> int:
@@ -111,19 +111,10 @@ class Preparation:
     def _next_checksum(self, entry: Entry) -> str:
         return digest([self._checksum, json.dumps(asdict(entry))])
 
-    def _line(self, entry: Entry, checksum: str) -> str:
-        return json.dumps({**asdict(entry), "run": self.run, "sha256": checksum}) + "\n"
-
-    def _rewrite(self) -> None:
-        entries, self.entries, self._torn = self.entries, [], False
-        self._checksum = digest([self.run])
-        write_text(self._path, "".join(self._lines(entries)))
-        self.entries = entries
-
-    def _lines(self, entries: Iterable[Entry]) -> Iterable[str]:
-        for entry in entries:
-            self._checksum = self._next_checksum(entry)
-            yield self._line(entry, self._checksum)
+    def _line(self, entry: Entry) -> str:
+        """Write the next line, whose checksum covers those before it."""
+        self._checksum = self._next_checksum(entry)
+        return json.dumps({**asdict(entry), "run": self.run, "sha256": self._checksum}) + "\n"
 
 
 def _is_torn(rest: str) -> bool:
@@ -139,12 +130,7 @@ def _parse(line: str) -> tuple[str, Entry, str] | None:
         entry = Entry(**content)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
-    fits = {
-        "what": isinstance(entry.what, str),
-        "solver_steps": is_integer(entry.solver_steps) and entry.solver_steps >= 0,
-        "seconds": is_number(entry.seconds) and 0 <= entry.seconds < float("inf"),
-        "found": is_integer(entry.found) and entry.found >= 0,
-        "content": isinstance(entry.content, str),
-    }
-    assert fits.keys() == {field.name for field in fields(Entry)}
-    return (run, entry, checksum) if isinstance(run, str) and all(fits.values()) else None
+    texts = all(isinstance(text, str) for text in (run, entry.what, entry.content))
+    counts = is_count(entry.solver_steps, least=0) and is_count(entry.found, least=0)
+    fits = texts and counts and is_number(entry.seconds) and 0 <= entry.seconds < float("inf")
+    return (run, entry, checksum) if fits else None

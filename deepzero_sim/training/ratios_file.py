@@ -48,23 +48,18 @@ class RatiosRecord:
 
 
 def record_of(model: nn.Module, method: str, sparsity: float, densities: Densities, seconds: float) -> RatiosRecord:
-    """Record the ratios that were just found for a network.
-
-    Raises:
-        ConfigError: They are not one share for each of its scored tensors.
-    """
-    sizes = {name: weight.numel() for name, weight in layer_weights(model).items()}
-    _require_shares(method, densities, sizes)
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    return RatiosRecord(method, sparsity, densities, sizes, trained - sum(sizes.values()), seconds)
-
-
-def _require_shares(method: str, densities: Any, sizes: Mapping[str, int]) -> None:
-    """Refuse ratios that masks cannot use: a user's class may have made them."""
+    """Record the ratios that were just found for a network, and refuse those that masks cannot use, as of a user's class."""
+    sizes = _sizes(model)
     require_type(densities, Densities, f"layer_ratios {method!r} must find deepzero_sim.Densities")
     shares = densities.by_layer
     fits = shares.keys() == sizes.keys() and all(0 <= share <= 1 for share in shares.values())
     require(fits, f"layer_ratios {method!r} must find a share in [0, 1] for each of {', '.join(sizes)}", shares)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return RatiosRecord(method, sparsity, densities, sizes, trained - sum(sizes.values()), seconds)
+
+
+def _sizes(model: nn.Module) -> dict[str, int]:
+    return {name: weight.numel() for name, weight in layer_weights(model).items()}
 
 
 def save_ratios(folder: Path, record: RatiosRecord) -> str:
@@ -116,12 +111,8 @@ def load_ratios(folder: Path) -> RatiosRecord | None:
 
 
 def require_ratios_of(record: RatiosRecord, model: nn.Module, folder: Path) -> None:
-    """Refuse a record of another network than the one it is used for.
-
-    Raises:
-        RunError: It is another network's.
-    """
-    sizes = {name: weight.numel() for name, weight in layer_weights(model).items()}
+    """Refuse a record of another network than the one it is used for."""
+    sizes = _sizes(model)
     require_that(
         record.sizes == sizes,
         f"{folder / RATIOS} holds the layer ratios of another network ({', '.join(record.sizes)}), this one has "
@@ -138,9 +129,9 @@ def _parse(content: Mapping[str, Any]) -> RatiosRecord:
     return RatiosRecord(
         method=str(content["method"]),
         sparsity=_number(content["sparsity"], "sparsity", most=1),
-        densities=Densities(shares, _count(content, "queries"), _count(content, "solver_steps")),
+        densities=Densities(shares, _integer(content["queries"], "queries"), _integer(content["solver_steps"], "solver_steps")),
         sizes={name: _integer(layer.parameters, "parameters", least=1) for name, layer in layers.items()},
-        always_active=_count(content, "always_active"),
+        always_active=_integer(content["always_active"], "always_active"),
         seconds=_number(content["seconds"], "seconds"),
         failures={str(kind): _integer(count, "failures") for kind, count in content["failures"].items()},
     )
@@ -153,10 +144,6 @@ class _Layer:
     parameters: int
     active: int
     share: float
-
-
-def _count(content: Mapping[str, Any], key: str) -> int:
-    return _integer(content[key], key)
 
 
 def _integer(value: Any, key: str, least: int = 0) -> int:

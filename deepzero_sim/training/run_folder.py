@@ -40,7 +40,6 @@ from deepzero_sim.training.checkpoint_file import (
     STATE,
     Checkpoint,
     RunIdentity,
-    canonical_yaml,
     load_with_identity,
     read_settings,
     save_checkpoint,
@@ -74,7 +73,7 @@ class RunFolder:
     ) -> None:
         self.path = Path(path)
         contents = dict(contents or {})
-        fixed = {key: canonical_yaml(value) for key, value in settings.items() if key not in {*free, *contents}}
+        fixed = {key: write_yaml(value, sort_keys=True) for key, value in settings.items() if key not in {*free, *contents}}
         self._identity = RunIdentity(fixed, contents)
         self._claim(settings, free)
 
@@ -238,13 +237,3 @@ def _parse_metrics(line: bytes) -> dict[str, Any]:
     if not isinstance(metrics, dict) or not isinstance(metrics.get("step"), int):
         raise ValueError(f"no training step in {line[:40]!r}")  # noqa: TRY004 - handled like what JSON raises
     return metrics
-
-
-def peak_memory_gb() -> float:
-    """Measure the peak resident memory of this process and of its largest finished child, in GB; 0 if it is unknown."""
-    if os.name != "posix":
-        return 0.0
-    import resource  # noqa: PLC0415 - not on every platform
-
-    own, child = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return (own + child) * 1024 / 1e9
