@@ -28,7 +28,7 @@ def misuse(name: str, given: Mapping[str, Any], known: Collection[str], error: B
         given: Arguments by name.
         known: Names that it takes; none if they are not known.
         error: Error that was raised.
-        verb: Participle of what was tried, `"made"` or `"called"`.
+        verb: Word for what was tried, `"made"` or `"called"`.
     """
     listed = ", ".join(f"{key}={_short.repr(value)}" for key, value in given.items()) or "no arguments"
     unknown = next((key for key in given if known and key not in known), None)
@@ -42,9 +42,8 @@ def keywords(factory: Any) -> tuple[str, ...]:
         parameters = inspect.signature(factory).parameters
     except (TypeError, ValueError):
         return ()
-    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return ()
-    return tuple(parameters)
+    takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
+    return () if takes_any else tuple(parameters)
 
 
 def guard_calls(module: str, runs: Collection[str] = ()) -> None:
@@ -90,14 +89,9 @@ def _guard_class(kind: type) -> None:
 def _guard(
     function: Callable[..., Any], name: str, signature: inspect.Signature, *, values: bool, skip: int = 0
 ) -> Callable[..., Any]:
-    """Wrap a function so that it explains arguments that it cannot take.
+    """Wrap a function so that it explains arguments that it cannot take, but for the first few that the caller does not give.
 
-    Args:
-        function: Any function.
-        name: Name for people.
-        signature: Signature of the function.
-        values: True if what it raises is about its arguments, too.
-        skip: Number of arguments that the caller does not give.
+    With `values`, what the function raises is about its arguments, too.
     """
     known = tuple(signature.parameters)[skip:]
 

@@ -61,11 +61,7 @@ def read_json(text: str | bytes) -> Any:
 
 
 def require_text(text: str) -> str:
-    """Refuse letters that no name, path or message can have.
-
-    Raises:
-        ConfigError: The text has a NUL, or half a letter, as bytes are read that are not UTF-8.
-    """
+    """Refuse letters that no name, path or message can have: a NUL, or half a letter, as bytes are read that are not UTF-8."""
     if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
         raise ConfigError(f"settings are text in UTF-8 without NUL, not {text[:200]!r}: write it in other letters.")
     return text

@@ -43,12 +43,6 @@ def replace_tensor_file(path: Path, what: str) -> Iterator[Path]:
     Args:
         path: Path of the file.
         what: Content of the file, for messages.
-
-    Yields:
-        Path to write to, in the same folder.
-
-    Raises:
-        OSError: The file cannot be written.
     """
     with replace_file(path) as aside:
         try:
@@ -67,14 +61,13 @@ def _clear_leftovers(path: Path) -> None:
 
 def _is_running(process: int) -> bool:
     """Tell the number of a process that may be running."""
-    if os.name != "posix":
-        return True
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
+    if os.name == "posix":
+        try:
+            os.kill(process, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            pass
     return True
 
 
@@ -85,11 +78,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def require_regular(path: Path) -> None:
-    """Refuse a file of a run that is a pipe or a device: opening a pipe waits for ever, and a device has no end.
-
-    Raises:
-        RunError: It is no regular file.
-    """
+    """Refuse a file of a run that is a pipe or a device: opening a pipe waits for ever, and a device has no end."""
     if path.exists() and not path.is_file() and not path.is_dir():  # opening a folder raises anyway
         raise RunError(f"{path} must be a regular file, but it is something else: restore it, or delete it.")
 
@@ -147,11 +136,7 @@ def read_plain_file(path: str | os.PathLike[str], most: int) -> bytes:
 
 
 def require_file_or_folder(path: str) -> None:
-    """Refuse pipes, sockets and devices, which can be read without an end, or waited for.
-
-    Raises:
-        ConfigError: There is one at the path.
-    """
+    """Refuse the path of a pipe, a socket or a device, which can be read without an end, or waited for."""
     try:
         mode = os.stat(path).st_mode  # noqa: PTH116 - text that is no path at all may be asked about
     except (OSError, ValueError):
@@ -169,11 +154,7 @@ def kind_of_file(mode: int) -> str:
 
 
 def _open_regular(path: str, flags: int) -> int:
-    """Open a regular file, without waiting for somebody to write to what is a pipe.
-
-    Raises:
-        IsADirectoryError: It is a folder, a pipe, a socket or a device.
-    """
+    """Open a regular file, without waiting for somebody to write to what is a pipe; anything else is an IsADirectoryError."""
     file = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
     if not stat.S_ISREG(os.fstat(file).st_mode):
         os.close(file)

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from typing import Any
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
+
+from deepzero_sim.common.machine import memory
 
 #: Links that may follow one another on the way to an object.
 LINKS = 16
@@ -53,15 +54,7 @@ def find(container: h5py.Group, path: str) -> Any:
 
 
 def require(holds: bool, otherwise: str) -> None:
-    """Refuse what a file holds unless a condition holds, in words that follow the file's name.
-
-    Args:
-        holds: Condition.
-        otherwise: Words that say what was expected and what came.
-
-    Raises:
-        ValueError: The condition does not hold.
-    """
+    """Refuse what a file holds by a ValueError unless a condition holds, in words that follow the file's name."""
     if not holds:
         raise ValueError(otherwise)
 
@@ -72,10 +65,6 @@ def _parts(path: str) -> list[str]:
 
 def dataset(container: h5py.Group, path: str) -> h5py.Dataset:
     """Find a dataset whose values were written, all of them, and into this file.
-
-    Args:
-        container: File or group to start from.
-        path: Path of the dataset.
 
     Raises:
         KeyError: There is no such object.
@@ -108,12 +97,7 @@ def _require_written(values: h5py.Dataset, path: str, size: int) -> None:
 
 
 def array(container: h5py.Group, path: str, place: int | None = None) -> NDArray[Any]:
-    """Read a dataset into memory, in this machine's byte order; see :func:`dataset`.
-
-    Args:
-        container: File or group to start from.
-        path: Path of the dataset.
-        place: Index on its first axis, at which alone values are read; all are read if None.
+    """Read a dataset into memory, in this machine's byte order, or one place on its first axis; see :func:`dataset`.
 
     Raises:
         ValueError: Values are packed or marked as missing, or :func:`dataset` refuses them.
@@ -130,13 +114,6 @@ def array(container: h5py.Group, path: str, place: int | None = None) -> NDArray
             absent = bool((values == values.dtype.type(missing)).any())
             require(not absent, f"{path} has values that are missing ({key} is {missing:g})")
     return values
-
-
-def memory() -> int:
-    """Look up the bytes of this machine's main memory."""
-    if not hasattr(os, "sysconf"):
-        return 2**40
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _single(value: Any) -> Any:

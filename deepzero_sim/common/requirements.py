@@ -1,4 +1,4 @@
-"""Requirements of values that somebody gave, refused in one sentence: what was expected, what came, what to do."""
+"""Requirements of values that somebody gave: a ConfigError in one sentence says what was expected, what came, what to do."""
 
 from __future__ import annotations
 
@@ -26,25 +26,13 @@ def require(holds: bool, expected: str, value: object, remedy: str = "", error: 
         value: Value that came, shown as Python writes it; :class:`Words` are shown as they are.
         remedy: What to do about it, where that is not plain.
         error: Class of the error.
-
-    Raises:
-        DeepZeroError: The condition does not hold.
     """
     if not holds:
         raise error(f"{expected}, not {value!r}{f': {remedy}' if remedy else ''}.")
 
 
 def require_that(holds: bool, otherwise: str, error: type[DeepZeroError] = ConfigError) -> None:
-    """Refuse something unless a condition holds, in a sentence of its own.
-
-    Args:
-        holds: Condition.
-        otherwise: Sentence that says what was expected, what came, and what to do.
-        error: Class of the error.
-
-    Raises:
-        DeepZeroError: The condition does not hold.
-    """
+    """Refuse something unless a condition holds, in a sentence that says what was expected, what came, and what to do."""
     if not holds:
         raise error(otherwise)
 
@@ -55,71 +43,31 @@ def require_data(holds: bool, otherwise: str) -> None:
 
 
 def require_type(value: object, kinds: type | tuple[type, ...], expected: str, remedy: str = "") -> None:
-    """Refuse an object of another type: `EXPECTED, not TYPE: REMEDY.`
-
-    Args:
-        value: Object that came.
-        kinds: Class or classes that it may be of.
-        expected: Beginning of the sentence, such as ``"an oracle asks a torch.nn.Module"``.
-        remedy: What to do about it, where that is not plain.
-
-    Raises:
-        ConfigError: The object is of none of these classes.
-    """
+    """Refuse an object of another type, as :func:`require` does: `EXPECTED, not TYPE: REMEDY.`"""
     if not isinstance(value, kinds):
         raise ConfigError(f"{expected}, not {type(value).__name__}{f': {remedy}' if remedy else ''}.")
 
 
 def require_one_of(value: object, known: Iterable[Any], name: str) -> None:
-    """Refuse a value that is none of those known: `NAME must be one of A, B, not VALUE.`
-
-    Args:
-        value: Value that came.
-        known: Values that there are.
-        name: Name of the setting or argument.
-
-    Raises:
-        ConfigError: The value is none of them.
-    """
+    """Refuse a value that is none of those known: `NAME must be one of A, B, not VALUE.`"""
     known = tuple(known)
     if value not in known:
         raise ConfigError(f"{name} must be one of {', '.join(map(str, known))}, not {value!r}.")
 
 
 def require_flag(value: object, name: str, remedy: str = "") -> None:
-    """Refuse anything but true and false, such as text that YAML or a shell made of them.
-
-    Args:
-        value: Value that came.
-        name: Name of the setting or argument.
-        remedy: What to do about it, where that is not plain.
-
-    Raises:
-        ConfigError: The value is another.
-    """
+    """Refuse anything but true and false, such as text that YAML or a shell made of them."""
     require(isinstance(value, bool), f"{name} must be true or false", value, remedy)
 
 
 def require_executor(executor: object) -> None:
-    """Refuse what takes no tasks; None stands for the calling thread.
-
-    Args:
-        executor: Object that came.
-
-    Raises:
-        ConfigError: It has no method `submit`.
-    """
+    """Refuse what takes no tasks; None stands for the calling thread."""
     if executor is not None and not hasattr(executor, "submit"):
         raise ConfigError(f"an executor must have submit, as those of dz.open_executor do, but {executor!r} has none.")
 
 
 def is_count(value: object, least: int = 1) -> bool:
-    """Tell whole numbers from `least` on from all else, whatever the type hints promised; true and false are none.
-
-    Args:
-        value: Value that came.
-        least: Smallest number that will do.
-    """
+    """Tell whole numbers from `least` on from all else, whatever the type hints promised; true and false are none."""
     return is_integer(value) and value >= least
 
 
@@ -130,16 +78,7 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
 
 
 def require_known(given: Iterable[object], known: Sequence[str], what: str) -> None:
-    """Refuse unknown names, with a suggestion: `WHAT may have A, B, not 'C' (did you mean 'B'?).`
-
-    Args:
-        given: Names that came.
-        known: Names that there are.
-        what: Owner of the names, for messages.
-
-    Raises:
-        ConfigError: A name is none of them.
-    """
+    """Refuse unknown names, with a suggestion: `WHAT may have A, B, not 'C' (did you mean 'B'?).`"""
     for name in given:
         if name not in known:
             raise ConfigError(f"{what} may have {', '.join(known)}, not {name!r}{did_you_mean(name, known)}.")

@@ -54,11 +54,7 @@ class Rule:
     expected: str
 
     def __call__(self, key: str, value: Any) -> None:
-        """Refuse a value against the rule.
-
-        Raises:
-            SettingError: The condition does not hold.
-        """
+        """Refuse a value against the rule."""
         if not self.holds(value):
             raise SettingError(key, f"be {self.expected}", value, remedy="")
 
