@@ -30,9 +30,9 @@ from deepzero_sim.cli.main import main
 from deepzero_sim.errors import ConfigError, MissingExtraError, WorkerLostError
 from deepzero_sim.estimators import CGE
 from deepzero_sim.execution.executors import open_executor
-from deepzero_sim.execution.ranks import RankExecutor, executor, link, serving
+from deepzero_sim.execution.ranks import RankExecutor, executor, link, worker
 from deepzero_sim.execution.ranks.calls import Question
-from deepzero_sim.execution.ranks.lost import LostRanks
+from deepzero_sim.execution.ranks.executor import LostRanks
 from deepzero_sim.execution.tasks import run_in_order
 
 # ---- within this process
@@ -62,7 +62,7 @@ class Wire:
 
 def served_to_the_end(wire: Any) -> None:
     with pytest.raises(SystemExit, match="0"):
-        serving.serve(wire)
+        worker.serve(wire)
 
 
 class Ranks:
@@ -214,7 +214,7 @@ def test_a_lost_rank_fails_what_is_under_way_and_what_comes(ranks: Ranks) -> Non
 
 def test_signs_of_life_in_idle_times_and_long_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(executor, "BEAT", 0.05)
-    monkeypatch.setattr(serving, "BEAT", 0.05)
+    monkeypatch.setattr(worker, "BEAT", 0.05)
     ranks = Ranks(2)
     for wait in (lambda: time.sleep(0.3), lambda: on_both(ranks.executor, lambda: time.sleep(0.3))):
         before = [len(wire.sent) for wire in ranks.wires]
@@ -231,7 +231,7 @@ def test_shutdown_waits_for_what_is_under_way(ranks: Ranks) -> None:
     with pytest.raises(RuntimeError, match="after shutdown"):
         ranks.executor.submit(int)
     with pytest.raises(ConfigError, match="the other ranks have left the program"):
-        ranks.executor.still_open()
+        ranks.executor.require_open()
 
 
 def test_shutdown_need_not_wait(ranks: Ranks, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -304,7 +304,7 @@ PROGRAM = """
 import json, os, signal, sys, time
 import deepzero_sim as dz
 from deepzero_sim.execution.tasks import run_in_order
-from deepzero_sim.execution.ranks import link, executor, serving
+from deepzero_sim.execution.ranks import link, executor, worker
 
 def on(rank):
     return os.environ["RANK"] == str(rank)
@@ -516,7 +516,7 @@ def test_a_rank_that_does_not_come_and_one_that_falls_silent(tmp_path: Path) -> 
         error = started.said(rank="0", told="WorkerLostError")["error"]
         assert error.startswith("torchrun's ranks did not come together within 2 seconds")
         started.end(30)
-    frozen = "link.SILENCE, executor.BEAT, serving.BEAT = 4.0, 0.5, 0.5\n" + WORKING
+    frozen = "link.SILENCE, executor.BEAT, worker.BEAT = 4.0, 0.5, 0.5\n" + WORKING
     with script(tmp_path, frozen) as started:
         rank_1 = started.said()["working"]
         os.kill(rank_1, signal.SIGSTOP)

@@ -8,42 +8,42 @@ from typing import Any, NamedTuple, TypeAlias
 
 import cloudpickle
 
-#: What leads a call: the function, and those of its first arguments that can be called.
+#: Leading part of a call: the function, and those of its first arguments that can be called.
 Leading: TypeAlias = tuple[Callable[..., Any], ...]
 
 
 class Functions:
-    """What leads a call, which many calls share and which may hold megabytes; unpickled when it is first needed.
+    """Leading part of a call, which many calls share and which may hold megabytes; unpickled when it is first needed.
 
     Args:
-        pickled: as :func:`pickled` makes it.
+        data: Bytes that :func:`dump` made of it.
     """
 
-    def __init__(self, pickled: bytes) -> None:
-        self.pickled = pickled
+    def __init__(self, data: bytes) -> None:
+        self.data = data
 
     @functools.cached_property
     def values(self) -> Leading:
-        unpickled: Leading = cloudpickle.loads(self.pickled)
+        unpickled: Leading = cloudpickle.loads(self.data)
         return unpickled
 
 
 class Question(NamedTuple):
-    """A call to be made, with its functions if they are others than those of the question before."""
+    """Call to be made, with its functions if they are not those of the question before."""
 
     functions: bytes | None
     arguments: bytes
 
 
 class Outcome(NamedTuple):
-    """What a call gave, or the exception it raised."""
+    """Result of a call, or the exception that it raised."""
 
     value: Any
     error: Exception | None = None
 
 
-def pickled(content: Any) -> bytes:
-    """Anything as bytes, what cannot be imported elsewhere by value."""
+def dump(content: Any) -> bytes:
+    """Pickle anything; objects that cannot be imported elsewhere are pickled by value."""
     data: bytes = cloudpickle.dumps(content)
     return data
 
@@ -56,24 +56,24 @@ def call(functions: Functions, arguments: bytes) -> Outcome:
         return Outcome(function(*first, *rest, **named))
     except Exception as error:
         return Outcome(None, error)
-    except BaseException as error:  # a call that ends its process would tell nobody why
+    except BaseException as error:  # a call that ended its process would tell nobody why
         return Outcome(None, RuntimeError(f"a task raised {type(error).__name__}: {error}"))
 
 
-def packed(outcome: Outcome) -> bytes:
-    """An outcome as bytes; what cannot be sent is replaced by an error that says so."""
+def pack(outcome: Outcome) -> bytes:
+    """Pickle an outcome; one that cannot be sent is replaced by an error that says so."""
     try:
-        data = pickled(outcome)
+        data = dump(outcome)
         if outcome.error is not None:
             cloudpickle.loads(data)  # some exceptions can be pickled, but not unpickled
     except Exception as error:
         what = f"{type(error).__name__}: {error}" if outcome.error is None else repr(outcome.error)
-        return pickled(Outcome(None, RuntimeError(f"what a task gave cannot be sent to rank 0: {what}")))
+        return dump(Outcome(None, RuntimeError(f"what a task gave cannot be sent to rank 0: {what}")))
     return data
 
 
-def unpacked(data: bytes) -> Outcome:
-    """An outcome that another rank sent."""
+def unpack(data: bytes) -> Outcome:
+    """Unpickle an outcome that another rank sent."""
     try:
         outcome: Outcome = cloudpickle.loads(data)
     except Exception as error:

@@ -39,7 +39,7 @@ class Sign(enum.Enum):
 
 
 def rank_of_torchrun() -> tuple[int, int] | None:
-    """The rank of this process and how many there are, or None if torchrun did not start it."""
+    """Look up the rank of this process and the number of ranks; None if torchrun did not start it."""
     if not (dist.is_available() and dist.is_torchelastic_launched()):
         return None
     return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
@@ -49,9 +49,9 @@ class Link:
     """One rank's end of the connections between all ranks. Several threads may send; one may receive from each rank.
 
     Args:
-        rank: this process.
-        size: how many there are.
-        group: gloo's process group of all of them.
+        rank: Rank of this process.
+        size: Number of ranks.
+        group: Process group of all ranks, of gloo.
     """
 
     def __init__(self, rank: int, size: int, group: dist.ProcessGroup) -> None:
@@ -64,7 +64,7 @@ class Link:
         """Send anything that can be pickled.
 
         Raises:
-            ConnectionError: the other rank is gone, or has not listened for :data:`SILENCE`.
+            ConnectionError: The other rank is gone, or has not listened for :data:`SILENCE`.
         """
         data = bytearray(pickle.dumps(message))
         with self._sending[to]:
@@ -78,7 +78,7 @@ class Link:
         """Wait for the next message of a rank.
 
         Raises:
-            ConnectionError: it is gone, or was silent for :data:`SILENCE`.
+            ConnectionError: It is gone, or was silent for :data:`SILENCE`.
         """
         length = torch.empty(1, dtype=torch.int64)
         try:
@@ -94,10 +94,10 @@ def join(timeout: float) -> Link:
     """Meet all other ranks.
 
     Args:
-        timeout: seconds they have to come.
+        timeout: Seconds that they have to come.
 
     Raises:
-        WorkerLostError: not all of them came.
+        WorkerLostError: Not all of them came.
     """
     try:
         if not dist.is_initialized():  # the program may have groups of its own
@@ -122,7 +122,7 @@ def _meet(timeout: timedelta) -> None:
 
 
 def use_own_gpu() -> None:
-    """Where there are GPUs, let each rank of a machine compute on one of its own, also with tensors of other ranks."""
+    """Let each rank of a machine with GPUs compute on one of its own, also with tensors of other ranks."""
     if torch.cuda.is_available():
         own = int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count()
         torch.cuda.set_device(own)
@@ -130,9 +130,9 @@ def use_own_gpu() -> None:
 
 
 def move_cuda_tensors_to(device: torch.device) -> None:
-    """Unpickle tensors of any GPU to one device; torch looks for the one they came from, which is another rank's."""
+    """Unpickle tensors of any GPU to one device; torch would look for the one they came from, which is another rank's."""
 
-    def restored(storage: Any, location: str) -> Any:
+    def restore(storage: Any, location: str) -> Any:
         return storage.to(device=device) if location.startswith("cuda") else None
 
-    torch.serialization.register_package(0, lambda storage: None, restored)
+    torch.serialization.register_package(0, lambda storage: None, restore)

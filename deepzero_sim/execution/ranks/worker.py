@@ -1,4 +1,4 @@
-"""What every rank but 0 does: answer questions until rank 0 is done."""
+"""Worker of every rank but 0, which answers questions until rank 0 is done."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, NoReturn, TypeAlias
 
 import torch
 
-from deepzero_sim.execution.ranks.calls import Functions, Question, call, packed
+from deepzero_sim.execution.ranks.calls import Functions, Question, call, pack
 from deepzero_sim.execution.ranks.link import BEAT, GRACE, Link, Sign
 
 _Inbox: TypeAlias = "queue.SimpleQueue[Question | Sign]"
@@ -24,7 +24,7 @@ def serve(link: Link) -> NoReturn:
     Without rank 0 the process ends at once, in the middle of a task too.
 
     Raises:
-        SystemExit: rank 0 is done; status 0.
+        SystemExit: Rank 0 is done; status 0.
     """
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches rank 0 too, which ends the others
@@ -35,7 +35,7 @@ def serve(link: Link) -> NoReturn:
     for thread in threads:
         thread.start()
     _or_end(_answer, link, inbox, leaving)
-    for thread in threads:  # none may be talking when the last word has been said and Python ends
+    for thread in threads:  # none may be sending or receiving when Python ends
         thread.join()
     _or_end(link.send, Sign.STOP, 0)
     raise SystemExit(0)
@@ -57,12 +57,12 @@ def _answer(link: Link, inbox: _Inbox, leaving: threading.Event) -> None:
     while isinstance(question := inbox.get(), Question):
         if question.functions is not None:
             functions = Functions(question.functions)
-        link.send(packed(call(functions, question.arguments)), 0)
+        link.send(pack(call(functions, question.arguments)), 0)
     leaving.set()
 
 
 def _listen(link: Link, inbox: _Inbox, leaving: threading.Event) -> None:
-    """Hear of the end in the middle of a task too."""
+    """Receive questions, and leave at the end, in the middle of a task too."""
     while (message := link.receive(0)) is not Sign.STOP:
         if message is not Sign.BEAT:
             inbox.put(message)
