@@ -32,7 +32,7 @@ class _RefusalError(Exception):
 
 
 class Protocol:
-    """Answers requests for some models, which have names."""
+    """Answers requests for models, by the names that they are offered under."""
 
     def __init__(self, models: Mapping[str, ServedModel]) -> None:
         expected = "expected models to serve, by name, such as {'forward': dz.ServedSolver(solver)}"

@@ -125,7 +125,7 @@ async def _serve(protocol: Protocol, host: str, port: int, report: Callable[[str
 
 
 class Application:
-    """Web application that answers the requests of a server; a pool of threads evaluates its models, for so long at most.
+    """Web application that answers the requests of a server; threads of a pool evaluate, for `timeout` seconds at most.
 
     Attributes:
         access: Rules for who may ask, which are known once the server has an address.

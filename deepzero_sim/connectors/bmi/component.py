@@ -65,7 +65,7 @@ class Variable:
             raise InvalidStateError(f"variable {self.name!r} {problem}: round it to one from {least} to {most}.")
 
     def parse(self, returned: Any, grid_shape: Callable[[str], tuple[int, ...]]) -> NDArray[Any]:
-        """Copy what `get_value` returned, a number, or an array, flat or of the grid's shape, to a flat one of our dtype.
+        """Copy what `get_value` returned, a number or an array of the grid's shape or flat, to a flat array of `dtype`.
 
         Raises:
             TypeError, ValueError: Something else was returned; the message continues "get_value returned".

@@ -46,7 +46,9 @@ class Hdf5(Format):
                 index = self._index_from_front(dataset)
                 # before the values are read, of which there may be many
                 require_array(dataset.shape if index is None else dataset.shape[1:], dataset.dtype, shape)
-                _require_unpacked(dataset)
+                for name in hdf5_objects.PACKED:
+                    complaint = f"holds packed numbers, as its attribute {name} says: have them written as they are"
+                    require_content(name not in dataset.attrs, complaint, InvalidStateError)
                 return as_state(hdf5_objects.array(container, self._dataset, index), shape, dtype)
         except (OSError, RuntimeError, KeyError, ValueError) as error:
             raise UnreadableOutputError(f"is no whole HDF5 file with a dataset {self._dataset!r} ({error})") from error
@@ -62,9 +64,3 @@ class Hdf5(Format):
     def largest(self, values: int) -> int:
         # other datasets, or other times, may lie in the same file
         return (64 if self._index is None else 2**13) * values + 2**26
-
-
-def _require_unpacked(dataset: h5py.Dataset) -> None:
-    for name in hdf5_objects.PACKED:
-        complaint = f"holds packed numbers, as its attribute {name} says: have them written as they are"
-        require_content(name not in dataset.attrs, complaint, InvalidStateError)

@@ -55,7 +55,7 @@ class Invocation:
 
 @dataclass(frozen=True)
 class Outcome:
-    """End of a program, before its time was over or after: its exit status, or minus the number of the signal that ended it."""
+    """End of a program: its exit status, or minus the number of the signal that ended it, and whether it came in time."""
 
     status: int
     in_time: bool

@@ -174,7 +174,7 @@ def read_templates(settings: Mapping[str, str | Path]) -> tuple[Template, ...]:
 
 
 def read_source(source: str | Path, where: str, most: int) -> str:
-    """Read a text file that settings name at some place, by its path from the current folder, of at most so many bytes."""
+    """Read a text file of at most `most` bytes, by its path from the current folder; `where` is the setting that names it."""
     try:
         return read_plain_file(source, most).decode()
     except OverflowError as error:
