@@ -1,7 +1,7 @@
-"""Training a corrector by an optimiser that only sees losses, in a run folder that an interrupted run goes on in.
+"""Training of a corrector by an optimiser that only sees losses, in a run folder from which an interrupted run resumes.
 
 The losses are those of :class:`LoopOracle`, as CGE asks for them: same loss, same batches, a fresh one a generation, on which
-all its candidates are judged. A run keeps the losses of every generation; to go on, the optimiser is told them again, which
+all its candidates are judged. A run stores the losses of every generation; to resume, the optimiser gets them again, which
 takes no solver steps and leads it the same way.
 """
 
@@ -35,30 +35,30 @@ from deepzero_sim.oracle.parameters import trainable
 from deepzero_sim.oracle.queries import Displacements
 from deepzero_sim.solver.build import build_solver
 from deepzero_sim.solver.failure_policy import FailurePolicy
-from deepzero_sim.training.checkpoint_file import Checkpoint, storable_copies
+from deepzero_sim.training.checkpoints import Checkpoint, storable_copies
 from deepzero_sim.training.progress import Progress, progress_of
 from deepzero_sim.training.run_folder import RunFolder
 
 
 @dataclass
 class BlackBoxSettings:
-    """One training run.
+    """Settings of one training run.
 
     Args:
-        run: the run folder.
+        run: Run folder.
         train_data: HDF5 trajectories.
-        method: the optimiser.
-        start: a run folder whose network this one starts from.
-        solver: the coarse solver.
-        network: of the start.
-        generations: how many.
-        population: candidates of a generation.
-        spread: standard deviation of a coordinate of the first candidates, in root mean squares of the start's parameters: what
-            counts is how far a candidate is from the start compared with the start itself.
-        batch_size: rollouts a loss is averaged over.
-        unroll: solver steps of a rollout.
-        workers: where losses are found.
-        seed: fixes everything that is drawn.
+        method: Optimiser.
+        start: Run folder whose network this one starts from.
+        solver: Coarse solver.
+        network: Network of the start.
+        generations: Number of generations.
+        population: Number of candidates of a generation.
+        spread: Standard deviation of a coordinate of the first candidates, in root mean squares of the start's parameters: the
+            distance of a candidate from the start counts relative to the start itself.
+        batch_size: Number of rollouts that a loss is averaged over.
+        unroll: Number of solver steps of a rollout.
+        workers: Workers that compute losses.
+        seed: Seed of everything that is drawn.
     """
 
     run: Path
@@ -82,12 +82,12 @@ def train_black_box(
     """Train a corrector, or go on with the run of that folder.
 
     Args:
-        settings: the run.
-        report: called after every generation.
-        keep: numbers of generations after which the network is kept, as one of the run's snapshots.
+        settings: Settings of the run.
+        report: Function that is called after every generation.
+        keep: Numbers of generations after which a snapshot of the network is saved.
 
     Raises:
-        DeepZeroError: in words.
+        DeepZeroError: The settings, data, start or run folder cannot be used.
     """
     solver = build_solver(settings.solver)
     data = trajectories.load(settings.train_data, solver.spec)
@@ -100,12 +100,12 @@ def train_black_box(
     done = run.load()
     if done is not None:
         return progress_of(done, run.path)
-    kept = FirstSteps(solver, settings.solver, data, FailurePolicy())
-    first_steps = kept.collect(settings.run, lambda: run, other_runs(settings.run, settings.start))
+    steps = FirstSteps(solver, settings.solver, data, FailurePolicy())
+    first_steps = steps.collect(settings.run, lambda: run, other_runs(settings.run, settings.start))
     batches = UnrolledBatches(data, first_steps, settings.batch_size, settings.unroll, settings.seed)
     with open_executor(settings.workers.backend, settings.workers.count) as executor, run.in_use(), single_threaded():
         oracle = LoopOracle(SolverLoop(solver, corrector, settings.unroll), rollout_loss(data), executor)
-        progress = _replayed(black_box, run)
+        progress = _replay(black_box, run)
         for generation in range(progress.step, settings.generations):
             progress, losses = _generation(black_box, oracle, batches(generation), progress)
             if progress.step in keep:
@@ -116,21 +116,21 @@ def train_black_box(
     return progress
 
 
-def _replayed(black_box: BlackBox, run: RunFolder) -> Progress:
-    """Tell an optimiser what was found out before the run was interrupted."""
+def _replay(black_box: BlackBox, run: RunFolder) -> Progress:
+    """Pass an optimiser the losses from before the run was interrupted."""
     progress = Progress()
     for line in run.metrics():
         losses = line.pop("losses")
         black_box.ask()
         black_box.tell(np.array([math.inf if loss is None else loss for loss in losses]))
         progress = Progress(**line)
-    run.drop_metrics_after(progress.step)  # what was cut off by a kill
+    run.drop_metrics_after(progress.step)  # a line that a kill cut off
     return progress
 
 
 def _generation(black_box: BlackBox, oracle: LoopOracle, batch: Any, before: Progress) -> tuple[Progress, Numbers]:
     started = time.perf_counter()
-    losses, solver_steps = losses_of(oracle, batch, black_box.ask())
+    losses, solver_steps = compute_losses(oracle, batch, black_box.ask())
     black_box.tell(losses)
     progress = Progress(
         step=before.step + 1,
@@ -142,40 +142,40 @@ def _generation(black_box: BlackBox, oracle: LoopOracle, batch: Any, before: Pro
     return progress, losses
 
 
-def losses_of(oracle: LoopOracle, batch: Any, candidates: Numbers) -> tuple[Numbers, int]:
-    """The losses of candidates on a batch, infinite where a rollout leaves the finite numbers, and the solver steps they took.
+def compute_losses(oracle: LoopOracle, batch: Any, candidates: Numbers) -> tuple[Numbers, int]:
+    """Compute the losses of candidates on a batch, infinite where a rollout diverges, and the solver steps they took.
 
     Args:
-        oracle: of the start.
-        batch: what it takes.
-        candidates: `(P, d)`.
+        oracle: Oracle of the start.
+        batch: Batch that it takes.
+        candidates: Parameters `(P, d)`.
     """
     per_candidate = oracle.preparation_steps(batch)
     with torch.no_grad():
         prepared = oracle.prepare(batch)
-    moves = torch.from_numpy(candidates - flat(oracle.model))
+    displacements = torch.from_numpy(candidates - flat(oracle.model))
 
-    def asked(some: torch.Tensor) -> tuple[list[float], int]:
+    def ask(some: torch.Tensor) -> tuple[list[float], int]:
         try:
             answers = oracle.ask(prepared, [Displacements(some)])
-        except NonFiniteError:  # one rollout ends the whole batch: look which one it was
+        except NonFiniteError:  # one rollout ended the whole batch: find out which
             if len(some) == 1:
                 return [math.inf], per_candidate
-            halves = [asked(half) for half in some.tensor_split(2)]
+            halves = [ask(half) for half in some.tensor_split(2)]
             return halves[0][0] + halves[1][0], halves[0][1] + halves[1][1]
         return answers.losses.tolist(), answers.solver_steps
 
-    losses, solver_steps = asked(moves)
+    losses, solver_steps = ask(displacements)
     return np.where(np.isfinite(losses), losses, math.inf), per_candidate + solver_steps
 
 
 def flat(model: torch.nn.Module) -> Numbers:
-    """The trained parameters as one vector, `(d,)`, in the order of `named_parameters()`."""
+    """Concatenate the trained parameters to one vector, `(d,)`, in the order of `named_parameters()`."""
     return torch.cat([p.detach().double().flatten() for p in trainable(model).values()]).numpy()
 
 
 def _checkpoint(oracle: LoopOracle, black_box: BlackBox, progress: Progress) -> Checkpoint:
-    """Of the network where the optimiser takes the minimum to lie."""
+    """Make a checkpoint of the network at the optimiser's estimate of the minimum."""
     parameters = trainable(oracle.model)
     parts = torch.split(torch.from_numpy(black_box.best), [p.numel() for p in parameters.values()])
     with preserve_state(oracle.model):

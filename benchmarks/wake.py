@@ -1,8 +1,8 @@
-"""What it costs to train through the wake, and what is gained: error on unseen Reynolds numbers against solver steps spent.
+"""Costs and gains of training through the wake: error on unseen Reynolds numbers against solver steps spent.
 
 Run: deepzero-sim bench wake
 Prints a table and writes results.json, report.md and wake.png, after an hour or two with the default settings on 2 cores. Each
-run keeps its own folder: a benchmark that was interrupted goes on where it was, and one that has ended is only evaluated.
+run has a folder of its own: an interrupted benchmark resumes, and one that has ended is only evaluated.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 
 from deepzero_sim.benchmarks.black_box_training import BlackBoxSettings, train_black_box
 from deepzero_sim.benchmarks.wake_methods import Folders, Run, run_of, start_run, updates_of
-from deepzero_sim.benchmarks.wake_report import Found, Point, Training, publish, rows
+from deepzero_sim.benchmarks.wake_report import Comparison, Point, Training, publish, rows
 from deepzero_sim.cli import demo
 from deepzero_sim.cli.compare import evaluate_on
 from deepzero_sim.cli.console import console, training_bar
@@ -30,10 +30,10 @@ from deepzero_sim.errors import ConfigError, DivergedError, MissingExtraError, N
 from deepzero_sim.models.corrector import NoCorrection
 from deepzero_sim.solver.build import build_solver
 from deepzero_sim.solver.contract import Solver
-from deepzero_sim.training.checkpoint_file import load_checkpoint, snapshot
+from deepzero_sim.training.checkpoints import load_checkpoint, snapshot
 from deepzero_sim.training.progress import progress_of, restore_network
 
-#: How often the error is looked at on the way, each time after twice as many updates.
+#: Number of snapshots whose error is evaluated, each after twice as many updates as the one before.
 POINTS = 7
 
 
@@ -41,11 +41,11 @@ def bench_wake(settings: BenchWakeSettings) -> Sequence[tuple[str, ...]]:
     """Train, evaluate and report; see the module. Returns the table.
 
     Raises:
-        ConfigError: settings that cannot be used.
-        MissingExtraError: something that is needed is not installed; said before hours are spent.
+        ConfigError: The settings cannot be used.
+        MissingExtraError: A package that is needed is not installed; raised before hours are spent.
     """
     _require_extras(settings)
-    build_corrector(settings.network, build_solver(demo.WAKE).spec, 0)  # says it now if it cannot be made
+    build_corrector(settings.network, build_solver(demo.WAKE).spec, 0)  # raises now if it cannot be built
     data = demo.data_settings(settings.output / "data", settings.workers)
     if settings.steps > data.simulations.steps - data.simulations.discard - 1:
         raise ConfigError(
@@ -56,12 +56,12 @@ def bench_wake(settings: BenchWakeSettings) -> Sequence[tuple[str, ...]]:
     trainings: list[Training] = []
     for seed in range(settings.seeds):
         folders = Folders(settings.output / f"seed{seed}", train_path, seed)
-        trainings += _seed(settings, folders, test_path)
+        trainings += _train_seed(settings, folders, test_path)
     solver = build_solver(demo.WAKE if not trainings else start_run(settings, folders).solver)
     source = evaluate_on(SolverLoop(solver, NoCorrection()), trajectories.load(test_path, solver.spec), settings.steps)
-    found = Found(source.mae, trainings)
-    publish(settings, found)
-    return rows(found)
+    comparison = Comparison(source.mae, trainings)
+    publish(settings, comparison)
+    return rows(comparison)
 
 
 def _require_extras(settings: BenchWakeSettings) -> None:
@@ -75,12 +75,12 @@ def _require_extras(settings: BenchWakeSettings) -> None:
 
 @dataclass(frozen=True)
 class _Start:
-    """NON's network, and what it took.
+    """Error of NON's network, and its cost.
 
     Args:
-        mae: of its rollouts.
-        solver_steps: states advanced by one step.
-        seconds: of training.
+        mae: Mean absolute error of its rollouts.
+        solver_steps: Number of states advanced by one step.
+        seconds: Seconds of training.
     """
 
     mae: float
@@ -88,8 +88,8 @@ class _Start:
     seconds: float
 
 
-def _seed(settings: BenchWakeSettings, folders: Folders, test_path: Path) -> list[Training]:
-    """All methods from one start."""
+def _train_seed(settings: BenchWakeSettings, folders: Folders, test_path: Path) -> list[Training]:
+    """Train all methods from one start."""
     non = start_run(settings, folders)
     with training_bar(f"seed {folders.seed}: NON", non.updates) as report:
         train(non, report)
@@ -100,41 +100,41 @@ def _seed(settings: BenchWakeSettings, folders: Folders, test_path: Path) -> lis
     trainings = [Training("NON", folders.seed, [Point(non.updates, start.solver_steps, start.seconds, start.mae)])]
     for method in settings.methods:
         run = run_of(method, settings, folders)
-        trainings.append(_trained(method, folders.seed, run, start, tests))
+        trainings.append(_train_method(method, folders.seed, run, start, tests))
     return trainings
 
 
 @dataclass(frozen=True, eq=False)
 class _Tests:
-    """Unseen Reynolds numbers."""
+    """Test on unseen Reynolds numbers."""
 
     solver: Solver
     data: Trajectories
     steps: int
 
     def mae(self, run: Run, checkpoint: Path) -> float:
-        """The error of a checkpoint's network."""
+        """Evaluate the error of a checkpoint's network."""
         corrector = build_corrector(run.network, self.solver.spec, run.seed)
         restore_network(corrector, load_checkpoint(checkpoint), checkpoint)
         return evaluate_on(SolverLoop(self.solver, corrector), self.data, self.steps).mae
 
 
-def _trained(method: str, seed: int, run: Run, start: _Start, tests: _Tests) -> Training:
-    """Train a method, or go on, and evaluate what it was on the way. A training that diverges is a result too."""
-    looked_at, why = points_of(updates_of(run)), ""
+def _train_method(method: str, seed: int, run: Run, start: _Start, tests: _Tests) -> Training:
+    """Train a method, or resume, and evaluate its snapshots. A training that diverges is a result too."""
+    snapshots, why = points_of(updates_of(run)), ""
     with training_bar(f"seed {seed}: {method}", updates_of(run)) as report:
         try:
             if isinstance(run, BlackBoxSettings):
-                train_black_box(run, report, looked_at)
+                train_black_box(run, report, snapshots)
             else:
-                train(run, report, looked_at)
+                train(run, report, snapshots)
         except (DivergedError, NonFiniteError) as error:
             why = str(error)
             console.print(f"{method} diverged: {why}")
-    # every method is charged the first step from all frames, as it cost NON, who took no other, even if it was found there
+    # every method is charged the first step from all frames, even if it was copied from NON, whose steps are no others
     before = 2 * start.solver_steps
     points = [Point(0, before, start.seconds, start.mae)]
-    for update in looked_at:
+    for update in snapshots:
         folder = snapshot(run.run, update)
         if folder.exists():
             progress = progress_of(load_checkpoint(folder), folder)
@@ -144,5 +144,5 @@ def _trained(method: str, seed: int, run: Run, start: _Start, tests: _Tests) -> 
 
 
 def points_of(updates: int) -> list[int]:
-    """Numbers of updates, each about twice the one before, and the last one."""
+    """List numbers of updates, each about twice the one before, up to the last one."""
     return sorted({max(1, round(x)) for x in np.geomspace(updates / 2 ** (POINTS - 1), updates, POINTS)})

@@ -43,11 +43,11 @@ from deepzero_sim.oracle.loop import LoopOracle
 from deepzero_sim.oracle.model import ModelOracle
 from deepzero_sim.serving import ServedLoop, ServedLoss, ServedModel, ServedParameters, ServedSolver, serve
 from deepzero_sim.solver.contract import DifferentiableSolver, Solver, as_solver
-from deepzero_sim.solver.spec import SolverSpec
 from deepzero_sim.solver.failure_policy import FailurePolicy
-from deepzero_sim.training.learning_rates import warm_up_cosine
-from deepzero_sim.training.run_folder import RunFolder
+from deepzero_sim.solver.spec import SolverSpec
+from deepzero_sim.training.build import warm_up_cosine
 from deepzero_sim.training.progress import Progress
+from deepzero_sim.training.run_folder import RunFolder
 from deepzero_sim.training.trainer import Trainer
 
 __all__ = [

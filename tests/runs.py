@@ -23,7 +23,7 @@ from deepzero_sim.common.components import Component
 from deepzero_sim.common.settings import settings_to_dict
 from deepzero_sim.common.types import NamedTensors
 from deepzero_sim.datasets import Trajectories, trajectories
-from deepzero_sim.training.checkpoint_file import load_checkpoint
+from deepzero_sim.training.checkpoints import load_checkpoint
 
 TESTS = Path(__file__).parent
 

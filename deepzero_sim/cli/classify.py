@@ -21,9 +21,8 @@ from deepzero_sim.cli.console import console, training_bar
 from deepzero_sim.cli.options import Command
 from deepzero_sim.cli.reports import classification
 from deepzero_sim.cli.settings import Positive, Seed, Sparsity, Workers
-from deepzero_sim.common.checksums import digest
 from deepzero_sim.common.components import Component
-from deepzero_sim.common.files import write_text
+from deepzero_sim.common.files import digest, write_text
 from deepzero_sim.common.machine import peak_memory_gb
 from deepzero_sim.common.module_state import preserve_state
 from deepzero_sim.common.settings import Rule, Settings, settings_to_dict

@@ -18,11 +18,10 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from deepzero_sim.common.checksums import digest, digest_of_named
 from deepzero_sim.common.components import Component
-from deepzero_sim.common.files import replace_tensor_file, require_regular
+from deepzero_sim.common.files import digest, digest_of_named, replace_tensor_file, require_regular
 from deepzero_sim.common.types import Array
-from deepzero_sim.connectors import BMISolver
+from deepzero_sim.connectors.bmi.solver import BMISolver
 from deepzero_sim.connectors.per_state import PerStateCaller
 from deepzero_sim.datasets.batches import CALL, advance_part
 from deepzero_sim.datasets.trajectories import Trajectories, as_batch
@@ -32,7 +31,7 @@ from deepzero_sim.solver.contract import Solver
 from deepzero_sim.solver.failure_policy import Account, FailurePolicy, Incident, drop
 from deepzero_sim.solver.spec import SolverSpec
 from deepzero_sim.solver.stepping import step_with_policy
-from deepzero_sim.training.checkpoint_file import CONFIG
+from deepzero_sim.training.checkpoints import CONFIG
 from deepzero_sim.training.preparation import PREPARATION, Entry, Preparation
 from deepzero_sim.training.run_folder import FIRST_STEPS, RunFolder
 

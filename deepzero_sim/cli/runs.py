@@ -27,7 +27,7 @@ from deepzero_sim.models.build import build_network
 from deepzero_sim.models.corrector import CORRECTORS, Corrector, NoCorrection
 from deepzero_sim.solver.build import build_solver
 from deepzero_sim.solver.spec import SolverSpec
-from deepzero_sim.training.checkpoint_file import load_checkpoint, read_settings
+from deepzero_sim.training.checkpoints import load_checkpoint, read_settings
 from deepzero_sim.training.preparation import PREPARATION, Preparation
 from deepzero_sim.training.progress import progress_of, require_within, restore_network
 from deepzero_sim.training.ratios_file import RatiosRecord

@@ -18,8 +18,8 @@ from deepzero_sim.cli.options import Command
 from deepzero_sim.cli.runs import MethodName, rollout_loss, sample_states, starting_network
 from deepzero_sim.cli.settings import OnFailure, Positive, Seed, Sparsity, Workers, small_network, wake_solver
 from deepzero_sim.cli.trust import trust_parts
-from deepzero_sim.common.checksums import digest
 from deepzero_sim.common.components import Component
+from deepzero_sim.common.files import digest
 from deepzero_sim.common.module_state import preserve_state
 from deepzero_sim.common.settings import Settings, settings_to_dict
 from deepzero_sim.common.types import Array

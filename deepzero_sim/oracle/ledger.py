@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from deepzero_sim.common.checksums import digest
-from deepzero_sim.common.files import require_regular, write_text
+from deepzero_sim.common.files import digest, require_regular, write_text
 from deepzero_sim.errors import RunError
 
 #: Seconds of a portion of a question's queries: a kill loses so much work, and a shorter gradient writes nothing.

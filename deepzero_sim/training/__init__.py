@@ -1,6 +1,6 @@
 """Training loop, and the run folder that it can be resumed from."""
 
-from deepzero_sim.training.learning_rates import warm_up_cosine
+from deepzero_sim.training.build import warm_up_cosine
 from deepzero_sim.training.progress import Progress
 from deepzero_sim.training.run_folder import RunFolder
 from deepzero_sim.training.trainer import Trainer

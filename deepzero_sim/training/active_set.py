@@ -19,7 +19,7 @@ from deepzero_sim.estimators.sparsity.shape_ratios import ErdosRenyi, Uniform
 from deepzero_sim.estimators.sparsity.zo_grasp import ZOGraSP
 from deepzero_sim.execution.threads import single_threaded
 from deepzero_sim.solver.failure_policy import count_failures
-from deepzero_sim.training.checkpoint_file import CHECKPOINT
+from deepzero_sim.training.checkpoints import CHECKPOINT
 from deepzero_sim.training.preparation import PREPARATION, RATIOS_FOUND, Entry, Preparation
 from deepzero_sim.training.progress import Progress
 from deepzero_sim.training.ratios_file import RatiosRecord, load_ratios, record_of, require_ratios_of, save_ratios

@@ -1,4 +1,4 @@
-"""Builders of a training's parts that settings name: optimiser, scheduler, estimator, vector-Jacobian product.
+"""Builders of a training's parts that settings name: optimiser, learning-rate schedule, estimator, vector-Jacobian product.
 
 Each raises a ConfigError if the component is none of that kind, or cannot be made.
 """
@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from math import cos, pi
 
 import torch
 from torch import nn
 
 from deepzero_sim.common.components import Component, Kind, build
+from deepzero_sim.common.requirements import Words, require
 from deepzero_sim.coupling.vjp.base import VectorJacobianProduct
 from deepzero_sim.estimators.base import Estimator
 
@@ -47,3 +49,28 @@ def build_scheduler(
     named = Component(component.name, args)
     scheduler: torch.optim.lr_scheduler.LRScheduler = build(named, optimiser, kind=SCHEDULER, setting="scheduler")
     return scheduler
+
+
+def warm_up_cosine(optimiser: torch.optim.Optimizer, steps: int, warm_up: float = 0.06) -> torch.optim.lr_scheduler.LambdaLR:
+    """Schedule a rate from 0 up in a line, then down to 0 along half a cosine: at step `t` of `T`, with `w` of them to warm up,
+    the optimiser's rate times
+
+        (t + 1) / w                              for t < w
+        (1 + cos(pi (t - w) / (T - w))) / 2      from there on
+
+    Args:
+        optimiser: Optimiser whose learning rate is scheduled.
+        steps: Number of training steps, `T`.
+        warm_up: Share of them to warm up, `w / T`.
+
+    Raises:
+        ConfigError: The warm-up is not a share of the steps.
+    """
+    require(0 <= warm_up < 1, "warm_up must be a share of the steps, from 0 to below 1", Words(warm_up))
+    return torch.optim.lr_scheduler.LambdaLR(optimiser, partial(_factor, steps, round(warm_up * steps)))
+
+
+def _factor(steps: int, warm_up: int, step: int) -> float:
+    if step < warm_up:
+        return (step + 1) / warm_up
+    return (1 + cos(pi * (step - warm_up) / max(1, steps - warm_up))) / 2

@@ -7,8 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from deepzero_sim.common.checksums import digest
-from deepzero_sim.common.files import require_regular, write_text
+from deepzero_sim.common.files import digest, require_regular, write_text
 from deepzero_sim.common.requirements import is_count
 from deepzero_sim.common.types import is_number
 from deepzero_sim.errors import RunError

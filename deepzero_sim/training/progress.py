@@ -9,7 +9,7 @@ import torch
 
 from deepzero_sim.common.types import NamedTensors, is_integer, is_number
 from deepzero_sim.errors import RunError
-from deepzero_sim.training.checkpoint_file import Checkpoint
+from deepzero_sim.training.checkpoints import Checkpoint
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from deepzero_sim.common.checksums import digest
-from deepzero_sim.common.files import require_regular, write_text
+from deepzero_sim.common.files import digest, require_regular, write_text
 from deepzero_sim.common.requirements import is_count, require, require_that, require_type
 from deepzero_sim.errors import RunError
 from deepzero_sim.estimators.sparsity.base import Densities, active_count, layer_weights

@@ -34,7 +34,7 @@ from deepzero_sim.common.files import require_regular, write_text
 from deepzero_sim.common.requirements import require_that
 from deepzero_sim.errors import RunError
 from deepzero_sim.solver.failure_policy import Incident, incident_to_dict
-from deepzero_sim.training.checkpoint_file import (
+from deepzero_sim.training.checkpoints import (
     CHECKPOINT,
     CONFIG,
     STATE,

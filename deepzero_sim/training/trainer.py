@@ -24,8 +24,7 @@ from deepzero_sim.oracle.base import Oracle
 from deepzero_sim.oracle.ledger import Ledger
 from deepzero_sim.oracle.parameters import trainable
 from deepzero_sim.solver.failure_policy import Incident, account_of, count_failures, located
-from deepzero_sim.training.checkpoint_file import Checkpoint, storable_copies
-from deepzero_sim.training.checkpoint_schedule import CheckpointSchedule
+from deepzero_sim.training.checkpoints import Checkpoint, CheckpointSchedule, storable_copies
 from deepzero_sim.training.progress import AT_START, Progress, progress_of, require_within, restore_network, tensors_of
 from deepzero_sim.training.run_folder import ANSWERS, RunFolder
 from deepzero_sim.training.tensorboard import EventFile
@@ -125,7 +124,7 @@ class Trainer:
     ) -> Progress:
         events = EventFile(self.run.path, progress.step) if tensorboard else None
         ledger = Ledger(self.run.path / ANSWERS, self.run.name)
-        checkpoints = CheckpointSchedule(self.run, lambda: self._checkpoint(progress), self.checkpoint_every)
+        checkpoints = CheckpointSchedule(self.run.save, lambda: self._checkpoint(progress), self.checkpoint_every)
         try:
             # explicit, because torch warns of leaving it open; our sparse gradients are sorted and in range by construction
             exact = torch.sparse.check_sparse_tensor_invariants(enable=False)  # type: ignore[no-untyped-call]

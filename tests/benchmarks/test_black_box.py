@@ -16,17 +16,17 @@ import torch
 from problems import Burgers, burgers_oracle, snapshot
 from runs import assert_same_tensors, line_data, tensors, train_settings, without_seconds
 
-from deepzero_sim.benchmarks.black_box import BLACK_BOXES, BlackBox, Numbers, Search, centred_ranks, usual_population
-from deepzero_sim.benchmarks.black_box_training import BlackBoxSettings, flat, losses_of, train_black_box
+from deepzero_sim.benchmarks.black_box import BLACK_BOXES, BlackBox, Numbers, Search, centre_ranks, usual_population
+from deepzero_sim.benchmarks.black_box_training import BlackBoxSettings, compute_losses, flat, train_black_box
 from deepzero_sim.cli.settings import WakeMethod, Workers
 from deepzero_sim.cli.train import train
 from deepzero_sim.common.types import Array
 from deepzero_sim.errors import MissingExtraError, RunError
 from deepzero_sim.oracle.parameters import trainable
-from deepzero_sim.training.checkpoint_file import load_checkpoint
-from deepzero_sim.training.checkpoint_file import snapshot as snapshot_of
-from deepzero_sim.training.run_folder import read_metrics
+from deepzero_sim.training.checkpoints import load_checkpoint
+from deepzero_sim.training.checkpoints import snapshot as snapshot_of
 from deepzero_sim.training.progress import Progress
+from deepzero_sim.training.run_folder import read_metrics
 
 PACKAGES = {"CMA-ES": "cma", "Nevergrad": "nevergrad"}
 
@@ -103,9 +103,9 @@ def test_candidates_of_evolution_strategies_come_in_opposite_pairs() -> None:
 
 
 def test_ranks() -> None:
-    assert centred_ranks(np.array([3.0, 1.0, 2.0])).tolist() == [0.5, -0.5, 0.0]
-    assert centred_ranks(np.array([1.0, math.inf, math.inf])).tolist() == [-0.5, 0.25, 0.25]
-    assert centred_ranks(np.full(4, math.inf)).tolist() == [0.0] * 4
+    assert centre_ranks(np.array([3.0, 1.0, 2.0])).tolist() == [0.5, -0.5, 0.0]
+    assert centre_ranks(np.array([1.0, math.inf, math.inf])).tolist() == [-0.5, 0.25, 0.25]
+    assert centre_ranks(np.full(4, math.inf)).tolist() == [0.0] * 4
 
 
 def test_the_usual_population_is_even() -> None:
@@ -131,7 +131,7 @@ def candidates_around(model: torch.nn.Module, count: int, sigma: float = 0.01) -
 def test_losses_are_the_oracles_and_every_step_is_counted() -> None:
     oracle, batch = burgers_oracle(queries_per_chunk=2)
     before, candidates = snapshot(oracle.model), candidates_around(oracle.model, 5)
-    losses, solver_steps = losses_of(oracle, batch, candidates)
+    losses, solver_steps = compute_losses(oracle, batch, candidates)
     assert solver_steps == 2 * 3 + 5 * 2 * 2  # the start's rollouts, and five candidates' after the first step
     for candidate, loss in zip(candidates, losses.tolist(), strict=True):
         changed, first = copy.deepcopy(oracle), 0
@@ -155,9 +155,9 @@ class Fragile(Burgers):
 def test_a_candidate_that_blows_up_has_an_infinite_loss_and_spoils_no_other(bad: list[int]) -> None:
     oracle, batch = burgers_oracle(solver=Fragile())
     candidates = candidates_around(oracle.model, 5)
-    expected, steps = losses_of(oracle, batch, candidates)
+    expected, steps = compute_losses(oracle, batch, candidates)
     candidates[bad] += 1e3
-    losses, solver_steps = losses_of(oracle, batch, candidates)
+    losses, solver_steps = compute_losses(oracle, batch, candidates)
     assert np.flatnonzero(np.isinf(losses)).tolist() == bad
     good = np.isfinite(losses)
     assert losses[good] == pytest.approx(expected[good], rel=1e-9)

@@ -21,8 +21,8 @@ from deepzero_sim.common.settings import settings_to_dict
 from deepzero_sim.errors import ConfigError, DataError
 from deepzero_sim.models.build import build_network
 from deepzero_sim.training.accuracy import calibrate, evaluate
-from deepzero_sim.training.checkpoint_file import load_checkpoint
-from deepzero_sim.training.learning_rates import warm_up_cosine
+from deepzero_sim.training.build import warm_up_cosine
+from deepzero_sim.training.checkpoints import load_checkpoint
 from deepzero_sim.training.run_folder import ACCURACY, read_metrics
 
 CGE = Component("deepzero_sim.CGE", {"step_size": 1e-3, "scheme": "forward"})

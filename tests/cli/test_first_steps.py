@@ -114,7 +114,7 @@ def test_a_run_that_goes_on_takes_two_of_them_again_and_counts_all(tmp_path: Pat
 
 
 def tensors_steps(run: Path) -> int:
-    from deepzero_sim.training.checkpoint_file import load_checkpoint  # noqa: PLC0415
+    from deepzero_sim.training.checkpoints import load_checkpoint  # noqa: PLC0415
 
     return int(load_checkpoint(run).state["progress"]["solver_steps"])
 

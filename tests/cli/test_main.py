@@ -35,7 +35,7 @@ from deepzero_sim.cli.settings import Workers
 from deepzero_sim.cli.train import TrainSettings, train
 from deepzero_sim.common.components import Component
 from deepzero_sim.datasets import trajectories
-from deepzero_sim.training.checkpoint_file import CHECKPOINT, load_checkpoint, read_settings
+from deepzero_sim.training.checkpoints import CHECKPOINT, load_checkpoint, read_settings
 from deepzero_sim.training.run_folder import read_metrics
 
 USER = """

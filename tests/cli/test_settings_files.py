@@ -31,7 +31,7 @@ from deepzero_sim.models.build import NETWORK
 from deepzero_sim.solver.build import SOLVER
 from deepzero_sim.training.active_set import RATIOS
 from deepzero_sim.training.build import ESTIMATOR, OPTIMISER, SCHEDULER, VJP
-from deepzero_sim.training.checkpoint_file import read_settings
+from deepzero_sim.training.checkpoints import read_settings
 
 #: What nobody should call: it leaves a file.
 USER = """

@@ -21,7 +21,7 @@ from deepzero_sim.datasets.generation import Simulations, generate
 from deepzero_sim.errors import ConfigError, DataError, DeepZeroError, RunError
 from deepzero_sim.execution.tasks import SerialExecutor
 from deepzero_sim.models.corrector import Corrector, NoCorrection
-from deepzero_sim.training.checkpoint_file import load_checkpoint
+from deepzero_sim.training.checkpoints import load_checkpoint
 from deepzero_sim.training.progress import Progress
 
 #: Of the frames of `line_data` but the last, which are advanced once: 3 simulations, 12 frames.

@@ -17,7 +17,7 @@ from deepzero_sim.common.types import Array
 from deepzero_sim.datasets import trajectories
 from deepzero_sim.solver.build import build_solver
 from deepzero_sim.solver.stepping import checked_step
-from deepzero_sim.training.checkpoint_file import load_checkpoint
+from deepzero_sim.training.checkpoints import load_checkpoint
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "c_program"
 DT = 0.25

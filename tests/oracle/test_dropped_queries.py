@@ -31,7 +31,7 @@ from deepzero_sim.execution.executors import open_executor
 from deepzero_sim.oracle.loop import LoopOracle
 from deepzero_sim.oracle.queries import Coordinates, name_query
 from deepzero_sim.solver.failure_policy import FailurePolicy
-from deepzero_sim.training.checkpoint_file import load_checkpoint
+from deepzero_sim.training.checkpoints import load_checkpoint
 from deepzero_sim.training.run_folder import RunFolder
 from deepzero_sim.training.trainer import Trainer
 

@@ -20,10 +20,10 @@ from deepzero_sim.cli.train import TrainSettings, train
 from deepzero_sim.common.components import Component
 from deepzero_sim.errors import DeepZeroError, RunError
 from deepzero_sim.oracle import ledger
-from deepzero_sim.training.checkpoint_file import CHECKPOINT, Checkpoint, load_checkpoint, snapshot
+from deepzero_sim.training.checkpoints import CHECKPOINT, Checkpoint, load_checkpoint, snapshot
+from deepzero_sim.training.progress import Progress
 from deepzero_sim.training.ratios_file import load_ratios
 from deepzero_sim.training.run_folder import RunFolder
-from deepzero_sim.training.progress import Progress
 
 FORWARD = Component("deepzero_sim.CGE", {"step_size": 1e-4, "scheme": "forward"})
 SPARSE: dict[str, Any] = {"sparsity": 0.5, "layer_ratios": Component("zo-grasp", {"num_directions": 3})}
@@ -237,7 +237,7 @@ def test_a_checkpoint_that_says_what_cannot_be_is_refused(tmp_path: Path, data: 
 
 
 def _identity_of(run: Path) -> Any:
-    from deepzero_sim.training.checkpoint_file import load_with_identity  # noqa: PLC0415
+    from deepzero_sim.training.checkpoints import load_with_identity  # noqa: PLC0415
 
     return load_with_identity(run)[1]
 

@@ -14,7 +14,7 @@ from runs import assert_same_tensors, unfinished
 from safetensors.torch import save_file
 
 from deepzero_sim.errors import RunError
-from deepzero_sim.training.checkpoint_file import CHECKPOINT, Checkpoint, load_checkpoint, read_settings
+from deepzero_sim.training.checkpoints import CHECKPOINT, Checkpoint, load_checkpoint, read_settings
 from deepzero_sim.training.run_folder import RunFolder
 
 SETTINGS = {"method": "ZO-SOL", "solver": {"name": "a.B", "args": {"resolution": 8}}, "workers": 2, "rates": [1e-3, 0.1]}

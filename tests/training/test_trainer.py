@@ -41,10 +41,10 @@ from deepzero_sim.oracle.loop import LoopOracle
 from deepzero_sim.oracle.model import ModelOracle
 from deepzero_sim.oracle.parameters import trainable
 from deepzero_sim.solver.contract import as_solver
-from deepzero_sim.training.checkpoint_file import CHECKPOINT, load_checkpoint
-from deepzero_sim.training.checkpoint_file import snapshot as snapshot_of
-from deepzero_sim.training.run_folder import RunFolder
+from deepzero_sim.training.checkpoints import CHECKPOINT, load_checkpoint
+from deepzero_sim.training.checkpoints import snapshot as snapshot_of
 from deepzero_sim.training.progress import Progress
+from deepzero_sim.training.run_folder import RunFolder
 from deepzero_sim.training.trainer import Trainer
 
 OPTIMISERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {

@@ -12,9 +12,8 @@ import numpy as np
 from deepzero_sim.cli.console import console, print_table
 from deepzero_sim.cli.reports import layer_ratios
 from deepzero_sim.cli.reports.figures import pyplot, save
-from deepzero_sim.common.checksums import digest
 from deepzero_sim.common.documents import markdown_table, read_json, write_yaml
-from deepzero_sim.common.files import read_text, write_text
+from deepzero_sim.common.files import digest, read_text, write_text
 from deepzero_sim.errors import RunError
 from deepzero_sim.training.preparation import PREPARATION, RESULTS, Preparation
 from deepzero_sim.training.ratios_file import RatiosRecord, load_ratios

@@ -12,9 +12,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from deepzero_sim.common.checksums import digest, digest_of_named
 from deepzero_sim.common.documents import read_json
-from deepzero_sim.common.files import replace_tensor_file, require_regular
+from deepzero_sim.common.files import digest, digest_of_named, replace_tensor_file, require_regular
 from deepzero_sim.common.requirements import require_that
 from deepzero_sim.common.types import Array
 from deepzero_sim.errors import RunError

@@ -1,4 +1,6 @@
-"""Checkpoints of a training: one safetensors file with network, optimiser, counters, and the identity of its run.
+"""Checkpoints of a training, and the schedule by which they are written: now and then, at the end, and when it is interrupted.
+
+A checkpoint is one safetensors file with network, optimiser, counters, and the identity of its run.
 
 A checkpoint names its run's settings and holds a checksum: a changed number, a flipped bit or another run's file is refused.
 """
@@ -6,19 +8,20 @@ A checkpoint names its run's settings and holds a checksum: a changed number, a 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import TracebackType
+from typing import Any, NamedTuple, final
 
 import torch
 import yaml
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from deepzero_sim.common.checksums import digest, digest_of_named
 from deepzero_sim.common.documents import read_json, read_yaml, write_yaml
-from deepzero_sim.common.files import read_text, replace_tensor_file, require_regular, write_text
+from deepzero_sim.common.files import digest, digest_of_named, read_text, replace_tensor_file, require_regular, write_text
 from deepzero_sim.common.requirements import require_that
 from deepzero_sim.common.types import NamedTensors
 from deepzero_sim.errors import ConfigError, RunError
@@ -195,3 +198,50 @@ def read_settings(path: Path) -> dict[str, Any]:
         RunError,
     )
     return settings
+
+
+#: Seconds after which a checkpoint is written, however few training steps were done: it takes a fraction of one.
+WRITE_SECONDS = 60.0
+
+#: Seconds after which one is copied in memory: it takes a fraction of a hundredth.
+COPY_SECONDS = 1.0
+
+
+@final
+class CheckpointSchedule:
+    """Writer of one training's checkpoints; a context, which Ctrl-C leaves with the latest one written.
+
+    Ctrl-C may come in the middle of an update, or while weights are moved for a query. So a copy that was made between two
+    training steps is written then, at most a second of training old.
+
+    Args:
+        save: Function that writes a checkpoint.
+        make: Function that copies the state of the training to a checkpoint.
+        every: Number of training steps between those that are written; fewer where they take long.
+    """
+
+    def __init__(self, save: Callable[[Checkpoint], None], make: Callable[[], Checkpoint], every: int) -> None:
+        self._save, self._make, self._every = save, make, every
+        self._unwritten: Checkpoint | None = None
+        self._written, self._copied = time.monotonic(), float("-inf")
+
+    def __enter__(self) -> CheckpointSchedule:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if isinstance(error, KeyboardInterrupt) and self._unwritten is not None:
+            self._save(self._unwritten)
+
+    def after_step(self, step: int, *, last: bool) -> None:
+        """Write or copy a checkpoint if one is due after a training step, or if it was the last one; see :meth:`write`."""
+        now = time.monotonic()
+        if last or step % self._every == 0 or now - self._written > WRITE_SECONDS:
+            self.write()
+        elif now - self._copied > COPY_SECONDS:
+            self._unwritten, self._copied = self._make(), now
+
+    def write(self) -> None:
+        """Write a checkpoint now, or raise an OSError if no space is left; the old one stands."""
+        self._unwritten = self._make()
+        self._save(self._unwritten)
+        self._unwritten, self._written = None, time.monotonic()
