@@ -13,10 +13,10 @@ import numpy as np
 
 from deepzero_sim.common.types import Array
 from deepzero_sim.execution.tasks import SerialExecutor
-from deepzero_sim.execution.workers import pickling_for_workers, worker_cache
+from deepzero_sim.execution.workers import explain_pickling_errors, worker_cache
 from deepzero_sim.solver.contract import Solver
-from deepzero_sim.solver.spec import SolverSpec
 from deepzero_sim.solver.failure_policy import Account, FailurePolicy
+from deepzero_sim.solver.spec import SolverSpec
 from deepzero_sim.solver.stepping import step_all
 from deepzero_sim.solver.validation import require_thread_safe
 from deepzero_sim.solver.worker_losses import run_with_policy
@@ -87,7 +87,7 @@ class SolverProbe:
     def _task(self) -> Callable[[_Task], tuple[Array, Account]]:
         if isinstance(self._executor, SerialExecutor):
             return functools.partial(_step, self.solver, self._on_failure)
-        with pickling_for_workers("a solver"):
+        with explain_pickling_errors("a solver"):
             sent = uuid.uuid4().hex, cloudpickle.dumps(self.solver)
         return functools.partial(_step_in_worker, sent, self._on_failure)
 

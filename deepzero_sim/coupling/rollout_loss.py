@@ -1,4 +1,4 @@
-"""The loss of a corrected rollout."""
+"""Loss of a corrected rollout."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ class RolloutLoss:
     with `A` the number of active points; padding does not count.
 
     Args:
-        scale: standard deviation of every channel, `(C,)`, or anything that broadcasts to `(C, *N)`.
-        active: `(C, *N)`, 1 where a state holds values and 0 where it is padding.
+        scale: Standard deviation of every channel, `(C,)`, or anything that broadcasts to `(C, *N)`.
+        active: Mask `(C, *N)`, 1 where a state holds values and 0 where it is padding.
     """
 
     scale: torch.Tensor
     active: torch.Tensor
 
     def __call__(self, rollout: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
-        """`(B, T, C, *N)` twice, to a scalar."""
+        """Compute the loss, a scalar, of a rollout and its references, `(B, T, C, *N)` each."""
         scale = self.scale.view(-1, *[1] * (self.active.dim() - 1)) if self.scale.dim() == 1 else self.scale
         weight = (self.active / scale).to(rollout)
         squared = ((rollout - references) * weight).square()

@@ -56,14 +56,14 @@ def run_in_order(
             except BaseException:  # Ctrl-C: threads that go on would hold up the end
                 _cancel(executor, futures)
                 raise
-            left = _lost(outcomes, left, may_retry, tries) if can_revive(executor) else []
+            left = _find_lost(outcomes, left, may_retry, tries) if can_revive(executor) else []
             if not left:
                 return [outcomes[place] for place in range(len(tasks))]
             revive(executor)
     raise AssertionError("tries are counted without end")
 
 
-def _lost(
+def _find_lost(
     outcomes: dict[int, Any], places: Sequence[int], may_retry: Callable[[WorkerLostError, int], bool], tries: int
 ) -> list[int]:
     """Find the tasks whose worker died and which get another try."""

@@ -84,7 +84,7 @@ def worker_cache(token: str, pickled: bytes) -> Any:
 
 
 @contextmanager
-def pickling_for_workers(what: str) -> Iterator[None]:
+def explain_pickling_errors(what: str) -> Iterator[None]:
     """Explain in a sentence if something cannot be pickled inside.
 
     Args:

@@ -20,7 +20,7 @@ import torch
 
 from deepzero_sim.common.types import NamedTensors
 from deepzero_sim.execution.tasks import SerialExecutor
-from deepzero_sim.execution.workers import pickling_for_workers, worker_cache
+from deepzero_sim.execution.workers import explain_pickling_errors, worker_cache
 from deepzero_sim.oracle.answers import Answers, concatenate
 from deepzero_sim.oracle.queries import Perturbation
 
@@ -93,7 +93,7 @@ class SentOracle:
         return functools.partial(_evaluate_in_worker, named, (uuid.uuid4().hex, question))
 
     def _send(self, oracle: Evaluator) -> _Named:
-        with pickling_for_workers("solver, network and loss"):
+        with explain_pickling_errors("solver, network and loss"):
             structure = _structure(oracle.model, oracle.loss_function)
             if structure != self._structure:
                 self._structure, self._named = structure, (uuid.uuid4().hex, cloudpickle.dumps(oracle))

@@ -1,4 +1,4 @@
-"""What is done when a solver step fails, declared once for a run, and the record of what happened."""
+"""Failure policy: what is done when a solver step fails, declared once for a run, and the account of what happened."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def add_account_to_error(before: Sequence[Account]) -> Iterator[None]:
         raise with_account(error, total(before)) from error.__cause__
 
 
-def located(error: _Error, where: str) -> _Error:
+def with_place(error: _Error, where: str) -> _Error:
     """Copy an error with the place where it happened in its message: `... (failure: KIND, WHERE).`
 
     Args:
@@ -220,7 +220,7 @@ def drop(error: SolverError, policy: FailurePolicy, where: str) -> Incident:
         SolverError: The policy does not allow it: the error itself, with the place.
     """
     if not policy.response(error).drop:
-        raise located(error, where)
+        raise with_place(error, where)
     return incident(error, "dropped", where)
 
 

@@ -67,7 +67,7 @@ class SolverSpec:
         self._require(named, "name must be text", Words(type(self.name).__name__), "put it in quotes")
         if not self.name.strip():
             raise ConfigError(f"SolverSpec {self.name!r}: name must not be empty: say what reports are to call the solver.")
-        for field, value in self._converted_lists().items():
+        for field, value in self._convert_lists().items():
             object.__setattr__(self, field, value)
         self._require(self.dtype in DTYPES, f"dtype must be one of {', '.join(DTYPES)}", self.dtype)
         for field in ("deterministic", "thread_safe"):
@@ -90,8 +90,8 @@ class SolverSpec:
     def _require(self, holds: bool, expected: str, value: object, remedy: str = "") -> None:
         require(holds, f"SolverSpec {self.name!r}: {expected}", value, remedy)
 
-    def _converted_lists(self) -> dict[str, Any]:
-        """Fields that are lists as the tuples that they stand for; what is no text, no name or no number is refused."""
+    def _convert_lists(self) -> dict[str, Any]:
+        """Convert fields that are lists to the tuples that they stand for; refuse what is no text, no name or no number."""
         what = f"SolverSpec {self.name!r}"
         rows = list_of(what, "offsets", self.offsets)
         return {

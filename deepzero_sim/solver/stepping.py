@@ -29,7 +29,7 @@ from deepzero_sim.errors import (
     StatesFailedError,
 )
 from deepzero_sim.solver.contract import DifferentiableSolver, Solver
-from deepzero_sim.solver.failure_policy import Account, FailurePolicy, Incident, Response, incident, located, with_account
+from deepzero_sim.solver.failure_policy import Account, FailurePolicy, Incident, Response, incident, with_account, with_place
 from deepzero_sim.solver.spec import SolverSpec
 from deepzero_sim.solver.validation import check_finite, check_form, check_params, check_states
 
@@ -82,14 +82,14 @@ def checked_step(solver: Solver, states: Array, params: Array | None = None) -> 
         SolverCrashError: The solver raised an exception of its own.
         ConfigError: The solver found one of its settings not usable.
     """
-    check_states(solver.spec, states, _given_to(solver.spec), "check what comes before the solver")
+    check_states(solver.spec, states, _argument_name(solver.spec), "check what comes before the solver")
     check_params(solver.spec, states, params)
     advanced = np.empty(states.shape, states.dtype)  # ours: the solver may return a view, or the same memory every time
     for part in _calls(solver.spec, range(len(states))):
         result, failures = _call(solver, *_rows(states, params, part))
         for place in sorted(failures):
             raise failures[place]
-        check_finite(result, _returned_by(solver.spec), DIVERGED)
+        check_finite(result, _result_name(solver.spec), DIVERGED)
         advanced[list(part)] = result
     return advanced
 
@@ -141,7 +141,7 @@ def step_with_policy(
     Raises:
         InvalidStateError: The arguments have a wrong shape or type.
     """
-    what = _given_to(solver.spec)
+    what = _argument_name(solver.spec)
     check_form(solver.spec, states, what)
     check_params(solver.spec, states, params)
     advanced, steps, incidents = np.empty_like(states), 0, list[Incident]()
@@ -183,7 +183,7 @@ def step_all(
     """
     result = step_with_policy(solver, states, params, policy, lambda place: where)
     for place in sorted(result.failures):
-        raise with_account(located(result.failures[place], where), result.account)
+        raise with_account(with_place(result.failures[place], where), result.account)
     return result.states, result.account
 
 
@@ -192,7 +192,7 @@ def _bisect(solver: Solver, states: Array, params: Array | None, policy: Failure
     count = len(states)
     try:
         result, failures = _call(solver, states, params)
-        return StepResult(result, {**_non_finite_states(result, _returned_by(solver.spec), DIVERGED), **failures}, count)
+        return StepResult(result, {**_non_finite_states(result, _result_name(solver.spec), DIVERGED), **failures}, count)
     except SolverError as error:
         if count == 1 or (isinstance(error, SolverTimeoutError) and _ends_run(error, policy)):  # a search would take long
             return StepResult(states, dict.fromkeys(range(count), error), count)
@@ -229,7 +229,7 @@ def _call(solver: Solver, states: Array, params: Array | None) -> tuple[Array, M
             result = solver.step(given, scenario)
     except StatesFailedError as error:
         result, failures = error.advanced, error.failures
-    check_form(solver.spec, result, _returned_by(solver.spec), len(states))
+    check_form(solver.spec, result, _result_name(solver.spec), len(states))
     return result, failures
 
 
@@ -257,11 +257,11 @@ def _remedy(error: BaseException) -> str:
     return "a step must not change its input, so copy it first" if changed else "run its step alone to find out why"
 
 
-def _given_to(spec: SolverSpec) -> str:
+def _argument_name(spec: SolverSpec) -> str:
     return f"what is given to solver {spec.name!r}"
 
 
-def _returned_by(spec: SolverSpec) -> str:
+def _result_name(spec: SolverSpec) -> str:
     return f"what solver {spec.name!r} returned"
 
 

@@ -1,4 +1,4 @@
-"""What a checkpoint tells of a training: how far it is, and its network."""
+"""Progress of a training as its checkpoint tells it, and the checkpoint's network."""
 
 from __future__ import annotations
 

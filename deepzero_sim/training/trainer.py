@@ -23,7 +23,7 @@ from deepzero_sim.execution.threads import single_threaded
 from deepzero_sim.oracle.base import Oracle
 from deepzero_sim.oracle.ledger import Ledger
 from deepzero_sim.oracle.parameters import trainable
-from deepzero_sim.solver.failure_policy import Incident, account_of, count_failures, located
+from deepzero_sim.solver.failure_policy import Incident, account_of, count_failures, with_place
 from deepzero_sim.training.checkpoints import Checkpoint, CheckpointSchedule, storable_copies
 from deepzero_sim.training.progress import AT_START, Progress, progress_of, require_within, restore_network, tensors_of
 from deepzero_sim.training.run_folder import ANSWERS, RunFolder
@@ -182,7 +182,8 @@ class Trainer:
             account = account_of(error).with_incident(error, "skipped" if goes_on else "aborted")
             if not goes_on:
                 self.run.append_failures(step + 1, (*incidents, *account.incidents))
-                raise located(error, f"{self._skipped} training steps before were skipped" if self._skipped else "") from None
+                where = f"{self._skipped} training steps before were skipped" if self._skipped else ""
+                raise with_place(error, where) from None
             self._skipped += 1
             return GradientEstimate({}, float("nan"), 0, account.steps, incidents=account.incidents)
         self._skipped = 0

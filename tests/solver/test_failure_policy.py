@@ -21,9 +21,9 @@ from deepzero_sim.solver.failure_policy import (
     account_of,
     count_failures,
     incident,
-    located,
     total,
     with_account,
+    with_place,
 )
 
 #: One of every kind, as it is raised.
@@ -139,5 +139,5 @@ def test_accounts_add_up_and_an_error_carries_that_of_the_work_it_ended() -> Non
 
 
 def test_a_place_is_named_once_however_often_it_is_added() -> None:
-    error = located(located(dz.SolverTimeoutError("it hung."), "in query 3"), "2 training steps before were skipped")
+    error = with_place(with_place(dz.SolverTimeoutError("it hung."), "in query 3"), "2 training steps before were skipped")
     assert str(error) == "it hung (failure: timeout, in query 3, 2 training steps before were skipped)."

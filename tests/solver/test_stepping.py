@@ -16,7 +16,7 @@ from deepzero_sim.common.types import Array
 from deepzero_sim.errors import SolverError
 from deepzero_sim.solver import stepping
 from deepzero_sim.solver.failure_policy import FailurePolicy
-from deepzero_sim.solver.stepping import located, step_all, step_with_policy
+from deepzero_sim.solver.stepping import step_all, step_with_policy, with_place
 
 
 class Failing(Burgers):
@@ -166,6 +166,6 @@ def test_no_states_are_no_call() -> None:
 
 
 def test_where_it_happened_is_said_once_whatever_the_error_holds() -> None:
-    error = located(dz.SolverKilledError("a signal ended it.", signal.SIGSEGV), "at w[3] + 0.1")
+    error = with_place(dz.SolverKilledError("a signal ended it.", signal.SIGSEGV), "at w[3] + 0.1")
     assert str(error) == "a signal ended it (failure: signal, at w[3] + 0.1)." and isinstance(error, dz.SolverKilledError)
     assert error.number == signal.SIGSEGV

@@ -15,7 +15,7 @@ from deepzero_sim.checks.solver.step_sizes import measure_step_sizes
 from deepzero_sim.checks.solver.subject import Subject
 from deepzero_sim.checks.solver.trial import Trial
 from deepzero_sim.errors import ConfigError, DeepZeroError
-from deepzero_sim.execution.workers import pickling_for_workers
+from deepzero_sim.execution.workers import explain_pickling_errors
 
 #: Seconds that a worker process may take to make the solver anew.
 WORKER_START = 5.0
@@ -119,7 +119,7 @@ def _worker(examination: Examination) -> None:
     trial, record = examination.trial, examination.record
     trial.require_seconds(WORKER_START)
     try:
-        with pickling_for_workers(f"solver {trial.spec.name!r}"):
+        with explain_pickling_errors(f"solver {trial.spec.name!r}"):
             pickled = cloudpickle.dumps(examination.subject.solver)
     except ConfigError as error:
         record.findings["worker process"] = Finding("fail", str(error))

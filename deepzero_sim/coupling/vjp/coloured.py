@@ -50,9 +50,11 @@ class Coloured(VectorJacobianProduct):
             self._measured_radius = local_radius(states, params, probes, self._differences)
 
     def product(self, taken: StepTaken, cotangents: Array, probes: SolverProbe) -> Array:
-        if self._windows is None:
-            self._windows = Windows(probes.spec.active(), self._stencil_radius(taken, probes))
         active = probes.spec.active()
+        if self._windows is None:
+            self.prepare(taken.states, taken.params, probes)
+            radii = (self.radius, probes.spec.stencil, self._measured_radius)
+            self._windows = Windows(active, next(radius for radius in radii if radius is not None))
         directions = self._windows.directions.astype(cotangents.dtype)
         result = np.zeros_like(cotangents)
         for b in range(len(taken.states)):
@@ -64,10 +66,6 @@ class Coloured(VectorJacobianProduct):
     def steps_per_product(self, spec: SolverSpec, radius: int) -> int:
         """Count the solver steps of a product at one state, for a step of this stencil radius."""
         return self._differences.steps_per_direction * len(colours(spec.active(), radius))
-
-    def _stencil_radius(self, taken: StepTaken, probes: SolverProbe) -> int:
-        self.prepare(taken.states, taken.params, probes)
-        return next(radius for radius in (self.radius, probes.spec.stencil, self._measured_radius) if radius is not None)
 
     def state_dict(self) -> dict[str, Array]:
         return {} if self._measured_radius is None else {"radius": np.array(self._measured_radius, dtype=np.float64)}
