@@ -18,7 +18,7 @@ from deepzero_sim.oracle.answers import Answers, combine, concatenate
 from deepzero_sim.oracle.ledger import Ledger, Portion
 from deepzero_sim.oracle.queries import Perturbation, name_query
 from deepzero_sim.solver.failure_policy import FailurePolicy, Incident, incident
-from deepzero_sim.solver.worker_losses import WorkerRetries
+from deepzero_sim.solver.lost_workers import WorkerRetries
 
 #: Shares of a worker's part of a question that its tasks take, one after the other: ever less, so that workers end together
 #: however well their speed was known, and few of them, since they take time to be sent.

@@ -29,7 +29,7 @@ from deepzero_sim.execution.executors import open_executor
 from deepzero_sim.execution.tasks import SerialExecutor, run_in_order
 from deepzero_sim.execution.threads import single_threaded
 from deepzero_sim.solver.failure_policy import FailurePolicy
-from deepzero_sim.solver.worker_losses import run_with_policy
+from deepzero_sim.solver.lost_workers import run_with_policy
 
 KINDS = pytest.mark.parametrize("kind", ["serial", "thread", "two processes"])
 LOST = "a worker process died while it was answering queries"
