@@ -1,7 +1,7 @@
-"""Optimisers that only see losses, by one interface: ask for candidates, tell their losses, be asked where the optimum lies.
+"""Optimisers that only see losses, behind one interface: ask for candidates, tell their losses, look up the best estimate.
 
-What a user would pick who has a loss and no gradient: CMA-ES, nevergrad, and evolution strategies. Each draws from a generator
-of its own, so that the same losses lead it the same way again: a run that was interrupted is told what it had found out.
+These are the choices of a user who has a loss and no gradient: CMA-ES, nevergrad, and evolution strategies. Each draws from a
+generator of its own, so that the same losses lead it the same way again: an interrupted run replays the losses it has stored.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ Numbers = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Search:
-    """What every optimiser is told at its start.
+    """Search that an optimiser is built for.
 
     Args:
-        start: `(d,)`, where it starts.
-        sigma: standard deviation of a coordinate of its first candidates.
-        population: candidates of a generation, `P`.
-        generations: how many there will be.
-        seed: of everything that it draws.
+        start: Start of the search, `(d,)`.
+        sigma: Standard deviation of a coordinate of the first candidates.
+        population: Number of candidates of a generation, `P`.
+        generations: Number of generations.
+        seed: Seed of everything that is drawn.
     """
 
     start: Numbers
@@ -45,20 +45,20 @@ class Search:
 
 
 class BlackBox(abc.ABC):
-    """Looks for the minimum of a function, a generation of candidates after the other."""
+    """Optimiser that looks for the minimum of a function, one generation of candidates after the other."""
 
     @abc.abstractmethod
     def ask(self) -> Numbers:
-        """The candidates of the next generation, `(P, d)`."""
+        """Draw the candidates of the next generation, `(P, d)`."""
 
     @abc.abstractmethod
     def tell(self, losses: Numbers) -> None:
-        """The losses of these candidates, `(P,)`; infinite where there is none."""
+        """Pass the losses of these candidates, `(P,)`; infinite where there is none."""
 
     @property
     @abc.abstractmethod
     def best(self) -> Numbers:
-        """Where it takes the minimum to lie, `(d,)`. The luckiest candidate so far is something else: losses are noisy."""
+        """Estimate of the minimum, `(d,)`. The luckiest candidate so far is something else: losses are noisy."""
 
 
 @final
@@ -82,16 +82,16 @@ class CMAES(BlackBox):
         }
         with _quiet():
             self._strategy = cma.CMAEvolutionStrategy(search.start, search.sigma, options)
-        self._asked: list[Numbers] = []
+        self._candidates: list[Numbers] = []
 
     def ask(self) -> Numbers:
         with _quiet():
-            self._asked = self._strategy.ask()
-        return np.array(self._asked)
+            self._candidates = self._strategy.ask()
+        return np.array(self._candidates)
 
     def tell(self, losses: Numbers) -> None:
         with _quiet():
-            self._strategy.tell(self._asked, losses.tolist())
+            self._strategy.tell(self._candidates, losses.tolist())
 
     @property
     def best(self) -> Numbers:
@@ -100,8 +100,8 @@ class CMAES(BlackBox):
 
 @final
 class Nevergrad(BlackBox):
-    """What the package `nevergrad` recommends for noisy losses of many parameters, neural networks' in particular: test-based
-    population size adaptation. Its own first population, four candidates a coordinate, would use the budget up in some
+    """Test-based population size adaptation, which the package `nevergrad` recommends for noisy losses of many parameters,
+    neural networks' in particular. Its own first population, four candidates a coordinate, would use the budget up in some
     generations; it starts from ours. (`NGOpt`, which chooses by itself, chooses CMA-ES here, and fails with `cma` 4.5.)
     """
 
@@ -118,16 +118,16 @@ class Nevergrad(BlackBox):
             adaptive = nevergrad.families.ParametrizedTBPSA(initial_popsize=search.population)
             self._optimiser = adaptive(space, budget=budget, num_workers=search.population)
         self._population = search.population
-        self._asked: list[Any] = []
+        self._candidates: list[Any] = []
 
     def ask(self) -> Numbers:
         with _quiet():
-            self._asked = [self._optimiser.ask() for _ in range(self._population)]
-        return np.array([candidate.value for candidate in self._asked])
+            self._candidates = [self._optimiser.ask() for _ in range(self._population)]
+        return np.array([candidate.value for candidate in self._candidates])
 
     def tell(self, losses: Numbers) -> None:
         with _quiet():
-            for candidate, loss in zip(self._asked, losses.tolist(), strict=True):
+            for candidate, loss in zip(self._candidates, losses.tolist(), strict=True):
                 self._optimiser.tell(candidate, loss)
 
     @property
@@ -146,8 +146,8 @@ class EvolutionStrategies(BlackBox):
     generations.
     """
 
-    #: Adam's. With the gradient methods' rate, 2e-3, so noisy a gradient reached an error of 0.081 on the wake after 40,000
-    #: solver steps, with this one 0.073.
+    #: Adam's learning rate and betas. With the gradient methods' rate, 2e-3, so noisy a gradient reached an error of 0.081 on
+    #: the wake after 40,000 solver steps, with this one 0.073.
     RATE, BETAS = 5e-4, (0.9, 0.99)
 
     def __init__(self, search: Search) -> None:
@@ -164,7 +164,7 @@ class EvolutionStrategies(BlackBox):
         return self.best + self._search.sigma * self._eps
 
     def tell(self, losses: Numbers) -> None:
-        gradient = centred_ranks(losses) @ self._eps / (len(losses) * self._search.sigma)
+        gradient = centre_ranks(losses) @ self._eps / (len(losses) * self._search.sigma)
         self._theta.grad = torch.from_numpy(gradient)
         self._adam.step()
         self._schedule.step()
@@ -174,8 +174,8 @@ class EvolutionStrategies(BlackBox):
         return self._theta.numpy().copy()
 
 
-def centred_ranks(losses: Numbers) -> Numbers:
-    """Losses in order as equally spaced numbers from -1/2 to 1/2; equal ones, such as several of infinity, share theirs."""
+def centre_ranks(losses: Numbers) -> Numbers:
+    """Rank losses by equally spaced numbers from -1/2 to 1/2; equal losses, such as several of infinity, share theirs."""
     below = (losses[:, None] > losses).sum(1) + (losses[:, None] == losses).sum(1) / 2 - 0.5
     return np.asarray(below / max(1, len(losses) - 1) - 0.5)
 
@@ -188,13 +188,13 @@ BLACK_BOXES: dict[WakeMethod, Callable[[Search], BlackBox]] = {
 
 
 def usual_population(dimension: int) -> int:
-    """Hansen's candidates a generation, an even number: `4 + 3 ln d`."""
+    """Compute Hansen's number of candidates of a generation, an even number: `4 + 3 ln d`."""
     return 2 * math.ceil((4 + 3 * math.log(dimension)) / 2)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """These packages warn of much that is meant: infinite losses, many coordinates, each other's versions."""
+    """Silence these packages, which warn of much that is meant: infinite losses, many coordinates, each other's versions."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

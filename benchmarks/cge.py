@@ -1,4 +1,4 @@
-"""Speed and accuracy of a coordinate-wise gradient: the engine against the plain loop, and against what this machine can do.
+"""Speed and accuracy of a coordinate-wise gradient: the engine against the plain loop and the limit of this machine.
 
 Run: deepzero-sim bench cge --model resnet20 --batch 64
 Prints one JSON object, after some five minutes with the default settings on 2 cores.
@@ -32,63 +32,63 @@ from deepzero_sim.oracle.model import ModelOracle
 def bench_cge(settings: BenchSettings) -> dict[str, Any]:
     """Measure the engine and the plain loop; see the module. Times are those of this machine, as busy as it is.
 
-    The fields that are not plain from their names:
+    Fields that their names do not explain:
 
     - `queries_per_second`: averaged over the network's parameters, see `cge_speed`; `plain_...` is the plain loop's, with
       torch's threads on all cores, `plain_channels_last_...` in that memory format. `ratio` is engine to plain loop,
       `ratio_to_faster_plain` to the better of the two.
-    - `preparation_seconds`: of what the engine does once a batch, which `queries_per_second` leaves out.
-    - `load_average_before`: processes that kept the machine busy already; if it is not near 0, measure again.
-    - `..._error`: of the slopes, relative to the layer's largest, see `cge_error`: `largest_error` from the true gradient,
-      `largest_rounding_error` from the same differences in exact arithmetic.
-    - `dense_gflops`: the fastest of the network's convolutions in float32, on all cores.
-    - `limit_queries_per_second`: of an engine that spends time on dense convolutions only and does them at that rate, see
+    - `preparation_seconds`: time of the engine's work once a batch, which `queries_per_second` leaves out.
+    - `load_average_before`: number of processes that kept the machine busy before; if it is not near 0, measure again.
+    - `..._error`: error of the slopes, relative to the layer's largest, see `cge_error`: `largest_error` from the true
+      gradient, `largest_rounding_error` from the same differences in exact arithmetic.
+    - `dense_gflops`: rate of the fastest of the network's convolutions in float32, on all cores.
+    - `limit_queries_per_second`: rate of an engine that spends time on dense convolutions only, at `dense_gflops`, see
       `dense_convolutions`; `share_of_limit` is the engine's part of it.
 
     Raises:
-        ConfigError: the device is not there, or settings that the engine cannot use.
+        ConfigError: The device is not there, or the engine cannot use the settings.
     """
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device cuda needs a GPU that torch can use, and there is none here: take --device cpu.")
     started, load = time.perf_counter(), load_average()
-    asked = settings.workers or default_workers(settings.device)
+    wanted = settings.workers or default_workers(settings.device)
     task = _on(settings.device, make_task(settings.model, settings.batch, settings.seed))
-    with _all_cores(), _full_precision(), open_executor(asked.backend, asked.count) as executor:
-        # one of the serial executor, and of ranks as many as there are
-        workers = replace(asked, count=getattr(executor, "_max_workers", 1))
-        threads, measured = torch.get_num_threads(), _measured(settings, task, executor)
-    found = {
+    with _all_cores(), _full_precision(), open_executor(wanted.backend, wanted.count) as executor:
+        # the serial executor has one worker, and ranks are as many as there are
+        workers = replace(wanted, count=getattr(executor, "_max_workers", 1))
+        threads, measurements = torch.get_num_threads(), _measure(settings, task, executor)
+    results = {
         **{name: getattr(settings, name) for name in ("model", "batch", "device", "precision", "scheme", "step_size")},
         "parameters": sum(p.numel() for p in task.model.parameters()),
         "threads": threads,
         "workers": asdict(workers),
         "load_average_before": load,
-        **measured,
+        **measurements,
         **_peak_memory(settings.device),
         "seconds": time.perf_counter() - started,
     }
-    return {name: float(f"{value:.4g}") if isinstance(value, float) else value for name, value in found.items()}
+    return {name: float(f"{value:.4g}") if isinstance(value, float) else value for name, value in results.items()}
 
 
 def default_workers(device: str) -> Workers:
-    """A process on every core; a GPU is best asked by one."""
+    """Choose a process on every core; for a GPU, this process alone, which is fastest."""
     return Workers("serial", 1) if device == "cuda" else Workers("process", cores())
 
 
 def cores() -> int:
-    """That this process may use."""
+    """Count the cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def load_average() -> float | None:
-    """Of the last minute; None where the system does not tell."""
+    """Load average of the last minute; None where the system does not tell."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 
 def _peak_memory(device: str) -> dict[str, float]:
-    """Of this process and its largest worker together; and on a GPU."""
-    found = {"peak_memory_mb": 1e3 * peak_memory_gb()}
-    return {**found, "peak_gpu_memory_mb": torch.cuda.max_memory_allocated() / 1e6} if device == "cuda" else found
+    """Peak memory of this process and its largest worker together, and of the GPU if one is used."""
+    memory = {"peak_memory_mb": 1e3 * peak_memory_gb()}
+    return {**memory, "peak_gpu_memory_mb": torch.cuda.max_memory_allocated() / 1e6} if device == "cuda" else memory
 
 
 def _on(device: str, task: Task) -> Task:
@@ -97,7 +97,7 @@ def _on(device: str, task: Task) -> Task:
 
 @contextmanager
 def _all_cores() -> Iterator[None]:
-    """Torch's threads on all cores inside."""
+    """Let torch use threads on all cores inside."""
     threads = torch.get_num_threads()
     torch.set_num_threads(cores())
     try:
@@ -108,17 +108,17 @@ def _all_cores() -> Iterator[None]:
 
 @contextmanager
 def _full_precision() -> Iterator[None]:
-    """Float32 is float32 inside: by default, convolutions on a GPU round their inputs to ten bits."""
-    kept = torch.backends.cudnn.allow_tf32
+    """Compute float32 as float32 inside: by default, convolutions on a GPU round their inputs to ten bits."""
+    before = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
     try:
         yield
     finally:
-        torch.backends.cudnn.allow_tf32 = kept
+        torch.backends.cudnn.allow_tf32 = before
 
 
-def _measured(settings: BenchSettings, task: Task, executor: Executor) -> dict[str, Any]:
-    """Speed, errors and the limit. The machine's rate is taken before and after, and the better one counts."""
+def _measure(settings: BenchSettings, task: Task, executor: Executor) -> dict[str, Any]:
+    """Measure speed, errors and the limit. The machine's rate is taken before and after, and the better one counts."""
     oracle = ModelOracle(
         task.model, task.loss, executor, queries_per_chunk=settings.queries_per_chunk, precision=settings.precision
     )

@@ -1,8 +1,8 @@
-"""How far the engine's gradient and the plain loop's are from the true one, and from what exact arithmetic would give.
+"""Errors of the engine's gradient and the plain loop's, from the true gradient and from exact arithmetic.
 
 The reference is the plain loop in float64: with central differences at a tiny step for the true gradient, and with the very
-differences that are judged (scheme and step size) for what exact arithmetic would give, where only rounding is left of the
-error. A random sample of coordinates of every layer is compared, and an error is relative to the largest slope among those.
+differences that are judged (scheme and step size) for exact arithmetic, from which only rounding errors differ. A random sample
+of coordinates of every layer is compared, and an error is relative to the largest slope among those.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from deepzero_sim.benchmarks.plain_loop import Coordinate, PlainLoop
 from deepzero_sim.common.types import Mask, NamedTensors
 from deepzero_sim.oracle.parameters import trainable
 
-#: In float64, where rounding and curvature together leave about nine digits.
+#: Step in float64, where rounding and curvature together leave about nine digits.
 TINY_STEP = 1e-5
 
 
 def errors(engine: Engine, plain: PlainLoop, count: int) -> dict[str, float]:
-    """The largest and the median error of both.
+    """Compute the largest and the median error of both.
 
     Args:
-        engine: to be judged.
-        plain: the plain loop, on the same network with the same differences.
-        count: coordinates of every layer.
+        engine: Engine to be judged.
+        plain: Plain loop on the same network with the same differences.
+        count: Number of coordinates of every layer.
     """
     coordinates = sample(trainable(plain.model), count)
     mask = mask_of(trainable(plain.model), coordinates)
@@ -35,13 +35,13 @@ def errors(engine: Engine, plain: PlainLoop, count: int) -> dict[str, float]:
     model = copy.deepcopy(plain.model).double()
     true = PlainLoop(model, plain.loss_function, TINY_STEP, "central").estimate(batch, mask)
     exact = PlainLoop(model, plain.loss_function, plain.step_size, plain.scheme).estimate(batch, mask)
-    found = {}
+    results = {}
     for prefix, grads in (("", engine.estimate(mask).grads), ("plain_", plain.estimate(engine.batch, mask))):
         for kind, reference in (("error", true), ("rounding_error", exact)):
             relative = relative_errors(grads, reference, mask)
-            found[f"{prefix}largest_{kind}"] = float(relative.max())
-            found[f"{prefix}median_{kind}"] = float(relative.median())
-    return found
+            results[f"{prefix}largest_{kind}"] = float(relative.max())
+            results[f"{prefix}median_{kind}"] = float(relative.median())
+    return results
 
 
 def _as_double(targets: torch.Tensor) -> torch.Tensor:
@@ -49,12 +49,12 @@ def _as_double(targets: torch.Tensor) -> torch.Tensor:
 
 
 def layer_of(name: str) -> str:
-    """The layer that a parameter belongs to."""
+    """Name the layer that a parameter belongs to."""
     return name.rpartition(".")[0]
 
 
 def sample(parameters: Mapping[str, torch.Tensor], count: int) -> list[Coordinate]:
-    """Some coordinates of every layer, drawn at random, in the order of the parameters."""
+    """Draw some coordinates of every layer at random, in the order of the parameters."""
     layers: dict[str, list[Coordinate]] = {}
     for name, parameter in parameters.items():
         layers.setdefault(layer_of(name), []).extend((name, index) for index in range(parameter.numel()))
@@ -62,7 +62,7 @@ def sample(parameters: Mapping[str, torch.Tensor], count: int) -> list[Coordinat
 
 
 def relative_errors(grads: NamedTensors, reference: NamedTensors, mask: Mask) -> torch.Tensor:
-    """`|g - r| / max |r|` of every active coordinate, the maximum taken over those of its layer, `(n,)`."""
+    """Compute `|g - r| / max |r|` of every active coordinate, with the maximum over those of its layer, `(n,)`."""
     layers: dict[str, list[str]] = {}
     for name in mask:
         layers.setdefault(layer_of(name), []).append(name)
@@ -70,5 +70,5 @@ def relative_errors(grads: NamedTensors, reference: NamedTensors, mask: Mask) ->
 
 
 def _relative_errors(grads: NamedTensors, reference: NamedTensors, mask: Mask, names: Sequence[str]) -> torch.Tensor:
-    found, expected = (torch.cat([which[name].cpu()[mask[name]] for name in names]).double() for which in (grads, reference))
-    return (found - expected).abs() / (expected.abs().max() or 1.0)
+    slopes, expected = (torch.cat([which[name].cpu()[mask[name]] for name in names]).double() for which in (grads, reference))
+    return (slopes - expected).abs() / (expected.abs().max() or 1.0)

@@ -1,4 +1,4 @@
-"""The demo's methods for other seeds: how much of its table is luck.
+"""Scatter of the demo's methods over seeds: how much of its table is luck.
 
 Uses the demo's data and trains every method anew for each seed, in runs/seeds/. Some five minutes a seed on 2 cores.
 
@@ -22,15 +22,15 @@ def main() -> None:
     options.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
     options.add_argument("--data", type=Path, default=Path("runs/demo/data"))
     given = options.parse_args()
-    found = {}
+    errors = {}
     for seed in given.seeds:
         folder = Path("runs/seeds") / str(seed)
         for method in METHODS:
             settings = training_settings(folder, given.data / "wake_train.h5", method, Workers())
             train(replace(settings, seed=seed, tensorboard=False))
         comparison = compare({method: folder / method for method in METHODS}, given.data / "wake_test.h5", STEPS)
-        found[seed] = {name: round(result.evaluation.mae, 4) for name, result in comparison.methods.items()}
-    print(json.dumps(found, indent=2))
+        errors[seed] = {name: round(result.evaluation.mae, 4) for name, result in comparison.methods.items()}
+    print(json.dumps(errors, indent=2))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What dense convolutions cost: how many a query needs, and how fast this machine does them.
+"""Cost of dense convolutions: the number that a query needs, and this machine's rate.
 
 A query that perturbs one parameter of layer `k` leaves everything before `k` as it is. The first convolution after it sees a
 change of one channel, 1/C_in of its work; all later ones see a dense change. An engine that spends time on nothing else, and
@@ -16,19 +16,20 @@ from typing import Any
 import torch
 from torch import nn
 
-#: Images a convolution is timed on, at least: an engine may answer several queries in one call. A GPU needs more to be busy.
+#: Least number of images that a convolution is timed on: an engine may answer several queries in one call. A GPU needs more.
 LEAST_IMAGES = {"cpu": 64, "cuda": 4096}
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A module with parameters of its own, as it ran.
+    """Run of a module with parameters of its own.
 
     Args:
-        module: which.
-        parameters: how many it has.
-        input_shape: without the batch axis.
-        flops: of its dense convolution on the whole batch, counting a multiplication and an addition as two; 0 if it is none.
+        module: Module.
+        parameters: Number of its parameters.
+        input_shape: Shape of its input, without the batch axis.
+        flops: Operations of its dense convolution on the whole batch, a multiplication and an addition being two; 0 if it is
+            no convolution.
     """
 
     module: nn.Module
@@ -38,13 +39,13 @@ class Layer:
 
     @property
     def one_channel_flops(self) -> float:
-        """The same if only one input channel changes."""
+        """Operations if only one input channel changes."""
         return self.flops / self.input_shape[0]
 
 
 @torch.no_grad()
 def layers_of(model: nn.Module, inputs: torch.Tensor) -> list[Layer]:
-    """The layers of a network in the order they run; on a copy, whose buffers may change."""
+    """Record the layers of a network in the order they run; on a copy, whose buffers may change."""
     layers: list[Layer] = []
 
     def note(module: nn.Module, given: tuple[torch.Tensor], output: torch.Tensor) -> None:
@@ -53,8 +54,8 @@ def layers_of(model: nn.Module, inputs: torch.Tensor) -> list[Layer]:
         layers.append(Layer(module, count, tuple(given[0].shape[1:]), per_output * output.numel()))
 
     model = copy.deepcopy(model)
-    noted = [module for module in model.modules() if any(True for _ in module.parameters(recurse=False))]
-    hooks = [module.register_forward_hook(note) for module in noted]
+    layered = [module for module in model.modules() if any(True for _ in module.parameters(recurse=False))]
+    hooks = [module.register_forward_hook(note) for module in layered]
     model(inputs)
     for hook in hooks:
         hook.remove()  # the layers are called again to be timed
@@ -62,7 +63,7 @@ def layers_of(model: nn.Module, inputs: torch.Tensor) -> list[Layer]:
 
 
 def mean_flops_behind(layers: Sequence[Layer]) -> float:
-    """Floating-point operations of dense convolutions behind a parameter, averaged over all parameters."""
+    """Average the floating-point operations of dense convolutions behind a parameter over all parameters."""
     total = 0.0
     for number, layer in enumerate(layers):
         after = [later for later in layers[number + 1 :] if later.flops]
@@ -72,13 +73,13 @@ def mean_flops_behind(layers: Sequence[Layer]) -> float:
 
 
 def best_rate(layers: Sequence[Layer], batch: int, device: str, seconds: float) -> float:
-    """Floating-point operations a second of the fastest of the network's convolutions, float32 and channels-last.
+    """Measure the floating-point operations a second of the fastest of the network's convolutions, float32 and channels-last.
 
     Args:
-        layers: of the network, on the device.
-        batch: that their operations were counted for.
-        device: ``"cpu"`` or ``"cuda"``.
-        seconds: for each shape of convolution.
+        layers: Layers of the network, on the device.
+        batch: Batch size that their operations were counted for.
+        device: Device, ``"cpu"`` or ``"cuda"``.
+        seconds: Seconds for each shape of convolution.
     """
     images = max(batch, LEAST_IMAGES[device])
     shapes = {_shape(layer): layer for layer in layers if layer.flops}
@@ -107,6 +108,6 @@ def _fastest_call(layer: Layer, images: int, seconds: float) -> float:
 
 
 def wait_for(device: torch.device | str) -> None:
-    """Wait until a device has done what it was asked for: a GPU answers calls before it has done them."""
+    """Wait until a device has done its work: a GPU returns from calls before it has done them."""
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize()

@@ -1,8 +1,8 @@
-"""What is left of a finite difference in float32: carried through the network, or as a difference of two losses.
+"""Accuracy of finite differences in float32: carried through the network, or as a difference of two losses.
 
 The loss of ResNet-20 is differenced along coordinates of every layer, at steps from 1e-6 to 1e-2, in three ways: with
 differences carried through the network in float32 (and in bfloat16), as a difference of two float32 losses, and as a
-difference of two float64 losses, which the others are held to. What is shown is `|d - d64| / |d64|`, norms over the
+difference of two float64 losses, which is the reference of the others. The error is `|d - d64| / |d64|`, with norms over the
 coordinates.
 
 Run: python benchmarks/difference_form.py [--figure docs/img/difference_form.png] [--batch 16] [--coordinates 2]
@@ -25,37 +25,37 @@ from deepzero_sim.oracle.queries import Coordinates
 STEPS = [10 ** (exponent / 2) for exponent in range(-12, -3)]
 
 
-def sampled(model: torch.nn.Module, count: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Some coordinates of every parameter."""
+def sample(model: torch.nn.Module, count: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Draw some coordinates of every parameter."""
     generator = torch.Generator().manual_seed(0)
     for name, parameter in model.named_parameters():
         yield name, tuple(torch.randperm(parameter.numel(), generator=generator)[:count].tolist())
 
 
-def carried(oracle: dz.ModelOracle, batch: tuple[torch.Tensor, torch.Tensor], mu: float, count: int) -> torch.Tensor:
-    """Changes of the loss, carried through the network."""
-    queries = [Coordinates(name, indices, (mu,) * len(indices)) for name, indices in sampled(oracle.model, count)]
+def engine_changes(oracle: dz.ModelOracle, batch: tuple[torch.Tensor, torch.Tensor], mu: float, count: int) -> torch.Tensor:
+    """Compute changes of the loss, carried through the network."""
+    queries = [Coordinates(name, indices, (mu,) * len(indices)) for name, indices in sample(oracle.model, count)]
     return oracle.ask(oracle.prepare(batch), queries).changes
 
 
 @torch.no_grad()
-def subtracted(model: torch.nn.Module, batch: tuple[torch.Tensor, torch.Tensor], mu: float, count: int) -> torch.Tensor:
-    """Changes of the loss, as differences of two losses in the model's dtype."""
+def two_loss_changes(model: torch.nn.Module, batch: tuple[torch.Tensor, torch.Tensor], mu: float, count: int) -> torch.Tensor:
+    """Compute changes of the loss, as differences of two losses in the model's dtype."""
     model = copy.deepcopy(model)
     inputs = batch[0].to(next(model.parameters()))
     base, changes = F.cross_entropy(model(inputs), batch[1]), []
-    for name, indices in sampled(model, count):
+    for name, indices in sample(model, count):
         weights = model.get_parameter(name).view(-1)
         for index in indices:
-            kept = weights[index].clone()
+            before = weights[index].clone()
             weights[index] += mu
             changes.append(F.cross_entropy(model(inputs), batch[1]) - base)
-            weights[index] = kept
+            weights[index] = before
     return torch.stack(changes).double()
 
 
 def errors(batch_size: int, count: int) -> dict[str, list[float]]:
-    """By way, the error at every step."""
+    """Compute the error at every step, by way of computing."""
     torch.manual_seed(0)
     model = resnet20()
     batch = torch.randn(batch_size, 3, 32, 32), torch.randint(10, (batch_size,))
@@ -63,16 +63,16 @@ def errors(batch_size: int, count: int) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {}
     for mu in STEPS:
         # the step that float32 weights take is the one that the float64 ones have to take
-        exact = subtracted(model.double(), batch, mu, count)
+        exact = two_loss_changes(model.double(), batch, mu, count)
         model.float()
-        ways = {f"carried, {name}": carried(oracle, batch, mu, count) for name, oracle in oracles.items()}
-        for way, changes in {**ways, "two losses, float32": subtracted(model, batch, mu, count)}.items():
+        ways = {f"carried, {name}": engine_changes(oracle, batch, mu, count) for name, oracle in oracles.items()}
+        for way, changes in {**ways, "two losses, float32": two_loss_changes(model, batch, mu, count)}.items():
             found.setdefault(way, []).append(float((changes - exact).norm() / exact.norm()))
     return found
 
 
 def draw(found: dict[str, list[float]], path: str) -> None:
-    """The errors over the step."""
+    """Plot the errors over the step."""
     import matplotlib as mpl  # noqa: PLC0415 - an extra
 
     mpl.use("Agg")

@@ -1,4 +1,4 @@
-"""What a training batch of images costs, over what a first-order update of ResNet-20 costs, on one thread.
+"""Cost of a training batch of images relative to a first-order update of ResNet-20, on one thread.
 
 Run: python benchmarks/epoch_of_data.py [--batch 256] [--repeats 5] [--device cpu]
 Prints one JSON object: milliseconds of a batch (shuffled, shifted, mirrored, normalised), of an update, and their ratio. Both
@@ -22,12 +22,12 @@ from deepzero_sim.execution.threads import single_threaded
 from deepzero_sim.models import resnet20
 from deepzero_sim.oracle.model import ModelOracle
 
-#: As many training images as CIFAR-10 has.
+#: Number of training images, as in CIFAR-10.
 IMAGES = 50_000
 
 
 def milliseconds(function: Callable[[], object], device: str) -> float:
-    """Of one call, on whichever device."""
+    """Time one call, on whichever device."""
     started = time.perf_counter()
     function()
     if device == "cuda":

@@ -1,8 +1,8 @@
-"""What ExecutableSolver adds to running a program: a step of one state against `subprocess.run` of the same program.
+"""Overhead of ExecutableSolver: a step of one state against `subprocess.run` of the same program.
 
 The program is C: it reads the state's numbers, computes for some milliseconds, and writes the next ones. Compared are a step
 of ExecutableSolver; the same by hand, in a fresh temporary folder with files written and read by numpy; and the bare program,
-which is run again and again on files that are there. The three take turns; medians are given.
+which is run again and again on the same files. The three take turns, and the medians are printed.
 
 Run: python benchmarks/executable_overhead.py [--calls 200]   (needs a C compiler)
 Prints one JSON object.
@@ -53,7 +53,7 @@ int main(int argc, char **argv) {
 """
 
 
-def compiled(folder: Path) -> Path:
+def compile_program(folder: Path) -> Path:
     source, program = folder / "work.c", folder / "work"
     source.write_text(PROGRAM)
     command = ["cc", "-O2", "-o", str(program), str(source)]
@@ -61,22 +61,22 @@ def compiled(folder: Path) -> Path:
     return program
 
 
-def bare(command: list[str], folder: Path) -> None:
+def run_bare(command: list[str], folder: Path) -> None:
     subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=300)  # noqa: S603 - our own
 
 
-def by_hand(command: list[str], states: np.ndarray) -> np.ndarray:
+def step_by_hand(command: list[str], states: np.ndarray) -> np.ndarray:
     folder = Path(tempfile.mkdtemp())
     try:
         states.tofile(folder / "u.raw")
-        bare(command, folder)
+        run_bare(command, folder)
         return np.fromfile(folder / "v.raw").reshape(states.shape)
     finally:
         shutil.rmtree(folder)
 
 
 def medians(ways: dict[str, Callable[[], object]], calls: int) -> dict[str, float]:
-    """Milliseconds of each way, taking turns."""
+    """Time each way in milliseconds, taking turns."""
     taken: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(calls):
         for name, way in ways.items():
@@ -86,7 +86,7 @@ def medians(ways: dict[str, Callable[[], object]], calls: int) -> dict[str, floa
     return {name: statistics.median(times) for name, times in taken.items()}
 
 
-def measured(program: Path, folder: Path, numbers: int, work: int, calls: int) -> dict[str, float]:
+def measure(program: Path, folder: Path, numbers: int, work: int, calls: int) -> dict[str, float]:
     states = np.random.default_rng(0).normal(size=(1, 1, numbers))
     command = [str(program), str(numbers), str(work)]
     spec = dz.SolverSpec(name="work", state_shape=(1, numbers), dt=1.0, dtype="float64")
@@ -95,17 +95,17 @@ def measured(program: Path, folder: Path, numbers: int, work: int, calls: int) -
     states.tofile(folder / "u.raw")
     ways: dict[str, Callable[[], object]] = {
         "step": lambda: solver.step(states),
-        "by_hand": lambda: by_hand(command, states),
-        "bare": lambda: bare(command, folder),
+        "by_hand": lambda: step_by_hand(command, states),
+        "bare": lambda: run_bare(command, folder),
     }
     medians(ways, 5)  # first calls start the guard, fill caches
-    found = medians(ways, calls)
+    milliseconds = medians(ways, calls)
     return {
         "numbers": numbers,
         "work_ms": work,
-        **{f"{name}_ms": round(value, 2) for name, value in found.items()},
-        "step_over_by_hand": round(found["step"] / found["by_hand"], 3),
-        "step_over_bare": round(found["step"] / found["bare"], 3),
+        **{f"{name}_ms": round(value, 2) for name, value in milliseconds.items()},
+        "step_over_by_hand": round(milliseconds["step"] / milliseconds["by_hand"], 3),
+        "step_over_bare": round(milliseconds["step"] / milliseconds["bare"], 3),
     }
 
 
@@ -114,8 +114,8 @@ def main() -> None:
     options.add_argument("--calls", type=int, default=200)
     given = options.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        program = compiled(Path(folder))
-        results = [measured(program, Path(folder), size, work, given.calls) for size in SIZES for work in WORK]
+        program = compile_program(Path(folder))
+        results = [measure(program, Path(folder), size, work, given.calls) for size in SIZES for work in WORK]
     print(json.dumps({"cores": os.cpu_count(), "calls": given.calls, "results": results}, indent=2))
 
 

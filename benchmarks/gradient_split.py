@@ -1,7 +1,7 @@
-"""Where the time of a zeroth-order gradient goes: solver, network, or our own bookkeeping.
+"""Split of the time of a zeroth-order gradient: solver, network, and our own bookkeeping.
 
 One sparse CGE gradient of the demo's network and settings. The solver's time is measured inside `step`; the network's is
-that of as many plain forward passes on batches of the same size. What is left is ours: perturbing, losses, sending work.
+that of as many plain forward passes on batches of the same size. The rest is ours: perturbing, losses, sending work.
 
 Run: python benchmarks/gradient_split.py [--sparsity 0.9] [--repeats 5]
 Prints one JSON object.
@@ -26,7 +26,7 @@ BATCH, UNROLL, QUERIES = 2, 8, 16
 
 
 class TimedSolver(dz.Solver):
-    """Adds up the time spent in another solver."""
+    """Solver that adds up the time spent in another."""
 
     def __init__(self, solver: dz.Solver) -> None:
         self.spec, self.solver, self.seconds = solver.spec, solver, 0.0
@@ -39,7 +39,7 @@ class TimedSolver(dz.Solver):
 
 
 def trajectory(solver: dz.Solver) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """A batch of the demo's size, from a developed wake."""
+    """Make a batch of the demo's size, from a developed wake."""
     params = np.array(TRAIN_REYNOLDS[:BATCH], dtype=np.float32)[:, None]
     states = [initial_state(solver.spec, params)]
     for _ in range(100 + UNROLL):

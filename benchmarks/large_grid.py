@@ -1,8 +1,7 @@
-"""Gradients past a wake solver whose Jacobian does not fit: what blocks cost, and how good they are.
+"""Gradients past a wake solver whose Jacobian does not fit into memory: cost and quality of blocks.
 
 The states are the solver's own, from 600 steps after the start on, at three Reynolds numbers; references are taken among other
-times. What is compared with the exact `J_1^T ... J_T^T w` of a differentiable twin, for random `w`, is a product through `T`
-steps.
+times. Products through `T` steps are compared with the exact `J_1^T ... J_T^T w` of a differentiable twin, for random `w`.
 
 Run: python benchmarks/large_grid.py                     184 x 92 cells, eight times those of the demo; some five minutes
      python benchmarks/large_grid.py --resolution 32     the demo's grid
@@ -33,22 +32,22 @@ REYNOLDS = np.array([[195.3125], [781.25], [3125.0]], dtype=np.float32)
 FIRST, EVERY, TIMES = 600, 7, 24
 UNROLLED = (1, 8)
 
-#: What autograd goes back through: `(states, params) -> states`.
+#: Step that autograd goes back through: `(states, params) -> states`.
 Step = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def trajectory(solver: WakeFlow) -> Array:
-    """`(times, simulations, C, *N)`."""
-    states, kept = initial_state(solver.spec, REYNOLDS), []
+    """Simulate states `(times, simulations, C, *N)`."""
+    states, frames = initial_state(solver.spec, REYNOLDS), []
     for step in range(FIRST + EVERY * TIMES):
         states = checked_step(solver, states, REYNOLDS)
         if step >= FIRST and (step - FIRST) % EVERY == 0:
-            kept.append(states)
-    return np.stack(kept)
+            frames.append(states)
+    return np.stack(frames)
 
 
-def pulled_back(step: Step, start: Array, w: torch.Tensor, unrolled: int) -> torch.Tensor:
-    """`J_1^T ... J_T^T w` at the start."""
+def pull_back(step: Step, start: Array, w: torch.Tensor, unrolled: int) -> torch.Tensor:
+    """Compute `J_1^T ... J_T^T w` at the start."""
     states = first = torch.from_numpy(start).requires_grad_()
     for _ in range(unrolled):
         states = step(states, torch.from_numpy(REYNOLDS))
@@ -56,41 +55,41 @@ def pulled_back(step: Step, start: Array, w: torch.Tensor, unrolled: int) -> tor
 
 
 def cosines(step: Step, start: Array, w: torch.Tensor, exact: dict[int, torch.Tensor]) -> dict[str, list[float]]:
-    """Of every simulation's product to the exact one, by the number of steps."""
-    found = {unrolled: pulled_back(step, start, w, unrolled).flatten(1) for unrolled in UNROLLED}
+    """Compute the cosine of every simulation's product to the exact one, by number of steps."""
+    products = {unrolled: pull_back(step, start, w, unrolled).flatten(1) for unrolled in UNROLLED}
     return {
         str(unrolled): torch.nn.functional.cosine_similarity(product, exact[unrolled].flatten(1)).tolist()
-        for unrolled, product in found.items()
+        for unrolled, product in products.items()
     }
 
 
-def measured(solver: WakeFlow, method: VectorJacobianProduct, states: Array, compare: Callable[[Step], Any]) -> dict[str, Any]:
-    """A method's cosines, and what it took."""
+def measure(solver: WakeFlow, method: VectorJacobianProduct, states: Array, compare: Callable[[Step], Any]) -> dict[str, Any]:
+    """Measure a method's cosines and its cost."""
     layer = SolverLayer(solver, method)
     started = time.perf_counter()
     references = states[1::2].reshape(-1, *solver.spec.state_shape)
     method.prepare(references, np.tile(REYNOLDS, (len(states[1::2]), 1)), layer.probes)
-    once, seconds = layer.backward_steps, time.perf_counter() - started
-    found = compare(layer)
-    later = layer.backward_steps - once
+    steps_once, seconds = layer.backward_steps, time.perf_counter() - started
+    cosine = compare(layer)
+    later = layer.backward_steps - steps_once
     size = {"mib": method.value_count(solver.spec) * 4 / 2**20} if isinstance(method, ReferenceJacobian) else {}
-    return {"cosines": found, "steps_once": once, "steps_for_products": later, "seconds_once": seconds, **size}
+    return {"cosines": cosine, "steps_once": steps_once, "steps_for_products": later, "seconds_once": seconds, **size}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--resolution", type=int, default=92, help="cells across the flow")
     parser.add_argument("--blocks", type=int, nargs="+", default=[4, 8], help="points along a side")
-    asked = parser.parse_args()
-    solver, twin = WakeFlow(asked.resolution), PhiFlowWake(asked.resolution)
+    given = parser.parse_args()
+    solver, twin = WakeFlow(given.resolution), PhiFlowWake(given.resolution)
     states = trajectory(solver)
     start = states[len(states) // 2 // 2 * 2]
     w = torch.randn(start.shape, generator=torch.Generator().manual_seed(0)) * torch.from_numpy(solver.spec.active())
-    exact = {unrolled: pulled_back(twin.differentiable_step, start, w, unrolled) for unrolled in UNROLLED}
+    exact = {unrolled: pull_back(twin.differentiable_step, start, w, unrolled) for unrolled in UNROLLED}
     methods: dict[str, VectorJacobianProduct] = {"StraightThrough": vjp.StraightThrough(), "Coloured(2)": vjp.Coloured(2)}
-    methods |= {f"ReferenceJacobian(block={block})": ReferenceJacobian(block=block) for block in asked.blocks}
+    methods |= {f"ReferenceJacobian(block={block})": ReferenceJacobian(block=block) for block in given.blocks}
     found = {
-        name: measured(solver, method, states, lambda step: cosines(step, start, w, exact)) for name, method in methods.items()
+        name: measure(solver, method, states, lambda step: cosines(step, start, w, exact)) for name, method in methods.items()
     }
     points = int(solver.spec.active().sum())
     facts = {

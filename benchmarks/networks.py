@@ -1,4 +1,4 @@
-"""The networks of the benchmarks, with random weights and data from a seed."""
+"""Networks of the benchmarks, with random weights and data from a seed."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from deepzero_sim.solvers.wake import WakeGrid
 
 CLASSES = 10
 
-#: Cells across the wake's domain, as in the demo.
+#: Number of cells across the wake's domain, as in the demo.
 WAKE_RESOLUTION = 32
 
 
 @dataclass(frozen=True)
 class Task:
-    """A network, what it is measured by, and a batch for it.
+    """Network with its loss and a batch.
 
     Args:
-        model: in training mode.
-        loss: `(outputs, targets) -> scalar`.
-        batch: inputs and targets.
+        model: Network in training mode.
+        loss: Loss, `(outputs, targets) -> scalar`.
+        batch: Inputs and targets.
     """
 
     model: nn.Module
@@ -34,19 +34,19 @@ class Task:
 
 
 def make_task(name: str, batch: int, seed: int) -> Task:
-    """The task of a name in `settings.BenchModel`."""
+    """Make the task of a name in `settings.BenchModel`."""
     torch.manual_seed(seed)
     return _regression(name, batch) if name in models.CORRECTORS else _classification(name, batch)
 
 
 def _classification(name: str, batch: int) -> Task:
-    """Images of noise with random labels."""
+    """Make a task of noise images with random labels."""
     model: nn.Module = getattr(models, name)(CLASSES)
     return Task(model, F.cross_entropy, (torch.randn(batch, 3, 32, 32), torch.randint(CLASSES, (batch,))))
 
 
 def _regression(name: str, batch: int) -> Task:
-    """A corrector's network as it stands, without solver and normalisation: states of noise with squared errors."""
+    """Make a task of a corrector's network alone, without solver and normalisation: noise states with squared errors."""
     spec = WakeGrid(WAKE_RESOLUTION).spec("wake", "float32")
     network = models.CORRECTORS[name](spec).network
     for layer in network.modules():

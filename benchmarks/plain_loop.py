@@ -1,4 +1,4 @@
-"""The baseline of the engine: coordinate-wise differences by a loop over the coordinates, with reuse of whole blocks.
+"""Baseline of the engine: coordinate-wise differences by a loop over the coordinates, with reuse of whole blocks.
 
 This is DeepZero's way as its paper describes it (Chen et al., ICLR 2024), in ordinary torch modules: the input of every
 residual block is computed once a batch; then, one coordinate at a time, the weight is moved in place, the network runs from
@@ -28,7 +28,7 @@ Coordinate = tuple[str, int]
 
 
 def blocks_of(model: nn.Module) -> list[nn.Module]:
-    """What the network consists of, to be called one after the other; the whole network if it is not known how."""
+    """Split a network into parts that are called one after the other; one part if its structure is not known."""
     if isinstance(model, ResNet):
         return [model.stem, *model.blocks, model.head]
     return list(model) if isinstance(model, nn.Sequential) else [model]
@@ -36,12 +36,12 @@ def blocks_of(model: nn.Module) -> list[nn.Module]:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What queries on a batch share.
+    """Results on a batch that its queries share.
 
     Args:
-        inputs: of every block.
-        targets: of the loss.
-        loss: of the network as it is.
+        inputs: Inputs of every block.
+        targets: Targets of the loss.
+        loss: Loss of the unperturbed network.
     """
 
     inputs: list[torch.Tensor]
@@ -50,25 +50,25 @@ class Prepared:
 
 
 class PlainLoop:
-    """Gradients by finite differences, one coordinate at a time.
+    """Estimator of gradients by finite differences, one coordinate at a time.
 
     The network runs in the mode it is in (training mode: batch norm uses the batch's statistics), on as many threads as torch
     has; its weights and buffers are the same, bit for bit, after any number of queries. Its layers must not work in place,
-    which would spoil the inputs that are kept.
+    which would spoil the stored inputs.
 
     Args:
-        model: the network.
-        loss: `(outputs, targets) -> scalar`.
-        step_size: `mu`.
-        scheme: ``"forward"`` or ``"central"``.
-        channels_last: run in this memory format, which is faster on some machines, on a copy of the network.
+        model: Network.
+        loss: Loss, `(outputs, targets) -> scalar`.
+        step_size: Size of a displacement, `mu`.
+        scheme: Scheme, ``"forward"`` or ``"central"``.
+        channels_last: True to run a copy of the network in this memory format, which is faster on some machines.
     """
 
     def __init__(
         self, model: nn.Module, loss: Loss, step_size: float = 1e-3, scheme: Scheme = "forward", channels_last: bool = False
     ) -> None:
         require_scheme(step_size, scheme)
-        self.model = _in_channels_last(model) if channels_last else model
+        self.model = _copy_channels_last(model) if channels_last else model
         self.loss_function = loss
         self.step_size = step_size
         self.scheme: Scheme = scheme
@@ -79,7 +79,7 @@ class PlainLoop:
 
     @torch.no_grad()
     def prepare(self, batch: tuple[torch.Tensor, torch.Tensor]) -> Prepared:
-        """The input of every block and the loss of the network as it is."""
+        """Compute the input of every block and the loss of the unperturbed network."""
         x, targets = batch
         if self.channels_last and x.dim() == 4:
             x = x.contiguous(memory_format=torch.channels_last)
@@ -92,13 +92,13 @@ class PlainLoop:
 
     @torch.no_grad()
     def slopes(self, prepared: Prepared, coordinates: Sequence[Coordinate]) -> torch.Tensor:
-        """The loss's slope along each coordinate, `(n,)`, float64."""
+        """Compute the loss's slope along each coordinate, `(n,)`, float64."""
         with preserve_state(self.model):
             slopes = [self._slope(prepared, coordinate) for coordinate in coordinates]
         return torch.tensor(slopes, dtype=torch.float64)
 
     def estimate(self, batch: tuple[torch.Tensor, torch.Tensor], mask: Mask | None = None) -> NamedTensors:
-        """The gradient on a batch for the active coordinates, zero elsewhere; `mask` is as in `CGE.estimate`."""
+        """Estimate the gradient on a batch for the active coordinates, zero elsewhere; `mask` is as in `CGE.estimate`."""
         require_mask(self._parameters, mask)
         prepared, grads = self.prepare(batch), {}
         for name, parameter in self._parameters.items():
@@ -109,46 +109,46 @@ class PlainLoop:
         return grads
 
     def _slope(self, prepared: Prepared, coordinate: Coordinate) -> float:
-        moved = self._moved_loss(prepared, coordinate, self.step_size)
+        loss = self._displaced_loss(prepared, coordinate, self.step_size)
         if self.scheme == "forward":
-            return (moved - prepared.loss) / self.step_size
-        return (moved - self._moved_loss(prepared, coordinate, -self.step_size)) / (2 * self.step_size)
+            return (loss - prepared.loss) / self.step_size
+        return (loss - self._displaced_loss(prepared, coordinate, -self.step_size)) / (2 * self.step_size)
 
-    def _moved_loss(self, prepared: Prepared, coordinate: Coordinate, step: float) -> float:
+    def _displaced_loss(self, prepared: Prepared, coordinate: Coordinate, step: float) -> float:
         name, index = coordinate
         start = self._first_block[name]
-        with _moved(self._parameters[name], index, step):
+        with _displace(self._parameters[name], index, step):
             x = prepared.inputs[start]
             for block in self._blocks[start:]:
                 x = block(x)
             return float(self.loss_function(x, prepared.targets))
 
 
-def _in_channels_last(model: nn.Module) -> nn.Module:
-    copied: nn.Module = copy.deepcopy(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return copied
+def _copy_channels_last(model: nn.Module) -> nn.Module:
+    same: nn.Module = copy.deepcopy(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return same
 
 
 def _first_blocks(blocks: Sequence[nn.Module], parameters: NamedTensors) -> dict[str, int]:
-    """The number of the first block that uses each parameter."""
-    found = {id(p): number for number in reversed(range(len(blocks))) for p in blocks[number].parameters()}
-    return {name: found[id(parameter)] for name, parameter in parameters.items()}
+    """Find the first block that uses each parameter."""
+    first = {id(p): number for number in reversed(range(len(blocks))) for p in blocks[number].parameters()}
+    return {name: first[id(parameter)] for name, parameter in parameters.items()}
 
 
 def _active(parameter: torch.Tensor, name: str, mask: Mask | None) -> torch.Tensor:
-    """Flat positions of a parameter's active coordinates."""
+    """List the flat positions of a parameter's active coordinates."""
     if mask is None:
         return torch.arange(parameter.numel())
     return mask[name].cpu().reshape(-1).nonzero().view(-1) if name in mask else torch.arange(0)
 
 
 @contextmanager
-def _moved(parameter: torch.Tensor, index: int, step: float) -> Iterator[None]:
-    """One weight moved inside, and put back as it was: adding and subtracting a step would leave rounding behind."""
+def _displace(parameter: torch.Tensor, index: int, step: float) -> Iterator[None]:
+    """Displace one weight inside, then restore its value: adding and subtracting a step would leave rounding behind."""
     position = tuple(torch.unravel_index(torch.tensor(index), parameter.shape))
-    kept = parameter[position].clone()
-    parameter[position] = kept + step
+    before = parameter[position].clone()
+    parameter[position] = before + step
     try:
         yield
     finally:
-        parameter[position] = kept
+        parameter[position] = before

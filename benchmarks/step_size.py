@@ -1,4 +1,4 @@
-"""How well finite differences in float32 find the gradient of a rollout, by step size and scheme.
+"""Accuracy of finite differences in float32 for the gradient of a rollout, by step size and scheme.
 
 A corrector is trained on single steps (NON) for a while, as the demo does; there CGE's sparse gradient of an eight-step
 rollout is compared with the exact one, by back-propagation through PhiFlow's solver.
@@ -36,20 +36,20 @@ def main() -> None:
     batch = UnrolledBatches(data, advance_frames(solver, data), BATCH, UNROLL)(0)
     loss = dz.RolloutLoss(torch.from_numpy(data.scales()[0]).view(-1, 1, 1), torch.from_numpy(data.mask))
     mask = dz.RandomMask(0.9)(corrector, 0)
-    assert mask is not None  # as it would be if all coordinates were active
+    assert mask is not None  # None stands for all coordinates
     opaque = dz.LoopOracle(dz.SolverLoop(solver, corrector, UNROLL), loss)
     differentiable = dz.LoopOracle(dz.SolverLoop(PhiFlowWake(), corrector, UNROLL, "exact"), loss)
     exact = flat(dz.BackPropagation().estimate(differentiable, batch, mask))
-    found = []
+    results = []
     for scheme in ("forward", "central"):
         for step_size in (1e-2, 1e-3, 1e-4, 1e-5, 1e-6):
-            estimated = flat(dz.CGE(step_size, scheme).estimate(opaque, batch, mask))
-            cosine = float(estimated @ exact / estimated.norm() / exact.norm())
-            error = float((estimated - exact).norm() / exact.norm())
-            found.append(
+            estimate = flat(dz.CGE(step_size, scheme).estimate(opaque, batch, mask))
+            cosine = float(estimate @ exact / estimate.norm() / exact.norm())
+            error = float((estimate - exact).norm() / exact.norm())
+            results.append(
                 {"scheme": scheme, "step_size": step_size, "cosine": round(cosine, 4), "relative_error": round(error, 4)}
             )
-    print(json.dumps({"coordinates": int(sum(m.sum() for m in mask.values())), "results": found}, indent=2))
+    print(json.dumps({"coordinates": int(sum(m.sum() for m in mask.values())), "results": results}, indent=2))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""What a solver step over UM-Bridge takes beside the same bytes posted by hand, and beside the official client.
+"""Overhead of a solver step over UM-Bridge, compared with the same bytes posted by hand and with the official client.
 
-One trivial server, in a process of its own, answers every evaluation with a vector that was written out before: it computes
-nothing and reads no JSON, and says how long it was busy with the request. Calls of the clients take turns, in random order:
+One trivial server, in a process of its own, answers every evaluation with a vector that was serialised before: it computes
+nothing and reads no JSON, and reports how long it was busy with the request. Calls of the clients take turns, in random order:
 
-* `solver`: `dz.UMBridgeSolver`, a step of one state from array to array (`checked_step`, which all solvers pass, is left out);
-* `bare_json`: `http.client` over a kept connection, `json.dumps` of the state's list before and `json.loads` behind it;
-* `bare_bytes`: the same, with a body that was written before and an answer that is not read;
+* `solver`: `dz.UMBridgeSolver`, a step of one state from array to array (without `checked_step`, which all solvers share);
+* `bare_json`: `http.client` over one connection, `json.dumps` of the state's list before and `json.loads` after it;
+* `bare_bytes`: the same, with a body that was serialised before and an answer that is not parsed;
 * `official`: `umbridge.HTTPModel`, from list to list.
 
 `overhead` is the median time of a call less the server's own. Run: python benchmarks/umbridge_overhead.py
@@ -34,7 +34,7 @@ SIZES = (64, 4096, 65536)
 
 
 def serve(size: int, port: Connection, busy: Any) -> None:
-    """Answer evaluations of vectors of one size; `busy` holds the seconds that the last one took here."""
+    """Answer evaluations of vectors of one size; `busy` is set to the seconds that the last one took here."""
     vector = json.dumps({"output": [np.random.default_rng(0).standard_normal(size).tolist()]}).encode()
     answers = {
         "/Info": json.dumps({"protocolVersion": 1.0, "models": ["forward"]}).encode(),
@@ -70,7 +70,7 @@ def serve(size: int, port: Connection, busy: Any) -> None:
 
 
 def clients(port: int, states: Array) -> dict[str, Callable[[], Any]]:
-    """A call of each."""
+    """Make a call of each client."""
     import umbridge  # noqa: PLC0415 - only what is compared with
 
     url, values = f"http://127.0.0.1:{port}", states.reshape(-1).tolist()
@@ -95,7 +95,7 @@ def clients(port: int, states: Array) -> dict[str, Callable[[], Any]]:
 
 
 def measure(size: int, seconds: float) -> dict[str, Any]:
-    """Median milliseconds of each client's calls, which take turns."""
+    """Measure median milliseconds of each client's calls, which take turns."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     busy = context.Value("d", 0.0)
@@ -103,13 +103,13 @@ def measure(size: int, seconds: float) -> dict[str, Any]:
     server.start()
     try:
         calls = clients(ours.recv(), np.random.default_rng(1).standard_normal((1, 1, size)))
-        return timed(calls, busy, seconds)
+        return time_calls(calls, busy, seconds)
     finally:
         server.terminate()
         server.join()
 
 
-def timed(calls: dict[str, Callable[[], Any]], busy: Any, seconds: float) -> dict[str, Any]:
+def time_calls(calls: dict[str, Callable[[], Any]], busy: Any, seconds: float) -> dict[str, Any]:
     taken: dict[str, list[float]] = {name: [] for name in calls}
     own: dict[str, list[float]] = {name: [] for name in calls}
     for call in calls.values():
@@ -117,7 +117,7 @@ def timed(calls: dict[str, Callable[[], Any]], busy: Any, seconds: float) -> dic
     order, random = list(calls), np.random.default_rng(2)
     end = time.perf_counter() + seconds
     while time.perf_counter() < end:
-        random.shuffle(order)  # a call finds what the one before left behind: a server's thread that ends, a cache
+        random.shuffle(order)  # a call meets what the one before left behind: a server's thread that ends, a cache
         for name in order:
             started = time.perf_counter()
             calls[name]()
@@ -132,14 +132,14 @@ def summary(taken: dict[str, list[float]], own: dict[str, list[float]]) -> dict[
     overhead = {name: milliseconds[name] - servers[name] for name in taken}
     return {
         "calls": len(taken["solver"]),
-        "milliseconds": rounded(milliseconds),
-        "of_the_server": rounded(servers),
-        "overhead": rounded(overhead),
-        "overhead_to": rounded({name: overhead["solver"] / value for name, value in overhead.items() if name != "solver"}),
+        "milliseconds": round_all(milliseconds),
+        "of_the_server": round_all(servers),
+        "overhead": round_all(overhead),
+        "overhead_to": round_all({name: overhead["solver"] / value for name, value in overhead.items() if name != "solver"}),
     }
 
 
-def rounded(numbers: dict[str, float]) -> dict[str, float]:
+def round_all(numbers: dict[str, float]) -> dict[str, float]:
     return {name: round(number, 3) for name, number in numbers.items()}
 
 

@@ -1,7 +1,7 @@
-"""The runs that `bench wake` compares: what is the demo's of each, and what is not.
+"""Runs that `bench wake` compares, and their differences from the demo's.
 
 All start from the network of one seed's NON, with the same data, loss and batches. Those that take gradients have the same
-optimiser and schedule too, but for RGE's rate.
+optimiser and schedule too, except for RGE's rate.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from deepzero_sim.estimators.sparsity import RandomMask
 from deepzero_sim.oracle.parameters import trainable
 from deepzero_sim.solver.build import build_solver
 
-#: Any of the runs.
+#: Settings of any run.
 Run: TypeAlias = TrainSettings | BlackBoxSettings
 
-#: With a gradient past the solver: in what they are not the demo's run of the method they name.
+#: Methods with a gradient past the solver, and their differences from the demo's run of the method that they name.
 PAST_THE_SOLVER: dict[WakeMethod, dict[str, Any]] = {
     "Detached": {"method": "DETACHED"},
     "StraightThrough": {"method": "STRAIGHT-THROUGH"},
@@ -58,12 +58,12 @@ SPREADS: dict[WakeMethod, float] = {"CMA-ES": 0.02, "Nevergrad": 0.004, "ES": 0.
 
 @dataclass(frozen=True)
 class Folders:
-    """Where the runs of a seed lie.
+    """Folders of the runs of a seed.
 
     Args:
-        runs: one folder a run.
+        runs: Folder with one folder a run.
         train_data: HDF5 trajectories.
-        seed: of all of them.
+        seed: Seed of all of them.
     """
 
     runs: Path
@@ -72,22 +72,22 @@ class Folders:
 
 
 def start_run(settings: BenchWakeSettings, folders: Folders) -> TrainSettings:
-    """NON, from whose network all others start."""
+    """Make the settings of NON, from whose network all others start."""
     return _as_in_the_demo(settings, folders, "NON", {"method": "NON"})
 
 
 def run_of(method: WakeMethod, settings: BenchWakeSettings, folders: Folders) -> Run:
-    """A method's run."""
+    """Make the settings of a method's run."""
     if method in PAST_THE_SOLVER:
         run = _as_in_the_demo(settings, folders, method, PAST_THE_SOLVER[method])
         return replace(run, updates=settings.updates)
     if method in BLACK_BOXES:
         return _black_box(method, settings, folders)
-    return _querying(method, settings, folders)
+    return _loss_based(method, settings, folders)
 
 
 def updates_of(run: Run) -> int:
-    """Updates of the network, or generations."""
+    """Number of updates of the network, or of generations."""
     return run.generations if isinstance(run, BlackBoxSettings) else run.updates
 
 
@@ -97,8 +97,8 @@ def _as_in_the_demo(settings: BenchWakeSettings, folders: Folders, name: str, ch
     return run if name == "NON" else replace(run, batch_size=settings.batch_size, unroll=settings.unroll)
 
 
-def _querying(method: WakeMethod, settings: BenchWakeSettings, folders: Folders) -> TrainSettings:
-    """As many updates as the solver steps suffice for; RGE asks for as many losses an update as CGE does."""
+def _loss_based(method: WakeMethod, settings: BenchWakeSettings, folders: Folders) -> TrainSettings:
+    """Make a run with as many updates as the solver steps suffice for; RGE asks for as many losses an update as CGE."""
     run = _as_in_the_demo(settings, folders, method, {"method": "ZO-SOL", "sparsity": SPARSITY})
     network = _network(run)
     mask = RandomMask(SPARSITY)(network, 0)
@@ -107,7 +107,7 @@ def _querying(method: WakeMethod, settings: BenchWakeSettings, folders: Folders)
     left = settings.query_steps
     if method == "CGE-ZO-GraSP":
         weights = sum(p.numel() for p in trainable(network).values() if p.dim() > 1)
-        left -= 2 * (weights + 1) * _steps_of_a_loss(settings)  # what the ratios take
+        left -= 2 * (weights + 1) * _steps_of_a_loss(settings)  # the cost of the ratios
         run = replace(run, layer_ratios=ZO_GRASP)
     if method == "RGE":
         args = {"step_size": RGE_STEP, "num_directions": queries, "scheme": "forward"}
@@ -119,7 +119,7 @@ def _querying(method: WakeMethod, settings: BenchWakeSettings, folders: Folders)
 def _black_box(method: WakeMethod, settings: BenchWakeSettings, folders: Folders) -> BlackBoxSettings:
     start = start_run(settings, folders)
     population = usual_population(sum(p.numel() for p in trainable(_network(start)).values()))
-    # one loss more a generation: the start's, from which candidates are told apart
+    # one loss more a generation: the start's, which candidates are compared with
     generations = max(1, settings.query_steps // ((population + 1) * _steps_of_a_loss(settings)))
     return BlackBoxSettings(
         run=folders.runs / method,
@@ -143,5 +143,5 @@ def _network(run: TrainSettings) -> torch.nn.Module:
 
 
 def _steps_of_a_loss(settings: BenchWakeSettings) -> int:
-    """Solver steps: the first of a rollout is known."""
+    """Number of solver steps of a loss: the first of a rollout is known."""
     return settings.batch_size * (settings.unroll - 1)

@@ -1,4 +1,4 @@
-"""What `bench wake` found, as results.json, a table, a figure and a page of Markdown."""
+"""Report of `bench wake`: results.json, a table, a figure and a page of Markdown."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ from deepzero_sim.datasets.generation import software
 
 FIGURE = "wake.png"
 
-#: Drawn by themselves: they do not ask for losses.
+#: Methods that are drawn by themselves: they do not ask for losses.
 PAST_THE_SOLVER = ("Detached", "StraightThrough", "Coloured", "ReferenceJacobian", "FO-SOL")
 
-#: The upper bound, that all are held to.
+#: Upper bound, which all others are compared with.
 BOUND = "FO-SOL"
 
-#: The line tells gradients past the solver, gradients from losses, and losses only apart; the colour (Okabe and Ito) methods.
+#: Styles: the line tells gradients past the solver, gradients from losses, and losses only apart; the colour (Okabe and Ito)
+#: tells methods apart.
 STYLES: dict[str, dict[str, Any]] = {
     "Detached": {"color": "#E69F00", "linestyle": "-", "marker": "o"},
     "StraightThrough": {"color": "#CC79A7", "linestyle": "-", "marker": "o"},
@@ -46,13 +47,13 @@ STYLES: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Point:
-    """A network on the way.
+    """Network in the course of its training.
 
     Args:
-        update: after how many updates, or generations.
-        solver_steps: states advanced by one step until then, NON's included.
-        seconds: of training until then, NON's included.
-        mae: mean absolute error of its rollouts on unseen Reynolds numbers; infinite if one of them diverged.
+        update: Number of updates, or generations, until then.
+        solver_steps: Number of states advanced by one step until then, NON's included.
+        seconds: Seconds of training until then, NON's included.
+        mae: Mean absolute error of its rollouts on unseen Reynolds numbers; infinite if one of them diverged.
     """
 
     update: int
@@ -63,13 +64,13 @@ class Point:
 
 @dataclass(frozen=True)
 class Training:
-    """A method's training from one seed's start.
+    """Training of a method from one seed's start.
 
     Args:
-        method: its name.
-        seed: of everything.
-        points: in the order of updates, the start first.
-        diverged: why it ended before its last update; nothing if it did not.
+        method: Name of the method.
+        seed: Seed of everything.
+        points: Networks in the order of updates, the start first.
+        diverged: Reason why it ended before its last update; empty if it did not.
     """
 
     method: str
@@ -79,17 +80,17 @@ class Training:
 
     @property
     def mae(self) -> float:
-        """In the end; infinite if there was none."""
+        """Error in the end; infinite if there was none."""
         return math.inf if self.diverged else self.points[-1].mae
 
 
 @dataclass(frozen=True)
-class Found:
-    """All that was found.
+class Comparison:
+    """Comparison of all methods.
 
     Args:
-        source: mean absolute error of the solver alone.
-        trainings: of NON and every method, from every seed.
+        source: Mean absolute error of the solver alone.
+        trainings: Trainings of NON and every method, from every seed.
     """
 
     source: float
@@ -97,25 +98,25 @@ class Found:
 
     @property
     def methods(self) -> list[str]:
-        """In the order they were trained."""
+        """Names of the methods, in the order they were trained."""
         return list(dict.fromkeys(training.method for training in self.trainings))
 
     def of(self, method: str) -> list[Training]:
-        """A method's trainings, one a seed."""
+        """List a method's trainings, one a seed."""
         return [training for training in self.trainings if training.method == method]
 
 
 @dataclass(frozen=True)
 class Summary:
-    """A method over the seeds.
+    """Summary of a method over the seeds.
 
     Args:
-        mae: the mean in the end, infinite if it diverged for some seed.
-        std: standard deviation over the seeds, of a sample; 0 of a single one.
-        least, most: errors of the best and the worst seed.
-        diverged: for how many seeds training or a rollout diverged.
-        solver_steps: of training, on average.
-        seconds: of training, on average.
+        mae: Mean error in the end, infinite if it diverged for some seed.
+        std: Standard deviation over the seeds, of a sample; 0 of a single one.
+        least, most: Errors of the best and the worst seed.
+        diverged: Number of seeds for which training or a rollout diverged.
+        solver_steps: Mean number of solver steps of training.
+        seconds: Mean seconds of training.
     """
 
     mae: float
@@ -127,8 +128,8 @@ class Summary:
     seconds: float
 
 
-def summary(trainings: Sequence[Training]) -> Summary:
-    """Over the seeds."""
+def summarise(trainings: Sequence[Training]) -> Summary:
+    """Summarise trainings over the seeds."""
     errors = np.array([training.mae for training in trainings])
     finite = bool(np.isfinite(errors).all())
     return Summary(
@@ -142,32 +143,32 @@ def summary(trainings: Sequence[Training]) -> Summary:
     )
 
 
-def results(settings: BenchWakeSettings, found: Found) -> dict[str, Any]:
-    """What `results.json` holds; what is infinite is null there, because something diverged: JSON has no infinity."""
-    error, steps = _bound(found)
+def results(settings: BenchWakeSettings, comparison: Comparison) -> dict[str, Any]:
+    """Assemble `results.json`, with null for the infinite error of a rollout that diverged: JSON has no infinity."""
+    error, steps = _bound(comparison)
     methods = {}
-    for method in found.methods:
-        over_seeds = summary(found.of(method))
+    for method in comparison.methods:
+        over_seeds = summarise(comparison.of(method))
         methods[method] = {
             **_without_infinity(asdict(over_seeds)),
             "mae_to_fo_sol": _ratio(over_seeds.mae, error),
             "solver_steps_to_fo_sol": _ratio(over_seeds.solver_steps, steps),
-            "trainings": [_training(training) for training in found.of(method)],
+            "trainings": [_training(training) for training in comparison.of(method)],
         }
     return {
-        "source_mae": _finite(found.source),
+        "source_mae": _finite(comparison.source),
         "methods": methods,
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}",
         "software": software(),
-        "settings": _plain(settings),
+        "settings": _portable_settings(settings),
     }
 
 
-def _bound(found: Found) -> tuple[float, float]:
-    """Error and solver steps of the upper bound; not a number if it was not trained."""
-    if not found.of(BOUND):
+def _bound(comparison: Comparison) -> tuple[float, float]:
+    """Look up error and solver steps of the upper bound; not a number if it was not trained."""
+    if not comparison.of(BOUND):
         return math.nan, math.nan
-    bound = summary(found.of(BOUND))
+    bound = summarise(comparison.of(BOUND))
     return bound.mae, bound.solver_steps
 
 
@@ -176,7 +177,7 @@ def _training(training: Training) -> dict[str, Any]:
     return {"seed": training.seed, "diverged": training.diverged or None, "points": points}
 
 
-def _plain(settings: BenchWakeSettings) -> dict[str, Any]:
+def _portable_settings(settings: BenchWakeSettings) -> dict[str, Any]:
     return {key: value for key, value in settings_to_dict(settings).items() if key != "output"}  # a folder may be moved
 
 
@@ -192,13 +193,13 @@ def _ratio(number: float, to: float) -> float | None:
     return number / to if math.isfinite(number) and 0 < to < math.inf else None
 
 
-def rows(found: Found) -> list[tuple[str, ...]]:
-    """The table: a head, then a row a method."""
-    error, steps = _bound(found)
-    body = [("SRC", f"{found.source:.4f}", "-", "-", _times(found.source, error), "0", "-", "0")]
-    for method in found.methods:
-        s = summary(found.of(method))
-        seeds = len(found.of(method))
+def rows(comparison: Comparison) -> list[tuple[str, ...]]:
+    """Make the table: a head, then a row a method."""
+    error, steps = _bound(comparison)
+    body = [("SRC", f"{comparison.source:.4f}", "-", "-", _times(comparison.source, error), "0", "-", "0")]
+    for method in comparison.methods:
+        s = summarise(comparison.of(method))
+        seeds = len(comparison.of(method))
         body.append(
             (
                 method,
@@ -229,16 +230,16 @@ def _times(number: float, to: float) -> str:
     return "-" if ratio is None else f"{ratio:.2f}"
 
 
-def publish(settings: BenchWakeSettings, found: Found) -> None:
+def publish(settings: BenchWakeSettings, comparison: Comparison) -> None:
     """Write `results.json`, `report.md` and its figure into the output folder.
 
     Raises:
-        MissingExtraError: matplotlib is not installed; the results are written all the same.
+        MissingExtraError: Matplotlib is not installed; the results are written all the same.
     """
-    write_text(settings.output / "results.json", json.dumps(results(settings, found), indent=2) + "\n")
+    write_text(settings.output / "results.json", json.dumps(results(settings, comparison), indent=2) + "\n")
     plot = pyplot()
-    save(plot, settings.output / FIGURE, draw(plot, found))
-    listed = yaml.safe_dump(_plain(settings), sort_keys=False, allow_unicode=True)
+    save(plot, settings.output / FIGURE, draw(plot, comparison))
+    settings_yaml = yaml.safe_dump(_portable_settings(settings), sort_keys=False, allow_unicode=True)
     text = f"""# Training through the wake: error against solver steps
 
 Mean absolute error over {settings.steps} steps of simulations with Reynolds numbers that were not trained on; mean over
@@ -246,41 +247,41 @@ Mean absolute error over {settings.steps} steps of simulations with Reynolds num
 steps and seconds are those of training, NON's included; SRC is the solver alone. FO-SOL takes the steps of a differentiable
 copy of the solver, which an opaque one does not offer: it is the upper bound.
 
-{markdown_table(rows(found))}
+{markdown_table(rows(comparison))}
 
 ![Error against the solver steps of training]({FIGURE})
 
 Lines are means over the seeds; bars in the end, moved apart sideways, reach from the best seed to the worst, as the grey band
 does for NON. A cross at the top says that training or a rollout diverged for some seed; a line that leaves the figure at the
 top is worse than all that is shown.
-{_diverged(found)}
+{_diverged(comparison)}
 ## Settings
 
 ```yaml
-{listed}```
+{settings_yaml}```
 """
     write_text(settings.output / "report.md", text)
 
 
-def _diverged(found: Found) -> str:
-    """What ended trainings early, a line each."""
-    lines = [f"- {t.method}, seed {t.seed}: {t.diverged}" for t in found.trainings if t.diverged]
+def _diverged(comparison: Comparison) -> str:
+    """Write why trainings ended early, a line each."""
+    lines = [f"- {t.method}, seed {t.seed}: {t.diverged}" for t in comparison.trainings if t.diverged]
     return "\n".join(["", "## Trainings that diverged", "", *lines, ""]) if lines else ""
 
 
-def draw(plot: Any, found: Found) -> Any:
-    """Error over solver steps, a line a method: gradients past the solver beside what asks for losses, the bound in both."""
+def draw(plot: Any, comparison: Comparison) -> Any:
+    """Draw error over solver steps, a line a method: gradients past the solver next to methods that ask for losses."""
     figure, panels = plot.subplots(1, 2, figsize=(12, 5), sharex=True, sharey=True, layout="constrained")
-    past_the_solver = [method for method in found.methods if method in PAST_THE_SOLVER]
-    asking = [method for method in found.methods if method != "NON" and method not in PAST_THE_SOLVER]
-    bound = [method for method in found.methods if method == BOUND]
-    top = 1.1 * max(x for x in (found.source, summary(found.of("NON")).most) if math.isfinite(x))
+    past_the_solver = [method for method in comparison.methods if method in PAST_THE_SOLVER]
+    loss_based = [method for method in comparison.methods if method != "NON" and method not in PAST_THE_SOLVER]
+    bound = [method for method in comparison.methods if method == BOUND]
+    top = 1.1 * max(x for x in (comparison.source, summarise(comparison.of("NON")).most) if math.isfinite(x))
     for ax, methods, title in zip(
-        panels, (past_the_solver, [*bound, *asking]), ("a gradient past the solver", "losses only"), strict=True
+        panels, (past_the_solver, [*bound, *loss_based]), ("a gradient past the solver", "losses only"), strict=True
     ):
-        _baselines(ax, found)
+        _baselines(ax, comparison)
         for number, method in enumerate(methods):
-            _line(ax, method, found.of(method), top, 1.04 ** (number - len(methods) / 2))
+            _line(ax, method, comparison.of(method), top, 1.04 ** (number - len(methods) / 2))
         ax.set(xscale="log", ylim=(0, top), title=title, xlabel="solver steps of training")
         ax.grid(alpha=0.3, which="both")
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3, fontsize="small")
@@ -288,24 +289,24 @@ def draw(plot: Any, found: Found) -> Any:
     return figure
 
 
-def _baselines(ax: Any, found: Found) -> None:
-    """Where there is no way to go along."""
-    ax.axhline(found.source, color="black", linestyle="--", linewidth=1, label="SRC (no training)")
-    non = summary(found.of("NON"))
+def _baselines(ax: Any, comparison: Comparison) -> None:
+    """Draw methods that have no course of training."""
+    ax.axhline(comparison.source, color="black", linestyle="--", linewidth=1, label="SRC (no training)")
+    non = summarise(comparison.of("NON"))
     if math.isfinite(non.mae):
         ax.axhline(non.mae, color="grey", linestyle="-.", linewidth=1, label="NON (where all start)")
         ax.axhspan(non.least, non.most, color="grey", alpha=0.1, linewidth=0)
 
 
 def _line(ax: Any, method: str, trainings: Sequence[Training], top: float, aside: float) -> None:
-    """One method: what all seeds reached, in the end with the best and the worst of them; where some did not, a cross.
+    """Draw one method: the mean over the seeds, in the end with the best and the worst; a cross where some diverged.
 
     Args:
-        ax: where to draw.
-        method: its name.
-        trainings: one a seed.
-        top: of the axis.
-        aside: the bar in the end stands at so many times its solver steps, to be told from others that end there.
+        ax: Axes to draw on.
+        method: Name of the method.
+        trainings: Trainings, one a seed.
+        top: Top of the axis.
+        aside: Factor of the solver steps at which the bar in the end stands, to be told from others that end there.
     """
     by_update: dict[int, list[Point]] = {}
     for training in trainings:
@@ -316,7 +317,7 @@ def _line(ax: Any, method: str, trainings: Sequence[Training], top: float, aside
     mean = np.array([np.mean([p.mae for p in group]) if len(group) == len(trainings) else math.inf for group in groups])
     whole = np.isfinite(mean)
     ax.plot(steps[whole], mean[whole], label=method, markersize=4, linewidth=1.5, **STYLES[method])
-    colour, over_seeds = STYLES[method]["color"], summary(trainings)
+    colour, over_seeds = STYLES[method]["color"], summarise(trainings)
     if math.isfinite(over_seeds.mae):
         bar = [[over_seeds.mae - over_seeds.least], [over_seeds.most - over_seeds.mae]]
         ax.errorbar(aside * steps[-1], over_seeds.mae, bar, color=colour, capsize=3, linewidth=1)

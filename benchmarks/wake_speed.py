@@ -23,7 +23,7 @@ BATCHES = (1, 16, 64)
 
 
 def milliseconds(function: Callable[[], object], repeats: int) -> float:
-    """Median over repeats of the mean time of a call, warmed up."""
+    """Time a call, warmed up: the median over repeats of its mean."""
     function()
     started = time.perf_counter()
     function()

@@ -14,7 +14,7 @@ from torch import nn
 
 from deepzero_sim.benchmarks import cge_speed
 from deepzero_sim.benchmarks.cge_error import relative_errors, sample
-from deepzero_sim.benchmarks.cge_speed import Engine, mask_of, mean_seconds, share_of_each
+from deepzero_sim.benchmarks.cge_speed import Engine, mask_of, mean_seconds, sample_evenly
 from deepzero_sim.benchmarks.dense_convolutions import best_rate, layers_of, mean_flops_behind
 from deepzero_sim.benchmarks.networks import make_task
 from deepzero_sim.benchmarks.plain_loop import PlainLoop
@@ -107,9 +107,9 @@ def test_networks_have_a_gradient_everywhere_and_come_from_the_seed(name: str) -
 
 def test_every_tensor_gives_the_same_share() -> None:
     parameters = dict(nn.Sequential(nn.Linear(50, 8), nn.Linear(8, 5)).named_parameters())
-    held = [name for name, _ in share_of_each(parameters, 45)]
+    held = [name for name, _ in sample_evenly(parameters, 45)]
     assert [held.count(name) for name in parameters] == [40, 1, 4, 1]
-    everything = share_of_each(parameters, 453)
+    everything = sample_evenly(parameters, 453)
     assert len(everything) == len(set(everything)) == 453
     assert sorted(i for name, i in everything if name == "1.weight") == list(range(40))
 

@@ -15,7 +15,7 @@ from runs import coarse_data, coarse_training, without_seconds
 from deepzero_sim.benchmarks import wake
 from deepzero_sim.benchmarks.wake import bench_wake, points_of
 from deepzero_sim.benchmarks.wake_methods import Folders, run_of, updates_of
-from deepzero_sim.benchmarks.wake_report import Found, Point, Training, publish, results, rows, summary
+from deepzero_sim.benchmarks.wake_report import Comparison, Point, Training, publish, results, rows, summarise
 from deepzero_sim.cli import demo
 from deepzero_sim.cli.generate import GenerateSettings
 from deepzero_sim.cli.main import main
@@ -172,10 +172,10 @@ def training(method: str, seed: int, errors: list[float], diverged: str = "") ->
 
 
 def test_a_summary_over_seeds() -> None:
-    found = summary([training("CGE", 0, [3.0, 1.0]), training("CGE", 1, [3.0, 2.0])])
+    found = summarise([training("CGE", 0, [3.0, 1.0]), training("CGE", 1, [3.0, 2.0])])
     assert (found.mae, found.least, found.most, found.diverged) == (1.5, 1.0, 2.0, 0)
     assert found.std == pytest.approx(math.sqrt(0.5)) and found.solver_steps == 110 and found.seconds == 1
-    assert summary([training("CGE", 0, [3.0])]).std == 0
+    assert summarise([training("CGE", 0, [3.0])]).std == 0
 
 
 def test_what_diverged_is_shown_and_not_averaged_away(tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_what_diverged_is_shown_and_not_averaged_away(tmp_path: Path) -> None:
     non = [training("NON", seed, [0.9]) for seed in (0, 1)]
     cge = [training("CGE", 0, [0.9, 0.5, math.inf]), training("CGE", 1, [0.9, 0.4, 0.3])]
     bound = [training("FO-SOL", 0, [0.9, 0.2]), training("FO-SOL", 1, [0.9, 0.4], "it blew up.")]
-    found, settings = Found(1.0, [*non, *cge, *bound]), short(tmp_path, ["CGE", "FO-SOL"], seeds=2)
+    found, settings = Comparison(1.0, [*non, *cge, *bound]), short(tmp_path, ["CGE", "FO-SOL"], seeds=2)
     publish(settings, found)
     said = found_in(tmp_path)["methods"]
     assert said == results(settings, found)["methods"]
@@ -195,11 +195,11 @@ def test_what_diverged_is_shown_and_not_averaged_away(tmp_path: Path) -> None:
 
 def test_ratios_are_to_the_upper_bound() -> None:
     trainings = [training("NON", 0, [0.8]), training("CGE", 0, [0.8, 0.3]), training("FO-SOL", 0, [0.8, 0.5, 0.2])]
-    head, source, _, cge, bound = rows(Found(1.0, trainings))
+    head, source, _, cge, bound = rows(Comparison(1.0, trainings))
     errors, steps = head.index("MAE / FO-SOL"), head.index("steps / FO-SOL")
     assert (source[errors], cge[errors], bound[errors]) == ("5.00", "1.50", "1.00")
     assert (cge[steps], bound[steps]) == (f"{110 / 120:.2f}", "1.00")
-    assert {row[errors] for row in rows(Found(1.0, trainings[:2]))[1:]} == {"-"}
+    assert {row[errors] for row in rows(Comparison(1.0, trainings[:2]))[1:]} == {"-"}
 
 
 def test_points_are_dense_at_the_start_and_hold_the_end() -> None:
