@@ -1,9 +1,14 @@
-"""Machine that this process runs on: its main memory, and what the process has used of it."""
+"""Machine that this process runs on: its cores, its main memory, and what the process has used of that."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+
+
+def core_count() -> int:
+    """Count the cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def memory() -> int:

@@ -1,8 +1,7 @@
 """Checkpoints of a training, and the schedule by which they are written: now and then, at the end, and when it is interrupted.
 
-A checkpoint is one safetensors file with network, optimiser, counters, and the identity of its run.
-
-A checkpoint names its run's settings and holds a checksum: a changed number, a flipped bit or another run's file is refused.
+A checkpoint is one safetensors file with network, optimiser and counters. It names its run's settings and holds a checksum: a
+changed number, a flipped bit or another run's file is refused.
 """
 
 from __future__ import annotations

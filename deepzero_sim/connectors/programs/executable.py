@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from deepzero_sim.common.machine import core_count
 from deepzero_sim.common.requirements import did_you_mean, require, require_flag, require_that
 from deepzero_sim.common.types import Array, is_integer, is_number
 from deepzero_sim.connectors.formats.base import Content
@@ -130,7 +131,7 @@ class ExecutableSolver(Solver):
         self._return_codes = _require_return_codes(allowed_return_codes)
         self._batched = batched
         self._runner = ProgramRunner()
-        self._per_state = PerStateCaller(_available_cores() if at_once is None else at_once, self._runner.stop)
+        self._per_state = PerStateCaller(min(core_count(), MOST_AT_ONCE) if at_once is None else at_once, self._runner.stop)
         _require_descriptors(self._per_state.at_once)
 
     def step(self, states: Array, params: Array | None = None) -> Array:
@@ -292,8 +293,3 @@ def _require_descriptors(at_once: int) -> None:
         f"at_once={at_once} programs need some {needed} open files, but this process may have {limit}: take fewer at_once, "
         f"or raise the limit by ulimit -n {needed}.",
     )
-
-
-def _available_cores() -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, MOST_AT_ONCE)
