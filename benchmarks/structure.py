@@ -1,8 +1,7 @@
-"""How a package is built, in numbers over its syntax trees: size, imports, names and docstrings.
+"""Structure of packages, in numbers over their syntax trees: size, imports, names and docstrings.
 
-    python benchmarks/structure.py deepzero_sim PATH_OF_ANOTHER_PACKAGE ...
-
-prints a table of Markdown, a column a package; `--json` prints the numbers. Sizes of files are of those that hold code: an
+Run: python benchmarks/structure.py deepzero_sim PATH_OF_ANOTHER_PACKAGE ...
+Prints a table of Markdown, a column a package; `--json` prints the numbers. Sizes of files are of those that hold code: an
 `__init__.py`, which lists names, is left out. Lines of code are neither blank nor comments nor docstrings.
 """
 
@@ -19,11 +18,11 @@ from pathlib import Path
 
 
 def words(text: str) -> frozenset[str]:
-    """The words of a text."""
+    """Split a text into its words."""
     return frozenset(text.split())
 
 
-#: Words that end like a participle and are none, in names of functions and at the beginning of entries.
+#: Words that end like a participle but are none, in names of functions and at the beginning of entries.
 NO_PARTICIPLES = words(
     """
     bed bleed breed deed embed exceed feed need proceed red reed seed shed shred sled speed succeed weed zed hundred
@@ -55,7 +54,7 @@ NOT_NOMINAL = words(
 
 
 def modules(package: Path) -> dict[str, Path]:
-    """Modules of a package by dotted name, the package itself under its own name."""
+    """Find the modules of a package by dotted name, the package itself under its own name."""
     files = (file for file in sorted(package.rglob("*.py")) if "__pycache__" not in file.parts)
     return {
         ".".join((package.name, *file.relative_to(package).with_suffix("").parts)).removesuffix(".__init__"): file
@@ -63,8 +62,8 @@ def modules(package: Path) -> dict[str, Path]:
     }
 
 
-def imported_by(name: str, tree: ast.Module, known: dict[str, Path]) -> set[str]:
-    """Modules of the package that a module imports, those for annotations only left out."""
+def imports_of(name: str, tree: ast.Module, known: dict[str, Path]) -> set[str]:
+    """Find the modules of the package that a module imports, except those for annotations only."""
     package = name if known[name].name == "__init__.py" else name.rpartition(".")[0]
     found: set[str] = set()
     for node in without_annotations_only(tree):
@@ -81,7 +80,7 @@ def imported_by(name: str, tree: ast.Module, known: dict[str, Path]) -> set[str]
 
 
 def without_annotations_only(tree: ast.Module) -> Iterator[ast.AST]:
-    """Nodes of a tree, in no order, but those under `if TYPE_CHECKING`."""
+    """Walk a tree, in no order, except what is under `if TYPE_CHECKING`."""
     waiting: list[ast.AST] = [tree]
     while waiting:
         node = waiting.pop()
@@ -93,14 +92,14 @@ def without_annotations_only(tree: ast.Module) -> Iterator[ast.AST]:
 
 
 def longest_known(dotted: str, known: dict[str, Path]) -> str:
-    """Module that a dotted name lies in; empty if it is none of the package's."""
+    """Find the module that a dotted name lies in; empty if it is none of the package's."""
     while dotted and dotted not in known:
         dotted = dotted.rpartition(".")[0]
     return dotted
 
 
 def longest_chain(graph: dict[str, set[str]]) -> int:
-    """Files of the longest chain of imports; files of a cycle count once each."""
+    """Count the files of the longest chain of imports; files of a cycle count once each."""
     groups = strongly_connected(graph)
     group_of = {name: number for number, group in enumerate(groups) for name in group}
     between = {n: {group_of[i] for name in group for i in graph[name]} - {n} for n, group in enumerate(groups)}
@@ -111,7 +110,7 @@ def longest_chain(graph: dict[str, set[str]]) -> int:
 
 
 def strongly_connected(graph: dict[str, set[str]]) -> list[list[str]]:
-    """Groups of modules that import each other, by what each reaches: packages are small."""
+    """Group modules that import each other, by what each reaches: packages are small."""
     reach = {name: reachable(graph, name) for name in graph}
     groups: dict[str, list[str]] = {}
     for name in graph:
@@ -120,7 +119,7 @@ def strongly_connected(graph: dict[str, set[str]]) -> list[list[str]]:
 
 
 def reachable(graph: dict[str, set[str]], start: str) -> set[str]:
-    """Modules that importing one imports, directly or not."""
+    """Find the modules that importing one imports, directly or not."""
     found: set[str] = set()
     waiting = list(graph[start])
     while waiting:
@@ -131,8 +130,8 @@ def reachable(graph: dict[str, set[str]], start: str) -> set[str]:
     return found
 
 
-def cycles(graph: dict[str, set[str]]) -> bool:
-    """Whether modules import each other in a circle."""
+def has_cycles(graph: dict[str, set[str]]) -> bool:
+    """Tell whether modules import each other in a circle."""
     try:
         TopologicalSorter(graph).prepare()
     except CycleError:
@@ -147,19 +146,19 @@ def is_participle(word: str) -> bool:
     return word in IRREGULAR or (len(word) > 4 and word.endswith(("ed", "ing")))
 
 
-def named_by_participle(name: str) -> bool:
-    """Tell whether a function's name has no other word than participles in front: `joined`, `kept_in_worker`."""
+def has_participle_name(name: str) -> bool:
+    """Tell whether a function's name begins with a participle: `joined`, `kept_in_worker`."""
     return is_participle(name.strip("_").split("_")[0])
 
 
 def first_word(text: str) -> str:
-    """First word of a text, in lower case; empty where it begins with anything else."""
+    """Find the first word of a text, in lower case; empty where it begins with anything else."""
     word = re.match(r"[A-Za-z][A-Za-z'-]*", text.strip())
     return word[0].lower() if word else ""
 
 
 def entries(docstring: str) -> list[str]:
-    """Texts of the entries of `Args` and its kin, in the style of Google or as lists of Markdown."""
+    """List the texts of the entries of `Args` and its kin, in the style of Google or as lists of Markdown."""
     found: list[str] = []
     section = re.compile(r"^(\s*)(?:\*\*)?(Args|Attributes|Arguments|Parameters)(?::?\*\*)?:\s*$")
     lines, inside, level = docstring.expandtabs().splitlines(), False, 0
@@ -189,21 +188,21 @@ def lacks_noun(entry: str) -> bool:
 
 
 def share(part: int, whole: int) -> float:
-    """Percentage, with one digit."""
+    """Compute a percentage, with one digit."""
     return round(100 * part / whole, 1) if whole else 0.0
 
 
 def is_code(line: str) -> bool:
-    """Tell lines from blank ones and comments."""
+    """Tell a line of code from blank ones and comments."""
     return bool(line.strip()) and not line.lstrip().startswith("#")
 
 
 def measure(package: Path) -> dict[str, object]:
-    """All numbers of one package."""
+    """Compute all numbers of one package."""
     files = modules(package)
     texts = {name: file.read_text(encoding="utf-8") for name, file in files.items()}
     trees = {name: ast.parse(text) for name, text in texts.items()}
-    graph = {name: imported_by(name, tree, files) for name, tree in trees.items()}
+    graph = {name: imports_of(name, tree, files) for name, tree in trees.items()}
     nodes = [node for tree in trees.values() for node in ast.walk(tree)]
     functions = [node for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
     documented = [
@@ -230,11 +229,11 @@ def measure(package: Path) -> dict[str, object]:
             sum(line.lstrip().startswith("#") for of_one in lines.values() for line in of_one), total
         ),
         "longest import chain, files": longest_chain(graph),
-        "import cycles": "yes" if cycles(graph) else "no",
+        "import cycles": "yes" if has_cycles(graph) else "no",
         "lines in raise, % of code": share(raising, code),
         "function length, median": statistics.median(lengths),
         "function length, p90": sorted(lengths)[int(0.9 * len(lengths))],
-        "functions named by a participle, %": share(sum(named_by_participle(node.name) for node in own), len(own)),
+        "functions named by a participle, %": share(sum(has_participle_name(node.name) for node in own), len(own)),
         "docstrings that open with What, Whether, Of, How, %": share(
             sum(first_word(text) in HEADLESS for text in docstrings), len(docstrings)
         ),
@@ -243,7 +242,7 @@ def measure(package: Path) -> dict[str, object]:
 
 
 def lines_of_docstring(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Module) -> int:
-    """Lines of a docstring that are not blank."""
+    """Count the lines of a docstring that are not blank."""
     if ast.get_docstring(node, clean=False) is None:
         return 0
     first = node.body[0]
@@ -251,7 +250,7 @@ def lines_of_docstring(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassD
 
 
 def length_of_body(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
-    """Lines of a function's body, its docstring left out."""
+    """Count the lines of a function's body, its docstring left out."""
     body = function.body[1:] if ast.get_docstring(function) else function.body
     return ((body[-1].end_lineno or 0) - body[0].lineno + 1) if body else 0
 

@@ -146,9 +146,9 @@ def test_speeds_are_means_over_the_parameters_without_what_is_done_once_a_batch(
             clock.now += 100.0
             return super().prepare(batch)
 
-        def ask(self, prepared: Any, perturbations: Any) -> Any:
+        def ask(self, prepared: Any, perturbations: Any, ledger: Any = None) -> Any:
             clock.now += sum(of_query[query.name] * len(query) for query in perturbations)
-            return super().ask(prepared, perturbations)
+            return super().ask(prepared, perturbations, ledger)
 
     class TimedLoop(PlainLoop):
         def slopes(self, prepared: Any, coordinates: Any) -> torch.Tensor:
