@@ -256,7 +256,7 @@ def length_of_body(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("packages", nargs="+", type=Path)
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
