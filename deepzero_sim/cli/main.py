@@ -103,10 +103,10 @@ def read_command(words: Sequence[str]) -> tuple[Command, Any, bool]:
 def _parser() -> Parser:
     """Build the parser of the program's help, and of words that name no command."""
     parser = Parser(prog=PROGRAM, description="Train networks through solvers without gradients.")
-    groups = {"": parser.add_subparsers(dest="command", required=True)}
+    groups = {"": parser.add_subparsers(required=True)}
     for group, description in _GROUPS.items():
         within = groups[""].add_parser(group, description=description, help=description)
-        groups[group] = within.add_subparsers(dest="command", required=True)
+        groups[group] = within.add_subparsers(required=True)
     for name, (_, description) in COMMANDS.items():
         group, _, word = name.rpartition(" ")
         groups[group].add_parser(word, help=description)
