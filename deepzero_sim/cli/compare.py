@@ -21,8 +21,8 @@ from deepzero_sim.datasets.metadata import MetadataKey
 from deepzero_sim.datasets.trajectories import Trajectories, require_agreement
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.models.corrector import NoCorrection
+from deepzero_sim.training.checkpoints import CONFIG
 from deepzero_sim.training.ratios_file import load_ratios
-from deepzero_sim.training.run_folder import CONFIG
 
 
 @dataclass

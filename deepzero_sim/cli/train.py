@@ -42,9 +42,10 @@ from deepzero_sim.solver.build import build_solver
 from deepzero_sim.solver.failure_policy import FailurePolicy
 from deepzero_sim.training.active_set import ActiveSet, RunRatios, active_set, build_ratios
 from deepzero_sim.training.build import build_estimator, build_optimiser, build_scheduler, build_vjp
+from deepzero_sim.training.checkpoints import CONFIG
 from deepzero_sim.training.preparation import PREPARATION, Entry, Preparation
 from deepzero_sim.training.progress import Progress, progress_of
-from deepzero_sim.training.run_folder import CONFIG, FAILURES, JACOBIANS, RunFolder
+from deepzero_sim.training.run_folder import FAILURES, JACOBIANS, RunFolder
 from deepzero_sim.training.trainer import Trainer
 
 
