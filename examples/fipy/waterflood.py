@@ -19,7 +19,7 @@ DISPERSION = 1e-4
 
 
 class Parts(NamedTuple):
-    """What FiPy needs. It is made once a process: from step to step only the values of `saturation` and `mobility` change."""
+    """Objects of FiPy, made once a process: from step to step only the values of `saturation` and `mobility` change."""
 
     saturation: fipy.CellVariable
     mobility: fipy.Variable
@@ -28,7 +28,7 @@ class Parts(NamedTuple):
 
 
 class WaterFlood(dz.Solver):
-    """One step of 0.01 pore volumes on `cells` finite volumes, taken as `substeps`."""
+    """Solver of one step of 0.01 pore volumes on `cells` finite volumes, taken as `substeps`."""
 
     def __init__(self, cells: int = 64, substeps: int = 1) -> None:
         self.cells, self.substeps = cells, substeps
@@ -49,18 +49,18 @@ class WaterFlood(dz.Solver):
         )
 
     def step(self, states: np.ndarray, params: np.ndarray | None = None) -> np.ndarray:
-        return np.stack([self.advanced(state[0], row[0])[None] for state, row in zip(states, params, strict=True)])
+        return np.stack([self.advance(state[0], row[0])[None] for state, row in zip(states, params, strict=True)])
 
-    def advanced(self, saturation: np.ndarray, mobility: float) -> np.ndarray:
-        """One state, `(cells,)`, one step later."""
-        parts = self._parts = self._parts or self._made()
+    def advance(self, saturation: np.ndarray, mobility: float) -> np.ndarray:
+        """Advance one state, `(cells,)`, by one step."""
+        parts = self._parts = self._parts or self._make_parts()
         parts.saturation.value = saturation
         parts.mobility.value = mobility
         for _ in range(self.substeps):
             parts.equation.solve(var=parts.saturation, dt=self.spec.dt / self.substeps, solver=parts.linear)
         return np.array(parts.saturation.value)
 
-    def _made(self) -> Parts:
+    def _make_parts(self) -> Parts:
         mesh = fipy.PeriodicGrid1D(nx=self.cells, dx=1 / self.cells)
         saturation, mobility = fipy.CellVariable(mesh=mesh), fipy.Variable(value=1.0)
         speed = saturation / (saturation**2 + (1 - saturation) ** 2 / mobility)
@@ -73,7 +73,7 @@ class WaterFlood(dz.Solver):
 
 
 def initial(spec: dz.SolverSpec, params: np.ndarray) -> np.ndarray:
-    """Slugs of water in oil: `(B, 1)` mobility ratios to `(B, 1, cells)`. Every ratio has slugs of its own."""
+    """Draw slugs of water in oil: `(B, 1)` mobility ratios to `(B, 1, cells)`. Every ratio has slugs of its own."""
     x = spec.coordinates(0, 0)
     return np.stack([_slugs(x, float(row[0]))[None] for row in params]).astype(spec.dtype)
 
@@ -82,11 +82,11 @@ def _slugs(x: np.ndarray, mobility: float) -> np.ndarray:
     random = np.random.default_rng(round(1e6 * mobility))
     saturation = np.full_like(x, 0.1)
     for centre, width, height in zip(random.random(3), random.uniform(0.03, 0.12, 3), random.uniform(0.3, 0.8, 3), strict=True):
-        apart = np.abs((x - centre + 0.5) % 1 - 0.5)
-        saturation = np.maximum(saturation, height * np.exp(-((apart / width) ** 4)))
+        distance = np.abs((x - centre + 0.5) % 1 - 0.5)
+        saturation = np.maximum(saturation, height * np.exp(-((distance / width) ** 4)))
     return saturation
 
 
 def restrict(states: np.ndarray, spec: dz.SolverSpec) -> np.ndarray:
-    """Means over the cells that lie in one of the coarse mesh."""
+    """Average over the cells that lie in each cell of the coarse mesh."""
     return states.reshape(len(states), *spec.state_shape, -1).mean(axis=-1)

@@ -14,7 +14,7 @@ FOLDER = Path(__file__).parent
 
 
 def mesh(name: str) -> tuple[Array, Array]:
-    """Vertices `(n, 2)` and triangles `(m, 3)` of a mesh that FreeFEM saved."""
+    """Read vertices `(n, 2)` and triangles `(m, 3)` of a mesh that FreeFEM saved."""
     lines = (FOLDER / name).read_text().splitlines()
     vertices, triangles, _ = map(int, lines[0].split())
     rows = [line.split() for line in lines[1 : 1 + vertices + triangles]]
@@ -23,7 +23,7 @@ def mesh(name: str) -> tuple[Array, Array]:
 
 
 def initial(spec: SolverSpec, params: Array) -> Array:
-    """Three blobs, drawn anew for every speed and diffusivity: `(B, 2)` to `(B, 1, n_points)`, zero at the edge."""
+    """Draw three blobs, anew for every speed and diffusivity: `(B, 2)` to `(B, 1, n_points)`, zero at the edge."""
     points, _ = mesh("fine.msh")
     return np.stack([_blobs(np.random.default_rng(_seed(row)), points) for row in params])[:, None].astype(spec.dtype)
 
@@ -41,21 +41,21 @@ def _blobs(random: np.random.Generator, points: Array) -> Array:
 
 
 def restrict(states: Array, spec: SolverSpec) -> Array:
-    """Values at the fine mesh's vertices that are the coarse one's: `(B, 1, N_points)` to `(B, 1, n_points)`."""
+    """Pick the values at the fine mesh's vertices that are the coarse one's: `(B, 1, N_points)` to `(B, 1, n_points)`."""
     fine, coarse = mesh("fine.msh")[0], mesh("coarse.msh")[0]
     distances = np.linalg.norm(coarse[:, None] - fine, axis=-1)
     return states[..., distances.argmin(axis=1)].astype(spec.dtype)
 
 
 class Neighbours(nn.Module):
-    """At every point, a sum over its neighbours and theirs, with weights of its own that go linearly with the parameters.
+    """Sum over the neighbours of every point and theirs, with weights of its own that depend linearly on the parameters.
 
-    What a step misses is linear in the state, as the equation is, and differs from point to point, as the triangles do: no
+    The error of a step is linear in the state, as the equation is, and differs from point to point, as the triangles do: no
     weights that all points share would do.
 
     Args:
-        near: bool `(n, n)`, which points are summed over at each.
-        parameters: how many there are.
+        near: Points that are summed over at each point, bool `(n, n)`.
+        parameters: Number of the solver's parameters.
     """
 
     near: torch.Tensor
@@ -66,13 +66,13 @@ class Neighbours(nn.Module):
         self.weights = nn.Parameter(torch.zeros(1 + parameters, *near.shape))
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """`(B, 1 + K, n)`, the state and the parameters as constant channels, to `(B, 1, n)`."""
+        """Map `(B, 1 + K, n)`, the state and the parameters as constant channels, to `(B, 1, n)`."""
         factors = torch.cat([torch.ones_like(inputs[:, :1, 0]), inputs[:, 1:, 0]], dim=1)
         return torch.einsum("bk,kij,bj->bi", factors, self.weights * self.near, inputs[:, 0])[:, None]
 
 
 def network(spec: SolverSpec) -> Corrector:
-    """A corrector on the points of the coarse mesh."""
+    """Make a corrector on the points of the coarse mesh."""
     points, triangles = mesh("coarse.msh")
     touching = np.eye(len(points), dtype=int)
     for corner in range(3):

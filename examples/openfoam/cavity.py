@@ -1,4 +1,4 @@
-"""Random vortices under a moving lid: where simulations of the cavity start, and how they are seen on the coarse mesh."""
+"""Random vortices under a moving lid: initial states of the cavity, and their restriction to the coarse mesh."""
 
 import numpy as np
 
@@ -8,12 +8,12 @@ from deepzero_sim.common.types import Array
 #: Root mean square of the initial velocity, in m/s.
 SPEED = 0.5
 
-#: Half waves along each axis, at most.
+#: Largest number of half waves along each axis.
 WAVES = 3
 
 
 def initial(spec: SolverSpec, params: Array) -> Array:
-    """Vortices of random strengths, drawn anew for every lid and viscosity: `(B, 2)` to `(B, 2, n, n)`.
+    """Draw vortices of random strengths, anew for every lid and viscosity: `(B, 2)` to `(B, 2, n, n)`.
 
     The stream function is `sin(pi x) sin(pi y) sum_jk a_jk sin(pi j x) sin(pi k y) / (j^2 + k^2)`, so that the fluid is at
     rest at all walls; its differences over the edges of a cell give a velocity without divergence.
@@ -23,7 +23,7 @@ def initial(spec: SolverSpec, params: Array) -> Array:
 
 
 def _seed(row: Array) -> list[int]:
-    """The same whatever the mesh."""
+    """Derive a seed from parameters, the same whatever the mesh."""
     return row.astype(np.float32).view(np.uint32).tolist()
 
 
@@ -39,7 +39,7 @@ def _vortices(random: np.random.Generator, cells: int) -> Array:
 
 
 def restrict(states: Array, spec: SolverSpec) -> Array:
-    """Means over the fine cells in every coarse one: `(B, 2, N, N)` to `(B, 2, n, n)`."""
+    """Average over the fine cells in every coarse one: `(B, 2, N, N)` to `(B, 2, n, n)`."""
     batch, channels, cells = states.shape[0], states.shape[1], spec.state_shape[1]
     each = states.shape[2] // cells
     return states.reshape(batch, channels, cells, each, cells, each).mean(axis=(3, 5)).astype(spec.dtype)

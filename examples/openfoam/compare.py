@@ -1,4 +1,4 @@
-"""The trained runs of this folder side by side, on parameters and vortices that none of them has seen.
+"""Comparison of the trained runs of this folder, on parameters and vortices that none of them has seen.
 
 Run: python examples/openfoam/compare.py   (after the commands of README.md; from the root of the repository)
 Writes runs/openfoam/comparison/report.md with its figures, and speed.png beside it.
@@ -17,14 +17,14 @@ from deepzero_sim.common.types import Array
 RUNS, OUTPUT, DATA = Path("runs/openfoam"), Path("runs/openfoam/comparison"), Path("data/openfoam_test.h5")
 METHODS = {"NON": "NON", "DETACHED": "DETACHED-longer", "SolverLayer": "SolverLayer-longer"}
 
-#: Of the simulation that is drawn: the fastest lid.
+#: Number of the simulation that is drawn: the one with the fastest lid.
 SHOWN = 2
 
 TIMES = (10, 30, 60)
 
 
 def speeds(velocities: Array) -> Array:
-    """`(T, 2, n, n)` to `(T, n, n)`."""
+    """Compute speeds `(T, n, n)` of velocities `(T, 2, n, n)`."""
     return np.linalg.norm(velocities, axis=1)
 
 

@@ -20,7 +20,7 @@ DIFFUSIVITIES = (0.16, 0.08)
 
 
 class GrayScottEquation(pde.PDEBase):
-    """The reaction as py-pde wants it; `feed` and `kill` may change from step to step."""
+    """Reaction in the form that py-pde takes; `feed` and `kill` may change from step to step."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -28,14 +28,14 @@ class GrayScottEquation(pde.PDEBase):
 
     def evolution_rate(self, state: pde.FieldCollection, t: float = 0) -> pde.FieldCollection:
         u, v = state
-        eaten = u * v**2
-        du = DIFFUSIVITIES[0] * u.laplace("periodic") - eaten + self.feed * (1 - u)
-        dv = DIFFUSIVITIES[1] * v.laplace("periodic") + eaten - (self.feed + self.kill) * v
+        reaction = u * v**2
+        du = DIFFUSIVITIES[0] * u.laplace("periodic") - reaction + self.feed * (1 - u)
+        dv = DIFFUSIVITIES[1] * v.laplace("periodic") + reaction - (self.feed + self.kill) * v
         return pde.FieldCollection([du, dv])
 
 
 class Parts(NamedTuple):
-    """What py-pde needs. It is made once a process: from step to step only the rates and the values of `fields` change."""
+    """Objects of py-pde, made once a process: from step to step only the rates and the values of `fields` change."""
 
     equation: GrayScottEquation
     fields: pde.FieldCollection
@@ -43,7 +43,7 @@ class Parts(NamedTuple):
 
 
 class GrayScott(dz.Solver):
-    """One step of 5 units of time on `points` x `points`, taken as `substeps`."""
+    """Solver of one step of 5 units of time on `points` x `points`, taken as `substeps`."""
 
     def __init__(self, points: int = 32, substeps: int = 5) -> None:
         self.points, self.substeps = points, substeps
@@ -65,17 +65,17 @@ class GrayScott(dz.Solver):
         )
 
     def step(self, states: np.ndarray, params: np.ndarray | None = None) -> np.ndarray:
-        return np.stack([self.advanced(state, *map(float, row)) for state, row in zip(states, params, strict=True)])
+        return np.stack([self.advance(state, *map(float, row)) for state, row in zip(states, params, strict=True)])
 
-    def advanced(self, state: np.ndarray, feed: float, kill: float) -> np.ndarray:
-        """One state, `(2, points, points)`, one step later."""
-        parts = self._parts = self._parts or self._made()
+    def advance(self, state: np.ndarray, feed: float, kill: float) -> np.ndarray:
+        """Advance one state, `(2, points, points)`, by one step."""
+        parts = self._parts = self._parts or self._make_parts()
         parts.equation.feed, parts.equation.kill = feed, kill
         parts.fields.data[:] = state
         parts.advance(parts.fields, 0.0, self.spec.dt)
         return parts.fields.data.copy()
 
-    def _made(self) -> Parts:
+    def _make_parts(self) -> Parts:
         grid = pde.CartesianGrid([[0, SIDE]] * 2, self.points, periodic=True)
         fields = pde.FieldCollection([pde.ScalarField(grid), pde.ScalarField(grid)])
         equation = GrayScottEquation()
@@ -87,7 +87,7 @@ class GrayScott(dz.Solver):
 
 
 def initial(spec: dz.SolverSpec, params: np.ndarray) -> np.ndarray:
-    """Spots of v in u: `(B, 2)` rates to `(B, 2, points, points)`. Every pair of rates has spots of its own."""
+    """Draw spots of v in u: `(B, 2)` rates to `(B, 2, points, points)`. Every pair of rates has spots of its own."""
     x, y = np.meshgrid(spec.coordinates(0, 0), spec.coordinates(0, 1), indexing="ij")
     return np.stack([_spots(x, y, *map(float, row)) for row in params])
 
@@ -96,13 +96,13 @@ def _spots(x: np.ndarray, y: np.ndarray, feed: float, kill: float) -> np.ndarray
     random = np.random.default_rng([round(1e6 * feed), round(1e6 * kill)])
     v = np.zeros_like(x)
     for centre in SIDE * random.random((6, 2)):
-        apart = np.hypot(*((z - c + SIDE / 2) % SIDE - SIDE / 2 for z, c in zip((x, y), centre, strict=True)))
-        v = np.maximum(v, 0.35 * np.exp(-((apart / 4) ** 4)))
+        distance = np.hypot(*((z - c + SIDE / 2) % SIDE - SIDE / 2 for z, c in zip((x, y), centre, strict=True)))
+        v = np.maximum(v, 0.35 * np.exp(-((distance / 4) ** 4)))
     return np.stack([1 - 1.4 * v, v])
 
 
 def restrict(states: np.ndarray, spec: dz.SolverSpec) -> np.ndarray:
-    """Means over the squares of fine points around each coarse one."""
+    """Average over the squares of fine points around each coarse one."""
     batch, channels, fine, _ = states.shape
     coarse = spec.state_shape[-1]
     return states.reshape(batch, channels, coarse, fine // coarse, coarse, fine // coarse).mean(axis=(3, 5))
