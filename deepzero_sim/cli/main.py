@@ -103,14 +103,20 @@ def read_command(words: Sequence[str]) -> tuple[Command, Any, bool]:
 def _parser() -> Parser:
     """Build the parser of the program's help, and of words that name no command."""
     parser = Parser(prog=PROGRAM, description="Train networks through solvers without gradients.")
-    groups = {"": parser.add_subparsers(required=True)}
+    groups = {"": parser.add_subparsers(required=True, metavar=_choice(""))}
     for group, description in _GROUPS.items():
         within = groups[""].add_parser(group, description=description, help=description)
-        groups[group] = within.add_subparsers(required=True)
+        groups[group] = within.add_subparsers(required=True, metavar=_choice(f"{group} "))
     for name, (_, description) in COMMANDS.items():
         group, _, word = name.rpartition(" ")
         groups[group].add_parser(word, help=description)
     return parser
+
+
+def _choice(beginning: str) -> str:
+    """Name what is missing where words end too early: the command, and which there are."""
+    following = (name.removeprefix(beginning).split()[0] for name in COMMANDS if name.startswith(beginning))
+    return f"command ({', '.join(dict.fromkeys(following))})"
 
 
 def _ask_for_trust(run: Path, trusting: bool) -> None:
