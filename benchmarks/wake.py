@@ -20,6 +20,7 @@ from deepzero_sim.benchmarks.wake_report import Comparison, Point, Training, pub
 from deepzero_sim.cli import demo
 from deepzero_sim.cli.compare import evaluate_on
 from deepzero_sim.cli.console import console, training_bar
+from deepzero_sim.cli.generate import make_data
 from deepzero_sim.cli.runs import build_corrector, cost
 from deepzero_sim.cli.settings import BenchWakeSettings
 from deepzero_sim.cli.train import train
@@ -51,7 +52,7 @@ def bench_wake(settings: BenchWakeSettings) -> Sequence[tuple[str, ...]]:
         raise ConfigError(
             f"steps must be below the {data.simulations.steps - data.simulations.discard} frames of the test data."
         )
-    demo.make_data(data)
+    make_data(data)
     train_path, test_path = (file.output for file in data.files)
     trainings: list[Training] = []
     for seed in range(settings.seeds):

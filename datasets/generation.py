@@ -22,7 +22,7 @@ from typing import get_args
 
 import numpy as np
 
-from deepzero_sim.common import hdf5_objects
+from deepzero_sim.common import hdf5_objects, machine
 from deepzero_sim.common.components import Component, call_function
 from deepzero_sim.common.files import write_text
 from deepzero_sim.common.requirements import require_data, require_that
@@ -177,9 +177,9 @@ def _require_memory(simulations: Simulations, count: int, spec: SolverSpec) -> N
     frames = count * (simulations.steps - simulations.discard + 1)
     needed = frames * math.prod(spec.state_shape) * np.dtype(spec.dtype).itemsize
     require_that(
-        needed <= hdf5_objects.memory(),
+        needed <= machine.memory(),
         f"{frames:,} frames of {spec.state_shape} would take {needed / 2**30:,.0f} GiB, more than this machine's memory of "
-        f"{hdf5_objects.memory() / 2**30:,.0f} GiB: simulate fewer steps, discard more, or write several files.",
+        f"{machine.memory() / 2**30:,.0f} GiB: simulate fewer steps, discard more, or write several files.",
     )
 
 

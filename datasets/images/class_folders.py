@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from deepzero_sim.common import hdf5_objects
+from deepzero_sim.common import machine
 from deepzero_sim.common.requirements import require_data
 from deepzero_sim.datasets.images.archives import Entry
 from deepzero_sim.datasets.images.decoder import Decoder, is_image
@@ -90,7 +90,7 @@ class ClassFolders:
         pixels = self._decoder.decode(content, entry.name, self._source)
         self._bytes += pixels.nbytes
         require_data(
-            self._bytes <= hdf5_objects.memory(),
+            self._bytes <= machine.memory(),
             f"{self._source} holds more images than fit into this machine's memory: take fewer or smaller ones.",
         )
         images = self._images.setdefault(place, {})

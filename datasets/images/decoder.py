@@ -71,7 +71,7 @@ class Decoder:
                 warnings.simplefilter("error", image_module.DecompressionBombWarning)
                 with image_module.open(io.BytesIO(content), formats=_formats()) as image:
                     self._require_depth(image, content, name, source)
-                    self._require_size(_turned_size(image), name, source)
+                    self._require_size(_upright_size(image), name, source)
                     return self._convert(image)
         except DataError:
             raise
@@ -119,7 +119,7 @@ def _orientation(image: Any) -> Any:
     return image.getexif().get(0x0112)
 
 
-def _turned_size(image: Any) -> tuple[int, int]:
+def _upright_size(image: Any) -> tuple[int, int]:
     """Height and width of an image once it is turned as its camera was held."""
     width, height = image.size
     return (width, height) if _orientation(image) in {5, 6, 7, 8} else (height, width)

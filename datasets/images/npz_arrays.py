@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from deepzero_sim.common import hdf5_objects
+from deepzero_sim.common import machine
 from deepzero_sim.common.requirements import require_data
 from deepzero_sim.datasets.hdf5 import show
 from deepzero_sim.datasets.images.labelled_images import ImageData, Images
@@ -93,7 +93,7 @@ def _read_arrays(path: Path) -> tuple[dict[str, NDArray[np.generic]], list[str]]
             raise KeyError(f"one array must be {wanted}, but there is {there}")
     chosen = {wanted: names[wanted][0] for wanted in _WANTED}
     claimed = sum(sizes[name] for name in chosen.values())
-    if claimed > hdf5_objects.memory():
+    if claimed > machine.memory():
         raise ValueError(f"its arrays take {claimed:,} bytes, more than this machine's memory")
     with np.load(path, allow_pickle=False) as file:
         return {wanted: np.asarray(file[name]) for wanted, name in chosen.items()}, sorted({*sizes} - {*chosen.values()})

@@ -73,9 +73,10 @@ class SolverLoop:
                 f"gradient must be one of {', '.join(get_args(SolverGradient))}, or a vector-Jacobian product of dz.vjp, "
                 f"not {gradient!r}."
             )
-        named = not isinstance(gradient, VectorJacobianProduct)  # one of those that take no differences of steps
-        self.gradient: VectorJacobianProduct = _BY_NAME[gradient]() if named else gradient
-        self.layer = SolverLayer(solver, self.gradient, executor, on_failure, require_deterministic=not named)
+        # the named ones take no differences of steps
+        deterministic = isinstance(gradient, VectorJacobianProduct)
+        self.gradient = gradient if isinstance(gradient, VectorJacobianProduct) else _BY_NAME[gradient]()
+        self.layer = SolverLayer(solver, self.gradient, executor, on_failure, require_deterministic=deterministic)
         self.corrector = corrector
         self.unroll = unroll
         self.on_failure = self.layer.on_failure
