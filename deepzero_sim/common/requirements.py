@@ -24,7 +24,7 @@ def require(holds: bool, expected: str, value: object, remedy: str = "", error: 
         holds: Condition on the value.
         expected: Beginning of the sentence, such as ``"radius must be a whole number of points, 0 or more"``.
         value: Value that came, shown as Python writes it; :class:`Words` are shown as they are.
-        remedy: What to do about it, where that is not plain.
+        remedy: Advice, where it is not plain.
         error: Class of the error.
     """
     if not holds:
