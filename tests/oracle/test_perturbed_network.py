@@ -33,8 +33,8 @@ from deepzero_sim.estimators import CGE, BackPropagation
 from deepzero_sim.oracle.difference.delta import Dense
 from deepzero_sim.oracle.difference.rules.table import RULES
 from deepzero_sim.oracle.model import ModelOracle
-from deepzero_sim.oracle.perturbed_network import PerturbedNetwork
 from deepzero_sim.oracle.parameters import trainable, unit_direction
+from deepzero_sim.oracle.perturbed_network import PerturbedNetwork
 from deepzero_sim.oracle.queries import CoordinateBatch, Coordinates, Directions, Displacements, Perturbation
 
 

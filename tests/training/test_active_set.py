@@ -22,9 +22,9 @@ from deepzero_sim.estimators.sparsity import Densities, LayerRatios, Uniform, ZO
 from deepzero_sim.oracle.base import Oracle
 from deepzero_sim.solver.contract import DifferentiableSolver
 from deepzero_sim.training.active_set import LAYER_RATIOS, RunRatios, active_set, build_ratios
+from deepzero_sim.training.progress import Progress
 from deepzero_sim.training.ratios_file import load_ratios
 from deepzero_sim.training.run_folder import RunFolder
-from deepzero_sim.training.progress import Progress
 
 #: Of the network that `train_settings` names, the weights and the rest.
 SCORED, BIASES = 9 + 27 + 27 + 9, 3 + 3 + 3 + 1
