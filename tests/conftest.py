@@ -16,7 +16,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-from deepzero_sim.execution.executors import SerialExecutor, open_executor
+from deepzero_sim.execution.executors import open_executor
+from deepzero_sim.execution.tasks import SerialExecutor
 
 settings.register_profile(
     "deepzero", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]

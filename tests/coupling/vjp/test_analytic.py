@@ -11,7 +11,8 @@ from deepzero_sim import SolverLoop, vjp
 from deepzero_sim.common.types import Array
 from deepzero_sim.coupling.probes import SolverProbe
 from deepzero_sim.errors import ConfigError, NonFiniteError
-from deepzero_sim.solver.contract import DifferentiableSolver, SolverSpec
+from deepzero_sim.solver.contract import DifferentiableSolver
+from deepzero_sim.solver.spec import SolverSpec
 
 
 def logistic() -> tuple[LogisticSolver, Array, Array, Array]:
