@@ -59,12 +59,12 @@ def short(output: Path, methods: list[WakeMethod], **changes: Any) -> BenchWakeS
     return replace(settings, **changes)
 
 
-def found_in(output: Path) -> Any:
+def read_results(output: Path) -> Any:
     return json.loads((output / "results.json").read_text())
 
 
 def assert_reported(output: Path, methods: list[str]) -> None:
-    found = found_in(output)
+    found = read_results(output)
     assert list(found["methods"]) == ["NON", *methods]
     for method in found["methods"].values():
         assert method["mae"] > 0 and method["diverged"] == 0
@@ -82,7 +82,7 @@ def test_methods_are_compared_by_what_they_cost(tmp_path: Path) -> None:
     table = bench_wake(short(tmp_path, ["Detached", "CGE", "ES"]))
     assert [row[0] for row in table[1:]] == ["SRC", "NON", "Detached", "CGE", "ES"]
     assert_reported(tmp_path, ["Detached", "CGE", "ES"])
-    found = found_in(tmp_path)["methods"]
+    found = read_results(tmp_path)["methods"]
     last = {name: method["trainings"][0]["points"][-1] for name, method in found.items()}
     queries = 11 + 14 + 14 + 7 + 14  # a tenth of the weights of four convolutions, and all biases
     assert last["NON"]["solver_steps"] == FRAMES
@@ -105,9 +105,9 @@ def test_every_method_for_two_seeds(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert main(["bench", "wake", "--output", str(tmp_path), *few]) == 0
     assert "FO-SOL" in capsys.readouterr().out
     assert_reported(tmp_path, list(get_args(WakeMethod)))
-    found = found_in(tmp_path)
+    found = read_results(tmp_path)
     assert main(["bench", "wake", "--output", str(tmp_path), *few]) == 0
-    assert without_seconds(found_in(tmp_path)["methods"]) == without_seconds(found["methods"])
+    assert without_seconds(read_results(tmp_path)["methods"]) == without_seconds(found["methods"])
     assert found["methods"]["FO-SOL"]["mae_to_fo_sol"] == 1
 
 
@@ -121,16 +121,16 @@ def test_interrupted_it_goes_on_and_finds_the_same(method: WakeMethod, tmp_path:
     pytest.importorskip("matplotlib")
     bench_wake(short(tmp_path / "whole", [method]))
     with monkeypatch.context() as patch:
-        patch.setattr(wake, "training_bar", lambda title, updates: _killing(title, 2))
+        patch.setattr(wake, "training_bar", lambda title, updates: _KillAfter(title, 2))
         with pytest.raises(KilledError):
             bench_wake(short(tmp_path / "killed", [method]))
     assert not (tmp_path / "killed" / "results.json").exists()
     bench_wake(short(tmp_path / "killed", [method]))
-    whole, killed = (found_in(tmp_path / name)["methods"] for name in ("whole", "killed"))
+    whole, killed = (read_results(tmp_path / name)["methods"] for name in ("whole", "killed"))
     assert without_seconds(killed) == without_seconds(whole)
 
 
-class _killing:  # noqa: N801 - stands for a function
+class _KillAfter:
     def __init__(self, title: str, update: int) -> None:
         self.title, self.update = title, update
 
@@ -158,7 +158,7 @@ def test_a_training_that_diverges_is_a_result(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(Trainer, "_step", step)
     table = bench_wake(short(tmp_path, ["Detached", "StraightThrough"]))
     assert table[3][:2] == ("Detached", "diverged for 1 of 1")
-    found = found_in(tmp_path)["methods"]
+    found = read_results(tmp_path)["methods"]
     assert found["Detached"]["mae"] is None and found["StraightThrough"]["mae"] > 0
     (training,) = found["Detached"]["trainings"]
     assert training["diverged"] == "the loss must be finite, got nan."
@@ -185,7 +185,7 @@ def test_what_diverged_is_shown_and_not_averaged_away(tmp_path: Path) -> None:
     bound = [training("FO-SOL", 0, [0.9, 0.2]), training("FO-SOL", 1, [0.9, 0.4], "it blew up.")]
     found, settings = Comparison(1.0, [*non, *cge, *bound]), short(tmp_path, ["CGE", "FO-SOL"], seeds=2)
     publish(settings, found)
-    said = found_in(tmp_path)["methods"]
+    said = read_results(tmp_path)["methods"]
     assert said == results(settings, found)["methods"]
     assert said["CGE"]["mae"] is None and said["CGE"]["std"] is None and said["CGE"]["diverged"] == 1
     assert said["CGE"]["least"] == 0.3 and said["CGE"]["most"] is None and said["CGE"]["mae_to_fo_sol"] is None

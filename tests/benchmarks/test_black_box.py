@@ -43,7 +43,7 @@ def sphere(candidates: Numbers) -> Numbers:
     return np.asarray((candidates**2).sum(axis=-1))
 
 
-def minimised(optimiser: BlackBox, generations: int, loss: Callable[[Numbers], Numbers] = sphere) -> Numbers:
+def minimise(optimiser: BlackBox, generations: int, loss: Callable[[Numbers], Numbers] = sphere) -> Numbers:
     for _ in range(generations):
         optimiser.tell(loss(optimiser.ask()))
     return optimiser.best
@@ -55,43 +55,43 @@ def test_a_quadratic_gets_smaller(method: WakeMethod, start: float, share: float
     assert optimiser.best == pytest.approx(np.full(20, start))
     assert optimiser.ask().shape == (14, 20)
     optimiser = black_box(method, start=np.full(20, start), sigma=start / 5)
-    assert float(sphere(minimised(optimiser, 60))) < share * 20 * start**2
+    assert float(sphere(minimise(optimiser, 60))) < share * 20 * start**2
 
 
 @pytest.mark.parametrize("method", BLACK_BOXES)
 def test_the_same_losses_lead_the_same_way_whatever_else_is_drawn(method: WakeMethod) -> None:
-    first = minimised(black_box(method), 5)
+    first = minimise(black_box(method), 5)
     second = black_box(method)
     for _ in range(5):
         np.random.random(7)
         torch.rand(3)
         second.tell(sphere(second.ask()))
     assert np.array_equal(first, second.best)
-    assert not np.array_equal(first, minimised(black_box(method, seed=4), 5))
+    assert not np.array_equal(first, minimise(black_box(method, seed=4), 5))
 
 
 @pytest.mark.parametrize("method", BLACK_BOXES)
 def test_generators_of_others_are_left_alone(method: WakeMethod) -> None:
     np.random.seed(1)
     before = np.random.get_state()[1].copy()  # type: ignore[union-attr,index]
-    minimised(black_box(method), 2)
+    minimise(black_box(method), 2)
     assert np.array_equal(before, np.random.get_state()[1])  # type: ignore[index]
 
 
 @pytest.mark.parametrize("method", BLACK_BOXES)
 def test_infinite_losses_are_survived(method: WakeMethod) -> None:
-    assert np.isfinite(minimised(black_box(method), 1, lambda candidates: np.full(14, math.inf))).all()
+    assert np.isfinite(minimise(black_box(method), 1, lambda candidates: np.full(14, math.inf))).all()
 
-    def walled(candidates: Numbers) -> Numbers:
+    def with_wall(candidates: Numbers) -> Numbers:
         return np.where(candidates[:, 0] > 0.5, math.inf, sphere(candidates))
 
-    best = minimised(black_box(method), 60, walled)
+    best = minimise(black_box(method), 60, with_wall)
     assert np.isfinite(best).all() and float(sphere(best)) < 20 * 0.25
 
 
 def test_the_gradient_of_evolution_strategies_points_uphill() -> None:
     slope = np.arange(1.0, 21.0)
-    moved = minimised(black_box("ES", population=400), 1, lambda candidates: candidates @ slope) - 0.5
+    moved = minimise(black_box("ES", population=400), 1, lambda candidates: candidates @ slope) - 0.5
     # Adam's first step is the learning rate against each coordinate's sign
     assert np.abs(moved) == pytest.approx(np.full(20, 5e-4), rel=1e-3)
     assert (moved[5:] < 0).all()
@@ -169,7 +169,7 @@ def test_a_candidate_that_blows_up_has_an_infinite_loss_and_spoils_no_other(bad:
 
 @pytest.fixture
 def start(tmp_path: Path) -> BlackBoxSettings:
-    """A quick run, and the one it starts from."""
+    """Set up a quick run, and the one it starts from."""
     data = line_data(tmp_path / "line.h5")
     non = train_settings(tmp_path / "NON", data, method="NON", updates=20)
     train(non)

@@ -20,12 +20,12 @@ ERRORS: dict[Scheme, float] = {"forward": 1e-4, "central": 1e-6}
 
 
 def classifier() -> ResNet:
-    """A residual network with every kind of block, small enough to differentiate coordinate by coordinate."""
+    """Make a residual network with every kind of block, small enough to differentiate coordinate by coordinate."""
     return ResNet(1).double()
 
 
 def some_of(model: nn.Module, count: int = 4) -> NamedTensors:
-    """A mask of some coordinates of every parameter."""
+    """Make a mask of some coordinates of every parameter."""
     mask = {}
     for name, parameter in model.named_parameters():
         active = torch.zeros(parameter.numel(), dtype=torch.bool)
@@ -72,14 +72,14 @@ def test_weights_are_put_back_after_a_failure() -> None:
     model, calls = classifier(), []
     before = snapshot(model)
 
-    def failing(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def fail(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         calls.append(targets)
         if len(calls) > 2:
             raise RuntimeError
         return F.cross_entropy(outputs, targets)
 
     with pytest.raises(RuntimeError):
-        PlainLoop(model, failing).estimate(BATCH, some_of(model))
+        PlainLoop(model, fail).estimate(BATCH, some_of(model))
     assert_untouched(model, before)
 
 

@@ -22,7 +22,7 @@ def data(tmp_path: Path) -> Trajectories:
 
 
 @pytest.fixture
-def numbered() -> Trajectories:
+def numbers() -> Trajectories:
     """Every frame holds 100 times its simulation plus its time."""
     frames = (100 * np.arange(5)[:, None] + np.arange(9)).astype(np.float64)
     return Trajectories(
@@ -54,8 +54,8 @@ def test_a_solver_that_fails_on_the_data_is_named() -> None:
         advance_frames(solver, Trajectories(np.zeros((1, 3, 1, 16)), np.zeros((1, 0)), np.ones((1, 16), bool)))
 
 
-def test_a_batch_is_a_rollout_of_one_simulation(numbered: Trajectories) -> None:
-    batches = UnrolledBatches(numbered, numbered.frames[:, :-1] + 0.5, batch_size=40, unroll=3)
+def test_a_batch_is_a_rollout_of_one_simulation(numbers: Trajectories) -> None:
+    batches = UnrolledBatches(numbers, numbers.frames[:, :-1] + 0.5, batch_size=40, unroll=3)
     states, params, references, advanced = batches(0)
     assert states is not None and params is not None and references is not None and advanced is not None
     first = states[:, 0, 0]
@@ -66,9 +66,9 @@ def test_a_batch_is_a_rollout_of_one_simulation(numbered: Trajectories) -> None:
     assert set((first % 100).tolist()) == set(range(6)) and set((first // 100).tolist()) == set(range(5))
 
 
-def test_a_batch_depends_on_the_seed_and_its_number_only(numbered: Trajectories) -> None:
+def test_a_batch_depends_on_the_seed_and_its_number_only(numbers: Trajectories) -> None:
     def batch(seed: int, step: int) -> torch.Tensor:
-        states = UnrolledBatches(numbered, numbered.frames[:, :-1], 8, 2, seed)(step)[0]
+        states = UnrolledBatches(numbers, numbers.frames[:, :-1], 8, 2, seed)(step)[0]
         assert states is not None
         return states
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from h5py import h5a, h5s, h5t
 from runs import line_data
-from test_statements import SPEC, saved
+from test_metadata import SPEC, save_file
 
 from deepzero_sim.cli.main import main
 from deepzero_sim.common import hdf5_objects
@@ -69,16 +69,16 @@ def rewritten(path: Path, writer: Writer) -> Path:
 
 @pytest.mark.parametrize("who", TEXTS)
 def test_text_is_read_in_every_form(tmp_path: Path, who: str) -> None:
-    path = rewritten(saved(tmp_path / "a.h5"), TEXTS[who])
+    path = rewritten(save_file(tmp_path / "a.h5"), TEXTS[who])
     found = trajectories.load(path, SPEC)
     assert found.frames.shape == (2, 5, 2, 4, 3)
     assert found.attributes["format"] == FORMAT and found.attributes["name"] == "flow"
     assert found.metadata is not None and found.metadata.channels == ("u", "v")
     with pytest.raises(DataError, match="made for solver 'flow', not 'other'"):
-        trajectories.load(rewritten(saved(tmp_path / "b.h5"), TEXTS[who]), _renamed("other"))
+        trajectories.load(rewritten(save_file(tmp_path / "b.h5"), TEXTS[who]), _spec_named("other"))
 
 
-def _renamed(name: str) -> Any:
+def _spec_named(name: str) -> Any:
     from dataclasses import replace  # noqa: PLC0415 - only here
 
     return replace(SPEC, name=name)
@@ -95,7 +95,7 @@ LISTS: dict[str, Callable[[list[str]], Any]] = {
 
 @pytest.mark.parametrize("how", LISTS)
 def test_lists_of_names_are_read_in_every_form(tmp_path: Path, how: str) -> None:
-    path = saved(tmp_path / "a.h5")
+    path = save_file(tmp_path / "a.h5")
     with h5py.File(path, "a") as file:
         for key in STATED[2:]:
             file.attrs[key] = LISTS[how](list(getattr(SPEC, key)))
@@ -141,7 +141,7 @@ def test_numbers_are_read_in_every_form(tmp_path: Path, how: str) -> None:
     from dataclasses import replace  # noqa: PLC0415 - only here
 
     spec = replace(SPEC, dt=2.0)
-    path = saved(tmp_path / "a.h5", spec)
+    path = save_file(tmp_path / "a.h5", spec)
     with h5py.File(path, "a") as file:
         file.attrs["version"], file.attrs["dt"] = NUMBERS[how](1), NUMBERS[how](2)
     assert trajectories.load(path, spec).attributes["dt"] == 2
@@ -180,7 +180,7 @@ def test_a_file_that_netcdf_wrote_is_read(tmp_path: Path) -> None:
 
 
 def test_values_that_netcdf_left_out_are_no_frames(tmp_path: Path) -> None:
-    path = saved(tmp_path / "a.h5")
+    path = save_file(tmp_path / "a.h5")
     with h5py.File(path, "a") as file:
         file["frames"].attrs["_FillValue"] = np.array([9.96921e36])
         file["frames"][0, 1, 0, 0, 0] = 9.96921e36
@@ -189,16 +189,16 @@ def test_values_that_netcdf_left_out_are_no_frames(tmp_path: Path) -> None:
 
 
 def test_packed_numbers_are_refused(tmp_path: Path) -> None:
-    path = saved(tmp_path / "a.h5")
+    path = save_file(tmp_path / "a.h5")
     with h5py.File(path, "a") as file:
         file["frames"].attrs["scale_factor"] = 0.1
     with pytest.raises(DataError, match="frames holds packed numbers, as its attribute scale_factor says"):
         trajectories.load(path, SPEC)
 
 
-def edited(change: Callable[[h5py.File, Path], object]) -> Callable[[Path], Path]:
+def write_changed(change: Callable[[h5py.File, Path], object]) -> Callable[[Path], Path]:
     def make(folder: Path) -> Path:
-        path = saved(folder / "a.h5")
+        path = save_file(folder / "a.h5")
         with h5py.File(path, "a") as file:
             change(file, folder)
         return path
@@ -206,7 +206,7 @@ def edited(change: Callable[[h5py.File, Path], object]) -> Callable[[Path], Path
     return make
 
 
-def replaced(name: str, value: Any) -> Callable[[h5py.File, Path], object]:
+def put(name: str, value: Any) -> Callable[[h5py.File, Path], object]:
     def change(file: h5py.File, folder: Path) -> None:
         del file[name]
         if callable(value):
@@ -223,7 +223,7 @@ def external_storage(file: h5py.File, folder: Path) -> None:
 
 
 def external_link(file: h5py.File, folder: Path) -> None:
-    other = saved(folder / "other.h5")
+    other = save_file(folder / "other.h5")
     file["frames"] = h5py.ExternalLink(str(other), "/frames")
 
 
@@ -233,13 +233,13 @@ def link_to_a_pipe(file: h5py.File, folder: Path) -> None:
 
 
 def through_an_external_group(file: h5py.File, folder: Path) -> None:
-    file["other"] = h5py.ExternalLink(str(saved(folder / "other.h5")), "/")
+    file["other"] = h5py.ExternalLink(str(save_file(folder / "other.h5")), "/")
     file["frames"] = h5py.SoftLink("/other/frames")
 
 
 def virtual(file: h5py.File, folder: Path) -> None:
     layout = h5py.VirtualLayout((2, 5, 2, 4, 3), "f8")
-    layout[:] = h5py.VirtualSource(str(saved(folder / "other.h5")), "frames", (2, 5, 2, 4, 3))
+    layout[:] = h5py.VirtualSource(str(save_file(folder / "other.h5")), "frames", (2, 5, 2, 4, 3))
     file.create_virtual_dataset("frames", layout)
 
 
@@ -268,47 +268,53 @@ def attribute(key: str, value: Any) -> Callable[[h5py.File, Path], object]:
 
 
 def with_mask(values: Any) -> Callable[[h5py.File, Path], object]:
-    return replaced("mask", np.broadcast_to(values, (2, 4, 3)).copy())
+    return put("mask", np.broadcast_to(values, (2, 4, 3)).copy())
 
 
 HOSTILE: dict[str, tuple[Callable[[h5py.File, Path], object], str]] = {
-    "external storage": (replaced("frames", external_storage), "frames has its values in other files, which are not read"),
-    "an external link": (replaced("frames", external_link), "frames is a link to another file"),
-    "an external link to a pipe": (replaced("frames", link_to_a_pipe), "frames is a link to another file"),
-    "an external group": (replaced("frames", through_an_external_group), "frames is a link to another file"),
-    "a virtual dataset": (replaced("frames", virtual), "frames has its values in other files"),
+    "external storage": (
+        put("frames", external_storage),
+        "frames has its values in other files, which are not read",
+    ),
+    "an external link": (put("frames", external_link), "frames is a link to another file"),
+    "an external link to a pipe": (put("frames", link_to_a_pipe), "frames is a link to another file"),
+    "an external group": (put("frames", through_an_external_group), "frames is a link to another file"),
+    "a virtual dataset": (put("frames", virtual), "frames has its values in other files"),
     "a mask of another file": (
-        replaced("mask", lambda f, p: f.__setitem__("mask", h5py.ExternalLink("b", "/m"))),
+        put("mask", lambda f, p: f.__setitem__("mask", h5py.ExternalLink("b", "/m"))),
         "mask is a link",
     ),
     "positions of another file": (
-        replaced("axes/u/x", lambda f, p: f.__setitem__("axes/u/x", h5py.ExternalLink("b", "/m"))),
+        put("axes/u/x", lambda f, p: f.__setitem__("axes/u/x", h5py.ExternalLink("b", "/m"))),
         "is a link",
     ),
-    "a soft link to itself": (replaced("frames", soft_link_to_itself), "frames is a link that leads back to itself"),
-    "soft links in a circle": (replaced("frames", soft_links_in_a_circle), "frames is a link that leads back to itself"),
-    "a soft link to nothing": (replaced("frames", h5py.SoftLink("/none")), "there is no frames"),
-    "never written": (replaced("frames", never_written), "frames was never written"),
-    "half written": (replaced("frames", half_written), "1 of 2 chunks of frames were never written"),
+    "a soft link to itself": (put("frames", soft_link_to_itself), "frames is a link that leads back to itself"),
+    "soft links in a circle": (put("frames", soft_links_in_a_circle), "frames is a link that leads back to itself"),
+    "a soft link to nothing": (put("frames", h5py.SoftLink("/none")), "there is no frames"),
+    "never written": (put("frames", never_written), "frames was never written"),
+    "half written": (put("frames", half_written), "1 of 2 chunks of frames were never written"),
     "10^12 simulations": (
-        replaced("frames", claims),
+        put("frames", claims),
         r"frames of shape \(1000000, .* would take [\d,]+ GiB, more than this machine",
     ),
-    "no array": (replaced("frames", h5py.Empty("f8")), "frames holds no array"),
-    "one number": (replaced("frames", 1.0), r"must hold frames \(S, T, C, \*N\)"),
-    "text": (replaced("params", np.array([[b"a", b"b"]] * 2)), "must hold floating-point frames and params"),
+    "no array": (put("frames", h5py.Empty("f8")), "frames holds no array"),
+    "one number": (put("frames", 1.0), r"must hold frames \(S, T, C, \*N\)"),
+    "text": (put("params", np.array([[b"a", b"b"]] * 2)), "must hold floating-point frames and params"),
     "references": (
-        replaced("frames", lambda f, p: f.__setitem__("frames", f["params"].ref)),
+        put("frames", lambda f, p: f.__setitem__("frames", f["params"].ref)),
         "must hold frames|floating-point",
     ),
-    "a compound": (replaced("params", np.zeros((2, 2), [("a", "f4")])), "must hold floating-point frames and params"),
-    "complex numbers": (replaced("params", np.zeros((2, 2), complex)), "must hold floating-point frames and params"),
+    "a compound": (put("params", np.zeros((2, 2), [("a", "f4")])), "must hold floating-point frames and params"),
+    "complex numbers": (put("params", np.zeros((2, 2), complex)), "must hold floating-point frames and params"),
     "no simulations": (
-        lambda f, p: (replaced("frames", np.zeros((0, 5, 2, 4, 3)))(f, p), replaced("params", np.zeros((0, 2)))(f, p)),
+        lambda f, p: (
+            put("frames", np.zeros((0, 5, 2, 4, 3)))(f, p),
+            put("params", np.zeros((0, 2)))(f, p),
+        ),
         r"must hold simulations, each of one frame or more, not frames of shape \(0, 5, 2, 4, 3\)",
     ),
     "no frames": (
-        replaced("frames", np.zeros((2, 0, 2, 4, 3))),
+        put("frames", np.zeros((2, 0, 2, 4, 3))),
         r"must hold simulations, each of one frame or more, not .*\(2, 0, 2, 4, 3\)",
     ),
     "NaN where there is padding": (
@@ -344,7 +350,7 @@ HOSTILE: dict[str, tuple[Callable[[h5py.File, Path], object], str]] = {
 @pytest.mark.parametrize("case", HOSTILE)
 def test_a_hostile_file_is_refused_in_a_sentence_by_whoever_reads_it(tmp_path: Path, case: str) -> None:
     change, says = HOSTILE[case]
-    path = edited(change)(tmp_path)
+    path = write_changed(change)(tmp_path)
     for spec in (SPEC, None):
         with pytest.raises(DataError, match=says) as error:
             trajectories.load(path, spec)
@@ -355,7 +361,7 @@ def test_a_hostile_file_is_refused_in_a_sentence_by_whoever_reads_it(tmp_path: P
     "case", ["external storage", "an external link to a pipe", "half written", "10^12 simulations", "a mask of zeros"]
 )
 def test_what_is_hostile_is_seen_without_reading_the_frames(tmp_path: Path, case: str) -> None:
-    path = edited(HOSTILE[case][0])(tmp_path)
+    path = write_changed(HOSTILE[case][0])(tmp_path)
     if case == "a mask of zeros":
         assert trajectories.summarise(path).shape == (2, 5, 2, 4, 3)
         return
@@ -364,7 +370,7 @@ def test_what_is_hostile_is_seen_without_reading_the_frames(tmp_path: Path, case
 
 
 def test_a_soft_link_within_the_file_is_followed(tmp_path: Path) -> None:
-    path = saved(tmp_path / "a.h5")
+    path = save_file(tmp_path / "a.h5")
     with h5py.File(path, "a") as file:
         file.move("frames", "hidden/data")
         file["hidden/link"] = h5py.SoftLink("data")
@@ -373,7 +379,7 @@ def test_a_soft_link_within_the_file_is_followed(tmp_path: Path) -> None:
 
 
 def test_attributes_that_only_their_writer_knows_do_no_harm(tmp_path: Path) -> None:
-    path = saved(tmp_path / "a.h5")
+    path = save_file(tmp_path / "a.h5")
     with h5py.File(path, "a") as file:
         file.attrs["reference"], file.attrs["opaque"] = file["params"].ref, np.void(b"\0\1")
         file.attrs["times"] = np.array(b"x", dtype="S1")
@@ -424,7 +430,7 @@ def test_the_command_line_ends_with_a_sentence_whatever_is_named(
 
 
 def test_no_damage_passes_for_data(tmp_path: Path) -> None:
-    path, generator = saved(tmp_path / "a.h5"), np.random.default_rng(0)
+    path, generator = save_file(tmp_path / "a.h5"), np.random.default_rng(0)
     whole, frames, refused = path.read_bytes(), trajectories.load(path, SPEC).frames, 0
     for _ in range(200):
         content = bytearray(whole)

@@ -25,7 +25,7 @@ DT = 0.25
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The program, compiled where the recipes look for it; the current folder."""
+    """Compile the program where the recipes look for it, in the current folder."""
     compiler = shutil.which("cc")
     if compiler is None:
         pytest.skip("there is no C compiler")
@@ -45,7 +45,7 @@ def solver() -> ExecutableSolver:
 
 
 def step(states: Array, lengths: Array, substeps: int) -> Array:
-    """The scheme once more, with matrices."""
+    """Compute the scheme once more, with matrices."""
     cells, h, advanced = states.shape[-1], DT / substeps, []
     for state, length in zip(states[:, 0], lengths[:, 0], strict=True):
         dx, u, one = length / cells, state, np.eye(cells)

@@ -43,14 +43,14 @@ def command(path: Path) -> str:
 
 
 def read(path: Path) -> Any:
-    """The settings of a recipe."""
-    words = [word for file in (*shared(path), path) for word in ("--config", str(file))]
+    """Read the settings of a recipe."""
+    words = [word for file in (*shared_files(path), path) for word in ("--config", str(file))]
     _, settings, _ = read_command([*command(path).split(), *words])
     return settings
 
 
-def shared(path: Path) -> list[Path]:
-    """What is given before a recipe: the solver, if the recipes of a folder have theirs in a file of its own."""
+def shared_files(path: Path) -> list[Path]:
+    """List the files given before a recipe: the solver, if the recipes of a folder have theirs in a file of its own."""
     solver = path.with_name("solver.yaml")
     return [solver] if command(path) in ("train", "check") and solver.exists() and path != solver else []
 

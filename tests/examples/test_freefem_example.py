@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(shutil.which("FreeFem++") is None, reason="FreeF
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the example in it, where meshes may be made."""
+    """Make a folder with the example in it, where meshes may be made."""
     folder = tmp_path_factory.mktemp("root")
     example = folder / "examples" / "freefem"
     shutil.copytree(HERE, example, ignore=shutil.ignore_patterns("*.msh"))

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the example in it, where meshes may be made."""
+    """Make a folder with the example in it, where meshes may be made."""
     folder = tmp_path_factory.mktemp("root")
     example = folder / "examples" / "openfoam"
     shutil.copytree(HERE, example, ignore=shutil.ignore_patterns("polyMesh"))
@@ -103,8 +103,8 @@ def double(**changed: Any) -> dz.Solver:
     return solver(spec=EXAMPLE.settings()["args"]["spec"] | {"dtype": "float64"}, **changed)
 
 
-def diverging(through: dz.Solver) -> np.ndarray:
-    """What comes of a flow that is far too fast for the step, if anything does."""
+def diverge(through: dz.Solver) -> np.ndarray:
+    """Step a flow that is far too fast for the step."""
     params = lids((1.0, 0.001)).astype(np.float64)
     states = 1e100 * vortices(params).astype(np.float64)
     for _ in range(20):
@@ -114,14 +114,14 @@ def diverging(through: dz.Solver) -> np.ndarray:
 
 def test_a_flow_that_diverges_ends_by_a_signal() -> None:
     with pytest.raises(SolverKilledError, match="SIGFPE") as raised:
-        diverging(double())
+        diverge(double())
     assert raised.value.number == signal.SIGFPE
     assert raised.value.diverged
 
 
 def test_untrapped_it_cannot_read_its_own_residual() -> None:
     with pytest.raises(ExitCodeError, match="status 1") as raised:
-        diverging(double(environment={**ENVIRONMENT, "FOAM_SIGFPE": "false"}, keep="failures", kept_folder="kept"))
+        diverge(double(environment={**ENVIRONMENT, "FOAM_SIGFPE": "false"}, keep="failures", kept_folder="kept"))
     assert raised.value.kept is not None
     assert "expected scalar value, found on line 0: word 'nan'" in (raised.value.kept / "stderr.log").read_text()
 

@@ -1,4 +1,4 @@
-"""What every example of a third-party solver is held to: the contract, and a recipe in short."""
+"""Tests of every example of a third-party solver: the contract, and a recipe in short."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ class Example:
         self.params = np.array(self.recipe["files"][0]["params"])
 
     def settings(self, which: str = "source") -> dict[str, Any]:
-        """A solver's name and args in the recipe."""
+        """Look up a solver's name and args in the recipe."""
         found: dict[str, Any] = self.recipe["simulations"][which]
         return found
 
     def solver(self, which: str = "source", **changed: Any) -> dz.Solver:
-        """A new one, as the recipe makes it but for some args."""
+        """Make a new one, as the recipe does but for some args."""
         named = self.settings(which)
         return build_solver(Component(named["name"], named.get("args", {}) | changed))
 
     def states(self, which: str = "source", batch: int = 2) -> tuple[Array, Array]:
-        """Initial states of a solver's grid and their parameters."""
+        """Make initial states of a solver's grid and their parameters."""
         spec, initial = self.solver(which).spec, load(self.recipe["simulations"]["initial"])
         params = self.params[:batch]
         return np.concatenate([initial(spec, row[None]) for row in params]), params
@@ -59,7 +59,7 @@ def keeps_the_contract(example: Example) -> None:
 
 
 def is_corrected_towards_itself(example: Example) -> None:
-    """What the recipe calls the truth lies nearer to itself refined than the coarse solver does: the error is the grid's."""
+    """Check that the recipe's truth lies nearer to itself refined than the coarse solver does: the error is the grid's."""
     restrict, spec = load(example.recipe["simulations"]["restrict"]), example.solver().spec
     (states, params), reference = example.states("reference", batch=1), example.solver("reference")
     start = restrict(states, spec)

@@ -60,7 +60,7 @@ class Wire:
         self._queues[source, self.rank].put(b"")
 
 
-def served_to_the_end(wire: Any) -> None:
+def serve_to_the_end(wire: Any) -> None:
     with pytest.raises(SystemExit, match="0"):
         worker.serve(wire)
 
@@ -73,7 +73,7 @@ class Ranks:
             (a, b): queue.SimpleQueue() for a in range(size) for b in range(size)
         }
         self.wires: list[Any] = [Wire(rank, size, queues) for rank in range(size)]
-        self.serving = [threading.Thread(target=served_to_the_end, args=(wire,)) for wire in self.wires[1:]]
+        self.serving = [threading.Thread(target=serve_to_the_end, args=(wire,)) for wire in self.wires[1:]]
         for thread in self.serving:
             thread.start()
         self.lost = LostRanks()
@@ -103,7 +103,7 @@ def after_meeting(function: Callable[[], Any]) -> Any:
 
 
 def on_both(executor: RankExecutor, function: Callable[[], Any]) -> list[Any]:
-    """What a function gives on rank 0 and on the other: neither begins before the other has come."""
+    """Call a function on rank 0 and on the other: neither begins before the other has come."""
     futures = [executor.submit(after_meeting, function) for _ in range(2)]
     return [future.exception() or future.result() for future in futures]
 
@@ -153,7 +153,7 @@ class Awkward(Exception):  # noqa: N818
         super().__init__(f"{a} and {b}")
 
 
-def missing_extra() -> None:
+def lack_extra() -> None:
     raise MissingExtraError("a test", "module", "extra")
 
 
@@ -168,7 +168,7 @@ def leave() -> None:
 @pytest.mark.parametrize(
     ("function", "kinds", "says"),
     [
-        (missing_extra, {MissingExtraError}, r"a test needs the package 'module'.*deepzero-sim\[extra\]"),
+        (lack_extra, {MissingExtraError}, r"a test needs the package 'module'.*deepzero-sim\[extra\]"),
         (awkward, {Awkward, RuntimeError}, "1 and 2"),
         (leave, {RuntimeError}, "a task raised SystemExit: 3"),
     ],
@@ -331,8 +331,8 @@ class Program:
             stderr=subprocess.PIPE,
         )
 
-    def said(self, **facts: Any) -> dict[str, Any]:
-        """The next line that a rank says, which must hold some facts."""
+    def next_facts(self, **facts: Any) -> dict[str, Any]:
+        """Read the next line that a rank prints, which must hold some facts."""
         assert self.process.stdout is not None
         line: dict[str, Any] = json.loads(self.process.stdout.readline())
         assert facts.items() <= line.items()
@@ -343,7 +343,7 @@ class Program:
         out, err = self.process.communicate(timeout=seconds)
         return self.process.returncode, out, err
 
-    def living(self) -> set[int]:
+    def processes(self) -> set[int]:
         found = set()
         for folder in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
@@ -354,13 +354,13 @@ class Program:
 
 @contextmanager
 def program(folder: Path, *command: Any) -> Iterator[Program]:
-    """A command under torchrun that must leave no process behind."""
+    """Start a command under torchrun that must leave no process behind."""
     started = Program(folder, *command)
     try:
         yield started
-        assert wait_until(lambda: not started.living(), 5), "processes were left behind"
+        assert wait_until(lambda: not started.processes(), 5), "processes were left behind"
     finally:
-        for pid in started.living():
+        for pid in started.processes():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         with contextlib.suppress(ValueError):
@@ -447,9 +447,9 @@ def work_all(executor):
 @pytest.mark.slow
 def test_a_rank_that_is_killed_in_the_middle_of_a_task(tmp_path: Path) -> None:
     with script(tmp_path, WORKING) as started:
-        os.kill(started.said()["working"], signal.SIGKILL)
+        os.kill(started.next_facts()["working"], signal.SIGKILL)
         killed = time.monotonic()
-        said = started.said(rank="0", told="WorkerLostError")
+        said = started.next_facts(rank="0", told="WorkerLostError")
         assert time.monotonic() - killed < 5
         assert re.fullmatch(r"rank 1 of 2 was lost \(killed, .*\): start the same command again .*\.", said["error"])
         status, out, err = started.end(20)
@@ -460,10 +460,10 @@ def test_a_rank_that_is_killed_in_the_middle_of_a_task(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_rank_that_is_killed_when_nothing_is_asked(tmp_path: Path) -> None:
     with script(tmp_path, TELLING.format(inside="say(other=executor.submit(os.getpid).result()); time.sleep(60)")) as started:
-        started.said()
-        living = {pid: (Path("/proc") / str(pid) / "environ").read_bytes() for pid in started.living()}
+        started.next_facts()
+        living = {pid: (Path("/proc") / str(pid) / "environ").read_bytes() for pid in started.processes()}
         os.kill(next(pid for pid, environ in living.items() if b"\0RANK=1\0" in environ), signal.SIGKILL)
-        assert "rank 1 of 2 was lost" in started.said(rank="0", told="WorkerLostError")["error"]
+        assert "rank 1 of 2 was lost" in started.next_facts(rank="0", told="WorkerLostError")["error"]
         assert started.end(20)[:2] == (1, "")
 
 
@@ -492,18 +492,18 @@ def test_torchrun_may_start_all_ranks_again(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_no_rank_outlives_rank_0(tmp_path: Path) -> None:
     with script(tmp_path, WORKING) as started:
-        rank_1 = started.said()["working"]
+        rank_1 = started.next_facts()["working"]
         started.process.kill()  # torchrun would end all ranks; they must see to that themselves
-        rank_0 = next(pid for pid in started.living() if pid not in (rank_1, started.process.pid))
+        rank_0 = next(pid for pid in started.processes() if pid not in (rank_1, started.process.pid))
         os.kill(rank_0, signal.SIGKILL)
-        assert wait_until(lambda: not started.living(), 5), "a rank outlived rank 0 in the middle of a task"
+        assert wait_until(lambda: not started.processes(), 5), "a rank outlived rank 0 in the middle of a task"
 
 
 @needs_proc
 @pytest.mark.slow
 def test_a_rank_that_dies_before_it_comes(tmp_path: Path) -> None:
     with script(tmp_path, "if on(1): sys.exit(7)\n" + TELLING.format(inside="pass")) as started:
-        assert "another rank failed" in started.said(rank="0", told="WorkerLostError")["error"]
+        assert "another rank failed" in started.next_facts(rank="0", told="WorkerLostError")["error"]
         status, out, err = started.end(20)
     assert (status, out) == (1, "") and "exitcode  : 7" in err
 
@@ -513,14 +513,14 @@ def test_a_rank_that_dies_before_it_comes(tmp_path: Path) -> None:
 def test_a_rank_that_does_not_come_and_one_that_falls_silent(tmp_path: Path) -> None:
     late = "if on(1): time.sleep(60)\n" + TELLING.format(inside="pass").replace("timeout=20", "timeout=2")
     with script(tmp_path, late) as started:
-        error = started.said(rank="0", told="WorkerLostError")["error"]
+        error = started.next_facts(rank="0", told="WorkerLostError")["error"]
         assert error.startswith("torchrun's ranks did not come together within 2 seconds")
         started.end(30)
     frozen = "link.SILENCE, executor.BEAT, worker.BEAT = 4.0, 0.5, 0.5\n" + WORKING
     with script(tmp_path, frozen) as started:
-        rank_1 = started.said()["working"]
+        rank_1 = started.next_facts()["working"]
         os.kill(rank_1, signal.SIGSTOP)
-        assert "rank 1 of 2 was lost" in started.said(rank="0", told="WorkerLostError")["error"]
+        assert "rank 1 of 2 was lost" in started.next_facts(rank="0", told="WorkerLostError")["error"]
         os.kill(rank_1, signal.SIGKILL)
         assert started.end(20)[:2] == (1, "")
 

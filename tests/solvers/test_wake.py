@@ -141,7 +141,7 @@ def test_the_flow_enters_near_speed_one_and_stays_bounded() -> None:
 
 
 def open_channel(pressure: Callable[[Array], Array]) -> WakeFlow:
-    """A float64 solver without the obstacle, and with another pressure."""
+    """Make a float64 solver without the obstacle, and with another pressure."""
     solver = WakeFlow(16, "float64")
     solver._open_y, solver._open_x = np.ones_like(solver._open_y), np.ones_like(solver._open_x)
     solver._pressure = pressure  # type: ignore[assignment]

@@ -21,7 +21,7 @@ pytest.importorskip("phi")
 REYNOLDS = np.array([TRAIN_REYNOLDS[0], *TEST_REYNOLDS], dtype=np.float32)[:, None]
 
 
-def developed(resolution: int, reynolds: Array, dtype: str = "float32", steps: int = 100) -> Array:
+def develop(resolution: int, reynolds: Array, dtype: str = "float32", steps: int = 100) -> Array:
     """`(B, 2, H+1, W+1)`, one state for each Reynolds number."""
     solver = WakeFlow(resolution, dtype)
     states = initial_state(solver.spec, np.ones((len(reynolds), 1)))
@@ -32,7 +32,7 @@ def developed(resolution: int, reynolds: Array, dtype: str = "float32", steps: i
 
 def rough(resolution: int, reynolds: Array) -> Array:
     """Developed float64 states with noise, so that no backtrace ends exactly on a point, where interpolation has a kink."""
-    states = developed(resolution, reynolds, "float64", 30)
+    states = develop(resolution, reynolds, "float64", 30)
     noise = 0.05 * np.random.default_rng(3).normal(size=states.shape)
     return np.asarray(states + noise * WakeFlow(resolution).spec.active())
 
@@ -40,16 +40,16 @@ def rough(resolution: int, reynolds: Array) -> Array:
 @pytest.mark.parametrize(("pressure", "resolution"), [("direct", 32), ("cg", 16)])
 def test_agrees_with_wake_flow_over_fifty_steps(pressure: wake_phiflow.Pressure, resolution: int) -> None:
     ours, phiflow = WakeFlow(resolution), PhiFlowWake(resolution, pressure=pressure)
-    expected = states = developed(resolution, REYNOLDS)
+    expected = states = develop(resolution, REYNOLDS)
     for _ in range(50):
         expected, states = ours.step(expected, REYNOLDS), phiflow.step(states, REYNOLDS)
     assert states.dtype == np.float32
     assert np.abs(states - expected).max() < 1e-3
-    assert np.abs(states - developed(resolution, REYNOLDS)).max() > 0.01, "the flow should have moved on"
+    assert np.abs(states - develop(resolution, REYNOLDS)).max() > 0.01, "the flow should have moved on"
 
 
 def test_conjugate_gradients_agree_with_the_factorisation_at_full_resolution() -> None:
-    states = developed(32, REYNOLDS)
+    states = develop(32, REYNOLDS)
     direct, iterated = (PhiFlowWake(32, pressure=pressure).step(states, REYNOLDS) for pressure in ("direct", "cg"))
     assert 0 < np.abs(direct - iterated).max() < 1e-4
 
@@ -112,7 +112,7 @@ def test_gradient_after_compiling_in_inference_mode() -> None:
 
 
 def test_a_batch_is_its_states_one_by_one_in_any_order_of_sizes() -> None:
-    states, solver = developed(16, REYNOLDS), PhiFlowWake(16)
+    states, solver = develop(16, REYNOLDS), PhiFlowWake(16)
     together = solver.step(states, REYNOLDS)
     alone = [solver.step(states[i : i + 1], REYNOLDS[i : i + 1]) for i in range(len(states))]
     np.testing.assert_allclose(together, np.concatenate(alone), rtol=0, atol=1e-6)
@@ -120,7 +120,7 @@ def test_a_batch_is_its_states_one_by_one_in_any_order_of_sizes() -> None:
 
 
 def test_pickling_keeps_the_settings_and_drops_what_was_compiled() -> None:
-    states, solver = developed(16, REYNOLDS), PhiFlowWake(16, tolerance=1e-3, jit=True)
+    states, solver = develop(16, REYNOLDS), PhiFlowWake(16, tolerance=1e-3, jit=True)
     before = solver.step(states, REYNOLDS)
     restored = pickle.loads(pickle.dumps(solver))  # noqa: S301
     np.testing.assert_array_equal(restored.step(states, REYNOLDS), before)
@@ -149,7 +149,7 @@ def test_input_and_global_settings_are_left_alone() -> None:
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30])
 def test_a_diverged_state_is_refused(value: float) -> None:
-    states, solver = developed(16, REYNOLDS, steps=1), PhiFlowWake(16)
+    states, solver = develop(16, REYNOLDS, steps=1), PhiFlowWake(16)
     states[2, 1, 4, 5] = value
     with pytest.raises(NonFiniteError, match="wake-phiflow"):
         solver.step(states, REYNOLDS)
@@ -158,13 +158,13 @@ def test_a_diverged_state_is_refused(value: float) -> None:
 
 
 def test_conjugate_gradients_that_do_not_converge_are_an_error_of_ours() -> None:
-    states, solver = developed(16, REYNOLDS, steps=1), PhiFlowWake(16, pressure="cg", tolerance=1e-30)
+    states, solver = develop(16, REYNOLDS, steps=1), PhiFlowWake(16, pressure="cg", tolerance=1e-30)
     with pytest.raises(SolverCrashError, match="conjugate gradients"):
         solver.step(states, REYNOLDS)
 
 
 def test_a_gradient_that_does_not_converge_is_an_error_of_ours() -> None:
-    states = torch.tensor(developed(16, REYNOLDS, steps=1), requires_grad=True)
+    states = torch.tensor(develop(16, REYNOLDS, steps=1), requires_grad=True)
     output = PhiFlowWake(16, pressure="cg").differentiable_step(states, torch.tensor(REYNOLDS))
     with pytest.raises(SolverCrashError, match="conjugate gradients"):
         torch.autograd.grad(output, states, torch.full_like(output, torch.nan))
@@ -181,11 +181,11 @@ def wrong_dtype(states: Array) -> tuple[Array, Array | None]:
 @pytest.mark.parametrize("change", [wrong_shape, wrong_dtype])
 def test_wrong_states_are_refused(change: Callable[[Array], tuple[Array, Array | None]]) -> None:
     with pytest.raises(InvalidStateError):
-        PhiFlowWake(16).step(*change(developed(16, REYNOLDS, steps=1)))
+        PhiFlowWake(16).step(*change(develop(16, REYNOLDS, steps=1)))
 
 
 def test_wrong_settings_are_refused() -> None:
-    states = developed(16, REYNOLDS, steps=1)
+    states = develop(16, REYNOLDS, steps=1)
     with pytest.raises(ConfigError, match="params"):
         PhiFlowWake(16).step(states)
     with pytest.raises(ConfigError, match="at least"):

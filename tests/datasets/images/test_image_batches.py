@@ -18,12 +18,12 @@ def images(count: int, size: int = 8) -> Images:
     return Images(pixels, np.arange(count))
 
 
-def normalised(count: int) -> NormalisedImages:
+def normalise(count: int) -> NormalisedImages:
     return NormalisedImages(images(count), STATISTICS)
 
 
 def test_they_are_normalised() -> None:
-    ((inputs, labels),) = normalised(5).in_order(5)
+    ((inputs, labels),) = normalise(5).in_order(5)
     expected = (images(5).pixels / 255 - 0.5) / 0.25
     np.testing.assert_allclose(inputs.movedim(1, -1), expected, rtol=1e-5, atol=1e-6)
     assert labels.tolist() == [0, 1, 2, 3, 4]
@@ -31,7 +31,7 @@ def test_they_are_normalised() -> None:
 
 
 def test_an_epoch_has_every_image_once() -> None:
-    batches = ImageBatches(normalised(12), 4, seed=3)
+    batches = ImageBatches(normalise(12), 4, seed=3)
     assert batches.epoch == 3
     epochs = [torch.cat([batches(step)[1] for step in range(first, first + 3)]).tolist() for first in (0, 3)]
     assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(12))
@@ -39,7 +39,7 @@ def test_an_epoch_has_every_image_once() -> None:
 
 
 def test_a_batch_depends_on_seed_and_number_only() -> None:
-    first, second, other = (ImageBatches(normalised(12), 4, seed) for seed in (3, 3, 4))
+    first, second, other = (ImageBatches(normalise(12), 4, seed) for seed in (3, 3, 4))
     for step in range(6):
         first(step)
     for found, again, else_ in zip(first(4), second(4), other(4), strict=True):
@@ -49,7 +49,7 @@ def test_a_batch_depends_on_seed_and_number_only() -> None:
 
 def test_images_are_shifted_and_mirrored() -> None:
     """Each is found again in its image with a border, as it is or mirrored."""
-    base, batches = images(40), ImageBatches(normalised(40), 40)
+    base, batches = images(40), ImageBatches(normalise(40), 40)
     inputs, labels = batches(0)
     pixels = ((inputs.movedim(1, -1) * 0.25 + 0.5) * 255).round().byte().numpy()
     seen = set()
@@ -69,4 +69,4 @@ def test_images_are_shifted_and_mirrored() -> None:
 
 def test_there_must_be_enough() -> None:
     with pytest.raises(DataError, match="a batch of 4 needs as many images, these are 3"):
-        ImageBatches(normalised(3), 4)
+        ImageBatches(normalise(3), 4)

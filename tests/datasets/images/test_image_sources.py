@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
-from test_images import CLASSES, add, assert_same, by_class, cifar, png, some, sorted_by_class
+from test_images import CLASSES, add, assert_same, by_class, cifar, png, some, sort_by_class
 
 from deepzero_sim.datasets.images import archives, cache
 from deepzero_sim.datasets.images.class_folders import ClassFolders, SkippedFiles, reason_to_skip
@@ -63,7 +63,7 @@ def load(source: Path, **options: Any) -> ImageData:
     return cache.load(source, source.parent / "cache", **options)
 
 
-def encoded(pixels: np.ndarray | Image.Image, form: str, **options: Any) -> bytes:
+def encode(pixels: np.ndarray | Image.Image, form: str, **options: Any) -> bytes:
     content = io.BytesIO()
     image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
     image.save(content, form, **options)
@@ -80,7 +80,7 @@ def test_class_folders_are_found_wherever_they_lie(tmp_path: Path, how: str, wit
     if how == "folder" and within == "/":
         pytest.skip("no folder has such names")
     found = load(PACKED[how](tmp_path, {within + name: content for name, content in FILES.items()}))
-    assert_same(found, sorted_by_class(TRAIN), sorted_by_class(TEST))
+    assert_same(found, sort_by_class(TRAIN), sort_by_class(TEST))
     assert found.classes == CLASSES and not found.notes
 
 
@@ -103,7 +103,7 @@ def test_what_is_left_out_is_counted_and_kept_with_the_cache(tmp_path: Path, how
     source = PACKED[how](tmp_path, {**FILES, **others})
     for _ in range(2):
         found = load(source)
-        assert_same(found, sorted_by_class(TRAIN), sorted_by_class(TEST))
+        assert_same(found, sort_by_class(TRAIN), sort_by_class(TEST))
         said = "; ".join(found.notes)
         assert "left out 5 files of the system" in said and ".ds_store 2" in said.lower() and "._* 2" in said
         assert "left out 4 files that are not read as images" in said and ".heic 1" in said and ".txt 1" in said
@@ -119,14 +119,14 @@ def test_whatever_pillow_reads_is_read(tmp_path: Path, form: str) -> None:
     pixels = np.zeros((4, 4, 3), np.uint8)
     pixels[:2] = 255
     options = {"lossless": True} if form == "webp" else {"quality": 100, "subsampling": "4:4:4"} if form == "avif" else {}
-    found = load(folder_of(tmp_path / "t", with_(f"train/a/9.{SUFFIXES.get(form, form)}", encoded(pixels, form, **options))))
+    found = load(folder_of(tmp_path / "t", with_(f"train/a/9.{SUFFIXES.get(form, form)}", encode(pixels, form, **options))))
     assert len(found.train) == 3 and not found.notes
     assert np.abs(found.train.pixels[1].astype(int) - pixels).max() <= 2
 
 
 def grey16(kind: str) -> bytes:
     levels = np.arange(0, 4096, 256, dtype=np.uint16).reshape(4, 4)
-    return encoded(levels, kind)
+    return encode(levels, kind)
 
 
 def rgb16_png(channels: int, colour_type: int) -> bytes:
@@ -143,7 +143,7 @@ def rgb16_png(channels: int, colour_type: int) -> bytes:
 
 
 def jp2_of_12_bits() -> bytes:
-    content = bytearray(encoded(np.full((4, 4, 3), 7, np.uint8), "jpeg2000"))
+    content = bytearray(encode(np.full((4, 4, 3), 7, np.uint8), "jpeg2000"))
     content[content.index(b"\xff\x4f\xff\x51") + 42] = 11
     return bytes(content)
 
@@ -153,8 +153,8 @@ DEEP = {
     "grey tiff": ("1.tif", lambda: grey16("tiff")),
     "grey jp2": ("1.jp2", lambda: grey16("jpeg2000")),
     "grey pgm": ("1.pgm", lambda: b"P5\n4 4\n65535\n" + bytes(32)),
-    "float tiff": ("1.tif", lambda: encoded(np.ones((4, 4), np.float32), "tiff")),
-    "int tiff": ("1.tif", lambda: encoded(np.ones((4, 4), np.int32), "tiff")),
+    "float tiff": ("1.tif", lambda: encode(np.ones((4, 4), np.float32), "tiff")),
+    "int tiff": ("1.tif", lambda: encode(np.ones((4, 4), np.int32), "tiff")),
     "colour png": ("1.png", lambda: rgb16_png(3, 2)),
     "colour and alpha png": ("1.png", lambda: rgb16_png(4, 6)),
     "grey and alpha png": ("1.png", lambda: rgb16_png(2, 4)),
@@ -171,8 +171,8 @@ def test_more_than_eight_bits_are_never_cut_off(tmp_path: Path, case: str) -> No
 
 
 def test_the_depth_of_an_avif_is_that_of_its_header() -> None:
-    """Which Pillow cannot write, nor say: its decoder gives eight bits whatever there were."""
-    content = bytearray(encoded(np.full((4, 4, 3), 7, np.uint8), "avif"))
+    """Pillow can neither write it nor tell it: its decoder gives eight bits whatever there were."""
+    content = bytearray(encode(np.full((4, 4, 3), 7, np.uint8), "avif"))
     assert header_bits("AVIF", bytes(content)) == 8
     content[content.index(b"av1C") + 6] |= 0x40
     assert header_bits("AVIF", bytes(content)) == 10
@@ -184,9 +184,9 @@ def test_grey_palettes_and_two_levels_are_what_they_look_like(tmp_path: Path) ->
     palette.putpalette([level for i in range(256) for level in (i, 255 - i, 7)])
     two = Image.fromarray(grey > 7)
     files = {
-        "train/a/2.png": encoded(grey, "png"),
-        "train/a/3.png": encoded(palette, "png"),
-        "train/a/4.png": encoded(two, "png"),
+        "train/a/2.png": encode(grey, "png"),
+        "train/a/3.png": encode(palette, "png"),
+        "train/a/4.png": encode(two, "png"),
     }
     found = load(folder_of(tmp_path / "t", {**FEW, **files}))
     assert not found.notes
@@ -204,11 +204,11 @@ def test_what_is_lost_or_changed_is_said(tmp_path: Path) -> None:
     upside = np.zeros((4, 4, 3), np.uint8)
     upside[0] = 250
     files = {
-        "train/a/2.png": encoded(clear, "png"),
-        "train/a/3.png": encoded(solid, "png"),
-        "train/a/4.gif": encoded(frames[0], "gif", save_all=True, append_images=frames[1:]),
-        "train/a/5.png": encoded(upside, "png", exif=exif),
-        "train/a/6.tif": encoded(Image.new("CMYK", (4, 4)), "tiff"),
+        "train/a/2.png": encode(clear, "png"),
+        "train/a/3.png": encode(solid, "png"),
+        "train/a/4.gif": encode(frames[0], "gif", save_all=True, append_images=frames[1:]),
+        "train/a/5.png": encode(upside, "png", exif=exif),
+        "train/a/6.tif": encode(Image.new("CMYK", (4, 4)), "tiff"),
     }
     found = load(folder_of(tmp_path / "t", {**FEW, **files}))
     assert set(found.notes) == {
@@ -223,13 +223,13 @@ def test_what_is_lost_or_changed_is_said(tmp_path: Path) -> None:
 def test_an_image_of_a_camera_that_was_held_upright_has_its_own_size(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
-    files = {name: encoded(np.zeros((4, 6, 3), np.uint8), "png") for name in FEW}
-    files["train/a/0.jpg"] = encoded(np.zeros((6, 4, 3), np.uint8), "jpeg", exif=exif)
+    files = {name: encode(np.zeros((4, 6, 3), np.uint8), "png") for name in FEW}
+    files["train/a/0.jpg"] = encode(np.zeros((6, 4, 3), np.uint8), "jpeg", exif=exif)
     assert load(folder_of(tmp_path / "t", files)).train.pixels.shape == (3, 4, 6, 3)
 
 
-CUT_OFF = encoded(np.zeros((4, 4, 3), np.uint8), "bmp")[:60]
-BOMB = encoded(Image.new("1", (20_000, 20_000)), "png")
+CUT_OFF = encode(np.zeros((4, 4, 3), np.uint8), "bmp")[:60]
+BOMB = encode(Image.new("1", (20_000, 20_000)), "png")
 BROKEN: dict[str, tuple[dict[str, bytes], str]] = {
     "text": (with_("train/a/9.png", b"no image"), r"train/a/9\.png cannot be decoded"),
     "empty": (with_("train/a/9.png", b""), r"train/a/9\.png cannot be decoded"),
@@ -302,7 +302,7 @@ def test_a_change_behind_a_link_is_seen(tmp_path: Path) -> None:
 
 def test_the_same_names_and_times_in_another_folder_are_other_images(tmp_path: Path) -> None:
     for level, name in ((10, "one"), (20, "two")):
-        files = {file: encoded(np.full((4, 4, 3), level, np.uint8), "bmp") for file in ("train/a/1.bmp", "test/a/1.bmp")}
+        files = {file: encode(np.full((4, 4, 3), level, np.uint8), "bmp") for file in ("train/a/1.bmp", "test/a/1.bmp")}
         source = folder_of(tmp_path / name / "images", files)
         for path in source.rglob("*"):
             os.utime(path, (0, 0))
@@ -443,8 +443,8 @@ def test_two_sets_of_images_are_never_chosen_from_in_silence(tmp_path: Path) -> 
     assert stray.notes == ("left out 1 file that are not read as images (test_batch 1)",)
 
 
-def nested() -> list[Any]:
-    """A list of 10^12 numbers that takes a few bytes to write down."""
+def nest_lists() -> list[Any]:
+    """Nest a list of 10^12 numbers that takes a few bytes to write down."""
     found: list[Any] = [0] * 10
     for _ in range(11):
         found = [found] * 10
@@ -466,7 +466,7 @@ class CallsNdarray:
 
 
 BATCHES: dict[str, Any] = {
-    "labels that multiply": {b"data": np.zeros((10, 3072), np.uint8), b"labels": nested()},
+    "labels that multiply": {b"data": np.zeros((10, 3072), np.uint8), b"labels": nest_lists()},
     "labels of text": {b"data": np.zeros((1, 3072), np.uint8), b"labels": ["a"]},
     "labels too few": {b"data": np.zeros((2, 3072), np.uint8), b"labels": [1]},
     "data of floats": {b"data": np.zeros((1, 3072)), b"labels": [1]},
@@ -659,5 +659,5 @@ def test_a_cache_of_an_earlier_version_is_not_used(tmp_path: Path) -> None:
 
 def test_profiles_of_colours_do_no_harm(tmp_path: Path) -> None:
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    content = encoded(np.full((4, 4, 3), 8, np.uint8), "png", icc_profile=profile)
+    content = encode(np.full((4, 4, 3), 8, np.uint8), "png", icc_profile=profile)
     assert load(folder_of(tmp_path / "t", with_("train/a/2.png", content))).train.pixels[1].max() == 8

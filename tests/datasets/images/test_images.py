@@ -41,7 +41,7 @@ def add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
 
 
 def cifar(path: Path, train: Images, test: Images, meta: Any = None) -> str:
-    """An archive of the form that CIFAR-10's authors publish; its md5 checksum."""
+    """Write an archive of the form that CIFAR-10's authors publish; return its md5 checksum."""
 
     def batch(part: Images) -> dict[bytes, Any]:
         planes = part.pixels.transpose(0, 3, 1, 2).reshape(len(part), -1)
@@ -78,7 +78,7 @@ def tar_of(path: Path, files: dict[str, bytes]) -> Path:
     return path
 
 
-def sorted_by_class(part: Images) -> Images:
+def sort_by_class(part: Images) -> Images:
     order = np.argsort(part.labels, kind="stable")
     return Images(part.pixels[order], part.labels[order])
 
@@ -101,7 +101,7 @@ def test_a_folder_and_an_archive_by_class(tmp_path: Path) -> None:
         (tmp_path / "folder" / name).write_bytes(content)
     for source in (tmp_path / "folder", tar_of(tmp_path / "images.tar.xz", files)):
         found = cache.load(source, tmp_path / "cache")
-        assert_same(found, sorted_by_class(train), sorted_by_class(test))
+        assert_same(found, sort_by_class(train), sort_by_class(test))
         assert found.classes == CLASSES
 
 
@@ -122,7 +122,7 @@ def test_they_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_what_has_changed_is_read_again(tmp_path: Path) -> None:
     for seed in (0, 1):
         source = tar_of(tmp_path / "images.tar.xz", by_class(some(4, seed), some(4)))
-        assert_same(cache.load(source, tmp_path / "cache"), sorted_by_class(some(4, seed)), sorted_by_class(some(4)))
+        assert_same(cache.load(source, tmp_path / "cache"), sort_by_class(some(4, seed)), sort_by_class(some(4)))
 
 
 class Malicious:
@@ -143,7 +143,7 @@ def test_a_pickle_cannot_run_programs(tmp_path: Path) -> None:
     assert not (tmp_path / "written").exists()
 
 
-def broken_archive(folder: Path) -> Path:
+def damage_archive(folder: Path) -> Path:
     path = folder / "cifar.tar.gz"
     cifar(path, some(5), some(2))
     path.write_bytes(path.read_bytes()[:-400])
@@ -187,7 +187,7 @@ def other_arrays(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("source", "says"),
     [
-        (broken_archive, "must have the md5 checksum c58f30108f718f92721af3b95e74349a, but has"),
+        (damage_archive, "must have the md5 checksum c58f30108f718f92721af3b95e74349a, but has"),
         (cut_short, "cut short"),
         (without_a_class, "has no images of dog in test/"),
         (of_two_sizes, "train/dog/9999.png has 20 x 20 pixels and the first one 32 x 32"),

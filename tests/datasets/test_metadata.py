@@ -1,4 +1,4 @@
-"""What a file of trajectories says of itself is held against the solver, by every way in; what is meant can be accepted."""
+"""Metadata of a file of trajectories are compared with the solver's, by every way in; what is meant can be accepted."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ SPEC = SolverSpec(
 )
 
 
-def saved(path: Path, spec: SolverSpec = SPEC) -> Path:
+def save_file(path: Path, spec: SolverSpec = SPEC) -> Path:
     frames = np.ones((2, 5, *spec.state_shape)) * spec.active()
     trajectories.save(path, Trajectories(frames, np.ones((2, len(spec.parameters))), spec.active()), spec)
     return path
@@ -72,7 +72,7 @@ OTHER: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("key", OTHER)
 def test_a_statement_that_differs_is_refused_with_both_values_unless_it_is_accepted(tmp_path: Path, key: str) -> None:
-    path, (changes, says) = saved(tmp_path / "a.h5"), OTHER[key]
+    path, (changes, says) = save_file(tmp_path / "a.h5"), OTHER[key]
     spec = replace(SPEC, **changes)
     with pytest.raises(DataError, match=rf"a\.h5 does not fit solver '.*': {says}: .* data_may_differ to \[{key}\]") as error:
         trajectories.load(path, spec)
@@ -83,7 +83,7 @@ def test_a_statement_that_differs_is_refused_with_both_values_unless_it_is_accep
 
 def test_all_that_differs_is_said_at_once(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"its dt .*; its channels .* to \[name, dt, channels\]"):
-        trajectories.load(saved(tmp_path / "a.h5"), replace(SPEC, name="b", dt=3.0, channels=("a", "b")), ["name"])
+        trajectories.load(save_file(tmp_path / "a.h5"), replace(SPEC, name="b", dt=3.0, channels=("a", "b")), ["name"])
 
 
 @pytest.mark.parametrize(
@@ -96,11 +96,11 @@ def test_all_that_differs_is_said_at_once(tmp_path: Path) -> None:
 )
 def test_a_multiple_of_the_time_step_is_recognised(tmp_path: Path, dt: float, says: str) -> None:
     with pytest.raises(DataError, match=says):
-        trajectories.load(saved(tmp_path / "a.h5"), replace(SPEC, dt=dt))
+        trajectories.load(save_file(tmp_path / "a.h5"), replace(SPEC, dt=dt))
 
 
 def test_rounding_to_float32_is_no_difference(tmp_path: Path) -> None:
-    path = saved(tmp_path / "a.h5")
+    path = save_file(tmp_path / "a.h5")
     say(path, "dt", np.float32(0.1))
     say(path, "spacing", np.array(SPEC.spacing, np.float32))
     say(path, "offsets", np.array(SPEC.offsets, np.float32))
@@ -115,12 +115,12 @@ def test_rounding_to_float32_is_no_difference(tmp_path: Path) -> None:
 @pytest.mark.parametrize("side", ["file", "solver"])
 def test_what_is_empty_says_nothing(tmp_path: Path, silent: str, side: str) -> None:
     quiet = replace(SPEC, **{silent: ()})
-    path = saved(tmp_path / "a.h5", quiet if side == "file" else SPEC)
+    path = save_file(tmp_path / "a.h5", quiet if side == "file" else SPEC)
     assert trajectories.load(path, SPEC if side == "file" else quiet).mask.sum() == 22
 
 
 def test_older_files_without_some_attributes_are_read_and_their_positions_compared(tmp_path: Path) -> None:
-    path = saved(tmp_path / "a.h5")
+    path = save_file(tmp_path / "a.h5")
     with h5py.File(path, "a") as file:
         for key in ("axes", "spacing", "offsets", "name", "dt", "channels", "channel_units", "parameters", "parameter_units"):
             del file.attrs[key]
@@ -132,9 +132,9 @@ def test_older_files_without_some_attributes_are_read_and_their_positions_compar
 
 
 def test_places_that_a_solver_without_spacing_wrote_are_no_positions(tmp_path: Path) -> None:
-    path = saved(tmp_path / "a.h5", replace(SPEC, spacing=(), offsets=()))
+    path = save_file(tmp_path / "a.h5", replace(SPEC, spacing=(), offsets=()))
     assert trajectories.load(path, SPEC).frames.shape[0] == 2
-    path = saved(tmp_path / "b.h5", replace(SPEC, spacing=(1.0, 1.0), offsets=()))
+    path = save_file(tmp_path / "b.h5", replace(SPEC, spacing=(1.0, 1.0), offsets=()))
     with pytest.raises(DataError, match=r"its spacing is \(1, 1\), not"):
         trajectories.load(path, SPEC)
 
@@ -158,17 +158,17 @@ def test_places_that_a_solver_without_spacing_wrote_are_no_positions(tmp_path: P
 )
 def test_a_statement_that_is_none_is_said(tmp_path: Path, key: str, value: Any, says: str) -> None:
     with pytest.raises(DataError, match=says):
-        trajectories.load(say(saved(tmp_path / "a.h5"), key, value), SPEC)
+        trajectories.load(say(save_file(tmp_path / "a.h5"), key, value), SPEC)
 
 
 @pytest.mark.parametrize("given", ["name", ["shape"], [3]])
 def test_only_statements_can_be_accepted(tmp_path: Path, given: Any) -> None:
     with pytest.raises(ConfigError, match="data_may_differ"):
-        trajectories.load(saved(tmp_path / "a.h5"), SPEC, given)
+        trajectories.load(save_file(tmp_path / "a.h5"), SPEC, given)
 
 
 def test_data_that_were_loaded_are_saved_for_another_solver_under_its_name(tmp_path: Path) -> None:
-    path = saved(tmp_path / "a.h5")
+    path = save_file(tmp_path / "a.h5")
     say(path, "note", json.dumps({"by": "me"}))
     other = replace(SPEC, name="other", dt=0.2)
     trajectories.save(tmp_path / "b.h5", trajectories.load(path, SPEC), other)
@@ -205,8 +205,8 @@ def component(kind: type) -> Component:
     return Component(f"{Path(__file__).resolve()}:{kind.__name__}")
 
 
-def trained(folder: Path, **changes: Any) -> Path:
-    """A run on honest data."""
+def train_run(folder: Path, **changes: Any) -> Path:
+    """Train a run on honest data."""
     settings = train_settings(folder / "run", line_data(folder / "honest.h5"), updates=1, **changes)
     train(settings)
     return settings.run
@@ -217,8 +217,8 @@ WAYS: dict[str, Callable[[Path, Path], object]] = {
     "train FO-SOL": lambda folder, data: train(
         train_settings(folder / "new", data, updates=1, method="FO-SOL", differentiable_solver=component(Twin))
     ),
-    "compare": lambda folder, data: compare({"NON": trained(folder, method="NON")}, data, 2),
-    "serve": lambda folder, data: models_of_run(trained(folder, method="NON"), data),
+    "compare": lambda folder, data: compare({"NON": train_run(folder, method="NON")}, data, 2),
+    "serve": lambda folder, data: models_of_run(train_run(folder, method="NON"), data),
     "check-gradient": lambda folder, data: check_gradients(
         CheckSettings(folder / "out", data, Component("problems.Burgers"), network=Component("small", {"width": 3}))
     ),
@@ -237,7 +237,7 @@ def test_the_command_line_says_it_in_a_sentence_and_takes_what_is_accepted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    run, data = trained(tmp_path, method="NON"), say(line_data(tmp_path / "wrong.h5"), "name", "other")
+    run, data = train_run(tmp_path, method="NON"), say(line_data(tmp_path / "wrong.h5"), "name", "other")
     arguments = ["evaluate", "--run", str(run), "--data", str(data), "--steps", "2"]
     assert main(arguments) == 2
     assert "made for solver 'other', not 'burgers'" in capsys.readouterr().err
@@ -255,7 +255,7 @@ def test_what_a_run_accepts_holds_for_whoever_uses_it(tmp_path: Path) -> None:
 
 
 def test_what_the_solver_does_not_say_is_compared_with_the_data_of_training(tmp_path: Path) -> None:
-    run, data = trained(tmp_path, method="NON"), line_data(tmp_path / "test.h5")
+    run, data = train_run(tmp_path, method="NON"), line_data(tmp_path / "test.h5")
     with h5py.File(tmp_path / "honest.h5", "a") as file:
         file.attrs["channel_units"] = '["m/s"]'
     say(data, "channel_units", '["km/h"]')
@@ -311,7 +311,7 @@ def test_numbers_too_large_for_the_solver_s_precision_are_refused(tmp_path: Path
 
 
 def test_a_report_says_where_the_data_come_from(tmp_path: Path) -> None:
-    run, data = trained(tmp_path, method="NON"), line_data(tmp_path / "test.h5")
+    run, data = train_run(tmp_path, method="NON"), line_data(tmp_path / "test.h5")
     made = {"simulations": {"reference": {"name": "fine", "args": {"cells": 64}}, "restrict": "user.py:restrict"}}
     say(say(data, "settings", json.dumps(made)), "software", json.dumps({"numpy": "2"}))
     comparison = compare({"NON": run}, data, 2)
