@@ -1,4 +1,4 @@
-"""Trajectory data: files, how they are made, and batches cut out of them."""
+"""Trajectories and images: their files, how they are made, and batches cut out of them."""
 
 from deepzero_sim.common.arguments import guard_calls as _guard_calls
 from deepzero_sim.datasets.batches import UnrolledBatches, advance_frames
