@@ -261,7 +261,7 @@ def read(kind: Any, value: Any, key: str = "") -> Any:
 #: What a value of a type is called, and whether a plain value is one.
 _LEAVES: dict[type, tuple[str, Callable[[Any], bool]]] = {
     int: ("a whole number", is_integer),
-    float: ("a number", is_number),
+    float: ("a number", lambda value: is_number(value) and (not is_integer(value) or abs(value) < 10**308)),
     bool: ("true or false", lambda value: isinstance(value, bool)),
     str: ("text", lambda value: isinstance(value, str)),
     Path: ("text", lambda value: isinstance(value, str | Path)),

@@ -148,3 +148,9 @@ def test_all_settings_are_listed_with_what_the_docstring_says() -> None:
 def test_what_is_written_is_read_as_it_was(count: int, share: float, quick: bool, way: Any) -> None:
     whole = Whole(Path("a"), count, share, quick, way, other=Part("x", {"y": [1, None]}), rows=[[share]])
     assert read(Whole, {"run": "a", **settings_to_dict(whole)}) == whole
+
+
+def test_a_whole_number_beyond_all_floats_is_no_number() -> None:
+    with pytest.raises(SettingError, match="share must be a number"):
+        read(Whole, {"run": "a", "share": 10**400})
+    assert read(Whole, {"run": "a", "share": 10**300}).share == 1e300
