@@ -80,8 +80,9 @@ def _cancel(executor: Executor, futures: Sequence[Future[Any]]) -> None:
 
 def submit(executor: Executor, function: Callable[[_T], _R], task: _T) -> Future[_R]:
     """Submit one single-threaded task; submission errors become failed futures."""
-    if isinstance(executor, SerialExecutor):
-        return executor.submit(function, task)
+    if isinstance(executor, SerialExecutor):  # in this thread, without a frame more: the task is no other thread's to cancel
+        with torch_single_threaded():
+            return executor.submit(function, task)
     future: Future[_R] = Future()
     try:
         return executor.submit(_run_single_threaded, function, task)

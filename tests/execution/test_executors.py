@@ -26,7 +26,7 @@ from deepzero_sim.coupling.vjp import Coloured
 from deepzero_sim.errors import ConfigError, NonFiniteError, SolverCrashError, WorkerLostError
 from deepzero_sim.estimators import CGE
 from deepzero_sim.execution.executors import open_executor
-from deepzero_sim.execution.tasks import SerialExecutor, run_in_order
+from deepzero_sim.execution.tasks import SerialExecutor, outcome, run_in_order, submit
 from deepzero_sim.execution.threads import single_threaded
 from deepzero_sim.solver.failure_policy import FailurePolicy
 from deepzero_sim.solver.lost_workers import run_with_policy
@@ -61,6 +61,14 @@ def test_answers_come_in_the_order_asked_and_failures_as_values(executors: dict[
     failure = outcomes.pop(3)
     assert outcomes == [0, 1, 4, 16, 25]
     assert isinstance(failure, ValueError) and str(failure) == "three"
+
+
+@KINDS
+def test_a_task_that_is_submitted_alone_has_one_thread_of_torch(executors: dict[str, Executor], kind: str) -> None:
+    """As `generate` submits its simulations, outside of `run_in_order`."""
+    torch.set_num_threads(2)
+    assert outcome(submit(executors[kind], lambda task: torch.get_num_threads(), 0)) == 1
+    assert torch.get_num_threads() == 2
 
 
 def pools() -> list[tuple[str, int]]:
