@@ -6,7 +6,7 @@ import abc
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, get_args
+from typing import Any, get_args
 
 import torch
 
@@ -43,9 +43,6 @@ class GradientEstimate:
 
 class Estimator(abc.ABC):
     """Estimator of the gradient of an oracle's loss."""
-
-    #: True if :meth:`estimate` takes a `ledger`, in which a killed run finds the answers that it had.
-    resumable: ClassVar[bool] = False
 
     @abc.abstractmethod
     def estimate(self, oracle: Oracle, batch: Any, mask: Mask | None = None, seed: int = 0) -> GradientEstimate:

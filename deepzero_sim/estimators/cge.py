@@ -28,8 +28,6 @@ class CGE(Estimator):
         scheme: Finite differences, ``"forward"`` or ``"central"``.
     """
 
-    resumable = True
-
     def __init__(self, step_size: float = 1e-3, scheme: Scheme = "central") -> None:
         require_scheme(step_size, scheme)
         self.step_size = step_size

@@ -31,8 +31,6 @@ class RGE(Estimator):
         scheme: Finite differences, ``"forward"`` or ``"central"``.
     """
 
-    resumable = True
-
     def __init__(self, step_size: float = 1e-3, num_directions: int = 192, scheme: Scheme = "central") -> None:
         require_scheme(step_size, scheme)
         require(is_count(num_directions), "num_directions must be a positive whole number", num_directions)

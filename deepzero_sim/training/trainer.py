@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from deepzero_sim.common.arguments import keywords
 from deepzero_sim.common.requirements import require
 from deepzero_sim.common.types import Mask
 from deepzero_sim.errors import ConfigError, DivergedError, RunError, SolverError
@@ -174,7 +175,8 @@ class Trainer:
     ) -> GradientEstimate:
         """Estimate the gradient of a training step; empty if what its queries share failed and the policy goes on."""
         batch = self.batches(step)
-        resuming = {"ledger": ledger} if self.estimator.resumable else {}
+        # an estimator of a user's own need not know of ledgers
+        resuming = {"ledger": ledger} if "ledger" in keywords(self.estimator.estimate) else {}
         try:
             estimate = self.estimator.estimate(self.oracle, batch, mask=mask, seed=seed, **resuming)
         except SolverError as error:

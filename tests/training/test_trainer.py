@@ -29,6 +29,7 @@ from runs import (
 )
 from torch import nn
 
+import deepzero_sim as dz
 from deepzero_sim.cli.settings import Workers
 from deepzero_sim.cli.train import TrainSettings, train
 from deepzero_sim.common.components import Component
@@ -131,6 +132,19 @@ def test_any_scheduler_trains_and_resumes(tmp_path: Path, scheduler: str) -> Non
 @pytest.mark.parametrize("estimator", [RGE(1e-4, 5), CGE(1e-4, "central"), BackPropagation()], ids=lambda e: type(e).__name__)
 def test_any_estimator_trains_and_resumes(tmp_path: Path, estimator: Estimator) -> None:
     assert_resumes(tmp_path, estimator=estimator, seed=4)
+
+
+class Noting(CGE):
+    """CGE as a user's own class, which knows nothing of ledgers."""
+
+    def estimate(self, oracle: dz.Oracle, batch: Any, mask: Mask | None = None, seed: int = 0) -> dz.GradientEstimate:
+        return super().estimate(oracle, batch, mask, seed)
+
+
+def test_an_estimator_of_ones_own_need_not_know_of_ledgers(tmp_path: Path) -> None:
+    go(trainer(tmp_path / "own", estimator=Noting(1e-4, "forward")), 2)
+    go(trainer(tmp_path / "ours"), 2)
+    assert_same_runs(tmp_path / "own", tmp_path / "ours")
 
 
 def test_two_runs_are_the_same_and_another_seed_is_another(tmp_path: Path) -> None:
