@@ -37,13 +37,14 @@ def check_form(spec: SolverSpec, states: Array, what: str, batch: int | None = N
     Raises:
         InvalidStateError: The shape or the type is another.
     """
-    kind, wanted = Words(type(states).__name__), ", ".join(map(str, ("batch" if batch is None else batch, *spec.state_shape)))
-    require(isinstance(states, np.ndarray), f"{what} must be a numpy array", kind, "convert it first", InvalidStateError)
-    fits = states.shape[1:] == spec.state_shape and batch in (None, len(states))
-    remedy = "check the solver's spec and the data"
-    require(fits, f"{what} must have shape ({wanted})", states.shape, remedy, InvalidStateError)
-    same, remedy = states.dtype == np.dtype(spec.dtype), f"convert it with .astype('{spec.dtype}')"
-    require(same, f"{what} must be {spec.dtype}", Words(states.dtype), remedy, InvalidStateError)
+    # plain conditions, as every call of a solver passes here twice: sentences are only made where one fails
+    if not isinstance(states, np.ndarray):
+        raise InvalidStateError(f"{what} must be a numpy array, not {type(states).__name__}: convert it first.")
+    if states.shape[1:] != spec.state_shape or batch not in (None, len(states)):
+        wanted = ", ".join(map(str, ("batch" if batch is None else batch, *spec.state_shape)))
+        raise InvalidStateError(f"{what} must have shape ({wanted}), not {states.shape}: check the solver's spec and the data.")
+    if states.dtype != np.dtype(spec.dtype):
+        raise InvalidStateError(f"{what} must be {spec.dtype}, not {states.dtype}: convert it with .astype('{spec.dtype}').")
 
 
 def check_finite(states: Array, what: str, remedy: str) -> None:
