@@ -22,7 +22,7 @@ from deepzero_sim.benchmarks.dense_convolutions import best_rate, layers_of, mea
 from deepzero_sim.benchmarks.networks import Task, make_task
 from deepzero_sim.benchmarks.plain_loop import PlainLoop
 from deepzero_sim.cli.settings import BenchSettings, Workers
-from deepzero_sim.common.machine import peak_memory_gb
+from deepzero_sim.common.machine import core_count, peak_memory_gb
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.estimators import CGE
 from deepzero_sim.execution.executors import open_executor
@@ -72,12 +72,7 @@ def bench_cge(settings: BenchSettings) -> dict[str, Any]:
 
 def default_workers(device: str) -> Workers:
     """Choose a process on every core; for a GPU, this process alone, which is fastest."""
-    return Workers("serial", 1) if device == "cuda" else Workers("process", cores())
-
-
-def cores() -> int:
-    """Count the cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return Workers("serial", 1) if device == "cuda" else Workers("process", core_count())
 
 
 def load_average() -> float | None:
@@ -99,7 +94,7 @@ def _on(device: str, task: Task) -> Task:
 def _all_cores() -> Iterator[None]:
     """Let torch use threads on all cores inside."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(cores())
+    torch.set_num_threads(core_count())
     try:
         yield
     finally:

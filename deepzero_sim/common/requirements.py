@@ -6,8 +6,11 @@ import difflib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from deepzero_sim.common.types import is_integer
+from deepzero_sim.common.types import is_integer, is_number
 from deepzero_sim.errors import ConfigError, DataError, DeepZeroError
+
+#: Most seconds of a timeout: eleven days.
+LONGEST_TIMEOUT = 1e6
 
 
 class Words(str):
@@ -58,6 +61,13 @@ def require_one_of(value: object, known: Iterable[Any], name: str) -> None:
 def require_flag(value: object, name: str, remedy: str = "") -> None:
     """Refuse anything but true and false, such as text that YAML or a shell made of them."""
     require(isinstance(value, bool), f"{name} must be true or false", value, remedy)
+
+
+def require_timeout(timeout: float) -> float:
+    """Refuse what is no number of seconds that a program or an evaluation may be given; return it as a float."""
+    usable = is_number(timeout) and 0 < timeout <= LONGEST_TIMEOUT
+    require(usable, f"timeout must be a positive number of seconds, up to {LONGEST_TIMEOUT:g}", timeout)
+    return float(timeout)
 
 
 def require_executor(executor: object) -> None:

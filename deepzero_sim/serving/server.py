@@ -20,8 +20,8 @@ from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from deepzero_sim.common.requirements import require
-from deepzero_sim.common.types import is_integer, is_number
+from deepzero_sim.common.requirements import require, require_timeout
+from deepzero_sim.common.types import is_integer
 from deepzero_sim.connectors.http.json_values import require_json
 from deepzero_sim.errors import ConfigError, MissingExtraError
 from deepzero_sim.serving.access import Access, Refusal, type_refusal
@@ -39,9 +39,6 @@ GRACE_SECONDS = 5.0
 
 #: Most clients that the system lets wait until they are accepted.
 QUEUE = 128
-
-#: Most seconds of one evaluation: eleven days.
-LONGEST_TIMEOUT = 1e6
 
 #: Log of aiohttp, without requests that are no HTTP: their clients are told, and the server is not at fault.
 _LOG = logging.getLogger(__name__)
@@ -87,9 +84,7 @@ def serve(
     require(is_port, "port must be a whole number from 0, for a free one, to 65535", port)
     is_host = isinstance(host, str) and bool(host)  # asyncio takes an empty one for all addresses of this machine
     require(is_host, "host must be a name or address of this machine", host, "0.0.0.0 is for all of them")
-    is_timeout = is_number(timeout) and 0 < timeout <= LONGEST_TIMEOUT
-    require(is_timeout, f"timeout must be a positive number of seconds, up to {LONGEST_TIMEOUT:g}", timeout)
-    asyncio.run(_serve(Protocol(models), host, int(port), report, float(timeout)))
+    asyncio.run(_serve(Protocol(models), host, int(port), report, require_timeout(timeout)))
 
 
 async def _serve(protocol: Protocol, host: str, port: int, report: Callable[[str], None], timeout: float) -> None:

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from deepzero_sim.common.machine import core_count
-from deepzero_sim.common.requirements import did_you_mean, require, require_flag, require_that
-from deepzero_sim.common.types import Array, is_integer, is_number
+from deepzero_sim.common.requirements import did_you_mean, require, require_flag, require_that, require_timeout
+from deepzero_sim.common.types import Array, is_integer
 from deepzero_sim.connectors.formats.base import Content
 from deepzero_sim.connectors.per_state import MOST_AT_ONCE, PerStateCaller
 from deepzero_sim.connectors.programs.array_files import input_files, output_files
@@ -42,9 +42,6 @@ from deepzero_sim.solver.spec import SolverSpec
 
 #: Files that are open for one run: two for its output, what tells its end, and a few for a moment. And all others.
 OPEN_A_RUN, OTHERS_OPEN = 3, 32
-
-#: Seconds that a program may be given: eleven days.
-LONGEST = 1e6
 
 
 class ExecutableSolver(Solver):
@@ -127,7 +124,7 @@ class ExecutableSolver(Solver):
         there = [*paths, *(file.path for file in (*copies, *links))]
         self._stdin = None if stdin is None else _require_stdin(stdin, there)
         self._command.require_reachable_files({*there, *self._external_outputs, *(file.path for file in self._outputs)})
-        self._timeout = _require_seconds(timeout)
+        self._timeout = require_timeout(timeout)
         self._return_codes = _require_return_codes(allowed_return_codes)
         self._batched = batched
         self._runner = ProgramRunner()
@@ -270,12 +267,6 @@ def _require_stdin(stdin: str, there: Sequence[str]) -> str:
         f"{did_you_mean(path, there)}; name others in external_input_files.",
     )
     return path
-
-
-def _require_seconds(timeout: float) -> float:
-    usable = is_number(timeout) and 0 < timeout <= LONGEST
-    require(usable, f"timeout must be a positive number of seconds, up to {LONGEST:g}", timeout)
-    return float(timeout)
 
 
 def _require_return_codes(codes: Sequence[int]) -> tuple[int, ...]:
