@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Executor
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from deepzero_sim.oracle.base import Loss, Oracle, as_batch_tensor, describe_bat
 from deepzero_sim.oracle.loss_module import NetworkWithLoss
 from deepzero_sim.oracle.perturbed_network import PerturbedNetwork, UnperturbedPass
 from deepzero_sim.oracle.queries import Perturbation, name_query
-from deepzero_sim.solver.failure_policy import Account, FailurePolicy, add_account_to_error, drop, total
+from deepzero_sim.solver.failure_policy import Account, FailurePolicy, Incident, add_account_to_error, drop, total
 from deepzero_sim.solver.stepping import StepResult, step_with_policy
 from deepzero_sim.solver.validation import check_states, require_thread_safe
 
@@ -147,15 +147,14 @@ class LoopOracle(Oracle):
                 arrived, moved = _repeat(prepared.advanced, count), None
             else:
                 rows = [query * size + b for query in range(count) if query not in dropped for b in range(size)]
-                result = step_with_policy(
-                    self.loop.solver,
-                    to_array(_select(states, rows)),
-                    None if params is None else to_array(_select(params, rows)),
-                    self.on_failure,
-                    lambda place, rows=rows: f"at {name_query(perturbation, rows[place] // size)}",  # type: ignore[misc]
-                )
                 queries = [row // size for row in rows]
-                accounts += [result.account, _drop_failures(result, queries, perturbation, self.on_failure, dropped)]
+
+                def where(place: int, queries: Sequence[int] = queries) -> str:
+                    return f"at {name_query(perturbation, queries[place])}"
+
+                given = None if params is None else to_array(_select(params, rows))
+                result = step_with_policy(self.loop.solver, to_array(_select(states, rows)), given, self.on_failure, where)
+                accounts += [result.account, _drop_failures(result, queries, where, self.on_failure, dropped)]
                 arrived = _put(result.states, rows, prepared.inputs[t][0], states, dropped)
                 moved = torch.unflatten(self.loop.corrector_inputs(arrived, None)[0], 0, (count, size)) - passes[t].inputs[0]
             with explain_corrector_errors(arrived):
@@ -189,26 +188,26 @@ def _select(tensor: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
 
 
 def _drop_failures(
-    result: StepResult, queries: Sequence[int], perturbation: Perturbation, policy: FailurePolicy, dropped: set[int]
+    result: StepResult, queries: Sequence[int], where: Callable[[int], str], policy: FailurePolicy, dropped: set[int]
 ) -> Account:
     """Drop the queries whose states failed.
 
     Args:
         result: Step of the states.
         queries: Query that each state belongs to.
-        perturbation: All queries.
+        where: Function that says in words which query the state of a place belongs to.
         policy: Policy that says whether they may be dropped.
         dropped: Places of the dropped queries, which is added to.
 
     Raises:
         SolverError: The policy ends the run.
     """
-    account = Account()
+    incidents: list[Incident] = []
     for place, error in sorted(result.failures.items()):
         if queries[place] not in dropped:  # by another of its states
-            account += Account(0, (drop(error, policy, f"at {name_query(perturbation, queries[place])}"),))
+            incidents.append(drop(error, policy, where(place)))
             dropped.add(queries[place])
-    return account
+    return Account(0, tuple(incidents))
 
 
 def _put(
