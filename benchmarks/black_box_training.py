@@ -18,9 +18,7 @@ import numpy as np
 import torch
 
 from deepzero_sim.benchmarks.black_box import BLACK_BOXES, BlackBox, Numbers, Search
-from deepzero_sim.cli.first_steps import FirstSteps, other_runs
-from deepzero_sim.cli.runs import rollout_loss, starting_network
-from deepzero_sim.cli.settings import WakeMethod, Workers
+from deepzero_sim.cli.settings import WakeMethod
 from deepzero_sim.common.components import Component
 from deepzero_sim.common.module_state import preserve_state, write
 from deepzero_sim.common.settings import settings_to_dict
@@ -38,6 +36,9 @@ from deepzero_sim.solver.failure_policy import FailurePolicy
 from deepzero_sim.training.checkpoints import Checkpoint, storable_copies
 from deepzero_sim.training.progress import Progress, progress_of
 from deepzero_sim.training.run_folder import RunFolder
+from deepzero_sim.training.runs.first_steps import FirstSteps, other_runs
+from deepzero_sim.training.runs.settings import Workers
+from deepzero_sim.training.runs.trained_run import rollout_loss, starting_network
 
 
 @dataclass

@@ -21,12 +21,13 @@ from deepzero_sim.benchmarks.cge_speed import Engine, mean_seconds
 from deepzero_sim.benchmarks.dense_convolutions import best_rate, layers_of, mean_flops_behind
 from deepzero_sim.benchmarks.networks import Task, make_task
 from deepzero_sim.benchmarks.plain_loop import PlainLoop
-from deepzero_sim.cli.settings import BenchSettings, Workers
+from deepzero_sim.cli.settings import BenchSettings
 from deepzero_sim.common.machine import core_count, peak_memory_gb
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.estimators import CGE
 from deepzero_sim.execution.executors import open_executor
 from deepzero_sim.oracle.model import ModelOracle
+from deepzero_sim.training.runs.settings import Workers
 
 
 def bench_cge(settings: BenchSettings) -> dict[str, Any]:

@@ -11,10 +11,10 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from deepzero_sim.cli.compare import compare
 from deepzero_sim.cli.demo import METHODS, STEPS, training_settings
-from deepzero_sim.cli.settings import Workers
-from deepzero_sim.cli.train import train
+from deepzero_sim.training.runs.comparison import compare
+from deepzero_sim.training.runs.settings import Workers
+from deepzero_sim.training.runs.training import train
 
 
 def main() -> None:

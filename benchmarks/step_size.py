@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 
 import deepzero_sim as dz
-from deepzero_sim.cli.runs import trained_loop
 from deepzero_sim.datasets import Trajectories, UnrolledBatches, advance_frames, trajectories
 from deepzero_sim.solvers import PhiFlowWake
+from deepzero_sim.training.runs.trained_run import trained_loop
 
 UNROLL, BATCH = 8, 2
 

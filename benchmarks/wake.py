@@ -18,12 +18,9 @@ from deepzero_sim.benchmarks.black_box_training import BlackBoxSettings, train_b
 from deepzero_sim.benchmarks.wake_methods import Folders, Run, run_of, start_run, updates_of
 from deepzero_sim.benchmarks.wake_report import Comparison, Point, Training, publish, rows
 from deepzero_sim.cli import demo
-from deepzero_sim.cli.compare import evaluate_on
 from deepzero_sim.cli.console import console, training_bar
 from deepzero_sim.cli.generate import make_data
-from deepzero_sim.cli.runs import build_corrector, cost
 from deepzero_sim.cli.settings import BenchWakeSettings
-from deepzero_sim.cli.train import train
 from deepzero_sim.coupling.loop import SolverLoop
 from deepzero_sim.datasets import trajectories
 from deepzero_sim.datasets.trajectories import Trajectories
@@ -33,6 +30,9 @@ from deepzero_sim.solver.build import build_solver
 from deepzero_sim.solver.contract import Solver
 from deepzero_sim.training.checkpoints import load_checkpoint, snapshot
 from deepzero_sim.training.progress import progress_of, restore_network
+from deepzero_sim.training.runs.comparison import cost, evaluate_on
+from deepzero_sim.training.runs.trained_run import build_corrector
+from deepzero_sim.training.runs.training import train
 
 #: Number of snapshots whose error is evaluated, each after twice as many updates as the one before.
 POINTS = 7

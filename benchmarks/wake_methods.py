@@ -15,13 +15,13 @@ import torch
 from deepzero_sim.benchmarks.black_box import BLACK_BOXES, usual_population
 from deepzero_sim.benchmarks.black_box_training import BlackBoxSettings
 from deepzero_sim.cli import demo
-from deepzero_sim.cli.runs import build_corrector
 from deepzero_sim.cli.settings import BenchWakeSettings, WakeMethod
-from deepzero_sim.cli.train import TrainSettings
 from deepzero_sim.common.components import Component
 from deepzero_sim.estimators.sparsity import RandomMask
 from deepzero_sim.oracle.parameters import trainable
 from deepzero_sim.solver.build import build_solver
+from deepzero_sim.training.runs.settings import TrainSettings
+from deepzero_sim.training.runs.trained_run import build_corrector
 
 #: Settings of any run.
 Run: TypeAlias = TrainSettings | BlackBoxSettings

@@ -17,13 +17,12 @@ from problems import Burgers, initial_states
 
 from deepzero_sim.cli import demo
 from deepzero_sim.cli.generate import GenerateSettings
-from deepzero_sim.cli.settings import Workers
-from deepzero_sim.cli.train import TrainSettings
 from deepzero_sim.common.components import Component
 from deepzero_sim.common.settings import settings_to_dict
 from deepzero_sim.common.types import NamedTensors
 from deepzero_sim.datasets import Trajectories, trajectories
 from deepzero_sim.training.checkpoints import load_checkpoint
+from deepzero_sim.training.runs.settings import TrainSettings, Workers
 
 TESTS = Path(__file__).parent
 

@@ -25,12 +25,11 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("common",),
     ("execution",),
     ("solver",),
-    ("connectors", "models"),
+    ("connectors", "models", "datasets", "solvers"),
     ("coupling",),
     ("oracle",),
     ("estimators",),
     ("training", "checks", "serving"),
-    ("datasets", "solvers"),
     ("cli",),
     ("benchmarks",),
 )

@@ -17,8 +17,6 @@ from deepzero_sim.cli.console import console, print_table, progress_bar
 from deepzero_sim.cli.options import Command
 from deepzero_sim.cli.reports import gradient_check
 from deepzero_sim.cli.reports.gradient_check import GradientChecks
-from deepzero_sim.cli.runs import rollout_loss, sample_states, starting_network
-from deepzero_sim.cli.settings import Positive, Seed, Workers, small_network, wake_solver
 from deepzero_sim.common.components import Component
 from deepzero_sim.common.settings import Settings, settings_to_dict
 from deepzero_sim.coupling.loop import SolverLoop
@@ -35,6 +33,8 @@ from deepzero_sim.oracle.loop import LoopOracle
 from deepzero_sim.solver.build import build_solver
 from deepzero_sim.solver.contract import DifferentiableSolver, Solver
 from deepzero_sim.training.build import build_estimator, build_vjp
+from deepzero_sim.training.runs.settings import Positive, Seed, Workers, small_network, wake_solver
+from deepzero_sim.training.runs.trained_run import rollout_loss, sample_states, starting_network
 
 
 def default_vjps() -> list[Component]:

@@ -14,8 +14,6 @@ from deepzero_sim.checks.solver.subject import Subject, Training, subject_of
 from deepzero_sim.cli.console import console, print_table
 from deepzero_sim.cli.options import Command
 from deepzero_sim.cli.reports import solver_check
-from deepzero_sim.cli.runs import build_corrector
-from deepzero_sim.cli.settings import Positive, Seconds, Seed, small_network
 from deepzero_sim.common.components import Component, call_function
 from deepzero_sim.common.settings import Settings, settings_to_dict
 from deepzero_sim.common.types import Array
@@ -25,6 +23,8 @@ from deepzero_sim.errors import ConfigError
 from deepzero_sim.solver.build import build_solver
 from deepzero_sim.solver.spec import SolverSpec
 from deepzero_sim.solver.validation import check_states
+from deepzero_sim.training.runs.settings import Positive, Seconds, Seed, small_network
+from deepzero_sim.training.runs.trained_run import build_corrector
 
 
 @dataclass

@@ -20,7 +20,6 @@ from torch import nn
 from deepzero_sim.cli.console import console, training_bar
 from deepzero_sim.cli.options import Command
 from deepzero_sim.cli.reports import classification
-from deepzero_sim.cli.settings import Positive, Seed, Sparsity, Workers
 from deepzero_sim.common.components import Component
 from deepzero_sim.common.files import digest, write_text
 from deepzero_sim.common.machine import peak_memory_gb
@@ -44,6 +43,7 @@ from deepzero_sim.training.build import build_estimator, build_optimiser, build_
 from deepzero_sim.training.preparation import PREPARATION, RESULTS, Entry, Preparation
 from deepzero_sim.training.progress import Progress
 from deepzero_sim.training.run_folder import ACCURACY, RunFolder
+from deepzero_sim.training.runs.settings import Positive, Seed, Sparsity, Workers
 from deepzero_sim.training.trainer import Trainer
 
 #: Networks that have a short name.

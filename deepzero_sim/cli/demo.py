@@ -14,20 +14,19 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from deepzero_sim.cli.compare import compare
 from deepzero_sim.cli.console import console, print_table
 from deepzero_sim.cli.generate import DataFile, GenerateSettings, make_data
 from deepzero_sim.cli.options import Command
 from deepzero_sim.cli.reports.rollouts import publish, rows
-from deepzero_sim.cli.runs import MethodName
-from deepzero_sim.cli.settings import Workers
-from deepzero_sim.cli.train import TrainSettings, train_with_bar
+from deepzero_sim.cli.train import train_with_bar
 from deepzero_sim.common.components import Component
 from deepzero_sim.common.machine import peak_memory_gb
 from deepzero_sim.common.settings import Settings, settings_to_dict
 from deepzero_sim.datasets.generation import Simulations, software
 from deepzero_sim.errors import MissingExtraError
 from deepzero_sim.solvers.wake import TEST_REYNOLDS, TRAIN_REYNOLDS
+from deepzero_sim.training.runs.comparison import compare
+from deepzero_sim.training.runs.settings import MethodName, TrainSettings, Workers
 
 #: Steps of the rollouts that are compared.
 STEPS = 250

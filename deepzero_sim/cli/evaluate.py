@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from deepzero_sim.cli.compare import compare, report
+from deepzero_sim.cli.compare import report
 from deepzero_sim.cli.options import Command
-from deepzero_sim.cli.runs import run_settings
 from deepzero_sim.common.settings import Settings, settings_to_dict
 from deepzero_sim.datasets.metadata import MetadataKey
+from deepzero_sim.training.runs.comparison import compare
+from deepzero_sim.training.runs.trained_run import run_settings
 
 
 @dataclass

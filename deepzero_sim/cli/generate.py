@@ -7,13 +7,13 @@ from pathlib import Path
 
 from deepzero_sim.cli.console import console, progress_bar
 from deepzero_sim.cli.options import Command
-from deepzero_sim.cli.settings import OnFailure, Workers
 from deepzero_sim.common.settings import Settings
 from deepzero_sim.datasets.generation import Simulations, generate, require_free
 from deepzero_sim.datasets.hdf5 import NOTHING, not_a_file
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.execution.executors import open_executor
 from deepzero_sim.solver.failure_policy import FailurePolicy
+from deepzero_sim.training.runs.settings import OnFailure, Workers
 
 
 @dataclass

@@ -23,12 +23,12 @@ from rich.prompt import Confirm
 
 from deepzero_sim.cli.console import console
 from deepzero_sim.cli.options import PROGRAM, Command, Parser, read_options
-from deepzero_sim.cli.runs import parts_without_trust, trust
-from deepzero_sim.cli.trust import words_of
 from deepzero_sim.common.documents import require_text
 from deepzero_sim.errors import ConfigError, DeepZeroError
 from deepzero_sim.execution.executors import open_executor
 from deepzero_sim.execution.ranks import rank_of_torchrun
+from deepzero_sim.training.runs.trained_run import parts_without_trust, trust
+from deepzero_sim.training.runs.trust import words_of
 
 #: Seconds that a rank other than 0 leaves to rank 0 to report an error: it has usually met the same.
 AFTER_RANK_0 = 5.0

@@ -10,7 +10,6 @@ from typing import Any
 
 from deepzero_sim.cli.console import console
 from deepzero_sim.cli.options import Command
-from deepzero_sim.cli.runs import RunSettings, differences_accepted_by, rollout_loss, run_settings, trained_loop
 from deepzero_sim.common.settings import Settings
 from deepzero_sim.datasets import trajectories
 from deepzero_sim.datasets.batches import UnrolledBatches, advance_frames
@@ -19,6 +18,13 @@ from deepzero_sim.datasets.trajectories import Trajectories
 from deepzero_sim.oracle.loop import LoopOracle
 from deepzero_sim.serving import ServedLoop, ServedLoss, ServedModel, ServedParameters, ServedSolver, serve
 from deepzero_sim.solver.contract import Solver
+from deepzero_sim.training.runs.trained_run import (
+    RunSettings,
+    differences_accepted_by,
+    rollout_loss,
+    run_settings,
+    trained_loop,
+)
 
 
 @dataclass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias, get_args
@@ -10,15 +9,7 @@ from typing import Annotated, Literal, TypeAlias, get_args
 from deepzero_sim.common.components import Component
 from deepzero_sim.common.settings import Rule, SettingError, Settings
 from deepzero_sim.common.types import Scheme
-from deepzero_sim.estimators.sparsity.base import require_sparsity
-from deepzero_sim.execution.executors import Backend
-from deepzero_sim.solver.failure_policy import FailurePolicy
-
-Positive: TypeAlias = Annotated[int, Rule(lambda value: 1 <= value < 2**31, "a positive number below 2**31")]
-Seed: TypeAlias = Annotated[int, Rule(lambda value: 0 <= value < 2**32, "0 or a positive number below 2**32")]
-Seconds: TypeAlias = Annotated[float, Rule(lambda value: 0 < value < math.inf, "a positive number")]
-Sparsity: TypeAlias = Annotated[float, lambda key, value: require_sparsity(value)]
-OnFailure: TypeAlias = Annotated[str | dict[str, str], lambda key, value: FailurePolicy(value)]
+from deepzero_sim.training.runs.settings import Positive, Seconds, Seed, Workers, small_network
 
 #: Classifiers of images of 32 x 32, and correctors on the wake's states.
 BenchModel: TypeAlias = Literal["resnet20", "resnet32", "resnet44", "resnet56", "small", "mercury", "mars_moon"]
@@ -37,29 +28,6 @@ WakeMethod: TypeAlias = Literal[
     "Nevergrad",
     "ES",
 ]
-
-
-def wake_solver() -> Component:
-    """Return the solver that commands take by default."""
-    return Component("deepzero_sim.solvers.WakeFlow")
-
-
-def small_network() -> Component:
-    """Return the corrector that commands take by default."""
-    return Component("small")
-
-
-@dataclass
-class Workers:
-    """Workers that answer queries.
-
-    Args:
-        backend: Kind of workers: serial, thread, process, or ranks of torchrun.
-        count: Number of workers; of ranks there are as many as torchrun started.
-    """
-
-    backend: Backend = "process"
-    count: int = 2
 
 
 @dataclass

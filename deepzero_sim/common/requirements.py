@@ -70,6 +70,12 @@ def require_timeout(timeout: float) -> float:
     return float(timeout)
 
 
+def require_sparsity(sparsity: float) -> None:
+    """Refuse a sparsity outside [0, 1)."""
+    fits = is_number(sparsity) and 0 <= sparsity < 1
+    require(fits, "sparsity must be in [0, 1), the share of weights that is not active", Words(sparsity))
+
+
 def require_executor(executor: object) -> None:
     """Refuse what takes no tasks; None stands for the calling thread."""
     if executor is not None and not hasattr(executor, "submit"):

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from deepzero_sim.cli.compare import compare
 from deepzero_sim.cli.reports.figures import pyplot, save
 from deepzero_sim.cli.reports.rollouts import publish
-from deepzero_sim.cli.runs import Comparison
 from deepzero_sim.common.types import Array
+from deepzero_sim.training.runs.comparison import Comparison, compare
 
 RUNS, OUTPUT, DATA = Path("runs/openfoam"), Path("runs/openfoam/comparison"), Path("data/openfoam_test.h5")
 METHODS = {"NON": "NON", "DETACHED": "DETACHED-longer", "SolverLayer": "SolverLayer-longer"}

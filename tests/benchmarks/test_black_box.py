@@ -18,8 +18,7 @@ from runs import assert_same_tensors, line_data, tensors, train_settings, withou
 
 from deepzero_sim.benchmarks.black_box import BLACK_BOXES, BlackBox, Numbers, Search, centre_ranks, usual_population
 from deepzero_sim.benchmarks.black_box_training import BlackBoxSettings, compute_losses, flat, train_black_box
-from deepzero_sim.cli.settings import WakeMethod, Workers
-from deepzero_sim.cli.train import train
+from deepzero_sim.cli.settings import WakeMethod
 from deepzero_sim.common.types import Array
 from deepzero_sim.errors import MissingExtraError, RunError
 from deepzero_sim.oracle.parameters import trainable
@@ -27,6 +26,8 @@ from deepzero_sim.training.checkpoints import load_checkpoint
 from deepzero_sim.training.checkpoints import snapshot as snapshot_of
 from deepzero_sim.training.progress import Progress
 from deepzero_sim.training.run_folder import read_metrics
+from deepzero_sim.training.runs.settings import Workers
+from deepzero_sim.training.runs.training import train
 
 PACKAGES = {"CMA-ES": "cma", "Nevergrad": "nevergrad"}
 

@@ -20,11 +20,11 @@ from deepzero_sim.cli.check_gradient import CheckSettings, GradientChecks, check
 from deepzero_sim.cli.main import main
 from deepzero_sim.cli.reports.figures import pyplot
 from deepzero_sim.cli.reports.gradient_check import draw, publish, rows
-from deepzero_sim.cli.settings import Workers
-from deepzero_sim.cli.train import train
 from deepzero_sim.common.components import Component
 from deepzero_sim.common.settings import settings_to_dict
 from deepzero_sim.errors import ConfigError
+from deepzero_sim.training.runs.settings import Workers
+from deepzero_sim.training.runs.training import train
 
 USER = """
     import dataclasses

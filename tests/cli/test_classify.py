@@ -15,7 +15,6 @@ from torch import nn
 
 from deepzero_sim.cli.classify import CLASSIFIERS, ClassifySettings, _AccuracyLog, classify
 from deepzero_sim.cli.main import main
-from deepzero_sim.cli.settings import Workers
 from deepzero_sim.common.components import Component
 from deepzero_sim.common.settings import settings_to_dict
 from deepzero_sim.errors import ConfigError, DataError
@@ -24,6 +23,7 @@ from deepzero_sim.training.accuracy import calibrate, evaluate
 from deepzero_sim.training.build import warm_up_cosine
 from deepzero_sim.training.checkpoints import load_checkpoint
 from deepzero_sim.training.run_folder import ACCURACY, read_metrics
+from deepzero_sim.training.runs.settings import Workers
 
 CGE = Component("deepzero_sim.CGE", {"step_size": 1e-3, "scheme": "forward"})
 FIRST_ORDER = Component("deepzero_sim.BackPropagation")

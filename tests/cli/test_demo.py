@@ -12,9 +12,7 @@ from runs import coarse_data, coarse_training
 from deepzero_sim.cli import demo
 from deepzero_sim.cli.generate import GenerateSettings
 from deepzero_sim.cli.main import main
-from deepzero_sim.cli.runs import MethodName
-from deepzero_sim.cli.settings import Workers
-from deepzero_sim.cli.train import TrainSettings
+from deepzero_sim.training.runs.settings import MethodName, TrainSettings, Workers
 
 SHORT = 6
 

@@ -18,12 +18,13 @@ from problems import Burgers, wait_until
 from runs import assert_same_tensors, config_file, line_data, start, tensors, train_settings, without_seconds
 
 from deepzero_sim.cli import first_steps
-from deepzero_sim.cli.runs import cost
-from deepzero_sim.cli.train import TrainSettings, train
 from deepzero_sim.common.components import Component
 from deepzero_sim.common.types import Array
 from deepzero_sim.errors import ConfigError, ExitCodeError, RunError
 from deepzero_sim.training.preparation import Preparation
+from deepzero_sim.training.runs.comparison import cost
+from deepzero_sim.training.runs.settings import TrainSettings
+from deepzero_sim.training.runs.training import train
 
 ALL_FRAMES = 3 * 11
 FIRST_STEPS = "first_steps.safetensors"

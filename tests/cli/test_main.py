@@ -31,12 +31,12 @@ from runs import (
 )
 
 from deepzero_sim.cli.main import main
-from deepzero_sim.cli.settings import Workers
-from deepzero_sim.cli.train import TrainSettings, train
 from deepzero_sim.common.components import Component
 from deepzero_sim.datasets import trajectories
 from deepzero_sim.training.checkpoints import CHECKPOINT, load_checkpoint, read_settings
 from deepzero_sim.training.run_folder import read_metrics
+from deepzero_sim.training.runs.settings import TrainSettings, Workers
+from deepzero_sim.training.runs.training import train
 
 USER = """
     import numpy as np

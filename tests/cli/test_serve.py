@@ -14,12 +14,13 @@ from problems import initial_states
 from runs import line_data, start, train_settings
 
 import deepzero_sim as dz
-from deepzero_sim.cli.runs import MethodName, rollout_loss, trained_loop
 from deepzero_sim.cli.serve import models_of_run
-from deepzero_sim.cli.train import train
 from deepzero_sim.datasets import trajectories
 from deepzero_sim.datasets.batches import UnrolledBatches, advance_frames
 from deepzero_sim.errors import DataError, RunError
+from deepzero_sim.training.runs.settings import MethodName
+from deepzero_sim.training.runs.trained_run import rollout_loss, trained_loop
+from deepzero_sim.training.runs.training import train
 
 STATE = initial_states(1)
 

@@ -20,9 +20,7 @@ from runs import config_file, line_data, train_settings
 from test_main import assert_fails, call
 
 from deepzero_sim.cli import runs
-from deepzero_sim.cli.compare import compare
 from deepzero_sim.cli.main import main
-from deepzero_sim.cli.train import train
 from deepzero_sim.common.components import Component, build, call_function, load_factory
 from deepzero_sim.common.documents import LARGEST, read_json, read_yaml, write_yaml
 from deepzero_sim.common.files import LARGEST_TEXT
@@ -32,6 +30,8 @@ from deepzero_sim.solver.build import SOLVER
 from deepzero_sim.training.active_set import RATIOS
 from deepzero_sim.training.build import ESTIMATOR, OPTIMISER, SCHEDULER, VJP
 from deepzero_sim.training.checkpoints import read_settings
+from deepzero_sim.training.runs.comparison import compare
+from deepzero_sim.training.runs.training import train
 
 #: What nobody should call: it leaves a file.
 USER = """
@@ -63,7 +63,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A quick training's data and settings; the current folder, and nothing is trusted yet."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    monkeypatch.setattr("deepzero_sim.cli.trust._trusted", set())
+    monkeypatch.setattr("deepzero_sim.training.runs.trust._trusted", set())
     (tmp_path / "user.py").write_text(textwrap.dedent(USER))
     line_data(tmp_path / "line.h5")
     config_file(tmp_path / "train.yaml", train_settings(tmp_path / "run", tmp_path / "line.h5", method="NON", updates=1))
@@ -340,7 +340,7 @@ def test_a_run_of_somebody_else_runs_nothing_unasked(
     folder: Path, capsys: pytest.CaptureFixture[str], solver: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = foreign(solver=solver)
-    monkeypatch.setattr("deepzero_sim.cli.trust._trusted", set())
+    monkeypatch.setattr("deepzero_sim.training.runs.trust._trusted", set())
     Path("deepzero_sim.solvers.x").mkdir()
     shutil.copy("user.py", "deepzero_sim.solvers.x")
     name = solver["name"].replace(".", r"\.")
@@ -359,10 +359,10 @@ def test_trust_is_asked_once_and_given_to_what_was_shown_only(
 ) -> None:
     run = foreign()
     evaluate = ["evaluate", "--run", run, "--data", "line.h5", "--steps", 2]
-    monkeypatch.setattr("deepzero_sim.cli.trust._trusted", set())
+    monkeypatch.setattr("deepzero_sim.training.runs.trust._trusted", set())
     assert_fails(capsys, "--trust", *evaluate)
     assert call(capsys, *evaluate, "--trust")[::2] == (0, "")
-    monkeypatch.setattr("deepzero_sim.cli.trust._trusted", set())  # another process
+    monkeypatch.setattr("deepzero_sim.training.runs.trust._trusted", set())  # another process
     assert call(capsys, *evaluate)[::2] == (0, "")
     other = {"solver": {"name": "problems.Burgers", "args": {"points": 16}}}
     (run / "config.yaml").write_text(yaml.safe_dump(read_settings(run) | other))
@@ -378,7 +378,7 @@ def test_a_run_of_one_s_own_needs_no_word_wherever_it_is_moved(folder: Path, cap
 
 
 def test_solvers_of_the_package_need_no_trust() -> None:
-    from deepzero_sim.cli.trust import without_trust  # noqa: PLC0415
+    from deepzero_sim.training.runs.trust import without_trust  # noqa: PLC0415
 
     parts = {"solver": Component("deepzero_sim.solvers.WakeFlow", {"resolution": 8}), "network": Component("small")}
     assert not without_trust(parts)
@@ -392,7 +392,7 @@ def test_where_nothing_can_be_kept_trust_holds_for_one_process(folder: Path, mon
     settings = train_settings(folder / "run", folder / "line.h5", method="NON", updates=1)
     train(settings)
     assert runs.trained_loop(settings.run)
-    monkeypatch.setattr("deepzero_sim.cli.trust._trusted", set())
+    monkeypatch.setattr("deepzero_sim.training.runs.trust._trusted", set())
     with pytest.raises(RunError, match=r"runs\.trust"):
         runs.trained_loop(settings.run)
     runs.trust(settings.run)
@@ -403,7 +403,7 @@ def test_somebody_at_a_terminal_is_asked(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = foreign()
-    monkeypatch.setattr("deepzero_sim.cli.trust._trusted", set())
+    monkeypatch.setattr("deepzero_sim.training.runs.trust._trusted", set())
     monkeypatch.setattr("sys.stdin", type("Terminal", (), {"isatty": lambda self: True})())
     monkeypatch.setattr("deepzero_sim.cli.console.console._force_terminal", True)
     asked: list[str] = []

@@ -12,9 +12,6 @@ import torch
 from problems import Burgers
 from runs import PARAMETERS, assert_same_tensors, line_data, tensors, train_settings
 
-from deepzero_sim.cli.compare import compare
-from deepzero_sim.cli.runs import Cost, MethodName, build_corrector, cost, trained_loop
-from deepzero_sim.cli.train import TrainSettings, train
 from deepzero_sim.common.components import Component
 from deepzero_sim.common.settings import settings_to_dict
 from deepzero_sim.datasets.generation import Simulations, generate
@@ -23,6 +20,10 @@ from deepzero_sim.execution.tasks import SerialExecutor
 from deepzero_sim.models.corrector import Corrector, NoCorrection
 from deepzero_sim.training.checkpoints import load_checkpoint
 from deepzero_sim.training.progress import Progress
+from deepzero_sim.training.runs.comparison import Cost, compare, cost
+from deepzero_sim.training.runs.settings import MethodName, TrainSettings
+from deepzero_sim.training.runs.trained_run import build_corrector, trained_loop
+from deepzero_sim.training.runs.training import train
 
 #: Of the frames of `line_data` but the last, which are advanced once: 3 simulations, 12 frames.
 ALL_FRAMES = 3 * 11

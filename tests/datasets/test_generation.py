@@ -19,7 +19,6 @@ from problems import wait_until
 from runs import start, unfinished
 
 from deepzero_sim.cli.generate import DataFile, GenerateSettings, make_data
-from deepzero_sim.cli.settings import Workers
 from deepzero_sim.common.components import Component
 from deepzero_sim.common.types import Array
 from deepzero_sim.datasets import trajectories
@@ -29,6 +28,7 @@ from deepzero_sim.execution.executors import open_executor
 from deepzero_sim.execution.tasks import SerialExecutor
 from deepzero_sim.solvers import WakeFlow
 from deepzero_sim.solvers.wake import initial_state, restrict
+from deepzero_sim.training.runs.settings import Workers
 
 WAKE = Simulations(
     reference=Component("deepzero_sim.solvers.WakeFlow", {"resolution": 16}),

@@ -17,16 +17,16 @@ from runs import line_data, train_settings
 
 from deepzero_sim.cli.check_gradient import CheckSettings, check_gradients
 from deepzero_sim.cli.check_solver import CheckSolverSettings, check_named_solver
-from deepzero_sim.cli.compare import compare
 from deepzero_sim.cli.main import main
 from deepzero_sim.cli.reports.rollouts import publish
 from deepzero_sim.cli.serve import models_of_run
-from deepzero_sim.cli.train import train
 from deepzero_sim.common.components import Component
 from deepzero_sim.datasets import Trajectories, advance_frames, metadata, trajectories
 from deepzero_sim.errors import ConfigError, DataError, DeepZeroError
 from deepzero_sim.solver.spec import SolverSpec
 from deepzero_sim.solvers import PhiFlowWake, WakeFlow
+from deepzero_sim.training.runs.comparison import compare
+from deepzero_sim.training.runs.training import train
 
 SPEC = SolverSpec(
     name="flow",

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from snippets import run_pages
 
-from deepzero_sim.cli.runs import run_settings
+from deepzero_sim.training.runs.trained_run import run_settings
 
 WRAP = Path(__file__).parents[2] / "docs" / "wrap"
 PAGES = [WRAP / f"{name}.md" for name in ("programs", "fortran", "files", "program_failures", "dakota")]

@@ -19,8 +19,8 @@ from deepzero_sim.cli.check_gradient import CheckSettings
 from deepzero_sim.cli.demo import METHODS, PHIFLOW_WAKE, WAKE, data_settings, training_settings
 from deepzero_sim.cli.generate import GenerateSettings
 from deepzero_sim.cli.main import read_command
-from deepzero_sim.cli.settings import Workers
 from deepzero_sim.common.settings import settings_to_dict
+from deepzero_sim.training.runs.settings import Workers
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 FILES = sorted(EXAMPLES.rglob("*.yaml"))

@@ -17,10 +17,7 @@ from problems import POINTS, Burgers, conv_corrector, initial_states, mse
 from runs import assert_same_tensors, line_data, train_settings
 
 import deepzero_sim as dz
-from deepzero_sim.cli.compare import compare
 from deepzero_sim.cli.reports.rollouts import results
-from deepzero_sim.cli.settings import Workers
-from deepzero_sim.cli.train import _require_repeatable, train
 from deepzero_sim.common.components import Component
 from deepzero_sim.common.types import Array
 from deepzero_sim.datasets.batches import UnrolledBatches, advance_frames, advance_frames_with_account
@@ -33,6 +30,9 @@ from deepzero_sim.oracle.queries import Coordinates, name_query
 from deepzero_sim.solver.failure_policy import FailurePolicy
 from deepzero_sim.training.checkpoints import load_checkpoint
 from deepzero_sim.training.run_folder import RunFolder
+from deepzero_sim.training.runs.comparison import compare
+from deepzero_sim.training.runs.settings import Workers
+from deepzero_sim.training.runs.training import _require_repeatable, train
 from deepzero_sim.training.trainer import Trainer
 
 BATCH, UNROLL, STEP = 2, 4, 0.3

@@ -14,12 +14,13 @@ from runs import assert_same_tensors, line_data, tensors, train_settings
 from torch import nn
 
 import deepzero_sim as dz
-from deepzero_sim.cli.compare import compare
-from deepzero_sim.cli.runs import trained_loop
-from deepzero_sim.cli.train import TrainSettings, train
 from deepzero_sim.common.components import Component
 from deepzero_sim.common.module_state import cast, precision_of
 from deepzero_sim.estimators import BackPropagation
+from deepzero_sim.training.runs.comparison import compare
+from deepzero_sim.training.runs.settings import TrainSettings
+from deepzero_sim.training.runs.trained_run import trained_loop
+from deepzero_sim.training.runs.training import train
 
 
 class Spectral(nn.Module):

@@ -12,8 +12,6 @@ import torch
 from problems import Burgers
 from runs import PARAMETERS, assert_same_tensors, line_data, tensors, train_settings, without_seconds
 
-from deepzero_sim.cli.runs import cost
-from deepzero_sim.cli.train import TrainSettings, train
 from deepzero_sim.common.components import Component
 from deepzero_sim.common.types import Array, Mask
 from deepzero_sim.errors import ConfigError, DeepZeroError, RunError
@@ -25,6 +23,9 @@ from deepzero_sim.training.active_set import LAYER_RATIOS, RunRatios, active_set
 from deepzero_sim.training.progress import Progress
 from deepzero_sim.training.ratios_file import load_ratios
 from deepzero_sim.training.run_folder import RunFolder
+from deepzero_sim.training.runs.comparison import cost
+from deepzero_sim.training.runs.settings import TrainSettings
+from deepzero_sim.training.runs.training import train
 
 #: Of the network that `train_settings` names, the weights and the rest.
 SCORED, BIASES = 9 + 27 + 27 + 9, 3 + 3 + 3 + 1

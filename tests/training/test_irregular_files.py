@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from runs import line_data, train_settings
 
-from deepzero_sim.cli.runs import trained_loop
-from deepzero_sim.cli.train import train
 from deepzero_sim.errors import RunError
+from deepzero_sim.training.runs.trained_run import trained_loop
+from deepzero_sim.training.runs.training import train
 
 FILES = ("checkpoint.safetensors", "preparation.jsonl", "metrics.jsonl", "state.json")
 

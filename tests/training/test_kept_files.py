@@ -13,10 +13,7 @@ import pytest
 import torch
 from runs import assert_same_tensors, config_file, line_data, tensors, train_settings, without_seconds
 
-from deepzero_sim.cli.compare import compare
 from deepzero_sim.cli.main import main
-from deepzero_sim.cli.runs import Cost, cost
-from deepzero_sim.cli.train import TrainSettings, train
 from deepzero_sim.common.components import Component
 from deepzero_sim.errors import DeepZeroError, RunError
 from deepzero_sim.oracle import ledger
@@ -24,6 +21,9 @@ from deepzero_sim.training.checkpoints import CHECKPOINT, Checkpoint, load_check
 from deepzero_sim.training.progress import Progress
 from deepzero_sim.training.ratios_file import load_ratios
 from deepzero_sim.training.run_folder import RunFolder
+from deepzero_sim.training.runs.comparison import Cost, compare, cost
+from deepzero_sim.training.runs.settings import TrainSettings
+from deepzero_sim.training.runs.training import train
 
 FORWARD = Component("deepzero_sim.CGE", {"step_size": 1e-4, "scheme": "forward"})
 SPARSE: dict[str, Any] = {"sparsity": 0.5, "layer_ratios": Component("zo-grasp", {"num_directions": 3})}

@@ -30,8 +30,6 @@ from runs import (
 from torch import nn
 
 import deepzero_sim as dz
-from deepzero_sim.cli.settings import Workers
-from deepzero_sim.cli.train import TrainSettings, train
 from deepzero_sim.common.components import Component
 from deepzero_sim.common.types import Mask
 from deepzero_sim.coupling.loop import SolverLoop
@@ -46,6 +44,8 @@ from deepzero_sim.training.checkpoints import CHECKPOINT, load_checkpoint
 from deepzero_sim.training.checkpoints import snapshot as snapshot_of
 from deepzero_sim.training.progress import Progress
 from deepzero_sim.training.run_folder import RunFolder
+from deepzero_sim.training.runs.settings import TrainSettings, Workers
+from deepzero_sim.training.runs.training import train
 from deepzero_sim.training.trainer import Trainer
 
 OPTIMISERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {

@@ -21,7 +21,7 @@ from deepzero_sim.solver.spec import SolverSpec
 from deepzero_sim.training.ratios_file import RatiosRecord
 
 if TYPE_CHECKING:
-    from deepzero_sim.cli.runs import Comparison, MethodResult
+    from deepzero_sim.training.runs.comparison import Comparison, MethodResult
 
 #: One colour a method, the same in every figure (Okabe and Ito: told apart without red and green).
 COLOURS = {

@@ -12,8 +12,8 @@ from typing import Any
 
 from torch import nn
 
-from deepzero_sim.common.requirements import Words, require, require_that
-from deepzero_sim.common.types import NamedTensors, is_number
+from deepzero_sim.common.requirements import require_that
+from deepzero_sim.common.types import NamedTensors
 from deepzero_sim.oracle.base import Oracle
 from deepzero_sim.oracle.parameters import trainable
 from deepzero_sim.solver.failure_policy import Incident
@@ -61,12 +61,6 @@ class LayerRatios(abc.ABC):
             DivergedError: A loss or a score is not finite.
             SolverError: The solver failed.
         """
-
-
-def require_sparsity(sparsity: float) -> None:
-    """Refuse a sparsity outside [0, 1)."""
-    fits = is_number(sparsity) and 0 <= sparsity < 1
-    require(fits, "sparsity must be in [0, 1), the share of weights that is not active", Words(sparsity))
 
 
 def layer_weights(model: nn.Module) -> NamedTensors:

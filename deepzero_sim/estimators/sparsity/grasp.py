@@ -8,10 +8,10 @@ from typing import Any, final, get_args
 import torch
 
 from deepzero_sim.common.module_state import preserve_state
-from deepzero_sim.common.requirements import require_one_of, require_that
+from deepzero_sim.common.requirements import require_one_of, require_sparsity, require_that
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.estimators.base import require_gradient
-from deepzero_sim.estimators.sparsity.base import Densities, LayerRatios, layer_weights, require_sparsity
+from deepzero_sim.estimators.sparsity.base import Densities, LayerRatios, layer_weights
 from deepzero_sim.estimators.sparsity.scores import HessianGradient, Rule, grasp_densities
 from deepzero_sim.oracle.base import Oracle, require_finite
 

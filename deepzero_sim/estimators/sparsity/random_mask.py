@@ -7,10 +7,10 @@ from collections.abc import Mapping
 import torch
 
 from deepzero_sim.common.randomness import new_generator
-from deepzero_sim.common.requirements import is_count, require, require_that, require_type
+from deepzero_sim.common.requirements import is_count, require, require_sparsity, require_that, require_type
 from deepzero_sim.common.types import Mask, NamedTensors, is_number
 from deepzero_sim.errors import ConfigError
-from deepzero_sim.estimators.sparsity.base import active_count, require_sparsity
+from deepzero_sim.estimators.sparsity.base import active_count
 from deepzero_sim.oracle.parameters import trainable
 
 

@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any, final
 
-from deepzero_sim.estimators.sparsity.base import Densities, LayerRatios, layer_weights, require_sparsity
+from deepzero_sim.common.requirements import require_sparsity
+from deepzero_sim.estimators.sparsity.base import Densities, LayerRatios, layer_weights
 from deepzero_sim.oracle.base import Oracle
 
 

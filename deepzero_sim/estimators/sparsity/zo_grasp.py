@@ -7,13 +7,13 @@ from typing import Any, Literal, TypeAlias, final, get_args
 import torch
 
 from deepzero_sim.common.module_state import preserve_state
-from deepzero_sim.common.requirements import require_one_of
+from deepzero_sim.common.requirements import require_one_of, require_sparsity
 from deepzero_sim.common.types import Mask, NamedTensors, Scheme
 from deepzero_sim.errors import DivergedError, NonFiniteError
 from deepzero_sim.estimators.base import Estimator, GradientEstimate
 from deepzero_sim.estimators.cge import CGE
 from deepzero_sim.estimators.rge import RGE
-from deepzero_sim.estimators.sparsity.base import Densities, LayerRatios, layer_weights, require_sparsity
+from deepzero_sim.estimators.sparsity.base import Densities, LayerRatios, layer_weights
 from deepzero_sim.estimators.sparsity.scores import HessianGradient, Rule, grasp_densities, require_finite_tensors
 from deepzero_sim.oracle.base import Oracle
 

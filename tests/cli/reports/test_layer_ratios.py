@@ -10,16 +10,15 @@ import pytest
 from runs import line_data, train_settings
 from test_rollouts import WAKE, comparison, png_size, result
 
-from deepzero_sim.cli.compare import compare
 from deepzero_sim.cli.main import main
 from deepzero_sim.cli.reports.layer_ratios import caption, rows
 from deepzero_sim.cli.reports.rollouts import publish, ratios_of
-from deepzero_sim.cli.runs import Cost
-from deepzero_sim.cli.train import train
 from deepzero_sim.common.components import Component
 from deepzero_sim.errors import MissingExtraError, RunError
 from deepzero_sim.estimators.sparsity import Densities
 from deepzero_sim.training.ratios_file import RatiosRecord
+from deepzero_sim.training.runs.comparison import Cost, compare
+from deepzero_sim.training.runs.training import train
 
 RECORD = RatiosRecord(
     method="zo-grasp",

@@ -15,13 +15,13 @@ import torch
 from problems import Burgers
 
 from deepzero_sim.cli.reports.rollouts import COLOURS, picture, publish, results, rows, styles, vorticity
-from deepzero_sim.cli.runs import Comparison, Cost, MethodResult
 from deepzero_sim.common.documents import markdown_table
 from deepzero_sim.common.types import Array
 from deepzero_sim.coupling.evaluation import Evaluation
 from deepzero_sim.errors import MissingExtraError
 from deepzero_sim.solver.spec import SolverSpec
 from deepzero_sim.solvers.wake import WakeGrid
+from deepzero_sim.training.runs.comparison import Comparison, Cost, MethodResult
 
 WAKE = WakeGrid(16).spec("wake", "float32")
 FIGURES = ("fields.png", "error_over_time.png", "error_over_cost.png")

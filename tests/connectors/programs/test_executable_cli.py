@@ -13,9 +13,9 @@ from runs import config_file, line_data, tensors, train_settings
 
 import deepzero_sim as dz
 from deepzero_sim.cli.main import main
-from deepzero_sim.cli.settings import Workers
 from deepzero_sim.common.components import Component
 from deepzero_sim.connectors.programs.working_folder import default_kept_folder
+from deepzero_sim.training.runs.settings import Workers
 
 SOLVER = """
 name: deepzero_sim.ExecutableSolver

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from deepzero_sim.cli.trust import trust_parts, without_trust, words_of
 from deepzero_sim.common.components import Component
 from deepzero_sim.common.module_state import cast
 from deepzero_sim.common.settings import hints, read
 from deepzero_sim.common.types import Array
-from deepzero_sim.coupling.evaluation import Evaluation
 from deepzero_sim.coupling.loop import SolverLoop
 from deepzero_sim.coupling.rollout_loss import RolloutLoss
 from deepzero_sim.datasets.metadata import MetadataKey
@@ -28,14 +24,9 @@ from deepzero_sim.models.corrector import CORRECTORS, Corrector, NoCorrection
 from deepzero_sim.solver.build import build_solver
 from deepzero_sim.solver.spec import SolverSpec
 from deepzero_sim.training.checkpoints import load_checkpoint, read_settings
-from deepzero_sim.training.preparation import PREPARATION, Preparation
 from deepzero_sim.training.progress import progress_of, require_within, restore_network
-from deepzero_sim.training.ratios_file import RatiosRecord
-
-#: The solver alone; trained without the solver in the loop; through it from forward steps only, by losses or by the solver's
-#: vector-Jacobian products; through it by exact back-propagation; and the free baselines: through it with no solver gradient,
-#: or with the identity for it.
-MethodName: TypeAlias = Literal["SRC", "NON", "ZO-SOL", "SolverLayer", "FO-SOL", "DETACHED", "STRAIGHT-THROUGH"]
+from deepzero_sim.training.runs.settings import MethodName
+from deepzero_sim.training.runs.trust import trust_parts, without_trust, words_of
 
 #: States of the training data that a vector-Jacobian product is prepared with.
 SAMPLES = 256
@@ -150,7 +141,7 @@ def trained_loop(path: Path) -> SolverLoop:
         raise RunError(
             f"{path} was not made by you on this machine, and its settings would import or run {listed}: look into its "
             "config.yaml, and if you trust it, call again with --trust (in Python, call "
-            "deepzero_sim.cli.runs.trust first)."
+            "deepzero_sim.training.runs.trained_run.trust first)."
         )
     solver = build_solver(settings.solver)
     if settings.method == "SRC":
@@ -165,79 +156,3 @@ def trained_loop(path: Path) -> SolverLoop:
 def differences_accepted_by(*paths: Path) -> list[str]:
     """Return what the data of these runs may say otherwise than the solver."""
     return [entry for path in paths for entry in run_settings(path).data_may_differ]
-
-
-# ---- results
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Cost of a trained network, the run it started from included.
-
-    Args:
-        solver_steps: Number of states advanced by one step.
-        seconds: Seconds of training.
-        failures: Number of failures of solver steps, by kind and what was done.
-        found: Number of first steps that other runs had taken, which are not counted here.
-    """
-
-    solver_steps: int = 0
-    seconds: float = 0.0
-    failures: dict[str, int] = field(default_factory=dict)
-    found: int = 0
-
-
-def cost(path: Path, *later: Path) -> Cost:
-    """Add up the cost of a run and of the runs it started from.
-
-    Every run counts what it asked the solver itself: the first steps from all frames and what it took to prepare and to go on,
-    whenever it asked, and the training steps. First steps that it found in another run are counted there.
-
-    Args:
-        path: Run folder.
-        later: Runs that started from this one.
-
-    Raises:
-        RunError: The folder holds no trained run, or the run started from itself: folders were renamed.
-    """
-    if path.resolve() in later:
-        raise RunError(f"{path} is said to have started from itself: a folder was renamed; give it back its name.")
-    settings = run_settings(path)
-    if settings.method == "SRC":
-        return Cost()
-    checkpoint = load_checkpoint(path)
-    progress = progress_of(checkpoint, path)
-    require_within(progress, settings.updates, path)
-    preparation = Preparation(path / PREPARATION, checkpoint.run)
-    if not preparation.entries:
-        raise RunError(f"{path} has no {PREPARATION}, which says what the run asked of its solver: restore it, or train anew.")
-    before = Cost() if settings.start is None else cost(settings.start, path.resolve(), *later)
-    steps = before.solver_steps + preparation.solver_steps + progress.solver_steps
-    failures = dict(Counter(before.failures) + Counter(progress.failures))
-    return Cost(steps, before.seconds + progress.seconds, failures, before.found + preparation.steps_of_others)
-
-
-@dataclass(frozen=True, eq=False)
-class MethodResult:
-    """One method's evaluation, the cost of its training, and its layer ratios if not all coordinates were active."""
-
-    evaluation: Evaluation
-    cost: Cost
-    ratios: RatiosRecord | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Comparison:
-    """Methods evaluated on the same data.
-
-    Args:
-        methods: Results by name, SRC first.
-        references: Frames that the rollouts should have given, `(S, T, C, *N)`.
-        spec: Spec of the solver.
-        data: Description of the file, where it was made and how.
-    """
-
-    methods: Mapping[str, MethodResult]
-    references: torch.Tensor
-    spec: SolverSpec
-    data: dict[str, Any] = field(default_factory=dict)

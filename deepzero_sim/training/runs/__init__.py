@@ -1,0 +1,1 @@
+"""Runs of correctors: settings, training, and the use of what was trained."""

@@ -1,0 +1,112 @@
+"""Settings of a training, and those that other commands share with it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal, TypeAlias
+
+from deepzero_sim.common.components import Component
+from deepzero_sim.common.requirements import require_sparsity
+from deepzero_sim.common.settings import Rule, Settings
+from deepzero_sim.datasets.metadata import MetadataKey
+from deepzero_sim.execution.executors import Backend
+from deepzero_sim.solver.failure_policy import FailurePolicy
+
+#: The solver alone; trained without the solver in the loop; through it from forward steps only, by losses or by the solver's
+#: vector-Jacobian products; through it by exact back-propagation; and the free baselines: through it with no solver gradient,
+#: or with the identity for it.
+MethodName: TypeAlias = Literal["SRC", "NON", "ZO-SOL", "SolverLayer", "FO-SOL", "DETACHED", "STRAIGHT-THROUGH"]
+
+Positive: TypeAlias = Annotated[int, Rule(lambda value: 1 <= value < 2**31, "a positive number below 2**31")]
+Seed: TypeAlias = Annotated[int, Rule(lambda value: 0 <= value < 2**32, "0 or a positive number below 2**32")]
+Seconds: TypeAlias = Annotated[float, Rule(lambda value: 0 < value < math.inf, "a positive number")]
+Sparsity: TypeAlias = Annotated[float, lambda key, value: require_sparsity(value)]
+OnFailure: TypeAlias = Annotated[str | dict[str, str], lambda key, value: FailurePolicy(value)]
+
+
+def wake_solver() -> Component:
+    """Return the solver that commands take by default."""
+    return Component("deepzero_sim.solvers.WakeFlow")
+
+
+def small_network() -> Component:
+    """Return the corrector that commands take by default."""
+    return Component("small")
+
+
+@dataclass
+class Workers:
+    """Workers that answer queries.
+
+    Args:
+        backend: Kind of workers: serial, thread, process, or ranks of torchrun.
+        count: Number of workers; of ranks there are as many as torchrun started.
+    """
+
+    backend: Backend = "process"
+    count: int = 2
+
+
+@dataclass
+class TrainSettings(Settings):
+    """One training run.
+
+    Args:
+        run: Run folder.
+        train_data: HDF5 trajectories.
+        method: Way to train; one network, one data set and one optimiser serve all of them.
+        solver: Coarse solver.
+        differentiable_solver: Solver of the same physics with exact gradients, for FO-SOL.
+        network: Corrector: small, mercury, mars_moon, or an import path or file.py:Name called with the solver's spec.
+        start: Run folder whose network this one starts from; none for a cold start.
+        updates: Training steps, each one gradient and one update.
+        batch_size: Rollouts a gradient is averaged over.
+        unroll: Solver steps of a rollout (NON always takes one).
+        optimiser: Any of torch.optim.
+        scheduler: Any of torch.optim.lr_scheduler; an argument "updates" stands for their number.
+        estimator: CGE or RGE with their arguments, for ZO-SOL.
+        vjp: Vector-Jacobian product of the solver with its arguments, for SolverLayer.
+        sparsity: Share of the weights of convolutions and linear layers that is left out of a gradient (ZO-SOL).
+        layer_ratios: Division of what is left among layers: uniform, erdos-renyi, zo-grasp, grasp (needs a
+            differentiable_solver), or an import path or file.py:Name of a LayerRatios.
+        mask_refresh: Updates that one random draw of the active weights serves.
+        queries_per_chunk: Perturbed networks evaluated as one batch.
+        workers: Workers that answer queries.
+        on_failure: Response to a solver step that fails: abort, drop, retry(3), or retry(3), drop; or a mapping from kinds of
+            failure, and default, to these.
+        seed: Seed of everything that is drawn.
+        checkpoint_every: Updates between checkpoints; one is written after a minute, too.
+        tensorboard: True to write TensorBoard events.
+        data_may_differ: Things that the data may say otherwise than the solver: name, dt, channels, mask and so on.
+    """
+
+    run: Path
+    train_data: Path
+    method: MethodName = "ZO-SOL"
+    solver: Component = field(default_factory=wake_solver)
+    differentiable_solver: Component | None = None
+    network: Component = field(default_factory=small_network)
+    start: Path | None = None
+    updates: Positive = 500
+    batch_size: Positive = 2
+    unroll: Positive = 8
+    optimiser: Component = field(default_factory=lambda: Component("torch.optim.Adam", {"lr": 1e-3}))
+    scheduler: Component | None = field(
+        default_factory=lambda: Component("torch.optim.lr_scheduler.CosineAnnealingLR", {"T_max": "updates"})
+    )
+    estimator: Component = field(
+        default_factory=lambda: Component("deepzero_sim.CGE", {"step_size": 1e-4, "scheme": "central"})
+    )
+    vjp: Component = field(default_factory=lambda: Component("deepzero_sim.vjp.ReferenceJacobian"))
+    sparsity: Sparsity = 0.0
+    layer_ratios: Component = field(default_factory=lambda: Component("uniform"))
+    mask_refresh: Positive = 1
+    queries_per_chunk: int = 16
+    workers: Workers = field(default_factory=Workers)
+    on_failure: OnFailure = "abort"
+    seed: Seed = 0
+    checkpoint_every: int = 50
+    tensorboard: bool = True
+    data_may_differ: list[MetadataKey] = field(default_factory=list)

@@ -1,0 +1,319 @@
+"""Training of a corrector in a run folder, by any method, or going on with it."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
+from math import isfinite
+from typing import Any, NamedTuple
+
+import torch
+
+from deepzero_sim.common.components import Component
+from deepzero_sim.common.files import digest
+from deepzero_sim.common.module_state import preserve_state
+from deepzero_sim.common.settings import settings_to_dict
+from deepzero_sim.common.types import Array
+from deepzero_sim.connectors.programs.working_folder import default_kept_folder
+from deepzero_sim.coupling.loop import SolverGradient, SolverLoop
+from deepzero_sim.coupling.vjp.reference.reference_jacobian import ReferenceJacobian
+from deepzero_sim.datasets import trajectories
+from deepzero_sim.datasets.batches import UnrolledBatches, require_long_enough
+from deepzero_sim.datasets.metadata import require_twin
+from deepzero_sim.datasets.trajectories import Trajectories
+from deepzero_sim.errors import ConfigError, RunError, SolverError
+from deepzero_sim.estimators.backpropagation import BackPropagation
+from deepzero_sim.estimators.sparsity.base import Densities, LayerRatios
+from deepzero_sim.estimators.sparsity.grasp import GraSP
+from deepzero_sim.execution.executors import open_executor
+from deepzero_sim.execution.threads import single_threaded
+from deepzero_sim.oracle.loop import LoopOracle
+from deepzero_sim.oracle.parameters import trainable
+from deepzero_sim.solver.build import build_solver
+from deepzero_sim.solver.failure_policy import FailurePolicy
+from deepzero_sim.training.active_set import ActiveSet, RunRatios, active_set, build_ratios
+from deepzero_sim.training.build import build_estimator, build_optimiser, build_scheduler, build_vjp
+from deepzero_sim.training.checkpoints import CONFIG
+from deepzero_sim.training.preparation import PREPARATION, Entry, Preparation
+from deepzero_sim.training.progress import Progress, progress_of
+from deepzero_sim.training.run_folder import JACOBIANS, RunFolder
+from deepzero_sim.training.runs.first_steps import FirstSteps, other_runs
+from deepzero_sim.training.runs.settings import MethodName, TrainSettings
+from deepzero_sim.training.runs.trained_run import rollout_loss, sample_states, starting_network
+from deepzero_sim.training.runs.trust import trust_parts
+from deepzero_sim.training.trainer import Trainer
+
+
+class _Method(NamedTuple):
+    """Differences between the trained methods.
+
+    Args:
+        gradient: Gradient of the solver; that of the settings if None.
+        by_queries: True if gradients are differences of losses.
+        unrolled: True if training rolls out more than one step.
+    """
+
+    gradient: SolverGradient | None
+    by_queries: bool = False
+    unrolled: bool = True
+
+
+_METHODS: dict[MethodName, _Method] = {
+    "NON": _Method("detached", unrolled=False),
+    "ZO-SOL": _Method("detached", by_queries=True),
+    "SolverLayer": _Method(None),
+    "FO-SOL": _Method("exact"),
+    "DETACHED": _Method("detached"),
+    "STRAIGHT-THROUGH": _Method("straight-through"),
+}
+
+
+def train(
+    settings: TrainSettings, report: Callable[[Progress], None] = lambda progress: None, keep: Collection[int] = ()
+) -> Progress:
+    """Train a corrector, or go on with the run of that folder.
+
+    Args:
+        settings: Settings of the run.
+        report: Function called after every update.
+        keep: Numbers of updates after which the network is kept, as one of the run's snapshots.
+
+    Raises:
+        DeepZeroError: Something cannot be used, or failed.
+    """
+    if settings.method == "SRC":  # the solver alone: nothing is trained
+        _claim(settings)
+        return Progress()
+    return _Training(settings).run(report, keep)
+
+
+class _Training:
+    """One start of a run: its parts, in the order in which what is wrong with them is said.
+
+    Args:
+        settings: Settings of the run.
+    """
+
+    def __init__(self, settings: TrainSettings) -> None:
+        started = time.perf_counter()
+        self._settings = settings
+        self._method = _METHODS[settings.method]
+        self._ratios = self._build_ratios()
+        with default_kept_folder(settings.run / "kept"):  # working folders of failed calls, if the solver is a program
+            self._solver = build_solver(self._solver_component)
+        # a differentiable solver is said to be the same physics by another name
+        accepted = [*settings.data_may_differ, *(["name"] if settings.method == "FO-SOL" else [])]
+        self._data = trajectories.load(settings.train_data, self._solver.spec, accepted)
+        self._corrector = starting_network(settings.network, settings.start, self._solver.spec, self._data, settings.seed)
+        self._unroll = settings.unroll if self._method.unrolled else 1
+        self._gradient = build_vjp(settings.vjp) if self._method.gradient is None else self._method.gradient
+        self._policy = FailurePolicy(settings.on_failure)
+        require_long_enough(self._data, self._unroll)
+        trainable(self._corrector)  # says it if there is nothing to train
+        self._optimiser = build_optimiser(settings.optimiser, self._corrector)
+        self._start = _Start(settings, self._data, started)
+
+    @property
+    def _solver_component(self) -> Component:
+        """Opaque solver, or for FO-SOL the differentiable one."""
+        settings = self._settings
+        component = settings.differentiable_solver if settings.method == "FO-SOL" else settings.solver
+        if component is None:
+            raise ConfigError("method FO-SOL needs a differentiable_solver: name one, or choose another method.")
+        return component
+
+    def run(self, report: Callable[[Progress], None], keep: Collection[int]) -> Progress:
+        """Train up to the last update; the arguments are those of :func:`train`."""
+        settings, start = self._settings, self._start
+        asks = self._method.by_queries or self._method.gradient is None
+        with open_executor(settings.workers.backend if asks else "serial", settings.workers.count) as executor:
+            loop = SolverLoop(self._solver, self._corrector, self._unroll, self._gradient, executor, self._policy)
+            oracle = LoopOracle(loop, rollout_loss(self._data), executor, settings.queries_per_chunk)
+            estimator = build_estimator(settings.estimator) if self._method.by_queries else BackPropagation()
+            scheduler = build_scheduler(settings.scheduler, self._optimiser, settings.updates)
+            if self._method.by_queries and self._solver.spec.deterministic and start.done is None:
+                without_first_step = self._cut(self._data.frames[:, :-1])(0)[:3]
+                start.checking = _require_repeatable(oracle, without_first_step)
+            first_steps = FirstSteps(self._solver, self._solver_component, self._data, self._policy)
+            batches = _Batches(lambda: self._cut(start.first_steps(first_steps)))
+            if not start.finished:
+                batches.require()
+            run = start.claim()
+            active = start.measure(lambda: self._active_set(oracle, batches, run)) if self._method.by_queries else ActiveSet()
+            trainer = Trainer(
+                oracle,
+                estimator,
+                self._optimiser,
+                batches,
+                run,
+                scheduler=scheduler,
+                mask=active.mask,
+                seed=settings.seed,
+                checkpoint_every=settings.checkpoint_every,
+            )
+            self._prepare_vjp(loop, run)
+            resumption_seconds, seconds = start.finish()
+            spent = replace(active.spent, solver_steps=active.spent.solver_steps + loop.backward_steps)
+            return trainer.train(
+                settings.updates,
+                report,
+                tensorboard=settings.tensorboard,
+                spent=replace(spent, seconds=spent.seconds + seconds),
+                resumption_seconds=resumption_seconds,
+                incidents=(*first_steps.incidents, *loop.layer.probes.account.incidents),
+                keep=keep,
+            )
+
+    def _cut(self, first_steps: Array) -> UnrolledBatches:
+        settings = self._settings
+        return UnrolledBatches(self._data, first_steps, settings.batch_size, self._unroll, settings.seed)
+
+    def _prepare_vjp(self, loop: SolverLoop, run: RunFolder) -> None:
+        """Let a vector-Jacobian product learn of the solver what it needs, at states of the training data."""
+        if isinstance(loop.gradient, ReferenceJacobian) and loop.gradient.file is None:
+            loop.gradient.file = run.path / JACOBIANS
+        if self._start.done is None:
+            states, params = sample_states(self._data)
+            with single_threaded():
+                loop.layer.vjp.prepare(states, params, loop.layer.probes)
+
+    def _build_ratios(self) -> LayerRatios:
+        settings, ratios = self._settings, build_ratios(self._settings.layer_ratios)
+        exact = isinstance(ratios, GraSP) and settings.sparsity and self._method.by_queries
+        if exact and settings.differentiable_solver is None:
+            raise ConfigError(
+                "layer_ratios grasp needs the exact gradients of a differentiable_solver: name one, or take zo-grasp, which "
+                "needs none."
+            )
+        return ratios
+
+    def _active_set(self, oracle: LoopOracle, batches: Callable[[int], Any], run: RunFolder) -> ActiveSet:
+        settings = self._settings
+
+        def find() -> Densities:
+            asked = self._oracle_of_ratios(oracle)
+            return self._ratios.densities(asked, batches(0), settings.sparsity, settings.seed)
+
+        ratios_of_run = RunRatios(run, settings.layer_ratios.name, settings.sparsity)
+        return active_set(ratios_of_run, find, oracle.model, settings.mask_refresh, settings.seed)
+
+    def _oracle_of_ratios(self, oracle: LoopOracle) -> LoopOracle:
+        """Return what layer ratios ask: the first-order ones the differentiable solver, all others the opaque one."""
+        if not isinstance(self._ratios, GraSP) or self._settings.differentiable_solver is None:
+            return oracle
+        twin = build_solver(self._settings.differentiable_solver)
+        require_twin(twin.spec, oracle.loop.solver.spec)
+        exact = SolverLoop(twin, oracle.loop.corrector, oracle.loop.unroll, "exact")
+        return LoopOracle(exact, oracle.loss_function)
+
+
+class _Batches:
+    """Batches of a training, cut when the first one is asked for: a run that has ended asks its solver nothing."""
+
+    def __init__(self, cut: Callable[[], UnrolledBatches]) -> None:
+        self._cut = cut
+
+    def __call__(self, step: int) -> Any:
+        return self._batches(step)
+
+    @functools.cached_property
+    def _batches(self) -> UnrolledBatches:
+        return self._cut()
+
+    def require(self) -> None:
+        """Cut them now."""
+        self._batches  # noqa: B018 - a cached property
+
+
+class _Start:
+    """Work of a start before its first training step, counted and timed.
+
+    Args:
+        settings: Settings of the run.
+        data: Training data.
+        started: Time of the start, as of `time.perf_counter`.
+
+    Attributes:
+        done: Checkpoint to go on from, None if there is none.
+        finished: True if nothing is left to do.
+        checking: Solver steps of the check that a loss repeats.
+    """
+
+    def __init__(self, settings: TrainSettings, data: Trajectories, started: float) -> None:
+        self._settings, self._started = settings, started
+        self._contents = {"train_data": digest([], [data.frames, data.params, data.mask])}
+        self.done, self._before = None, 0.0
+        if (settings.run / CONFIG).exists():
+            run = self.claim()
+            self.done = run.load()
+            self._before = self._preparation(run).seconds
+        self.finished = self.done is not None and progress_of(self.done, settings.run).step >= settings.updates
+        self.checking = 0
+        self._elsewhere = 0.0  # seconds that are counted with the active coordinates
+
+    def claim(self) -> RunFolder:
+        """Open the run folder, which is made if it is not there."""
+        return _claim(self._settings, self._contents)
+
+    def _preparation(self, run: RunFolder) -> Preparation:
+        preparation = Preparation(run.path / PREPARATION, run.name)
+        if self.done is not None and not preparation.entries:
+            raise RunError(
+                f"{run.path} holds a checkpoint but no {PREPARATION} that says what the run asked of its solver before: "
+                "restore that, or delete the folder to start afresh."
+            )
+        return preparation
+
+    def first_steps(self, first_steps: FirstSteps) -> Array:
+        """Return the solver's step from every frame."""
+        run, start = self._settings.run, self._settings.start
+        return first_steps.collect(run, self.claim, other_runs(run, start), fresh=self.done is None)
+
+    def measure(self, find: Callable[[], ActiveSet]) -> ActiveSet:
+        """Find the active coordinates, whose seconds are recorded with them."""
+        begun = time.perf_counter()
+        active = find()
+        self._elsewhere += time.perf_counter() - begun
+        return active
+
+    def finish(self) -> tuple[float, float]:
+        """Note what all this took: seconds of this start, and of all starts so far."""
+        run = self.claim()
+        preparation = self._preparation(run)
+        if not self.finished:
+            elsewhere = self._elsewhere + preparation.seconds - self._before
+            rest = max(0.0, time.perf_counter() - self._started - elsewhere)
+            with run.in_use():
+                preparation.add(Entry("getting ready", self.checking, rest))
+        return preparation.seconds - self._before, preparation.seconds
+
+
+def _claim(settings: TrainSettings, contents: Mapping[str, str] | None = None) -> RunFolder:
+    trust_parts({"solver": settings.solver, "network": settings.network})  # whoever trains a run may evaluate it
+    free = ("workers", "on_failure", "checkpoint_every", "tensorboard", "data_may_differ")
+    return RunFolder(settings.run, settings_to_dict(settings), free, contents)
+
+
+def _require_repeatable(oracle: LoopOracle, batch: Any) -> int:
+    """Ask the same loss twice: differences of losses say nothing if one question has two answers.
+
+    Returns:
+        The solver steps it took to find out.
+
+    Raises:
+        ConfigError: The losses differ.
+    """
+    try:
+        with torch.no_grad(), single_threaded(), preserve_state(oracle.model):
+            (loss, account), (again, more) = (oracle.differentiable_loss(batch) for _ in range(2))
+            first, second = float(loss), float(again)
+    except SolverError:  # training meets it too, or no more; it knows what the failure policy makes of it
+        return 0
+    if first != second and isfinite(first):
+        raise ConfigError(
+            f"ZO-SOL needs a solver and a network that give the same for the same, but the loss was {first} and then {second}: "
+            "take out what is random (dropout, for one) or kept from call to call."
+        )
+    return account.steps + more.steps
