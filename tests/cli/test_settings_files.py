@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from runs import config_file, line_data, train_settings
 from test_main import assert_fails, call
 
-from deepzero_sim.cli import runs
+from deepzero_sim.training.runs import trained_run
 from deepzero_sim.cli.main import main
 from deepzero_sim.common.components import Component, build, call_function, load_factory
 from deepzero_sim.common.documents import LARGEST, read_json, read_yaml, write_yaml
@@ -348,7 +348,7 @@ def test_a_run_of_somebody_else_runs_nothing_unasked(
         data = [] if command[0] == "serve" else ["--data", "line.h5"]
         assert_fails(capsys, f"not made by you on this machine, .*{name}.* --trust", *command, run, *data)
     with pytest.raises(RunError, match="--trust"):
-        runs.trained_loop(run)
+        trained_run.trained_loop(run)
     with pytest.raises(RunError, match="--trust"):
         compare({"NON": run}, Path("line.h5"))
     assert not Path("called").exists()
@@ -391,12 +391,12 @@ def test_where_nothing_can_be_kept_trust_holds_for_one_process(folder: Path, mon
     monkeypatch.setenv("XDG_STATE_HOME", str(folder / "nowhere"))
     settings = train_settings(folder / "run", folder / "line.h5", method="NON", updates=1)
     train(settings)
-    assert runs.trained_loop(settings.run)
+    assert trained_run.trained_loop(settings.run)
     monkeypatch.setattr("deepzero_sim.training.runs.trust._trusted", set())
     with pytest.raises(RunError, match=r"runs\.trust"):
-        runs.trained_loop(settings.run)
-    runs.trust(settings.run)
-    assert runs.trained_loop(settings.run)
+        trained_run.trained_loop(settings.run)
+    trained_run.trust(settings.run)
+    assert trained_run.trained_loop(settings.run)
 
 
 def test_somebody_at_a_terminal_is_asked(
