@@ -2,11 +2,56 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from deepzero_sim.common.files import replace_file
 from deepzero_sim.errors import MissingExtraError
+
+#: One colour a method, the same in every figure (Okabe and Ito: told apart without red and green).
+COLOURS = {
+    "SRC": "#000000",
+    "NON": "#56B4E9",
+    "DETACHED": "#E69F00",
+    "STRAIGHT-THROUGH": "#CC79A7",
+    "ZO-SOL": "#D55E00",
+    "FO-SOL": "#009E73",
+    "SolverLayer": "#0072B2",
+}
+
+
+#: Lines and points that tell runs of one method apart.
+LINES, MARKERS = ("-", "--", ":", "-."), "osD^"
+
+
+def styles(names: Iterable[str]) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
+    """Return how each run's line and point are drawn: in the colour of its method, with which its name begins."""
+    drawings, drawn = {}, Counter[str]()
+    for name in names:
+        method = name.partition(", ")[0]
+        place, colour = drawn[method] % len(LINES), COLOURS.get(method)
+        drawn[method] += 1
+        drawings[name] = ({"color": colour, "linestyle": LINES[place]}, {"color": colour, "marker": MARKERS[place]})
+    return drawings
+
+
+class Figure(NamedTuple):
+    """Figure that was drawn.
+
+    Args:
+        name: Name of its file, in the folder of the page that shows it.
+        caption: What it shows.
+    """
+
+    name: str
+    caption: str
+
+
+def markdown(figures: Iterable[Figure]) -> str:
+    """Write the lines of Markdown that show figures, one paragraph each."""
+    return "\n".join(f"![{figure.caption}]({figure.name})\n" for figure in figures)
 
 
 def pyplot() -> Any:

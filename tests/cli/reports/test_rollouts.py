@@ -14,7 +14,9 @@ import pytest
 import torch
 from problems import Burgers
 
-from deepzero_sim.cli.reports.rollouts import COLOURS, picture, publish, results, rows, styles, vorticity
+from deepzero_sim.cli.reports.fields import picture, vorticity
+from deepzero_sim.cli.reports.figures import COLOURS, styles
+from deepzero_sim.cli.reports.rollouts import publish, results, rows
 from deepzero_sim.common.documents import markdown_table
 from deepzero_sim.common.types import Array
 from deepzero_sim.coupling.evaluation import Evaluation
