@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from deepzero_sim.common.types import Array
 from deepzero_sim.coupling.evaluation import Evaluation, evaluate
 from deepzero_sim.coupling.loop import SolverLoop
 from deepzero_sim.datasets import trajectories
@@ -89,12 +90,16 @@ class Comparison:
         references: Frames that the rollouts should have given, `(S, T, C, *N)`.
         spec: Spec of the solver.
         data: Description of the file, where it was made and how.
+        params: Scenario parameters of the simulations, `(S, K)`; None if there are none.
+        runs: Run folder of each method that was trained, by the method's name.
     """
 
     methods: Mapping[str, MethodResult]
     references: torch.Tensor
     spec: SolverSpec
     data: dict[str, Any] = field(default_factory=dict)
+    params: Array | None = None
+    runs: Mapping[str, Path] = field(default_factory=dict)
 
 
 def by_name(paths: Sequence[Path]) -> dict[str, Path]:
@@ -148,7 +153,9 @@ def compare(
     for name, loop in loops.items():
         if name != "SRC":
             methods[name] = MethodResult(evaluate_on(loop, data, steps), cost(runs[name]), load_ratios(runs[name]))
-    return Comparison(methods, torch.from_numpy(data.frames[:, 1 : steps + 1]), solver.spec, trajectories.describe(data))
+    references = torch.from_numpy(data.frames[:, 1 : steps + 1])
+    params, trained = data.params if data.params.shape[1] else None, {name: runs[name] for name in methods if name in runs}
+    return Comparison(methods, references, solver.spec, trajectories.describe(data), params, trained)
 
 
 def _require_same_kind(data: Trajectories, data_path: Path, path: Path) -> None:
