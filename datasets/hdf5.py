@@ -8,6 +8,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import h5py
 
@@ -52,12 +53,66 @@ def open_to_read(path: Path, what: str, remedy: str) -> Iterator[h5py.File]:
     """
     instead = not_a_file(path)
     require_data(instead is None, f"{show(path)} cannot be read as {what}, because {instead}: {remedy}.")
+    with explain_damage(path, what, remedy), h5py.File(path, "r") as file:
+        yield file
+
+
+@contextmanager
+def explain_damage(path: Path, what: str, remedy: str) -> Iterator[None]:
+    """Turn what HDF5 says of a file that cannot be read into one sentence; the arguments are those of :func:`open_to_read`.
+
+    Raises:
+        DataError: It cannot be read.
+    """
     try:
-        with h5py.File(path, "r") as file:
-            yield file
+        yield
     except (OSError, KeyError, ValueError, TypeError, RuntimeError, OverflowError) as error:
         words = error.args[0] if isinstance(error, KeyError) and error.args else error
         raise DataError(f"{path} cannot be read as {what} ({words}): {remedy}.") from error
+
+
+class StoredFile:
+    """HDF5 file that is read on demand, here or in the workers that it is sent to, as long as nobody changes it.
+
+    Args:
+        path: Path of the file.
+        what: Content that it should have, for messages.
+    """
+
+    def __init__(self, path: Path, what: str = "HDF5 data") -> None:
+        self.path, self.what = path.absolute(), what
+        self._state = self._state_on_disk()
+        self._file: h5py.File | None = None
+        self._process = 0
+
+    @contextmanager
+    def reading(self) -> Iterator[h5py.File]:
+        """Open the file, or go on with it as it is open.
+
+        Yields:
+            Open file, which is not to be closed.
+
+        Raises:
+            DataError: The file was changed since it was first looked at, or cannot be read.
+        """
+        require_data(
+            self._state_on_disk() == self._state,
+            f"{show(self.path)} was changed or taken away while it was in use: put back what it was, or start again.",
+        )
+        with explain_damage(self.path, self.what, "restore the file, or make it again"):
+            if self._file is None or self._process != os.getpid():  # a handle is not shared with a forked process
+                self._file, self._process = h5py.File(self.path, "r"), os.getpid()
+            yield self._file
+
+    def _state_on_disk(self) -> tuple[int, int] | None:
+        try:
+            status = self.path.stat()
+        except OSError:
+            return None
+        return status.st_size, status.st_mtime_ns
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_file": None}
 
 
 def not_a_file(path: Path) -> str | None:
