@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import importlib
-import inspect
 import os
 import subprocess
 import sys
@@ -147,13 +146,46 @@ def test_there_are_no_import_cycles() -> None:
 
 
 def test_all_is_the_namespace() -> None:
-    public = {name for name, value in vars(dz).items() if not name.startswith("_") and not inspect.ismodule(value)}
-    assert set(dz.__all__) == public
+    """What type checkers read, what is found when it is asked for, and what is promised."""
     assert len(dz.__all__) == len(set(dz.__all__))
+    assert {name for name in dz.__all__ if not hasattr(dz, name)} == set()
+    assert set(dz.__all__) == set(vars(dz)["_find"].names)
+    tree = ast.parse((ROOT / "deepzero_sim" / "__init__.py").read_text(encoding="utf-8"))
+    for_type_checkers = next(node for node in tree.body if isinstance(node, ast.If))
+    imported = {
+        (node.module, alias.name)
+        for node in for_type_checkers.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if alias.asname is None
+    }
+    assert imported == {(module, name) for name, module in vars(dz)["_find"].names.items()}
+
+
+#: The package, and what it takes to find its version and names of folders.
+LIGHT = """
+import sys
+import deepzero_sim as dz
+assert dz.__version__ and "CGE" in dir(dz) and not hasattr(dz, "no_such_name")
+assert not {"torch", "numpy"} & set(sys.modules)
+from deepzero_sim.vjp import Coloured
+import deepzero_sim.coupling.vjp
+assert deepzero_sim.coupling.vjp is dz.vjp and deepzero_sim.vjp is dz.vjp
+assert dz.vjp.__spec__.name == dz.vjp.__name__ == "deepzero_sim.coupling.vjp"
+assert dz.solvers.WakeFlow and dz.models.small and dz.datasets.load
+"""
+
+
+def test_the_package_is_imported_without_torch() -> None:
+    ended = subprocess.run([sys.executable, "-c", LIGHT], capture_output=True, text=True, timeout=120, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
 
 
 @pytest.mark.parametrize("name", sorted(name for name, file in MODULES.items() if file.name == "__init__.py"))
 def test_folders_only_list_their_public_names(name: str) -> None:
     tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
     kinds = (ast.Import, ast.ImportFrom, ast.Assign, ast.Expr)
-    assert all(isinstance(node, kinds) for node in tree.body), "an __init__.py is only the list of the public names"
+    later = [node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    nodes = [*tree.body, *(inner for node in later for inner in (*node.body, *node.orelse))]
+    only_names = all(isinstance(node, kinds) or node in later for node in nodes)
+    assert only_names, "an __init__.py is only the list of the public names"

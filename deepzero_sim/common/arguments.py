@@ -57,13 +57,23 @@ def guard_calls(module: str, runs: Collection[str] = ()) -> None:
     """
     public = sys.modules[module]
     for name in public.__all__:
-        found = getattr(public, name)
-        if inspect.isclass(found):
-            _guard_class(found)
-        elif inspect.isfunction(found) and not hasattr(found, _GUARDED):
-            guard = _guard(found, name, inspect.signature(found), values=name not in runs)
-            for place in (public, sys.modules[found.__module__]):  # where pickle looks for it
-                setattr(place, name, guard)
+        setattr(public, name, guard(getattr(public, name), name, values=name not in runs))
+
+
+def guard(found: Any, name: str, *, values: bool) -> Any:
+    """Make one class or function refuse arguments by errors of ours; return it, other objects as they are.
+
+    Args:
+        found: Class, which is changed, or function, which is replaced in its module, where pickle looks for it.
+        name: Public name.
+        values: True if what it raises is about its arguments; false for a function that runs code of the user's.
+    """
+    if inspect.isclass(found):
+        _guard_class(found)
+    elif inspect.isfunction(found) and not hasattr(found, _GUARDED):
+        found = _guard(found, name, inspect.signature(found), values=values)
+        setattr(sys.modules[found.__module__], name, found)
+    return found
 
 
 _GUARDED = "__guarded__"
