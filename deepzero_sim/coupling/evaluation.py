@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from deepzero_sim.common.types import to_array, to_array_or_none
+from deepzero_sim.common.types import Array, to_array, to_array_or_none
 from deepzero_sim.coupling.loop import SolverLoop
+from deepzero_sim.datasets import trajectories
+from deepzero_sim.datasets.trajectories import Trajectories
 from deepzero_sim.errors import ConfigError, DataError, SolverError
 from deepzero_sim.execution.threads import single_threaded
 from deepzero_sim.solver.failure_policy import Account, FailurePolicy, count_failures
@@ -26,6 +32,10 @@ class Evaluation:
         solver_steps: Number of states advanced by one step.
         seconds: Seconds that the rollout took.
         failures: Number of failures of solver steps, by kind and what was done.
+        channel_errors: Mean absolute error over each channel's active points, `(S, T, C)`, infinite where `errors` is; NaN of
+            a channel without active points.
+        scales: Standard deviation of each channel in the reference data, `(C,)`; NaN of a channel that is constant there, by
+            which no error can be divided.
     """
 
     errors: torch.Tensor
@@ -33,6 +43,8 @@ class Evaluation:
     solver_steps: int
     seconds: float
     failures: dict[str, int] = field(default_factory=dict)
+    channel_errors: torch.Tensor = field(kw_only=True)
+    scales: torch.Tensor = field(kw_only=True)
 
     @property
     def mae(self) -> float:
@@ -42,11 +54,40 @@ class Evaluation:
     @property
     def mae_std(self) -> float:
         """Standard deviation over the simulations of their mean errors."""
-        return float(self.errors.mean(dim=1).std(correction=0)) if bool(torch.isfinite(self.errors).all()) else float("inf")
+        return _spread(self.errors)
+
+    @property
+    def channel_mae(self) -> torch.Tensor:
+        """Mean absolute error of each channel over simulations, steps and its active points, `(C,)`."""
+        return self.channel_errors.mean(dim=(0, 1))
+
+    @property
+    def relative_errors(self) -> torch.Tensor:
+        """Mean over the channels of each one's error, divided by its standard deviation in the reference data, `(S, T)`."""
+        return (self.channel_errors / self.scales).nanmean(dim=2)
+
+    @property
+    def relative(self) -> float:
+        """Mean relative error over simulations and steps; NaN if all channels are constant in the reference data."""
+        return float(self.relative_errors.mean())
+
+    @property
+    def relative_std(self) -> float:
+        """Standard deviation over the simulations of their mean relative errors."""
+        return _spread(self.relative_errors)
+
+
+def _spread(errors: torch.Tensor) -> float:
+    """Compute the standard deviation over the simulations of their mean errors; infinite if one of them is."""
+    return float("inf") if bool(errors.isposinf().any()) else float(errors.mean(dim=1).std(correction=0))
 
 
 def evaluate(
-    loop: SolverLoop, frames: torch.Tensor, params: torch.Tensor | None, active: torch.Tensor, steps: int
+    loop: SolverLoop,
+    frames: Trajectories | torch.Tensor | Array | str | Path,
+    params: torch.Tensor | Array | None = None,
+    active: torch.Tensor | NDArray[np.bool_] | None = None,
+    steps: int | None = None,
 ) -> Evaluation:
     """Roll out from the first frame of every simulation and compare with the following ones.
 
@@ -55,29 +96,126 @@ def evaluate(
 
     Args:
         loop: Solver and corrector.
-        frames: Frames `(S, T, C, *N)`, at least `steps + 1` of them.
-        params: Scenario parameters `(S, K)` or None.
-        active: Points that count, bool `(C, *N)`.
-        steps: Number of steps.
+        frames: Frames `(S, T, C, *N)`, at least `steps + 1` of them, or the trajectories that hold them with parameters and
+            mask, or the path of their file.
+        params: Scenario parameters `(S, K)`; those of the trajectories, or none, if None.
+        active: Points that count, bool `(C, *N)`; those of the trajectories, or of the solver's mask, if None.
+        steps: Number of steps; all that the frames allow if None.
+
+    Raises:
+        ConfigError: No steps are asked for.
+        DataError: There are too few frames, or they are not those of the solver.
+        SolverError: The solver failed, and the failure policy ends the evaluation.
+    """
+    data = _as_trajectories(loop, frames, params, active)
+    return measure_errors(loop, read_first_frames(data, steps), data.scales()[0])
+
+
+def read_first_frames(data: Trajectories, steps: int | None) -> Trajectories:
+    """Read the frames that an evaluation of so many steps needs; all of them if None.
 
     Raises:
         ConfigError: No steps are asked for.
         DataError: There are too few frames.
-        SolverError: The solver failed, and the failure policy ends the evaluation.
     """
+    steps = data.frames.shape[1] - 1 if steps is None else steps
     if steps < 1:
         raise ConfigError(f"an evaluation needs a positive number of steps, not {steps}.")
-    if frames.shape[1] <= steps:
+    if data.frames.shape[1] <= steps:
         raise DataError(
-            f"{steps} steps of evaluation need {steps + 1} frames, the data have {frames.shape[1]}: evaluate fewer steps."
+            f"{steps} steps of evaluation need {steps + 1} frames, the data have {data.frames.shape[1]}: evaluate fewer steps."
         )
+    return replace(data, frames=data.frames[:, : steps + 1])
+
+
+def _as_trajectories(
+    loop: SolverLoop,
+    frames: Trajectories | torch.Tensor | Array | str | Path,
+    params: torch.Tensor | Array | None,
+    active: torch.Tensor | NDArray[np.bool_] | None,
+) -> Trajectories:
+    """Bring what :func:`evaluate` takes into one form."""
+    spec = loop.solver.spec
+    if isinstance(frames, str | Path):
+        data = trajectories.load(Path(frames), spec)
+    elif isinstance(frames, Trajectories):
+        data = frames
+        data.require_fit(spec)
+    else:
+        array = _as_array(frames)
+        if array.shape[2:] != spec.state_shape:
+            raise DataError(
+                f"an evaluation needs frames (S, T, C, *N), simulations and times of states of shape {spec.state_shape}, not "
+                f"an array of shape {array.shape}: use frames of solver {spec.name!r}."
+            )
+        data = Trajectories(array, np.empty((len(array), 0), dtype=array.dtype), spec.active())
+        if not np.isfinite(array).all():
+            raise DataError(
+                "an evaluation needs finite frames, not NaN or infinity among them: no error could be told from theirs; leave "
+                "such simulations out."
+            )
+    if params is not None:
+        data = replace(data, params=_as_array(params))
+    return data if active is None else replace(data, mask=_as_array(active))
+
+
+def _as_array(values: torch.Tensor | NDArray[Any]) -> NDArray[Any]:
+    return to_array(values) if isinstance(values, torch.Tensor) else np.asarray(values)
+
+
+def measure_errors(loop: SolverLoop, data: Trajectories, scales: Array) -> Evaluation:
+    """Roll out from the first frames of trajectories to their last ones, and compare.
+
+    Args:
+        loop: Solver and corrector.
+        data: First frames and references, two frames or more of every simulation.
+        scales: Standard deviation of each channel in the reference data, `(C,)`.
+
+    Raises:
+        SolverError: The solver failed, and the failure policy ends the evaluation.
+    """
+    frames, mask = _as_tensor(np.asarray(data.frames)), _as_tensor(data.mask)
+    params = _as_tensor(data.params) if data.params.shape[1] else None
     started = time.perf_counter()
     with torch.no_grad(), single_threaded():
-        rollout, account = _roll_out(loop, frames[:, 0], params, steps)
-    errors = (rollout - frames[:, 1 : steps + 1]).abs()[:, :, active].mean(dim=2)
-    errors = torch.where(errors.isfinite(), errors, torch.inf)
-    seconds = time.perf_counter() - started
-    return Evaluation(errors.double(), rollout, account.steps, seconds, count_failures(account.incidents))
+        rollout, account = _roll_out(loop, frames[:, 0], params, frames.shape[1] - 1)
+    differences = (rollout - frames[:, 1:]).abs()
+    errors = differences[:, :, mask].mean(dim=2)
+    errors = torch.where(errors.isfinite(), errors, torch.inf).double()
+    channels = [differences[:, :, c, on].mean(dim=2, dtype=torch.float64) for c, on in enumerate(mask)]
+    channel_errors = torch.stack(channels, dim=2)
+    channel_errors[~errors.isfinite()] = torch.inf
+    channel_errors[:, :, ~mask.flatten(1).any(dim=1)] = torch.nan
+    return Evaluation(
+        errors,
+        rollout,
+        account.steps,
+        time.perf_counter() - started,
+        count_failures(account.incidents),
+        channel_errors=channel_errors,
+        scales=_scales_or_nan(scales, frames, mask),
+    )
+
+
+def _as_tensor(array: NDArray[Any]) -> torch.Tensor:
+    """View an array as a tensor; copy one that must not be written, which torch cannot promise."""
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
+
+
+def _scales_or_nan(scales: Array, frames: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Return scales `(C,)` with NaN for channels that vary by no more than rounding: no error can be divided by that."""
+    found = torch.from_numpy(np.array(scales, dtype=np.float64))
+    for c, on in enumerate(mask):
+        values = frames[:, :, c, on]
+        if not values.numel() or _is_constant(values, float(found[c])):
+            found[c] = torch.nan
+    return found
+
+
+def _is_constant(values: torch.Tensor, scale: float) -> bool:
+    """Tell whether values are constant but for rounding; a scale of 1 stands for a standard deviation of zero, too."""
+    low, high = float(values.min()), float(values.max())
+    return (scale == 1 and low == high) or scale <= 4 * torch.finfo(values.dtype).eps * max(abs(low), abs(high))
 
 
 def _roll_out(loop: SolverLoop, states: torch.Tensor, params: torch.Tensor | None, steps: int) -> tuple[torch.Tensor, Account]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from deepzero_sim.common.types import Array
-from deepzero_sim.coupling.evaluation import Evaluation, evaluate
+from deepzero_sim.coupling.evaluation import Evaluation, measure_errors, read_first_frames
 from deepzero_sim.coupling.loop import SolverLoop
 from deepzero_sim.datasets import trajectories
 from deepzero_sim.datasets.trajectories import Trajectories, require_agreement
@@ -147,13 +147,13 @@ def compare(
     data = trajectories.load(data_path, solver.spec, {*data_may_differ, *differences_accepted_by(*runs.values())})
     for path in runs.values():
         _require_same_kind(data, data_path, path)
-    steps = data.frames.shape[1] - 1 if steps is None else steps
+    scales, data = data.scales()[0], read_first_frames(data, steps)
     alone = SolverLoop(solver, NoCorrection(), on_failure=first.on_failure)
-    methods = {"SRC": MethodResult(evaluate_on(alone, data, steps), Cost())}
+    methods = {"SRC": MethodResult(measure_errors(alone, data, scales), Cost())}
     for name, loop in loops.items():
         if name != "SRC":
-            methods[name] = MethodResult(evaluate_on(loop, data, steps), cost(runs[name]), load_ratios(runs[name]))
-    references = torch.from_numpy(data.frames[:, 1 : steps + 1])
+            methods[name] = MethodResult(measure_errors(loop, data, scales), cost(runs[name]), load_ratios(runs[name]))
+    references = torch.from_numpy(data.frames[:, 1:])
     params, trained = data.params if data.params.shape[1] else None, {name: runs[name] for name in methods if name in runs}
     return Comparison(methods, references, solver.spec, trajectories.describe(data), params, trained)
 
@@ -171,5 +171,4 @@ def _require_same_kind(data: Trajectories, data_path: Path, path: Path) -> None:
 
 def evaluate_on(loop: SolverLoop, data: Trajectories, steps: int) -> Evaluation:
     """Roll a loop out from the first frames of the data."""
-    params = torch.from_numpy(data.params) if data.params.shape[1] else None
-    return evaluate(loop, torch.from_numpy(data.frames), params, torch.from_numpy(data.mask), steps)
+    return measure_errors(loop, read_first_frames(data, steps), data.scales()[0])

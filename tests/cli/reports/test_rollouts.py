@@ -33,7 +33,10 @@ def result(spec: SolverSpec, mae: float, cost: Cost, simulations: int = 3, steps
     errors = torch.full((simulations, steps), mae, dtype=torch.float64)
     errors[0] *= 2
     rollout = torch.randn(simulations, steps, *spec.state_shape)
-    return MethodResult(Evaluation(errors, rollout, simulations * steps, 0.1), cost)
+    channels = errors[..., None].repeat(1, 1, spec.state_shape[0])
+    scales = torch.full((spec.state_shape[0],), 0.5, dtype=torch.float64)
+    found = Evaluation(errors, rollout, simulations * steps, 0.1, channel_errors=channels, scales=scales)
+    return MethodResult(found, cost)
 
 
 def comparison(spec: SolverSpec, simulations: int = 3, steps: int = 10, **more: MethodResult) -> Comparison:
