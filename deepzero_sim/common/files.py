@@ -10,13 +10,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from glob import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from safetensors import SafetensorError
 
 from deepzero_sim.errors import ConfigError, RunError
+
+if TYPE_CHECKING:
+    import torch
 
 #: Bytes of the largest text file that is read.
 LARGEST_TEXT = 8 * 2**20
@@ -185,6 +187,8 @@ def digest_of_named(words: Sequence[str], arrays: Mapping[str, np.ndarray[Any, A
 def _bytes(array: np.ndarray[Any, Any] | torch.Tensor) -> np.ndarray[Any, Any]:
     if not np.prod(array.shape):
         return np.empty(0, np.uint8)
-    if isinstance(array, torch.Tensor):
-        return array.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    if isinstance(array, np.ndarray):
+        return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    import torch  # noqa: PLC0415 - who reads settings has no tensors
+
+    return array.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Mapping
-from typing import Any, Literal, TypeAlias, TypeGuard, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeGuard, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import torch
 
 #: Solver states, shape `(B, C, *N)`, or parameters, shape `(B, K)`; float32 or float64.
 Array: TypeAlias = NDArray[np.floating[Any]]
@@ -17,7 +19,7 @@ Array: TypeAlias = NDArray[np.floating[Any]]
 _AnyArray = TypeVar("_AnyArray", bound=NDArray[Any])
 
 #: Tensors named as in `torch.nn.Module.named_parameters()`: gradients, or the parameters themselves.
-NamedTensors: TypeAlias = dict[str, torch.Tensor]
+NamedTensors: TypeAlias = "dict[str, torch.Tensor]"
 
 
 def to_array(tensor: torch.Tensor) -> Array:
@@ -56,4 +58,4 @@ def is_integer(value: object) -> TypeGuard[int]:
 Scheme: TypeAlias = Literal["forward", "central"]
 
 #: Active coordinates: a bool tensor of the parameter's own shape for each name that is active at all.
-Mask: TypeAlias = Mapping[str, torch.Tensor]
+Mask: TypeAlias = "Mapping[str, torch.Tensor]"

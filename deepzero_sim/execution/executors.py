@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Literal, TypeAlias, get_args
+from typing import get_args
 
 from deepzero_sim.common.requirements import is_count, require, require_one_of
+from deepzero_sim.execution.backends import Backend
 from deepzero_sim.execution.ranks.executor import open_ranks
 from deepzero_sim.execution.tasks import SerialExecutor
 from deepzero_sim.execution.workers import ProcessExecutor
-
-Backend: TypeAlias = Literal["serial", "thread", "process", "ranks"]
 
 #: More than any machine serves; a slip of the finger beyond it would take this one down.
 MOST_WORKERS = 1024

@@ -22,7 +22,8 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from deepzero_sim.errors import ConfigError, WorkerLostError
 from deepzero_sim.execution.ranks.calls import Functions, Leading, Outcome, Question, call, dump, unpack
-from deepzero_sim.execution.ranks.link import BEAT, FAREWELL, Link, Sign, join, rank_of_torchrun, use_own_gpu
+from deepzero_sim.execution.ranks.link import BEAT, FAREWELL, Link, Sign, join, use_own_gpu
+from deepzero_sim.execution.ranks.place import rank_of_torchrun
 from deepzero_sim.execution.ranks.worker import serve
 
 _R = TypeVar("_R")

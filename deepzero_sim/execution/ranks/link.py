@@ -38,13 +38,6 @@ class Sign(enum.Enum):
     STOP = "the last message"
 
 
-def rank_of_torchrun() -> tuple[int, int] | None:
-    """Look up the rank of this process and the number of ranks; None if torchrun did not start it."""
-    if not (dist.is_available() and dist.is_torchelastic_launched()):
-        return None
-    return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-
-
 class Link:
     """One rank's end of the connections between all ranks. Several threads may send; one may receive from each rank.
 
