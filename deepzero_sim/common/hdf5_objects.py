@@ -63,8 +63,13 @@ def _parts(path: str) -> list[str]:
     return [name for name in path.split("/") if name not in {"", "."}]
 
 
-def dataset(container: h5py.Group, path: str) -> h5py.Dataset:
+def dataset(container: h5py.Group, path: str, on_demand: bool = False) -> h5py.Dataset:
     """Find a dataset whose values were written, all of them, and into this file.
+
+    Args:
+        container: File or group to start from.
+        path: Path of the dataset from there.
+        on_demand: True for one that is read in parts, and so may be larger than memory.
 
     Raises:
         KeyError: There is no such object.
@@ -76,7 +81,7 @@ def dataset(container: h5py.Group, path: str) -> h5py.Dataset:
     require(not values.is_virtual and not values.external, f"{path} has its values in other files, which are not read")
     size = math.prod(values.shape) * values.dtype.itemsize
     require(
-        size <= memory(),
+        on_demand or size <= memory(),
         f"{path} of shape {values.shape} would take {size / _GIB:,.0f} GiB, more than this machine's memory of "
         f"{memory() / _GIB:,.0f} GiB",
     )
