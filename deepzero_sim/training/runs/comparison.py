@@ -22,6 +22,7 @@ from deepzero_sim.training.checkpoints import load_checkpoint
 from deepzero_sim.training.preparation import PREPARATION, Preparation
 from deepzero_sim.training.progress import progress_of, require_within
 from deepzero_sim.training.ratios_file import RatiosRecord, load_ratios
+from deepzero_sim.training.runs.measure import Measure, measure_of
 from deepzero_sim.training.runs.trained_run import differences_accepted_by, run_settings, trained_loop
 
 
@@ -100,6 +101,11 @@ class Comparison:
     data: dict[str, Any] = field(default_factory=dict)
     params: Array | None = None
     runs: Mapping[str, Path] = field(default_factory=dict)
+
+    @property
+    def measure(self) -> Measure:
+        """Error that the methods are compared by."""
+        return measure_of(self.spec)
 
 
 def by_name(paths: Sequence[Path]) -> dict[str, Path]:

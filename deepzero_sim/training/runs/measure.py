@@ -1,0 +1,75 @@
+"""The error that methods are compared by: absolute where all channels have one unit, relative where they do not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from deepzero_sim.coupling.evaluation import Evaluation
+from deepzero_sim.solver.spec import SolverSpec
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Error that methods are compared by.
+
+    Args:
+        name: Name in tables, `MAE` or `relative error`.
+        words: Name in sentences and figures.
+        unit: Unit; empty if it has none, or nobody said which.
+    """
+
+    name: str
+    words: str
+    unit: str = ""
+
+    @property
+    def is_relative(self) -> bool:
+        """True if each channel's error is divided by its standard deviation in the reference data."""
+        return self is RELATIVE
+
+    @property
+    def head(self) -> str:
+        """Name with the unit, for the head of a column."""
+        return with_unit(self.name, self.unit)
+
+    @property
+    def label(self) -> str:
+        """Words with the unit, for the axis of a figure."""
+        return with_unit(self.words, self.unit)
+
+    def errors(self, evaluation: Evaluation) -> torch.Tensor:
+        """Return errors of every simulation at every step, `(S, T)`; infinite where a rollout diverged."""
+        return evaluation.relative_errors if self.is_relative else evaluation.errors
+
+    def mean(self, evaluation: Evaluation) -> float:
+        """Return the mean error over simulations and steps."""
+        return evaluation.relative if self.is_relative else evaluation.mae
+
+    def spread(self, evaluation: Evaluation) -> float:
+        """Return the standard deviation over the simulations of their mean errors."""
+        return evaluation.relative_std if self.is_relative else evaluation.mae_std
+
+    def of_simulations(self, evaluation: Evaluation) -> list[float]:
+        """Return the mean error of each simulation over the steps."""
+        means: list[float] = self.errors(evaluation).mean(dim=1).tolist()
+        return means
+
+
+RELATIVE = Measure("relative error", "mean relative error")
+
+
+def measure_of(spec: SolverSpec) -> Measure:
+    """Return the measure that mixes no units: the mean absolute error if all channels share a unit, or none has one.
+
+    Args:
+        spec: Spec of the solver.
+    """
+    units = set(spec.channel_units)
+    return RELATIVE if len(units) > 1 else Measure("MAE", "mean absolute error", next(iter(units), ""))
+
+
+def with_unit(name: str, unit: str) -> str:
+    """Write a quantity with its unit: `MAE (m)`."""
+    return f"{name} ({unit})" if unit else name
