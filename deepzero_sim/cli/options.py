@@ -26,6 +26,7 @@ from deepzero_sim.common.settings import (
     entries,
     keys_of,
     read,
+    takes_path,
     to_plain,
 )
 from deepzero_sim.errors import ConfigError
@@ -135,11 +136,11 @@ def _keys_within(key: str, words: Sequence[str]) -> list[str]:
 def _metavar(entry: Entry) -> str:
     if get_origin(entry.kind) is Literal:
         return f"{{{','.join(get_args(entry.kind))}}}"
-    return "KEYS" if keys_of(entry.kind) else entry.key.rpartition(".")[2].upper()
+    return "KEYS" if keys_of(entry.kind) and not takes_path(entry.kind) else entry.key.rpartition(".")[2].upper()
 
 
 def _help(entry: Entry) -> str:
-    if keys_of(entry.kind):
+    if keys_of(entry.kind) and not takes_path(entry.kind):
         words = ""
     else:
         words = " (required)" if entry.default is MISSING else f" (default: {json.dumps(to_plain(entry.default))})"

@@ -163,7 +163,7 @@ def assign(kind: Any, given: Any, path: Sequence[str], value: Any, key: str = ""
     if path:
         return _assign_within(kind, given, path, value, key)
     value = _plain(kind, value)
-    if settings is None or (value is None and NoneType in _alternatives(kind)):
+    if settings is None or _is_other_than_keys(kind, value):
         return value
     _require_keys(kind, value, key)
     given = _as_mapping(given)
@@ -184,6 +184,18 @@ def _assign_within(kind: Any, given: Any, path: Sequence[str], value: Any, key: 
     return before | {name: assign(inner, before.get(name, default), path[1:], value, f"{key}.{name}".lstrip("."))}
 
 
+def takes_path(kind: Any) -> bool:
+    """Tell a hint that allows a path, alone or in place of a dataclass with that path."""
+    return Path in _alternatives(kind)
+
+
+def _is_other_than_keys(kind: Any, value: Any) -> bool:
+    """Tell a value of a setting that need not have keys: none, or what is to be a path."""
+    if value is None:
+        return NoneType in _alternatives(kind)
+    return takes_path(kind) and not isinstance(value, Mapping) and not is_dataclass(value)
+
+
 def append(settings: type, given: Mapping[str, Any], name: str, value: Any) -> dict[str, Any]:
     """Put an item behind those of a list that were given before, or that it has by default."""
     before = given.get(name, defaults(settings)[name])
@@ -192,6 +204,8 @@ def append(settings: type, given: Mapping[str, Any], name: str, value: Any) -> d
 
 
 def _as_mapping(given: object) -> dict[str, Any]:
+    if isinstance(given, str | Path):  # a path, to which keys are added
+        return {"path": given}
     if is_dataclass(given):
         return {field.name: getattr(given, field.name) for field in fields(given)}
     return dict(given) if isinstance(given, Mapping) else {}
@@ -218,7 +232,8 @@ def _from_text(kind: Any, kinds: tuple[Any, ...], text: str) -> Any:
         return text
     if any(one in (str, Path) or get_origin(one) is Literal for one in kinds):
         none = found is None and NoneType in kinds
-        return found if none or (isinstance(found, dict) and allows(kind, dict)) else text
+        keyed = allows(kind, dict) or keys_of(kind) is not None
+        return found if none or (isinstance(found, dict) and keyed) else text
     return text if isinstance(found, str) else found
 
 
@@ -242,7 +257,7 @@ def read(kind: Any, value: Any, key: str = "") -> Any:
     if value is None and kind is not Any:
         raise SettingError(key, "have a value", value, "give it one, or leave it out")
     settings = keys_of(kind)
-    if settings is not None:
+    if settings is not None and not _is_other_than_keys(kind, value):
         return value if isinstance(value, settings) else _read_keys(kind, settings, value, key)
     one = next((one for one in kinds if isinstance(value, Mapping) and get_origin(one) is dict), kinds[0])
     if get_origin(one) is dict:

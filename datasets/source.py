@@ -1,0 +1,84 @@
+"""Where trajectories come from: a path, and what has to be said of a file by another program."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias
+
+from deepzero_sim.common.requirements import require
+from deepzero_sim.common.settings import Rule, Settings
+from deepzero_sim.common.types import is_integer, is_number
+
+#: Responses to values that are missing: refuse them, take points that are never there for masked, or drop simulations.
+Missing: TypeAlias = Literal["refuse", "mask", "drop"]
+
+_Step: TypeAlias = Annotated[float | None, Rule(lambda value: 0 < value < float("inf"), "a positive number")]
+_Every: TypeAlias = Annotated[int | None, Rule(lambda value: value >= 1, "1 or more")]
+
+
+@dataclass
+class DataSource(Settings):
+    """Trajectories of a file or folder of any known layout.
+
+    Args:
+        path: File or folder.
+        format: Layout of the file, by name; none to find it out.
+        channels: The solver's names of the file's channels, by the file's: {density: rho}.
+        axes: The solver's names of the file's axes, by the file's: {lat: y}.
+        parameters: Values of parameters that the file lacks, by the solver's name: a number, a list with one a simulation, or
+            the file's name for it.
+        scale: Factors from the file's units to the solver's, by the solver's channel: {rho: 0.001}.
+        restrict: Restriction to the solver's grid: block_mean, face_mean, spectral, interpolation, cubic_interpolation,
+            injection, or an import path or file.py:Name of restrict(states, spec).
+        every: Number of frames of the file that make one step of the solver; none to find it out from the times.
+        dt: Distance of the file's frames in time, where the file has no times.
+        missing: Response to values that are missing: refuse, mask (points that are never there), or drop (simulations).
+        simulations: Numbers of the simulations that are taken, from 0; all if none are given.
+    """
+
+    path: Path
+    format: str | None = None
+    channels: dict[str, str] = field(default_factory=dict)
+    axes: dict[str, str] = field(default_factory=dict)
+    parameters: dict[str, Any] = field(default_factory=dict)
+    scale: dict[str, float] = field(default_factory=dict)
+    restrict: str | None = None
+    every: _Every = None
+    dt: _Step = None
+    missing: Missing = "refuse"
+    simulations: list[int] | None = None
+
+    def __post_init__(self) -> None:
+        self.path = Path(self.path)
+        super().__post_init__()
+        for name, value in self.parameters.items():
+            known = is_number(value) or isinstance(value, str)
+            listed = isinstance(value, list | tuple) and len(value) > 0 and all(map(is_number, value))
+            require(known or listed, f"parameters.{name} must be a number, a list of them, or a name in the file", value)
+        for name, factor in self.scale.items():
+            require(is_number(factor) and 0 < abs(factor) < float("inf"), f"scale.{name} must be a factor other than 0", factor)
+        chosen = self.simulations
+        if chosen is not None:
+            whole = len(chosen) > 0 and all(is_integer(one) and one >= 0 for one in chosen)
+            expected = "simulations must be whole numbers from 0 on, each once"
+            require(whole and len(set(chosen)) == len(chosen), expected, chosen)
+
+    @property
+    def is_plain(self) -> bool:
+        """True if nothing is said but the path."""
+        return self == DataSource(self.path)
+
+
+#: Setting of a command that takes trajectories: a path, or a path with what has to be said of it.
+Source: TypeAlias = Path | DataSource
+
+
+def as_source(source: str | Path | DataSource) -> DataSource:
+    """Convert a path to a source of which nothing else is said."""
+    return source if isinstance(source, DataSource) else DataSource(Path(source))
+
+
+def path_of(source: Source) -> Path:
+    """Return the path of a source."""
+    return source.path if isinstance(source, DataSource) else source
