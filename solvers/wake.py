@@ -24,6 +24,7 @@ from deepzero_sim.common.types import Array
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.solver.contract import Solver
 from deepzero_sim.solver.spec import SolverSpec
+from deepzero_sim.solver.validation import check_call
 
 LENGTH, WIDTH = 200.0, 100.0  # domain along the flow (y) and across it (x)
 CENTRE, RADIUS = (50.0, 50.0), 10.0  # the circle: (y, x) of its centre
@@ -174,6 +175,8 @@ class WakeFlow(Solver):
         return WakeFlow, self._arguments  # a worker factors the system anew: faster than sending the matrices
 
     def step(self, states: Array, params: Array | None = None) -> Array:
+        if params is not None:  # the next line says what is missing in the wake's own words
+            check_call(self.spec, states, params)
         number = diffusion_number(self.grid, params).astype(states.dtype)
         out = np.zeros(states.shape, dtype=states.dtype)
         for start in range(0, len(states), self._block):

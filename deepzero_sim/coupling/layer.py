@@ -14,10 +14,12 @@ from deepzero_sim.common.requirements import require_executor, require_type
 from deepzero_sim.common.types import Array, read_only_copy, to_array, to_array_or_none
 from deepzero_sim.coupling.probes import SolverProbe
 from deepzero_sim.coupling.vjp.base import StepTaken, VectorJacobianProduct
-from deepzero_sim.errors import ConfigError, NonFiniteError
+from deepzero_sim.errors import ConfigError, InvalidStateError, NonFiniteError
 from deepzero_sim.solver.contract import Solver
 from deepzero_sim.solver.failure_policy import Account, FailurePolicy, as_policy
-from deepzero_sim.solver.stepping import step_all
+from deepzero_sim.solver.spec import SolverSpec
+from deepzero_sim.solver.stepping import CASTS, step_all
+from deepzero_sim.solver.validation import argument_name
 
 
 class SolverLayer(nn.Module):
@@ -67,6 +69,9 @@ class SolverLayer(nn.Module):
         self.forward_steps = 0
         self.on_failure = as_policy(on_failure)
         self.probes = SolverProbe(solver, executor, self.on_failure)
+
+    def extra_repr(self) -> str:
+        return f"{self.solver!r}, vjp={type(self.vjp).__name__}"
 
     @property
     def backward_steps(self) -> int:
@@ -144,6 +149,15 @@ def _require_tensor(name: str, tensor: object, solver: str) -> None:
         raise ConfigError(f"the {name} of solver {solver!r} must be a dense float32 or float64 tensor, not {what}: convert it.")
 
 
+def _require_dtype(states: torch.Tensor, spec: SolverSpec) -> None:
+    """Refuse states of another type than the solver's, in the words of tensors."""
+    came = str(states.dtype).removeprefix("torch.")
+    if came != spec.dtype:
+        raise InvalidStateError(
+            f"{argument_name(spec)} must be {spec.dtype}, not {came}: convert it with .{CASTS[spec.dtype]}()."
+        )
+
+
 class _Step(torch.autograd.Function):
     """Autograd's view of a solver step."""
 
@@ -151,6 +165,7 @@ class _Step(torch.autograd.Function):
     def forward(
         ctx: Any, states: torch.Tensor, params: torch.Tensor | None, layer: SolverLayer, where: str
     ) -> tuple[torch.Tensor, Account]:
+        _require_dtype(states, layer.solver.spec)
         given, scenario = to_array(states), to_array_or_none(params)
         layer.forward_steps += len(given)
         advanced, account = step_all(layer.solver, given, scenario, layer.on_failure, where)

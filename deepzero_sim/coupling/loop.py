@@ -81,6 +81,12 @@ class SolverLoop:
         self.unroll = unroll
         self.on_failure = self.layer.on_failure
 
+    def __repr__(self) -> str:
+        """Show the solver, the network and its size, and how training goes through the solver."""
+        weights = sum(parameter.numel() for parameter in self.corrector.parameters())
+        network = f"{type(self.corrector).__name__} of {weights:,} weights"
+        return f"SolverLoop({self.solver!r},\n    {network}, unroll={self.unroll}, gradient={type(self.gradient).__name__})"
+
     @property
     def solver(self) -> Solver:
         """Solver whose steps are corrected."""

@@ -14,12 +14,11 @@ import numpy as np
 from deepzero_sim.common.types import Array
 from deepzero_sim.execution.tasks import SerialExecutor
 from deepzero_sim.execution.workers import explain_pickling_errors, worker_cache
-from deepzero_sim.solver.contract import Solver
+from deepzero_sim.solver.contract import Solver, require_thread_safe
 from deepzero_sim.solver.failure_policy import Account, FailurePolicy
 from deepzero_sim.solver.lost_workers import run_with_policy
 from deepzero_sim.solver.spec import SolverSpec
 from deepzero_sim.solver.stepping import step_all
-from deepzero_sim.solver.validation import require_thread_safe
 
 #: States `(B, C, *N)` and their parameters, `(B, K)` or None.
 _Task: TypeAlias = tuple[Array, Array | None]

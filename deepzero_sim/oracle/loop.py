@@ -18,9 +18,10 @@ from deepzero_sim.oracle.base import Loss, Oracle, as_batch_tensor, describe_bat
 from deepzero_sim.oracle.loss_module import NetworkWithLoss
 from deepzero_sim.oracle.perturbed_network import PerturbedNetwork, UnperturbedPass
 from deepzero_sim.oracle.queries import Perturbation, name_query
+from deepzero_sim.solver.contract import require_thread_safe
 from deepzero_sim.solver.failure_policy import Account, FailurePolicy, Incident, add_account_to_error, drop, total
 from deepzero_sim.solver.stepping import StepResult, step_with_policy
-from deepzero_sim.solver.validation import check_states, require_thread_safe
+from deepzero_sim.solver.validation import check_states
 
 #: Inputs of the corrector at one step: advanced states and parameters, in its own precision.
 _Inputs = tuple[torch.Tensor, torch.Tensor | None]

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
 
 import torch
 
 from deepzero_sim.common.types import Array
+from deepzero_sim.errors import ConfigError
 from deepzero_sim.solver.spec import SolverSpec
+from deepzero_sim.solver.validation import check_call
 
 
 class Solver(abc.ABC):
@@ -37,6 +40,10 @@ class Solver(abc.ABC):
             States one step later, `(B, C, *N)`, of the same type.
         """
 
+    def __repr__(self) -> str:
+        spec = getattr(self, "spec", None)  # a class of a user's may set it late
+        return f"{type(self).__name__.lstrip('_')}({spec!r})" if isinstance(spec, SolverSpec) else object.__repr__(self)
+
 
 class DifferentiableSolver(Solver):
     """A solver that torch can differentiate. Only the upper bound FO-SOL asks for this; real opaque solvers cannot."""
@@ -57,6 +64,7 @@ class _FunctionSolver(Solver):
         self._function = function
 
     def step(self, states: Array, params: Array | None = None) -> Array:
+        check_call(self.spec, states, params)
         return self._function(states) if params is None else self._function(states, params)
 
 
@@ -69,3 +77,15 @@ def as_solver(function: StepFunction, spec: SolverSpec) -> Solver:
         spec: Description of the solver.
     """
     return _FunctionSolver(function, spec)
+
+
+def require_thread_safe(solver: Solver, executor: Executor | None) -> None:
+    """Refuse threads for a solver that several may not call at once.
+
+    Raises:
+        ConfigError: The executor has threads, and the solver's spec does not allow them.
+    """
+    if isinstance(executor, ThreadPoolExecutor) and not solver.spec.thread_safe:
+        raise ConfigError(
+            f"solver {solver.spec.name!r} may not be called by several threads at once: use the process or the serial executor."
+        )

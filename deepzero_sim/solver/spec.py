@@ -29,7 +29,7 @@ class SolverSpec:
         state_shape: Shape of one state, `(C, *N)`, without the batch axis.
         dt: Length of one step, in the solver's unit of time.
         dtype: Type of the numbers in states, ``"float32"`` or ``"float64"``.
-        channels: Name of each of the `C` channels.
+        channels: Name of each of the `C` channels. Here and in the next four fields, a text alone is one entry.
         channel_units: Unit of each channel.
         parameters: Name of each of the `K` scenario parameters; empty if the solver takes none.
         parameter_units: Unit of each parameter.
@@ -86,6 +86,15 @@ class SolverSpec:
             raise ConfigError(f"SolverSpec {self.name!r}: spacing must not be 0, but is {self.spacing}: points lie apart.")
         if self.mask is not None:
             object.__setattr__(self, "mask", self._own_mask(self.mask))
+
+    def __repr__(self) -> str:
+        """Show what a person asks first: the fields, the grid and the step."""
+        count = self.state_shape[0]
+        channels = ", ".join(self.channels) or f"{count} channel{'' if count == 1 else 's'}"
+        takes = f", parameters {', '.join(self.parameters)}" if self.parameters else ""
+        shape = " x ".join(map(str, self.state_shape[1:]))
+        masked = "" if self.mask is None else f", {int(self.mask.sum())} of {self.mask.size} values in the mask"
+        return f"SolverSpec({self.name!r}: {channels} on {shape} points, dt={self.dt:g}, {self.dtype}{takes}{masked})"
 
     def _require(self, holds: bool, expected: str, value: object, remedy: str = "") -> None:
         require(holds, f"SolverSpec {self.name!r}: {expected}", value, remedy)
@@ -152,12 +161,15 @@ def list_of(what: str, field: str, value: Any) -> tuple[Any, ...]:
 
 
 def texts(what: str, field: str, value: Any) -> tuple[str, ...]:
-    """Convert a list of text.
+    """Convert a list of text, or one text, which is one entry.
 
     Raises:
-        ConfigError: The value is no list, or holds something else than text.
+        ConfigError: The value is neither, or holds something else than text.
     """
-    entries = list_of(what, field, value)
+    entries = (value,) if isinstance(value, str) else list_of(what, field, value)
+    if isinstance(value, str) and "," in value:
+        parts = [part.strip() for part in value.split(",")]
+        raise ConfigError(f"{what}: {field} must be a list, or one text without commas, not {value!r}: write {parts}.")
     for entry in entries:
         require(isinstance(entry, str), f"{what}: {field} must be text", entry, IN_QUOTES)
     return tuple(map(str, entries))

@@ -31,13 +31,16 @@ from deepzero_sim.errors import (
 from deepzero_sim.solver.contract import DifferentiableSolver, Solver
 from deepzero_sim.solver.failure_policy import Account, FailurePolicy, Incident, Response, incident, with_account, with_place
 from deepzero_sim.solver.spec import SolverSpec
-from deepzero_sim.solver.validation import check_finite, check_form, check_params, check_states
+from deepzero_sim.solver.validation import argument_name, check_finite, check_form, check_params, check_states
 
 #: Kinds of failure that come from outside and may pass; a pause before each retry, twice as long each time, gives them time.
 PASSING = frozenset({"server-error", "connection-lost", "working-folder"})
 
 #: Seconds before the first retry of these, and at most.
 FIRST_PAUSE, LONGEST_PAUSE = 0.25, 30.0
+
+#: Methods of tensors that convert to a type.
+CASTS = {"float32": "float", "float64": "double"}
 
 #: Remedy for a result that is not finite.
 DIVERGED = "it diverged or fails on such a state: use a smaller step, a smaller correction or another initial state"
@@ -82,7 +85,7 @@ def checked_step(solver: Solver, states: Array, params: Array | None = None) -> 
         SolverCrashError: The solver raised an exception of its own.
         ConfigError: The solver found one of its settings not usable.
     """
-    check_states(solver.spec, states, _argument_name(solver.spec), "check what comes before the solver")
+    check_states(solver.spec, states, argument_name(solver.spec), "check what comes before the solver")
     check_params(solver.spec, states, params)
     advanced = np.empty(states.shape, states.dtype)  # ours: the solver may return a view, or the same memory every time
     for part in _calls(solver.spec, range(len(states))):
@@ -114,6 +117,8 @@ def differentiable_step(solver: DifferentiableSolver, states: torch.Tensor, para
         advanced = solver.differentiable_step(states.clone(), None if params is None else params.clone())
     if not isinstance(advanced, torch.Tensor):
         raise InvalidStateError(f"{what} must return a tensor, not {type(advanced).__name__}: leave numpy out of it.")
+    if params is not None and params.dtype == advanced.dtype != states.dtype:
+        raise InvalidStateError(_parameters_to_convert(solver.spec, str(params.dtype).removeprefix("torch.")))
     if (advanced.shape, advanced.dtype) != (states.shape, states.dtype):
         raise InvalidStateError(
             f"{what} must return {states.dtype} of shape {tuple(states.shape)}, as it was given, not {advanced.dtype} of shape "
@@ -141,7 +146,7 @@ def step_with_policy(
     Raises:
         InvalidStateError: The arguments have a wrong shape or type.
     """
-    what = _argument_name(solver.spec)
+    what = argument_name(solver.spec)
     check_form(solver.spec, states, what)
     check_params(solver.spec, states, params)
     advanced, steps, incidents = np.empty_like(states), 0, list[Incident]()
@@ -229,8 +234,22 @@ def _call(solver: Solver, states: Array, params: Array | None) -> tuple[Array, M
             result = solver.step(given, scenario)
     except StatesFailedError as error:
         result, failures = error.advanced, error.failures
+    _check_parameters_cast(solver.spec, result, scenario)
     check_form(solver.spec, result, _result_name(solver.spec), len(states))
     return result, failures
+
+
+def _check_parameters_cast(spec: SolverSpec, result: object, params: Array | None) -> None:
+    """Blame parameters of another type than the states for a result of theirs: numpy and torch take the wider of two types."""
+    if params is not None and isinstance(result, np.ndarray) and params.dtype == result.dtype != np.dtype(spec.dtype):
+        raise InvalidStateError(_parameters_to_convert(spec, str(params.dtype)))
+
+
+def _parameters_to_convert(spec: SolverSpec, dtype: str) -> str:
+    return (
+        f"the parameters of solver {spec.name!r} must be {spec.dtype} as its states are, not {dtype}, which made its result "
+        f"{dtype}: convert them (.astype('{spec.dtype}') of an array, .{CASTS[spec.dtype]}() of a tensor)."
+    )
 
 
 @contextmanager
@@ -255,10 +274,6 @@ def _crashes(what: str, remedy: Callable[[BaseException], str], place: bool = Fa
 def _remedy(error: BaseException) -> str:
     changed = "read-only" in str(error)
     return "a step must not change its input, so copy it first" if changed else "run its step alone to find out why"
-
-
-def _argument_name(spec: SolverSpec) -> str:
-    return f"what is given to solver {spec.name!r}"
 
 
 def _result_name(spec: SolverSpec) -> str:

@@ -1,15 +1,12 @@
-"""States and scenario parameters, held to a solver's spec; executors, to what the solver allows."""
+"""States and scenario parameters, held to a solver's spec."""
 
 from __future__ import annotations
-
-from concurrent.futures import Executor, ThreadPoolExecutor
 
 import numpy as np
 
 from deepzero_sim.common.requirements import Words, require
 from deepzero_sim.common.types import Array
-from deepzero_sim.errors import ConfigError, InvalidStateError, NonFiniteError
-from deepzero_sim.solver.contract import Solver
+from deepzero_sim.errors import InvalidStateError, NonFiniteError
 from deepzero_sim.solver.spec import SolverSpec
 
 
@@ -45,6 +42,22 @@ def check_form(spec: SolverSpec, states: Array, what: str, batch: int | None = N
         raise InvalidStateError(f"{what} must have shape ({wanted}), not {states.shape}: check the solver's spec and the data.")
     if states.dtype != np.dtype(spec.dtype):
         raise InvalidStateError(f"{what} must be {spec.dtype}, not {states.dtype}: convert it with .astype('{spec.dtype}').")
+
+
+def check_call(spec: SolverSpec, states: Array, params: Array | None) -> None:
+    """Check the arguments of a step that is asked of a solver directly: solvers of ours begin with it, as it is cheap.
+
+    Raises:
+        InvalidStateError: A shape or a type is another, or there are no parameters where the solver needs some.
+        NonFiniteError: A parameter is NaN or infinite.
+    """
+    check_form(spec, states, argument_name(spec))
+    check_params(spec, states, params)
+
+
+def argument_name(spec: SolverSpec) -> str:
+    """Name what is given to a solver, for messages."""
+    return f"what is given to solver {spec.name!r}"
 
 
 def check_finite(states: Array, what: str, remedy: str) -> None:
@@ -95,15 +108,3 @@ def check_params(spec: SolverSpec, states: Array, params: Array | None) -> None:
     require(fits, expected, params.shape, "one row for each state", InvalidStateError)
     if not np.isfinite(params).all():
         raise NonFiniteError(f"{subject}{names} must be finite: check the data.")
-
-
-def require_thread_safe(solver: Solver, executor: Executor | None) -> None:
-    """Refuse threads for a solver that several may not call at once.
-
-    Raises:
-        ConfigError: The executor has threads, and the solver's spec does not allow them.
-    """
-    if isinstance(executor, ThreadPoolExecutor) and not solver.spec.thread_safe:
-        raise ConfigError(
-            f"solver {solver.spec.name!r} may not be called by several threads at once: use the process or the serial executor."
-        )

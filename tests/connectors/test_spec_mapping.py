@@ -56,7 +56,7 @@ def test_a_word_that_yaml_takes_for_something_else_is_refused_and_in_quotes_it_i
     [
         ({"dt": "1e-3"}, "dt must be a positive number, not '1e-3': write 0.001"),  # YAML 1.1 takes 1e-3 for text
         ({"spacing": ["1e-3"]}, "spacing must be finite numbers, not '1e-3': write 0.001"),
-        ({"parameters": "nu"}, "must have a list for parameters"),
+        ({"parameters": 3}, "must have a list for parameters"),
         ({"channels": None}, "must have a list for channels"),
         ({"offsets": 0.5}, "must have a list for offsets"),
         ({"mask": [["true", "false"]]}, "must hold true and false only, without quotes"),

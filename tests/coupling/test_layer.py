@@ -16,7 +16,7 @@ from problems import Burgers, LinearSolver, LogisticSolver, initial_states
 from deepzero_sim import SolverLayer, SolverSpec, as_solver, vjp
 from deepzero_sim.common.types import Array, Scheme
 from deepzero_sim.coupling.probes import SolverProbe
-from deepzero_sim.errors import ConfigError, NonFiniteError, SolverCrashError
+from deepzero_sim.errors import ConfigError, InvalidStateError, NonFiniteError, SolverCrashError
 from deepzero_sim.solver.contract import Solver
 
 SOLVERS: dict[str, Callable[[], Solver]] = {
@@ -271,3 +271,18 @@ def test_tensors_that_no_solver_takes() -> None:
     assert torch.autograd.grad(layer(none, params[:0].detach()).sum(), none)[0].shape == none.shape
     nothing = random_states(LogisticSolver(), 1)  # wants no gradient: nothing is asked for
     assert not layer(nothing, params[:1].detach()).requires_grad and layer.backward_steps == 0
+
+
+@pytest.mark.parametrize(("dtype", "other", "to"), [("float32", torch.float64, "float"), ("float64", torch.float32, "double")])
+def test_advice_for_tensors_of_another_type_is_for_tensors(dtype: str, other: torch.dtype, to: str) -> None:
+    solver = as_solver(lambda s: s, SolverSpec(name="plain", state_shape=(1, 6), dt=1.0, dtype=dtype, stencil=0))
+    layer = SolverLayer(solver, vjp.Coloured())
+    with pytest.raises(InvalidStateError, match=rf"'plain' must be {dtype}, not .*: convert it with \.{to}\(\)"):
+        layer(torch.ones(1, 1, 6, dtype=other))
+
+
+def test_a_layer_says_what_it_is() -> None:
+    layer = SolverLayer(as_solver(lambda s: s, SolverSpec(name="plain", state_shape=(1, 6), dt=1.0, stencil=0)), vjp.Coloured())
+    assert repr(layer) == (
+        "SolverLayer(FunctionSolver(SolverSpec('plain': 1 channel on 6 points, dt=1, float32)), vjp=Coloured)"
+    )

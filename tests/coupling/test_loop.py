@@ -14,6 +14,9 @@ from deepzero_sim import vjp
 from deepzero_sim.common.types import Array
 from deepzero_sim.coupling.loop import SolverGradient, SolverLoop
 from deepzero_sim.errors import ConfigError, NonFiniteError
+from deepzero_sim.models import small
+from deepzero_sim.solver.contract import as_solver
+from deepzero_sim.solver.spec import SolverSpec
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5])
@@ -182,3 +185,12 @@ def test_a_correction_that_is_no_tensor_of_numbers_is_refused(returned: Any, say
 
     with pytest.raises(ConfigError, match=f"must return a tensor of real floating-point numbers, not .*{says}"):
         SolverLoop(Burgers(), Returns(), unroll=1).rollout(initial_states(2))
+
+
+def test_a_loop_says_what_it_is() -> None:
+    spec = SolverSpec(name="plain", state_shape=(1, 6), dt=1.0)
+    loop = SolverLoop(as_solver(lambda s: s, spec), small(spec), unroll=3)
+    assert repr(loop) == (
+        "SolverLoop(FunctionSolver(SolverSpec('plain': 1 channel on 6 points, dt=1, float32)),\n"
+        "    Corrector of 133 weights, unroll=3, gradient=Detached)"
+    )

@@ -196,7 +196,18 @@ def test_a_name_or_unit_of_a_spec_is_text(field: str, word: Any) -> None:
         SolverSpec(name="plain", state_shape=(1, 16), dt=0.1, **fields)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("value", ["nu", b"nu", None, 3, True, {"nu": 1}, {"nu"}])
+@pytest.mark.parametrize("field", ["channels", "channel_units", "parameters", "parameter_units", "axes"])
+def test_a_text_alone_is_one_name(field: str) -> None:
+    fields = {"parameters": ("nu",), field: "velocity"}
+    assert getattr(SolverSpec(name="plain", state_shape=(1, 16), dt=0.1, **fields), field) == ("velocity",)  # type: ignore[arg-type]
+
+
+def test_a_text_that_may_be_several_names_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"parameters must be a list, or one text without commas, .*: write \['nu', 'Re'\]"):
+        SolverSpec(name="plain", state_shape=(1, 16), dt=0.1, parameters="nu, Re")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", [b"nu", None, 3, True, {"nu": 1}, {"nu"}])
 @pytest.mark.parametrize("field", ["channels", "channel_units", "parameters", "parameter_units", "axes", "spacing", "offsets"])
 def test_a_list_of_a_spec_is_one(field: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=rf"^SolverSpec 'plain' must have a list for {field}, such as \["):
@@ -257,3 +268,56 @@ def test_lists_and_arrays_are_taken_as_tuples() -> None:
     assert (spec.dt, type(spec.dt)) == (0.5, float)
     assert [type(size) for size in spec.state_shape] == [int, int]
     assert [type(name) for name in spec.channels] == [str, str]
+
+
+def test_wider_parameters_are_blamed_and_not_what_the_solver_returned() -> None:
+    solver = as_solver(lambda s, p: s * p[:, :1, None], SolverSpec(name="decay", state_shape=(1, 4), dt=0.1, parameters=("k",)))
+    states = np.ones((2, 1, 4), dtype=np.float32)
+    with pytest.raises(InvalidStateError) as caught:
+        checked_step(solver, states, np.ones((2, 1)))
+    assert str(caught.value) == (
+        "the parameters of solver 'decay' must be float32 as its states are, not float64, which made its result float64: "
+        "convert them (.astype('float32') of an array, .float() of a tensor)."
+    )
+    assert checked_step(solver, states, np.ones((2, 1), dtype=np.float32)).dtype == np.float32
+
+
+def test_a_solver_that_returns_another_type_by_itself_is_blamed_itself() -> None:
+    spec = SolverSpec(name="decay", state_shape=(1, 4), dt=0.1, parameters=("k",))
+    with pytest.raises(InvalidStateError, match="what solver 'decay' returned must be float32, not float64"):
+        checked_step(
+            as_solver(lambda s, p: s.astype("float64"), spec), np.ones((1, 1, 4), "float32"), np.ones((1, 1), "float32")
+        )
+
+
+@pytest.mark.parametrize(
+    ("states", "params", "words"),
+    [
+        (np.ones((1, 1, 17)), None, r"is given to solver 'plain' must have shape \(batch, 1, 16\), not \(1, 1, 17\)"),
+        (np.ones((1, 1, 16), dtype="float32"), None, "must be float64, not float32: convert it with .astype"),
+        ([[[1.0] * 16]], None, "must be a numpy array, not list"),
+        (np.ones((1, 1, 16)), np.ones(2), r"not \(2,\): one row for each state"),
+    ],
+)
+def test_a_function_as_solver_checks_what_it_is_called_with_directly(states: Any, params: Any, words: str) -> None:
+    def refuse(*arguments: Array) -> Array:
+        raise AssertionError("called all the same")
+
+    with pytest.raises(InvalidStateError, match=words):
+        as_solver(refuse, SPEC).step(states, params)
+
+
+def test_a_spec_and_a_solver_say_what_they_are() -> None:
+    mask = np.ones((2, 4, 8), dtype=bool)
+    mask[0, 0] = False
+    spec = SolverSpec(name="flow", state_shape=(2, 4, 8), dt=0.1, channels=("u", "v"), parameters="nu", mask=mask)  # type: ignore[arg-type]
+    words = "SolverSpec('flow': u, v on 4 x 8 points, dt=0.1, float32, parameters nu, 56 of 64 values in the mask)"
+    assert repr(spec) == words
+    assert repr(as_solver(lambda s: s, spec)) == f"FunctionSolver({words})"
+    assert repr(Burgers()).startswith("Burgers(SolverSpec('burgers': ")
+
+    class Late(Solver):
+        def step(self, states: Array, params: Array | None = None) -> Array:
+            return states
+
+    assert "Late object at" in repr(Late())

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from deepzero_sim.common.types import Array
-from deepzero_sim.errors import ConfigError
+from deepzero_sim.errors import ConfigError, InvalidStateError
 from deepzero_sim.solver.stepping import checked_step
 from deepzero_sim.solvers.wake import (
     TEST_REYNOLDS,
@@ -286,3 +286,18 @@ def test_downsampling_keeps_a_projected_state_free_of_divergence() -> None:
 def test_downsampling_by_what_does_not_divide_is_refused(factor: int) -> None:
     with pytest.raises(ConfigError, match="downsample"):
         downsample(rough(32, 1), factor)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "words"),
+    [
+        ((1, 2, 17, 8), "float32", r"must have shape \(batch, 2, 17, 9\)"),
+        ((1, 2, 17, 9), "float64", "must be float32, not float64"),
+    ],
+)
+def test_a_wrong_grid_or_type_does_not_pass_where_the_step_is_called_directly(
+    shape: tuple[int, ...], dtype: str, words: str
+) -> None:
+    solver = WakeFlow(8)
+    with pytest.raises(InvalidStateError, match=words):
+        solver.step(np.zeros(shape, dtype=dtype), np.full((1, 1), 300.0, dtype=dtype))

@@ -22,7 +22,7 @@ from deepzero_sim.connectors.per_state import one_by_one
 from deepzero_sim.errors import ConfigError, InvalidStateError, SolverError
 from deepzero_sim.solver.contract import Solver
 from deepzero_sim.solver.spec import IN_QUOTES, SolverSpec
-from deepzero_sim.solver.validation import check_params, check_states
+from deepzero_sim.solver.validation import check_call, check_states
 
 #: Kind of class that settings may name as a component; the rest of the interface is checked function by function.
 BMI = Kind("a class with the Basic Model Interface", lambda made: callable(getattr(made, "initialize", None)))
@@ -85,7 +85,7 @@ class BMISolver(Solver):
     def step(self, states: Array, params: Array | None = None) -> Array:
         if params is not None and not self.spec.parameters:
             raise InvalidStateError(f"solver {self.spec.name!r} was given parameters, but params names no variables for them.")
-        check_params(self.spec, states, params)
+        check_call(self.spec, states, params)
         return one_by_one(self._advance, states, params)
 
     def close(self) -> None:

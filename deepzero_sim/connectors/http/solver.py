@@ -18,7 +18,7 @@ from deepzero_sim.connectors.spec_mapping import as_spec
 from deepzero_sim.errors import ConfigError, InvalidStateError, SolverError
 from deepzero_sim.solver.contract import Solver
 from deepzero_sim.solver.spec import SolverSpec
-from deepzero_sim.solver.validation import check_params
+from deepzero_sim.solver.validation import check_call
 
 
 class HTTPSolver(Solver):
@@ -59,7 +59,7 @@ class HTTPSolver(Solver):
         if params is not None and not self.spec.parameters:
             problem = "was given parameters, but its spec names none: give spec its parameters"
             raise InvalidStateError(f"solver {self.spec.name!r} {problem}.")
-        check_params(self.spec, states, params)
+        check_call(self.spec, states, params)
         with self._checking:
             if not self._is_checked:
                 self._check_server()

@@ -39,6 +39,7 @@ from deepzero_sim.errors import (
 )
 from deepzero_sim.solver.contract import Solver
 from deepzero_sim.solver.spec import SolverSpec
+from deepzero_sim.solver.validation import check_call
 
 #: Files that are open for one run: two for its output, what tells its end, and a few for a moment. And all others.
 OPEN_A_RUN, OTHERS_OPEN = 3, 32
@@ -140,6 +141,7 @@ class ExecutableSolver(Solver):
                 batches, that error itself.
             ConfigError: The program changed a linked file, or cannot be started, or a template cannot be filled in.
         """
+        check_call(self.spec, states, params)
         stop_count = self._runner.stop_count
 
         def advance(state: Array, row: Array | None) -> Array:

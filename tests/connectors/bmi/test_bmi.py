@@ -30,9 +30,9 @@ from deepzero_sim.errors import (
 )
 from deepzero_sim.execution.executors import open_executor
 from deepzero_sim.solver.build import build_solver
+from deepzero_sim.solver.contract import require_thread_safe
 from deepzero_sim.solver.spec import SolverSpec
 from deepzero_sim.solver.stepping import checked_step
-from deepzero_sim.solver.validation import require_thread_safe
 
 FILE = Path(__file__).with_name("bmi_heat.py")
 FIELD = "plate__temperature"

@@ -371,7 +371,7 @@ def test_components_that_share_their_memory_are_found(config: Path) -> None:
         ({"spec": 3}, "spec must be a SolverSpec, or a mapping of its fields, not int"),
         ({"spec": ["dt"]}, "spec must be a SolverSpec, or a mapping of its fields, not list"),
         ({"spec": {"dt": "5e-1"}}, "the spec says that dt is 5e-1, but BMI component Tanks says 0.5"),
-        ({"spec": {"channels": "u"}}, "must have a list for channels"),
+        ({"spec": {"channels": 3}}, "must have a list for channels"),
         ({"spec": {"channels": [False]}}, "channels must be text, not False: put it in quotes"),
         ({"spec": {"mask": [["true"] * 4]}}, "must hold true and false only, without quotes"),
     ],

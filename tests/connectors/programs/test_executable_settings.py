@@ -120,7 +120,7 @@ FINE = {"spec": SPEC, "command": ["true"], "inputs": [{"path": "u.npy"}], "outpu
         ({"outputs": [{"path": "v", "format": "hdf5", "dataset": 3}]}, "dataset must be the path of a dataset"),
         ({"outputs": [{"path": "v", "format": "openfoam", "components": "xy"}]}, "components must be a list of numbers"),
         ({"inputs": [{"path": "v", "format": "openfoam", "base": 3}]}, "base must be the path of a field file"),
-        ({"spec": {**SPEC, "parameters": "nu"}}, "must have a list for parameters, such as .'nu'., not 'nu'"),
+        ({"spec": {**SPEC, "parameters": 3}}, "must have a list for parameters, such as .3., not 3"),
         ({"spec": {**SPEC, "parameters": ["nu", "nu"]}}, "parameters must have different names"),
         ({"spec": {**SPEC, "name": 3}}, "name must be text, not int"),
         ({"spec": {**SPEC, "state_shape": [2, 3.0]}}, "state_shape must be"),
@@ -266,3 +266,15 @@ def test_packages_of_the_extra_are_named(
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(dz.MissingExtraError, match=rf"package '{module}', .*deepzero-sim\[executable\]"):
         dz.ExecutableSolver(**FINE, **settings)  # type: ignore[arg-type]
+
+
+def test_a_wrong_grid_or_type_does_not_pass_a_direct_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    solver = dz.ExecutableSolver(**FINE)  # type: ignore[arg-type]
+    params = np.ones((1, 2), dtype=np.float32)
+    with pytest.raises(dz.InvalidStateError, match=r"given to solver 'two fields' must have shape \(batch, 2, 3, 4\)"):
+        solver.step(np.ones((1, 2, 4, 3), dtype=np.float32), params)
+    with pytest.raises(dz.InvalidStateError, match="given to solver 'two fields' must be float32, not float64"):
+        solver.step(np.ones((1, 2, 3, 4)), params)
+    with pytest.raises(dz.InvalidStateError, match=r"needs parameters of shape \(1, 2\) \(nu, rate\), got None"):
+        solver.step(np.ones((1, 2, 3, 4), dtype=np.float32))
