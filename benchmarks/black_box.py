@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from deepzero_sim.cli.settings import WakeMethod
+from deepzero_sim.cli.settings.bench import WakeMethod
 from deepzero_sim.errors import MissingExtraError
 
 #: `(d,)`, `(P, d)` or `(P,)`

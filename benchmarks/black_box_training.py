@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from deepzero_sim.benchmarks.black_box import BLACK_BOXES, BlackBox, Numbers, Search
-from deepzero_sim.cli.settings import WakeMethod
+from deepzero_sim.cli.settings.bench import WakeMethod
 from deepzero_sim.common.components import Component
 from deepzero_sim.common.module_state import preserve_state, write
 from deepzero_sim.common.settings import settings_to_dict

@@ -21,7 +21,7 @@ from deepzero_sim.benchmarks.cge_speed import Engine, mean_seconds
 from deepzero_sim.benchmarks.dense_convolutions import best_rate, layers_of, mean_flops_behind
 from deepzero_sim.benchmarks.networks import Task, make_task
 from deepzero_sim.benchmarks.plain_loop import PlainLoop
-from deepzero_sim.cli.settings import BenchSettings
+from deepzero_sim.cli.settings.bench import BenchSettings
 from deepzero_sim.common.machine import core_count, peak_memory_gb
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.estimators import CGE

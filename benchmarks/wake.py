@@ -20,7 +20,7 @@ from deepzero_sim.benchmarks.wake_report import Comparison, Point, Training, pub
 from deepzero_sim.cli import demo
 from deepzero_sim.cli.console import console, training_bar
 from deepzero_sim.cli.generate import make_data
-from deepzero_sim.cli.settings import BenchWakeSettings
+from deepzero_sim.cli.settings.bench import BenchWakeSettings
 from deepzero_sim.coupling.loop import SolverLoop
 from deepzero_sim.datasets import trajectories
 from deepzero_sim.datasets.trajectories import Trajectories

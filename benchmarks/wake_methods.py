@@ -15,7 +15,7 @@ import torch
 from deepzero_sim.benchmarks.black_box import BLACK_BOXES, usual_population
 from deepzero_sim.benchmarks.black_box_training import BlackBoxSettings
 from deepzero_sim.cli import demo
-from deepzero_sim.cli.settings import BenchWakeSettings, WakeMethod
+from deepzero_sim.cli.settings.bench import BenchWakeSettings, WakeMethod
 from deepzero_sim.common.components import Component
 from deepzero_sim.estimators.sparsity import RandomMask
 from deepzero_sim.oracle.parameters import trainable

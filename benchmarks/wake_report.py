@@ -14,7 +14,7 @@ import numpy as np
 import yaml
 
 from deepzero_sim.cli.reports.figures import pyplot, save
-from deepzero_sim.cli.settings import BenchWakeSettings
+from deepzero_sim.cli.settings.bench import BenchWakeSettings
 from deepzero_sim.common.documents import markdown_table
 from deepzero_sim.common.files import write_text
 from deepzero_sim.common.settings import settings_to_dict

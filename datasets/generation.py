@@ -30,7 +30,9 @@ from deepzero_sim.common.types import Array
 from deepzero_sim.datasets import trajectories
 from deepzero_sim.datasets.dataset_card import card_path, card_text, is_signed
 from deepzero_sim.datasets.hdf5 import NOTHING, not_a_file, open_to_read, open_to_write, show
-from deepzero_sim.datasets.metadata import MetadataKey, differences, metadata_of_solver
+from deepzero_sim.datasets.metadata import differences, metadata_of_solver
+from deepzero_sim.datasets.metadata_keys import MetadataKey
+from deepzero_sim.datasets.simulations import Simulations
 from deepzero_sim.datasets.trajectories import Trajectories
 from deepzero_sim.execution.tasks import outcome, submit
 from deepzero_sim.solver.build import build_solver
@@ -40,33 +42,6 @@ from deepzero_sim.solver.failure_policy import Account, FailurePolicy, Incident
 from deepzero_sim.solver.spec import SolverSpec
 from deepzero_sim.solver.stepping import step_all
 from deepzero_sim.solver.validation import check_states
-
-
-@dataclass
-class Simulations:
-    """Simulations that trajectories are made of.
-
-    Args:
-        reference: Fine solver.
-        source: Coarse solver, on whose grid frames are stored.
-        initial: Import path or `file.py:Name` of ``initial(spec, params)``, `(B, K)` to the reference's states `(B, C, *N)`.
-        restrict: Import path or `file.py:Name` of ``restrict(states, spec)``, the reference's states to those of the source.
-        steps: Number of steps of a simulation.
-        discard: Number of steps at the beginning that are not stored.
-    """
-
-    reference: Component
-    source: Component
-    initial: str
-    restrict: str
-    steps: int = 1500
-    discard: int = 1000
-
-    def __post_init__(self) -> None:
-        require_that(
-            0 <= self.discard < self.steps,
-            f"a simulation must have more steps than are discarded at its beginning, not {self.steps} and {self.discard}.",
-        )
 
 
 @dataclass(frozen=True)

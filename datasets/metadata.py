@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, get_args
 
 import h5py
 import numpy as np
@@ -15,21 +15,8 @@ from numpy.typing import NDArray
 
 from deepzero_sim.common import hdf5_objects
 from deepzero_sim.common.requirements import require_known, require_that
+from deepzero_sim.datasets.metadata_keys import MetadataKey
 from deepzero_sim.solver.spec import SolverSpec
-
-#: Entries that may differ between data and a solver, where somebody says that it is meant.
-MetadataKey: TypeAlias = Literal[
-    "name",
-    "dt",
-    "channels",
-    "channel_units",
-    "parameters",
-    "parameter_units",
-    "axes",
-    "spacing",
-    "offsets",
-    "mask",
-]
 
 _TEXTS = ("channels", "channel_units", "parameters", "parameter_units", "axes")
 

@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepzero_sim.common.requirements import require_data
+from deepzero_sim.datasets.images.checksum import MD5
 from deepzero_sim.datasets.images.labelled_images import ImageData, Images
 from deepzero_sim.errors import DataError, MissingExtraError
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
-MD5 = "c58f30108f718f92721af3b95e74349a"
 
 #: Names of the files that its images are in, wherever they lie.
 TRAIN, TEST, META = [f"data_batch_{i}" for i in range(1, 6)], ["test_batch"], "batches.meta"

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
 
 from torch import nn
 
@@ -14,17 +12,17 @@ from deepzero_sim.checks.gradient.gradient_check import GradientCheck, compare_w
 from deepzero_sim.checks.gradient.parameter_gradients import ParameterGradients
 from deepzero_sim.checks.gradient.truth import Truth, measure_truth
 from deepzero_sim.cli.console import console, print_table, progress_bar
-from deepzero_sim.cli.options import Command
 from deepzero_sim.cli.reports import gradient_check
 from deepzero_sim.cli.reports.gradient_check import GradientChecks
+from deepzero_sim.cli.settings.check_gradient import CheckSettings, default_vjps
 from deepzero_sim.common.components import Component
-from deepzero_sim.common.settings import Settings, settings_to_dict
+from deepzero_sim.common.settings import settings_to_dict
 from deepzero_sim.coupling.loop import SolverLoop
 from deepzero_sim.coupling.vjp.analytic import Detached
 from deepzero_sim.coupling.vjp.base import VectorJacobianProduct
 from deepzero_sim.datasets import trajectories
 from deepzero_sim.datasets.batches import UnrolledBatches, advance_frames
-from deepzero_sim.datasets.metadata import MetadataKey, require_twin
+from deepzero_sim.datasets.metadata import require_twin
 from deepzero_sim.datasets.trajectories import Trajectories
 from deepzero_sim.errors import ConfigError, DeepZeroError
 from deepzero_sim.execution.executors import open_executor
@@ -33,64 +31,11 @@ from deepzero_sim.oracle.loop import LoopOracle
 from deepzero_sim.solver.build import build_solver
 from deepzero_sim.solver.contract import DifferentiableSolver, Solver
 from deepzero_sim.training.build import build_estimator, build_vjp
-from deepzero_sim.training.runs.settings import Positive, Seed, Workers, small_network, wake_solver
 from deepzero_sim.training.runs.trained_run import rollout_loss, sample_states, starting_network
 
 
-def default_vjps() -> list[Component]:
-    """Return the vector-Jacobian products that are compared if none are named, as far as they suit the solver."""
-    return [Component(f"deepzero_sim.vjp.{name}") for name in ("Detached", "StraightThrough", "Coloured", "ReferenceJacobian")]
-
-
-@dataclass
-class CheckSettings(Settings):
-    """A check of the gradients that training through a solver would follow.
-
-    Args:
-        output: Folder of the check's gradient_check.json, gradient_check.md and gradient_check.png.
-        train_data: HDF5 trajectories.
-        solver: Coarse solver.
-        differentiable_solver: Solver of the same physics with exact gradients, to compare with; none for slopes from forward
-            steps.
-        network: Corrector: small, mercury, mars_moon, or an import path or file.py:Name called with the solver's spec.
-        start: Run folder whose network is taken; none for one that is not trained.
-        vjp: Vector-Jacobian products of the solver that are compared, with their arguments.
-        estimator: CGE or RGE with their arguments, to be compared too; none for neither.
-        unroll: Solver steps of a rollout.
-        batch_size: Rollouts a gradient is averaged over.
-        batches: Number of gradients of each method.
-        directions: Directions along which slopes of the loss are measured, on every batch, if there is no
-            differentiable_solver.
-        workers: Workers that answer queries and run solver steps of backward passes.
-        seed: Seed of everything that is drawn.
-        data_may_differ: Things that the data may say otherwise than the solver: name, dt, channels, mask and so on.
-    """
-
-    output: Path
-    train_data: Path
-    solver: Component = field(default_factory=wake_solver)
-    differentiable_solver: Component | None = None
-    network: Component = field(default_factory=small_network)
-    start: Path | None = None
-    vjp: list[Component] = field(default_factory=default_vjps)
-    estimator: Component | None = None
-    unroll: Positive = 8
-    batch_size: Positive = 2
-    batches: Positive = 4
-    directions: Positive = 64
-    workers: Workers = field(default_factory=Workers)
-    seed: Seed = 0
-    data_may_differ: list[MetadataKey] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.unroll < 2:
-            raise ConfigError("unroll must be at least 2: no gradient passes the first step, which is before the network.")
-        if not self.vjp and self.estimator is None:
-            raise ConfigError("no gradients are asked for: give vjp at least one, or name an estimator.")
-
-
-def _run(settings: CheckSettings) -> None:
+def run(settings: CheckSettings) -> None:
+    """Check gradients, with a report."""
     with progress_bar("checking gradients", 1 + len(settings.vjp) + (settings.estimator is not None)) as report:
         result = check_gradients(settings, report)
     print_table(gradient_check.rows(result.checks))
@@ -98,9 +43,6 @@ def _run(settings: CheckSettings) -> None:
         console.print(f"left out {name}: {why}")
     gradient_check.publish(settings.output, result, settings_to_dict(settings))
     console.print(f"report: {settings.output / gradient_check.PAGE}")
-
-
-COMMANDS = {"check-gradient": Command(CheckSettings, _run)}
 
 
 def check_gradients(settings: CheckSettings, report: Callable[[str], None] = lambda name: None) -> GradientChecks:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
@@ -12,67 +10,21 @@ from deepzero_sim.checks.solver.results import CheckInterruptedError, SolverChec
 from deepzero_sim.checks.solver.solver_check import check_made_solver
 from deepzero_sim.checks.solver.subject import Subject, Training, subject_of
 from deepzero_sim.cli.console import console, print_table
-from deepzero_sim.cli.options import Command
 from deepzero_sim.cli.reports import solver_check
-from deepzero_sim.common.components import Component, call_function
-from deepzero_sim.common.settings import Settings, settings_to_dict
+from deepzero_sim.cli.settings.check_solver import CheckSolverSettings
+from deepzero_sim.common.components import call_function
+from deepzero_sim.common.settings import settings_to_dict
 from deepzero_sim.common.types import Array
 from deepzero_sim.datasets import trajectories
-from deepzero_sim.datasets.metadata import MetadataKey
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.solver.build import build_solver
 from deepzero_sim.solver.spec import SolverSpec
 from deepzero_sim.solver.validation import check_states
-from deepzero_sim.training.runs.settings import Positive, Seconds, Seed, small_network
 from deepzero_sim.training.runs.trained_run import build_corrector
 
 
-@dataclass
-class CheckSolverSettings(Settings):
-    """A check of a solver's contract, and of what training through it will cost.
-
-    Args:
-        name: Solver, where it takes no arguments: an import path or file.py:Name.
-        solver: Solver with its arguments, in place of name.
-        data: HDF5 trajectories whose frames are the sample states; without data or initial, they are made up.
-        initial: Import path or file.py:Name of initial(spec, params), which makes sample states.
-        params: Scenario parameters, one row a sample state.
-        output: Folder of the check's solver_check.json and solver_check.md; none to print it only.
-        seconds: Seconds that the check may take, about; what does not fit is left out, and says so.
-        network: Corrector whose gradients' cost is estimated: small, mercury, mars_moon, or an import path or file.py:Name.
-        unroll: Solver steps of a rollout, for that.
-        batch_size: Rollouts of a gradient, likewise.
-        seed: Seed of everything that is drawn.
-        data_may_differ: Things that the data may say otherwise than the solver: name, dt, channels, mask and so on.
-    """
-
-    name: str | None = None
-    solver: Component | None = None
-    data: Path | None = None
-    initial: str | None = None
-    params: list[list[float]] | None = None
-    output: Path | None = None
-    seconds: Seconds = 60.0
-    network: Component = field(default_factory=small_network)
-    unroll: Positive = 8
-    batch_size: Positive = 2
-    seed: Seed = 0
-    data_may_differ: list[MetadataKey] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if (self.name is None) == (self.solver is None):
-            raise ConfigError("name one solver: as deepzero-sim check file.py:Name or, with arguments, by solver in --config.")
-        if self.data is not None and (self.initial is not None or self.params is not None):
-            raise ConfigError("sample states come from data, which hold their params, or from initial and params: not both.")
-
-    @property
-    def component(self) -> Component:
-        """Solver, however it was named."""
-        return self.solver if self.solver is not None else Component(str(self.name))
-
-
-def _run(settings: CheckSolverSettings) -> int:
+def run(settings: CheckSolverSettings) -> int:
+    """Check a solver, and show and write what was found; returns the exit status."""
     try:
         with console.status(f"checking {settings.component.name}"):
             result = check_named_solver(settings)
@@ -91,9 +43,6 @@ def _show(check: SolverCheck, settings: CheckSolverSettings) -> None:
     if settings.output is not None:
         solver_check.publish(settings.output, check, settings_to_dict(settings))
         console.print(f"report: {settings.output / solver_check.PAGE}")
-
-
-COMMANDS = {"check": Command(CheckSolverSettings, _run, positional="name")}
 
 
 def check_named_solver(settings: CheckSolverSettings) -> SolverCheck:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from deepzero_sim.training.progress import Progress as TrainingProgress
+if TYPE_CHECKING:
+    from deepzero_sim.training.progress import Progress as TrainingProgress
 
 console = Console(markup=False)  # names of folders may look like markup
 

@@ -9,20 +9,21 @@ from __future__ import annotations
 import os
 import platform
 import time
-from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from deepzero_sim.cli.console import console, print_table
-from deepzero_sim.cli.generate import DataFile, GenerateSettings, make_data
-from deepzero_sim.cli.options import Command
+from deepzero_sim.cli.generate import make_data
 from deepzero_sim.cli.reports.rollouts import publish, rows
+from deepzero_sim.cli.settings.demo import DemoSettings
+from deepzero_sim.cli.settings.generate import DataFile, GenerateSettings
 from deepzero_sim.cli.train import train_with_bar
 from deepzero_sim.common.components import Component
 from deepzero_sim.common.machine import peak_memory_gb
-from deepzero_sim.common.settings import Settings, settings_to_dict
-from deepzero_sim.datasets.generation import Simulations, software
+from deepzero_sim.common.settings import settings_to_dict
+from deepzero_sim.datasets.generation import software
+from deepzero_sim.datasets.simulations import Simulations
 from deepzero_sim.errors import MissingExtraError
 from deepzero_sim.solvers.wake import TEST_REYNOLDS, TRAIN_REYNOLDS
 from deepzero_sim.training.runs.comparison import compare
@@ -50,19 +51,6 @@ LAZY = Component("torch.optim.SparseAdam", {"lr": 2e-3, "betas": [0.9, 0.99]})
 
 #: In the order they are trained: NON, from whose network all others start, the free baselines, ours, the upper bound.
 METHODS: tuple[MethodName, ...] = ("NON", "DETACHED", "STRAIGHT-THROUGH", "ZO-SOL", "SolverLayer", "FO-SOL")
-
-
-@dataclass
-class DemoSettings(Settings):
-    """The demonstration.
-
-    Args:
-        run: Folder of its data, runs and report.
-        workers: Workers that answer queries and run simulations.
-    """
-
-    run: Path = Path("runs/demo")
-    workers: Workers = field(default_factory=Workers)
 
 
 def data_settings(folder: Path, workers: Workers) -> GenerateSettings:
@@ -124,6 +112,3 @@ def demo(settings: DemoSettings) -> None:
     publish(settings.run, "A coarse wake solver, corrected without its gradients", comparison, facts)
     print_table(rows(comparison.methods))
     console.print(f"{facts['total_seconds']:.0f} s, {facts['peak_memory_gb']} GB; report: {settings.run / 'report.md'}")
-
-
-COMMANDS = {"demo": Command(DemoSettings, demo)}

@@ -2,10 +2,14 @@
 
 Settings come from one YAML file (`--config`), and every key can be overridden by an option of the same name. An error ends with
 one sentence on stderr and exit status 2. A solver that breaks its contract is reported by exit status 1.
+
+Help, and errors in settings, wait for nothing that takes long: a command's settings are in `deepzero_sim/cli/settings/`, which
+imports no torch, and what runs it is imported when its settings are good.
 """
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import io
 import os
@@ -13,35 +17,28 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
-import torch
-from rich.prompt import Confirm
-
-from deepzero_sim.cli.console import console
+import deepzero_sim as dz
 from deepzero_sim.cli.options import PROGRAM, Command, Parser, read_options
 from deepzero_sim.common.documents import require_text
 from deepzero_sim.errors import ConfigError, DeepZeroError
-from deepzero_sim.execution.executors import open_executor
-from deepzero_sim.execution.ranks import rank_of_torchrun
-from deepzero_sim.training.runs.trained_run import parts_without_trust, trust
-from deepzero_sim.training.runs.trust import words_of
+from deepzero_sim.execution.ranks.place import rank_of_torchrun
 
 #: Seconds that a rank other than 0 leaves to rank 0 to report an error: it has usually met the same.
 AFTER_RANK_0 = 5.0
 
 
 class _Entry(NamedTuple):
-    """An entry of the table of commands: module of this folder, and description."""
+    """An entry of the table of commands: module of `settings/`, and description."""
 
     module: str
     description: str
 
 
-#: Commands by all their words. A module is imported when its command is called.
+#: Commands by all their words.
 COMMANDS = {
     "demo": _Entry("demo", "correct a coarse wake solver, from data to report, in some minutes"),
     "generate": _Entry("generate", "make trajectories with a reference solver"),
@@ -70,12 +67,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with _sigterm_as_interrupt():
             command, settings, trusting = read_command(sys.argv[1:] if argv is None else list(argv))
-            for run in () if command.runs is None else command.runs(settings):
-                _ask_for_trust(run, trusting)
+            for folder in () if command.runs is None else command.runs(settings):
+                _find("cli.trust.ask_for_trust")(folder, trusting)
+            run = _find(f"cli.{command.run}")
             with _ranks(settings):
-                return command.run(settings) or 0
+                return run(settings) or 0
     except (Exception, KeyboardInterrupt) as error:
         return _fail(_sentence(error))
+
+
+def _find(path: str) -> Callable[..., Any]:
+    """Import a function of this package when it is to be called: most of them wait seconds for torch."""
+    module, _, name = f"deepzero_sim.{path}".rpartition(".")
+    function: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return function
 
 
 def read_command(words: Sequence[str]) -> tuple[Command, Any, bool]:
@@ -95,7 +100,7 @@ def read_command(words: Sequence[str]) -> tuple[Command, Any, bool]:
         _parser().parse_args(words)
         raise ConfigError(f"name a command: see '{PROGRAM} --help'.")
     module, description = COMMANDS[name]
-    command: Command = importlib.import_module(f"deepzero_sim.cli.{module}").COMMANDS[name]
+    command: Command = importlib.import_module(f"deepzero_sim.cli.settings.{module}").COMMANDS[name]
     settings, trusting = read_options(name, command, description, words[name.count(" ") + 1 :])
     return command, settings, trusting
 
@@ -103,6 +108,7 @@ def read_command(words: Sequence[str]) -> tuple[Command, Any, bool]:
 def _parser() -> Parser:
     """Build the parser of the program's help, and of words that name no command."""
     parser = Parser(prog=PROGRAM, description="Train networks through solvers without gradients.")
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version, and exit")
     groups = {"": parser.add_subparsers(required=True, metavar=_choice(""))}
     for group, description in _GROUPS.items():
         within = groups[""].add_parser(group, description=description, help=description)
@@ -113,21 +119,18 @@ def _parser() -> Parser:
     return parser
 
 
+class _Version(argparse.Action):
+    """Option that prints the version."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        sys.stdout.write(f"{PROGRAM} {dz.__version__}\n")
+        parser.exit()
+
+
 def _choice(beginning: str) -> str:
     """Name what is missing where words end too early: the command, and which there are."""
     following = (name.removeprefix(beginning).split()[0] for name in COMMANDS if name.startswith(beginning))
     return f"command ({', '.join(dict.fromkeys(following))})"
-
-
-def _ask_for_trust(run: Path, trusting: bool) -> None:
-    """Ask, at a terminal, whether what a run of somebody else names may be imported and run; without a yes it is not."""
-    parts = parts_without_trust(run)
-    if parts and not trusting and sys.stdin.isatty() and console.is_terminal:
-        for key, part in parts.items():
-            console.print(f"{run} was not made by you on this machine, and would import or run this {key}: {words_of(part)}")
-        trusting = Confirm.ask("Do you trust that?", console=console, default=False)
-    if trusting:
-        trust(run)
 
 
 @contextmanager
@@ -146,7 +149,8 @@ def _sigterm_as_interrupt() -> Iterator[None]:
 def _ranks(settings: Any) -> AbstractContextManager[object]:
     """Return the context of a command: if torchrun started it, only rank 0 comes through, and the others work for it."""
     if getattr(getattr(settings, "workers", None), "backend", None) == "ranks":
-        return open_executor("ranks")
+        context: AbstractContextManager[object] = _find("execution.executors.open_executor")("ranks")
+        return context
     rank = rank_of_torchrun()
     if rank is not None and rank[1] > 1:
         raise ConfigError(
@@ -176,7 +180,7 @@ def _is_of_memory(error: RuntimeError | MemoryError) -> bool:
     """Tell whether memory is short; torch has an error class of its own for a GPU's, and none for main memory."""
     text = str(error)
     short = "can't allocate memory" in text or "not enough memory" in text
-    return short or isinstance(error, MemoryError | torch.OutOfMemoryError)
+    return short or isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
 
 
 def _accept_any_terminal() -> None:

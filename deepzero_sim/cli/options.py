@@ -40,13 +40,14 @@ class Command:
 
     Args:
         settings: Dataclass of its settings.
-        run: Function that runs it; returns an exit status where that is not 0.
+        run: Module of `deepzero_sim.cli` and function in it that runs the command on its settings, such as `train.run`;
+            it returns an exit status where that is not 0.
         positional: Setting that is given without an option, empty for none.
         runs: Function that returns the run folders whose code the command calls, None if there are never any.
     """
 
     settings: type
-    run: Callable[[Any], int | None]
+    run: str
     positional: str = ""
     runs: Callable[[Any], Sequence[Path]] | None = None
 

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Collection
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from deepzero_sim.cli.console import console
-from deepzero_sim.cli.options import Command
-from deepzero_sim.common.settings import Settings
+from deepzero_sim.cli.settings.serve import ServeSettings
 from deepzero_sim.datasets import trajectories
 from deepzero_sim.datasets.batches import UnrolledBatches, advance_frames
-from deepzero_sim.datasets.metadata import MetadataKey
 from deepzero_sim.datasets.trajectories import Trajectories
 from deepzero_sim.oracle.loop import LoopOracle
 from deepzero_sim.serving import ServedLoop, ServedLoss, ServedModel, ServedParameters, ServedSolver, serve
@@ -27,35 +24,12 @@ from deepzero_sim.training.runs.trained_run import (
 )
 
 
-@dataclass
-class ServeSettings(Settings):
-    """A trained run, offered over HTTP.
-
-    Args:
-        run: Run folder.
-        host: Name or address of this machine to listen on. There is no password: others reach it as they reach the address.
-        port: Port to listen on; 0 for a free one.
-        timeout: Seconds that one evaluation may take.
-        data: HDF5 trajectories that batches of the loss are cut from; the run's training data if none are given.
-        data_may_differ: Things that the data may say otherwise than the solver: name, dt, channels, mask and so on.
-    """
-
-    run: Path
-    host: str = "127.0.0.1"
-    port: int = 4242
-    timeout: float = 300.0
-    data: Path | None = None
-    data_may_differ: list[MetadataKey] = field(default_factory=list)
-
-
-def _run(settings: ServeSettings) -> None:
+def run(settings: ServeSettings) -> None:
+    """Serve a trained run until Ctrl-C."""
     models, left_out = models_of_run(settings.run, settings.data, settings.data_may_differ)
     if left_out is not None:
         console.print(f"left out loss: {left_out}")
     serve(models, settings.host, settings.port, timeout=settings.timeout)
-
-
-COMMANDS = {"serve": Command(ServeSettings, _run, runs=lambda settings: [settings.run])}
 
 
 class _Batches:

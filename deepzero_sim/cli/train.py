@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from deepzero_sim.cli.console import console, training_bar
-from deepzero_sim.cli.options import Command
 from deepzero_sim.training.progress import Progress
 from deepzero_sim.training.run_folder import FAILURES
 from deepzero_sim.training.runs.settings import TrainSettings
@@ -16,12 +15,10 @@ def train_with_bar(settings: TrainSettings) -> Progress:
         return train(settings, report)
 
 
-def _run(settings: TrainSettings) -> None:
+def run(settings: TrainSettings) -> None:
+    """Train one run, and say where it is and what failed."""
     progress = train_with_bar(settings)
     console.print(f"trained: {settings.run}")
     if progress.failures:
         listed = ", ".join(f"{kind} {count} times" for kind, count in progress.failures.items())
         console.print(f"failures: {listed}; see {settings.run / FAILURES}")
-
-
-COMMANDS = {"train": Command(TrainSettings, _run)}

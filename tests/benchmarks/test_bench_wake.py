@@ -19,7 +19,7 @@ from deepzero_sim.benchmarks.wake_report import Comparison, Point, Training, pub
 from deepzero_sim.cli import demo
 from deepzero_sim.cli.generate import GenerateSettings
 from deepzero_sim.cli.main import main
-from deepzero_sim.cli.settings import BenchWakeSettings, WakeMethod
+from deepzero_sim.cli.settings.bench import BenchWakeSettings, WakeMethod
 from deepzero_sim.errors import ConfigError, DivergedError
 from deepzero_sim.training.runs.settings import MethodName, TrainSettings, Workers
 from deepzero_sim.training.trainer import Trainer

@@ -18,7 +18,7 @@ from runs import assert_same_tensors, line_data, tensors, train_settings, withou
 
 from deepzero_sim.benchmarks.black_box import BLACK_BOXES, BlackBox, Numbers, Search, centre_ranks, usual_population
 from deepzero_sim.benchmarks.black_box_training import BlackBoxSettings, compute_losses, flat, train_black_box
-from deepzero_sim.cli.settings import WakeMethod
+from deepzero_sim.cli.settings.bench import WakeMethod
 from deepzero_sim.common.types import Array
 from deepzero_sim.errors import MissingExtraError, RunError
 from deepzero_sim.oracle.parameters import trainable

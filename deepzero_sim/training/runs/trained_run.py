@@ -16,7 +16,7 @@ from deepzero_sim.common.settings import hints, read
 from deepzero_sim.common.types import Array
 from deepzero_sim.coupling.loop import SolverLoop
 from deepzero_sim.coupling.rollout_loss import RolloutLoss
-from deepzero_sim.datasets.metadata import MetadataKey
+from deepzero_sim.datasets.metadata_keys import MetadataKey
 from deepzero_sim.datasets.trajectories import Trajectories
 from deepzero_sim.errors import ConfigError, RunError
 from deepzero_sim.models.build import build_network

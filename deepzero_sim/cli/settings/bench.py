@@ -1,4 +1,4 @@
-"""Settings that several commands share, and those of the benchmarks."""
+"""Settings of `deepzero-sim bench`: measurements of this machine, and comparisons of methods."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias, get_args
 
+from deepzero_sim.cli.options import Command
 from deepzero_sim.common.components import Component
 from deepzero_sim.common.settings import Rule, SettingError, Settings
 from deepzero_sim.common.types import Scheme
@@ -112,3 +113,9 @@ class BenchWakeSettings(Settings):
         super().__post_init__()
         if not self.methods or len(set(self.methods)) < len(self.methods):
             raise SettingError("methods", "name one or more, each once", ", ".join(self.methods) or "none", remedy="")
+
+
+COMMANDS = {
+    "bench cge": Command(BenchSettings, "bench.run_cge"),
+    "bench wake": Command(BenchWakeSettings, "bench.run_wake"),
+}

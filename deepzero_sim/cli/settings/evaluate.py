@@ -1,0 +1,30 @@
+"""Settings of `deepzero-sim evaluate`: a trained corrector, rolled out on unseen data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from deepzero_sim.cli.options import Command
+from deepzero_sim.common.settings import Settings
+from deepzero_sim.datasets.metadata_keys import MetadataKey
+
+
+@dataclass
+class EvaluateSettings(Settings):
+    """An evaluation of a trained run on unseen data.
+
+    Args:
+        run: Run folder; results.json and report.md go there.
+        data: HDF5 trajectories.
+        steps: Steps of the rollout; all that the data have if none are given.
+        data_may_differ: Things that the data may say otherwise than the solver: name, dt, channels, mask and so on.
+    """
+
+    run: Path
+    data: Path
+    steps: int | None = None
+    data_may_differ: list[MetadataKey] = field(default_factory=list)
+
+
+COMMANDS = {"evaluate": Command(EvaluateSettings, "evaluate.run", runs=lambda settings: [settings.run])}
