@@ -8,38 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deepzero_sim.common.requirements import require_data
-from deepzero_sim.common.types import Array
-
-#: What selects simulations or times of frames.
-Selection: TypeAlias = Any
-
-
-class ArrayLike(Protocol):
-    """Frames `(S, T, C, *N)`: a numpy array, or one that reads what is asked for."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape `(S, T, C, *N)`."""
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Type of the numbers."""
-
-    @property
-    def ndim(self) -> int:
-        """Number of axes."""
-
-    def __getitem__(self, selection: Selection) -> Array:
-        """Read `frames[simulation, time]`."""
-
-    def __len__(self) -> int:
-        """Count the simulations."""
+from deepzero_sim.datasets.frames import Frames
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -68,7 +43,7 @@ class Recording:
         notes: Sentences on what was left out or assumed, which the user has to be told.
     """
 
-    frames: ArrayLike
+    frames: Frames
     channels: tuple[str, ...]
     name: str
     times: NDArray[np.float64] | None = None

@@ -1,0 +1,101 @@
+"""MATLAB's files: version 5 to 7.2 through scipy, version 7.3 (HDF5, axes in the opposite order) through h5py."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from deepzero_sim.common.requirements import require_data
+from deepzero_sim.datasets.foreign.content import assemble, shorten
+from deepzero_sim.datasets.foreign.named_arrays import arrange
+from deepzero_sim.datasets.foreign.named_hdf5 import datasets
+from deepzero_sim.datasets.foreign.options import ReadingOptions
+from deepzero_sim.datasets.foreign.variables import Index, Source
+from deepzero_sim.datasets.hdf5 import StoredFile, open_to_read, show
+from deepzero_sim.datasets.recording import Recording
+from deepzero_sim.errors import DataError
+
+WHAT, REMEDY = "a file of MATLAB", "save it again in MATLAB, or restore the file"
+
+#: MATLAB's classes of numeric arrays.
+_NUMERIC = {"double", "single", "logical", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))}
+
+
+def read(path: Path, options: ReadingOptions) -> Recording:
+    """Read arrays by their names; see :func:`deepzero_sim.datasets.foreign.read_recording`."""
+    if h5py.is_hdf5(path):
+        with open_to_read(path, WHAT, REMEDY) as file:
+            arrays = datasets(file, StoredFile(path, WHAT), reverse=True)
+    else:
+        arrays = _listed(path)
+    return assemble(arrange(show(path), arrays, options), options)
+
+
+def _listed(path: Path) -> dict[str, Source]:
+    """List the numeric arrays of an older file, without reading them."""
+    from scipy.io import whosmat  # noqa: PLC0415 - takes a while to import
+
+    with _explain(path):
+        listing = whosmat(str(path))
+    arrays: dict[str, Source] = {name: _MatSource(path, name, shape) for name, shape, kind in listing if kind in _NUMERIC}
+    others = [f"{name} ({kind})" for name, _, kind in listing if kind not in _NUMERIC]
+    require_data(
+        bool(arrays),
+        f"{show(path)} holds no array of numbers, only {shorten(others) or 'nothing'}: save plain arrays in MATLAB.",
+    )
+    return arrays
+
+
+class _MatSource:
+    """Array of an older file, which is read as a whole when it is first asked for, as such files allow nothing else.
+
+    Args:
+        path: Path of the file.
+        name: Name of the array.
+        shape: Shape that the file lists it with.
+    """
+
+    def __init__(self, path: Path, name: str, shape: tuple[int, ...]) -> None:
+        self._path, self._name = path.absolute(), name
+        self._values: NDArray[Any] | None = None
+        self.shape, self.dtype = tuple(shape), np.dtype(np.float64)
+
+    def read(self, index: Index) -> NDArray[Any]:
+        """Read a part; see :class:`deepzero_sim.datasets.foreign.variables.Source`."""
+        from scipy.io import loadmat  # noqa: PLC0415 - takes a while to import
+
+        if self._values is None:
+            with _explain(self._path):
+                values = np.asarray(loadmat(str(self._path), variable_names=[self._name])[self._name])
+            require_data(
+                values.shape == self.shape and values.dtype.kind in "fiub",
+                f"{self._name} of {show(self._path)} must hold real numbers of shape {self.shape}, not {values.dtype} of "
+                f"{values.shape}.",
+            )
+            self._values = values
+        return self._values[index]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_values": None}
+
+
+@contextmanager
+def _explain(path: Path) -> Iterator[None]:
+    """Turn what scipy says of a file into one sentence.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception as error:
+        words = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"{show(path)} cannot be read as {WHAT} ({words}): {REMEDY}.") from error
