@@ -2,7 +2,7 @@
 
 import sys
 
-from deepzero_sim.cli.main import main
+from deepzero_sim.cli.start import main
 
 if __name__ == "__main__":
     sys.exit(main())

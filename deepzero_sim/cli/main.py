@@ -22,8 +22,10 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple, NoReturn
 
 import deepzero_sim as dz
-from deepzero_sim.cli.options import PROGRAM, Command, Parser, read_options
+from deepzero_sim.cli.options import Command, Parser, read_options
+from deepzero_sim.cli.start import PROGRAM, leave_when_interrupted
 from deepzero_sim.common.documents import require_text
+from deepzero_sim.common.requirements import did_you_mean
 from deepzero_sim.errors import ConfigError, DeepZeroError
 from deepzero_sim.execution.ranks.place import rank_of_torchrun
 
@@ -79,7 +81,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _find(path: str) -> Callable[..., Any]:
     """Import a function of this package when it is to be called: most of them wait seconds for torch."""
     module, _, name = f"deepzero_sim.{path}".rpartition(".")
-    function: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    with leave_when_interrupted():
+        function: Callable[..., Any] = getattr(importlib.import_module(module), name)
     return function
 
 
@@ -97,12 +100,23 @@ def read_command(words: Sequence[str]) -> tuple[Command, Any, bool]:
         require_text(word)
     name = next((name for name in COMMANDS if list(words[: name.count(" ") + 1]) == name.split()), None)
     if name is None:
+        _require_command(words)
         _parser().parse_args(words)
         raise ConfigError(f"name a command: see '{PROGRAM} --help'.")
     module, description = COMMANDS[name]
     command: Command = importlib.import_module(f"deepzero_sim.cli.settings.{module}").COMMANDS[name]
     settings, trusting = read_options(name, command, description, words[name.count(" ") + 1 :])
     return command, settings, trusting
+
+
+def _require_command(words: Sequence[str]) -> None:
+    """Refuse a first word that begins no command, and a second one that does not go on with it."""
+    for count in (1, 2):
+        given = " ".join(words[:count])
+        known = dict.fromkeys(" ".join(name.split()[:count]) for name in COMMANDS)
+        if len(words) >= count and not words[count - 1].startswith("-") and given not in known:
+            there_are = ", ".join(name for name in known if name.count(" ") == count - 1)
+            raise ConfigError(f"there is no command {given!r}{did_you_mean(given, known)}: take one of {there_are}.")
 
 
 def _parser() -> Parser:

@@ -14,8 +14,10 @@ from typing import Any, Literal, NoReturn, get_args, get_origin
 
 import yaml
 
+from deepzero_sim.cli.start import PROGRAM
 from deepzero_sim.common.documents import read_yaml, write_yaml
 from deepzero_sim.common.files import LARGEST_TEXT, read_text, require_file_or_folder
+from deepzero_sim.common.requirements import did_you_mean
 from deepzero_sim.common.settings import (
     SEE_HELP,
     Entry,
@@ -30,8 +32,6 @@ from deepzero_sim.common.settings import (
     to_plain,
 )
 from deepzero_sim.errors import ConfigError
-
-PROGRAM = "deepzero-sim"
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,8 @@ def read_options(name: str, command: Command, description: str, words: Sequence[
         ConfigError: An option or value cannot be used.
         SystemExit: Help was asked for.
     """
-    options = _parser(name, command, description, words).parse_args(words)
+    options, unknown = _parser(name, command, description, words).parse_known_args(words)
+    _require_none(unknown, command.settings)
     given: dict[str, Any] = {}
     for key, value in _pairs(options.given or []):
         if key == "config":
@@ -92,6 +93,16 @@ def read_options(name: str, command: Command, description: str, words: Sequence[
     if options.print_config:
         _print_config(command.settings, given)
     return read(command.settings, given), getattr(options, "trust", False)
+
+
+def _require_none(unknown: Sequence[str], settings: type) -> None:
+    """Refuse words that are no options of a command, with a suggestion for the first that looks like one."""
+    if not unknown:
+        return
+    known = ["config", "print_config", *(entry.key for entry in entries(settings))]
+    option = next((word.removeprefix("--").partition("=")[0] for word in unknown if word.startswith("--")), None)
+    meant = "" if option is None else did_you_mean(option, known)
+    raise ConfigError(f"unrecognized arguments: {' '.join(unknown)}{meant}: {SEE_HELP}.")
 
 
 def _pairs(given: Sequence[Any]) -> Iterator[tuple[str, Any]]:

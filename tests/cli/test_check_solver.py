@@ -141,7 +141,7 @@ def processes_of(session: int) -> list[int]:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_a_check_that_is_interrupted_shows_what_it_found_and_leaves_nothing_behind(folder: Path, number: int) -> None:
     mark = int(time.time_ns())
-    program = "import sys; from deepzero_sim.cli import main; sys.exit(main())"
+    program = "import sys; from deepzero_sim.cli.start import main; sys.exit(main())"
     command = [sys.executable, "-c", program, "check", "user.py:DiesLater"]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "SESSION": str(mark), "COLUMNS": "200"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as process:

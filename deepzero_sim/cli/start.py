@@ -1,0 +1,44 @@
+"""Start of the program: Ctrl-C ends it in a sentence from the first moment, also while Python imports for seconds."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+PROGRAM = "deepzero-sim"
+
+
+def main() -> int:
+    """Import the command line and run it on the program's arguments; returns the exit status."""
+    with leave_when_interrupted():
+        from deepzero_sim.cli.main import main as run  # noqa: PLC0415 - what this waits for
+
+    return run()
+
+
+@contextmanager
+def leave_when_interrupted() -> Iterator[None]:
+    """End the program at once on Ctrl-C or SIGTERM inside, which is for imports: nothing has begun that could be lost.
+
+    An exception raised amid them would turn up as whatever an extension module makes of it.
+    """
+    taken = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) is signal.default_int_handler]
+    if threading.current_thread() is not threading.main_thread():
+        taken = []
+    for number in taken:
+        signal.signal(number, _leave)
+    try:
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, signal.default_int_handler)
+
+
+def _leave(*_: object) -> None:
+    sys.stderr.write(f"{PROGRAM}: interrupted before anything was begun.\n")
+    sys.stderr.flush()
+    os._exit(2)
