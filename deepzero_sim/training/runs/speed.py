@@ -1,0 +1,181 @@
+"""Time of a step: of the coarse solver alone, of the corrected loop of each method, and of the reference solver of the data."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+
+from deepzero_sim.common.types import to_array, to_array_or_none
+from deepzero_sim.coupling.evaluation import Evaluation, roll_out
+from deepzero_sim.coupling.loop import SolverLoop
+from deepzero_sim.datasets.trajectories import Trajectories
+from deepzero_sim.errors import DeepZeroError
+from deepzero_sim.execution.threads import single_threaded
+from deepzero_sim.models.corrector import NoCorrection
+from deepzero_sim.solver.spec import SolverSpec
+from deepzero_sim.solver.stepping import step_all
+from deepzero_sim.training.runs.reference import Reference, reference_of
+
+#: Name of the reference solver among the methods.
+REFERENCE = "reference"
+
+#: Seconds that the calls with one number of states may take together, and least and most calls of each in that time.
+BUDGET, LEAST_CALLS, MOST_CALLS = 0.5, 3, 25
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """Time of a step.
+
+    Args:
+        states: Number of states that a call advances.
+        calls: Number of calls.
+        seconds: Seconds of a call divided by the number of its states, the median over calls.
+    """
+
+    states: int
+    calls: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Times of steps on one thread, measured in turns.
+
+    Args:
+        times: Times by method, one state first: SRC is the solver alone, `reference` the data's, if it could be run.
+        solver_steps: Number of states that the solver, and the reference, advanced to measure this.
+        without_reference: Reason why the reference was not timed; empty if it was.
+    """
+
+    times: Mapping[str, Sequence[StepTime]]
+    solver_steps: Mapping[str, int] = field(default_factory=dict)
+    without_reference: str = ""
+
+    def seconds(self, name: str) -> float | None:
+        """Return the seconds of a step of one state, or of the fewest that were timed together; None if it was not timed."""
+        times = self.times.get(name)
+        return times[0].seconds if times else None
+
+
+#: Function that takes one step of some states, and returns the number of states that its solver was called for.
+_Step = Callable[[], int]
+
+
+def measure_speed(loops: Mapping[str, SolverLoop], evaluations: Mapping[str, Evaluation], data: Trajectories) -> Speed:
+    """Measure the time of a step from the first frames: of each loop, and of the reference that the data name.
+
+    Loops so slow that a round of calls would take longer than the budget are not called again: the time of their rollouts is
+    taken. A slow reference is called once.
+
+    Args:
+        loops: Loops by method; that of the solver alone has no correction.
+        evaluations: Evaluations of the same loops.
+        data: First frames, parameters and attributes.
+    """
+    stopwatch, simulations = _Stopwatch(), len(data.frames)
+    steps_of: dict[str, Callable[[int], _Step]] = {name: partial(_step_of, loop, data) for name, loop in loops.items()}
+    reference, why = _reference_or_reason(data, next(iter(loops.values())).solver.spec)
+    of_reference = {} if reference is None else {REFERENCE: reference.steps}
+    with single_threaded(), torch.no_grad():
+        for states in dict.fromkeys((1, simulations)):
+            round_of_loops = states * sum(_seconds_in_rollout(evaluations[name]) for name in loops)
+            stopwatch.measure({**(steps_of if round_of_loops <= BUDGET else {}), **of_reference}, states)
+    for name, evaluation in evaluations.items():
+        times = stopwatch.times.setdefault(name, [])
+        if simulations not in [one.states for one in times]:
+            times.append(_time_in_rollout(evaluation))
+    without = "" if REFERENCE in stopwatch.times else why or stopwatch.failures[REFERENCE]
+    return Speed(stopwatch.times, dict(stopwatch.solver_steps), without)
+
+
+def _reference_or_reason(data: Trajectories, spec: SolverSpec) -> tuple[Reference | None, str]:
+    """Build the reference of the data, or say why there is none."""
+    try:
+        return reference_of(data, spec), ""
+    except DeepZeroError as error:
+        return None, str(error)
+
+
+def _step_of(loop: SolverLoop, data: Trajectories, states: int) -> _Step:
+    """Return a step of a loop from the first frames, in the way of an evaluation; of the solver alone without a correction."""
+    frames = torch.from_numpy(data.frames[:states, 0])
+    params = torch.from_numpy(data.params[:states]) if data.params.shape[1] else None
+    if isinstance(loop.corrector, NoCorrection):
+        return lambda: step_all(loop.solver, to_array(frames), to_array_or_none(params), loop.on_failure)[1].steps
+    return lambda: roll_out(loop, frames, params, 1)[1].steps
+
+
+def _seconds_in_rollout(evaluation: Evaluation) -> float:
+    """Return the seconds of a step of one state in a rollout of many."""
+    return evaluation.seconds / evaluation.solver_steps
+
+
+def _time_in_rollout(evaluation: Evaluation) -> StepTime:
+    return StepTime(*evaluation.errors.shape, _seconds_in_rollout(evaluation))
+
+
+class _Stopwatch:
+    """Times of calls, taken in turns, so that a machine that is busy for a while slows all of them down."""
+
+    def __init__(self) -> None:
+        self.times: dict[str, list[StepTime]] = {}
+        self.solver_steps: Counter[str] = Counter()
+        self.failures: dict[str, str] = {}
+
+    def measure(self, steps_of: Mapping[str, Callable[[int], _Step]], states: int) -> None:
+        """Time steps of so many states.
+
+        The first call warms up, and counts only if it took so long that there is no second one.
+
+        Args:
+            steps_of: Functions that prepare a step of a number of states, by name.
+            states: Number of states.
+        """
+        steps: dict[str, _Step] = {}
+        samples: dict[str, list[float]] = {}
+        for name, prepare in steps_of.items():
+            if self._seconds(name) * states > BUDGET:
+                continue
+            with self._noting_failure(name):
+                step = prepare(states)
+                first = self._time(name, step)
+                samples[name] = [first] if first > BUDGET else []
+                steps |= {} if first > BUDGET else {name: step}
+        started, rounds = time.perf_counter(), 0
+        while steps and (rounds < LEAST_CALLS or (rounds < MOST_CALLS and time.perf_counter() - started < BUDGET)):
+            for name, step in steps.items():
+                with self._noting_failure(name):
+                    samples[name].append(self._time(name, step))
+            steps = {name: step for name, step in steps.items() if name not in self.failures}
+            rounds += 1
+        for name, seconds in samples.items():
+            if seconds:
+                found = StepTime(states, len(seconds), statistics.median(seconds) / states)
+                self.times.setdefault(name, []).append(found)
+
+    @contextmanager
+    def _noting_failure(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except DeepZeroError as error:
+            self.failures[name] = str(error)
+
+    def _seconds(self, name: str) -> float:
+        """Return the seconds of a step of one state, 0 if it is not known yet."""
+        times = self.times.get(name)
+        return times[-1].seconds if times else 0.0
+
+    def _time(self, name: str, step: _Step) -> float:
+        started = time.perf_counter()
+        count = step()
+        seconds = time.perf_counter() - started
+        self.solver_steps["reference" if name == REFERENCE else "solver"] += count
+        return seconds

@@ -1,0 +1,62 @@
+"""Sentences on data that make the errors on them say something else than they seem to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from deepzero_sim.datasets.source import DataSource, as_source
+from deepzero_sim.datasets.trajectories import Trajectories
+from deepzero_sim.training.runs.trained_run import run_settings
+
+#: Groups of simulations that a sentence lists.
+_MOST = 5
+
+
+def data_warnings(data: Trajectories, source: str | Path | DataSource | Trajectories, runs: Mapping[str, Path]) -> list[str]:
+    """Return sentences on data that are those of training, that repeat themselves, or that stand still.
+
+    Args:
+        data: First frames and references.
+        source: Where the data come from.
+        runs: Run folder of each method that was trained.
+    """
+    return [*_of_training(source, runs), *_identical(data), *_still(data)]
+
+
+def _of_training(source: str | Path | DataSource | Trajectories, runs: Mapping[str, Path]) -> list[str]:
+    if isinstance(source, Trajectories):
+        return []
+    evaluated = as_source(source)
+    same = [name for name, path in runs.items() if _shares_simulations(evaluated, as_source(run_settings(path).train_data))]
+    if not same:
+        return []
+    return [
+        f"{evaluated.path} is what {', '.join(same)} {'was' if len(same) == 1 else 'were'} trained on: errors on simulations "
+        "that were kept out of training may be larger."
+    ]
+
+
+def _shares_simulations(one: DataSource, other: DataSource) -> bool:
+    apart = one.simulations is not None and other.simulations is not None and not {*one.simulations} & {*other.simulations}
+    return one.path.resolve() == other.path.resolve() and not apart
+
+
+def _identical(data: Trajectories) -> list[str]:
+    groups: dict[bytes, list[int]] = {}
+    for simulation, (frames, params) in enumerate(zip(data.frames, data.params, strict=True), start=1):
+        groups.setdefault(frames.tobytes() + params.tobytes(), []).append(simulation)
+    same = [group for group in groups.values() if len(group) > 1]
+    if not same:
+        return []
+    listed = "; ".join(" and ".join(map(str, group)) for group in same[:_MOST]) + ("; ..." if len(same) > _MOST else "")
+    return [
+        f"simulations {listed} are identical: there are {len(groups)} different ones of {len(data.frames)}, and counts and "
+        "spreads over simulations promise more than they hold."
+    ]
+
+
+def _still(data: Trajectories) -> list[str]:
+    if (data.frames == data.frames[:, :1]).all():
+        return ["the reference data do not change with time: a solver that does nothing has no error."]
+    return []
