@@ -1,115 +1,197 @@
-"""Pictures of states: reference, source and corrected side by side."""
+"""Pictures of states: reference, source and corrected states side by side, with their errors."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
 from deepzero_sim.cli.reports.figures import Figure, pyplot, save, styles
-from deepzero_sim.solver.spec import SolverSpec
+from deepzero_sim.cli.reports.layouts import layout_of_spec
+from deepzero_sim.cli.reports.lines import draw_lines, draw_space_time
+from deepzero_sim.cli.reports.panels import Panel, draw_grid, scale_of, scale_of_errors
+from deepzero_sim.cli.reports.views import MOST_CHANNELS, Picture, View, views
 
 if TYPE_CHECKING:
-    from deepzero_sim.training.runs.comparison import Comparison, MethodResult
+    from deepzero_sim.training.runs.comparison import Comparison
+
+#: Name of the reference in figures.
+REFERENCE = "reference"
+
+#: Methods that one figure shows.
+MOST_METHODS = 8
+
+#: Steps that a picture of space and time needs.
+SPACE_TIME_STEPS = 8
 
 
 def draw(folder: Path, comparison: Comparison) -> list[Figure]:
-    """Draw states of the middle simulation at several times, and return the figures that were written."""
-    _Fields(folder, comparison.spec).fields(comparison.methods, comparison.references)
-    return [Figure("fields.png", "Reference, source and corrected fields at several times")]
+    """Draw states of the middle simulation at several times, each with its error, and return the figures written.
+
+    The first view has `fields.png`, every other one `fields_<channel>.png`; lines also have a picture of space and time.
+
+    Args:
+        folder: Folder of the figures.
+        comparison: Results.
+    """
+    plot = pyplot()
+    layout = layout_of_spec(comparison.spec)
+    figures = []
+    for view in views(layout):
+        shown = _select(view, comparison)
+        name = f"fields_{view.key}.png" if view.key else "fields.png"
+        save(plot, folder / name, _draw_view(plot, shown))
+        figures.append(Figure(name, f"{view.title} of {_listed(shown, comparison)}, with errors, at several times"))
+        if view.is_line and not view.is_unordered and shown.steps >= SPACE_TIME_STEPS:
+            name = f"space_time_{view.key}.png" if view.key else "space_time.png"
+            save(plot, folder / name, _draw_space_time(plot, shown))
+            figures.append(Figure(name, f"{view.title} in space and time, with errors"))
+    if len(layout.channels) > MOST_CHANNELS:
+        left = len(layout.channels) - MOST_CHANNELS
+        first = figures[0]
+        figures[0] = Figure(first.name, f"{first.caption}; {left} of {len(layout.channels)} channels are not drawn")
+    return figures
 
 
-class _Fields:
-    """Figures in one folder."""
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """Pictures that one figure is made of.
 
-    def __init__(self, folder: Path, spec: SolverSpec) -> None:
-        self._plot = pyplot()
-        self._folder = folder
-        self._spec = spec
+    Args:
+        view: View of the states.
+        title: Title of the figure.
+        times: Name of each time.
+        every: Numbers of the steps shown as panels, from 1.
+        steps: Number of steps of the rollout.
+        pictures: Pictures of all steps by method, the reference first.
+        dt: Length of a step.
+        time_label: Name of the axis of time.
+    """
 
-    def fields(self, methods: Mapping[str, MethodResult], references: torch.Tensor) -> None:
-        """Draw reference, source and corrected states side by side at several times, of the middle simulation."""
-        simulation, steps = len(references) // 2, references.shape[1]
-        times = sorted({max(1, steps // 5), max(1, steps // 2), steps})
-        shown = {"reference": references[simulation]}
-        shown |= {name: r.evaluation.rollout[simulation] for name, r in methods.items()}
-        pictures = {
-            name: [picture(states[t - 1].numpy().astype(np.float64), self._spec) for t in times]
-            for name, states in shown.items()
-        }
-        if pictures["reference"][0].ndim == 1:
-            self._lines(pictures, times)
-        else:
-            self._images(pictures, times)
+    view: View
+    title: str
+    times: Sequence[str]
+    every: Sequence[int]
+    steps: int
+    pictures: Mapping[str, Sequence[Picture]]
+    dt: float
+    time_label: str
 
-    def _lines(self, pictures: dict[str, list[NDArray[np.float64]]], times: list[int]) -> None:
-        size = (4 * len(times), 3)
-        figure, (axes,) = self._plot.subplots(1, len(times), figsize=size, squeeze=False, sharey=True, layout="constrained")
-        positions, drawn = self._spec.coordinates(0, 0), styles(pictures)
-        for ax, column in zip(axes, range(len(times)), strict=True):
-            for name, series in pictures.items():
-                style = {"color": "grey", "linestyle": "--"} if name == "reference" else drawn[name][0]
-                ax.plot(positions, series[column], label=name, **style)
-            ax.set(title=f"step {times[column]}", xlabel=_axis(self._spec, 0))
-        axes[0].set_ylabel(self._label())
-        figure.legend(*axes[-1].get_legend_handles_labels(), loc="outside right upper")
-        self._save(figure, "fields.png")
+    def at_times(self, name: str) -> list[Picture]:
+        """Return a method's pictures at the times shown."""
+        return [self.pictures[name][step - 1] for step in self.every]
 
-    def _images(self, pictures: dict[str, list[NDArray[np.float64]]], times: list[int]) -> None:
-        height, width = pictures["reference"][0].shape
-        size = (4.2 * len(times), 3.6 * len(pictures) * width / height + 1)
-        figure, axes = self._plot.subplots(len(pictures), len(times), figsize=size, squeeze=False, layout="constrained")
-        limit = max(1e-12, float(np.quantile(np.abs(pictures["reference"]), 0.995)))
-        extent = [0, height * (self._spec.spacing or (1.0,))[0], 0, width * (self._spec.spacing or (1.0,))[-1]]
-        for row, (name, series) in zip(axes, pictures.items(), strict=True):
-            for ax, values in zip(row, series, strict=True):
-                image = ax.imshow(values.T, origin="lower", cmap="RdBu_r", vmin=-limit, vmax=limit, extent=extent)
-                ax.set(xticks=[], yticks=[])
-            row[0].set_ylabel(name)
-        for ax, time in zip(axes[0], times, strict=True):
-            ax.set_title(f"step {time}")
-        for ax in axes[-1]:
-            ax.set_xlabel(_axis(self._spec, 0))
-        figure.colorbar(image, ax=axes, label=self._label(), shrink=0.6)
-        self._save(figure, "fields.png")
+    def errors(self, name: str) -> list[Picture]:
+        """Return a method's pictures less those of the reference, at all steps."""
+        with np.errstate(invalid="ignore", over="ignore"):
+            return [one - true for one, true in zip(self.pictures[name], self.pictures[REFERENCE], strict=True)]
 
-    def _label(self) -> str:
-        if is_staggered_flow(self._spec):
-            return "vorticity (1/time)"
-        return f"{(self._spec.channels or ('state',))[0]} ({self._unit()})"
-
-    def _unit(self) -> str:
-        return (self._spec.channel_units or ("1",))[0]
-
-    def _save(self, figure: Any, name: str) -> None:
-        save(self._plot, self._folder / name, figure)
+    @property
+    def methods(self) -> list[str]:
+        """Names without the reference's."""
+        return [name for name in self.pictures if name != REFERENCE]
 
 
-def _axis(spec: SolverSpec, axis: int) -> str:
-    return (spec.axes or [f"axis {i}" for i in range(len(spec.state_shape) - 1)])[axis]
+def middle_simulation(comparison: Comparison) -> int:
+    """Return the number of the simulation that pictures show."""
+    return len(comparison.references) // 2
 
 
-def is_staggered_flow(spec: SolverSpec) -> bool:
-    """Tell whether states are plane velocities on the faces of a staggered grid, as those of the wake."""
-    return spec.channels == ("velocity_y", "velocity_x") and spec.offsets == ((0.0, 0.5), (0.5, 0.0))
+def title_of(comparison: Comparison, simulation: int) -> str:
+    """Name a simulation and its scenario."""
+    count = len(comparison.references)
+    words = f"simulation {simulation + 1} of {count}" if count > 1 else "one simulation"
+    params = None if comparison.params is None else np.asarray(comparison.params)[simulation]
+    scenario = layout_of_spec(comparison.spec).scenario(params)
+    return f"{words}, {scenario}" if scenario else words
 
 
-def picture(state: NDArray[np.float64], spec: SolverSpec) -> NDArray[np.float64]:
-    """Return what to draw of a state `(C, *N)`: a plane flow's vorticity, or the first channel, in 3-D its middle plane."""
-    if is_staggered_flow(spec):
-        return vorticity(state, spec)
-    field = state[0]
-    return np.asarray(field[len(field) // 2] if field.ndim == 3 else field)
+def shown_methods(comparison: Comparison) -> list[str]:
+    """Return the methods that pictures have room for."""
+    return list(comparison.methods)[:MOST_METHODS]
 
 
-def vorticity(state: NDArray[np.float64], spec: SolverSpec) -> NDArray[np.float64]:
-    """Compute `d v_y / dx - d v_x / dy` at inner corners of cells, `(H-1, W-1)`, of `(2, H+1, W+1)` staggered velocities."""
-    dy, dx = spec.spacing
-    v_y, v_x = state[0, 1:-1, :-1], state[1, :-1, 1:-1]
-    with np.errstate(invalid="ignore"):  # of a rollout that diverged there is nothing to draw
-        curl: NDArray[np.float64] = (v_y[:, 1:] - v_y[:, :-1]) / dx - (v_x[1:] - v_x[:-1]) / dy
-    return curl
+def _listed(shown: Shown, comparison: Comparison) -> str:
+    left = len(comparison.methods) - len(shown.methods)
+    words = "reference, solver and corrected solvers"
+    return f"{words} ({left} of {len(comparison.methods)} methods are not drawn)" if left else words
+
+
+def _select(view: View, comparison: Comparison) -> Shown:
+    simulation, steps, dt = middle_simulation(comparison), comparison.references.shape[1], comparison.spec.dt
+    layout = layout_of_spec(comparison.spec)
+    states = {REFERENCE: comparison.references[simulation]}
+    states |= {name: comparison.methods[name].evaluation.rollout[simulation] for name in shown_methods(comparison)}
+    every = sorted({max(1, steps // 5), max(1, steps // 2), steps})
+    return Shown(
+        view=view,
+        title=f"{view.title}: {title_of(comparison, simulation)}",
+        times=[f"{layout.time(step * dt)} (step {step})" for step in every],
+        every=every,
+        steps=steps,
+        pictures={name: [view.convert(np.asarray(state)) for state in found] for name, found in states.items()},
+        dt=dt,
+        time_label="t",
+    )
+
+
+def _draw_view(plot: Any, shown: Shown) -> Any:
+    if shown.view.is_line:
+        drawn = {name: line for name, (line, _) in styles(shown.pictures).items()}
+        drawn[REFERENCE] = {"color": "grey", "linestyle": "--", "linewidth": 2.5}
+        pictures = {name: shown.at_times(name) for name in shown.pictures}
+        return draw_lines(plot, shown.view, pictures, REFERENCE, drawn, shown.times, shown.title)
+    return _draw_panels(plot, shown)
+
+
+def _draw_panels(plot: Any, shown: Shown) -> Any:
+    """Draw fields and errors: methods side by side if pictures are tall, one below the other if they are not."""
+    view = shown.view
+    scale = scale_of(shown.at_times(REFERENCE), view.active, view.label)
+    errors = _errors_at_times(shown)
+    error_scale = scale_of_errors([one for series in errors.values() for one in series[::-1]], view.active, _of_error(view))
+    panels, count = {}, len(shown.every)
+    tall = view.ratio < 1
+    for place, name in enumerate(shown.pictures):
+        for number, picture in enumerate(shown.at_times(name)):
+            panels[_place(tall, place, number)] = Panel(picture, scale)
+            if name in errors:
+                error = errors[name][number]
+                note = _mean_size(error, view)
+                panels[_place(tall, place, number, of_error=True)] = Panel(error, error_scale, note)
+    if tall:
+        rows = [words for time in shown.times for words in (time, f"error, {time}")]
+        return draw_grid(plot, view, panels, rows, list(shown.pictures), shown.title)
+    rows = [REFERENCE, *(words for name in shown.methods for words in (name, f"error of {name}"))]
+    assert count == len(shown.times)
+    return draw_grid(plot, view, panels, rows, shown.times, shown.title)
+
+
+def _errors_at_times(shown: Shown) -> dict[str, list[Picture]]:
+    return {name: [shown.errors(name)[step - 1] for step in shown.every] for name in shown.methods}
+
+
+def _place(tall: bool, method: int, time: int, *, of_error: bool = False) -> tuple[int, int]:
+    """Return row and column of a panel."""
+    if tall:
+        return 2 * time + of_error, method
+    return max(0, 2 * method - 1) + of_error, time
+
+
+def _of_error(view: View) -> str:
+    return f"error of {view.label}"
+
+
+def _mean_size(error: Picture, view: View) -> str:
+    size = float(np.abs(error[view.active]).mean()) if view.active.any() else 0.0
+    return f"mean |error| {size:.2g}"
+
+
+def _draw_space_time(plot: Any, shown: Shown) -> Any:
+    fields = {name: np.stack(list(series)) for name, series in shown.pictures.items()}
+    errors = {name: np.stack(shown.errors(name)) for name in shown.methods}
+    times = shown.dt * np.arange(1, shown.steps + 1)
+    return draw_space_time(plot, shown.view, times, fields, errors, shown.title, shown.time_label)

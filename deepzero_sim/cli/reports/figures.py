@@ -38,11 +38,11 @@ def styles(names: Iterable[str]) -> dict[str, tuple[dict[str, Any], dict[str, An
 
 
 class Figure(NamedTuple):
-    """Figure that was drawn.
+    """Figure that was drawn, or a sentence on why it was not.
 
     Args:
-        name: Name of its file, in the folder of the page that shows it.
-        caption: What it shows.
+        name: Name of its file, in the folder of the page that shows it; empty if there is none.
+        caption: What it shows, or why there is none.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Figure(NamedTuple):
 
 def markdown(figures: Iterable[Figure]) -> str:
     """Write the lines of Markdown that show figures, one paragraph each."""
-    return "\n".join(f"![{figure.caption}]({figure.name})\n" for figure in figures)
+    return "\n".join(f"![{one.caption}]({one.name})\n" if one.name else f"{one.caption}\n" for one in figures)
 
 
 def pyplot() -> Any:

@@ -1,0 +1,140 @@
+"""States with one axis: lines with their errors below, and pictures of space and time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from textwrap import fill
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepzero_sim.cli.reports.layouts import Axis, plain
+from deepzero_sim.cli.reports.panels import Panel, draw_grid, limits, scale_of, scale_of_errors
+from deepzero_sim.cli.reports.views import Picture, View
+
+#: How many times the range of the reference a line of another method may leave it before it is cut off.
+ROOM = 0.3
+
+
+def draw_lines(
+    plot: Any,
+    view: View,
+    pictures: Mapping[str, Sequence[Picture]],
+    reference: str,
+    drawn: Mapping[str, Mapping[str, Any]],
+    columns: Sequence[str],
+    title: str,
+) -> Any:
+    """Draw lines of several methods over each other, in a column for each time, and in a second row their errors.
+
+    Args:
+        plot: Matplotlib's pyplot.
+        view: View that all lines are of.
+        pictures: Lines by method, one for each column.
+        reference: Name of the method that errors are from.
+        drawn: Style of each method's line.
+        columns: Name of each column.
+        title: Title of the figure.
+    """
+    methods = [name for name in pictures if name != reference]
+    rows = 2 if methods else 1
+    size = (4.2 * len(columns) + 2.4, 2.9 * rows + 0.6)
+    figure, axes = plot.subplots(
+        rows, len(columns), figsize=size, squeeze=False, sharex=True, sharey="row", layout="constrained"
+    )
+    for column, ax in enumerate(axes[0]):
+        ax.set_title(plain(columns[column]), fontsize=10)
+        for name in (*methods, reference):  # the reference on top, dashed: what lies on it is still seen
+            draw_line(ax, view, pictures[name][column], name, drawn[name])
+    _limit(axes[0, 0], pictures[reference], view)
+    axes[0, 0].set_ylabel(view.label)
+    if methods:
+        errors = {name: differences(pictures[name], pictures[reference]) for name in methods}
+        for column, ax in enumerate(axes[1]):
+            ax.axhline(0.0, color="grey", linestyle="--", linewidth=1)
+            for name in methods:
+                draw_line(ax, view, errors[name][column], name, drawn[name])
+        _limit(axes[1, 0], _typical(list(errors.values()), view), view)
+        axes[1, 0].set_ylabel(f"error of {view.label}")
+    for ax in axes[-1]:
+        ax.set_xlabel(view.across.label)
+    handles, labels = axes[0, -1].get_legend_handles_labels()
+    order = sorted(range(len(labels)), key=lambda i: labels[i] != plain(reference))
+    named = [fill(labels[i], 28) for i in order]
+    figure.legend([handles[i] for i in order], named, loc="outside right upper", fontsize=9)
+    figure.suptitle(fill(title, max(40, int(size[0] * 9))), fontsize=11)
+    return figure
+
+
+def draw_line(ax: Any, view: View, values: Picture, name: str, style: Mapping[str, Any]) -> None:
+    """Draw a line, or points that no line should join; it has gaps where there is no value, or one that is not finite."""
+    shown = np.where(view.active & np.isfinite(values), values, np.nan)
+    finite = np.isfinite(values[view.active])
+    label = plain(name) if finite.all() else f"{plain(name)} (diverged)"
+    points = {"linestyle": "none", "marker": ".", "markersize": 2} if view.is_unordered else {}
+    ax.plot(view.across.positions, shown, label=label, **{**style, **points})
+
+
+def differences(values: Sequence[Picture], others: Sequence[Picture]) -> list[Picture]:
+    """Subtract pictures from each other; what is not finite stays so."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        return [one - other for one, other in zip(values, others, strict=True)]
+
+
+def _typical(errors: Sequence[Sequence[Picture]], view: View) -> Sequence[Picture]:
+    """Return the errors of the first method that has finite ones that are not zero."""
+    for series in errors:
+        if limits(series, view.active) != (0.0, 0.0):
+            return series
+    return errors[0]
+
+
+def _limit(ax: Any, pictures: Sequence[Picture], view: View) -> None:
+    """Cut off what lies far beyond these pictures, as the lines of a method that diverges do."""
+    low, high = limits(pictures, view.active)
+    width = (high - low) or abs(low) or 1.0
+    shown = [values for line in ax.figure.axes if line in ax.get_shared_y_axes().get_siblings(ax) for values in _lines_of(line)]
+    values = np.concatenate([one[np.isfinite(one)] for one in shown] or [np.empty(0)])
+    least, largest = (float(values.min()), float(values.max())) if values.size else (low, high)
+    bottom, top = max(least, low - ROOM * width), min(largest, high + ROOM * width)
+    margin = 0.05 * (top - bottom) or 0.05 * width
+    ax.set_ylim(bottom - margin, top + margin)
+
+
+def _lines_of(ax: Any) -> list[NDArray[np.float64]]:
+    return [np.asarray(line.get_ydata(), dtype=np.float64) for line in ax.get_lines()]
+
+
+def draw_space_time(
+    plot: Any,
+    view: View,
+    times: NDArray[np.float64],
+    fields: Mapping[str, Picture],
+    errors: Mapping[str, Picture],
+    title: str,
+    time_label: str,
+) -> Any:
+    """Draw pictures with space across and time upwards (Hovmoeller), and errors below each.
+
+    Args:
+        plot: Matplotlib's pyplot.
+        view: View of lines.
+        times: Time of each line.
+        fields: Lines of all times by method, `(T, across)`.
+        errors: Errors of all times by method.
+        title: Title of the figure.
+        time_label: Name of the axis of time, with its unit.
+    """
+    active = np.broadcast_to(view.active, next(iter(fields.values())).shape)
+    name, _, unit = time_label.partition(" (")
+    up = Axis(name=name, unit=unit.rstrip(")"), positions=times, known=True)
+    plane = replace(view, up=up, active=active, may_be_to_scale=False)
+    scale = scale_of([next(iter(fields.values()))], active, view.label)
+    error_scale = scale_of_errors(list(errors.values()), active, f"error of {view.label}")
+    columns = list(fields)
+    panels = {(0, column): Panel(fields[name], scale) for column, name in enumerate(columns)}
+    panels |= {(1, columns.index(name)): Panel(values, error_scale) for name, values in errors.items()}
+    rows = [view.label, "error"] if errors else [view.label]
+    return draw_grid(plot, plane, panels, rows, columns, title)

@@ -1,0 +1,225 @@
+"""Panels of a figure: pictures with colours by the data, in rows and columns, with a bar for each scale of colours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from textwrap import fill
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepzero_sim.cli.reports.layouts import plain
+from deepzero_sim.cli.reports.views import Picture, View
+
+#: Share of values at either end that may lie beyond the colours, where they lie far beyond.
+OUTLIERS = 0.005
+
+#: Share of the larger side of zero that the smaller one needs for a field to be one of both signs.
+BOTH_SIGNS = 0.05
+
+#: Grey of points where a state holds no value.
+NO_VALUE = "#b0b0b0"
+
+#: Colours of fields of both signs, of one sign, of errors, and of errors without a sign.
+DIVERGING, SEQUENTIAL, ERRORS, SIZES = "RdBu_r", "viridis", "PuOr_r", "magma"
+
+#: Inches: the longer side of a panel, and the widest and the highest figure.
+LONGER_SIDE, WIDEST, HIGHEST = 2.6, 18.0, 36.0
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Scale of colours.
+
+    Args:
+        low: Value of the first colour.
+        high: Value of the last colour.
+        colours: Name of matplotlib's colour map.
+        label: Quantity with its unit.
+    """
+
+    low: float
+    high: float
+    colours: str
+    label: str
+
+
+def scale_of(pictures: Iterable[Picture], active: NDArray[np.bool_], label: str) -> Scale:
+    """Return the scale of a field: symmetric about zero if it has both signs, from its least to its largest value if not.
+
+    Args:
+        pictures: Pictures that the scale is for; what is not finite does not count.
+        active: True where they show a value.
+        label: Quantity with its unit.
+    """
+    low, high = limits(pictures, active)
+    if low < 0 < high and min(-low, high) >= BOTH_SIGNS * max(-low, high):
+        limit = max(-low, high)
+        return Scale(-limit, limit, DIVERGING, label)
+    if low == high:  # a constant field, in the middle of the colours
+        around = abs(low) * 1e-3 or 1e-3
+        return Scale(low - around, high + around, SEQUENTIAL, label)
+    return Scale(low, high, SEQUENTIAL, label)
+
+
+def scale_of_errors(errors: Sequence[Picture], active: NDArray[np.bool_], label: str) -> Scale:
+    """Return the scale of errors, symmetric about zero, by the first of them that is finite and not zero throughout."""
+    for one in errors:
+        low, high = limits([one], active)
+        limit = max(-low, high)
+        if limit > 0:
+            return Scale(-limit, limit, ERRORS, label)
+    return Scale(-1.0, 1.0, ERRORS, label)
+
+
+def limits(pictures: Iterable[Picture], active: NDArray[np.bool_]) -> tuple[float, float]:
+    """Return the least and the largest value, of those that are not far outliers; two zeros if none is finite."""
+    values = np.concatenate([values_of(one, active) for one in pictures] or [np.empty(0)])
+    if not values.size:
+        return 0.0, 0.0
+    low, high = (float(value) for value in np.quantile(values, (OUTLIERS, 1 - OUTLIERS)))
+    least, largest = float(values.min()), float(values.max())
+    width = high - low
+    if not width:
+        return least, largest
+    return (least if low - least <= width else low), (largest if largest - high <= width else high)
+
+
+def values_of(picture: Picture, active: NDArray[np.bool_]) -> Picture:
+    """Return the finite values that a picture shows."""
+    values = picture[active]
+    return np.asarray(values[np.isfinite(values)])
+
+
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """Picture in a place of a figure.
+
+    Args:
+        picture: Picture of a view.
+        scale: Scale of its colours.
+        note: Words above the picture, such as its mean.
+    """
+
+    picture: Picture
+    scale: Scale
+    note: str = ""
+
+
+def draw_grid(
+    plot: Any, view: View, panels: Mapping[tuple[int, int], Panel], rows: Sequence[str], columns: Sequence[str], title: str
+) -> Any:
+    """Draw panels in rows and columns.
+
+    Args:
+        plot: Matplotlib's pyplot.
+        view: View that all pictures are of.
+        panels: Panels by row and column.
+        rows: Name of each row.
+        columns: Name of each column.
+        title: Title of the figure.
+    """
+    width, height = _panel_size(view, len(rows), len(columns))
+    size = (width * len(columns) + 2.2, (height + 0.35) * len(rows) + 1.2)
+    figure, axes = plot.subplots(len(rows), len(columns), figsize=size, squeeze=False, layout="compressed")
+    for (row, column), ax in np.ndenumerate(axes):
+        panel = panels.get((row, column))
+        if panel is None:
+            ax.set_axis_off()
+            continue
+        draw_picture(ax, view, panel)
+        last = all((below, column) not in panels for below in range(row + 1, len(rows)))
+        ax.tick_params(labelsize=7, labelleft=column == 0, labelbottom=last)
+        ax.ticklabel_format(scilimits=(-3, 4))  # powers of ten once, at the end of the axis
+        ax.locator_params(axis="x", nbins=3 if width < 1.6 else 5)
+    _name_rows_and_columns(axes, panels, rows, columns, view, (width, height))
+    for scale in dict.fromkeys(panel.scale for panel in panels.values()):
+        shown = [panel.picture for panel in panels.values() if panel.scale == scale]
+        colours = plot.cm.ScalarMappable(norm=plot.Normalize(scale.low, scale.high), cmap=scale.colours)
+        beyond = _beyond(scale, shown, view.active)
+        bar = figure.colorbar(colours, ax=list(axes.flat), extend=beyond, extendfrac=0.03, shrink=0.7, aspect=30, pad=0.02)
+        bar.set_label(scale.label)
+        bar.ax.tick_params(labelsize=8)
+    figure.suptitle(fill(title, max(40, int(size[0] * 9))), fontsize=11)
+    return figure
+
+
+def _panel_size(view: View, rows: int, columns: int) -> tuple[float, float]:
+    """Return width and height of a panel in inches: as the picture's, and such that the figure is not too large."""
+    ratio = min(6.0, max(0.25, view.ratio))
+    width, height = (LONGER_SIDE, LONGER_SIDE / ratio) if ratio >= 1 else (LONGER_SIDE * ratio, LONGER_SIDE)
+    factor = 1.6 if rows * columns <= 6 else 1.0
+    factor = min(factor, WIDEST / (width * columns), HIGHEST / (height * rows))
+    return width * factor, height * factor
+
+
+def _beyond(scale: Scale, pictures: Sequence[Picture], active: NDArray[np.bool_]) -> str:
+    """Return at which ends of a bar values lie beyond the colours."""
+    values = np.concatenate([values_of(one, active) for one in pictures])
+    below, above = bool((values < scale.low).any()), bool((values > scale.high).any())
+    return {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}[below, above]
+
+
+def _name_rows_and_columns(
+    axes: Any,
+    panels: Mapping[tuple[int, int], Panel],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    view: View,
+    size: tuple[float, float],
+) -> None:
+    width, height = (max(10, int(12 * inches)) for inches in size)
+    up = "" if view.up is None else view.up.label
+    for column, name in enumerate(columns):
+        places = [row for row in range(len(rows)) if (row, column) in panels]
+        above = axes[places[0], column]
+        words = (fill(plain(name), width), above.get_title())
+        above.set_title("\n".join(word for word in words if word), fontsize=9)
+        axes[places[-1], column].set_xlabel(view.across.label, fontsize=8)
+    for row, name in enumerate(rows):
+        if (row, 0) in panels:
+            axes[row, 0].set_ylabel(f"{fill(plain(name), height)}\n{up}".strip(), fontsize=8)
+        else:  # in the empty place before the first panel
+            words = fill(plain(name), width)
+            axes[row, 0].text(0.5, 0.5, words, transform=axes[row, 0].transAxes, ha="center", va="center", fontsize=9)
+
+
+def draw_picture(ax: Any, view: View, panel: Panel) -> None:
+    """Draw a picture with its axes upright as named; grey where there is no value, blank where one is not finite."""
+    assert view.up is not None
+    scale = panel.scale
+    shown = np.where(view.active & np.isfinite(panel.picture), panel.picture, np.nan)
+    _draw_cells(ax, view, shown, cmap=scale.colours, vmin=scale.low, vmax=scale.high)
+    if not view.active.all():
+        grey = np.where(view.active, np.nan, 0.0)
+        _draw_cells(ax, view, grey, cmap=_single_colour(NO_VALUE), vmin=0, vmax=1)
+    ax.set_aspect("equal" if view.to_scale else "auto")
+    if view.points_down:
+        ax.invert_yaxis()
+    note = panel.note
+    if not np.isfinite(panel.picture[view.active]).any():
+        ax.text(0.5, 0.5, "diverged", transform=ax.transAxes, ha="center", va="center", fontsize=9, color="#a00000")
+        note = ""
+    elif not np.isfinite(panel.picture[view.active]).all():
+        note = f"{np.count_nonzero(~np.isfinite(panel.picture[view.active])):,} points not finite"
+    ax.set_title(note, fontsize=7, pad=2)
+
+
+def _draw_cells(ax: Any, view: View, values: Picture, **style: Any) -> None:
+    """Draw a cell around each point."""
+    assert view.up is not None
+    across, up = view.across.edges, view.up.edges
+    if view.across.is_uniform and view.up.is_uniform:
+        extent = (across[0], across[-1], up[0], up[-1])
+        between = "nearest" if max(values.shape) < 400 else "auto"
+        ax.imshow(values, origin="lower", extent=extent, interpolation=between, **style)
+    else:
+        ax.pcolormesh(across, up, values, **style)
+
+
+def _single_colour(colour: str) -> Any:
+    from matplotlib.colors import ListedColormap  # noqa: PLC0415 - optional, and slow to import
+
+    return ListedColormap([colour])
