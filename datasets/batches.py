@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from deepzero_sim.common.requirements import require_data
 from deepzero_sim.common.types import Array
@@ -37,9 +38,14 @@ def advance_frames_with_account(
 
     Raises:
         SolverError: A step failed, and the policy ends the run.
-        DataError: The frames are not states of this solver.
+        DataError: The frames are not states of this solver, or lie on disk because they are many.
     """
     trajectories.require_fit(solver.spec)
+    require_data(
+        not trajectories.on_disk,
+        f"the step from every frame of {trajectories.frames.nbytes / 2**30:.1f} GiB of data would not be kept in memory: give "
+        "UnrolledBatches None for it, and rollouts begin with a step of their own.",
+    )
     policy = policy or FailurePolicy()
     starts = trajectories.frames[:, :-1]
     states, params = as_batch(starts, trajectories.params)
@@ -50,6 +56,11 @@ def advance_frames_with_account(
             advanced[part], account = advance_part(solver, states, params, part, starts.shape[1], policy)
             accounts.append(account)
     return advanced.reshape(starts.shape), total(accounts)
+
+
+def advance_frames_in_memory(solver: Solver, trajectories: Trajectories) -> Array | None:
+    """Take the solver's step from every frame but the last; None if frames lie on disk, where rollouts take their own."""
+    return None if trajectories.on_disk else advance_frames(solver, trajectories)
 
 
 def advance_part(
@@ -95,14 +106,16 @@ def require_long_enough(trajectories: Trajectories, unroll: int) -> None:
 
 
 class UnrolledBatches:
-    """Batches of training steps, by their number: `(states, params, references, advanced)`, as `LoopOracle` takes them.
+    """Batches of training steps, by their number, as `LoopOracle` takes them.
 
-    Rollouts start at frames drawn uniformly from all simulations, where the solver's step is known. A batch depends on the seed
-    and its number only.
+    They are `(states, params, references, advanced)`, or the first three of these where the solver's steps from the frames are
+    not known. Rollouts start at frames drawn uniformly from all simulations, where the solver's step has not failed. A batch
+    depends on the seed and its number only.
 
     Args:
-        trajectories: Reference frames.
-        advanced: States after the solver's step from every frame, `(S, T-1, C, *N)`; NaN where it failed.
+        trajectories: Reference frames, in memory or on disk.
+        advanced: States after the solver's step from every frame, `(S, T-1, C, *N)`, NaN where it failed; None if they are not
+            known, so that every rollout begins with a step of its own.
         batch_size: Number of rollouts of a batch, `B`.
         unroll: Number of steps of a rollout, `T`.
         seed: Seed of the draws.
@@ -111,31 +124,40 @@ class UnrolledBatches:
         DataError: The trajectories are shorter than a rollout, or no rollout can start anywhere.
     """
 
-    def __init__(self, trajectories: Trajectories, advanced: Array, batch_size: int, unroll: int, seed: int = 0) -> None:
+    def __init__(self, trajectories: Trajectories, advanced: Array | None, batch_size: int, unroll: int, seed: int = 0) -> None:
         simulations, frames = trajectories.frames.shape[:2]
         require_long_enough(trajectories, unroll)
-        self._frames = torch.from_numpy(trajectories.frames)
-        self._params = torch.from_numpy(trajectories.params) if trajectories.params.shape[1] else None
-        self._advanced = torch.from_numpy(advanced)
+        self._frames = trajectories.frames
+        self._params = trajectories.params if trajectories.params.shape[1] else None
+        self._advanced = advanced
         self._limits = simulations, frames - unroll
-        known = np.isfinite(advanced[:, : frames - unroll]).all(axis=tuple(range(2, advanced.ndim)))
-        self._starts = None if known.all() else torch.from_numpy(np.argwhere(known))
-        require_data(
-            self._starts is None or len(self._starts) > 0,
-            "the solver's step failed from every frame that a rollout may start at: check the solver and the data.",
-        )
+        self._starts = None if advanced is None else _starts_that_succeed(advanced[:, : frames - unroll])
         self._size, self._unroll, self._seed = batch_size, unroll, seed
 
     def __call__(self, step: int) -> tuple[torch.Tensor | None, ...]:
         generator = np.random.default_rng([self._seed, step])
         if self._starts is None:
-            simulation, start = (torch.from_numpy(generator.integers(limit, size=self._size)) for limit in self._limits)
+            simulation, start = (generator.integers(limit, size=self._size) for limit in self._limits)
         else:
             simulation, start = self._starts[generator.integers(len(self._starts), size=self._size)].T
-        following = start[:, None] + torch.arange(1, self._unroll + 1)
-        return (
-            self._frames[simulation, start],
-            None if self._params is None else self._params[simulation],
-            self._frames[simulation[:, None], following],
-            self._advanced[simulation, start],
+        rollouts = self._frames[simulation[:, None], start[:, None] + np.arange(self._unroll + 1)]
+        batch = (
+            torch.from_numpy(rollouts[:, 0].copy()),
+            None if self._params is None else torch.from_numpy(self._params[simulation]),
+            torch.from_numpy(rollouts[:, 1:].copy()),
         )
+        return batch if self._advanced is None else (*batch, torch.from_numpy(self._advanced[simulation, start]))
+
+
+def _starts_that_succeed(advanced: Array) -> NDArray[np.intp] | None:
+    """Find the frames `(n, 2)`, simulation and time, from which the solver's step succeeded; None if it did from all.
+
+    Raises:
+        DataError: It failed from all.
+    """
+    known = np.isfinite(advanced).all(axis=tuple(range(2, advanced.ndim)))
+    require_data(
+        bool(known.any()),
+        "the solver's step failed from every frame that a rollout may start at: check the solver and the data.",
+    )
+    return None if known.all() else np.argwhere(known)

@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from deepzero_sim.common import hdf5_objects
 from deepzero_sim.common.requirements import require_data
 from deepzero_sim.common.types import Array
 from deepzero_sim.datasets.hdf5 import StoredFile
@@ -23,7 +24,7 @@ from deepzero_sim.datasets.hdf5 import StoredFile
 IN_MEMORY = 512 * 2**20
 
 #: Bytes of a block, where frames are gone through block by block.
-BLOCK = 64 * 2**20
+BLOCK = 32 * 2**20
 
 
 class LazyFrames(ABC):
@@ -110,6 +111,7 @@ class StoredFrames(LazyFrames):
 
     def __init__(self, file: StoredFile, dataset: h5py.Dataset) -> None:
         self._file, self._name = file, str(dataset.name)
+        self._missing = hdf5_objects.missing_values(dataset)
         self.shape, self.dtype = tuple(dataset.shape), dataset.dtype.newbyteorder("=")
 
     def read(self, simulation: int, times: NDArray[np.intp]) -> Array:
@@ -119,6 +121,7 @@ class StoredFrames(LazyFrames):
             dataset = file[self._name]
             for first, part in runs(times):
                 states[first : first + len(range(part.start, part.stop, part.step))] = dataset[simulation, part]
+            hdf5_objects.require_none_missing(states, self._missing, self._name.lstrip("/"))
         return states
 
 
@@ -152,23 +155,6 @@ class MappedFrames(LazyFrames):
             )
             states[place] = made[0]
         return states
-
-
-class CastFrames(LazyFrames):
-    """Frames in another type of numbers.
-
-    Args:
-        frames: Frames `(S, T, C, *N)`.
-        dtype: Type of the numbers.
-    """
-
-    def __init__(self, frames: LazyFrames, dtype: DTypeLike) -> None:
-        self._frames, self.shape, self.dtype = frames, frames.shape, np.dtype(dtype)
-
-    def read(self, simulation: int, times: NDArray[np.intp]) -> Array:
-        """Read frames of one simulation; see :class:`LazyFrames`."""
-        with np.errstate(over="ignore"):
-            return self._frames.read(simulation, times).astype(self.dtype)
 
 
 class SelectedFrames(LazyFrames):

@@ -85,7 +85,7 @@ def metadata_of_file(file: h5py.File, mask: NDArray[np.bool_], spec: SolverSpec 
         positions = {}  # places in the array, of a solver that names no spacing
     return Metadata(
         name=_name(attributes),
-        dt=_dt(attributes),
+        dt=_dt(file),
         **names,
         spacing=spacing,
         offsets=offsets,
@@ -103,14 +103,49 @@ def _name(attributes: Mapping[str, Any]) -> str:
     return name or ""
 
 
-def _dt(attributes: Mapping[str, Any]) -> float | None:
-    value = attributes.get("dt")
-    if value is None:
-        return None
-    dt = hdf5_objects.number(value)
-    if dt is None or not 0 < dt < float("inf"):
+def _dt(file: h5py.File) -> float | None:
+    """Read the distance of frames in time, which an attribute and the times of the frames may both tell."""
+    value, times = file.attrs.get("dt"), times_of_file(file)
+    dt = None if value is None else hdf5_objects.number(value)
+    if value is not None and (dt is None or not 0 < dt < float("inf")):
         raise ValueError(f"its dt must be a positive number, not {value!r}")
-    return dt
+    step = step_of_times(times)
+    agree = dt is None or step is None or _nearly_equal(step, dt)
+    hdf5_objects.require(agree, f"its times lie {step:.9g} apart, but its dt is {dt:.9g}" if not agree else "")
+    return step if dt is None else dt
+
+
+def times_of_file(file: h5py.File) -> NDArray[np.float64] | None:
+    """Read the times of a file's frames, `(T,)`; None if it has none.
+
+    Raises:
+        ValueError: They are no numbers, or not evenly spaced.
+    """
+    if "times" not in file:
+        return None
+    times = hdf5_objects.array(file, "times")
+    hdf5_objects.require(
+        times.dtype.kind in "fiu" and times.ndim == 1, f"its times must be a row of numbers, not {times.dtype}"
+    )
+    times = times.astype(np.float64)
+    hdf5_objects.require(
+        are_even(times), f"its times must rise in even steps, one step of the solver apart, not {_ends(times)}"
+    )
+    return times
+
+
+def are_even(times: NDArray[np.float64]) -> bool:
+    """Tell times that rise in even steps, up to rounding to float32."""
+    step = step_of_times(times)
+    if not np.isfinite(times).all() or step is None:
+        return bool(np.isfinite(times).all())
+    rounding = ROUNDING * step + min(ROUNDING * float(np.abs(times).max()), 0.01 * step)
+    return step > 0 and bool((np.abs(np.diff(times) - step) <= rounding).all())
+
+
+def step_of_times(times: NDArray[np.float64] | None) -> float | None:
+    """Compute the distance of even times; None if there are none, or only one."""
+    return None if times is None or len(times) < 2 else float(times[-1] - times[0]) / (len(times) - 1)
 
 
 def _texts(attributes: Mapping[str, Any], key: str) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 /frames    (S, T, C, *N)   S simulations, T frames, padding zero
 /params    (S, K)          scenario parameters
 /mask      (C, *N)         1 where a frame holds values, 0 where it is padding
+/times     (T,)            times of the frames, evenly spaced, where they are known
 /axes/<channel>/<axis>     positions of a channel's points
 attributes                 format, version; the solver's metadata of its states: name, dt, channels and parameters with their
                            units, axes, spacing, offsets (see :class:`Metadata`); first_step, settings and software versions
@@ -14,30 +15,46 @@ none but format and version: those that it has are compared with the solver that
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import h5py
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from deepzero_sim.common import hdf5_objects
+from deepzero_sim.common.files import digest
 from deepzero_sim.common.requirements import require_data
-from deepzero_sim.common.types import Array
-from deepzero_sim.datasets.hdf5 import not_a_file, open_to_read, open_to_write, show
+from deepzero_sim.common.types import Array, to_array
+from deepzero_sim.datasets.checked_frames import cast_frames, cast_states, check_frames
+from deepzero_sim.datasets.frames import Frames, LazyFrames
+from deepzero_sim.datasets.hdf5 import open_to_write, show
 from deepzero_sim.datasets.metadata import (
     Metadata,
+    are_even,
     differences,
-    metadata_of_file,
     metadata_of_solver,
     require_metadata_keys,
+    step_of_times,
+    times_of_file,
+)
+from deepzero_sim.datasets.survey import Survey, deviations, means, survey
+from deepzero_sim.datasets.trajectory_file import (
+    FORMAT,
+    VERSION,
+    as_mask,
+    open_trajectory_file,
+    read_attributes,
+    read_frames,
+    read_metadata,
+    write_axes,
+    write_dataset,
+    write_frames,
 )
 from deepzero_sim.solver.spec import SolverSpec
-
-FORMAT, VERSION = "deepzero-sim trajectories", 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,27 +62,63 @@ class Trajectories:
     """Simulations of equal length, one step of the source solver between frames.
 
     Args:
-        frames: States `(S, T, C, *N)`.
-        params: Scenario parameters `(S, K)`.
-        mask: True where a frame holds values, bool `(C, *N)`.
+        frames: States `(S, T, C, *N)`: an array or a tensor, or frames that are read when they are indexed.
+        params: Scenario parameters `(S, K)`; none if None.
+        mask: True where a frame holds values, bool `(C, *N)`; everywhere if None.
         attributes: Attributes of the file: names, units, settings, software.
         metadata: Metadata in the form that is compared with a solver; None of trajectories that come from no file.
         may_differ: Keys of metadata that may differ from a solver.
+        times: Times of the frames, `(T,)`, evenly spaced, in the solver's unit; None where they are not known.
     """
 
-    frames: Array
-    params: Array
-    mask: NDArray[np.bool_]
+    frames: Frames
+    params: Array = None  # type: ignore[assignment] # an array once it is made
+    mask: NDArray[np.bool_] = None  # type: ignore[assignment]
     attributes: dict[str, Any] = field(default_factory=dict)
     metadata: Metadata | None = None
     may_differ: Collection[str] = ()
+    times: NDArray[np.float64] | None = None
+
+    def __post_init__(self) -> None:
+        frames = self.frames if isinstance(self.frames, LazyFrames) else _as_array(self.frames)
+        params = np.empty((len(frames), 0), dtype=frames.dtype) if self.params is None else _as_array(self.params)
+        mask = np.ones(frames.shape[2:], dtype=bool) if self.mask is None else _as_truth(_as_array(self.mask))
+        for key, value in {"frames": frames, "params": params, "mask": mask}.items():
+            object.__setattr__(self, key, value)
+
+    def __repr__(self) -> str:
+        """Show how many there are, of what."""
+        simulations, times = self.frames.shape[:2]
+        where = " on disk" if self.on_disk else ""
+        parameters = f", {self.params.shape[1]} parameter(s) each" if self.params.ndim == 2 and self.params.shape[1] else ""
+        states = f"states {tuple(self.frames.shape[2:])} of {self.frames.dtype}"
+        return f"Trajectories({simulations} simulations of {times} frames{where}: {states}{parameters})"
+
+    @property
+    def on_disk(self) -> bool:
+        """True if frames are read on demand, because they are many."""
+        return isinstance(self.frames, LazyFrames)
 
     def scales(self) -> tuple[Array, Array]:
         """Compute standard deviations, 1 where zero: of channels over active points, `(C,)`, and of parameters, `(K,)`."""
-        states = [self.frames[:, :, c, active] for c, active in enumerate(self.mask)]
-        channels = np.array([values.std(dtype=np.float64) if values.size else 0.0 for values in states])
+        channels = self._survey.deviations if self.on_disk else deviations(self.frames, self.mask)
         params = self.params.std(axis=0, dtype=np.float64) if len(self.params) else np.zeros(self.params.shape[1])
         return np.where(channels > 0, channels, 1.0), np.where(params > 0, params, 1.0)
+
+    def means(self) -> tuple[Array, Array]:
+        """Compute means, 0 where there is nothing: of channels over active points, `(C,)`, and of parameters, `(K,)`."""
+        channels = self._survey.means if self.on_disk else means(self.frames, self.mask)
+        params = self.params.mean(axis=0, dtype=np.float64) if len(self.params) else np.zeros(self.params.shape[1])
+        return channels, params
+
+    def digest(self) -> str:
+        """Compute a digest of frames, parameters and mask."""
+        return self._survey.digest if self.on_disk else digest([], [self.frames[:], self.params, self.mask])
+
+    @cached_property
+    def _survey(self) -> Survey:
+        """Figures of frames on disk, which do not change while they are in use: read once."""
+        return survey(self.frames, self.params, self.mask)
 
     def require_fit(self, spec: SolverSpec, what: str = "the data") -> None:
         """Refuse frames that are not states of a solver, as far as shapes and metadata tell.
@@ -79,6 +132,20 @@ class Trajectories:
         """
         require_shape(self, spec, what)
         require_agreement(self, metadata_of_solver(spec), what, f"solver {spec.name!r}", self.may_differ)
+
+
+def _as_array(values: Any) -> NDArray[Any]:
+    """Convert an array, a tensor or nested lists to an array, without a copy where it is one."""
+    return to_array(values) if isinstance(values, torch.Tensor) else np.asarray(values)
+
+
+def _as_truth(mask: NDArray[Any]) -> NDArray[np.bool_]:
+    """Convert a mask of 1 and 0 to one of truth values: as numbers it would be taken for indices."""
+    fits = mask.dtype == bool or (mask.dtype.kind in "iuf" and bool(np.isin(mask, (0, 1)).all()))
+    require_data(
+        fits, "the mask of trajectories must be True where a frame holds values and False elsewhere, and nothing else."
+    )
+    return mask.astype(bool, copy=False)
 
 
 def require_shape(trajectories: Trajectories, spec: SolverSpec, what: str) -> None:
@@ -149,7 +216,7 @@ def as_batch(frames: Array, params: Array) -> tuple[Array, Array | None]:
 _SPEC_ATTRIBUTES = ("name", "dt", "channels", "channel_units", "parameters", "parameter_units", "axes", "spacing", "offsets")
 
 
-def save(path: Path, trajectories: Trajectories, spec: SolverSpec) -> None:
+def save(path: Path | str, trajectories: Trajectories, spec: SolverSpec) -> None:
     """Write a file of trajectories, whole or not at all.
 
     Args:
@@ -160,38 +227,26 @@ def save(path: Path, trajectories: Trajectories, spec: SolverSpec) -> None:
     Raises:
         DataError: They are no trajectories, or not of this solver.
     """
-    _require_form(trajectories, show(path), "check what is to be saved")
+    path = Path(path)
+    trajectories = _require_form(trajectories, show(path), "check what is to be saved")
     require_shape(trajectories, spec, f"what is to be saved as {show(path)}")
     with open_to_write(path) as file:
         file.attrs["format"], file.attrs["version"] = FORMAT, VERSION
-        file.attrs["name"], file.attrs["dt"] = spec.name, float(spec.dt)
+        file.attrs["name"], file.attrs["dt"] = spec.name, step_of_times(trajectories.times) or float(spec.dt)
         for key in _SPEC_ATTRIBUTES[2:]:
             file.attrs[key] = json.dumps(getattr(spec, key))
         for key, value in trajectories.attributes.items():
             if key not in {"format", "version", *_SPEC_ATTRIBUTES}:  # of data that were loaded, perhaps from another solver
                 file.attrs[key] = value if isinstance(value, str | int | float | np.generic | np.ndarray) else json.dumps(value)
-        frames = trajectories.frames
-        _write_dataset(file, "frames", frames, (1, 1, *frames.shape[2:]))
-        _write_dataset(file, "params", trajectories.params, trajectories.params.shape)
-        _write_dataset(file, "mask", trajectories.mask.astype(np.uint8), trajectories.mask.shape)
-        _write_axes(file, spec)
+        write_frames(file, trajectories.frames)
+        if trajectories.times is not None:
+            write_dataset(file, "times", trajectories.times, trajectories.times.shape)
+        write_dataset(file, "params", trajectories.params, trajectories.params.shape)
+        write_dataset(file, "mask", trajectories.mask.astype(np.uint8), trajectories.mask.shape)
+        write_axes(file, spec)
 
 
-def _write_dataset(file: h5py.File, name: str, values: NDArray[Any], chunks: tuple[int, ...]) -> None:
-    """Write a dataset with checksums, so that whoever reads it finds damage."""
-    options = {"chunks": chunks, "fletcher32": True} if values.size else {}
-    file.create_dataset(name, data=values, **options)
-
-
-def _write_axes(file: h5py.File, spec: SolverSpec) -> None:
-    channels = spec.channels or tuple(f"channel_{i}" for i in range(spec.state_shape[0]))
-    axes = spec.axes or tuple(f"axis_{i}" for i in range(len(spec.state_shape) - 1))
-    for c, channel in enumerate(channels):
-        for a, axis in enumerate(axes):
-            file[f"axes/{channel}/{axis}"] = spec.coordinates(c, a)
-
-
-def load(path: Path, spec: SolverSpec | None = None, data_may_differ: Collection[str] = ()) -> Trajectories:
+def load(path: Path | str, spec: SolverSpec | None = None, data_may_differ: Collection[str] = ()) -> Trajectories:
     """Read a file of trajectories.
 
     Args:
@@ -204,17 +259,24 @@ def load(path: Path, spec: SolverSpec | None = None, data_may_differ: Collection
         DataError: The file is missing, is no such file, is damaged, or does not fit the solver.
         ConfigError: A name in `data_may_differ` is no key of metadata.
     """
+    path = Path(path)
     require_metadata_keys(data_may_differ)
-    with _open(path) as file:
-        frames, params, mask = (hdf5_objects.array(file, name) for name in ("frames", "params", "mask"))
-        trajectories = Trajectories(frames, params, _as_mask(mask), _attributes(file), may_differ=tuple(data_may_differ))
-        _require_form(trajectories, show(path), "generate it again")
-        metadata = _read_metadata(file, trajectories.mask, params.shape[1], spec)
-    trajectories = replace(trajectories, metadata=metadata)
+    with open_trajectory_file(path) as file:
+        frames, (params, mask) = read_frames(path, file), (hdf5_objects.array(file, name) for name in ("params", "mask"))
+        trajectories = Trajectories(frames, params, as_mask(mask), read_attributes(file), may_differ=tuple(data_may_differ))
+        trajectories = _require_form(trajectories, show(path), "generate it again")
+        metadata = read_metadata(file, trajectories.mask, params.shape[1], spec)
+        trajectories = replace(trajectories, metadata=metadata, times=times_of_file(file))
+        _require_times(trajectories.times, frames.shape[1], show(path), "generate it again")
     if spec is None:
         return trajectories
     trajectories.require_fit(spec, show(path))
-    return replace(trajectories, frames=_cast(frames, spec, path), params=_cast(params, spec, path))
+    too_large = (
+        f"{show(path)} holds numbers too large for {spec.dtype}, in which solver {spec.name!r} takes its states: use a "
+        "solver of float64, or other units."
+    )
+    frames, params = cast_frames(trajectories.frames, spec.dtype, too_large), cast_states(params, spec.dtype, too_large)
+    return replace(trajectories, frames=frames, params=params)
 
 
 def describe(trajectories: Trajectories) -> dict[str, Any]:
@@ -255,61 +317,18 @@ def summarise(path: Path) -> Summary:
     Raises:
         DataError: The file is refused by :func:`load`, as far as that is seen without reading the frames.
     """
-    with _open(path) as file:
-        frames, params = (hdf5_objects.dataset(file, name) for name in ("frames", "params"))
-        mask = _as_mask(hdf5_objects.array(file, "mask"))
+    with open_trajectory_file(path) as file:
+        frames, params = (hdf5_objects.dataset(file, name, on_demand=True) for name in ("frames", "params"))
+        mask = as_mask(hdf5_objects.array(file, "mask"))
         hdf5_objects.require(
             frames.ndim >= 4 and params.ndim == 2 and mask.shape == frames.shape[2:],
             f"it has frames of shape {frames.shape}, params of {params.shape} and a mask of {mask.shape}",
         )
-        return Summary(frames.shape, _read_metadata(file, mask, params.shape[1]))
+        return Summary(frames.shape, read_metadata(file, mask, params.shape[1]))
 
 
-@contextmanager
-def _open(path: Path) -> Iterator[h5py.File]:
-    instead = not_a_file(path)
-    remedy = "name the file in it" if "folder" in (instead or "") else "run 'deepzero-sim generate' or check the path"
-    require_data(instead is None, f"expected a file of trajectories at {show(path)}, but {instead}: {remedy}.")
-    with open_to_read(path, "HDF5 trajectories", "check the path, or generate it again") as file:
-        _require_format(file, path)
-        yield file
-
-
-def _require_format(file: h5py.File, path: Path) -> None:
-    require_data(
-        hdf5_objects.text(file.attrs.get("format")) == FORMAT,
-        f"{path} is HDF5, but not a file of '{FORMAT}': make one with 'deepzero-sim generate'.",
-    )
-    version = file.attrs.get("version")
-    require_data(
-        hdf5_objects.number(version) == VERSION,
-        f"{path} is of version {version!s} of '{FORMAT}', expected {VERSION}: generate it again, "
-        "or use the release of this package it was made with.",
-    )
-
-
-def _attributes(file: h5py.File) -> dict[str, Any]:
-    """Read all attributes that can be read, text as Python's."""
-    attributes = {}
-    for key in file.attrs:
-        try:
-            value = file.attrs[key]
-        except (OSError, TypeError, ValueError, RuntimeError):  # of a type that only its writer knows
-            continue
-        text = hdf5_objects.text(value)
-        attributes[key] = value if text is None else text
-    return attributes
-
-
-def _as_mask(mask: NDArray[Any]) -> NDArray[np.bool_]:
-    hdf5_objects.require(
-        mask.dtype.kind in "biuf" and bool(np.isin(mask, (0, 1)).all()),
-        "its mask must hold 1 where a frame holds values and 0 elsewhere, and nothing else",
-    )
-    return mask.astype(bool)
-
-
-def _require_form(trajectories: Trajectories, what: str, remedy: str) -> None:
+def _require_form(trajectories: Trajectories, what: str, remedy: str) -> Trajectories:
+    """Refuse what are no trajectories; frames on disk are held to be finite when they are read."""
     frames, params, mask = trajectories.frames, trajectories.params, trajectories.mask
 
     def require(holds: Any, otherwise: str) -> None:
@@ -327,39 +346,12 @@ def _require_form(trajectories: Trajectories, what: str, remedy: str) -> None:
     require(frames.size, f"must hold simulations, each of one frame or more, not frames of shape {frames.shape}: {remedy}")
     require(mask.any(), f"must have a mask that is 1 where a frame holds values, not 0 everywhere: {remedy}")
     require(np.isfinite(params).all(), f"holds NaN or infinity among its params: {remedy}")
-    finite = np.isfinite(frames)
-    diverged = "holds NaN or infinity: the simulation it was made from diverged"
-    require(finite[:, :, mask].all(), f"{diverged}; {remedy}")
-    require(finite.all(), "holds NaN or infinity where its mask is 0, and padding must be zero: write zeros there")
+    _require_times(trajectories.times, frames.shape[1], what, remedy)
+    return replace(trajectories, frames=check_frames(frames, mask, what, remedy))
 
 
-def _read_metadata(file: h5py.File, mask: NDArray[np.bool_], parameters: int, spec: SolverSpec | None = None) -> Metadata:
-    """Read a file's metadata, and refuse some that contradict its shape.
-
-    Raises:
-        ValueError: They do, or an entry is of another type.
-    """
-    metadata = metadata_of_file(file, mask, spec)
-    channels, *points = mask.shape
-    expected = {"channels": channels, "channel_units": channels, "axes": len(points)}
-    expected |= {"parameters": parameters, "parameter_units": parameters, "spacing": len(points)}
-    for key, length in (expected | {"offsets": channels * len(points)}).items():
-        entries = np.size(getattr(metadata, key))
-        hdf5_objects.require(entries in {0, length}, f"its {key} must have {length} entries, not {entries}")
-    for (channel, axis), positions in metadata.positions.items():
-        hdf5_objects.require(
-            len(positions) == points[axis],
-            f"its axes must have {points[axis]} positions for channel {channel} along axis {axis}, not {len(positions)}",
-        )
-    return metadata
-
-
-def _cast(values: Array, spec: SolverSpec, path: Path) -> Array:
-    with np.errstate(over="ignore"):
-        cast: Array = values.astype(spec.dtype)
-    require_data(
-        bool(np.isfinite(cast).all()),
-        f"{show(path)} holds numbers too large for {spec.dtype}, in which solver {spec.name!r} takes its states: use a "
-        "solver of float64, or other units.",
-    )
-    return cast
+def _require_times(times: NDArray[np.float64] | None, frames: int, what: str, remedy: str) -> None:
+    if times is not None:
+        came = np.shape(times)
+        require_data(came == (frames,), f"{what} must hold a time of each of {frames} frames, not times {came}: {remedy}.")
+        require_data(are_even(times), f"{what} must hold times that rise in even steps: {remedy}.")

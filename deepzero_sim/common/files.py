@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from glob import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError
@@ -169,12 +169,27 @@ def _open_regular(path: str, flags: int) -> int:
     return file
 
 
-def digest(words: Sequence[str], arrays: Iterable[np.ndarray[Any, Any] | torch.Tensor] = ()) -> str:
+class ArrayInParts(NamedTuple):
+    """Array that is larger than memory.
+
+    Args:
+        dtype: Type of its numbers.
+        shape: Shape.
+        parts: Its numbers in order, in arrays of any shapes.
+    """
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    parts: Iterable[np.ndarray[Any, Any]]
+
+
+def digest(words: Sequence[str], arrays: Iterable[np.ndarray[Any, Any] | torch.Tensor | ArrayInParts] = ()) -> str:
     """Compute the SHA-256 of texts and of arrays with their types and shapes, in the order given."""
     checksum = hashlib.sha256(json.dumps(list(words)).encode())
     for array in arrays:
         checksum.update(f"{array.dtype} {tuple(array.shape)}".encode())
-        checksum.update(_bytes(array).data)
+        for part in array.parts if isinstance(array, ArrayInParts) else (array,):
+            checksum.update(_bytes(part).data)
     return checksum.hexdigest()
 
 

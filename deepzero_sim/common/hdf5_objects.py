@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import h5py
@@ -81,7 +82,7 @@ def dataset(container: h5py.Group, path: str, on_demand: bool = False) -> h5py.D
     require(not values.is_virtual and not values.external, f"{path} has its values in other files, which are not read")
     size = math.prod(values.shape) * values.dtype.itemsize
     require(
-        on_demand or size <= memory(),
+        size <= memory() or (on_demand and not _missing_chunks(values)),
         f"{path} of shape {values.shape} would take {size / _GIB:,.0f} GiB, more than this machine's memory of "
         f"{memory() / _GIB:,.0f} GiB",
     )
@@ -96,9 +97,17 @@ def _require_written(values: h5py.Dataset, path: str, size: int) -> None:
     if values.chunks is None:
         require(values.id.get_storage_size() >= size, f"{path} was never written")
         return
-    chunks = math.prod(-(-length // chunk) for length, chunk in zip(values.shape, values.chunks, strict=True))
-    written = values.id.get_num_chunks()
-    require(written >= chunks, f"{chunks - written} of {chunks} chunks of {path} were never written")
+    missing, chunks = _missing_chunks(values), _count_chunks(values)
+    require(missing <= 0, f"{missing} of {chunks} chunks of {path} were never written")
+
+
+def _missing_chunks(values: h5py.Dataset) -> int:
+    """Count the chunks of a dataset that were never written; none if it is in one piece."""
+    return 0 if values.chunks is None else max(0, _count_chunks(values) - int(values.id.get_num_chunks()))
+
+
+def _count_chunks(values: h5py.Dataset) -> int:
+    return math.prod(-(-length // chunk) for length, chunk in zip(values.shape, values.chunks, strict=True))
 
 
 def array(container: h5py.Group, path: str, place: int | None = None) -> NDArray[Any]:
@@ -108,17 +117,35 @@ def array(container: h5py.Group, path: str, place: int | None = None) -> NDArray
         ValueError: Values are packed or marked as missing, or :func:`dataset` refuses them.
     """
     source = dataset(container, path)
-    packed = next((key for key in PACKED if key in source.attrs), None)
-    require(packed is None, f"{path} holds packed numbers, as its attribute {packed} says")
+    missing = missing_values(source)
     values = np.asarray(source[() if place is None else place])
     if values.dtype.kind in "fiuc" and not values.dtype.isnative:
         values = values.astype(values.dtype.newbyteorder("="))
-    for key in ("_FillValue", "missing_value"):
-        missing = number(source.attrs.get(key))
-        if missing is not None and values.dtype.kind in "fiu":
-            absent = bool((values == values.dtype.type(missing)).any())
-            require(not absent, f"{path} has values that are missing ({key} is {missing:g})")
+    require_none_missing(values, missing, path)
     return values
+
+
+def missing_values(source: h5py.Dataset) -> dict[str, float]:
+    """Read the numbers that stand for missing values of a dataset, by attribute.
+
+    Raises:
+        ValueError: Its numbers are packed.
+    """
+    packed = next((key for key in PACKED if key in source.attrs), None)
+    require(packed is None, f"{source.name.lstrip('/')} holds packed numbers, as its attribute {packed} says")
+    found = {key: number(source.attrs.get(key)) for key in ("_FillValue", "missing_value")}
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def require_none_missing(values: NDArray[Any], missing: Mapping[str, float], path: str) -> None:
+    """Refuse values among which some are marked as missing; see :func:`missing_values`.
+
+    Raises:
+        ValueError: Some are.
+    """
+    for key, value in missing.items() if values.dtype.kind in "fiu" else ():
+        absent = bool((values == values.dtype.type(value)).any())
+        require(not absent, f"{path} has values that are missing ({key} is {value:g})")
 
 
 def _single(value: Any) -> Any:

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from deepzero_sim.common.types import Array
+from deepzero_sim.datasets.checked_frames import CastFrames
 from deepzero_sim.datasets.frames import (
-    CastFrames,
     LazyFrames,
     MappedFrames,
     StoredFrames,
@@ -150,7 +150,7 @@ def test_others_are_made_of_them_when_they_are_read(stored: StoredFrames) -> Non
         assert made.shape == (4, 9, 2, 1) and np.array_equal(made[:], expected.astype(np.float32))
         there = pickle.loads(pickle.dumps(made))  # noqa: S301 - our own
         assert np.array_equal(there[[1, 2], 3], expected[[1, 2], 3].astype(np.float32))
-    assert np.array_equal(CastFrames(stored, "float32")[0, 1], ARRAY[0, 1].astype(np.float32))
+    assert np.array_equal(CastFrames(stored, "float32", "")[0, 1], ARRAY[0, 1].astype(np.float32))
     with pytest.raises(DataError, match=r"a frame of shape \(2, 5\) must become one of \(2, 2\), not \(2, 1\)"):
         MappedFrames(stored, mean, (2, 2), np.float32)[0, 0]
 

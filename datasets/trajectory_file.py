@@ -1,0 +1,120 @@
+"""Parts of an HDF5 file of trajectories, read and written one by one; see :mod:`deepzero_sim.datasets.trajectories`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from deepzero_sim.common import hdf5_objects
+from deepzero_sim.common.requirements import require_data
+from deepzero_sim.datasets import frames as frames_module
+from deepzero_sim.datasets.frames import Frames, StoredFrames, blocks
+from deepzero_sim.datasets.hdf5 import StoredFile, not_a_file, open_to_read, show
+from deepzero_sim.datasets.metadata import Metadata, metadata_of_file
+from deepzero_sim.solver.spec import SolverSpec
+
+FORMAT, VERSION = "deepzero-sim trajectories", 1
+
+#: Content of a file, for messages.
+CONTENT = "HDF5 trajectories"
+
+
+@contextmanager
+def open_trajectory_file(path: Path) -> Iterator[h5py.File]:
+    instead = not_a_file(path)
+    remedy = "name the file in it" if "folder" in (instead or "") else "run 'deepzero-sim generate' or check the path"
+    require_data(instead is None, f"expected a file of trajectories at {show(path)}, but {instead}: {remedy}.")
+    with open_to_read(path, CONTENT, "check the path, or generate it again") as file:
+        _require_format(file, path)
+        yield file
+
+
+def _require_format(file: h5py.File, path: Path) -> None:
+    require_data(
+        hdf5_objects.text(file.attrs.get("format")) == FORMAT,
+        f"{path} is HDF5, but not a file of '{FORMAT}': make one with 'deepzero-sim generate'.",
+    )
+    version = file.attrs.get("version")
+    require_data(
+        hdf5_objects.number(version) == VERSION,
+        f"{path} is of version {version!s} of '{FORMAT}', expected {VERSION}: generate it again, "
+        "or use the release of this package it was made with.",
+    )
+
+
+def read_attributes(file: h5py.File) -> dict[str, Any]:
+    """Read all attributes that can be read, text as Python's."""
+    attributes = {}
+    for key in file.attrs:
+        try:
+            value = file.attrs[key]
+        except (OSError, TypeError, ValueError, RuntimeError):  # of a type that only its writer knows
+            continue
+        text = hdf5_objects.text(value)
+        attributes[key] = value if text is None else text
+    return attributes
+
+
+def as_mask(mask: NDArray[Any]) -> NDArray[np.bool_]:
+    hdf5_objects.require(
+        mask.dtype.kind in "biuf" and bool(np.isin(mask, (0, 1)).all()),
+        "its mask must hold 1 where a frame holds values and 0 elsewhere, and nothing else",
+    )
+    return mask.astype(bool)
+
+
+def read_frames(path: Path, file: h5py.File) -> Frames:
+    """Read frames into memory if they are few, else find where they lie."""
+    stored, dataset = StoredFile(path, CONTENT), hdf5_objects.dataset(file, "frames", on_demand=True)
+    if dataset.ndim < 4 or dataset.dtype.kind != "f" or dataset.nbytes <= frames_module.IN_MEMORY:
+        return hdf5_objects.array(file, "frames")
+    return StoredFrames(stored, dataset)
+
+
+def read_metadata(file: h5py.File, mask: NDArray[np.bool_], parameters: int, spec: SolverSpec | None = None) -> Metadata:
+    """Read a file's metadata, and refuse some that contradict its shape.
+
+    Raises:
+        ValueError: They do, or an entry is of another type.
+    """
+    metadata = metadata_of_file(file, mask, spec)
+    channels, *points = mask.shape
+    expected = {"channels": channels, "channel_units": channels, "axes": len(points)}
+    expected |= {"parameters": parameters, "parameter_units": parameters, "spacing": len(points)}
+    for key, length in (expected | {"offsets": channels * len(points)}).items():
+        entries = np.size(getattr(metadata, key))
+        hdf5_objects.require(entries in {0, length}, f"its {key} must have {length} entries, not {entries}")
+    for (channel, axis), positions in metadata.positions.items():
+        hdf5_objects.require(
+            len(positions) == points[axis],
+            f"its axes must have {points[axis]} positions for channel {channel} along axis {axis}, not {len(positions)}",
+        )
+    return metadata
+
+
+def write_frames(file: h5py.File, frames: Frames) -> None:
+    """Write frames with checksums, block by block."""
+    options: dict[str, Any] = {"chunks": (1, 1, *frames.shape[2:]), "fletcher32": True}
+    dataset = file.create_dataset("frames", frames.shape, frames.dtype, **options)
+    for block in blocks(frames):
+        dataset[block.simulations, block.times] = block.states
+
+
+def write_dataset(file: h5py.File, name: str, values: NDArray[Any], chunks: tuple[int, ...]) -> None:
+    """Write a dataset with checksums, so that whoever reads it finds damage."""
+    options = {"chunks": chunks, "fletcher32": True} if values.size else {}
+    file.create_dataset(name, data=values, **options)
+
+
+def write_axes(file: h5py.File, spec: SolverSpec) -> None:
+    channels = spec.channels or tuple(f"channel_{i}" for i in range(spec.state_shape[0]))
+    axes = spec.axes or tuple(f"axis_{i}" for i in range(len(spec.state_shape) - 1))
+    for c, channel in enumerate(channels):
+        for a, axis in enumerate(axes):
+            file[f"axes/{channel}/{axis}"] = spec.coordinates(c, a)
