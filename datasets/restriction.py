@@ -31,6 +31,13 @@ Weights: TypeAlias = Any
 _NEAR = 0.02
 
 
+#: Weight that is 0 up to rounding.
+_NOTHING = 1e-14
+
+#: Most weights of an axis of which every one counts, and most points of a spline.
+_MOST_WEIGHTS, _MOST_POINTS = 2**25, 2**13
+
+
 class UnsuitableError(ValueError):
     """Reason why a restriction does not suit two grids, as the end of a sentence."""
 
@@ -91,7 +98,10 @@ def _restriction(make: Callable[[Points, Points], Weights]) -> Callable[[Points,
     def weights(fine: Points, coarse: Points) -> Weights:
         made = make(fine.reverse() if fine.falling else fine, coarse.reverse() if coarse.falling else coarse)
         made = made[:, ::-1] if fine.falling else made
-        return sparse.csr_array(made[::-1] if coarse.falling else made)
+        made = sparse.csr_array(made[::-1] if coarse.falling else made)
+        made.data[np.abs(made.data) < _NOTHING] = 0.0
+        made.eliminate_zeros()
+        return made
 
     weights.__doc__ = make.__doc__
     weights.__name__ = make.__name__
@@ -184,6 +194,7 @@ def spectral(fine: Points, coarse: Points) -> Weights:
     _require(coarse.count <= fine.count, f"has {fine.count} points, fewer than {coarse.count}")
     even = fine.positions is None or fine.spacing is not None or fine.count < 2
     _require(even, "has points at uneven distances")
+    _require(fine.count * coarse.count <= _MOST_WEIGHTS, f"has {fine.count} points, too many for weights of each on each")
     places, points = _places_in_period(fine, coarse)
     distances = 2 * np.pi * (points[:, None] - places[None, :])
     weights = np.ones_like(distances)
@@ -217,6 +228,7 @@ def interpolation(fine: Points, coarse: Points) -> Weights:
 def cubic_interpolation(fine: Points, coarse: Points) -> Weights:
     """Return the weights of a cubic spline: not-a-knot at the ends, or periodic."""
     nodes, points, count = _nodes(fine, coarse)
+    _require(count <= _MOST_POINTS, f"has {count} points, too many for a spline through all of them")
     if len(nodes) > count:  # the first point again, a period later
         values = np.concatenate([np.eye(count), np.eye(count)[:1]])
         return interpolate.CubicSpline(nodes, values, bc_type="periodic")(points)

@@ -24,8 +24,9 @@ class DataSource(Settings):
     Args:
         path: File or folder.
         format: Layout of the file, by name; none to find it out.
-        channels: The solver's names of the file's channels, by the file's: {density: rho}.
-        axes: The solver's names of the file's axes, by the file's: {lat: y}.
+        channels: Channels to take, or the solver's names of them by the file's: {density: rho}; all if none are given.
+        axes: The solver's names of the file's axes, by the file's: {lat: y}; or, for arrays that do not say, the role of each
+            axis in order: [simulation, time, channel, y, x].
         parameters: Values of parameters that the file lacks, by the solver's name: a number, a list with one a simulation, or
             the file's name for it.
         scale: Factors from the file's units to the solver's, by the solver's channel: {rho: 0.001}.
@@ -39,8 +40,8 @@ class DataSource(Settings):
 
     path: Path
     format: str | None = None
-    channels: dict[str, str] = field(default_factory=dict)
-    axes: dict[str, str] = field(default_factory=dict)
+    channels: list[str] | dict[str, str] = field(default_factory=list)
+    axes: list[str] | dict[str, str] = field(default_factory=list)
     parameters: dict[str, Any] = field(default_factory=dict)
     scale: dict[str, float] = field(default_factory=dict)
     restrict: str | None = None
@@ -63,6 +64,11 @@ class DataSource(Settings):
             whole = len(chosen) > 0 and all(is_integer(one) and one >= 0 for one in chosen)
             expected = "simulations must be whole numbers from 0 on, each once"
             require(whole and len(set(chosen)) == len(chosen), expected, chosen)
+
+    @property
+    def function(self) -> str | None:
+        """Name of the user's function that restricts states; None if a restriction of this package does, or none."""
+        return self.restrict if self.restrict is not None and ("." in self.restrict or ":" in self.restrict) else None
 
     @property
     def is_plain(self) -> bool:

@@ -1,0 +1,187 @@
+"""States of a file on their way to a solver's, and values that are missing among them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepzero_sim.common.components import call_function
+from deepzero_sim.common.requirements import require_data
+from deepzero_sim.common.types import Array
+from deepzero_sim.datasets.frames import Frames, blocks
+from deepzero_sim.datasets.recording import Recording
+from deepzero_sim.datasets.source import Missing
+from deepzero_sim.solver.spec import SolverSpec
+
+
+@dataclass(frozen=True, eq=False)
+class FittedStates:
+    """Function of a file's states, `(B, C', *N')`, to a solver's, `(B, C, *N)`.
+
+    Args:
+        channels: Numbers of the file's channels, in the solver's order.
+        axes: Numbers of the file's axes, likewise.
+        restrict: Restriction to the solver's grid; None if they are on it.
+        factors: Factors from the file's units to the solver's, `(C,)`.
+        active: True where the solver's states hold values, bool `(C, *N)`; zero elsewhere.
+        fill: True if values that are missing become zero: they are masked.
+    """
+
+    channels: tuple[int, ...]
+    axes: tuple[int, ...]
+    restrict: Callable[[Array], Array] | None
+    factors: NDArray[np.float64]
+    active: NDArray[np.bool_]
+    fill: bool = False
+
+    def __call__(self, states: Array) -> Array:
+        states = states[:, list(self.channels)].transpose(0, 1, *(axis + 2 for axis in self.axes))
+        if self.fill:
+            states = np.where(np.isnan(states), 0, states)
+        if self.restrict is not None:
+            states = self.restrict(states)
+        if (self.factors != 1).any():
+            states = states * self.factors.reshape(-1, *(1,) * len(self.axes))
+        return states if self.active.all() else np.where(self.active, states, 0)
+
+
+@dataclass(frozen=True)
+class ByFunction:
+    """Restriction by a function of the user's.
+
+    Args:
+        name: Import path or `file.py:Name` of ``restrict(states, spec)``.
+        spec: Spec of the solver.
+    """
+
+    name: str
+    spec: SolverSpec
+
+    def __call__(self, states: Array) -> Array:
+        """Restrict states.
+
+        Raises:
+            DataError: The function returns something else than states of the solver.
+        """
+        made = call_function(self.name, np.ascontiguousarray(states), self.spec)
+        wanted = (len(states), *self.spec.state_shape)
+        is_array = isinstance(made, np.ndarray) and made.dtype.kind in "fiu"
+        came = f"an array of shape {made.shape}" if is_array else type(made).__name__
+        require_data(
+            is_array and made.shape == wanted,
+            f"{self.name} must return states of solver {self.spec.name!r}, an array of shape {wanted}, not {came}: check it on "
+            "one frame.",
+        )
+        require_data(
+            bool(np.isfinite(made).all()),
+            f"{self.name} must return finite numbers, but {int((~np.isfinite(made)).sum())} of {made.size} are not: check it "
+            "on the frames of the data.",
+        )
+        restricted: Array = made
+        return restricted
+
+
+@dataclass(frozen=True, eq=False)
+class MissingValues:
+    """Values that are missing in frames.
+
+    Args:
+        counts: Numbers of them by simulation, `(S,)`.
+        always: True where they are missing in all frames, bool `(C, *N)`.
+        sometimes: True where they are missing in some frames, bool `(C, *N)`.
+        first: Place of the first one in words, empty if there is none.
+        largest: Largest value by channel, without its sign, `(C,)`.
+    """
+
+    counts: NDArray[np.int64]
+    always: NDArray[np.bool_]
+    sometimes: NDArray[np.bool_]
+    first: str
+    largest: NDArray[np.float64]
+
+
+def find_missing(frames: Frames, recording: Recording, channels: tuple[int, ...]) -> MissingValues:
+    """Go through frames once and find values that are missing.
+
+    Args:
+        frames: Frames of the recording that are used, `(S, T, C', *N')`.
+        recording: Recording, for names and mask.
+        channels: Numbers of the channels that are used.
+
+    Raises:
+        DataError: There are infinite values.
+    """
+    shape = (len(channels), *frames.shape[3:])
+    counts, first, largest = np.zeros(frames.shape[0], dtype=np.int64), "", np.zeros(len(channels))
+    always, sometimes = np.ones(shape, dtype=bool), np.zeros(shape, dtype=bool)
+    space = tuple(range(3, frames.ndim))
+    for block in blocks(frames):
+        states = block.states[:, :, list(channels)]
+        if states.dtype.kind != "f":
+            states = states.astype(np.float64)
+        size = np.abs(states)
+        absent = np.isnan(size)
+        place = (block.simulations.start, block.times.start)
+        require_data(
+            not np.isinf(size).any(),
+            f"{recording.name} holds infinite values, the first at {_place(np.isinf(size), recording, channels, place)}: leave "
+            "out that simulation, which diverged, by simulations, or mend the file.",
+        )
+        if absent.any():
+            first = first or _place(absent, recording, channels, place)
+            counts[block.simulations] += absent.sum(axis=(1, 2, *space))
+            sometimes |= absent.any(axis=(0, 1))
+        always &= absent.all(axis=(0, 1))
+        largest = np.fmax(largest, np.fmax.reduce(size, axis=(0, 1, *space)))
+    return MissingValues(counts, always, sometimes, first, largest)
+
+
+def _place(where: NDArray[np.bool_], recording: Recording, channels: tuple[int, ...], begin: tuple[int, int]) -> str:
+    """Name the first place in a block; empty if there is none."""
+    found = np.argwhere(where)[:1].tolist()
+    if not found:
+        return ""
+    simulation, time, channel, *point = found[0]
+    name = recording.channels[channels[channel]]
+    return f"simulation {begin[0] + simulation}, frame {begin[1] + time}, {name}, point ({', '.join(map(str, point))})"
+
+
+def keep_whole(missing: MissingValues, response: Missing, what: str) -> NDArray[np.intp]:
+    """Respond to values that are missing; return the numbers of the simulations that are used.
+
+    Raises:
+        DataError: They are not to be missing, or the response does not help.
+    """
+    count, everywhere = int(missing.counts.sum()), np.arange(len(missing.counts))
+    fixed = bool((missing.always == missing.sometimes).all())
+    if not count or (response == "mask" and fixed):
+        return everywhere
+    whole = np.flatnonzero(missing.counts == 0)
+    having = len(missing.counts) - len(whole)
+    words = f"{what} has {count} values that are missing (NaN), in {having} of {len(missing.counts)} simulations, the first at "
+    words += missing.first
+    drop = "missing: drop leaves out those simulations" if len(whole) else "every simulation has some, so fill them in the file"
+    require_data(response != "refuse", f"{words}: {'missing: mask takes these points for masked' if fixed else drop}.")
+    require_data(response != "mask", f"{words}, and not at the same points in every frame, so that no mask has them: {drop}.")
+    require_data(len(whole) > 0, f"{words}, and none is left if those are dropped: fill the values in the file.")
+    return whole
+
+
+def require_in_range(missing: MissingValues, factor: Any, spec: SolverSpec, what: str) -> None:
+    """Refuse numbers that are too large for a solver's type.
+
+    Args:
+        missing: What was seen of the frames.
+        factor: Largest factor that their values are multiplied by, `(C,)` or a number.
+        spec: Spec of the solver.
+        what: Name of the data, for messages.
+    """
+    require_data(
+        bool((missing.largest * factor <= np.finfo(spec.dtype).max).all()),
+        f"{what} holds numbers too large for {spec.dtype}, in which solver {spec.name!r} takes its states: use a solver of "
+        "float64, or other units.",
+    )

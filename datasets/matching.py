@@ -1,0 +1,230 @@
+"""Channels, axes and parameters of a recording, found by a solver's names, with their units compared."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepzero_sim.common.requirements import did_you_mean, require_data, require_known, require_that
+from deepzero_sim.datasets.recording import Recording
+from deepzero_sim.datasets.source import DataSource
+from deepzero_sim.datasets.units import same_unit
+from deepzero_sim.solver.spec import SolverSpec
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Match:
+    """What of a recording is what for a solver.
+
+    Args:
+        channels: Numbers of the recording's channels, in the solver's order; all of them where a function makes its channels.
+        channel_units: Units of the solver's channels, as far as they are known.
+        factors: Factors from the file's units to the solver's, `(C,)`.
+        axes: Numbers of the recording's axes, in the solver's order.
+        axis_names: The solver's names of these axes.
+        params: Parameters in the solver's order, `(S, K)`.
+        parameter_units: Units of the parameters, as far as they are known.
+        notes: Sentences on what is left out or assumed.
+    """
+
+    channels: tuple[int, ...]
+    channel_units: tuple[str, ...]
+    factors: NDArray[np.float64]
+    axes: tuple[int, ...]
+    axis_names: tuple[str, ...]
+    params: NDArray[np.float64]
+    parameter_units: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def match(recording: Recording, spec: SolverSpec, settings: DataSource, may_differ: Collection[str]) -> Match:
+    """Find a solver's channels, axes and parameters in a recording.
+
+    Raises:
+        DataError: One is not there, or of another unit.
+        ConfigError: Settings name what the solver does not have.
+    """
+    notes: list[str] = []
+    channels, by_name = _match_channels(recording, spec, settings.function, may_differ, notes)
+    axes, names = _match_axes(recording, spec, settings, may_differ)
+    factors = _factors(spec, settings)
+    scaled = {name for name, factor in zip(_channel_names(spec), factors, strict=True) if factor != 1}
+    units = _channel_units(recording, spec, channels if by_name else (), scaled, may_differ)
+    params, parameter_units = _match_parameters(recording, spec, settings, may_differ, notes)
+    return Match(
+        channels=channels,
+        channel_units=units,
+        factors=factors,
+        axes=axes,
+        axis_names=names,
+        params=params,
+        parameter_units=parameter_units,
+        notes=tuple(notes),
+    )
+
+
+def _channel_names(spec: SolverSpec) -> tuple[str, ...]:
+    return spec.channels or tuple(f"channel_{i}" for i in range(spec.state_shape[0]))
+
+
+def _match_channels(
+    recording: Recording, spec: SolverSpec, function: str | None, may_differ: Collection[str], notes: list[str]
+) -> tuple[tuple[int, ...], bool]:
+    """Find the channels; returns their numbers, and whether they are the solver's one by one."""
+    theirs, ours, what = recording.channels, spec.channels, recording.name
+    lacking = [name for name in ours if name not in theirs]
+    everything = tuple(range(len(theirs)))
+    if function is not None and (lacking or not ours):
+        notes.append(f"{what}: {function} gets its channels ({', '.join(theirs)}).")
+        return everything, False
+    if not ours or ("channels" in may_differ and lacking):
+        require_data(
+            len(theirs) == spec.state_shape[0],
+            f"{what} has {len(theirs)} channels ({', '.join(theirs)}), but solver {spec.name!r} takes {spec.state_shape[0]}"
+            f"{_listed(ours)}: name those to take, in its order, by channels.",
+        )
+        if not ours and len(theirs) > 1:
+            notes.append(f"{what}: solver {spec.name!r} does not name its channels, so they are taken in the file's order, "
+                         f"{', '.join(theirs)}.")  # fmt: skip
+        return everything, True
+    example = ", ".join(f"{name}: {own}" for name, own in zip(_spare(theirs, ours), lacking, strict=False))
+    require_data(
+        not lacking,
+        f"{what} has channels ({', '.join(theirs)}), but solver {spec.name!r} takes ({', '.join(ours)}): say which is which by "
+        f"channels, from the file's names to the solver's{f', such as {{{example}}}' if example else ''}.",
+    )
+    left = [name for name in theirs if name not in ours]
+    if left:
+        notes.append(f"{what}: channels that solver {spec.name!r} does not have are left out: {', '.join(left)}.")
+    return tuple(theirs.index(name) for name in ours), True
+
+
+def _spare(theirs: Sequence[str], ours: Sequence[str]) -> list[str]:
+    return [name for name in theirs if name not in ours]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f" ({', '.join(names)})" if names else ""
+
+
+def _factors(spec: SolverSpec, settings: DataSource) -> NDArray[np.float64]:
+    names = _channel_names(spec)
+    require_known(settings.scale, names, f"scale for solver {spec.name!r}")
+    return np.array([settings.scale.get(name, 1.0) for name in names])
+
+
+def _channel_units(
+    recording: Recording, spec: SolverSpec, channels: tuple[int, ...], scaled: Collection[str], may_differ: Collection[str]
+) -> tuple[str, ...]:
+    """Compare units, and return those of the solver's channels as far as they are known; none if some are not."""
+    ours = spec.channel_units or ("",) * spec.state_shape[0]
+    if not channels:
+        return spec.channel_units
+    units = []
+    for name, own, channel in zip(_channel_names(spec), ours, channels, strict=True):
+        unit = recording.channel_units[channel]
+        same = name in scaled or same_unit(unit, own)
+        require_data(
+            same or "channel_units" in may_differ,
+            f"{recording.name} has {recording.channels[channel]} in {unit}, but solver {spec.name!r} takes {name} in {own}: "
+            f"give the factor by scale, as in {{{name}: 0.01}}, or set data_may_differ to [channel_units] if this is meant.",
+        )
+        units.append(own if own or name in scaled else unit)
+    return tuple(units) if all(units) else ()
+
+
+def _match_axes(
+    recording: Recording, spec: SolverSpec, settings: DataSource, may_differ: Collection[str]
+) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Find the axes: by name where both name them, else in the file's order."""
+    renamed = settings.axes if isinstance(settings.axes, dict) else {}
+    require_known(renamed, recording.axes, f"axes of {recording.name}")
+    theirs = tuple(renamed.get(name, name) for name in recording.axes)
+    count, what = len(spec.state_shape) - 1, recording.name
+    in_order = tuple(range(len(theirs)))
+    if settings.function is not None and len(theirs) != count:
+        return in_order, theirs
+    require_data(
+        len(theirs) == count,
+        f"{what} has {len(theirs)} axes in space ({', '.join(theirs)}), but states of solver {spec.name!r} have {count}"
+        f"{_listed(spec.axes)}: use data of as many, or a function of yours as restrict.",
+    )
+    unnamed = recording.axes == tuple(f"axis_{i}" for i in range(count)) and not renamed
+    if not spec.axes or unnamed or ("axes" in may_differ and set(theirs) != set(spec.axes)):
+        return in_order, spec.axes or theirs
+    spare = zip(_spare(theirs, spec.axes), _spare(spec.axes, theirs), strict=False)
+    example = ", ".join(f"{name}: {own}" for name, own in spare)
+    require_data(
+        set(theirs) == set(spec.axes),
+        f"{what} has axes ({', '.join(theirs)}), but solver {spec.name!r} has ({', '.join(spec.axes)}): say which is which by "
+        f"axes, from the file's names to the solver's, such as {{{example}}}.",
+    )
+    return tuple(theirs.index(name) for name in spec.axes), spec.axes
+
+
+def _match_parameters(
+    recording: Recording, spec: SolverSpec, settings: DataSource, may_differ: Collection[str], notes: list[str]
+) -> tuple[NDArray[np.float64], tuple[str, ...]]:
+    """Find the parameters, `(S, K)`, and their units as far as they are known; none if some are not."""
+    given = settings.parameters
+    require_that(
+        bool(spec.parameters) or not given,
+        f"solver {spec.name!r} takes no parameters: leave out parameters ({', '.join(given)}).",
+    )
+    require_known(given, spec.parameters, f"parameters of solver {spec.name!r}")
+    columns, units, used = [], [], set()
+    for place, name in enumerate(spec.parameters):
+        own = spec.parameter_units[place] if spec.parameter_units else ""
+        value = given.get(name, name)
+        if not isinstance(value, str):
+            columns.append(_values(name, value, recording))
+            units.append(own)
+            continue
+        number = _find_parameter(recording, spec, name, value)
+        unit = recording.parameter_units[number]
+        require_data(
+            same_unit(unit, own) or "parameter_units" in may_differ,
+            f"{recording.name} has parameter {value} in {unit}, but solver {spec.name!r} takes {name} in {own}: give its "
+            "values by parameters, or set data_may_differ to [parameter_units] if this is meant.",
+        )
+        used.add(value)
+        columns.append(recording.params[:, number])
+        units.append(own or unit)
+    left = [name for name in recording.parameters if name not in used and name not in given]
+    if left:
+        notes.append(_left_out(recording, spec, left))
+    params = np.stack(columns, axis=1) if columns else np.zeros((recording.frames.shape[0], 0))
+    return params, tuple(units) if all(units) else ()
+
+
+def _find_parameter(recording: Recording, spec: SolverSpec, name: str, value: str) -> int:
+    names = recording.parameters
+    require_data(
+        value in names,
+        f"{recording.name} has no parameter {value}{_listed(names) and f', only{_listed(names)}'}{did_you_mean(value, names)}, "
+        f"which solver {spec.name!r} takes: give it by parameters, as in {{{name}: 0.01}}, a number, a list with one a "
+        "simulation, or the file's name for it.",
+    )
+    return names.index(value)
+
+
+def _values(name: str, value: Any, recording: Recording) -> NDArray[np.float64]:
+    count = recording.frames.shape[0]
+    values = np.asarray(value, dtype=np.float64)
+    require_that(
+        values.ndim == 0 or len(values) == count,
+        f"parameters.{name} has {values.size} values, but {recording.name} has {count} simulations: give one for each, or one "
+        "number for all.",
+    )
+    return np.broadcast_to(values, (count,))
+
+
+def _left_out(recording: Recording, spec: SolverSpec, left: Sequence[str]) -> str:
+    columns = [recording.params[:, recording.parameters.index(name)] for name in left]
+    differ = any(len(np.unique(column)) > 1 for column in columns)
+    which = ", which differ between simulations" if differ else ""
+    return f"{recording.name}: parameters that solver {spec.name!r} does not take are left out{which}: {', '.join(left)}."
