@@ -33,6 +33,12 @@ from deepzero_sim.common.settings import (
 )
 from deepzero_sim.errors import ConfigError
 
+#: Sentence for commands that take networks, products or estimators.
+SEE_COMPONENTS = (
+    "The args of networks, products, estimators and layer ratios are on the page docs/reference/components.md; in Python, "
+    "help(deepzero_sim.models.small) shows those of one."
+)
+
 
 @dataclass(frozen=True)
 class Command:
@@ -44,12 +50,14 @@ class Command:
             it returns an exit status where that is not 0.
         positional: Setting that is given without an option, empty for none.
         runs: Function that returns the run folders whose code the command calls, None if there are never any.
+        see: Sentence at the end of its help.
     """
 
     settings: type
     run: str
     positional: str = ""
     runs: Callable[[Any], Sequence[Path]] | None = None
+    see: str = ""
 
 
 class Parser(argparse.ArgumentParser):
@@ -114,7 +122,7 @@ def _pairs(given: Sequence[Any]) -> Iterator[tuple[str, Any]]:
 def _parser(name: str, command: Command, description: str, words: Sequence[str]) -> Parser:
     """Build the parser of one command, whose options note their key and text in the order given."""
     usage = f"{PROGRAM} {name} {f'[{command.positional}] ' if command.positional else ''}[--config FILE] [--KEY VALUE ...]"
-    parser = Parser(usage=usage, description=description)
+    parser = Parser(usage=usage, description=description, epilog=command.see)
     add = functools.partial(parser.add_argument, dest="given", action="append")
     add(
         "--config", type=_note_as("config"), metavar="FILE", help="YAML file of settings, - for standard input, or {key: value}"
@@ -152,11 +160,16 @@ def _metavar(entry: Entry) -> str:
 
 
 def _help(entry: Entry) -> str:
+    return f"{entry.description}{_default(entry)}".replace("%", "%%")
+
+
+def _default(entry: Entry) -> str:
+    """Say what holds where a setting is not given."""
     if keys_of(entry.kind) and not takes_path(entry.kind):
-        words = ""
-    else:
-        words = " (required)" if entry.default is MISSING else f" (default: {json.dumps(to_plain(entry.default))})"
-    return f"{entry.description}{words}".replace("%", "%%")
+        return ""  # its keys say it
+    if entry.default is not MISSING:
+        return f" (default: {json.dumps(to_plain(entry.default))})"
+    return f" (required where {entry.optional} has keys)" if entry.optional else " (required)"
 
 
 def _settings_in(given: str) -> dict[Any, Any]:

@@ -116,28 +116,32 @@ class Entry(NamedTuple):
         kind: Type hint.
         description: Sentence on it.
         default: Default value; `dataclasses.MISSING` if there is none.
+        optional: Setting that it lies in, if that need not have keys at all; empty if there is none such.
     """
 
     key: str
     kind: Any
     description: str
     default: Any
+    optional: str = ""
 
 
-def entries(settings: type, within: str = "", default: object = MISSING) -> Iterator[Entry]:
+def entries(settings: type, within: str = "", default: object = MISSING, optional: str = "") -> Iterator[Entry]:
     """Yield all settings of a dataclass, those of the dataclasses in it included.
 
     Args:
         settings: Dataclass.
         within: Setting that it is the value of, with a dot; empty for the outermost.
         default: Default value of that setting, if there is one.
+        optional: Setting around it that need not have keys at all; empty if there is none such.
     """
     values = {**defaults(settings), **_as_mapping(default)}
     for name, kind in hints(settings).items():
-        yield Entry(within + name, kind, descriptions(settings).get(name, ""), values[name])
+        key, value = within + name, values[name]
+        yield Entry(key, kind, descriptions(settings).get(name, ""), value, optional)
         inner = keys_of(kind)
         if inner is not None:
-            yield from entries(inner, f"{within}{name}.", values[name])
+            yield from entries(inner, f"{key}.", value, key if value is not MISSING or takes_path(kind) else optional)
 
 
 # ---- collecting

@@ -140,8 +140,10 @@ def test_items_are_put_behind_those_of_a_list() -> None:
 
 def test_all_settings_are_listed_with_what_the_docstring_says() -> None:
     listed = {entry.key: entry for entry in entries(Whole)}
-    assert listed["run"][2:] == ("Folder.", MISSING) and listed["part.args"].description == "Arguments, as many as you like."
+    assert listed["run"][2:4] == ("Folder.", MISSING) and listed["part.args"].description == "Arguments, as many as you like."
     assert listed["part.name"].default == "a.B" and listed["other.args"].default == {}
+    assert listed["other.name"].default is MISSING and listed["other.name"].optional == "other"
+    assert listed["run"].optional == listed["part"].optional == ""
 
 
 @given(st.integers(-5, 5).map(lambda n: 2 * n), st.floats(allow_nan=False), st.booleans(), st.sampled_from(["left", "right"]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from deepzero_sim.cli.options import Command
+from deepzero_sim.cli.options import SEE_COMPONENTS, Command
 from deepzero_sim.common.components import Component
 from deepzero_sim.common.settings import Settings
 from deepzero_sim.datasets.metadata_keys import MetadataKey
@@ -66,4 +66,4 @@ class CheckSettings(Settings):
             raise ConfigError("no gradients are asked for: give vjp at least one, or name an estimator.")
 
 
-COMMANDS = {"check-gradient": Command(CheckSettings, "check_gradient.run")}
+COMMANDS = {"check-gradient": Command(CheckSettings, "check_gradient.run", see=SEE_COMPONENTS)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from deepzero_sim.cli.options import Command
+from deepzero_sim.cli.options import SEE_COMPONENTS, Command
 from deepzero_sim.common.components import Component
 from deepzero_sim.common.settings import Settings
 from deepzero_sim.datasets.metadata_keys import MetadataKey
@@ -58,4 +58,4 @@ class CheckSolverSettings(Settings):
         return self.solver if self.solver is not None else Component(str(self.name))
 
 
-COMMANDS = {"check": Command(CheckSolverSettings, "check_solver.run", positional="name")}
+COMMANDS = {"check": Command(CheckSolverSettings, "check_solver.run", positional="name", see=SEE_COMPONENTS)}

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
-from deepzero_sim.cli.options import Command
+from deepzero_sim.cli.options import SEE_COMPONENTS, Command
 from deepzero_sim.common.components import Component
 from deepzero_sim.common.settings import Rule, Settings
 from deepzero_sim.datasets.images.checksum import MD5
@@ -91,4 +91,4 @@ class ClassifySettings(Settings):
             )
 
 
-COMMANDS = {"classify": Command(ClassifySettings, "classify.run")}
+COMMANDS = {"classify": Command(ClassifySettings, "classify.run", see=SEE_COMPONENTS)}
