@@ -20,9 +20,9 @@ from deepzero_sim.common.settings import settings_to_dict
 from deepzero_sim.coupling.loop import SolverLoop
 from deepzero_sim.coupling.vjp.analytic import Detached
 from deepzero_sim.coupling.vjp.base import VectorJacobianProduct
-from deepzero_sim.datasets import trajectories
-from deepzero_sim.datasets.batches import UnrolledBatches, advance_frames
+from deepzero_sim.datasets.batches import UnrolledBatches, advance_frames_in_memory
 from deepzero_sim.datasets.metadata import require_twin
+from deepzero_sim.datasets.opening import open_trajectories
 from deepzero_sim.datasets.trajectories import Trajectories
 from deepzero_sim.errors import ConfigError, DeepZeroError
 from deepzero_sim.execution.executors import open_executor
@@ -59,7 +59,7 @@ def check_gradients(settings: CheckSettings, report: Callable[[str], None] = lam
     solver, twin = build_solver(settings.solver), _twin(settings.differentiable_solver)
     if twin is not None:
         require_twin(twin.spec, solver.spec)
-    data = trajectories.load(settings.train_data, solver.spec, settings.data_may_differ)
+    data = open_trajectories(settings.train_data, solver.spec, settings.data_may_differ)
     network = starting_network(settings.network, settings.start, solver.spec, data, settings.seed)
     with (
         open_executor(settings.workers.backend, settings.workers.count) as executor,
@@ -88,7 +88,7 @@ class _Comparison:
     ) -> None:
         self._settings, self._solver, self._network, self._data = settings, solver, network, data
         self._executor, self._loss = executor, rollout_loss(data)
-        cut = UnrolledBatches(data, advance_frames(solver, data), settings.batch_size, settings.unroll, settings.seed)
+        cut = UnrolledBatches(data, advance_frames_in_memory(solver, data), settings.batch_size, settings.unroll, settings.seed)
         self._batches = [cut(number) for number in range(settings.batches)]
 
     def truth(self, twin: DifferentiableSolver | None) -> Truth:

@@ -9,8 +9,9 @@ from typing import Any
 
 from deepzero_sim.cli.console import console
 from deepzero_sim.cli.settings.serve import ServeSettings
-from deepzero_sim.datasets import trajectories
-from deepzero_sim.datasets.batches import UnrolledBatches, advance_frames
+from deepzero_sim.datasets.batches import UnrolledBatches, advance_frames_in_memory
+from deepzero_sim.datasets.opening import open_trajectories
+from deepzero_sim.datasets.source import Source, path_of
 from deepzero_sim.datasets.trajectories import Trajectories
 from deepzero_sim.oracle.loop import LoopOracle
 from deepzero_sim.serving import ServedLoop, ServedLoss, ServedModel, ServedParameters, ServedSolver, serve
@@ -40,7 +41,7 @@ class _Batches:
 
     @functools.cached_property
     def _batches(self) -> UnrolledBatches:
-        settings, first_steps = self._settings, advance_frames(self._solver, self._data)
+        settings, first_steps = self._settings, advance_frames_in_memory(self._solver, self._data)
         return UnrolledBatches(self._data, first_steps, settings.batch_size, settings.unroll, settings.seed)
 
     def __call__(self, number: int) -> Any:
@@ -48,7 +49,7 @@ class _Batches:
 
 
 def models_of_run(
-    run: Path, data: Path | None = None, data_may_differ: Collection[str] = ()
+    run: Path, data: Source | None = None, data_may_differ: Collection[str] = ()
 ) -> tuple[dict[str, ServedModel], str | None]:
     """Build the models that a run is served as; returns them, and why the loss is left out if it is.
 
@@ -57,7 +58,7 @@ def models_of_run(
 
     Args:
         run: Run folder.
-        data: HDF5 trajectories that batches are cut from; the run's training data if None.
+        data: Trajectories that batches are cut from; the run's training data if None.
         data_may_differ: Things that they may say otherwise than the solver, besides what the run accepts.
 
     Raises:
@@ -68,9 +69,9 @@ def models_of_run(
     if settings.method == "SRC":
         return models, "a run of SRC trains no network"
     models["parameters"] = ServedParameters(loop.corrector)
-    path = settings.train_data if data is None else data
-    if data is None and not path.exists():
-        return models, f"there is no {path}, the run's training data: name some by --data"
-    frames = trajectories.load(path, loop.solver.spec, {*data_may_differ, *differences_accepted_by(run)})
+    source = settings.train_data if data is None else data
+    if data is None and not path_of(source).exists():
+        return models, f"there is no {path_of(source)}, the run's training data: name some by --data"
+    frames = open_trajectories(source, loop.solver.spec, {*data_may_differ, *differences_accepted_by(run)})
     models["loss"] = ServedLoss(LoopOracle(loop, rollout_loss(frames)), _Batches(loop.solver, frames, settings))
     return models, None

@@ -1,4 +1,4 @@
-"""The solver's step from every frame of the data, stored in the run folder: asked for once, however often a run is started.
+"""The solver's step from every frame of data in memory, stored in the run folder: asked for once, whoever starts a run again.
 
 All rollouts begin with these steps, and they do not depend on the network. Steps from before a kill are read again, and so are
 those that another run took of the same solver on the same data. Of the steps that are read, some are taken again and compared.
@@ -71,8 +71,10 @@ class FirstSteps:
     def __init__(self, solver: Solver, component: Component, data: Trajectories, policy: FailurePolicy) -> None:
         self._solver, self._policy = solver, policy
         self.incidents: tuple[Incident, ...] = ()
-        self._shape = data.frames[:, :-1].shape
-        self._states, self._params = as_batch(data.frames[:, :-1], data.params)
+        self._on_disk = data.on_disk
+        starts = data.frames[:, :0] if data.on_disk else data.frames[:, :-1]
+        self._shape = starts.shape
+        self._states, self._params = as_batch(starts, data.params)
         given = [self._states] if self._params is None else [self._states, self._params]
         self._key = digest([FORMAT, json.dumps(asdict(component), default=str), _spec_text(solver.spec)], given)
         at_once = _states_at_once(solver)
@@ -81,8 +83,12 @@ class FirstSteps:
 
     def collect(
         self, path: Path, claim: Callable[[], RunFolder], elsewhere: Sequence[Path] = (), *, fresh: bool = True
-    ) -> Array:
+    ) -> Array | None:
         """Read the steps that are stored here or in other runs, and take the others: `(S, T-1, C, *N)`.
+
+        Frames that lie on disk because they are many are not all advanced: the steps would take as much disk, and as many of
+        the solver's steps, although few rollouts are drawn. Then this is None, and every rollout takes its own first step,
+        which training counts.
 
         Args:
             path: Run folder; it is not claimed before there is something to store.
@@ -94,6 +100,8 @@ class FirstSteps:
             SolverError: A step failed, and the policy ends the run; what was taken before is stored.
             RunError: The stored steps were changed, or are of another solver or other data.
         """
+        if self._on_disk:
+            return None
         with ExitStack() as stack, single_threaded():
             store = _Store(path / FIRST_STEPS, claim, stack)
             stored = self._read_own(store) or self._copy_from(elsewhere, store) or _StoredSteps(self._key, self._states[:0])
