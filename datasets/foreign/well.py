@@ -61,19 +61,22 @@ class _Reader:
             f"it says that it has {stated} axes in space, but names {', '.join(self.axes) or 'none'}",
         )
 
+        simulations = hdf5_objects.number(file.attrs.get("n_trajectories"))
+        require(
+            simulations is not None and simulations >= 1 and simulations.is_integer(),
+            f"its attribute n_trajectories must be a number of simulations, not {file.attrs.get('n_trajectories')!r}",
+        )
+        assert simulations is not None
+        self.simulations = int(simulations)
+
     def read(self) -> Content:
         """Read all but the fields' values."""
         fields, masks = self._fields()
-        simulations = hdf5_objects.number(self.file.attrs.get("n_trajectories"))
-        require(
-            simulations is not None and simulations >= 1 and simulations.is_integer(),
-            f"its attribute n_trajectories must be a number of simulations, not {self.file.attrs.get('n_trajectories')!r}",
-        )
         content = Content(
             name=self.name,
             variables=fields,
             axes=self.axes,
-            simulations=int(simulations or 1),
+            simulations=self.simulations,
             coordinates={axis: self._coordinates(axis) for axis in self.axes},
             axis_units={axis: self._unit(self.dimensions[axis]) for axis in self.axes},
             periodic=self._periodic(),
@@ -148,7 +151,7 @@ class _Reader:
         )
         sizes = {axis: self.dimensions[axis].shape[-1] for axis in self.axes} | {
             TIME: self.dimensions["time"].shape[-1],
-            SIMULATION: hdf5_objects.number(self.file.attrs.get("n_trajectories")),
+            SIMULATION: self.simulations,
         }
         expected = tuple(sizes[role] for role in roles) + (len(self.axes),) * order
         require(dataset.shape == expected, f"{name} has shape {dataset.shape}, but the file's dimensions say {expected}")
