@@ -5,10 +5,24 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
+import h5py
+import numpy as np
+
+from deepzero_sim.common import hdf5_objects
 from deepzero_sim.datasets import trajectories
+from deepzero_sim.datasets.fitting import fit, metadata_of_fit
+from deepzero_sim.datasets.foreign.options import ReadingOptions
+from deepzero_sim.datasets.foreign.reading import detect, read_recording
+from deepzero_sim.datasets.hdf5 import NOTHING, not_a_file, open_to_read, show
+from deepzero_sim.datasets.metadata import Metadata
+from deepzero_sim.datasets.recording import Recording
 from deepzero_sim.datasets.source import DataSource, as_source
 from deepzero_sim.datasets.trajectories import Trajectories
+from deepzero_sim.errors import DataError
 from deepzero_sim.solver.spec import SolverSpec
+
+#: Name of this package's own layout, as `format` of a source and in reports.
+OWN = "deepzero-sim"
 
 
 def open_trajectories(
@@ -17,9 +31,13 @@ def open_trajectories(
     """Open trajectories for a solver: on its grid, its step apart, with its channels and parameters.
 
     Args:
-        source: Path of a file, a path with what has to be said of it, or trajectories.
+        source: Path of a file or folder, a path with what has to be said of it, or trajectories.
         spec: Spec of the solver.
-        may_differ: Keys of metadata that may contradict the solver: see :data:`deepzero_sim.datasets.metadata.MetadataKey`.
+        may_differ: Keys of metadata that may contradict the solver: see
+            :data:`deepzero_sim.datasets.metadata_keys.MetadataKey`.
+
+    Returns:
+        Trajectories; of a foreign file, `attributes["notes"]` are sentences on what was left out or assumed.
 
     Raises:
         DataError: The data cannot be read, or do not fit the solver.
@@ -28,4 +46,110 @@ def open_trajectories(
     if isinstance(source, Trajectories):
         source.require_fit(spec)
         return source
-    return trajectories.load(as_source(source).path, spec, may_differ)
+    source = as_source(source)
+    if _is_loaded(source):
+        return trajectories.load(source.path, spec, may_differ)
+    return fit(read_source(source), spec, source, may_differ)
+
+
+def metadata_of(source: str | Path | DataSource, spec: SolverSpec, may_differ: Collection[str] = ()) -> Metadata:
+    """Return the metadata of trajectories as :func:`open_trajectories` gives them, without reading frames or calling functions.
+
+    Raises:
+        DataError: The data cannot be read, or do not fit the solver.
+    """
+    source = as_source(source)
+    if _is_loaded(source):
+        return trajectories.summarise(source.path).metadata
+    return metadata_of_fit(read_source(source), spec, source, may_differ)
+
+
+def read_source(source: DataSource) -> Recording:
+    """Read what a file says of itself, in whatever known layout it is.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    if layout_of(source) == OWN:
+        return _recording_of_own(source.path)
+    axes = source.axes if isinstance(source.axes, list) else ()
+    layout = source.format or _detect(source.path)
+    return read_recording(source.path, ReadingOptions(format=layout, axes=axes, channels=source.channels))
+
+
+def _detect(path: Path) -> str:
+    """Find the layout of a foreign file.
+
+    Raises:
+        DataError: It is none that is known; the sentence says which are, and how to get there.
+    """
+    try:
+        return detect(path)
+    except DataError as error:
+        instead = not_a_file(path)
+        if instead is not None and "folder" not in instead:
+            raise
+        raise DataError(
+            f"{str(error).rstrip('.')}; make files of this package's own layout with 'deepzero-sim generate', or with "
+            "'deepzero-sim convert' from one of those."
+        ) from error
+
+
+def layout_of(source: DataSource) -> str | None:
+    """Return the layout that a source is said to have, or :data:`OWN` if it is one of this package's files; else None."""
+    if source.format is not None:
+        return source.format
+    return OWN if _is_own(source.path) else None
+
+
+def _is_loaded(source: DataSource) -> bool:
+    """Tell a file that is loaded as it is: one of ours, of which nothing else is said; or none at all, which is said there."""
+    return source.is_plain and (not_a_file(source.path) == NOTHING or _is_own(source.path))
+
+
+def _is_own(path: Path) -> bool:
+    """Tell a file of this package, whole or not."""
+    if not_a_file(path) is not None or not h5py.is_hdf5(path):
+        return False
+    with open_to_read(path, "HDF5 data", "check the path, or copy the file again") as file:
+        return hdf5_objects.text(file.attrs.get("format")) == trajectories.FORMAT
+
+
+def _recording_of_own(path: Path) -> Recording:
+    """Take a file of this package for a recording, which can be fitted to another grid."""
+    data = trajectories.load(path)
+    metadata = data.metadata or Metadata()
+    channels, *points = data.mask.shape
+    coordinates, offsets = [], []
+    for axis in range(len(points)):
+        first = metadata.positions.get((0, axis))
+        known = metadata.from_origin and all((channel, axis) in metadata.positions for channel in range(channels))
+        coordinates.append(first if known else None)
+    for channel in range(channels):
+        offsets.append(tuple(_offset(metadata, channel, axis, coordinates[axis]) for axis in range(len(points))))
+    times = data.times
+    if times is None and metadata.dt is not None:
+        times = metadata.dt * np.arange(data.frames.shape[1], dtype=np.float64)
+    return Recording(
+        frames=data.frames,
+        channels=metadata.channels or tuple(f"channel_{i}" for i in range(channels)),
+        name=show(path),
+        times=times,
+        channel_units=metadata.channel_units,
+        axes=metadata.axes,
+        coordinates=tuple(coordinates),
+        offsets=tuple(offsets),
+        params=np.asarray(data.params, dtype=np.float64),
+        parameters=metadata.parameters or tuple(f"parameter_{i}" for i in range(data.params.shape[1])),
+        parameter_units=metadata.parameter_units,
+        mask=None if data.mask.all() else data.mask,
+        attributes=data.attributes,
+    )
+
+
+def _offset(metadata: Metadata, channel: int, axis: int, coordinates: object) -> float:
+    """Return how far a channel's points lie from those of the first channel, in units of the spacing."""
+    ours, first = metadata.positions.get((channel, axis)), metadata.positions.get((0, axis))
+    if coordinates is None or ours is None or first is None or len(first) < 2:
+        return 0.0
+    return float((ours[0] - first[0]) / (first[1] - first[0]))

@@ -16,11 +16,12 @@ from deepzero_sim.common.components import call_function
 from deepzero_sim.common.settings import settings_to_dict
 from deepzero_sim.common.types import Array
 from deepzero_sim.datasets import trajectories
+from deepzero_sim.datasets.opening import open_trajectories
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.solver.build import build_solver
 from deepzero_sim.solver.spec import SolverSpec
 from deepzero_sim.solver.validation import check_states
-from deepzero_sim.training.runs.trained_run import build_corrector
+from deepzero_sim.training.runs.trained_run import build_corrector, sample_states
 
 
 def run(settings: CheckSolverSettings) -> int:
@@ -66,8 +67,8 @@ def _subject(settings: CheckSolverSettings) -> Subject:
 def _samples(settings: CheckSolverSettings, spec: SolverSpec) -> tuple[Array | None, Array | None]:
     """Load or make sample states, `(B, C, *N)`, and their parameters, `(B, K)`; None for none."""
     if settings.data is not None:
-        data = trajectories.load(settings.data, spec, settings.data_may_differ)
-        return trajectories.as_batch(data.frames, data.params)
+        data = open_trajectories(settings.data, spec, settings.data_may_differ)
+        return sample_states(data) if data.on_disk else trajectories.as_batch(data.frames[:], data.params)
     rows = _rows(settings, spec)
     params = rows if rows is not None and rows.shape[1] else None
     if settings.initial is None:

@@ -9,6 +9,7 @@ from deepzero_sim.cli.options import SEE_COMPONENTS, Command
 from deepzero_sim.common.components import Component
 from deepzero_sim.common.settings import Settings
 from deepzero_sim.datasets.metadata_keys import MetadataKey
+from deepzero_sim.datasets.source import Source
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.training.runs.settings import Positive, Seed, Workers, small_network
 
@@ -24,7 +25,7 @@ class CheckSettings(Settings):
 
     Args:
         output: Folder of the check's gradient_check.json, gradient_check.md and gradient_check.png.
-        train_data: HDF5 trajectories.
+        train_data: Trajectories: a path, or a path with keys that say more of it.
         solver: Coarse solver.
         differentiable_solver: Solver of the same physics with exact gradients, to compare with; none for slopes from forward
             steps.
@@ -43,7 +44,7 @@ class CheckSettings(Settings):
     """
 
     output: Path
-    train_data: Path
+    train_data: Source
     solver: Component
     differentiable_solver: Component | None = None
     network: Component = field(default_factory=small_network)

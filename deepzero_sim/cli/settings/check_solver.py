@@ -9,6 +9,7 @@ from deepzero_sim.cli.options import SEE_COMPONENTS, Command
 from deepzero_sim.common.components import Component
 from deepzero_sim.common.settings import Settings
 from deepzero_sim.datasets.metadata_keys import MetadataKey
+from deepzero_sim.datasets.source import Source
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.training.runs.settings import Positive, Seconds, Seed, small_network
 
@@ -20,7 +21,7 @@ class CheckSolverSettings(Settings):
     Args:
         name: Solver, where it takes no arguments: an import path or file.py:Name.
         solver: Solver with its arguments, in place of name.
-        data: HDF5 trajectories whose frames are the sample states; without data or initial, they are made up.
+        data: Trajectories whose frames are the sample states; without data or initial, they are made up.
         initial: Import path or file.py:Name of initial(spec, params), which makes sample states.
         params: Scenario parameters, one row a sample state.
         output: Folder of the check's solver_check.json and solver_check.md; none to print it only.
@@ -34,7 +35,7 @@ class CheckSolverSettings(Settings):
 
     name: str | None = None
     solver: Component | None = None
-    data: Path | None = None
+    data: Source | None = None
     initial: str | None = None
     params: list[list[float]] | None = None
     output: Path | None = None

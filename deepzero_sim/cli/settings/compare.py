@@ -8,6 +8,8 @@ from pathlib import Path
 from deepzero_sim.cli.options import Command
 from deepzero_sim.common.settings import Settings
 from deepzero_sim.datasets.metadata_keys import MetadataKey
+from deepzero_sim.datasets.source import Source
+from deepzero_sim.datasets.source import Source
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.training.file_names import CONFIG
 
@@ -18,14 +20,14 @@ class CompareSettings(Settings):
 
     Args:
         runs: Run folders; correctors are all of one solver.
-        data: HDF5 trajectories that corrected solvers are rolled out on; none for classifiers.
+        data: Trajectories that corrected solvers are rolled out on; none for classifiers.
         steps: Steps of the rollouts; all that the data have if none are given.
         output: Folder of the comparison's report.md and figures.
         data_may_differ: Things that the data may say otherwise than the solver: name, dt, channels, mask and so on.
     """
 
     runs: list[Path]
-    data: Path | None = None
+    data: Source | None = None
     steps: int | None = None
     output: Path = Path("runs/comparison")
     data_may_differ: list[MetadataKey] = field(default_factory=list)

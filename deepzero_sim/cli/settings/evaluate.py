@@ -8,6 +8,8 @@ from pathlib import Path
 from deepzero_sim.cli.options import Command
 from deepzero_sim.common.settings import Settings
 from deepzero_sim.datasets.metadata_keys import MetadataKey
+from deepzero_sim.datasets.source import Source
+from deepzero_sim.datasets.source import Source
 
 
 @dataclass
@@ -16,13 +18,13 @@ class EvaluateSettings(Settings):
 
     Args:
         run: Run folder; results.json and report.md go there.
-        data: HDF5 trajectories.
+        data: Trajectories: a path, or a path with keys that say more of it.
         steps: Steps of the rollout; all that the data have if none are given.
         data_may_differ: Things that the data may say otherwise than the solver: name, dt, channels, mask and so on.
     """
 
     run: Path
-    data: Path
+    data: Source
     steps: int | None = None
     data_may_differ: list[MetadataKey] = field(default_factory=list)
 
