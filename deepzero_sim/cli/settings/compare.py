@@ -9,7 +9,6 @@ from deepzero_sim.cli.options import Command
 from deepzero_sim.common.settings import Settings
 from deepzero_sim.datasets.metadata_keys import MetadataKey
 from deepzero_sim.datasets.source import Source
-from deepzero_sim.datasets.source import Source
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.training.file_names import CONFIG
 
