@@ -10,10 +10,13 @@ from typing import ClassVar
 import numpy as np
 
 from deepzero_sim.common.requirements import Words, is_count, require
-from deepzero_sim.common.types import Array
+from deepzero_sim.common.types import Array, is_integer
 from deepzero_sim.connectors.formats.base import Content, Format, as_dtype, require_content, require_size
 from deepzero_sim.connectors.formats.numbers import EXPONENT_LETTERS, expand_repeats, parse_numbers
 from deepzero_sim.errors import ConfigError, UnreadableOutputError
+
+#: Most columns of a file of which some are chosen.
+MOST_COLUMNS = 1000
 
 #: Number formats with as many digits as give the same bits again, by bytes of a number.
 ROUND_TRIP = {4: "%.8e", 8: "%.16e"}
@@ -38,6 +41,8 @@ class Text(Format):
         comments: Beginning of a comment, which goes on to the end of the line and begins where a number could.
         header: Text before the numbers where a file is written: lines as a list, one text, or a number of empty comments.
         skiprows: Number of lines before the numbers that are skipped where a file is read; as many as `header` has if None.
+        usecols: Column that is read, counted from 0 or, below 0, from the end, or a list with one for each channel; all if
+            None. The others may hold anything, as long as all lines have the same number. Only for files that are read.
 
     Raises:
         ConfigError: One of the arguments is not usable.
@@ -51,6 +56,7 @@ class Text(Format):
         comments: str = "#",
         header: str | Sequence[str] | int = 0,
         skiprows: int | None = None,
+        usecols: int | Sequence[int] | None = None,
     ) -> None:
         _require_marks(comments, delimiter)
         self._delimiter = None if delimiter == " " else delimiter
@@ -58,8 +64,11 @@ class Text(Format):
         self._comment = _comment_pattern(self._comments, self._delimiter)
         require(skiprows is None or is_count(skiprows, 0), "skiprows must be a number of lines, 0 or more", skiprows)
         self._skipped = len(self._header) if skiprows is None else int(skiprows)
+        self._chosen = None if usecols is None else _chosen_columns(usecols)
 
     def encode(self, values: Array) -> Content:
+        if self._chosen is not None:
+            raise ConfigError("usecols chooses columns of a file that is read, but this one is written: leave it out there.")
         between = self._delimiter or " "
         line = between.join([ROUND_TRIP[values.dtype.itemsize]] * values.shape[-1]) + "\n"
         rows = values.reshape(-1, values.shape[-1])
@@ -74,10 +83,32 @@ class Text(Format):
         if self._comments in content:
             lines = [self._comment.split(line, maxsplit=1)[0] if self._comments in line else line for line in lines]
         rows = int(np.prod(shape[:-1]))
+        if self._chosen is not None:
+            lines = self._choose(lines, shape[-1])
         numbers = _parse_plain_table(lines, self._delimiter, (rows, shape[-1]))
         if numbers is None:
             numbers = self._parse_table(lines, rows, shape[-1])
         return as_dtype(numbers.reshape(shape), dtype)
+
+    def largest(self, values: int) -> int:
+        return super().largest(values) * (1 if self._chosen is None else MOST_COLUMNS)
+
+    def _choose(self, lines: Sequence[bytes], columns: int) -> list[bytes]:
+        """Leave the chosen columns of every line, and blank lines as they are."""
+        chosen = self._chosen or ()
+        if len(chosen) != columns:
+            raise ConfigError(
+                f"usecols must name one column for each of the {columns} numbers that a line gives, not {list(chosen)}: count "
+                "them from 0."
+            )
+        table = [self._words(line, MOST_COLUMNS) for line in lines]
+        count = next((len(words) for words in table if words), 0)
+        for place, words in enumerate(table, self._skipped + 1):
+            require_size(len(words) or count, count, f"columns in line {place}")
+        needed = max(column + 1 if column >= 0 else -column for column in chosen)
+        require_content(count == 0 or needed <= count, f"has {count} columns, not {needed} as usecols {list(chosen)} needs")
+        between = (self._delimiter or " ").encode()
+        return [between.join(words[column] for column in chosen) if words else b"" for words in table]
 
     def _parse_table(self, lines: Sequence[bytes], rows: int, columns: int) -> Array:
         """Read a table of numbers in any spelling."""
@@ -112,6 +143,14 @@ def _require_marks(comments: str, delimiter: str | None) -> None:
     require(single, "delimiter must be one character that no number holds and that ends no line", delimiter)
     apart = not comments.strip().startswith(delimiter)
     require(apart, f"comments must not begin with the delimiter, but are {comments!r}", Words("something else"))
+
+
+def _chosen_columns(usecols: int | Sequence[int]) -> tuple[int, ...]:
+    listed = list(usecols) if isinstance(usecols, Sequence) and not isinstance(usecols, str) else [usecols]
+    whole = bool(listed) and all(is_integer(column) and -MOST_COLUMNS <= column < MOST_COLUMNS for column in listed)
+    require(whole, "usecols must be a column's number, counted from 0, or a list of them", usecols)
+    require(len(set(listed)) == len(listed), "usecols must name each column once", usecols)
+    return tuple(int(column) for column in listed if is_integer(column))
 
 
 def _header_lines(header: str | Sequence[str] | int, comments: str) -> list[str]:
