@@ -327,7 +327,7 @@ class PerturbedNetwork:
     ) -> torch.Tensor:
         moved = [x if change is None else x + change for x, change in zip_longest(unperturbed.inputs, inputs)]
         if perturbation is None:
-            queries = iter([NamedTensors()] * _count(None, inputs))
+            queries = iter([dict[str, torch.Tensor]()] * _count(None, inputs))
         else:
             queries = perturbed_parameters(unperturbed.parameters, perturbation)
         changes = []
