@@ -195,6 +195,10 @@ class WorkingFolderError(SolverError):
     kind = "working-folder"
 
 
+class ScaleWarning(UserWarning):
+    """Warning of inputs that a network learns badly with: they are far from unit size."""
+
+
 class StatesFailedError(SolverError):
     """Failure of some states of a batch, each for a reason of its own; the others were advanced.
 

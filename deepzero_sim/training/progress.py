@@ -9,6 +9,7 @@ import torch
 
 from deepzero_sim.common.types import NamedTensors, is_integer, is_number
 from deepzero_sim.errors import RunError
+from deepzero_sim.models.corrector import take_form_of
 from deepzero_sim.training.checkpoints import Checkpoint
 
 
@@ -23,6 +24,7 @@ class Progress:
         solver_steps: Number of states advanced by one step so far.
         seconds: Seconds spent so far.
         failures: Failures of solver steps so far, by kind and what was done, such as `{"timeout dropped": 3}`.
+        validation_steps: Number of states advanced by one step to validate the network, not counted above.
     """
 
     step: int = 0
@@ -31,6 +33,7 @@ class Progress:
     solver_steps: int = 0
     seconds: float = 0.0
     failures: dict[str, int] = field(default_factory=dict)
+    validation_steps: int = 0
 
 
 #: Progress of a training that has not begun.
@@ -60,7 +63,7 @@ def require_within(progress: Progress, steps: int, path: Path) -> None:
 
 def _require_possible(progress: Progress) -> Progress:
     """Refuse numbers of a file that cannot be, by a ValueError."""
-    counts = {name: getattr(progress, name) for name in ("step", "queries", "solver_steps")}
+    counts = {name: getattr(progress, name) for name in ("step", "queries", "solver_steps", "validation_steps")}
     if not isinstance(progress.failures, dict):
         raise ValueError(f"failures cannot be {progress.failures!r}")  # noqa: TRY004 - of a kind with the others
     for name, count in {**counts, **progress.failures}.items():
@@ -81,6 +84,7 @@ def tensors_of(part: str, checkpoint: Checkpoint) -> NamedTensors:
 def restore_network(model: torch.nn.Module, checkpoint: Checkpoint, path: Path) -> None:
     """Load a checkpoint's network; refuse another network's."""
     tensors = tensors_of("network", checkpoint)
+    take_form_of(model, tensors)
     expected = {name: t.shape for name, t in model.state_dict().items()}
     if {name: t.shape for name, t in tensors.items()} != expected:
         raise RunError(

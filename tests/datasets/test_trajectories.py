@@ -8,6 +8,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+import torch
 from problems import Burgers, initial_states
 from runs import line_data, unfinished
 
@@ -112,3 +113,36 @@ def test_states_must_fit_the_solver(path: Path) -> None:
         trajectories.load(path, Burgers(parameters=("viscosity",)).spec)
     with pytest.raises(DataError, match="use the solver and resolution the data were made for"):
         trajectories.load(path, WakeFlow(8).spec)
+
+
+def test_paths_may_be_text_and_parameters_and_mask_may_be_left_out(tmp_path: Path) -> None:
+    spec, frames = Burgers().spec, np.stack([initial_states(3), initial_states(3)], axis=1)
+    trajectories.save(str(tmp_path / "data.h5"), Trajectories(frames), spec)
+    loaded = trajectories.load(str(tmp_path / "data.h5"), spec)
+    np.testing.assert_array_equal(loaded.frames, frames)
+    assert loaded.params.shape == (3, 0) and loaded.mask.shape == spec.state_shape and loaded.mask.all()
+
+
+def test_tensors_are_taken_for_arrays() -> None:
+    data = Trajectories(torch.zeros(2, 3, 1, 4), torch.ones(2, 1), torch.ones(1, 4, dtype=torch.bool))  # type: ignore[arg-type]
+    assert all(isinstance(array, np.ndarray) for array in (data.frames, data.params, data.mask))
+
+
+def test_a_mask_of_numbers_is_one_of_truth_values() -> None:
+    data = Trajectories(np.zeros((2, 3, 1, 4)), mask=np.array([[1, 0, 1, 1]]))  # type: ignore[arg-type]
+    assert data.mask.dtype == bool and data.mask.tolist() == [[True, False, True, True]]
+    with pytest.raises(DataError, match="the mask of trajectories must be True where"):
+        Trajectories(np.zeros((2, 3, 1, 4)), mask=np.array([[1, 0, 2, 1]]))  # type: ignore[arg-type]
+
+
+def test_means_leave_out_padding() -> None:
+    frames = np.zeros((2, 3, 2, 4))
+    frames[:, :, 0, :2], frames[1, :, 1] = 8.0, 5.0
+    mask = np.array([[True, True, False, False], [True] * 4])
+    channels, params = Trajectories(frames, np.array([[1.0], [4.0]]), mask).means()
+    assert channels.tolist() == [8.0, 2.5] and params.tolist() == [2.5]
+
+
+def test_trajectories_say_what_they_are() -> None:
+    data = Trajectories(np.zeros((2, 3, 1, 4), dtype=np.float32), np.zeros((2, 1)))
+    assert repr(data) == "Trajectories(2 simulations of 3 frames: states (1, 4) of float32, 1 parameter(s) each)"

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from deepzero_sim.errors import ConfigError
+from deepzero_sim.datasets import Trajectories
+from deepzero_sim.errors import ConfigError, ScaleWarning
 from deepzero_sim.models import CORRECTORS, Corrector, mars_moon, small
 from deepzero_sim.models.corrector import Padding
 from deepzero_sim.solver.spec import SolverSpec
@@ -121,3 +122,95 @@ def test_parameters_must_be_as_many_as_the_spec_names() -> None:
     for params, came in ((None, 0), (torch.ones(2, 3), 3)):
         with pytest.raises(ConfigError, match=f"was built for 1 parameters, got {came}"):
             small(WAKE)(states, params)
+
+
+def kelvin(mean: float = 300.0) -> Trajectories:
+    """Trajectories of two channels, of which the first lies far from zero, with one parameter that does, too."""
+    random = np.random.default_rng(0)
+    frames = random.normal(size=(4, 5, 2, 8)) * [[5.0], [0.1]] + [[mean], [0.1]]
+    return Trajectories(frames.astype(np.float32), np.array([[290.0], [291.0], [292.0], [293.0]], dtype=np.float32))
+
+
+def test_trajectories_scale_a_corrector_in_every_way_of_writing_it() -> None:
+    data, grid = kelvin(), spec(2, 8, parameters=("ambient",))
+    scaled = small(grid, data=data)
+    others = [small(grid) for _ in range(3)]
+    others[0].set_scales(data)
+    others[1].set_scales(
+        *data.scales(), *(np.where(abs(m) > 4 * s, m, 0) for m, s in zip(data.means(), data.scales(), strict=True))
+    )
+    others[2].set_scales(*(torch.from_numpy(scale) for scale in data.scales()), [300.0, 0.0], [291.5])
+    for other in others:
+        torch.testing.assert_close(other.state_scale, scaled.state_scale)
+        torch.testing.assert_close(other.state_mean, scaled.state_mean, atol=1.0, rtol=0)
+    assert scaled.state_mean is not None and scaled.state_mean[1] == 0  # near zero, where zero may be a value of its own
+    torch.testing.assert_close(scaled.param_mean, torch.tensor([[291.5]]))
+    assert small(grid, data=kelvin(0.0)).state_mean is None
+
+
+def test_a_field_far_from_zero_is_corrected_as_the_same_field_told_from_there() -> None:
+    grid = spec(2, 8, parameters=("ambient",))
+    torch.manual_seed(0)
+    corrector = randomised(small(grid, data=kelvin()))
+    mean = corrector.state_mean
+    states, params = torch.randn(3, 2, 8), torch.full((3, 1), 291.5)
+    assert mean is not None
+    expected = (
+        corrector.network(torch.cat([states / corrector.state_scale, torch.zeros(3, 1, 8)], dim=1)) * corrector.state_scale
+    )
+    torch.testing.assert_close(corrector(states + mean, params), expected, atol=1e-3, rtol=1e-3)
+
+
+def test_weights_with_and_without_means_are_loaded_into_any_corrector() -> None:
+    grid = spec(2, 8, parameters=("ambient",))
+    centred, plain = randomised(small(grid, data=kelvin())), randomised(small(grid))
+    assert "state_mean" not in plain.state_dict()  # as it always was
+    states, params = torch.randn(1, 2, 8), torch.randn(1, 1)
+    for given, other in ((centred, small(grid)), (plain, small(grid, data=kelvin()))):
+        other.load_state_dict(given.state_dict())
+        assert torch.equal(other(states, params), given(states, params))
+
+
+def test_a_network_without_scales_says_once_that_its_inputs_are_far_from_unit_size() -> None:
+    grid = spec(1, 8, channels=("T",), parameters=("Re",))
+    corrector, states, params = small(grid), torch.linspace(20, 400, 8).view(1, 1, 8), torch.full((1, 1), 200.0)
+    with torch.no_grad():
+        corrector(states, params)  # an evaluation trains nothing
+    with pytest.warns(
+        ScaleWarning, match=r"T with mean 210 and standard deviation 124; Re with mean 200 .*data=trajectories"
+    ) as said:
+        corrector(states, params)
+    assert said[0].filename == __file__
+    corrector(states, params)
+
+
+@pytest.mark.parametrize("states", [torch.linspace(-1, 1, 8), torch.zeros(8), torch.full((8,), 3.0)])
+def test_inputs_of_unit_size_are_no_reason_to_warn(states: torch.Tensor) -> None:
+    small(spec(1, 8))(states.view(1, 1, 8))
+
+
+def test_a_scaled_or_a_loaded_network_does_not_warn() -> None:
+    grid, states = spec(1, 8), 300 + 10 * torch.rand(1, 1, 8)
+    data = Trajectories(states[None].numpy())
+    scaled = small(grid, data=data)
+    scaled(states)
+    loaded = small(grid)
+    loaded.load_state_dict(scaled.state_dict())
+    loaded(states)
+
+
+def test_transformed_calls_of_a_network_without_scales_work() -> None:
+    corrector, states = small(spec(1, 8)), 300 * torch.rand(3, 1, 1, 8)
+    assert torch.func.vmap(corrector)(states).shape == states.shape
+
+
+def test_scales_that_are_none_are_refused() -> None:
+    corrector = small(spec(1, 8, parameters=("nu",)))
+    with pytest.raises(ConfigError, match="the scales of the states must be an array of numbers, or trajectories, not str"):
+        corrector.set_scales("train.h5")
+    with pytest.raises(ConfigError, match="needs 1 scales of the parameters, got 0"):
+        corrector.set_scales([1.0])
+    with pytest.raises(ConfigError, match="needs 1 means of the states, got 2"):
+        corrector.set_scales([1.0], [1.0], [0.0, 0.0])
+    with pytest.raises(ConfigError, match="takes trajectories alone"):
+        corrector.set_scales(Trajectories(np.ones((1, 2, 1, 8)), np.ones((1, 1))), [1.0])
