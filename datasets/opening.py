@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 
 from deepzero_sim.common import hdf5_objects
-from deepzero_sim.datasets import trajectories
+from deepzero_sim.datasets import trajectories, trajectory_file
 from deepzero_sim.datasets.fitting import fit, metadata_of_fit
 from deepzero_sim.datasets.foreign.options import ReadingOptions
 from deepzero_sim.datasets.foreign.reading import detect, read_recording
@@ -112,7 +112,7 @@ def _is_own(path: Path) -> bool:
     if not_a_file(path) is not None or not h5py.is_hdf5(path):
         return False
     with open_to_read(path, "HDF5 data", "check the path, or copy the file again") as file:
-        return hdf5_objects.text(file.attrs.get("format")) == trajectories.FORMAT
+        return hdf5_objects.text(file.attrs.get("format")) == trajectory_file.FORMAT
 
 
 def _recording_of_own(path: Path) -> Recording:

@@ -15,7 +15,7 @@ none but format and version: those that it has are compared with the solver that
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -216,13 +216,22 @@ def as_batch(frames: Array, params: Array) -> tuple[Array, Array | None]:
 _SPEC_ATTRIBUTES = ("name", "dt", "channels", "channel_units", "parameters", "parameter_units", "axes", "spacing", "offsets")
 
 
-def save(path: Path | str, trajectories: Trajectories, spec: SolverSpec) -> None:
+def save(
+    path: Path | str,
+    trajectories: Trajectories,
+    spec: SolverSpec,
+    *,
+    named: bool = True,
+    positions: Mapping[tuple[int, int], NDArray[np.float64]] | None = None,
+) -> None:
     """Write a file of trajectories, whole or not at all.
 
     Args:
         path: Path of the HDF5 file.
         trajectories: Trajectories to write.
         spec: Spec of the source solver, for names, units and axes.
+        named: False to leave out the spec's name, by which data are held to one solver.
+        positions: Positions of points that the spec does not say, by channel and axis, such as uneven ones.
 
     Raises:
         DataError: They are no trajectories, or not of this solver.
@@ -232,7 +241,9 @@ def save(path: Path | str, trajectories: Trajectories, spec: SolverSpec) -> None
     require_shape(trajectories, spec, f"what is to be saved as {show(path)}")
     with open_to_write(path) as file:
         file.attrs["format"], file.attrs["version"] = FORMAT, VERSION
-        file.attrs["name"], file.attrs["dt"] = spec.name, step_of_times(trajectories.times) or float(spec.dt)
+        file.attrs["dt"] = step_of_times(trajectories.times) or float(spec.dt)
+        if named:
+            file.attrs["name"] = spec.name
         for key in _SPEC_ATTRIBUTES[2:]:
             file.attrs[key] = json.dumps(getattr(spec, key))
         for key, value in trajectories.attributes.items():
@@ -243,7 +254,7 @@ def save(path: Path | str, trajectories: Trajectories, spec: SolverSpec) -> None
             write_dataset(file, "times", trajectories.times, trajectories.times.shape)
         write_dataset(file, "params", trajectories.params, trajectories.params.shape)
         write_dataset(file, "mask", trajectories.mask.astype(np.uint8), trajectories.mask.shape)
-        write_axes(file, spec)
+        write_axes(file, spec, positions or {})
 
 
 def load(path: Path | str, spec: SolverSpec | None = None, data_may_differ: Collection[str] = ()) -> Trajectories:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -112,9 +112,16 @@ def write_dataset(file: h5py.File, name: str, values: NDArray[Any], chunks: tupl
     file.create_dataset(name, data=values, **options)
 
 
-def write_axes(file: h5py.File, spec: SolverSpec) -> None:
+def write_axes(file: h5py.File, spec: SolverSpec, positions: Mapping[tuple[int, int], NDArray[np.float64]]) -> None:
+    """Write the positions of every channel's points along every axis.
+
+    Args:
+        file: Open file.
+        spec: Spec of the solver.
+        positions: Positions that are written in place of the spec's, by channel and axis.
+    """
     channels = spec.channels or tuple(f"channel_{i}" for i in range(spec.state_shape[0]))
     axes = spec.axes or tuple(f"axis_{i}" for i in range(len(spec.state_shape) - 1))
     for c, channel in enumerate(channels):
         for a, axis in enumerate(axes):
-            file[f"axes/{channel}/{axis}"] = spec.coordinates(c, a)
+            file[f"axes/{channel}/{axis}"] = positions.get((c, a), spec.coordinates(c, a))
