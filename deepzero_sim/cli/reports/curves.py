@@ -1,50 +1,198 @@
-"""Errors over time and over the cost of training, as curves and points."""
+"""Errors over time, over the cost of training and by simulation, the time of steps, as curves, points and bars."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from textwrap import fill
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from deepzero_sim.cli.reports import layer_ratios
 from deepzero_sim.cli.reports.figures import COLOURS, Figure, pyplot, save, styles
+from deepzero_sim.cli.reports.layouts import layout_of_spec, plain
+from deepzero_sim.cli.reports.numbers import write_milliseconds
 from deepzero_sim.training.ratios_file import RatiosRecord
+from deepzero_sim.training.runs.pairing import pair
+from deepzero_sim.training.runs.speed import REFERENCE
 
 if TYPE_CHECKING:
+    from deepzero_sim.coupling.evaluation import Evaluation
     from deepzero_sim.training.runs.comparison import Comparison
+
+#: Channels whose errors have a panel of their own.
+MOST_CHANNELS = 6
+
+#: How many times the largest error of the solver alone an axis may show: what grows beyond leaves the figure.
+BEYOND = 3.0
+
+#: Ratio of the largest and the least value from which on an axis is logarithmic.
+LOGARITHMIC = 20.0
 
 
 def draw(folder: Path, comparison: Comparison) -> list[Figure]:
-    """Draw errors over time and over the cost of training, and return the figures that were written."""
-    plot, methods, unit = pyplot(), comparison.methods, (comparison.spec.channel_units or ("1",))[0]
-    drawn = styles(methods)
+    """Draw the errors and times of a comparison's methods, and return the figures that were written.
 
-    figure, ax = plot.subplots(figsize=(7, 4), layout="constrained")
-    for name, result in methods.items():
-        errors = result.evaluation.errors
-        ax.plot(np.arange(1, errors.shape[1] + 1), errors.mean(dim=0), label=name, **drawn[name][0])
-    ax.set(xlabel="step of the rollout", ylabel=f"mean absolute error ({unit})", ylim=(0, None))
-    ax.grid(alpha=0.3)
-    ax.legend()
+    Args:
+        folder: Folder of the figures.
+        comparison: Results.
+    """
+    parts = (draw_speed, draw_error_over_time, draw_paired_errors, draw_error_over_cost)
+    return [figure for part in parts for figure in part(folder, comparison)]
+
+
+def draw_error_over_time(folder: Path, comparison: Comparison) -> list[Figure]:
+    """Draw the mean error over the simulations at every step, and each channel's in its unit if there are several."""
+    plot, layout, measure = pyplot(), layout_of_spec(comparison.spec), comparison.measure
+    evaluations = {name: result.evaluation for name, result in comparison.methods.items()}
+    panels = [(measure.label, {name: measure.errors(one).mean(dim=0).numpy() for name, one in evaluations.items()})]
+    channels = range(min(len(layout.channels), MOST_CHANNELS) if len(layout.channels) > 1 else 0)
+    for channel in channels:
+        label = f"mean |error| of {layout.label(channel)}"
+        panels.append(
+            (label, {name: one.channel_errors[..., channel].mean(dim=0).numpy() for name, one in evaluations.items()})
+        )
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    size = (7, 4) if len(panels) == 1 else (4.6 * columns + 2.2, 3.4 * rows)
+    figure, axes = plot.subplots(rows, columns, figsize=size, squeeze=False, sharex=True, layout="constrained")
+    for ax in axes.flat[len(panels) :]:
+        ax.set_axis_off()
+    drawn = {name: line for name, (line, _) in styles(evaluations).items()}
+    labels = {name: _with_losses(name, one) for name, one in evaluations.items()}
+    for ax, (label, errors) in zip(axes.flat, panels, strict=False):
+        for name, values in errors.items():
+            points = "." if len(values) < 3 else ""
+            ax.plot(np.arange(1, len(values) + 1), values, label=labels[name], marker=points, **drawn[name])
+        ax.set(xlabel=f"step of the rollout (dt = {comparison.spec.dt:g})", ylabel=label)
+        _limit(ax, list(errors.values()))
+        ax.grid(alpha=0.3)
+    _legend(figure, axes[0, 0])
     save(plot, folder / "error_over_time.png", figure)
+    left = len(layout.channels) - len(channels) if channels else 0
+    return [Figure("error_over_time.png", f"Error against time{f'; {left} channels are not drawn' if left else ''}")]
 
-    figure, ax = plot.subplots(figsize=(7, 4), layout="constrained")
-    for name, result in methods.items():
-        mae, steps = result.evaluation.mae, result.cost.solver_steps
+
+def _with_losses(name: str, evaluation: Evaluation) -> str:
+    """Name a method, with the number of its rollouts that diverged: the mean error is infinite from the first one on."""
+    lost = int((~evaluation.errors.isfinite()).any(dim=1).sum())
+    return f"{plain(name)} ({lost} of {len(evaluation.errors)} diverged)" if lost else plain(name)
+
+
+def _limit(ax: Any, series: Sequence[NDArray[np.float64]]) -> None:
+    """Begin an axis of errors at zero, and end it where the methods are that did not diverge: the first one, if it did not."""
+    tops = [float(values[np.isfinite(values)].max(initial=0.0)) for values in series]
+    top = max(tops)
+    if 0 < tops[0] < top / BEYOND:
+        top = BEYOND * tops[0]
+    ax.set_ylim(0, 1.05 * top or 1.0)
+
+
+def _legend(figure: Any, ax: Any) -> None:
+    """Name lines beside the panels, where they hide nothing."""
+    handles, labels = ax.get_legend_handles_labels()
+    figure.legend(handles, [fill(label, 28) for label in labels], loc="outside right upper", fontsize=9)
+
+
+def draw_error_over_cost(folder: Path, comparison: Comparison) -> list[Figure]:
+    """Draw errors over the solver steps that training took."""
+    plot, measure = pyplot(), comparison.measure
+    figure, ax = plot.subplots(figsize=(8, 4), layout="constrained")
+    drawn = styles(comparison.methods)
+    for name, result in comparison.methods.items():
+        error, steps = measure.mean(result.evaluation), result.cost.solver_steps
         if steps == 0:  # no place on a logarithmic axis
-            ax.axhline(mae, color=drawn[name][0]["color"], linestyle="--", label=f"{name} (no training)")
+            label = f"{plain(name)} (no training)"
+            ax.axhline(error, color=drawn[name][0]["color"], linestyle="--", label=label)
         else:
-            ax.plot(steps, mae, linestyle="none", label=name, markersize=8, **drawn[name][1])
-    ax.set(xscale="log", xlabel="solver steps of training", ylabel=f"mean absolute error ({unit})", ylim=(0, None))
+            ax.plot(steps, error, linestyle="none", label=plain(name), markersize=8, **drawn[name][1])
+    _limit(ax, [np.array([measure.mean(result.evaluation)]) for result in comparison.methods.values()])
+    ax.set(xscale="log", xlabel="solver steps of training", ylabel=measure.label)
     ax.grid(alpha=0.3, which="both")
-    ax.legend()
+    _legend(figure, ax)
     save(plot, folder / "error_over_cost.png", figure)
-    return [
-        Figure("error_over_time.png", "Error against time"),
-        Figure("error_over_cost.png", "Error against the solver steps of training"),
-    ]
+    return [Figure("error_over_cost.png", "Error against the solver steps of training")]
+
+
+def draw_paired_errors(folder: Path, comparison: Comparison) -> list[Figure]:
+    """Draw each simulation's error by method, joined by a line, and count where a method is better than NON (or SRC)."""
+    simulations = len(comparison.references)
+    if simulations < 2 or len(comparison.methods) < 2:
+        return []
+    plot, measure = pyplot(), comparison.measure
+    errors = {name: np.array(measure.of_simulations(one.evaluation)) for name, one in comparison.methods.items()}
+    base = "NON" if "NON" in errors else next(iter(errors))
+    table = np.stack(list(errors.values()))  # (methods, simulations)
+    figure, ax = plot.subplots(figsize=(max(6.0, 1.7 * len(errors) + 1), 4.6), layout="constrained")
+    finite = table[np.isfinite(table)]
+    least, largest = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
+    logarithmic = least > 0 and largest > LOGARITHMIC * least
+    top = largest * (1.5 if logarithmic else 1.1) or 1.0
+    places, shown = np.arange(len(errors)), np.where(np.isfinite(table), table, top)
+    ax.plot(places, shown, color="grey", alpha=max(0.1, min(0.6, 10 / simulations)), linewidth=0.8, zorder=1)
+    drawn = styles(errors)
+    for place, name in enumerate(errors):
+        colour, diverged = drawn[name][0]["color"] or f"C{place}", ~np.isfinite(table[place])
+        ax.scatter(np.full((~diverged).sum(), place), table[place][~diverged], s=22, color=colour, zorder=2)
+        ax.scatter(np.full(diverged.sum(), place), np.full(diverged.sum(), top), s=40, marker="x", color="#a00000", zorder=2)
+        if not diverged.any():
+            ax.plot([place - 0.2, place + 0.2], [table[place].mean()] * 2, color=colour, linewidth=2.5)
+    ax.set(yscale="log" if logarithmic else "linear", ylabel=measure.label, title="one line a simulation; a bar is the mean")
+    if not logarithmic:
+        ax.set_ylim(0, 1.05 * top)
+    ax.set_xticks(places, [_counted(name, errors, base) for name in errors], fontsize=8)
+    ax.set_xlim(-0.5, len(errors) - 0.5)
+    ax.grid(axis="y", alpha=0.3)
+    save(plot, folder / "paired_errors.png", figure)
+    crosses = "" if np.isfinite(table).all() else "; a cross is a rollout that diverged"
+    return [Figure("paired_errors.png", f"Error of each simulation by method{crosses}")]
+
+
+def _counted(name: str, errors: Mapping[str, NDArray[np.float64]], base: str) -> str:
+    """Name a method, and count the simulations in which it is better than another."""
+    words = fill(plain(name), 20)
+    if name == base:
+        return words
+    found = pair(errors[name].tolist(), errors[base].tolist())
+    return f"{words}\nbetter than {base}\nin {found.better} of {found.simulations}"
+
+
+def draw_speed(folder: Path, comparison: Comparison) -> list[Figure]:
+    """Draw the time of a step of the solver alone, of every corrected one, and of the reference solver."""
+    speed = comparison.speed
+    names = [*comparison.methods, REFERENCE]
+    times = {name: seconds for name in names if speed is not None and (seconds := speed.seconds(name)) is not None}
+    if not times:
+        return []
+    plot, drawn = pyplot(), styles(times)
+    figure, ax = plot.subplots(figsize=(8, 1.2 + 0.45 * len(times)), layout="constrained")
+    milliseconds = [1e3 * seconds for seconds in times.values()]
+    colours = ["#808080" if name == REFERENCE else drawn[name][0]["color"] or f"C{i}" for i, name in enumerate(times)]
+    words = [f"  {write_milliseconds(seconds)} ms" for seconds in times.values()]
+    if min(milliseconds) > 0 and max(milliseconds) > LOGARITHMIC * min(milliseconds):  # where bars would begin nowhere
+        ax.scatter(milliseconds, range(len(times)), color=colours, s=60)
+        ax.set_xscale("log")
+        ax.set_xlim(min(milliseconds) / 2, max(milliseconds) * 4)
+    else:
+        ax.barh(range(len(times)), milliseconds, color=colours)
+        ax.set_xlim(0, 1.25 * max(milliseconds))
+    for place, (milli, word) in enumerate(zip(milliseconds, words, strict=True)):
+        ax.text(milli, place, word, va="center", fontsize=9)
+    ax.set_yticks(range(len(times)), [fill(plain(_called(name)), 34) for name in times])
+    ax.set(xlabel="milliseconds of a step, on one thread")
+    ax.invert_yaxis()
+    ax.grid(axis="x", alpha=0.3)
+    ax.set_axisbelow(True)
+    save(plot, folder / "speed.png", figure)
+    return [Figure("speed.png", "Time of a step")]
+
+
+def _called(name: str) -> str:
+    if name == "SRC":
+        return "SRC, the solver alone"
+    return "reference solver" if name == REFERENCE else f"{name}, corrected"
 
 
 def draw_ratios(folder: Path, records: Mapping[str, RatiosRecord]) -> None:

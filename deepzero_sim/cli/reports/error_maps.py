@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -77,11 +78,12 @@ def _draw_maps(plot: Any, view: View, maps: dict[str, tuple[Picture, str]], titl
 
 
 def _draw_lines(plot: Any, view: View, maps: dict[str, tuple[Picture, str]], title: str) -> Any:
-    figure, ax = plot.subplots(figsize=(8, 4), layout="constrained")
+    figure, ax = plot.subplots(figsize=(9, 4), layout="constrained")
     drawn = styles(maps)
     for name, (picture, note) in maps.items():
         draw_line(ax, view, picture, f"{name}, {note}" if note else name, drawn[name][0])
     ax.set(xlabel=view.across.label, ylabel=f"mean |error| of {view.label}", ylim=(0, None), title=title)
     ax.grid(alpha=0.3)
-    ax.legend(fontsize=9)
+    handles, labels = ax.get_legend_handles_labels()
+    figure.legend(handles, [fill(label, 28) for label in labels], loc="outside right upper", fontsize=9)
     return figure
