@@ -21,14 +21,16 @@ from safetensors.torch import save_file
 
 from deepzero_sim.common.documents import read_json, read_yaml, write_yaml
 from deepzero_sim.common.files import digest, digest_of_named, read_text, replace_tensor_file, require_regular, write_text
-from deepzero_sim.common.requirements import require_that
+from deepzero_sim.common.requirements import is_count, require_that
 from deepzero_sim.common.types import NamedTensors
 from deepzero_sim.errors import ConfigError, RunError
+from deepzero_sim.training import file_names
 
-CONFIG = "config.yaml"
+CONFIG = file_names.CONFIG
 CHECKPOINT = "checkpoint.safetensors"
 STATE = "state.json"
 SNAPSHOTS = "snapshots"
+STARTED = "started.json"
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,41 @@ class RunIdentity(NamedTuple):
     def name(self) -> str:
         """Digest of the identity."""
         return digest([self.words])
+
+
+class Start(NamedTuple):
+    """Start of a run, which is no part of its identity.
+
+    Args:
+        folder: Folder in which it was started, where relative names in its settings are found; None if it is not known.
+        updates: Number of updates that it was started with: it may have been made longer.
+    """
+
+    folder: str | None
+    updates: int
+
+
+def save_start(path: Path, start: Start) -> None:
+    """Note the start of a run in its folder."""
+    write_text(path / STARTED, json.dumps(start._asdict()) + "\n")
+
+
+def read_start(path: Path) -> Start | None:
+    """Read the start of a run; None if it was made before this was noted.
+
+    Raises:
+        RunError: It was changed.
+    """
+    file = path / STARTED
+    if not file.exists():
+        return None
+    try:
+        start = Start(**read_json(read_text(file, "the start of a run")))
+    except (ConfigError, ValueError, TypeError, RecursionError) as error:
+        raise RunError(f"{file} was changed or damaged ({error}): restore what it was.") from error
+    known = start.folder is None or (isinstance(start.folder, str) and Path(start.folder).is_absolute())
+    require_that(known and is_count(start.updates), f"{file} cannot say {start._asdict()!r}: restore what it was.", RunError)
+    return start
 
 
 def snapshot(path: Path, step: int) -> Path:
@@ -141,7 +178,9 @@ def load_with_identity(path: Path) -> tuple[Checkpoint, RunIdentity]:
     in_snapshot = path.parent.name == SNAPSHOTS
     folder = path.parents[1] if in_snapshot else path
     if (folder / CONFIG).exists():
-        _require_settings(file, identity, read_settings(folder))
+        start = read_start(folder)
+        longer = {} if start is None else {"updates": start.updates}
+        _require_settings(file, identity, read_settings(folder) | longer)
     if in_snapshot and path.name.isdecimal() and _step(checkpoint) != int(path.name):
         raise RunError(f"{file} is a checkpoint of training step {_step(checkpoint)}, not {int(path.name)}: restore it.")
     return checkpoint, identity

@@ -1,7 +1,9 @@
 """Run folder: settings, metrics, checkpoint and results of one training, so that a killed run can go on.
 
 config.yaml              the resolved settings; a folder is never used with others
+started.json             the folder in which the run was started, and the number of updates it had then
 metrics.jsonl            one line a training step
+validation.jsonl         one line a measurement of the network on rollouts that training does not see
 accuracy.jsonl           one line an epoch, of a classifier
 failures.jsonl           one line a failure of a solver step: its kind, what was done, the query, the working folder kept
 events.out.tfevents.*    the same for TensorBoard
@@ -40,9 +42,12 @@ from deepzero_sim.training.checkpoints import (
     STATE,
     Checkpoint,
     RunIdentity,
+    Start,
     load_with_identity,
     read_settings,
+    read_start,
     save_checkpoint,
+    save_start,
     snapshot,
     state_text,
 )
@@ -53,6 +58,10 @@ ACCURACY = "accuracy.jsonl"
 ANSWERS = "answers.jsonl"
 FAILURES = "failures.jsonl"
 JACOBIANS = "jacobians.safetensors"
+VALIDATION = "validation.jsonl"
+
+#: Setting that may change in a run that may be made longer.
+UPDATES = "updates"
 
 
 class RunFolder:
@@ -63,19 +72,55 @@ class RunFolder:
         settings: Resolved settings of the run, plain values only.
         free: Settings that may differ from those the folder was made with: they do not change what is computed.
         contents: Digests of the files that settings name, by the setting: they make the run, wherever the files lie.
+        may_grow: True if the number of `updates` may be another one than the folder was made with: see :meth:`resize`.
+
+    Attributes:
+        first_updates: Number of updates that the run was started with, if it may grow; None if it may not.
 
     Raises:
         RunError: The folder was made by a run with other settings.
     """
 
     def __init__(
-        self, path: Path | str, settings: dict[str, Any], free: Collection[str] = (), contents: Mapping[str, str] | None = None
+        self,
+        path: Path | str,
+        settings: dict[str, Any],
+        free: Collection[str] = (),
+        contents: Mapping[str, str] | None = None,
+        *,
+        may_grow: bool = False,
     ) -> None:
-        self.path = Path(path)
+        self.path, self.first_updates = Path(path), None
         contents = dict(contents or {})
-        fixed = {key: write_yaml(value, sort_keys=True) for key, value in settings.items() if key not in {*free, *contents}}
-        self._identity = RunIdentity(fixed, contents)
+        self._settings = dict(settings)
+        if may_grow:
+            self._start(settings)
+            free = (*free, UPDATES)
         self._claim(settings, free)
+        named = settings if self.first_updates is None else {**settings, UPDATES: self.first_updates}
+        omitted = {*free, *contents} - ({UPDATES} if may_grow else set())
+        fixed = {key: write_yaml(value, sort_keys=True) for key, value in named.items() if key not in omitted}
+        self._identity = RunIdentity(fixed, contents)
+
+    def _start(self, settings: dict[str, Any]) -> None:
+        """Note where and for how many updates the run is started, or read it."""
+        known = read_start(self.path)
+        if known is None and (self.path / CONFIG).exists():  # made before this was noted
+            updates = read_settings(self.path).get(UPDATES)
+            known = Start(None, updates if isinstance(updates, int) else settings[UPDATES])
+        elif known is None:
+            known = Start(str(Path.cwd()), settings[UPDATES])
+            if not (self.path / CHECKPOINT).exists():
+                save_start(self.path, known)
+        self.first_updates = known.updates
+
+    def resize(self) -> None:
+        """Write down that the run has another number of updates now; the caller has looked that no more were done."""
+        if self.first_updates is None or read_settings(self.path).get(UPDATES) == self._settings[UPDATES]:
+            return
+        if read_start(self.path) is None:
+            save_start(self.path, Start(None, self.first_updates))
+        write_text(self.path / CONFIG, write_yaml(self._settings))
 
     @property
     def name(self) -> str:
@@ -146,12 +191,18 @@ class RunFolder:
         """Read the lines of `metrics.jsonl`; see :func:`read_metrics`."""
         return read_metrics(self.path / METRICS)
 
+    def rewrite_metrics(self, lines: Sequence[dict[str, Any]], name: str) -> None:
+        """Write a file of metrics anew where it does not hold these lines: a kill came between, or somebody changed it."""
+        path = self.path / name
+        if not path.exists() or read_metrics(path) != lines:
+            write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
+
     def drop_metrics_after(self, step: int) -> None:
         """Drop what a killed run had logged beyond its checkpoint: those steps are done again.
 
         No training needs these files. Damaged lines are dropped with a warning, and the file as it was is set aside.
         """
-        for path in (self.path / METRICS, self.path / ACCURACY, self.path / FAILURES):
+        for path in (self.path / name for name in (METRICS, ACCURACY, VALIDATION, FAILURES)):
             if path.exists():
                 lines, damaged = _lines(path)
                 if damaged:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, replace
 from math import isfinite
@@ -27,8 +28,10 @@ from deepzero_sim.oracle.parameters import trainable
 from deepzero_sim.solver.failure_policy import Incident, account_of, count_failures, with_place
 from deepzero_sim.training.checkpoints import Checkpoint, CheckpointSchedule, storable_copies
 from deepzero_sim.training.progress import AT_START, Progress, progress_of, require_within, restore_network, tensors_of
-from deepzero_sim.training.run_folder import ANSWERS, RunFolder
+from deepzero_sim.training.run_folder import ANSWERS, VALIDATION, RunFolder
+from deepzero_sim.training.schedules import fast_forward
 from deepzero_sim.training.tensorboard import EventFile
+from deepzero_sim.training.validation import Validation, line_of
 
 #: Training steps that may be skipped one after the other, because solver steps fail that all queries share.
 MOST_SKIPPED = 10
@@ -48,9 +51,11 @@ class Trainer:
         mask: Function from the network and the number of a training step to its active coordinates; None for all of them.
         seed: Seed of the estimator's random directions.
         checkpoint_every: Number of training steps between checkpoints; fewer where they take long.
+        validation: Validation of the network on rollouts of its own; None for none.
+        schedule_length: Number of training steps that the scheduler was made for; None if it does not depend on it.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the parts of a training
         self,
         oracle: Oracle,
         estimator: Estimator,
@@ -62,6 +67,8 @@ class Trainer:
         mask: Callable[[torch.nn.Module, int], Mask | None] | None = None,
         seed: int = 0,
         checkpoint_every: int = 50,
+        validation: Validation | None = None,
+        schedule_length: int | None = None,
     ) -> None:
         require(checkpoint_every >= 1, "checkpoint_every must be a positive number of training steps", checkpoint_every)
         if isinstance(optimiser, torch.optim.LBFGS):
@@ -75,6 +82,8 @@ class Trainer:
         self.mask = mask
         self.seed = seed
         self.checkpoint_every = checkpoint_every
+        self.validation = validation
+        self.schedule_length = schedule_length
         self._skipped = 0  # training steps up to now, one after the other
 
     def train(
@@ -130,16 +139,18 @@ class Trainer:
             # explicit, because torch warns of leaving it open; our sparse gradients are sorted and in range by construction
             exact = torch.sparse.check_sparse_tensor_invariants(enable=False)  # type: ignore[no-untyped-call]
             with single_threaded(), exact, checkpoints:
+                progress = self._validate(progress, steps)  # the network that it begins with
                 for step in range(progress.step, steps):
                     ledger.at(step)
                     try:
                         progress = self._step(step, progress, ledger, incidents)
+                        progress = self._validate(progress, steps)
                     except SolverError as error:  # the network is as the last training step left it: that is not lost
                         if progress.step and not error.diverged:
                             checkpoints.write()
                         raise
                     incidents = ()
-                    self._log(progress, events)
+                    self._log(progress, events, steps)
                     report(progress)
                     if progress.step in keep:  # before the checkpoint to go on from, so that a run beyond it has it
                         self.run.save_snapshot(self._checkpoint(progress), progress.step)
@@ -157,6 +168,7 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):  # what a network draws itself, such as dropout, depends on the step too
             torch.manual_seed(seed)
             estimate = self._estimate(step, mask, seed, ledger, incidents)
+        watched = 0 if self.validation is None else self.validation.watch(step + 1, estimate.loss, lambda: self.batches(step))
         self._fill(estimate, mask)
         self._update(estimate.loss)
         happened = (*incidents, *estimate.incidents)
@@ -168,6 +180,21 @@ class Trainer:
             solver_steps=before.solver_steps + estimate.solver_steps,
             seconds=before.seconds + time.perf_counter() - started,
             failures=count_failures(happened, before.failures),
+            validation_steps=before.validation_steps + watched,
+        )
+
+    def _validate(self, progress: Progress, steps: int) -> Progress:
+        """Measure the network if that is due, and log it."""
+        if self.validation is None or not self.validation.is_due(progress.step, steps):
+            return progress
+        started = time.perf_counter()
+        found = self.validation.measure(self.oracle.model, progress.step)
+        self.run.append_metrics(line_of(found), VALIDATION)
+        return replace(
+            progress,
+            seconds=progress.seconds + time.perf_counter() - started,
+            failures=dict(sorted((Counter(progress.failures) + Counter(found.failures)).items())),
+            validation_steps=progress.validation_steps + found.solver_steps,
         )
 
     def _estimate(
@@ -227,14 +254,26 @@ class Trainer:
             else:
                 parameter.grad = None
 
-    def _log(self, progress: Progress, events: EventFile | None) -> None:
+    def _log(self, progress: Progress, events: EventFile | None, steps: int) -> None:
         metrics = asdict(progress)
         rate = float(self.optimiser.param_groups[0]["lr"])
         loss = progress.loss if isfinite(progress.loss) else None  # JSON has no NaN
-        self.run.append_metrics({**metrics, "loss": loss, "learning_rate": rate})
+        warnings = self._warnings_at(progress.step, steps)
+        self.run.append_metrics({**metrics, "loss": loss, "learning_rate": rate, **warnings})
         if events is not None:
             step, failures = metrics.pop("step"), metrics.pop("failures")
             events.add({**metrics, **failures, "learning_rate": rate}, step)
+
+    def _warnings_at(self, step: int, steps: int) -> dict[str, list[str]]:
+        """Return the warnings that belong to the line of a training step, if there are any."""
+        if self.validation is None:
+            return {}
+        leap, found = self.validation.record.leap, []
+        if step == steps:
+            found = self.validation.record.warnings(step)
+        elif leap is not None and leap.step == step:
+            found = [leap.sentence]
+        return {"warnings": found} if found else {}
 
     def _checkpoint(self, progress: Progress) -> Checkpoint:
         optimiser = self.optimiser.state_dict()
@@ -252,6 +291,11 @@ class Trainer:
             "optimiser": _require_json({"param_groups": optimiser["param_groups"], "scalars": scalars}),
             "scheduler": None if self.scheduler is None else _require_json(self.scheduler.state_dict()),
         }
+        if self.schedule_length is not None:
+            state["schedule_length"] = self.schedule_length
+        if self.validation is not None:
+            state["validation"] = self.validation.state_dict()
+            tensors |= self.validation.tensors()
         return Checkpoint(storable_copies(tensors), state)
 
     def _resume(self) -> Progress:
@@ -270,6 +314,9 @@ class Trainer:
                 f"({type(error).__name__}: {error}): use those it was trained with, or restore it."
             ) from error
         self.run.drop_metrics_after(progress.step)
+        if self.validation is not None:
+            self.validation.load(checkpoint, self.run.path)
+            self.run.rewrite_metrics([line_of(one) for one in self.validation.record.measurements], VALIDATION)
         return progress
 
     def _restore_state(self, checkpoint: Checkpoint) -> Progress:
@@ -278,10 +325,15 @@ class Trainer:
         for name, tensor in tensors_of("optimiser", checkpoint).items():
             index, _, key = name.partition(".")
             state.setdefault(int(index), {})[key] = tensor
-        self.optimiser.load_state_dict({"state": state, "param_groups": checkpoint.state["optimiser"]["param_groups"]})
-        if self.scheduler is not None:
+        progress, groups = progress_of(checkpoint, self.run.path), checkpoint.state["optimiser"]["param_groups"]
+        made_for = checkpoint.state.get("schedule_length", self.run.first_updates)
+        longer = self.schedule_length is not None and made_for is not None and made_for != self.schedule_length
+        if self.scheduler is not None and longer:  # as it would be now, had it been made for this length from the beginning
+            groups = [before | now for before, now in zip(groups, fast_forward(self.scheduler, progress.step), strict=True)]
+        elif self.scheduler is not None:
             self.scheduler.load_state_dict(_restore_integer_keys(checkpoint.state["scheduler"]))
-        return progress_of(checkpoint, self.run.path)
+        self.optimiser.load_state_dict({"state": state, "param_groups": groups})
+        return progress
 
 
 def _require_json(state: dict[str, Any]) -> dict[str, Any]:

@@ -48,6 +48,10 @@ COSTS: dict[MethodName, int] = {
 #: Before training, whether a loss repeats: two rollouts of a batch, of which no step is known.
 CHECKS: dict[MethodName, int] = {"ZO-SOL": 2 * 2 * 3}
 
+#: Solver steps of a run that starts from another: measured before its first update and after its last, on one rollout of 11 steps
+#: from each simulation.
+MEASURED = 2 * 3 * 11
+
 #: First steps that are found in another run and taken again, to compare them.
 COMPARED = 2
 
@@ -78,9 +82,10 @@ def test_a_start_hands_on_its_network_and_its_cost(tmp_path: Path, data: Path) -
     more = train_settings(tmp_path / "more", data, start=zo.run, method="DETACHED")
     first, second, third = train(non), train(zo), train(more)
     assert cost(non.run).solver_steps == ALL_FRAMES
-    spent = ALL_FRAMES + COMPARED + COSTS["ZO-SOL"] + CHECKS["ZO-SOL"]
+    assert second.validation_steps == third.validation_steps == MEASURED and first.validation_steps == 0
+    spent = ALL_FRAMES + COMPARED + COSTS["ZO-SOL"] + CHECKS["ZO-SOL"] + MEASURED
     assert (cost(zo.run).solver_steps, cost(zo.run).found) == (spent, ALL_FRAMES)
-    spent += COMPARED + COSTS["DETACHED"]
+    spent += COMPARED + COSTS["DETACHED"] + MEASURED
     assert (cost(more.run).solver_steps, cost(more.run).found) == (spent, 2 * ALL_FRAMES)
     assert cost(more.run).seconds == pytest.approx(first.seconds + second.seconds + third.seconds)
 
@@ -252,6 +257,8 @@ def test_all_methods_run_on_the_wake(tmp_path: Path, wake: Path) -> None:
     expected = {"SRC": 0, "NON": first} | dict.fromkeys(methods, first + COMPARED + through)
     expected["FO-SOL"] += first - COMPARED  # its solver is another one
     expected["ZO-SOL"] += through * parameters + 2 * 2 * 3
+    measured = 2 * 2 * 2 * 10  # before and after: two rollouts of ten steps of each simulation
+    expected |= {method: expected[method] + measured for method in methods}
     assert {name: result.cost.solver_steps for name, result in found.methods.items()} == expected
     assert all(torch.isfinite(result.evaluation.errors).all() for result in found.methods.values())
 

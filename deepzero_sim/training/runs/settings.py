@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from deepzero_sim.common.components import Component
 from deepzero_sim.common.requirements import require_sparsity
 from deepzero_sim.common.settings import Rule, Settings
-from deepzero_sim.datasets.metadata import MetadataKey
-from deepzero_sim.execution.executors import Backend
+from deepzero_sim.datasets.metadata_keys import MetadataKey
+from deepzero_sim.datasets.source import Source
+from deepzero_sim.execution.backends import Backend
 from deepzero_sim.solver.failure_policy import FailurePolicy
 
 #: The solver alone; trained without the solver in the loop; through it from forward steps only, by losses or by the solver's
@@ -19,16 +20,18 @@ from deepzero_sim.solver.failure_policy import FailurePolicy
 #: or with the identity for it.
 MethodName: TypeAlias = Literal["SRC", "NON", "ZO-SOL", "SolverLayer", "FO-SOL", "DETACHED", "STRAIGHT-THROUGH"]
 
+#: Word that stands for what suits: the cheapest method of what was given, the learning rate of that method.
+SUITABLE = "suitable"
+
+#: A method, or the cheapest one that suits.
+MethodChoice: TypeAlias = Literal["suitable", "SRC", "NON", "ZO-SOL", "SolverLayer", "FO-SOL", "DETACHED", "STRAIGHT-THROUGH"]
+
 Positive: TypeAlias = Annotated[int, Rule(lambda value: 1 <= value < 2**31, "a positive number below 2**31")]
 Seed: TypeAlias = Annotated[int, Rule(lambda value: 0 <= value < 2**32, "0 or a positive number below 2**32")]
 Seconds: TypeAlias = Annotated[float, Rule(lambda value: 0 < value < math.inf, "a positive number")]
+HeldBack: TypeAlias = Annotated[int, Rule(lambda value: 0 <= value < 2**31, "0 or a positive number below 2**31")]
 Sparsity: TypeAlias = Annotated[float, lambda key, value: require_sparsity(value)]
 OnFailure: TypeAlias = Annotated[str | dict[str, str], lambda key, value: FailurePolicy(value)]
-
-
-def wake_solver() -> Component:
-    """Return the solver that commands take by default."""
-    return Component("deepzero_sim.solvers.WakeFlow")
 
 
 def small_network() -> Component:
@@ -55,16 +58,17 @@ class TrainSettings(Settings):
 
     Args:
         run: Run folder.
-        train_data: HDF5 trajectories.
-        method: Way to train; one network, one data set and one optimiser serve all of them.
+        train_data: Trajectories: a path, or a path with keys that say more of it.
         solver: Coarse solver.
+        method: Way to train. The suitable one is NON; with start, SolverLayer if the solver is deterministic and torch can
+            differentiate the network, else DETACHED, or ZO-SOL if torch cannot.
         differentiable_solver: Solver of the same physics with exact gradients, for FO-SOL.
         network: Corrector: small, mercury, mars_moon, or an import path or file.py:Name called with the solver's spec.
         start: Run folder whose network this one starts from; none for a cold start.
         updates: Training steps, each one gradient and one update.
         batch_size: Rollouts a gradient is averaged over.
         unroll: Solver steps of a rollout (NON always takes one).
-        optimiser: Any of torch.optim.
+        optimiser: Any of torch.optim; an argument "suitable" stands for the learning rate that suits the method.
         scheduler: Any of torch.optim.lr_scheduler; an argument "updates" stands for their number.
         estimator: CGE or RGE with their arguments, for ZO-SOL.
         vjp: Vector-Jacobian product of the solver with its arguments, for SolverLayer.
@@ -80,19 +84,25 @@ class TrainSettings(Settings):
         checkpoint_every: Updates between checkpoints; one is written after a minute, too.
         tensorboard: True to write TensorBoard events.
         data_may_differ: Things that the data may say otherwise than the solver: name, dt, channels, mask and so on.
+        held_back: Simulations of train_data, the last ones, that training never sees: the network that is best on them is kept.
+            None of them by default; with stages about a fifth.
+        validation_data: Trajectories in place of held-back simulations.
+        validate_every: Updates between measurements on held-back simulations; a tenth of all by default.
+        stages: Trainings one after the other, each from the network of the one before, in folders of their own: settings that
+            each has besides those of all, such as a method.
     """
 
     run: Path
-    train_data: Path
-    method: MethodName = "ZO-SOL"
-    solver: Component = field(default_factory=wake_solver)
+    train_data: Source
+    solver: Component
+    method: MethodChoice = "suitable"
     differentiable_solver: Component | None = None
     network: Component = field(default_factory=small_network)
     start: Path | None = None
     updates: Positive = 500
     batch_size: Positive = 2
     unroll: Positive = 8
-    optimiser: Component = field(default_factory=lambda: Component("torch.optim.Adam", {"lr": 1e-3}))
+    optimiser: Component = field(default_factory=lambda: Component("torch.optim.Adam", {"lr": SUITABLE}))
     scheduler: Component | None = field(
         default_factory=lambda: Component("torch.optim.lr_scheduler.CosineAnnealingLR", {"T_max": "updates"})
     )
@@ -110,3 +120,7 @@ class TrainSettings(Settings):
     checkpoint_every: int = 50
     tensorboard: bool = True
     data_may_differ: list[MetadataKey] = field(default_factory=list)
+    held_back: HeldBack | None = None
+    validation_data: Source | None = None
+    validate_every: Positive | None = None
+    stages: list[dict[str, Any]] = field(default_factory=list)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from deepzero_sim.common.types import Array
 from deepzero_sim.coupling.loop import SolverLoop
 from deepzero_sim.coupling.rollout_loss import RolloutLoss
 from deepzero_sim.datasets.metadata_keys import MetadataKey
+from deepzero_sim.datasets.source import DataSource, Source
 from deepzero_sim.datasets.trajectories import Trajectories
 from deepzero_sim.errors import ConfigError, RunError
 from deepzero_sim.models.build import build_network
@@ -24,9 +25,11 @@ from deepzero_sim.models.corrector import CORRECTORS, Corrector, NoCorrection
 from deepzero_sim.solver.build import build_solver
 from deepzero_sim.solver.spec import SolverSpec
 from deepzero_sim.training.checkpoints import load_checkpoint, read_settings
-from deepzero_sim.training.progress import progress_of, require_within, restore_network
+from deepzero_sim.training.progress import progress_of, require_within
+from deepzero_sim.training.runs.folders import last_stage, origin_of, within
 from deepzero_sim.training.runs.settings import MethodName
 from deepzero_sim.training.runs.trust import trust_parts, without_trust, words_of
+from deepzero_sim.training.validation import restore_trained
 
 #: States of the training data that a vector-Jacobian product is prepared with.
 SAMPLES = 256
@@ -55,9 +58,10 @@ def starting_network(network: Component, start: Path | None, spec: SolverSpec, d
     """
     corrector = build_corrector(network, spec, seed)
     if isinstance(corrector, Corrector):  # a user's network keeps to itself
-        corrector.set_scales(*(torch.from_numpy(scale) for scale in data.scales()))
+        corrector.set_scales(data)
     if start is not None:
-        restore_network(corrector, load_checkpoint(start), start)
+        start = last_stage(start)
+        restore_trained(corrector, load_checkpoint(start), start)
     return corrector
 
 
@@ -78,19 +82,24 @@ def sample_states(data: Trajectories) -> tuple[Array, Array | None]:
 
 @dataclass(frozen=True)
 class RunSettings:
-    """Settings of a training that its run is used by; see the settings of `deepzero-sim train`."""
+    """Settings of a training that its run is used by; see the settings of `deepzero-sim train`.
+
+    The paths of data and of the run it started from are found from the current folder; names of code are those that were given,
+    and are found from `origin`, or from the current folder if that is None.
+    """
 
     method: MethodName
     solver: Component
     network: Component
     start: Path | None
-    train_data: Path
+    train_data: Source
     unroll: int
     updates: int
     batch_size: int
     seed: int
     on_failure: str | dict[str, str] = "abort"
     data_may_differ: list[MetadataKey] = field(default_factory=list)
+    origin: Path | None = None
 
     @property
     def parts(self) -> dict[str, Component]:
@@ -104,12 +113,23 @@ def run_settings(path: Path) -> RunSettings:
     Raises:
         RunError: The folder is no run of a corrector, or its settings were changed.
     """
+    path = last_stage(path)
     recorded = {"on_failure": "abort", "data_may_differ": [], **read_settings(path)}
-    kinds = hints(RunSettings)
+    kinds = {key: kind for key, kind in hints(RunSettings).items() if key != "origin"}
     missing = sorted(kinds.keys() - recorded.keys())
     if missing:
         raise RunError(f"{path} is no run of 'deepzero-sim train' (its config.yaml has no {missing[0]!r}): check the path.")
-    return RunSettings(**{key: _read_recorded(path, kind, recorded[key], key) for key, kind in kinds.items()})
+    settings = RunSettings(**{key: _read_recorded(path, kind, recorded[key], key) for key, kind in kinds.items()})
+    origin = origin_of(path)
+    if origin is None:
+        return settings
+    start = None if settings.start is None else origin / settings.start
+    return replace(settings, origin=origin, start=start, train_data=_source_from(origin, settings.train_data))
+
+
+def _source_from(origin: Path, source: Source) -> Source:
+    """Find data from the folder in which a run was started."""
+    return replace(source, path=origin / source.path) if isinstance(source, DataSource) else origin / source
 
 
 def _read_recorded(path: Path, kind: Any, value: Any, key: str) -> Any:
@@ -121,12 +141,14 @@ def _read_recorded(path: Path, kind: Any, value: Any, key: str) -> Any:
 
 def parts_without_trust(path: Path) -> dict[str, Component]:
     """Return the parts of a run that would import or run what nobody has trusted here."""
-    return without_trust(run_settings(path).parts)
+    settings = run_settings(path)
+    return without_trust(settings.parts, settings.origin)
 
 
 def trust(path: Path) -> None:
     """Trust the code and programs that a run's settings name, from now on: read them before."""
-    trust_parts(run_settings(path).parts)
+    settings = run_settings(path)
+    trust_parts(settings.parts, settings.origin)
 
 
 def trained_loop(path: Path) -> SolverLoop:
@@ -135,21 +157,24 @@ def trained_loop(path: Path) -> SolverLoop:
     Raises:
         RunError: The folder holds no trained run, or its settings name what nobody has trusted here, see :func:`trust`.
     """
+    path = last_stage(path)
     settings = run_settings(path)
-    if parts := without_trust(settings.parts):
+    if parts := without_trust(settings.parts, settings.origin):
         listed = "; ".join(f"{key} {words_of(part)}" for key, part in parts.items())
         raise RunError(
             f"{path} was not made by you on this machine, and its settings would import or run {listed}: look into its "
             "config.yaml, and if you trust it, call again with --trust (in Python, call "
             "deepzero_sim.training.runs.trained_run.trust first)."
         )
-    solver = build_solver(settings.solver)
+    with within(settings.origin):
+        solver = build_solver(settings.solver)
     if settings.method == "SRC":
         return SolverLoop(solver, NoCorrection(), on_failure=settings.on_failure)
-    corrector = build_corrector(settings.network, solver.spec, settings.seed)
+    with within(settings.origin):
+        corrector = build_corrector(settings.network, solver.spec, settings.seed)
     checkpoint = load_checkpoint(path)
     require_within(progress_of(checkpoint, path), settings.updates, path)
-    restore_network(corrector, checkpoint, path)
+    restore_trained(corrector, checkpoint, path)
     return SolverLoop(solver, corrector, settings.unroll, on_failure=settings.on_failure)
 
 

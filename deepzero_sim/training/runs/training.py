@@ -12,17 +12,16 @@ from typing import Any, NamedTuple
 import torch
 
 from deepzero_sim.common.components import Component
-from deepzero_sim.common.files import digest
+from deepzero_sim.common.files import digest_of_named
 from deepzero_sim.common.module_state import preserve_state
 from deepzero_sim.common.settings import settings_to_dict
 from deepzero_sim.common.types import Array
 from deepzero_sim.connectors.programs.working_folder import default_kept_folder
 from deepzero_sim.coupling.loop import SolverGradient, SolverLoop
 from deepzero_sim.coupling.vjp.reference.reference_jacobian import ReferenceJacobian
-from deepzero_sim.datasets import trajectories
 from deepzero_sim.datasets.batches import UnrolledBatches, require_long_enough
 from deepzero_sim.datasets.metadata import require_twin
-from deepzero_sim.datasets.trajectories import Trajectories
+from deepzero_sim.datasets.opening import open_trajectories
 from deepzero_sim.errors import ConfigError, RunError, SolverError
 from deepzero_sim.estimators.backpropagation import BackPropagation
 from deepzero_sim.estimators.sparsity.base import Densities, LayerRatios
@@ -35,15 +34,19 @@ from deepzero_sim.solver.build import build_solver
 from deepzero_sim.solver.failure_policy import FailurePolicy
 from deepzero_sim.training.active_set import ActiveSet, RunRatios, active_set, build_ratios
 from deepzero_sim.training.build import build_estimator, build_optimiser, build_scheduler, build_vjp
-from deepzero_sim.training.checkpoints import CONFIG
+from deepzero_sim.training.checkpoints import CONFIG, read_settings, storable_copies
 from deepzero_sim.training.preparation import PREPARATION, Entry, Preparation
 from deepzero_sim.training.progress import Progress, progress_of
 from deepzero_sim.training.run_folder import JACOBIANS, RunFolder
+from deepzero_sim.training.runs.defaults import resolve
 from deepzero_sim.training.runs.first_steps import FirstSteps, other_runs
-from deepzero_sim.training.runs.settings import MethodName, TrainSettings
+from deepzero_sim.training.runs.folders import runs_started_from, stage_folders
+from deepzero_sim.training.runs.settings import MethodChoice, TrainSettings
 from deepzero_sim.training.runs.trained_run import rollout_loss, sample_states, starting_network
 from deepzero_sim.training.runs.trust import trust_parts
+from deepzero_sim.training.runs.validation import ROLLOUTS, TRAINING_ROLLOUTS, hold_back, loss_of_start, measure_on
 from deepzero_sim.training.trainer import Trainer
+from deepzero_sim.training.validation import Rollouts, Validation
 
 
 class _Method(NamedTuple):
@@ -60,7 +63,7 @@ class _Method(NamedTuple):
     unrolled: bool = True
 
 
-_METHODS: dict[MethodName, _Method] = {
+_METHODS: dict[MethodChoice, _Method] = {
     "NON": _Method("detached", unrolled=False),
     "ZO-SOL": _Method("detached", by_queries=True),
     "SolverLayer": _Method(None),
@@ -71,22 +74,31 @@ _METHODS: dict[MethodName, _Method] = {
 
 
 def train(
-    settings: TrainSettings, report: Callable[[Progress], None] = lambda progress: None, keep: Collection[int] = ()
+    settings: TrainSettings,
+    report: Callable[[Progress], None] = lambda progress: None,
+    keep: Collection[int] = (),
+    say: Callable[[str], None] = lambda sentence: None,
 ) -> Progress:
     """Train a corrector, or go on with the run of that folder.
 
     Args:
-        settings: Settings of the run.
+        settings: Settings of the run, of one stage: see :func:`deepzero_sim.training.runs.stages.plan`.
         report: Function called after every update.
         keep: Numbers of updates after which the network is kept, as one of the run's snapshots.
+        say: Function that is told of traps while they happen, in sentences.
 
     Raises:
         DeepZeroError: Something cannot be used, or failed.
     """
+    if settings.stages:
+        raise ConfigError("settings with stages are several trainings: train each of deepzero_sim.training.runs.stages.plan.")
+    if stage_folders(settings.run):
+        raise RunError(f"{settings.run} holds a run with stages: give the settings stages, or name another folder with --run.")
+    settings = resolve(settings).settings
     if settings.method == "SRC":  # the solver alone: nothing is trained
         _claim(settings)
         return Progress()
-    return _Training(settings).run(report, keep)
+    return _Training(settings).run(report, keep, say)
 
 
 class _Training:
@@ -105,15 +117,23 @@ class _Training:
             self._solver = build_solver(self._solver_component)
         # a differentiable solver is said to be the same physics by another name
         accepted = [*settings.data_may_differ, *(["name"] if settings.method == "FO-SOL" else [])]
-        self._data = trajectories.load(settings.train_data, self._solver.spec, accepted)
+        whole = open_trajectories(settings.train_data, self._solver.spec, accepted)
+        self._data, self._held_back = hold_back(whole, settings.held_back or 0)
+        if settings.validation_data is not None:
+            self._held_back = open_trajectories(settings.validation_data, self._solver.spec, accepted)
         self._corrector = starting_network(settings.network, settings.start, self._solver.spec, self._data, settings.seed)
         self._unroll = settings.unroll if self._method.unrolled else 1
         self._gradient = build_vjp(settings.vjp) if self._method.gradient is None else self._method.gradient
         self._policy = FailurePolicy(settings.on_failure)
         require_long_enough(self._data, self._unroll)
+        if self._held_back is not None:
+            require_long_enough(self._held_back, 1)
         trainable(self._corrector)  # says it if there is nothing to train
         self._optimiser = build_optimiser(settings.optimiser, self._corrector)
-        self._start = _Start(settings, self._data, started)
+        contents = {"train_data": whole.digest()}
+        if settings.validation_data is not None and self._held_back is not None:
+            contents["validation_data"] = self._held_back.digest()
+        self._start = _Start(settings, contents, started)
 
     @property
     def _solver_component(self) -> Component:
@@ -124,9 +144,10 @@ class _Training:
             raise ConfigError("method FO-SOL needs a differentiable_solver: name one, or choose another method.")
         return component
 
-    def run(self, report: Callable[[Progress], None], keep: Collection[int]) -> Progress:
+    def run(self, report: Callable[[Progress], None], keep: Collection[int], say: Callable[[str], None]) -> Progress:
         """Train up to the last update; the arguments are those of :func:`train`."""
         settings, start = self._settings, self._start
+        depends_on_length = settings.scheduler is not None and "updates" in settings.scheduler.args.values()
         asks = self._method.by_queries or self._method.gradient is None
         with open_executor(settings.workers.backend if asks else "serial", settings.workers.count) as executor:
             loop = SolverLoop(self._solver, self._corrector, self._unroll, self._gradient, executor, self._policy)
@@ -134,8 +155,7 @@ class _Training:
             estimator = build_estimator(settings.estimator) if self._method.by_queries else BackPropagation()
             scheduler = build_scheduler(settings.scheduler, self._optimiser, settings.updates)
             if self._method.by_queries and self._solver.spec.deterministic and start.done is None:
-                without_first_step = self._cut(self._data.frames[:, :-1])(0)[:3]
-                start.checking = _require_repeatable(oracle, without_first_step)
+                start.checking = _require_repeatable(oracle, self._cut(None)(0))
             first_steps = FirstSteps(self._solver, self._solver_component, self._data, self._policy)
             batches = _Batches(lambda: self._cut(start.first_steps(first_steps)))
             if not start.finished:
@@ -152,6 +172,8 @@ class _Training:
                 mask=active.mask,
                 seed=settings.seed,
                 checkpoint_every=settings.checkpoint_every,
+                validation=self._validation(oracle, say),
+                schedule_length=settings.updates if depends_on_length else None,
             )
             self._prepare_vjp(loop, run)
             resumption_seconds, seconds = start.finish()
@@ -166,7 +188,25 @@ class _Training:
                 keep=keep,
             )
 
-    def _cut(self, first_steps: Array) -> UnrolledBatches:
+    def _validation(self, oracle: LoopOracle, say: Callable[[str], None]) -> Validation | None:
+        """Return the validation on held-back simulations, or, of a run that starts from another, on its own data."""
+        settings, seen = self._settings, self._held_back is None
+        if seen and settings.start is None:
+            return None
+        data, most = (self._data, TRAINING_ROLLOUTS) if self._held_back is None else (self._held_back, ROLLOUTS)
+        count = data.frames.shape[0]
+        plural = "" if count == 1 else "s"
+        words = "the training data" if seen else f"{count} simulation{plural} that training did not see"
+        start = None if settings.start is None else storable_copies(oracle.model.state_dict())
+        return Validation(
+            Rollouts(words, not seen, start is not None, "" if start is None else digest_of_named([], start)),
+            measure_on(oracle.loop, data, settings.unroll, most),
+            settings.validate_every,
+            None if start is None else loss_of_start(oracle, start),
+            say,
+        )
+
+    def _cut(self, first_steps: Array | None) -> UnrolledBatches:
         settings = self._settings
         return UnrolledBatches(self._data, first_steps, settings.batch_size, self._unroll, settings.seed)
 
@@ -232,7 +272,7 @@ class _Start:
 
     Args:
         settings: Settings of the run.
-        data: Training data.
+        contents: Digests of the data that the settings name.
         started: Time of the start, as of `time.perf_counter`.
 
     Attributes:
@@ -241,17 +281,39 @@ class _Start:
         checking: Solver steps of the check that a loss repeats.
     """
 
-    def __init__(self, settings: TrainSettings, data: Trajectories, started: float) -> None:
-        self._settings, self._started = settings, started
-        self._contents = {"train_data": digest([], [data.frames, data.params, data.mask])}
+    def __init__(self, settings: TrainSettings, contents: Mapping[str, str], started: float) -> None:
+        self._settings, self._started, self._contents = settings, started, contents
         self.done, self._before = None, 0.0
         if (settings.run / CONFIG).exists():
             run = self.claim()
             self.done = run.load()
             self._before = self._preparation(run).seconds
+            self._resize(run)
         self.finished = self.done is not None and progress_of(self.done, settings.run).step >= settings.updates
         self.checking = 0
         self._elsewhere = 0.0  # seconds that are counted with the active coordinates
+
+    def _resize(self, run: RunFolder) -> None:
+        """Give a run as many updates as the settings say, if it had others before."""
+        path, updates = run.path, self._settings.updates
+        before = read_settings(path).get("updates")
+        if before == updates:
+            return
+        if self.done is not None:
+            done = progress_of(self.done, path).step
+            if done > updates:
+                raise RunError(
+                    f"{path} has done {done} updates, more than the {updates} that are asked for: ask for {done} or more, or "
+                    "name another folder with --run."
+                )
+            later = runs_started_from(path)
+            if later:
+                raise RunError(
+                    f"{later[0]} started from the network that {path} holds after {done} updates: train on in a run that "
+                    "starts from it, or copy the folder under another name first."
+                )
+        with run.in_use():
+            run.resize()
 
     def claim(self) -> RunFolder:
         """Open the run folder, which is made if it is not there."""
@@ -266,8 +328,8 @@ class _Start:
             )
         return preparation
 
-    def first_steps(self, first_steps: FirstSteps) -> Array:
-        """Return the solver's step from every frame."""
+    def first_steps(self, first_steps: FirstSteps) -> Array | None:
+        """Return the solver's step from every frame; None if frames lie on disk, and every rollout takes its own."""
         run, start = self._settings.run, self._settings.start
         return first_steps.collect(run, self.claim, other_runs(run, start), fresh=self.done is None)
 
@@ -293,7 +355,9 @@ class _Start:
 def _claim(settings: TrainSettings, contents: Mapping[str, str] | None = None) -> RunFolder:
     trust_parts({"solver": settings.solver, "network": settings.network})  # whoever trains a run may evaluate it
     free = ("workers", "on_failure", "checkpoint_every", "tensorboard", "data_may_differ")
-    return RunFolder(settings.run, settings_to_dict(settings), free, contents)
+    absent = {"held_back": 0, "validation_data": None, "validate_every": None, "stages": []}  # as of runs of earlier versions
+    recorded = {key: value for key, value in settings_to_dict(settings).items() if key not in absent or value != absent[key]}
+    return RunFolder(settings.run, recorded, free, contents, may_grow=True)
 
 
 def _require_repeatable(oracle: LoopOracle, batch: Any) -> int:

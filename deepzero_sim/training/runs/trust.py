@@ -27,15 +27,22 @@ LONGEST = 600
 _trusted: set[str] = set()
 
 
-def without_trust(parts: Mapping[str, Component]) -> dict[str, Component]:
-    """Select the parts of a run that would import or run what nobody has trusted here."""
-    return {key: part for key, part in parts.items() if not _only_computes(part.name) and not _is_trusted(_digest(part))}
+def without_trust(parts: Mapping[str, Component], origin: Path | None = None) -> dict[str, Component]:
+    """Select the parts of a run that would import or run what nobody has trusted here.
+
+    Args:
+        parts: Parts by their settings.
+        origin: Folder where relative names are found; None for the current one.
+    """
+    return {
+        key: part for key, part in parts.items() if not _only_computes(part.name) and not _is_trusted(_digest(part, origin))
+    }
 
 
-def trust_parts(parts: Mapping[str, Component]) -> None:
+def trust_parts(parts: Mapping[str, Component], origin: Path | None = None) -> None:
     """Trust the parts of a run from now on, on this machine where its user has a folder that can be written."""
-    for part in without_trust(parts).values():
-        digest = _digest(part)
+    for part in without_trust(parts, origin).values():
+        digest = _digest(part, origin)
         _trusted.add(digest)
         folder = _folder()
         if folder is not None:
@@ -60,12 +67,13 @@ def _is_trusted(digest: str) -> bool:
     return digest in _trusted or (folder is not None and (folder / digest).is_file())
 
 
-def _digest(part: Component) -> str:
-    """Hash a name and its arguments, and the current folder where files and programs are looked for by relative names."""
+def _digest(part: Component, origin: Path | None) -> str:
+    """Hash a name and its arguments, and the folder where files and programs are looked for by relative names."""
+    folder = os.getcwd() if origin is None else str(origin)  # noqa: PTH109
     file = ":" in part.name and not Path(part.name).is_absolute()
     relative = file or part.name.startswith("deepzero_sim.")
     args = _as_pairs(part.args)
-    text = json.dumps([part.name, args, os.getcwd() if relative else None], default=str)  # noqa: PTH109
+    text = json.dumps([part.name, args, folder if relative else None], default=str)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 

@@ -1,0 +1,111 @@
+"""What a training does where its settings leave the choice: method, learning rate, held-back simulations."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from deepzero_sim.common.components import Component
+from deepzero_sim.common.module_state import preserve_state
+from deepzero_sim.errors import ConfigError
+from deepzero_sim.execution.threads import single_threaded
+from deepzero_sim.solver.build import build_solver
+from deepzero_sim.solver.spec import SolverSpec
+from deepzero_sim.training.checkpoints import CONFIG, read_settings
+from deepzero_sim.training.runs.settings import SUITABLE, MethodName, TrainSettings
+from deepzero_sim.training.runs.trained_run import build_corrector
+
+#: Learning rate of a network that begins untrained, and of one that goes on from another run: see docs/training/methods.md.
+COLD_RATE, WARM_RATE = 3e-3, 3e-4
+
+
+class Resolved(NamedTuple):
+    """Settings without open choices, and sentences on what was chosen."""
+
+    settings: TrainSettings
+    choices: tuple[str, ...] = ()
+
+
+def resolve(settings: TrainSettings) -> Resolved:
+    """Choose what the settings of one training leave open.
+
+    Raises:
+        DeepZeroError: The solver or the network cannot be built, or settings contradict each other.
+    """
+    if settings.validation_data is not None and settings.held_back:
+        raise ConfigError("held_back and validation_data both say what the network is validated on: leave out one of them.")
+    validated = settings.validation_data is not None or bool(settings.held_back)
+    if settings.validate_every is not None and not validated and not settings.stages:
+        raise ConfigError("validate_every needs something to validate on: give held_back or validation_data, or leave it out.")
+    method, choices = _choose_method(settings)
+    settings = replace(settings, method=method, held_back=settings.held_back or 0)
+    settings = replace(settings, optimiser=_with_rate(settings.optimiser, suitable_rate(method, settings.start is not None)))
+    every = _validate_every(settings) if validated else None
+    return Resolved(replace(settings, validate_every=every), choices)
+
+
+def suitable_rate(method: MethodName, started: bool) -> float:
+    """Return the learning rate of Adam that suits a method.
+
+    Args:
+        method: Way to train.
+        started: True if the network comes from another run.
+    """
+    del method  # measured to be the same for all
+    return WARM_RATE if started else COLD_RATE
+
+
+def _with_rate(optimiser: Component, rate: float) -> Component:
+    return replace(optimiser, args={key: rate if value == SUITABLE else value for key, value in optimiser.args.items()})
+
+
+def _validate_every(settings: TrainSettings) -> int:
+    """Return the updates between measurements: as given, as the run began with, or a tenth of all."""
+    if settings.validate_every is not None:
+        return settings.validate_every
+    recorded = read_settings(settings.run).get("validate_every") if (settings.run / CONFIG).exists() else None
+    return recorded if isinstance(recorded, int) else max(1, settings.updates // 10)
+
+
+def _choose_method(settings: TrainSettings) -> tuple[MethodName, tuple[str, ...]]:
+    if settings.method != "suitable":
+        return settings.method, ()
+    spec = build_solver(settings.solver).spec
+    differentiable = is_differentiable(build_corrector(settings.network, spec, settings.seed), spec)
+    method, why = suitable_method(started=settings.start is not None, spec=spec, differentiable=differentiable)
+    return method, (f"method {method}: {why}; --method names another.",)
+
+
+def suitable_method(*, started: bool, spec: SolverSpec, differentiable: bool) -> tuple[MethodName, str]:
+    """Return the cheapest method that suits, and why.
+
+    Args:
+        started: True if the network comes from another run.
+        spec: Spec of the solver.
+        differentiable: True if torch can differentiate the network.
+    """
+    if not differentiable:
+        return "ZO-SOL", "torch cannot differentiate the network, so its gradient is taken from losses"
+    if not started:
+        return "NON", "single steps are the cheapest way to begin"
+    if not spec.deterministic:
+        return (
+            "DETACHED",
+            "through the loop; differences of a solver that is not deterministic would say nothing of it",
+        )
+    return "SolverLayer", "through the loop, from the network of start"
+
+
+def is_differentiable(corrector: nn.Module, spec: SolverSpec) -> bool:
+    """Tell whether torch gives a gradient of a corrector; one that raises an error is left to training, which reports it."""
+    dtype = getattr(torch, spec.dtype)
+    states, params = torch.zeros(1, *spec.state_shape, dtype=dtype), torch.zeros(1, len(spec.parameters), dtype=dtype)
+    try:
+        with torch.enable_grad(), single_threaded(), preserve_state(corrector), torch.random.fork_rng(devices=[]):
+            made = corrector(states, params if spec.parameters else None)
+    except Exception:
+        return True
+    return bool(getattr(made, "requires_grad", True))

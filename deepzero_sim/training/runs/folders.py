@@ -1,0 +1,81 @@
+"""Run folders among others: stages within one, runs that started from one, the folder where relative names are found."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from deepzero_sim.errors import RunError
+from deepzero_sim.training.checkpoints import CONFIG, read_settings, read_start
+
+
+def stage_folders(path: Path) -> list[Path]:
+    """List the stages of a run in their order; a run without stages has none.
+
+    Raises:
+        RunError: Two have one number, or a number is missing.
+    """
+    found = {folder: int(folder.name.partition("-")[0]) for folder in path.glob("[0-9]*-*") if _is_stage(folder)}
+    folders = sorted(found, key=lambda folder: (found[folder], folder.name))
+    if (path / CONFIG).exists() or not folders:
+        return []
+    for number, folder in enumerate(folders, start=1):
+        if found[folder] != number:
+            raise RunError(
+                f"{path} must hold stages numbered 1, 2, 3 and so on, but {folder.name} stands in the place of {number}: "
+                "take away what does not belong to the run."
+            )
+    return folders
+
+
+def _is_stage(folder: Path) -> bool:
+    return re.fullmatch(r"\d+-.+", folder.name) is not None and (folder / CONFIG).exists()
+
+
+def last_stage(path: Path) -> Path:
+    """Return the folder of a run's last stage, or the folder itself of a run without stages."""
+    return (stage_folders(path) or [path])[-1]
+
+
+def origin_of(path: Path) -> Path | None:
+    """Return the folder where relative names in a run's settings are found; None for the current one.
+
+    That is where the run was started. If that folder is gone, or is not known, the current one stands for it.
+    """
+    start = read_start(path)
+    if start is None or start.folder is None or not Path(start.folder).is_dir() or start.folder == os.getcwd():  # noqa: PTH109
+        return None
+    return Path(start.folder)
+
+
+@contextmanager
+def within(folder: Path | None) -> Iterator[None]:
+    """Make a folder the current one for a moment, so that relative names are found there; None for no change."""
+    if folder is None:
+        yield
+        return
+    before = os.getcwd()  # noqa: PTH109
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+def runs_started_from(path: Path) -> list[Path]:
+    """List the runs beside a run that started from its network."""
+    started = []
+    for config in sorted(path.parent.glob(f"*/{CONFIG}")):
+        folder = config.parent
+        with suppress(RunError):  # somebody else's, or damaged: reported when it is used
+            start = read_settings(folder).get("start")
+            if isinstance(start, str) and _last(folder, start) == path.resolve():
+                started.append(folder)
+    return started
+
+
+def _last(folder: Path, start: str) -> Path:
+    return last_stage((origin_of(folder) or Path()) / start).resolve()
