@@ -68,7 +68,7 @@ def cost(path: Path, *later: Path) -> Cost:
     if not preparation.entries:
         raise RunError(f"{path} has no {PREPARATION}, which says what the run asked of its solver: restore it, or train anew.")
     before = Cost() if settings.start is None else cost(settings.start, path.resolve(), *later)
-    steps = before.solver_steps + preparation.solver_steps + progress.solver_steps
+    steps = before.solver_steps + preparation.solver_steps + progress.solver_steps + progress.validation_steps
     failures = dict(Counter(before.failures) + Counter(progress.failures))
     return Cost(steps, before.seconds + progress.seconds, failures, before.found + preparation.steps_of_others)
 
