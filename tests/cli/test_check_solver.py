@@ -197,7 +197,7 @@ def test_a_solver_with_arguments_from_a_file_and_frames_of_data(folder: Path, ca
     (folder / "check.yaml").write_text(yaml.safe_dump(said))
     status, out, err = call(capsys, "--config", "check.yaml")
     assert (status, err) == (0, "") and "made up" not in out and "no failure at 36 sample states" in out
-    assert "that is vjp.args.step_size of SolverLayer" in " ".join(out.split())
+    assert "Take vjp.args.step_size" in " ".join(out.split())
 
 
 def test_initial_states_with_parameters(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -101,12 +101,12 @@ class StepSizes:
         least, most = sweep.plateau
         bend = "" if self.order is None else f" (it bends by a share of its change that grows as mu^{self.order:.2f})"
         return (
-            f"Take mu = {self.recommended:g} of a channel's size, {absolute} in its unit: that is vjp.args.step_size of "
-            "SolverLayer (scheme central); without one, mu is chosen by the dtype alone. (ZO-SOL's estimator.args.step_size is "
-            "another, of the network's parameters.) Central differences hold still from "
+            f"Take vjp.args.step_size {self.recommended:g} for SolverLayer, with scheme central; without one, it is chosen by "
+            f"the dtype alone. It is mu, a share of each channel's size: a state changes by {absolute}, in its own units. "
+            "Central differences hold still for mu from "
             f"{least:g} to {most:g}; they are known there to {sweep.noise_floor:.0e} of themselves. Longer steps measure "
             f"curvature, shorter ones rounding: the step has noise of {sweep.rounding:.0e} of its size. It is "
-            f"{self.smoothness}{bend}."
+            f"{self.smoothness}{bend}. (ZO-SOL's estimator.args.step_size is another: of the network's parameters.)"
         )
 
     def as_dict(self) -> dict[str, Any]:

@@ -87,12 +87,12 @@ def test_a_program_s_table_is_read_by_columns(tmp_path: Path) -> None:
     solver = dz.ExecutableSolver(spec, program, [{"path": "u.txt", "format": "text"}], [{**table, "usecols": 1}])
     np.testing.assert_array_equal(solver.step(states), states / 2)
     unchosen = dz.ExecutableSolver(spec, program, [{"path": "u.txt", "format": "text"}], [table], keep="never")
-    with pytest.raises(dz.StatesFailedError, match="no table of numbers .'(fast|slow)' is no number"):
+    with pytest.raises(dz.StatesFailedError, match=r"no table of numbers .'(fast|slow)' is no number"):
         unchosen.step(states)
 
 
 def test_columns_of_an_input_cannot_be_chosen() -> None:
     spec = dz.SolverSpec(name="copy", state_shape=(1, 4), dt=1.0, dtype="float64")
     files = ([{"path": "u.txt", "format": "text", "usecols": 0}], [{"path": "v.txt", "format": "text"}])
-    with pytest.raises(dz.ConfigError, match="u.txt: usecols chooses columns .* leave it out there"):
+    with pytest.raises(dz.ConfigError, match=r"u.txt: usecols chooses columns .* leave it out there"):
         dz.ExecutableSolver(spec, ["cp", "u.txt", "v.txt"], *files, keep="never")
