@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from deepzero_sim.common.requirements import did_you_mean, require_data, require_that
 from deepzero_sim.datasets.foreign.options import CHANNEL, SIMULATION, TIME, ReadingOptions
-from deepzero_sim.datasets.foreign.variables import ChosenChannels, MaskedFrames, Variable, VariableFrames
+from deepzero_sim.datasets.foreign.variables import ChosenChannels, MaskedFrames, Variable, VariableFrames, is_numeric
 from deepzero_sim.datasets.frames import Frames
 from deepzero_sim.datasets.recording import Recording
 
@@ -65,6 +65,13 @@ def assemble(content: Content, options: ReadingOptions) -> Recording:
     """
     name, notes = content.name, list(content.notes)
     chosen = _choose(content.variables, options, name, notes)
+    for variable in chosen.variables:
+        kind = variable.source.dtype
+        require_data(
+            is_numeric(kind),
+            f"{variable.name} of {name} holds {kind if kind.kind != 'O' else 'text or objects'}, expected real numbers: choose "
+            "other fields by channels.",
+        )
     lengths = _compare_lengths(chosen.variables, content)
     shape = (
         lengths.get(SIMULATION, content.simulations or 1),

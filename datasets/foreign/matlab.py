@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,9 @@ from deepzero_sim.errors import DataError
 
 WHAT, REMEDY = "a file of MATLAB", "save it again in MATLAB, or restore the file"
 
+#: Bytes before the first array of an older file.
+_HEADER = 128
+
 #: MATLAB's classes of numeric arrays.
 _NUMERIC = {"double", "single", "logical", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))}
 
@@ -42,6 +46,7 @@ def _listed(path: Path) -> dict[str, Source]:
     from scipy.io import whosmat  # noqa: PLC0415 - takes a while to import
 
     with _explain(path):
+        _require_whole(path)
         listing = whosmat(str(path))
     arrays: dict[str, Source] = {name: _MatSource(path, name, shape) for name, shape, kind in listing if kind in _NUMERIC}
     others = [f"{name} ({kind})" for name, _, kind in listing if kind not in _NUMERIC]
@@ -50,6 +55,23 @@ def _listed(path: Path) -> dict[str, Source]:
         f"{show(path)} holds no array of numbers, only {shorten(others) or 'nothing'}: save plain arrays in MATLAB.",
     )
     return arrays
+
+
+def _require_whole(path: Path) -> None:
+    """Refuse a file that ends within an element: scipy lists those that came before, without a word.
+
+    Raises:
+        ValueError: It ends there.
+    """
+    size, end = path.stat().st_size, _HEADER
+    with path.open("rb") as file:
+        little = file.read(_HEADER)[-2:] == b"IM"
+        while end < size:
+            file.seek(end)
+            _, length = struct.unpack("<II" if little else ">II", file.read(8))
+            end += 8 + length
+    if end > size:
+        raise ValueError(f"it was cut short: it has {size} bytes, and needs {end}")
 
 
 class _MatSource:

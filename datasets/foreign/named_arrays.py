@@ -24,17 +24,21 @@ _POSITIONS = {"x": "x", "y": "y", "z": "z", **{f"{a}{end}": a for a in "xyz" for
 _CHANNELS, _PARAMETER_NAMES, _MASK, _DT = ("channels", "channel_names"), ("parameter_names", "param_names"), ("mask",), ("dt",)
 
 
-def arrange(name: str, arrays: Mapping[str, Source], options: ReadingOptions) -> Content:
+def arrange(name: str, arrays: Mapping[str, Source], options: ReadingOptions, has_names: bool = True) -> Content:
     """Find out what each of a file's arrays is.
 
     Args:
         name: Name of the file, for messages.
         arrays: Its arrays, by name.
         options: Options of the user.
+        has_names: False for a single array whose name is only that of the file, so that the user may give it one.
 
     Raises:
         DataError: That cannot be told; the message says which option tells it.
     """
+    asked = [channel for channel in options.channel_names if channel not in arrays]
+    if not has_names and CHANNEL not in options.axes and len(asked) == 1:
+        arrays = {asked[0]: next(iter(arrays.values()))}
     return _Arranger(name, arrays, options).arrange()
 
 

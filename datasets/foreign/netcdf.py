@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from deepzero_sim.common import hdf5_objects
 from deepzero_sim.common.requirements import require_data
 from deepzero_sim.datasets.foreign import named_arrays
+from deepzero_sim.datasets.foreign.classic_netcdf import require_whole
 from deepzero_sim.datasets.foreign.content import Content, assemble, shorten
 from deepzero_sim.datasets.foreign.options import CHANNEL, SIMULATION, TIME, ReadingOptions
 from deepzero_sim.datasets.foreign.variables import Index, Variable, is_numeric
@@ -50,6 +51,9 @@ _ROLES = {
 #: Number that netCDF puts where nothing was written, if a variable names no other.
 _NOT_WRITTEN = 9.969209968386869e36
 
+#: Ends of names of variables that hold the ends of cells.
+_BOUNDS = ("_bnds", "_bounds")
+
 _SINCE = re.compile(r"\s*(\w+)\s+since\s", re.IGNORECASE)
 
 
@@ -68,6 +72,7 @@ def is_zarr(path: Path) -> bool:
 
 def read(path: Path, options: ReadingOptions) -> Recording:
     """Read a netCDF file; see :func:`deepzero_sim.datasets.foreign.read_recording`."""
+    require_whole(path)
     return assemble(_Reader(_Store(path, "netcdf4"), options).read(), options)
 
 
@@ -78,7 +83,8 @@ def read_zarr(path: Path, options: ReadingOptions) -> Recording:
     if store.has_names():
         content = _Reader(store, options).read()
     else:
-        content = named_arrays.arrange(show(path), _plain_arrays(path), options)
+        arrays = _plain_arrays(path)
+        content = named_arrays.arrange(show(path), arrays, options, has_names=len(arrays) > 1)
     content.notes += notes
     return assemble(content, options)
 
@@ -118,7 +124,8 @@ class _Store:
             root = zarr.open(self.path, mode="r")
             arrays = dict(root.arrays()) if hasattr(root, "arrays") else {}
         return bool(arrays) and all(
-            "_ARRAY_DIMENSIONS" in array.attrs or getattr(array.metadata, "dimension_names", None) for array in arrays.values()
+            not array.ndim or "_ARRAY_DIMENSIONS" in array.attrs or getattr(array.metadata, "dimension_names", None)
+            for array in arrays.values()
         )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -216,6 +223,9 @@ class _Reader:
         if self.options.axes:
             self._rename()
         variables, parameters, left = self._sort()
+        if not any(SIMULATION in variable.roles for variable in variables):
+            left += [name for name in parameters if self.dataset[name].ndim]
+            parameters = [name for name in parameters if not self.dataset[name].ndim]
         if left:
             self.notes.append(f"{shorten(left)} are no fields on the grid and were left out.")
         self._require_fields(variables)
@@ -270,7 +280,7 @@ class _Reader:
         for name, array in self.dataset.data_vars.items():
             roles = tuple(self.roles[str(dim)] for dim in array.dims)
             space = set(roles) - {SIMULATION, TIME, CHANNEL}
-            if not is_numeric(array.dtype) or name in bounds:
+            if not is_numeric(array.dtype) or name in bounds or str(name).endswith(_BOUNDS):
                 left.append(str(name))
             elif space:
                 variables.append(self._variable(str(name), array, roles))

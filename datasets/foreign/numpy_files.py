@@ -43,8 +43,10 @@ def is_collection(files: Sequence[Path]) -> bool:
 
 def read_npy(path: Path, options: ReadingOptions) -> Recording:
     """Read an array, or a folder of named ones; see :func:`deepzero_sim.datasets.foreign.read_recording`."""
-    files = sorted(path.glob("*.npy")) if path.is_dir() else [path]
-    arrays: dict[str, Source] = {file.stem: NpySource(file) for file in files}
+    if not path.is_dir():
+        own = re.sub(r"[\W_]*\d+$", "", path.stem) or "data"  # the number of a simulation is no part of a channel's name
+        return assemble(arrange(show(path), {own: NpySource(path)}, options, has_names=False), options)
+    arrays: dict[str, Source] = {file.stem: NpySource(file) for file in sorted(path.glob("*.npy"))}
     return assemble(arrange(show(path), arrays, options), options)
 
 

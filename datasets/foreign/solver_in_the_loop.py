@@ -253,7 +253,7 @@ def load_scene_array(path: Path) -> NDArray[Any]:
         DataError: The file cannot be read, or is no such file.
     """
     try:
-        with np.load(path, allow_pickle=False) as members:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as members:
             require_data(
                 "field_type" not in members.files,
                 f"{show(path)} was written by PhiFlow 2 or later: load it there, and save its arrays as .npy or .npz.",
