@@ -29,7 +29,8 @@ MethodChoice: TypeAlias = Literal["suitable", "SRC", "NON", "ZO-SOL", "SolverLay
 Positive: TypeAlias = Annotated[int, Rule(lambda value: 1 <= value < 2**31, "a positive number below 2**31")]
 Seed: TypeAlias = Annotated[int, Rule(lambda value: 0 <= value < 2**32, "0 or a positive number below 2**32")]
 Seconds: TypeAlias = Annotated[float, Rule(lambda value: 0 < value < math.inf, "a positive number")]
-HeldBack: TypeAlias = Annotated[int, Rule(lambda value: 0 <= value < 2**31, "0 or a positive number below 2**31")]
+HeldBack: TypeAlias = Annotated[int | None, Rule(lambda value: 0 <= value < 2**31, "0 or a positive number below 2**31")]
+Interval: TypeAlias = Annotated[int | None, Rule(lambda value: 1 <= value < 2**31, "a positive number below 2**31")]
 Sparsity: TypeAlias = Annotated[float, lambda key, value: require_sparsity(value)]
 OnFailure: TypeAlias = Annotated[str | dict[str, str], lambda key, value: FailurePolicy(value)]
 
@@ -120,7 +121,7 @@ class TrainSettings(Settings):
     checkpoint_every: int = 50
     tensorboard: bool = True
     data_may_differ: list[MetadataKey] = field(default_factory=list)
-    held_back: HeldBack | None = None
+    held_back: HeldBack = None
     validation_data: Source | None = None
-    validate_every: Positive | None = None
+    validate_every: Interval = None
     stages: list[dict[str, Any]] = field(default_factory=list)

@@ -70,8 +70,8 @@ def _hold_back(settings: TrainSettings) -> tuple[TrainSettings, tuple[str, ...]]
     simulations = data.frames.shape[0]
     count = suitable_held_back(simulations)
     said = (
-        f"the last {count} of {simulations} simulations are held back from training: each stage hands on the network that is "
-        "best on them; --held_back says how many."
+        f"the last {count} of {simulations} simulations of the data {'is' if count == 1 else 'are'} held back from training: each "
+        "stage hands on the network that is best there; --held_back says how many."
         if count
         else f"{simulations} simulations are too few to hold one back: stages are measured on the training data, and hand on "
         "their last network; give validation_data to have the best one."
