@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from deepzero_sim.datasets.hdf5 import not_a_file
@@ -18,15 +19,19 @@ def card_path(path: Path) -> Path:
     return path.with_suffix(".md")
 
 
-def card_text(path: Path, data: Trajectories, spec: SolverSpec) -> str:
+def card_text(
+    path: Path, data: Trajectories, spec: SolverSpec, seeds: Sequence[int | None] = (), identical: str | None = None
+) -> str:
     """Text of a card, signed.
 
     Args:
         path: Path of the data file.
         data: Content of the data file.
         spec: Spec of the source solver.
+        seeds: Seed of the initial state of each simulation, None where there is none.
+        identical: Sentence that says which simulations are the same; None if no two are.
     """
-    return sign(_describe(path, data, spec), path)
+    return sign(_describe(path, data, spec, seeds, identical), path)
 
 
 def sign(text: str, path: Path) -> str:
@@ -50,12 +55,12 @@ def is_signed(card: Path, path: Path) -> bool:
     return content == sign(text, path)
 
 
-def _describe(path: Path, data: Trajectories, spec: SolverSpec) -> str:
+def _describe(path: Path, data: Trajectories, spec: SolverSpec, seeds: Sequence[int | None], identical: str | None) -> str:
     simulations, frames = data.frames.shape[:2]
     made = data.attributes["settings"]["simulations"]
     units = [f" ({unit})" for unit in spec.channel_units] or [""] * len(spec.channels)
     channels = ", ".join(f"`{c}`{u}" for c, u in zip(spec.channels, units, strict=True)) or "unnamed"
-    rows = "\n".join(f"| {i} | {' | '.join(f'{value:.6g}' for value in row)} |" for i, row in enumerate(data.params))
+    warning = "" if identical is None else f"\n{identical[0].upper()}{identical[1:]}\n"
     return f"""# {path.name}
 
 {simulations} simulations of {frames} frames on the grid of solver `{spec.name}`, one step (dt = {spec.dt:g}) apart, after
@@ -71,7 +76,16 @@ restricted by `{made["restrict"]}`.
 | standard deviation of the channels | {", ".join(f"{s:.4g}" for s in data.scales()[0])} |
 | software | {", ".join(f"{k} {v}" for k, v in data.attributes["software"].items())} |
 
-| simulation | {" | ".join(spec.parameters) or "no parameters"} |
-| --- | {" | ".join("---" for _ in spec.parameters) or "---"} |
-{rows}
-"""
+{_table(data, spec, seeds)}
+{warning}"""
+
+
+def _table(data: Trajectories, spec: SolverSpec, seeds: Sequence[int | None]) -> str:
+    """Tabulate the simulations: their parameters, and the seeds of their initial states if they have some."""
+    seeded = any(seed is not None for seed in seeds)
+    columns = [*spec.parameters, *(["seed of the initial state"] if seeded else [])] or ["no parameters"]
+    rows = [[f"{value:.6g}" for value in row] for row in data.params]
+    if seeded:
+        rows = [[*row, str(seed)] for row, seed in zip(rows, seeds, strict=True)]
+    head = [f"| simulation | {' | '.join(columns)} |", f"| --- | {' | '.join('---' for _ in columns)} |"]
+    return "\n".join([*head, *(f"| {i} | {' | '.join(row)} |" for i, row in enumerate(rows))])

@@ -11,47 +11,33 @@ import hashlib
 import json
 import math
 import platform
+import shutil
 from collections.abc import Callable, Mapping
-from concurrent.futures import Executor, as_completed
+from concurrent.futures import Executor
 from contextlib import suppress
-from dataclasses import asdict, dataclass
-from functools import lru_cache
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 
-from deepzero_sim.common import hdf5_objects, machine
-from deepzero_sim.common.components import Component, call_function
+from deepzero_sim.common import hdf5_objects
 from deepzero_sim.common.files import write_text
 from deepzero_sim.common.requirements import require_data, require_that
-from deepzero_sim.common.types import Array
 from deepzero_sim.datasets import trajectories
 from deepzero_sim.datasets.dataset_card import card_path, card_text, is_signed
-from deepzero_sim.datasets.hdf5 import NOTHING, not_a_file, open_to_read, open_to_write, show
+from deepzero_sim.datasets.ensembles import Member, describe_identical, ensemble
+from deepzero_sim.datasets.frames import Frames, load_if_small
+from deepzero_sim.datasets.hdf5 import NOTHING, not_a_file, show
 from deepzero_sim.datasets.metadata import differences, metadata_of_solver
 from deepzero_sim.datasets.metadata_keys import MetadataKey
+from deepzero_sim.datasets.simulation_tasks import PartFrames, Task, cached_solver, run_missing
 from deepzero_sim.datasets.simulations import Simulations
 from deepzero_sim.datasets.trajectories import Trajectories
-from deepzero_sim.execution.tasks import outcome, submit
 from deepzero_sim.solver.build import build_solver
-from deepzero_sim.solver.contract import Solver
-from deepzero_sim.solver.failure_policy import NOTHING as NO_COST
-from deepzero_sim.solver.failure_policy import Account, FailurePolicy, Incident
+from deepzero_sim.solver.failure_policy import FailurePolicy, Incident
 from deepzero_sim.solver.spec import SolverSpec
-from deepzero_sim.solver.stepping import step_all
-from deepzero_sim.solver.validation import check_states
-
-
-@dataclass(frozen=True)
-class _Task:
-    """One simulation, in plain values that can be sent to any worker."""
-
-    simulations: Simulations
-    params: tuple[float, ...]
-    part: Path
-    policy: FailurePolicy
 
 
 def generate(
@@ -61,16 +47,23 @@ def generate(
     executor: Executor,
     report: Callable[[str], None],
     on_failure: str | Mapping[str, str] = "abort",
+    *,
+    starts: int | None = None,
+    seed: int = 0,
+    say: Callable[[str], None] = lambda sentence: None,
 ) -> bool:
     """Make one file of trajectories and a card beside it.
 
     Args:
         path: Path of the HDF5 file.
         simulations: Solvers, initial states, restriction and length.
-        params: Scenario parameters, one row a simulation.
+        params: Scenario parameters, one row a scenario; none for a solver without parameters.
         executor: Executor of the simulations.
         report: Function that is called with a word whenever a simulation is done.
         on_failure: Response to a step that fails; failures are listed in a file beside the data, `.failures.jsonl`.
+        starts: Number of simulations of each scenario, from initial states that differ; one if None.
+        seed: Seed of the initial states.
+        say: Function that is called with a sentence that the user should read.
 
     Returns:
         True if the file was made, False if it was there already, made by the same settings.
@@ -81,30 +74,62 @@ def generate(
         SolverError: The reference solver failed; finished simulations stay on disk.
     """
     _require_name(path)
-    settings = {"simulations": asdict(simulations), "params": params}
-    source = build_solver(simulations.source)
-    _require_params(params, source.spec)
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
-    parts = path.with_name(f"{path.name}.{digest}.parts")  # parts of other settings are never mixed in
+    settings = _settings_of(simulations, params, starts, seed)
+    source = build_solver(simulations.source).spec
     if path.exists():
         _require_same(path, settings)
-        _remove(parts)  # a call may have been killed before it came to that
+        _remove(_parts_of(path, settings))  # a call may have been killed before it came to that
         return False
     require_free(path)
-    _require_memory(simulations, len(params), source.spec)
-    _require_same_step(_solver(simulations.reference).spec, source.spec)
+    _require_disk(path, simulations, max(1, len(params)) * (starts or 1), source)
+    members = ensemble(params, starts, seed, source, simulations.initial)
+    _require_same_step(cached_solver(simulations.reference).spec, source)
+    parts = _parts_of(path, settings)
     parts.mkdir(parents=True, exist_ok=True)
     policy = FailurePolicy(on_failure)
-    tasks = [_Task(simulations, tuple(row), parts / f"{i:04d}.h5", policy) for i, row in enumerate(params)]
-    _write_failures(failures_path(path), _run_missing(tasks, executor, report).incidents)
-    shape = (simulations.steps - simulations.discard + 1, *source.spec.state_shape)
-    frames = np.stack([_read_part(task.part, shape, source.spec.dtype) for task in tasks])
-    attributes = {"settings": settings, "software": software(), "first_step": simulations.discard}
-    data = Trajectories(frames, np.array(params, dtype=source.spec.dtype), source.spec.active(), attributes)
-    write_text(card_path(path), card_text(path, data, source.spec))
-    trajectories.save(path, data, source.spec)  # last: where it is, everything is
+    tasks = [Task(simulations, member, parts / f"{member.number:04d}.h5", policy) for member in members]
+    _write_failures(failures_path(path), run_missing(tasks, executor, report, source).incidents)
+    frames = load_if_small(PartFrames([task.part for task in tasks], simulations.frames, source))
+    _publish(path, frames, members, settings, source, say)
     _remove(parts)
     return True
+
+
+def _settings_of(simulations: Simulations, params: list[list[float]], starts: int | None, seed: int) -> dict[str, Any]:
+    """Collect all that shapes the data, in plain values; what is left at its default is left out."""
+    ensemble = {"starts": (starts or 1, 1), "seed": (seed, 0)}
+    return {
+        "simulations": asdict(simulations),
+        "params": params,
+        **{key: value for key, (value, default) in ensemble.items() if value != default},
+    }
+
+
+def _parts_of(path: Path, settings: Mapping[str, Any]) -> Path:
+    """Return the folder of finished simulations; those of other settings are never mixed in."""
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+    return path.with_name(f"{path.name}.{digest}.parts")
+
+
+def _publish(
+    path: Path,
+    frames: Frames,
+    members: list[Member],
+    settings: Mapping[str, Any],
+    spec: SolverSpec,
+    say: Callable[[str], None],
+) -> None:
+    """Write the file and its card, the file last: where it is, everything is."""
+    discard = settings["simulations"]["discard"]
+    params = np.array([member.params for member in members], dtype=spec.dtype).reshape(len(members), len(spec.parameters))
+    attributes = {"settings": settings, "software": software(), "first_step": discard}
+    times = (discard + np.arange(frames.shape[1])) * float(spec.dt)
+    data = Trajectories(frames, params, spec.active(), attributes, times=times)
+    identical = describe_identical(frames)
+    write_text(card_path(path), card_text(path, data, spec, [member.seed for member in members], identical))
+    trajectories.save(path, data, spec)
+    if identical is not None:
+        say(f"{show(path)}: {identical}")
 
 
 def failures_path(path: Path) -> Path:
@@ -147,14 +172,16 @@ def _is_list_of_failures(path: Path) -> bool:
     return bool(lines) and all(isinstance(line, dict) and line.keys() == {*Incident._fields} for line in lines)
 
 
-def _require_memory(simulations: Simulations, count: int, spec: SolverSpec) -> None:
-    """Refuse too many frames before hours are spent: all of them are put together in memory."""
-    frames = count * (simulations.steps - simulations.discard + 1)
-    needed = frames * math.prod(spec.state_shape) * np.dtype(spec.dtype).itemsize
+def _require_disk(path: Path, simulations: Simulations, count: int, spec: SolverSpec) -> None:
+    """Refuse more frames than the disk has room for before hours are spent: the simulations, and the file made of them."""
+    frames = count * simulations.frames
+    needed = 2 * frames * math.prod(spec.state_shape) * np.dtype(spec.dtype).itemsize
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    free = shutil.disk_usage(folder).free
     require_that(
-        needed <= machine.memory(),
-        f"{frames:,} frames of {spec.state_shape} would take {needed / 2**30:,.0f} GiB, more than this machine's memory of "
-        f"{machine.memory() / 2**30:,.0f} GiB: simulate fewer steps, discard more, or write several files.",
+        needed <= free,
+        f"{frames:,} frames of {spec.state_shape} would take {needed / 2**30:,.0f} GiB, more than the {free / 2**30:,.0f} GiB "
+        f"that are free in {show(folder)}: simulate fewer steps, discard more, or name an output on another disk.",
     )
 
 
@@ -178,17 +205,6 @@ def _remove(parts: Path) -> None:
         parts.rmdir()
 
 
-def _require_params(params: list[list[float]], spec: SolverSpec) -> None:
-    expected = len(spec.parameters)
-    for row in params:
-        require_that(
-            len(row) == expected,
-            f"every simulation needs {expected} parameters ({', '.join(spec.parameters) or 'none'}) for solver "
-            f"{spec.name!r}, but one has {len(row)}: {row}.",
-        )
-    require_that(bool(params), "no simulations are asked for: give params at least one row.")
-
-
 def _require_same(path: Path, settings: Mapping[str, object]) -> None:
     made_by = hdf5_objects.json_of(trajectories.load(path).attributes.get("settings"))
     require_data(
@@ -201,68 +217,6 @@ def _write_failures(path: Path, incidents: tuple[Incident, ...]) -> None:
     """Write a line for each failure, if there were any."""
     if incidents:
         write_text(path, "".join(json.dumps(one._asdict()) + "\n" for one in incidents))
-
-
-def _run_missing(tasks: list[_Task], executor: Executor, report: Callable[[str], None]) -> Account:
-    missing = [task for task in tasks if not task.part.exists()]
-    for _ in range(len(tasks) - len(missing)):
-        report("found")
-    futures = [submit(executor, _simulate, task) for task in missing]
-    account = NO_COST
-    for future in as_completed(futures):
-        result = outcome(future)
-        if isinstance(result, Exception):
-            raise result
-        account += result
-        report("made")
-    return account
-
-
-def _simulate(task: _Task) -> Account:
-    """Run one simulation and write its part; return its cost."""
-    frames, account = _frames(task)
-    with open_to_write(task.part) as file:
-        file["frames"] = frames
-    return account
-
-
-def _frames(task: _Task) -> tuple[Array, Account]:
-    """Compute the frames on the source's grid, `(T, C, *N)`: one before every step that is not discarded, and the last."""
-    simulations, row = task.simulations, task.params
-    reference, spec = _solver(simulations.reference), _solver(simulations.source).spec
-    params = np.array([row], dtype=reference.spec.dtype)
-    states = call_function(simulations.initial, reference.spec, params)
-    check_states(reference.spec, states, f"what {simulations.initial} returned", "check it on one row of params", batch=1)
-    frames, account = [], NO_COST
-    for step in range(simulations.steps + 1):
-        if step >= simulations.discard:
-            frame = call_function(simulations.restrict, states, spec)
-            check_states(spec, frame, f"what {simulations.restrict} returned", "check it on one state", batch=1)
-            frames.append(frame)
-        if step < simulations.steps:
-            states, cost = step_all(reference, states, params if len(row) else None, task.policy, f"step {step + 1}")
-            account += cost
-    return np.concatenate(frames), account
-
-
-def _solver(component: Component) -> Solver:
-    return _cached_solver(json.dumps(asdict(component)))
-
-
-@lru_cache(maxsize=4)
-def _cached_solver(component: str) -> Solver:
-    """Build a solver once in every worker, whatever number of simulations it runs."""
-    return build_solver(Component(**json.loads(component)))
-
-
-def _read_part(part: Path, shape: tuple[int, ...], dtype: str) -> Array:
-    with open_to_read(part, "a finished simulation", "delete it to make it anew") as file:
-        frames: Array = hdf5_objects.array(file, "frames")
-        hdf5_objects.require(
-            frames.shape == shape and frames.dtype == dtype,
-            f"its frames are {frames.dtype} of shape {frames.shape}, not {dtype} of shape {shape}",
-        )
-        return frames
 
 
 def software() -> dict[str, str]:

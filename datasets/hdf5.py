@@ -24,16 +24,60 @@ NOTHING = "there is none"
 def open_to_write(path: Path) -> Iterator[h5py.File]:
     """Open an HDF5 file that appears on disk when it is whole.
 
-    It is made in memory, because HDF5 cannot give up cleanly on a full disk.
-
     Yields:
-        Open file.
+        Open file, of the first format whose structures have checksums.
+
+    Raises:
+        OSError: It cannot be written, for one because the disk is full; then there is none.
     """
-    image = io.BytesIO()
-    with h5py.File(image, "w", libver="v110") as file:  # the first format whose structures have checksums
-        yield file
-    with replace_file(path) as aside:
-        aside.write_bytes(image.getbuffer())
+    with replace_file(path) as aside, aside.open("w+b", buffering=0) as raw:
+        sink = _Sink(raw)
+        try:
+            with h5py.File(sink, "w", libver="v110") as file:
+                yield file
+        finally:
+            if sink.error is not None:
+                raise sink.error
+
+
+class _Sink(io.RawIOBase):
+    """File that HDF5 writes to, and that never fails: HDF5 cannot give up cleanly, on a full disk for one.
+
+    Args:
+        file: File on disk, not buffered.
+
+    Attributes:
+        error: First error of the file, after which nothing more is written.
+    """
+
+    def __init__(self, file: io.FileIO) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def readinto(self, buffer: Any) -> int:
+        return self._file.readinto(buffer) or 0
+
+    def write(self, data: Any) -> int:
+        view, written = memoryview(data).cast("B"), 0
+        while self.error is None and written < len(view):
+            try:
+                written += self._file.write(view[written:])
+            except OSError as error:
+                self.error = error
+        return len(view)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def truncate(self, size: int | None = None) -> int:
+        try:
+            return self._file.truncate(size)
+        except OSError as error:
+            self.error = self.error or error
+            return size or 0
 
 
 @contextmanager

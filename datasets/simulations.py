@@ -15,7 +15,8 @@ class Simulations:
     Args:
         reference: Fine solver.
         source: Coarse solver, on whose grid frames are stored.
-        initial: Import path or `file.py:Name` of ``initial(spec, params)``, `(B, K)` to the reference's states `(B, C, *N)`.
+        initial: Import path or `file.py:Name` of ``initial(spec, params)``, `(B, K)` to the reference's states `(B, C, *N)`;
+            or of ``initial(spec, params, seed)``, with a seed for each simulation.
         restrict: Import path or `file.py:Name` of ``restrict(states, spec)``, the reference's states to those of the source.
         steps: Number of steps of a simulation.
         discard: Number of steps at the beginning that are not stored.
@@ -33,3 +34,8 @@ class Simulations:
             0 <= self.discard < self.steps,
             f"a simulation must have more steps than are discarded at its beginning, not {self.steps} and {self.discard}.",
         )
+
+    @property
+    def frames(self) -> int:
+        """Number of frames that are stored: one before every step that is not discarded, and the last."""
+        return self.steps - self.discard + 1

@@ -16,6 +16,19 @@ def make_data(settings: GenerateSettings) -> None:
             require_free(file.output)  # before anything is computed
     with open_executor(settings.workers.backend, settings.workers.count) as executor:
         for file in settings.files:
-            with progress_bar(f"simulating {file.output.name}", len(file.params)) as report:
-                made = generate(file.output, settings.simulations, file.params, executor, report, settings.on_failure)
+            sentences: list[str] = []
+            with progress_bar(f"simulating {file.output.name}", file.simulations) as report:
+                made = generate(
+                    file.output,
+                    settings.simulations,
+                    file.params,
+                    executor,
+                    report,
+                    settings.on_failure,
+                    starts=file.starts,
+                    seed=file.seed,
+                    say=sentences.append,
+                )
             console.print(f"{file.output} {'made' if made else 'is there already, made by the same settings'}")
+            for sentence in sentences:
+                console.print(sentence)

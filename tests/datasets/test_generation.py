@@ -6,6 +6,8 @@ import hashlib
 import json
 import os
 import signal
+import subprocess
+import sys
 import textwrap
 from concurrent.futures import Executor
 from dataclasses import asdict, replace
@@ -16,12 +18,12 @@ import numpy as np
 import pytest
 import yaml
 from problems import wait_until
-from runs import start, unfinished
 
-from deepzero_sim.cli.generate import DataFile, GenerateSettings, make_data
+from deepzero_sim.cli.generate import make_data
+from deepzero_sim.cli.settings.generate import DataFile, GenerateSettings
 from deepzero_sim.common.components import Component
 from deepzero_sim.common.types import Array
-from deepzero_sim.datasets import trajectories
+from deepzero_sim.datasets import frames, trajectories
 from deepzero_sim.datasets.generation import Simulations, generate, software
 from deepzero_sim.errors import ConfigError, DataError, DeepZeroError, NonFiniteError, SolverError, WorkerLostError
 from deepzero_sim.execution.executors import open_executor
@@ -29,6 +31,7 @@ from deepzero_sim.execution.tasks import SerialExecutor
 from deepzero_sim.solvers import WakeFlow
 from deepzero_sim.solvers.wake import initial_state, restrict
 from deepzero_sim.training.runs.settings import Workers
+from runs import start, unfinished
 
 WAKE = Simulations(
     reference=Component("deepzero_sim.solvers.WakeFlow", {"resolution": 16}),
@@ -73,8 +76,8 @@ def test_frames_are_the_reference_solvers_on_the_sources_grid(tmp_path: Path) ->
     assert make(tmp_path / "wake.h5") == ["made", "made"]
     data = trajectories.load(tmp_path / "wake.h5", WakeFlow(8).spec)
     assert data.frames.shape == (2, 11, 2, 17, 9) and data.frames.dtype == np.float32
-    for frames, (reynolds,) in zip(data.frames, REYNOLDS, strict=True):
-        assert np.array_equal(frames, by_hand(reynolds))
+    for simulation, (reynolds,) in zip(data.frames, REYNOLDS, strict=True):
+        assert np.array_equal(simulation, by_hand(reynolds))
     assert data.params.tolist() == REYNOLDS
     assert np.array_equal(data.mask, WakeFlow(8).spec.active()) and not data.frames[:, :, ~data.mask].any()
 
@@ -462,3 +465,189 @@ def test_more_frames_than_fit_into_memory_are_foreseen(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"2,000,000,000,002 frames of \(2, 17, 9\) would take [\d,]+ GiB, more than"):
         make(tmp_path / "wake.h5", replace(WAKE, steps=10**12, discard=0))
     assert not list(tmp_path.iterdir())
+
+
+ENSEMBLE = """
+    import numpy as np
+    from deepzero_sim.solver.contract import Solver
+    from deepzero_sim.solver.spec import SolverSpec
+
+    class Decay(Solver):
+        def __init__(self, points=8, fails_above=1e9, parameters=()):
+            self.spec = SolverSpec(
+                name="decay", state_shape=(1, points), dt=0.25, dtype="float64", parameters=tuple(parameters)
+            )
+            self.fails_above = fails_above
+
+        def step(self, states, params=None):
+            if (states > self.fails_above).any():
+                raise ValueError("too steep")
+            return 0.9 * states
+
+    def drawn(spec, params, seed):
+        return np.random.default_rng(seed).normal(size=(1, *spec.state_shape))
+
+    def optional(spec, params, strength=2.0):
+        return np.full((1, *spec.state_shape), strength)
+
+    def fixed(spec, params):
+        return np.ones((1, *spec.state_shape))
+
+    def broken(spec, params, seed):
+        if seed % 2:
+            raise KeyError("odd")
+        return drawn(spec, params, seed)
+
+    def restrict(states, spec):
+        return states[:, :, ::2].copy()
+"""
+
+
+@pytest.fixture
+def decay(tmp_path: Path) -> Path:
+    (tmp_path / "decay.py").write_text(textwrap.dedent(ENSEMBLE))
+    return tmp_path
+
+
+def decaying(folder: Path, initial: str = "drawn", steps: int = 3, **args: object) -> Simulations:
+    file = folder / "decay.py"
+    fine, coarse = ({"points": points, **args} for points in (8, 4))
+    return Simulations(
+        Component(f"{file}:Decay", fine), Component(f"{file}:Decay", coarse), f"{file}:{initial}", f"{file}:restrict", steps, 0
+    )
+
+
+def make_ensemble(
+    folder: Path, simulations: Simulations, params: list[list[float]], executor: Executor | None = None, **options: object
+) -> tuple[trajectories.Trajectories, list[str]]:
+    sentences: list[str] = []
+    path = folder / f"{len(list(folder.glob('*.h5')))}.h5"
+    executor = executor or SerialExecutor()
+    assert generate(path, simulations, params, executor, lambda word: None, say=sentences.append, **options)  # type: ignore[arg-type]
+    return trajectories.load(path), sentences
+
+
+def test_an_ensemble_of_starts_needs_no_parameter(decay: Path, executors: dict[str, Executor]) -> None:
+    data, said = make_ensemble(decay, decaying(decay), [], starts=20)
+    assert data.frames.shape == (20, 4, 1, 4) and data.params.shape == (20, 0) and not said
+    assert len(np.unique(data.frames[:, 0], axis=0)) == 20
+    for executor in executors.values():
+        again, _ = make_ensemble(decay, decaying(decay), [], executor, starts=20)
+        assert np.array_equal(again.frames, data.frames)
+    other, _ = make_ensemble(decay, decaying(decay), [], starts=20, seed=1)
+    assert not set(other.frames[:, 0, 0, 0]) & set(data.frames[:, 0, 0, 0])  # no start of a training is one of a test
+    more, _ = make_ensemble(decay, decaying(decay), [], starts=21)
+    assert np.array_equal(more.frames[:20], data.frames)
+
+
+def test_starts_are_made_for_each_row_of_parameters(decay: Path) -> None:
+    data, said = make_ensemble(decay, decaying(decay, parameters=["rate"]), [[1.0], [2.0]], starts=3)
+    assert data.params[:, 0].tolist() == [1, 1, 1, 2, 2, 2] and not said
+    assert len(np.unique(data.frames[:, 0], axis=0)) == 6
+    card = (decay / "0.md").read_text()
+    assert "| simulation | rate | seed of the initial state |" in card and card.count("\n| ") > 6
+    (settings,) = (json.loads(h5py.File(decay / "0.h5").attrs["settings"]),)
+    assert settings["starts"] == 3 and settings["params"] == [[1.0], [2.0]]
+
+
+@pytest.mark.parametrize("initial", ["fixed", "optional"])
+def test_several_starts_of_a_function_without_a_seed_are_refused(decay: Path, initial: str) -> None:
+    with pytest.raises(
+        ConfigError, match=rf"3 starts need initial states that differ, but .*{initial} takes no seed: write it"
+    ):
+        make_ensemble(decay, decaying(decay, initial), [], starts=3)
+    assert not list(decay.glob("*.h5*"))
+    data, _ = make_ensemble(decay, decaying(decay, "optional"), [[]])
+    assert (data.frames[:, 0] == 2.0).all()  # no seed in place of what has a default
+
+
+def test_identical_trajectories_are_said(decay: Path) -> None:
+    _, said = make_ensemble(decay, decaying(decay, "fixed"), [[], [], []])
+    assert said == [
+        f"{decay / '0.h5'}: simulations 0, 1 and 2 are identical, and say no more than one of them: let "
+        "initial(spec, params, seed) make another state of every seed, or give them other params."
+    ]
+    assert "\nSimulations 0, 1 and 2 are identical, and say no more than one of them" in (decay / "0.md").read_text()
+    assert not make_ensemble(decay, decaying(decay), [[], [], []])[1]
+
+
+def test_the_console_says_identical_trajectories_too(decay: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_data(GenerateSettings(decaying(decay, "fixed"), [DataFile(decay / "a.h5", [[], []])], Workers("serial", 1)))
+    assert "simulations 0 and 1 are identical" in " ".join(capsys.readouterr().out.split())
+    make_data(GenerateSettings(decaying(decay), [DataFile(decay / "b.h5", starts=4, seed=3)], Workers("serial", 1)))
+    assert "identical" not in capsys.readouterr().out
+    assert trajectories.load(decay / "b.h5").frames.shape[0] == 4
+
+
+def test_nothing_that_is_asked_for_is_refused(decay: Path) -> None:
+    with pytest.raises(ConfigError, match="give params at least one row, or a number of starts"):
+        make_ensemble(decay, decaying(decay), [])
+    with pytest.raises(ConfigError, match=r"needs 1 parameters \(rate\) for solver 'decay', but one has 0"):
+        make_ensemble(decay, decaying(decay, parameters=["rate"]), [], starts=3)
+    with pytest.raises(ConfigError, match="starts must be a positive number"):
+        make_ensemble(decay, decaying(decay), [], starts=0)
+
+
+@pytest.mark.parametrize("where", ["serial", "two processes"])
+def test_a_failure_says_which_simulation_and_step(decay: Path, executors: dict[str, Executor], where: str) -> None:
+    simulations = decaying(decay, "drawn", parameters=["rate"], fails_above=0.5)
+    with pytest.raises(SolverError, match=r"too steep.*step 1.*simulation \d \(rate = \d\)") as error:
+        make_ensemble(decay, simulations, [[float(i)] for i in range(5)], executors[where])
+    assert "\n" not in str(error.value)
+    with pytest.raises(ConfigError, match=r"broken raised KeyError: 'odd'; .* \(in simulation \d+\)\."):
+        make_ensemble(decay, decaying(decay, "broken"), [], executors[where], starts=20)
+
+
+def test_files_larger_than_memory_are_put_together_in_parts(decay: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, _ = make_ensemble(decay, decaying(decay, steps=40), [], starts=3)
+    monkeypatch.setattr(frames, "IN_MEMORY", 0)
+    largest, read = [0], frames.LazyFrames.__getitem__
+
+    def noted(self: frames.LazyFrames, key: object) -> Array:
+        states = read(self, key)
+        largest[0] = max(largest[0], states.nbytes)
+        return states
+
+    monkeypatch.setattr(frames.LazyFrames, "__getitem__", noted)
+    monkeypatch.setattr(frames.blocks, "__defaults__", (100,))
+    streamed, _ = make_ensemble(decay, decaying(decay, steps=40), [], starts=3)
+    assert 0 < largest[0] <= 100
+    assert streamed.on_disk and np.array_equal(np.asarray(streamed.frames), whole.frames)
+    assert content(decay / "0.h5") == content(decay / "1.h5")
+    assert not list(decay.glob("*.parts")) and not unfinished(decay)
+
+
+def test_a_file_keeps_the_times_of_its_frames(decay: Path) -> None:
+    data, _ = make_ensemble(decay, replace(decaying(decay), steps=9, discard=4), [], starts=2)
+    assert data.times is not None and data.times.tolist() == [1.0, 1.25, 1.5, 1.75, 2.0, 2.25]
+
+
+def test_a_disk_that_is_full_leaves_nothing(tmp_path: Path) -> None:
+    """In a process of its own, whose files may have 20000 bytes."""
+    script = tmp_path / "save.py"
+    script.write_text(
+        textwrap.dedent(
+            f"""
+            import resource, signal, sys
+            sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+            from pathlib import Path
+            from runs import line_data
+            path = Path({str(tmp_path / "a.h5")!r})
+            line_data(path)
+            before = path.read_bytes()
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+            for frames in (40, 400, 4000):
+                try:
+                    line_data(path, 3, frames)
+                except OSError as error:
+                    assert "too large" in str(error), error
+                else:
+                    raise SystemExit("it was written")
+                assert path.read_bytes() == before
+            """
+        )
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.h5", "save.py"]

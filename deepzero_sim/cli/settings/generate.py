@@ -10,7 +10,7 @@ from deepzero_sim.common.settings import Settings
 from deepzero_sim.datasets.simulations import Simulations
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.solver.failure_policy import FailurePolicy
-from deepzero_sim.training.runs.settings import OnFailure, Workers
+from deepzero_sim.training.runs.settings import OnFailure, Positive, Seed, Workers
 
 
 @dataclass
@@ -19,11 +19,20 @@ class DataFile:
 
     Args:
         output: HDF5 file.
-        params: Scenario parameters, one row a simulation.
+        params: Scenario parameters, one row a scenario; none for a solver without parameters.
+        starts: Number of simulations of each scenario, from different initial states; one if not given.
+        seed: Seed of the initial states, where the function that makes them takes one.
     """
 
     output: Path
-    params: list[list[float]]
+    params: list[list[float]] = field(default_factory=list)
+    starts: Positive | None = None
+    seed: Seed = 0
+
+    @property
+    def simulations(self) -> int:
+        """Number of simulations."""
+        return max(1, len(self.params)) * (self.starts or 1)
 
 
 @dataclass
@@ -49,7 +58,7 @@ class GenerateSettings(Settings):
                 f"on_failure of data must be abort or retry(3), not {self.on_failure!r}: a simulation with a gap is none."
             )
         if not self.files:
-            raise ConfigError("no files are asked for: give files at least one output with its params.")
+            raise ConfigError("no files are asked for: give files at least one output with its params or starts.")
         cards = [file.output.absolute().parent / file.output.stem for file in self.files]
         shared = next((card for card in cards if cards.count(card) > 1), None)
         if shared is not None:
