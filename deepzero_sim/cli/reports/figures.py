@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -51,7 +53,12 @@ class Figure(NamedTuple):
 
 def markdown(figures: Iterable[Figure]) -> str:
     """Write the lines of Markdown that show figures, one paragraph each."""
-    return "\n".join(f"![{one.caption}]({one.name})\n" if one.name else f"{one.caption}\n" for one in figures)
+    return "\n".join(f"![{_escape(one.caption)}]({one.name})\n" if one.name else f"{_escape(one.caption)}\n" for one in figures)
+
+
+def _escape(caption: str) -> str:
+    """Escape letters that mean something in Markdown, as names of channels and runs may have them."""
+    return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", caption.replace(r"\$", "$"))
 
 
 def pyplot() -> Any:
@@ -72,6 +79,7 @@ def pyplot() -> Any:
 
 def save(plot: Any, path: Path, figure: Any) -> None:
     """Write a figure as PNG, whole or not at all, and close it."""
-    with replace_file(path) as aside:
+    with replace_file(path) as aside, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph", UserWarning)  # letters that matplotlib's font has not are drawn as boxes
         figure.savefig(aside, format="png", dpi=110, bbox_inches="tight")
     plot.close(figure)
