@@ -109,7 +109,7 @@ def find_missing(frames: Frames, recording: Recording, channels: tuple[int, ...]
 
     Args:
         frames: Frames of the recording that are used, `(S, T, C', *N')`.
-        recording: Recording, for names and mask.
+        recording: Content of the file, for names.
         channels: Numbers of the channels that are used.
 
     Raises:
@@ -175,7 +175,7 @@ def require_in_range(missing: MissingValues, factor: Any, spec: SolverSpec, what
     """Refuse numbers that are too large for a solver's type.
 
     Args:
-        missing: What was seen of the frames.
+        missing: Figures of the frames.
         factor: Largest factor that their values are multiplied by, `(C,)` or a number.
         spec: Spec of the solver.
         what: Name of the data, for messages.

@@ -39,9 +39,9 @@ def fit(recording: Recording, spec: SolverSpec, settings: DataSource, may_differ
     """Fit a recording to a solver's grid and step.
 
     Args:
-        recording: Recording, with channels and axes named as the solver names them.
+        recording: Content of a file.
         spec: Spec of the solver.
-        settings: What is said of the file, and how it is to be fitted.
+        settings: Words on the file, and on how it is to be fitted.
         may_differ: Keys of metadata that may contradict the solver.
 
     Returns:
@@ -53,7 +53,7 @@ def fit(recording: Recording, spec: SolverSpec, settings: DataSource, may_differ
         ConfigError: Settings name what is not there.
     """
     plan = _Plan.of(recording, spec, settings, may_differ)
-    simulations = _chosen(recording, settings)
+    simulations = _choose(recording, settings)
     frames = select(recording.frames, simulations.tolist(), slice(None, None, plan.steps.every))
     missing = find_missing(frames, recording, plan.match.channels)
     whole = keep_whole(missing, settings.missing, recording.name)
@@ -65,7 +65,7 @@ def fit(recording: Recording, spec: SolverSpec, settings: DataSource, may_differ
             f"out: {', '.join(map(str, dropped))}."
         )
         frames = select(frames, whole.tolist())
-    made = _fitted(plan, frames, missing if settings.missing == "mask" else None, notes)
+    made = _map_frames(plan, frames, missing if settings.missing == "mask" else None, notes)
     require_in_range(missing, made.largest_factor, spec, recording.name)
     params = _cast(plan.match.params[simulations[whole]], spec, recording.name)
     attributes: dict[str, Any] = {
@@ -149,7 +149,7 @@ class _Fitted:
     largest_factor: Any
 
 
-def _fitted(plan: _Plan, frames: Frames, masked: MissingValues | None, notes: list[str]) -> _Fitted:
+def _map_frames(plan: _Plan, frames: Frames, masked: MissingValues | None, notes: list[str]) -> _Fitted:
     """Map frames to those of the solver."""
     spec, found = plan.spec, plan.match
     fill = masked is not None and bool(masked.always.any())
@@ -195,7 +195,7 @@ def _require_values(mask: NDArray[np.bool_], plan: _Plan, notes: list[str]) -> N
         notes.append(f"{what}: {more} points that solver {plan.spec.name!r} masks are zero.")
 
 
-def _chosen(recording: Recording, settings: DataSource) -> NDArray[np.intp]:
+def _choose(recording: Recording, settings: DataSource) -> NDArray[np.intp]:
     """Return the numbers of the simulations that are asked for."""
     count = recording.frames.shape[0]
     if settings.simulations is None:

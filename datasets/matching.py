@@ -18,7 +18,7 @@ from deepzero_sim.solver.spec import SolverSpec
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Match:
-    """What of a recording is what for a solver.
+    """Channels, axes and parameters of a recording for a solver.
 
     Args:
         channels: Numbers of the recording's channels, in the solver's order; all of them where a function makes its channels.
@@ -85,7 +85,7 @@ def _match_channels(
         require_data(
             len(theirs) == spec.state_shape[0],
             f"{what} has {len(theirs)} channels ({', '.join(theirs)}), but solver {spec.name!r} takes {spec.state_shape[0]}"
-            f"{_listed(ours)}: name those to take, in its order, by channels.",
+            f"{_in_parentheses(ours)}: name those to take, in its order, by channels.",
         )
         if not ours and len(theirs) > 1:
             notes.append(f"{what}: solver {spec.name!r} does not name its channels, so they are taken in the file's order, "
@@ -107,7 +107,7 @@ def _spare(theirs: Sequence[str], ours: Sequence[str]) -> list[str]:
     return [name for name in theirs if name not in ours]
 
 
-def _listed(names: Sequence[str]) -> str:
+def _in_parentheses(names: Sequence[str]) -> str:
     return f" ({', '.join(names)})" if names else ""
 
 
@@ -151,7 +151,7 @@ def _match_axes(
     require_data(
         len(theirs) == count,
         f"{what} has {len(theirs)} axes in space ({', '.join(theirs)}), but states of solver {spec.name!r} have {count}"
-        f"{_listed(spec.axes)}: use data of as many, or a function of yours as restrict.",
+        f"{_in_parentheses(spec.axes)}: use data of as many, or a function of yours as restrict.",
     )
     unnamed = recording.axes == tuple(f"axis_{i}" for i in range(count)) and not renamed
     if not spec.axes or unnamed or ("axes" in may_differ and set(theirs) != set(spec.axes)):
@@ -203,11 +203,11 @@ def _match_parameters(
 
 def _find_parameter(recording: Recording, spec: SolverSpec, name: str, value: str) -> int:
     names = recording.parameters
+    others = f", only{_in_parentheses(names)}" if names else ""
     require_data(
         value in names,
-        f"{recording.name} has no parameter {value}{_listed(names) and f', only{_listed(names)}'}{did_you_mean(value, names)}, "
-        f"which solver {spec.name!r} takes: give it by parameters, as in {{{name}: 0.01}}, a number, a list with one a "
-        "simulation, or the file's name for it.",
+        f"{recording.name} has no parameter {value}{others}{did_you_mean(value, names)}, which solver {spec.name!r} takes: give "
+        f"it by parameters, as in {{{name}: 0.01}}, a number, a list with one a simulation, or the file's name for it.",
     )
     return names.index(value)
 

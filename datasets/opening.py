@@ -70,10 +70,10 @@ def read_source(source: DataSource) -> Recording:
     Raises:
         DataError: It cannot be read.
     """
-    if layout_of(source) == OWN:
+    layout = layout_of(source)
+    if layout == OWN:
         return _recording_of_own(source.path)
     axes = source.axes if isinstance(source.axes, list) else ()
-    layout = source.format or _detect(source.path)
     return read_recording(source.path, ReadingOptions(format=layout, axes=axes, channels=source.channels))
 
 
@@ -95,11 +95,15 @@ def _detect(path: Path) -> str:
         ) from error
 
 
-def layout_of(source: DataSource) -> str | None:
-    """Return the layout that a source is said to have, or :data:`OWN` if it is one of this package's files; else None."""
+def layout_of(source: DataSource) -> str:
+    """Return the layout that a source is said to have, or else that of what it holds.
+
+    Raises:
+        DataError: It is none that is known.
+    """
     if source.format is not None:
         return source.format
-    return OWN if _is_own(source.path) else None
+    return OWN if _is_own(source.path) else _detect(source.path)
 
 
 def _is_loaded(source: DataSource) -> bool:

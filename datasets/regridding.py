@@ -84,7 +84,7 @@ def grid_of_recording(recording: Recording, channels: tuple[int, ...], axes: tup
     """Collect the grid of a recording.
 
     Args:
-        recording: Recording.
+        recording: Content of a file.
         channels: Numbers of the channels that are taken, in order.
         axes: Numbers of its axes, in order.
     """
@@ -183,7 +183,9 @@ def _weights(name: str | None, fine: Grid, coarse: Grid) -> list[list[Weights]]:
 
 def _sentence(name: str | None, fine: Grid, coarse: Grid, what: str, solver: str, reason: str) -> str:
     suited = [one for one in RESTRICTIONS if one != name and _suits(one, fine, coarse)]
-    remedy = f"restrict: {' or '.join(suited)} suits" if suited else _BY_FUNCTION
+    if "block_mean" in suited and "face_mean" in suited:
+        suited.remove("face_mean")  # all points are in cells
+    remedy = f"set restrict to what suits ({', '.join(suited)})" if suited else _BY_FUNCTION
     if name is None:
         return f"{what} is not on the grid of solver {solver!r}: {reason}: {remedy}, or use the solver on the grid of the data."
     return f"{what} cannot be brought to the grid of solver {solver!r} by {name}: {reason}: {remedy}."

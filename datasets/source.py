@@ -1,4 +1,4 @@
-"""Where trajectories come from: a path, and what has to be said of a file by another program."""
+"""Sources of trajectories: a path, and what has to be said of a file by another program."""
 
 from __future__ import annotations
 

@@ -67,9 +67,9 @@ def steps_between_frames(
     """Find which frames lie one step of a solver apart.
 
     Args:
-        recording: Recording with its times.
+        recording: Content of a file, with its times.
         spec: Spec of the solver, whose step is `dt`.
-        settings: What is said of the file: `every` and `dt`.
+        settings: Words on the file: `every` and `dt`.
         may_differ: Keys of metadata that may contradict the solver; with `dt`, every frame is taken unless `every` says more.
 
     Raises:

@@ -79,10 +79,12 @@ def hints(settings: type[Any]) -> dict[str, Any]:
 
 @functools.cache
 def descriptions(settings: type) -> dict[str, str]:
-    """Return what a dataclass's docstring says of each field under `Args:`."""
-    _, _, entries = (settings.__doc__ or "").partition("Args:\n")
-    found = re.findall(r"^ {8}(\w+): (.*(?:\n {12}.*)*)", entries.partition("\n\n")[0], re.MULTILINE)
-    return {name: " ".join(text.split()) for name, text in found}
+    """Return what the docstrings of a dataclass and of its bases say of each field under `Args:`."""
+    found: dict[str, str] = {}
+    for one in reversed(settings.__mro__):
+        _, _, entries = (one.__doc__ or "").partition("Args:\n")
+        found |= dict(re.findall(r"^ {8}(\w+): (.*(?:\n {12}.*)*)", entries.partition("\n\n")[0], re.MULTILINE))
+    return {name: " ".join(text.split()) for name, text in found.items()}
 
 
 def _alternatives(kind: Any) -> tuple[Any, ...]:
