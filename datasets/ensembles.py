@@ -54,14 +54,14 @@ def ensemble(params: Sequence[Sequence[float]], starts: int | None, seed: int, s
     require_that(starts is None or starts >= 1, f"starts must be a positive number, not {starts}.")
     rows = [tuple(row) for row in params] if params or starts is None else [()]
     _require_params(rows, spec)
-    takes_seed = _takes_seed(initial)
+    seeded = takes_seed(initial)
     require_that(
-        takes_seed or starts is None or starts == 1,
+        seeded or starts is None or starts == 1,
         f"{starts} starts need initial states that differ, but {initial} takes no seed: write it as "
         "initial(spec, params, seed), or ask for one start.",
     )
     repeated = [row for row in rows for _ in range(starts or 1)]
-    return [Member(i, row, _seed_of(seed, i) if takes_seed else None) for i, row in enumerate(repeated)]
+    return [Member(i, row, _seed_of(seed, i) if seeded else None) for i, row in enumerate(repeated)]
 
 
 def _require_params(params: Sequence[Sequence[float]], spec: SolverSpec) -> None:
@@ -80,7 +80,7 @@ def _seed_of(seed: int, number: int) -> int:
     return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
 
 
-def _takes_seed(name: str) -> bool:
+def takes_seed(name: str) -> bool:
     """Tell a function of initial states that takes a seed: a third argument that is named so, or has no default."""
     try:
         parameters = list(inspect.signature(load(name)).parameters.values())
