@@ -418,7 +418,13 @@ def test_only_regular_files_are_opened(tmp_path: Path) -> None:
                 read(tmp_path / name)
 
 
-@pytest.mark.parametrize("command", ["train --run r --train_data", "check-gradient --output o --train_data"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "train --run r --solver.name problems.Burgers --train_data",
+        "check-gradient --output o --solver.name problems.Burgers --train_data",
+    ],
+)
 def test_the_command_line_ends_with_a_sentence_whatever_is_named(
     tmp_path: Path, command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
