@@ -206,8 +206,8 @@ def _find_parameter(recording: Recording, spec: SolverSpec, name: str, value: st
     others = f", only{_in_parentheses(names)}" if names else ""
     require_data(
         value in names,
-        f"{recording.name} has no parameter {value}{others}{did_you_mean(value, names)}, which solver {spec.name!r} takes: give "
-        f"it by parameters, as in {{{name}: 0.01}}, a number, a list with one a simulation, or the file's name for it.",
+        f"{recording.name} has no parameter {value}{others}{did_you_mean(value, names)}, which solver {spec.name!r} takes: "
+        f"give it by parameters, as in {{{name}: 0.01}}, a number, a list with one a simulation, or the file's name for it.",
     )
     return names.index(value)
 

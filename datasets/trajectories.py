@@ -245,7 +245,8 @@ def save(
         if named:
             file.attrs["name"] = spec.name
         for key in _SPEC_ATTRIBUTES[2:]:
-            file.attrs[key] = json.dumps(getattr(spec, key))
+            if key != "offsets" or not positions:  # without offsets, positions tell where points lie
+                file.attrs[key] = json.dumps(getattr(spec, key))
         for key, value in trajectories.attributes.items():
             if key not in {"format", "version", *_SPEC_ATTRIBUTES}:  # of data that were loaded, perhaps from another solver
                 file.attrs[key] = value if isinstance(value, str | int | float | np.generic | np.ndarray) else json.dumps(value)
