@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -70,6 +70,11 @@ class DataSource(Settings):
         """Name of the user's function that restricts states; None if a restriction of this package does, or none."""
         return self.restrict if self.restrict is not None and ("." in self.restrict or ":" in self.restrict) else None
 
+    def function_from(self, folder: Path) -> str | None:
+        """Return the function's name, its file found from a folder if it is relative; None if there is none."""
+        file, colon, name = (self.function or "").rpartition(":")
+        return f"{folder / file}:{name}" if colon else self.function
+
     @property
     def is_plain(self) -> bool:
         """True if nothing is said but the path."""
@@ -83,6 +88,13 @@ Source: TypeAlias = Path | DataSource
 def as_source(source: str | Path | DataSource) -> DataSource:
     """Convert a path to a source of which nothing else is said."""
     return source if isinstance(source, DataSource) else DataSource(Path(source))
+
+
+def source_from(folder: Path, source: Source) -> Source:
+    """Return a source whose file, and whose function's file, are found from a folder if they are relative."""
+    if not isinstance(source, DataSource):
+        return folder / source
+    return replace(source, path=folder / source.path, restrict=source.function_from(folder) or source.restrict)
 
 
 def path_of(source: Source) -> Path:

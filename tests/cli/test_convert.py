@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -16,6 +17,7 @@ from deepzero_sim.datasets import trajectories
 from deepzero_sim.datasets.foreign import read_recording
 from deepzero_sim.datasets.source import DataSource
 from deepzero_sim.errors import RunError
+from deepzero_sim.training.runs.trained_run import parts_without_trust, run_settings
 from deepzero_sim.training.runs.training import train
 from runs import line_data, train_settings
 
@@ -215,3 +217,22 @@ def test_a_run_refuses_a_foreign_file_that_was_changed(folder: Path) -> None:
     np.savez(folder / "line.npz", u=frames[:, ::-1])
     with pytest.raises(RunError, match="train_data that held something else"):
         train(train_settings(folder / "run", source, method="NON", updates=2))
+
+
+def test_a_function_that_restricts_training_data_of_others_is_not_imported_without_trust(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = burgers_npz(folder / "line.npz")
+    (folder / "mine.py").write_text("def restrict(states, spec):\n    return states\n")
+    monkeypatch.setattr("deepzero_sim.training.runs.trust._trusted", set())
+    monkeypatch.setenv("XDG_STATE_HOME", str(folder / "state"))
+    settings = train_settings(folder / "run", replace(source, restrict="mine.py:restrict"), method="NON", updates=1)
+    train(settings)
+    assert not parts_without_trust(folder / "run")
+    (folder / "elsewhere").mkdir()
+    monkeypatch.chdir(folder / "elsewhere")
+    assert run_settings(folder / "run").train_data.function == f"{folder}/mine.py:restrict"
+    assert not parts_without_trust(folder / "run")
+    monkeypatch.setattr("deepzero_sim.training.runs.trust._trusted", set())
+    monkeypatch.setenv("XDG_STATE_HOME", str(folder / "others"))
+    assert parts_without_trust(folder / "run")["restrict"].name == f"{folder}/mine.py:restrict"

@@ -17,7 +17,7 @@ from deepzero_sim.common.types import Array
 from deepzero_sim.coupling.loop import SolverLoop
 from deepzero_sim.coupling.rollout_loss import RolloutLoss
 from deepzero_sim.datasets.metadata_keys import MetadataKey
-from deepzero_sim.datasets.source import DataSource, Source
+from deepzero_sim.datasets.source import DataSource, Source, source_from
 from deepzero_sim.datasets.trajectories import Trajectories
 from deepzero_sim.errors import ConfigError, RunError
 from deepzero_sim.models.build import build_network
@@ -104,7 +104,8 @@ class RunSettings:
     @property
     def parts(self) -> dict[str, Component]:
         """Parts that are built when the run is used."""
-        return {"solver": self.solver} if self.method == "SRC" else {"solver": self.solver, "network": self.network}
+        restrict = function_part(self.train_data, self.origin)
+        return {"solver": self.solver} if self.method == "SRC" else {"solver": self.solver, "network": self.network, **restrict}
 
 
 def run_settings(path: Path) -> RunSettings:
@@ -124,12 +125,13 @@ def run_settings(path: Path) -> RunSettings:
     if origin is None:
         return settings
     start = None if settings.start is None else origin / settings.start
-    return replace(settings, origin=origin, start=start, train_data=_source_from(origin, settings.train_data))
+    return replace(settings, origin=origin, start=start, train_data=source_from(origin, settings.train_data))
 
 
-def _source_from(origin: Path, source: Source) -> Source:
-    """Find data from the folder in which a run was started."""
-    return replace(source, path=origin / source.path) if isinstance(source, DataSource) else origin / source
+def function_part(source: Source, origin: Path | None = None) -> dict[str, Component]:
+    """Return the function that restricts training data, by its setting, as a part that is imported; nothing without one."""
+    name = source.function_from(origin or Path.cwd()) if isinstance(source, DataSource) else None
+    return {} if name is None else {"restrict": Component(name)}
 
 
 def _read_recorded(path: Path, kind: Any, value: Any, key: str) -> Any:

@@ -42,7 +42,7 @@ from deepzero_sim.training.runs.defaults import resolve
 from deepzero_sim.training.runs.first_steps import FirstSteps, other_runs
 from deepzero_sim.training.runs.folders import runs_started_from, stage_folders
 from deepzero_sim.training.runs.settings import MethodChoice, TrainSettings
-from deepzero_sim.training.runs.trained_run import rollout_loss, sample_states, starting_network
+from deepzero_sim.training.runs.trained_run import function_part, rollout_loss, sample_states, starting_network
 from deepzero_sim.training.runs.trust import trust_parts
 from deepzero_sim.training.runs.validation import ROLLOUTS, TRAINING_ROLLOUTS, hold_back, loss_of_start, measure_on
 from deepzero_sim.training.trainer import Trainer
@@ -353,7 +353,8 @@ class _Start:
 
 
 def _claim(settings: TrainSettings, contents: Mapping[str, str] | None = None) -> RunFolder:
-    trust_parts({"solver": settings.solver, "network": settings.network})  # whoever trains a run may evaluate it
+    parts = {"solver": settings.solver, "network": settings.network, **function_part(settings.train_data)}
+    trust_parts(parts)  # whoever trains a run may evaluate it
     free = ("workers", "on_failure", "checkpoint_every", "tensorboard", "data_may_differ")
     absent = {"held_back": 0, "validation_data": None, "validate_every": None, "stages": []}  # as of runs of earlier versions
     recorded = {key: value for key, value in settings_to_dict(settings).items() if key not in absent or value != absent[key]}
