@@ -1,4 +1,4 @@
-"""What a reader finds in a file, and the recording that is made of it: channels chosen, lengths compared, times checked."""
+"""Content of a file, and the recording that is made of it: channels chosen, lengths compared, times checked."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from deepzero_sim.common.requirements import did_you_mean, require_data, require_that
 from deepzero_sim.datasets.foreign.options import CHANNEL, SIMULATION, TIME, ReadingOptions
 from deepzero_sim.datasets.foreign.variables import ChosenChannels, MaskedFrames, Variable, VariableFrames, is_numeric
-from deepzero_sim.datasets.frames import Frames
+from deepzero_sim.datasets.frames import LazyFrames
 from deepzero_sim.datasets.recording import Recording
 
 #: Names and shapes that a message lists before it counts the rest.
@@ -21,7 +21,7 @@ LISTED = 8
 
 @dataclass(kw_only=True, eq=False)
 class Content:
-    """What a file holds, by name.
+    """Content of a file, as a reader finds it.
 
     Args:
         name: Name of the file, for messages.
@@ -80,7 +80,7 @@ def assemble(content: Content, options: ReadingOptions) -> Recording:
         *(lengths[axis] for axis in content.axes),
     )
     require_data(0 not in shape, f"{name} holds fields of shape {shape}, which are empty: check how the file was made.")
-    frames: Frames = VariableFrames(chosen.variables, content.axes, shape)
+    frames: LazyFrames = VariableFrames(chosen.variables, content.axes, shape)
     if chosen.places != list(range(shape[2])):
         frames = ChosenChannels(frames, chosen.places)
     mask = _mask(content, chosen.channels, shape[3:])
@@ -200,7 +200,7 @@ def _mask(content: Content, channels: Sequence[str], grid: tuple[int, ...]) -> N
 def _times(times: NDArray[Any] | None, dt: float | None, frames: int, name: str) -> NDArray[np.float64] | None:
     """Check the times of a file, or count them from the time between frames that the user names."""
     if times is None:
-        return None if dt is None else np.arange(frames) * float(dt)
+        return None if dt is None else np.arange(frames, dtype=np.float64) * float(dt)
     values = _numbers(times, f"the times of {name}")
     require_data(len(values) == frames, f"{name} holds {frames} frames, but {len(values)} times: check how it was made.")
     rising = bool(np.isfinite(values).all()) and bool((np.diff(values) > 0).all())

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +12,13 @@ from numpy.typing import NDArray
 
 from deepzero_sim.common.requirements import require_data
 from deepzero_sim.datasets.foreign.content import assemble, shorten
+from deepzero_sim.datasets.foreign.damage import explain
 from deepzero_sim.datasets.foreign.named_arrays import arrange
 from deepzero_sim.datasets.foreign.named_hdf5 import datasets
 from deepzero_sim.datasets.foreign.options import ReadingOptions
 from deepzero_sim.datasets.foreign.variables import Index, Source
 from deepzero_sim.datasets.hdf5 import StoredFile, open_to_read, show
 from deepzero_sim.datasets.recording import Recording
-from deepzero_sim.errors import DataError
 
 WHAT, REMEDY = "a file of MATLAB", "save it again in MATLAB, or restore the file"
 
@@ -37,15 +35,15 @@ def read(path: Path, options: ReadingOptions) -> Recording:
         with open_to_read(path, WHAT, REMEDY) as file:
             arrays = datasets(file, StoredFile(path, WHAT), reverse=True)
     else:
-        arrays = _listed(path)
+        arrays = _list_arrays(path)
     return assemble(arrange(show(path), arrays, options), options)
 
 
-def _listed(path: Path) -> dict[str, Source]:
+def _list_arrays(path: Path) -> dict[str, Source]:
     """List the numeric arrays of an older file, without reading them."""
     from scipy.io import whosmat  # noqa: PLC0415 - takes a while to import
 
-    with _explain(path):
+    with explain(show(path), WHAT, REMEDY):
         _require_whole(path)
         listing = whosmat(str(path))
     arrays: dict[str, Source] = {name: _MatSource(path, name, shape) for name, shape, kind in listing if kind in _NUMERIC}
@@ -93,7 +91,7 @@ class _MatSource:
         from scipy.io import loadmat  # noqa: PLC0415 - takes a while to import
 
         if self._values is None:
-            with _explain(self._path):
+            with explain(show(self._path), WHAT, REMEDY):
                 values = np.asarray(loadmat(str(self._path), variable_names=[self._name])[self._name])
             require_data(
                 values.shape == self.shape and values.dtype.kind in "fiub",
@@ -105,19 +103,3 @@ class _MatSource:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_values": None}
-
-
-@contextmanager
-def _explain(path: Path) -> Iterator[None]:
-    """Turn what scipy says of a file into one sentence.
-
-    Raises:
-        DataError: It cannot be read.
-    """
-    try:
-        yield
-    except DataError:
-        raise
-    except Exception as error:
-        words = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{show(path)} cannot be read as {WHAT} ({words}): {REMEDY}.") from error

@@ -123,14 +123,14 @@ class _Arranger:
         found = {n: a for n, a in self.arrays.items() if n not in special and is_numeric(a.dtype) and len(a.shape) >= 2}
         rank = max((len(array.shape) for array in found.values()), default=0)
         fields = [name for name, array in found.items() if len(array.shape) == rank and 0 not in array.shape]
-        require_data(bool(fields), f"{self.name} holds no field of numbers: it has {self.listing()}.")
+        require_data(bool(fields), f"{self.name} holds no field of numbers: it has {self.list_arrays()}.")
         shapes = {self.arrays[field].shape for field in fields}
         require_data(
-            len(shapes) == 1, f"{self.name} holds several fields of different shapes, {self.listing()}: choose by channels."
+            len(shapes) == 1, f"{self.name} holds several fields of different shapes, {self.list_arrays()}: choose by channels."
         )
         return fields
 
-    def listing(self) -> str:
+    def list_arrays(self) -> str:
         """List the arrays with their shapes, for a message."""
         return shorten([f"{name} {array.shape}" for name, array in self.arrays.items()]) or "nothing"
 
@@ -138,11 +138,11 @@ class _Arranger:
         """Find the roles of the axes of every field."""
         given = tuple(self.options.axes)
         if given:
-            return {field: self._given(field, given) for field in fields}
+            return {field: self._roles_by_name(field, given) for field in fields}
         pushed = self._operator_roles(fields)
-        return {field: pushed or self._told_by_lengths(field, known) for field in fields}
+        return {field: pushed or self._roles_by_length(field, known) for field in fields}
 
-    def _given(self, field: str, given: tuple[str, ...]) -> tuple[str, ...]:
+    def _roles_by_name(self, field: str, given: tuple[str, ...]) -> tuple[str, ...]:
         shape = self.arrays[field].shape
         without = tuple(role for role in given if role != TIME)
         if len(shape) == len(given):
@@ -154,7 +154,7 @@ class _Arranger:
         )
         return without
 
-    def _told_by_lengths(self, field: str, known: dict[str, int]) -> tuple[str, ...]:
+    def _roles_by_length(self, field: str, known: dict[str, int]) -> tuple[str, ...]:
         """Tell the axes by their lengths, if each is the length of one known thing, and of one axis only."""
         shape = self.arrays[field].shape
         by_length: dict[int, list[str]] = {}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import struct
 import zipfile
-import zlib
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from deepzero_sim.common.machine import memory
 from deepzero_sim.common.requirements import require_data
 from deepzero_sim.datasets.foreign.content import assemble
+from deepzero_sim.datasets.foreign.damage import explain
 from deepzero_sim.datasets.foreign.named_arrays import arrange
 from deepzero_sim.datasets.foreign.options import ReadingOptions
 from deepzero_sim.datasets.foreign.variables import Index, Source
 from deepzero_sim.datasets.hdf5 import show
 from deepzero_sim.datasets.recording import Recording
-from deepzero_sim.errors import DataError
 
 #: Share of memory that a compressed member may take: it cannot be read in parts.
 _SHARE = 0.25
@@ -59,24 +59,8 @@ def read_npz(path: Path, options: ReadingOptions) -> Recording:
     return assemble(arrange(show(path), arrays, options), options)
 
 
-class _Explain:
-    """Context that turns what numpy and zipfile say of a file into one sentence."""
-
-    def __init__(self, path: Path, member: str = "") -> None:
-        self._what = f"{member} of {show(path)}" if member else show(path)
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(
-            error, OSError | ValueError | EOFError | KeyError | zipfile.BadZipFile | zlib.error | NotImplementedError
-        ):
-            words = "it holds pickled objects, which are not loaded" if "allow_pickle" in str(error) else error
-            raise DataError(f"{self._what} cannot be read as an array ({words}): {_REMEDY}.") from error
-
-
-_explain = _Explain
+def _explain(path: Path, member: str = "") -> AbstractContextManager[None]:
+    return explain(f"{member} of {show(path)}" if member else show(path), "an array", _REMEDY)
 
 
 class NpySource:

@@ -1,4 +1,4 @@
-"""What a user may say of a foreign file that the file does not say of itself."""
+"""Options of reading: what a user says of a foreign file that the file does not say of itself."""
 
 from __future__ import annotations
 

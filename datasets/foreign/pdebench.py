@@ -72,12 +72,13 @@ def read(path: Path, options: ReadingOptions) -> Recording:
 
 
 def _fields(file: h5py.File, stored: StoredFile) -> Content:
-    """Read fields `(N, T, X, ..)` with coordinates beside them."""
+    """Read fields `(N, T, X, ..)` that have coordinates."""
     axes = tuple(axis for axis in _AXES if f"{axis}-coordinate" in file)
     require(bool(axes), "it has neither x-coordinate nor numbered groups nor velocity with t")
     coordinates = {axis: hdf5_objects.array(file, f"{axis}-coordinate") for axis in axes}
     grid = tuple(values.size for values in coordinates.values())
-    variables, notes, frames = [], [], set()
+    variables: list[Variable] = []
+    frames: set[int] = set()
     for name in file:
         if name.endswith("-coordinate") or not isinstance(file[name], h5py.Dataset):
             continue
@@ -104,7 +105,6 @@ def _fields(file: h5py.File, stored: StoredFile) -> Content:
         coordinates=coordinates,
         periodic=dict.fromkeys(axes, True) if periodic else {},
         parameters=parameters,
-        notes=notes,
     )
 
 

@@ -11,8 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepzero_sim.common.requirements import require_data, require_known
-from deepzero_sim.datasets.foreign import matlab, named_hdf5, netcdf, numpy_files, pdebench, solver_in_the_loop, well
+from deepzero_sim.datasets.foreign import (
+    matlab,
+    named_hdf5,
+    netcdf,
+    numpy_files,
+    pdebench,
+    solver_in_the_loop,
+    well,
+    zarr_store,
+)
 from deepzero_sim.datasets.foreign.content import shorten
+from deepzero_sim.datasets.foreign.damage import explain
 from deepzero_sim.datasets.foreign.options import ReadingOptions
 from deepzero_sim.datasets.foreign.variables import JoinedFrames, MaskedFrames
 from deepzero_sim.datasets.hdf5 import not_a_file, open_to_read, show
@@ -28,7 +38,7 @@ FORMATS: dict[str, Reader] = {
     "pdebench": pdebench.read,
     "solver-in-the-loop": solver_in_the_loop.read,
     "netcdf": netcdf.read,
-    "zarr": netcdf.read_zarr,
+    "zarr": zarr_store.read,
     "npy": numpy_files.read_npy,
     "npz": numpy_files.read_npz,
     "matlab": matlab.read,
@@ -85,7 +95,7 @@ def _detect_hdf5(path: Path) -> str:
 
 
 def _detect_folder(path: Path) -> str:
-    if netcdf.is_zarr(path):
+    if zarr_store.recognise(path):
         return "zarr"
     if solver_in_the_loop.recognise(path):
         return "solver-in-the-loop"
@@ -129,11 +139,8 @@ def read_recording(path: Path | str, options: ReadingOptions | None = None) -> R
 
 def _read(path: Path, kind: str, options: ReadingOptions) -> Recording:
     """Read one file, with one sentence for all that readers of formats raise."""
-    try:
+    with explain(show(path), f"data of the format {kind}", "restore the file, or make it again"):
         return FORMATS[kind](path, options)
-    except (OSError, ValueError, KeyError, EOFError, MemoryError) as error:
-        words = " ".join(str(error.args[0] if isinstance(error, KeyError) and error.args else error).split())
-        raise DataError(f"{show(path)} cannot be read as {kind} ({words}): restore the file, or make it again.") from error
 
 
 def _join(recordings: list[Recording], name: str) -> Recording:
@@ -164,7 +171,12 @@ def _join(recordings: list[Recording], name: str) -> Recording:
 
 def _arrays(first: Recording, other: Recording) -> list[tuple[str, NDArray[np.float64] | None, NDArray[np.float64] | None]]:
     pairs = zip(first.axes, first.coordinates, other.coordinates, strict=True)
-    return [("times", first.times, other.times), *((f"positions along {axis}", one, two) for axis, one, two in pairs)]
+    masks = [None if recording.mask is None else recording.mask.astype(np.float64) for recording in (first, other)]
+    return [
+        ("times", first.times, other.times),
+        ("a mask of", masks[0], masks[1]),
+        *((f"positions along {axis}", one, two) for axis, one, two in pairs),
+    ]
 
 
 def _differ(first: Recording, other: Recording, key: str, one: object, two: object) -> str:

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import json
 import re
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from numpy.typing import NDArray
 from deepzero_sim.common.requirements import require_data
 from deepzero_sim.common.types import is_number
 from deepzero_sim.datasets.foreign.content import Content, assemble, shorten
+from deepzero_sim.datasets.foreign.damage import explain
 from deepzero_sim.datasets.foreign.options import CHANNEL, SIMULATION, TIME, ReadingOptions
 from deepzero_sim.datasets.foreign.variables import Variable, is_numeric
 from deepzero_sim.datasets.hdf5 import show
@@ -252,15 +251,13 @@ def load_scene_array(path: Path) -> NDArray[Any]:
     Raises:
         DataError: The file cannot be read, or is no such file.
     """
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as members:
-            require_data(
-                "field_type" not in members.files,
-                f"{show(path)} was written by PhiFlow 2 or later: load it there, and save its arrays as .npy or .npz.",
-            )
-            require_data(bool(members.files), f"{show(path)} holds no array: make it again.")
-            values: NDArray[Any] = members[members.files[-1]]
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{show(path)} cannot be read as a frame of a simulation ({error}): make it again.") from error
+    sentence = explain(show(path), "a frame of a simulation", "make it again")
+    with sentence, path.open("rb") as file, np.load(file, allow_pickle=False) as members:
+        require_data(
+            "field_type" not in members.files,
+            f"{show(path)} was written by PhiFlow 2 or later: load it there, and save its arrays as .npy or .npz.",
+        )
+        require_data(bool(members.files), f"{show(path)} holds no array: make it again.")
+        values: NDArray[Any] = members[members.files[-1]]
     require_data(is_numeric(values.dtype), f"{show(path)} holds {values.dtype}, expected real numbers: make it again.")
     return values[0] if values.ndim > 2 and values.shape[0] == 1 else values

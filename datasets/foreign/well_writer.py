@@ -126,18 +126,17 @@ class _Writer:
         """Write the coordinates of the first channel's cells, and the times of the frames."""
         group = self.file.create_group("dimensions")
         _write_names(group, "spatial_dims", self.axes)
-        times = self.trajectories.times
-        if times is None:
-            first = number(self.trajectories.attributes.get("first_step")) or 0.0
-            times = (first + np.arange(self.trajectories.frames.shape[1])) * self.spec.dt
+        first = number(self.trajectories.attributes.get("first_step")) or 0.0
+        counted = (first + np.arange(self.trajectories.frames.shape[1])) * self.spec.dt
+        times = counted if self.trajectories.times is None else self.trajectories.times
         self._dataset(group, "time", times.astype(np.float32)).attrs["time_varying"] = True  # as the checker has it
         for place, axis in enumerate(self.axes):
             spacing = self.spec.spacing[place] if self.spec.spacing else 1.0
             points = np.arange(self.spec.state_shape[1 + place]) * spacing
-            shared = self._shared_offset(place)
+            shared = self._common_offset(place)
             self._dataset(group, axis, (points + (shared or 0.0) * spacing).astype(np.float32))
 
-    def _shared_offset(self, axis: int) -> float | None:
+    def _common_offset(self, axis: int) -> float | None:
         """Return the offset that all channels have along an axis; None if they differ."""
         offsets = {row[axis] for row in self.spec.offsets} or {0.0}
         return offsets.pop() if len(offsets) == 1 else None
@@ -204,7 +203,7 @@ class _Writer:
         dataset.attrs["sample_varying"] = dataset.attrs["time_varying"] = True
         dataset.attrs["units"] = self.units[field.channels[0]]
         offsets = [
-            [0.0 if self._shared_offset(axis) is not None else row[axis] for axis in range(len(self.axes))]
+            [0.0 if self._common_offset(axis) is not None else row[axis] for axis in range(len(self.axes))]
             for row in (self.spec.offsets[channel] for channel in field.channels if self.spec.offsets)
         ]
         if np.any(offsets):

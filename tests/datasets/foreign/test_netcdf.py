@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from recordings import cut_short, numbers, refuse
 
-from deepzero_sim.datasets.foreign import ReadingOptions, detect, netcdf, read_recording
+from deepzero_sim.datasets.foreign import ReadingOptions, detect, read_recording, xarray_store
 from deepzero_sim.errors import MissingExtraError
 
 xarray = pytest.importorskip("xarray")
@@ -138,8 +138,8 @@ def test_land_that_moves_is_refused_when_it_is_met(tmp_path: Path) -> None:
 def test_only_the_frames_that_are_asked_for_are_read(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     recording = read_recording(write(ocean(land=False), tmp_path, kind))
     asked: list[tuple[int, ...]] = []
-    read = netcdf._StoredVariable.read
-    monkeypatch.setattr(netcdf._StoredVariable, "read", lambda s, i: asked.append((v := read(s, i)).shape) or v)
+    read = xarray_store.StoredVariable.read
+    monkeypatch.setattr(xarray_store.StoredVariable, "read", lambda s, i: asked.append((v := read(s, i)).shape) or v)
     assert recording.frames[1, 4].shape == (2, 4, 5) and asked == [(1, 4, 5)] * 2
 
 
