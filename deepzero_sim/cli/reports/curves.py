@@ -93,7 +93,7 @@ def _limit(ax: Any, series: Sequence[NDArray[np.float64]]) -> None:
 def _legend(figure: Any, ax: Any) -> None:
     """Name lines beside the panels, where they hide nothing."""
     handles, labels = ax.get_legend_handles_labels()
-    figure.legend(handles, [fill(label, 28) for label in labels], loc="outside right upper", fontsize=9)
+    figure.legend(handles, [fill(label, 28) for label in labels], loc="outside right center", fontsize=9)
 
 
 def draw_error_over_cost(folder: Path, comparison: Comparison) -> list[Figure]:

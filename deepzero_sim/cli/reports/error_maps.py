@@ -85,5 +85,5 @@ def _draw_lines(plot: Any, view: View, maps: dict[str, tuple[Picture, str]], tit
     ax.set(xlabel=view.across.label, ylabel=f"mean |error| of {view.label}", ylim=(0, None), title=title)
     ax.grid(alpha=0.3)
     handles, labels = ax.get_legend_handles_labels()
-    figure.legend(handles, [fill(label, 28) for label in labels], loc="outside right upper", fontsize=9)
+    figure.legend(handles, [fill(label, 28) for label in labels], loc="outside right center", fontsize=9)
     return figure

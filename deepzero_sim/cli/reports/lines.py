@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepzero_sim.cli.reports.layouts import Axis, plain
-from deepzero_sim.cli.reports.panels import Panel, draw_grid, limits, scale_of, scale_of_errors
+from deepzero_sim.cli.reports.panels import Panel, draw_grid, limits, scale_of, scale_of_errors, values_of
 from deepzero_sim.cli.reports.views import Picture, View
 
 #: How many times the range of the reference a line of another method may leave it before it is cut off.
@@ -22,10 +22,11 @@ def draw_lines(
     plot: Any,
     view: View,
     pictures: Mapping[str, Sequence[Picture]],
-    reference: str,
+    reference: str | None,
     drawn: Mapping[str, Mapping[str, Any]],
     columns: Sequence[str],
     title: str,
+    bounds: Mapping[str, Sequence[Picture]] | None = None,
 ) -> Any:
     """Draw lines of several methods over each other, in a column for each time, and in a second row their errors.
 
@@ -33,39 +34,56 @@ def draw_lines(
         plot: Matplotlib's pyplot.
         view: View that all lines are of.
         pictures: Lines by method, one for each column.
-        reference: Name of the method that errors are from.
+        reference: Name of the method that errors are from; None for no errors.
         drawn: Style of each method's line.
         columns: Name of each column.
         title: Title of the figure.
+        bounds: Lines that the axes have room for; those drawn if None.
     """
-    methods = [name for name in pictures if name != reference]
-    rows = 2 if methods else 1
+    bounds = bounds or pictures
+    rows = 1 if reference is None or len(pictures) == 1 else 2
     size = (4.2 * len(columns) + 2.4, 2.9 * rows + 0.6)
     figure, axes = plot.subplots(
         rows, len(columns), figsize=size, squeeze=False, sharex=True, sharey="row", layout="constrained"
     )
+    order = sorted(pictures, key=lambda name: name == reference)  # the reference on top, dashed: what lies on it is still seen
     for column, ax in enumerate(axes[0]):
         ax.set_title(plain(columns[column]), fontsize=10)
-        for name in (*methods, reference):  # the reference on top, dashed: what lies on it is still seen
+        for name in order:
             draw_line(ax, view, pictures[name][column], name, drawn[name])
-    _limit(axes[0, 0], pictures[reference], view)
+    every = [one for series in bounds.values() for one in series]
+    _limit(axes[0, 0], every, every if reference is None else bounds[reference], view)
     axes[0, 0].set_ylabel(view.label)
-    if methods:
-        errors = {name: differences(pictures[name], pictures[reference]) for name in methods}
-        for column, ax in enumerate(axes[1]):
-            ax.axhline(0.0, color="grey", linestyle="--", linewidth=1)
-            for name in methods:
-                draw_line(ax, view, errors[name][column], name, drawn[name])
-        _limit(axes[1, 0], _typical(list(errors.values()), view), view)
-        axes[1, 0].set_ylabel(f"error of {view.label}")
+    if rows == 2:
+        assert reference is not None
+        _draw_errors(axes[1], view, pictures, reference, drawn)
+        errors = [differences(bounds[name], bounds[reference]) for name in bounds if name != reference]
+        _limit(axes[1, 0], [one for series in errors for one in series], _typical(errors, view), view)
     for ax in axes[-1]:
         ax.set_xlabel(view.across.label)
     handles, labels = axes[0, -1].get_legend_handles_labels()
-    order = sorted(range(len(labels)), key=lambda i: labels[i] != plain(reference))
-    named = [fill(labels[i], 28) for i in order]
-    figure.legend([handles[i] for i in order], named, loc="outside right upper", fontsize=9)
+    places = sorted(range(len(order)), key=lambda i: list(pictures).index(order[i]))
+    named = [fill(labels[i], 28) for i in places]
+    figure.legend([handles[i] for i in places], named, loc="outside right center", fontsize=9)
     figure.suptitle(fill(title, max(40, int(size[0] * 9))), fontsize=11)
     return figure
+
+
+def _draw_errors(
+    axes: Sequence[Any],
+    view: View,
+    pictures: Mapping[str, Sequence[Picture]],
+    reference: str,
+    drawn: Mapping[str, Mapping[str, Any]],
+) -> None:
+    """Draw the errors of all methods, in a column for each time."""
+    for column, ax in enumerate(axes):
+        ax.axhline(0.0, color="grey", linestyle="--", linewidth=1)
+        for name in pictures:
+            if name != reference:
+                (error,) = differences([pictures[name][column]], [pictures[reference][column]])
+                draw_line(ax, view, error, name, drawn[name])
+    axes[0].set_ylabel(f"error of {view.label}")
 
 
 def draw_line(ax: Any, view: View, values: Picture, name: str, style: Mapping[str, Any]) -> None:
@@ -74,7 +92,7 @@ def draw_line(ax: Any, view: View, values: Picture, name: str, style: Mapping[st
     finite = np.isfinite(values[view.active])
     label = plain(name) if finite.all() else f"{plain(name)} (diverged)"
     points = {"linestyle": "none", "marker": ".", "markersize": 2} if view.is_unordered else {}
-    ax.plot(view.across.positions, shown, label=label, **{**style, **points})
+    ax.plot(view.across.positions, shown, label=label, gid=name, **{**style, **points})
 
 
 def differences(values: Sequence[Picture], others: Sequence[Picture]) -> list[Picture]:
@@ -91,20 +109,15 @@ def _typical(errors: Sequence[Sequence[Picture]], view: View) -> Sequence[Pictur
     return errors[0]
 
 
-def _limit(ax: Any, pictures: Sequence[Picture], view: View) -> None:
-    """Cut off what lies far beyond these pictures, as the lines of a method that diverges do."""
-    low, high = limits(pictures, view.active)
+def _limit(ax: Any, pictures: Sequence[Picture], typical: Sequence[Picture], view: View) -> None:
+    """Make room for all lines, but for what lies far beyond typical ones, as those of a method that diverges do."""
+    low, high = limits(typical, view.active)
     width = (high - low) or abs(low) or 1.0
-    shown = [values for line in ax.figure.axes if line in ax.get_shared_y_axes().get_siblings(ax) for values in _lines_of(line)]
-    values = np.concatenate([one[np.isfinite(one)] for one in shown] or [np.empty(0)])
+    values = np.concatenate([values_of(one, view.active) for one in pictures])
     least, largest = (float(values.min()), float(values.max())) if values.size else (low, high)
     bottom, top = max(least, low - ROOM * width), min(largest, high + ROOM * width)
     margin = 0.05 * (top - bottom) or 0.05 * width
     ax.set_ylim(bottom - margin, top + margin)
-
-
-def _lines_of(ax: Any) -> list[NDArray[np.float64]]:
-    return [np.asarray(line.get_ydata(), dtype=np.float64) for line in ax.get_lines()]
 
 
 def draw_space_time(

@@ -100,12 +100,14 @@ class Panel:
     Args:
         picture: Picture of a view.
         scale: Scale of its colours.
-        note: Words above the picture, such as its mean.
+        note: Words above the picture, such as its mean; None for no words, not even on values that are not finite.
+        empty: Word in the place of a picture without a finite value.
     """
 
     picture: Picture
     scale: Scale
-    note: str = ""
+    note: str | None = ""
+    empty: str = "diverged"
 
 
 def draw_grid(
@@ -200,11 +202,11 @@ def draw_picture(ax: Any, view: View, panel: Panel) -> None:
         ax.invert_yaxis()
     note = panel.note
     if not np.isfinite(panel.picture[view.active]).any():
-        ax.text(0.5, 0.5, "diverged", transform=ax.transAxes, ha="center", va="center", fontsize=9, color="#a00000")
+        ax.text(0.5, 0.5, panel.empty, transform=ax.transAxes, ha="center", va="center", fontsize=9, color="#a00000")
         note = ""
-    elif not np.isfinite(panel.picture[view.active]).all():
+    elif note is not None and not np.isfinite(panel.picture[view.active]).all():
         note = f"{np.count_nonzero(~np.isfinite(panel.picture[view.active])):,} points not finite"
-    ax.set_title(note, fontsize=7, pad=2)
+    ax.set_title(note or "", fontsize=7, pad=2)
 
 
 def _draw_cells(ax: Any, view: View, values: Picture, **style: Any) -> None:

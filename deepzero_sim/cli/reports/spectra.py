@@ -116,7 +116,7 @@ def draw(folder: Path, comparison: Comparison) -> list[Figure]:
     handles: dict[str, Any] = {}
     for ax in axes.flat[: len(channels)]:
         handles |= {label: line for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), [fill(label, 28) for label in handles], loc="outside right upper", fontsize=9)
+    figure.legend(handles.values(), [fill(label, 28) for label in handles], loc="outside right center", fontsize=9)
     simulations, steps = _states(comparison)
     figure.suptitle(f"power spectra, mean of {len(simulations)} simulations at steps {steps[0] + 1} to {steps[-1] + 1}")
     save(plot, folder / "spectra.png", figure)
