@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from deepzero_sim.cli.console import console, print_table
-from deepzero_sim.cli.reports import classification, rollouts
+from deepzero_sim.cli.reports import classification, rollouts, sentences, tables
 from deepzero_sim.cli.settings.compare import CompareSettings
 from deepzero_sim.common.settings import settings_to_dict
 from deepzero_sim.training.runs.comparison import Comparison, by_name, compare
@@ -22,9 +22,17 @@ def run(settings: CompareSettings) -> None:
 
 
 def report(folder: Path, title: str, comparison: Comparison, settings: Mapping[str, object]) -> None:
-    """Write a comparison's report into a folder, and show its table."""
+    """Write a comparison's report into a folder, and show its tables, its warnings and its answer."""
     rollouts.publish(folder, title, comparison, settings)
-    print_table(rollouts.rows(comparison.methods))
-    for sentence in rollouts.failure_sentences(comparison.methods):
-        console.print(sentence)
-    console.print(f"report: {folder / 'report.md'}")
+    print_report(folder, comparison)
+
+
+def print_report(folder: Path, comparison: Comparison) -> None:
+    """Show tables, warnings and answer of a comparison whose report lies in a folder."""
+    print_table(tables.rows(comparison))
+    if comparison.measure.is_relative:
+        print_table(tables.channel_rows(comparison))
+    for sentence in sentences.all_warnings(comparison):
+        console.print(f"warning: {sentence}")
+    console.print(f"report: {folder / rollouts.PAGE}")
+    console.print(sentences.answer(comparison))

@@ -13,9 +13,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from deepzero_sim.cli.console import console, print_table
+from deepzero_sim.cli.compare import report
+from deepzero_sim.cli.console import console
 from deepzero_sim.cli.generate import make_data
-from deepzero_sim.cli.reports.rollouts import publish, rows
 from deepzero_sim.cli.settings.demo import DemoSettings
 from deepzero_sim.cli.settings.generate import DataFile, GenerateSettings
 from deepzero_sim.cli.train import train_with_bar
@@ -109,6 +109,5 @@ def demo(settings: DemoSettings) -> None:
         "peak_memory_gb": round(peak_memory_gb(), 2),
         "runs": {run.method: settings_to_dict(run) for run in runs},
     }
-    publish(settings.run, "A coarse wake solver, corrected without its gradients", comparison, facts)
-    print_table(rows(comparison.methods))
-    console.print(f"{facts['total_seconds']:.0f} s, {facts['peak_memory_gb']} GB; report: {settings.run / 'report.md'}")
+    report(settings.run, "A coarse wake solver, corrected without its gradients", comparison, facts)
+    console.print(f"{facts['total_seconds']:.0f} s, {facts['peak_memory_gb']} GB")

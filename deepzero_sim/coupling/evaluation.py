@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from deepzero_sim.common.types import Array, to_array, to_array_or_none
 from deepzero_sim.coupling.loop import SolverLoop
-from deepzero_sim.datasets import trajectories
+from deepzero_sim.datasets.opening import open_trajectories
+from deepzero_sim.datasets.source import DataSource
 from deepzero_sim.datasets.trajectories import Trajectories
 from deepzero_sim.errors import ConfigError, DataError, SolverError
 from deepzero_sim.execution.threads import single_threaded
@@ -84,7 +85,7 @@ def _spread(errors: torch.Tensor) -> float:
 
 def evaluate(
     loop: SolverLoop,
-    frames: Trajectories | torch.Tensor | Array | str | Path,
+    frames: Trajectories | torch.Tensor | Array | str | Path | DataSource,
     params: torch.Tensor | Array | None = None,
     active: torch.Tensor | NDArray[np.bool_] | None = None,
     steps: int | None = None,
@@ -97,7 +98,7 @@ def evaluate(
     Args:
         loop: Solver and corrector.
         frames: Frames `(S, T, C, *N)`, at least `steps + 1` of them, or the trajectories that hold them with parameters and
-            mask, or the path of their file.
+            mask, or the path of their file, perhaps with what has to be said of it.
         params: Scenario parameters `(S, K)`; those of the trajectories, or none, if None.
         active: Points that count, bool `(C, *N)`; those of the trajectories, or of the solver's mask, if None.
         steps: Number of steps; all that the frames allow if None.
@@ -130,17 +131,14 @@ def read_first_frames(data: Trajectories, steps: int | None) -> Trajectories:
 
 def _as_trajectories(
     loop: SolverLoop,
-    frames: Trajectories | torch.Tensor | Array | str | Path,
+    frames: Trajectories | torch.Tensor | Array | str | Path | DataSource,
     params: torch.Tensor | Array | None,
     active: torch.Tensor | NDArray[np.bool_] | None,
 ) -> Trajectories:
     """Bring what :func:`evaluate` takes into one form."""
     spec = loop.solver.spec
-    if isinstance(frames, str | Path):
-        data = trajectories.load(Path(frames), spec)
-    elif isinstance(frames, Trajectories):
-        data = frames
-        data.require_fit(spec)
+    if isinstance(frames, str | Path | DataSource | Trajectories):
+        data = open_trajectories(frames, spec)
     else:
         array = _as_array(frames)
         if array.shape[2:] != spec.state_shape:
@@ -178,7 +176,7 @@ def measure_errors(loop: SolverLoop, data: Trajectories, scales: Array) -> Evalu
     params = _as_tensor(data.params) if data.params.shape[1] else None
     started = time.perf_counter()
     with torch.no_grad(), single_threaded():
-        rollout, account = _roll_out(loop, frames[:, 0], params, frames.shape[1] - 1)
+        rollout, account = roll_out(loop, frames[:, 0], params, frames.shape[1] - 1)
     differences = (rollout - frames[:, 1:]).abs()
     errors = differences[:, :, mask].mean(dim=2)
     errors = torch.where(errors.isfinite(), errors, torch.inf).double()
@@ -218,7 +216,7 @@ def _is_constant(values: torch.Tensor, scale: float) -> bool:
     return (scale == 1 and low == high) or scale <= 4 * torch.finfo(values.dtype).eps * max(abs(low), abs(high))
 
 
-def _roll_out(loop: SolverLoop, states: torch.Tensor, params: torch.Tensor | None, steps: int) -> tuple[torch.Tensor, Account]:
+def roll_out(loop: SolverLoop, states: torch.Tensor, params: torch.Tensor | None, steps: int) -> tuple[torch.Tensor, Account]:
     """Roll out all simulations, infinite from where one was given up, and tell what it took."""
     rollout = states.new_full((len(states), steps, *states.shape[1:]), torch.inf)
     left, account = torch.arange(len(states)), Account()

@@ -1,95 +1,37 @@
-"""Results of rollouts as a table, figures and a page of Markdown."""
+"""Report on a comparison of rollouts: `results.json`, figures, and a page of Markdown."""
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deepzero_sim.cli.reports import curves, fields, layer_ratios
-from deepzero_sim.cli.reports.figures import markdown
+from deepzero_sim.cli.reports import curves, error_maps, fields, layer_ratios, learning_curves, spectra, tables
+from deepzero_sim.cli.reports.figures import Figure, markdown
+from deepzero_sim.cli.reports.html import write_html
+from deepzero_sim.cli.reports.results import results
+from deepzero_sim.cli.reports.sentences import (
+    answer,
+    few_simulations,
+    first_step_sentences,
+    speed_sentences,
+)
 from deepzero_sim.common.documents import markdown_table, write_yaml
 from deepzero_sim.common.files import write_text
+from deepzero_sim.errors import MissingExtraError, RunError
 from deepzero_sim.training.ratios_file import RatiosRecord
+from deepzero_sim.training.runs.learning import Learning, read_learning
 
 if TYPE_CHECKING:
     from deepzero_sim.training.runs.comparison import Comparison, MethodResult
 
-
-def results(methods: Mapping[str, MethodResult], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the content of `results.json`. The error of a rollout that diverged is null there: JSON has no infinity."""
-    return {
-        "methods": {
-            name: {
-                "mae": _or_null(result.evaluation.mae),
-                "mae_std": _or_null(result.evaluation.mae_std),
-                "solver_steps": result.cost.solver_steps,
-                "seconds": round(result.cost.seconds, 2),
-                "failures": {"training": result.cost.failures, "evaluation": result.evaluation.failures},
-            }
-            for name, result in methods.items()
-        },
-        "first_steps_found": {name: result.cost.found for name, result in methods.items() if result.cost.found},
-        "settings": dict(settings),
-    }
+#: File of the results, and of the page for people.
+RESULTS, PAGE = "results.json", "report.md"
 
 
-def _or_null(number: float) -> float | None:
-    return number if math.isfinite(number) else None
-
-
-def rows(methods: Mapping[str, MethodResult]) -> list[tuple[str, ...]]:
-    """Return the table: a head, then a row a method; failures only where there were any, for a terminal is not wide."""
-    source = methods["SRC"].evaluation.mae
-    body = [
-        (
-            name,
-            f"{r.evaluation.mae:.4f}",
-            f"{r.evaluation.mae_std:.4f}",
-            f"{r.evaluation.mae / source:.2f}" if 0 < source < float("inf") else "-",
-            f"{r.cost.solver_steps:,}",
-            f"{r.cost.seconds:.0f}",
-        )
-        for name, r in methods.items()
-    ]
-    measured = ("MAE", "std over simulations", "MAE / SRC", "solver steps of training", "seconds of training")
-    table: list[tuple[str, ...]] = [("method", *measured), *body]
-    counts = [(sum(r.cost.failures.values()), sum(r.evaluation.failures.values())) for r in methods.values()]
-    if not any(map(any, counts)):
-        return table
-    column = ("failures in training, here", *(f"{training}, {here}" for training, here in counts))
-    return [(*row, cell) for row, cell in zip(table, column, strict=True)]
-
-
-def failure_sentences(methods: Mapping[str, MethodResult]) -> list[str]:
-    """Write a sentence for each method of which simulations were given up."""
-    sentences = []
-    for name, result in methods.items():
-        errors, failures = result.evaluation.errors, result.evaluation.failures
-        lost = ~errors.isfinite().all(dim=1)
-        if bool(lost.any()):
-            first = int((~errors.isfinite()).int().argmax(dim=1)[lost].min()) + 1
-            left = errors[~lost].mean() if bool((~lost).any()) else None
-            rest = "" if left is None else f"; the mean of the others is {float(left):.4f}"
-            kinds = ", ".join(failures) or "not finite"
-            sentences.append(
-                f"{name}: {int(lost.sum())} of {len(errors)} simulations given up, the first at step {first} ({kinds}){rest}."
-            )
-    return sentences
-
-
-def first_step_sentences(methods: Mapping[str, MethodResult]) -> list[str]:
-    """Write a sentence for each method that found first steps which other runs had taken."""
-    return [
-        f"{name}: {result.cost.found:,} first solver steps were found in other runs, and are counted where they were taken."
-        for name, result in methods.items()
-        if result.cost.found
-    ]
-
-
-def publish(folder: Path, title: str, comparison: Comparison, settings: Mapping[str, Any]) -> None:
+def publish(folder: Path, title: str, comparison: Comparison, settings: Mapping[str, Any], more: Sequence[Figure] = ()) -> None:
     """Write `results.json`, `report.md` and its figures.
 
     Args:
@@ -97,35 +39,129 @@ def publish(folder: Path, title: str, comparison: Comparison, settings: Mapping[
         title: Title of the page.
         comparison: Results.
         settings: Settings that are listed.
+        more: Figures that lie in the folder already, and that the page shows, too.
 
     Raises:
-        MissingExtraError: Matplotlib is not installed; the results are written all the same.
+        MissingExtraError: Matplotlib is not installed; results and page are written all the same, without figures.
     """
-    methods, references = comparison.methods, comparison.references
-    write_text(folder / "results.json", json.dumps(results(methods, settings), indent=2) + "\n")
-    figures = [*fields.draw(folder, comparison), *curves.draw(folder, comparison)]
-    curves.draw_ratios(folder, ratios_of(methods))
-    simulations, steps = references.shape[:2]
-    left_out = "".join(f"\n{sentence}\n" for sentence in (*failure_sentences(methods), *first_step_sentences(methods)))
-    text = f"""# {title}
+    learning, damaged = _read_learning(comparison)
+    found = results(comparison, settings, learning)
+    found["warnings"] += damaged
+    write_text(folder / RESULTS, json.dumps(found, indent=2) + "\n")
+    page = _Page(title, comparison, settings, learning, found["warnings"])
+    try:
+        figures = _draw(folder, comparison)
+    except MissingExtraError as error:
+        _write_page(folder, page.text([Figure("", str(error))]))
+        raise
+    _write_page(folder, page.text([*figures, *more]))
 
-Mean absolute error of the state over {steps} steps of {simulations} simulations.
-Solver steps and seconds are those of training, the run each method started from included; SRC is the solver alone.
 
-{markdown_table(rows(methods))}
-{left_out}
-{markdown(figures)}{layer_ratios.section(ratios_of(methods))}
-## Data
+def _write_page(folder: Path, text: str) -> None:
+    """Write the page as Markdown, and as one file of HTML."""
+    write_text(folder / PAGE, text)
+    write_html(folder, PAGE)
 
-```yaml
-{write_yaml(comparison.data)}```
 
-## Settings
+def _read_learning(comparison: Comparison) -> tuple[dict[str, Learning], list[str]]:
+    """Read the learning curves of the runs, and a sentence for each whose files are damaged."""
+    learning, damaged = dict[str, Learning](), list[str]()
+    for name, path in comparison.runs.items():
+        try:
+            learning[name] = read_learning(path)
+        except RunError as error:
+            damaged.append(f"the learning curve of {name} is left out: {error}")
+    return learning, damaged
 
-```yaml
-{write_yaml(dict(settings))}```
-"""
-    write_text(folder / "report.md", text)
+
+def _draw(folder: Path, comparison: Comparison) -> list[Figure]:
+    """Draw all figures, those that say most first."""
+    modules = (curves, fields, error_maps, spectra, learning_curves)
+    figures = [figure for module in modules for figure in module.draw(folder, comparison)]
+    curves.draw_ratios(folder, ratios_of(comparison.methods))
+    return figures
+
+
+_RELATIVE = (
+    "Relative error of the state, the mean over channels of each one's mean absolute error divided by its standard deviation "
+    "in the reference data,"
+)
+
+#: Explanation of the table of pairs.
+_TEST = "A negative difference is an improvement. The last column is that of an exact two-sided sign test, ties left out."
+
+
+@dataclass(frozen=True, eq=False)
+class _Page:
+    """Page of Markdown, from the answer to the settings.
+
+    Args:
+        title: Title of the page.
+        comparison: Results.
+        settings: Settings that are listed.
+        learning: Learning curves by method.
+        warnings: Sentences on what may mislead.
+    """
+
+    title: str
+    comparison: Comparison
+    settings: Mapping[str, Any]
+    learning: Mapping[str, Learning]
+    warnings: Sequence[str]
+
+    def text(self, figures: Sequence[Figure]) -> str:
+        """Write the page with these figures."""
+        ratios = layer_ratios.section(ratios_of(self.comparison.methods)).strip()
+        parts = [
+            f"# {self.title}",
+            answer(self.comparison),
+            self._what_is_measured(),
+            markdown_table(tables.rows(self.comparison)),
+            *first_step_sentences(self.comparison),
+            *_section("Warnings", "\n".join(f"- {sentence}" for sentence in self.warnings)),
+            *_section("Figures", markdown(figures).rstrip()),
+            *self._details(),
+            *([ratios] if ratios else []),
+            *_section("Data", f"```yaml\n{write_yaml(self.comparison.data)}```"),
+            *_section("Settings", f"```yaml\n{write_yaml(dict(self.settings))}```"),
+        ]
+        return "\n\n".join(parts) + "\n"
+
+    def _what_is_measured(self) -> str:
+        simulations, steps = self.comparison.references.shape[:2]
+        measured = _RELATIVE if self.comparison.measure.is_relative else "Mean absolute error of the state"
+        return (
+            f"{measured} over {steps} steps of {simulations} simulations.\n"
+            "Solver steps and seconds are those of training, the run each method started from included; SRC is the solver "
+            "alone."
+        )
+
+    def _details(self) -> Iterator[str]:
+        """Yield errors by channel and by simulation, pairs, times of steps, and learning curves."""
+        comparison, count = self.comparison, len(self.comparison.references)
+        left = count - tables.MOST_SIMULATIONS
+        yield from _section("Channels", _table(tables.channel_rows(comparison)))
+        yield from _section(
+            "Simulations",
+            f"The {comparison.measure.label} of each simulation.",
+            _table(tables.simulation_rows(comparison)),
+            f"The other {left} simulations are in `{RESULTS}`." if left > 0 else "",
+        )
+        pairs = _table(tables.paired_rows(comparison))
+        yield from _section("Simulation by simulation", *([pairs, _TEST, few_simulations(count)] if pairs else []))
+        yield from _section("Speed", _table(tables.speed_rows(comparison)), *speed_sentences(comparison))
+        yield from _section("Learning", _table(tables.learning_rows(self.learning)))
+
+
+def _section(head: str, *texts: str) -> Iterator[str]:
+    """Yield a section; nothing if it is empty."""
+    if any(texts):
+        yield "\n\n".join([f"## {head}", *filter(None, texts)])
+
+
+def _table(table: tables.Table) -> str:
+    """Write a table; nothing if it has only a head."""
+    return markdown_table(table) if len(table) > 1 else ""
 
 
 def ratios_of(methods: Mapping[str, MethodResult]) -> dict[str, RatiosRecord]:

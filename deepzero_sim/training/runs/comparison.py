@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -14,16 +14,23 @@ from deepzero_sim.common.types import Array
 from deepzero_sim.coupling.evaluation import Evaluation, measure_errors, read_first_frames
 from deepzero_sim.coupling.loop import SolverLoop
 from deepzero_sim.datasets import trajectories
+from deepzero_sim.datasets.opening import metadata_of, open_trajectories
+from deepzero_sim.datasets.source import DataSource, as_source
+from deepzero_sim.datasets.spacing import spacing_warning
 from deepzero_sim.datasets.trajectories import Trajectories, require_agreement
 from deepzero_sim.errors import ConfigError, RunError
 from deepzero_sim.models.corrector import NoCorrection
 from deepzero_sim.solver.spec import SolverSpec
-from deepzero_sim.training.checkpoints import load_checkpoint
+from deepzero_sim.training.checkpoints import Checkpoint, load_checkpoint
 from deepzero_sim.training.preparation import PREPARATION, Preparation
 from deepzero_sim.training.progress import progress_of, require_within
 from deepzero_sim.training.ratios_file import RatiosRecord, load_ratios
+from deepzero_sim.training.runs.folders import last_stage, stage_folders
 from deepzero_sim.training.runs.measure import Measure, measure_of
-from deepzero_sim.training.runs.trained_run import differences_accepted_by, run_settings, trained_loop
+from deepzero_sim.training.runs.speed import Speed, measure_speed
+from deepzero_sim.training.runs.trained_run import differences_accepted_by, parts_without_trust, run_settings, trained_loop
+from deepzero_sim.training.runs.warnings import data_warnings
+from deepzero_sim.training.validation import network_digest, record_of
 
 
 @dataclass(frozen=True)
@@ -67,10 +74,23 @@ def cost(path: Path, *later: Path) -> Cost:
     preparation = Preparation(path / PREPARATION, checkpoint.run)
     if not preparation.entries:
         raise RunError(f"{path} has no {PREPARATION}, which says what the run asked of its solver: restore it, or train anew.")
-    before = Cost() if settings.start is None else cost(settings.start, path.resolve(), *later)
+    before = Cost() if settings.start is None else _cost_before(path, settings.start, checkpoint, later)
     steps = before.solver_steps + preparation.solver_steps + progress.solver_steps + progress.validation_steps
     failures = dict(Counter(before.failures) + Counter(progress.failures))
     return Cost(steps, before.seconds + progress.seconds, failures, before.found + preparation.steps_of_others)
+
+
+def _cost_before(path: Path, start: Path, checkpoint: Checkpoint, later: tuple[Path, ...]) -> Cost:
+    """Add up the cost of the run that a run started from, as long as its network is the one that it had then."""
+    start, record = last_stage(start), record_of(checkpoint, path)
+    total = cost(start, path.resolve(), *later)
+    began_with = "" if record is None else record.rollouts.start
+    if began_with and network_digest(load_checkpoint(start)) != began_with:
+        raise RunError(
+            f"{start} was trained on since {path} started from it, so what its first part cost is not known: restore it, or "
+            "train anew."
+        )
+    return total
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +100,18 @@ class MethodResult:
     evaluation: Evaluation
     cost: Cost
     ratios: RatiosRecord | None = None
+
+
+class Start(NamedTuple):
+    """Network that a run started from, evaluated like the others.
+
+    Args:
+        name: Name of the run it is from.
+        evaluation: Errors of its rollouts.
+    """
+
+    name: str
+    evaluation: Evaluation
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +125,10 @@ class Comparison:
         data: Description of the file, where it was made and how.
         params: Scenario parameters of the simulations, `(S, K)`; None if there are none.
         runs: Run folder of each method that was trained, by the method's name.
+        starts: Networks that methods started from, by the method's name.
+        speed: Times of steps; None if they were not measured.
+        warnings: Sentences on what may make the results say something else than they seem to.
+        solver_steps: Number of solver steps of the comparison itself, by what they were taken for.
     """
 
     methods: Mapping[str, MethodResult]
@@ -101,6 +137,10 @@ class Comparison:
     data: dict[str, Any] = field(default_factory=dict)
     params: Array | None = None
     runs: Mapping[str, Path] = field(default_factory=dict)
+    starts: Mapping[str, Start] = field(default_factory=dict)
+    speed: Speed | None = None
+    warnings: Sequence[str] = ()
+    solver_steps: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def measure(self) -> Measure:
@@ -114,7 +154,8 @@ def by_name(paths: Sequence[Path]) -> dict[str, Path]:
     Raises:
         RunError: A folder holds no run of `deepzero-sim train`.
     """
-    methods: dict[Path, str] = {path: run_settings(path).method for path in paths}
+    folders = [folder for path in paths for folder in stage_folders(path) or [path]]
+    methods: dict[Path, str] = {path: run_settings(path).method for path in folders}
     counts = Counter(methods.values())
     names = {
         path: method if counts[method] == 1 or path.name == method else f"{method}, {path.name}"
@@ -125,13 +166,16 @@ def by_name(paths: Sequence[Path]) -> dict[str, Path]:
 
 
 def compare(
-    runs: Mapping[str, Path], data_path: Path, steps: int | None = None, data_may_differ: Collection[str] = ()
+    runs: Mapping[str, Path],
+    source: str | Path | DataSource | Trajectories,
+    steps: int | None = None,
+    data_may_differ: Collection[str] = (),
 ) -> Comparison:
     """Roll out the solver alone (SRC) and every run's corrected solver on the same data, from its first frames.
 
     Args:
         runs: Run folders by method, all of the same solver.
-        data_path: HDF5 trajectories.
+        source: Trajectories, or where they come from.
         steps: Steps of the rollouts; all that the data have if None.
         data_may_differ: Things that the data may say otherwise than the solver and the data of training, besides what the
             runs accept.
@@ -140,6 +184,44 @@ def compare(
         ConfigError: The runs are of different solvers.
         DataError: The data do not fit the solver, or the data that a run was trained on.
     """
+    _require_one_solver(runs)
+    loops = {name: trained_loop(path) for name, path in runs.items()}
+    first = next(iter(loops.values()))
+    loops = {"SRC": SolverLoop(first.solver, NoCorrection(), on_failure=first.on_failure)} | {
+        name: loop for name, loop in loops.items() if name != "SRC"
+    }
+    trained = {name: runs[name] for name in loops if name != "SRC"}
+    spec = first.solver.spec
+    data = open_trajectories(source, spec, {*data_may_differ, *differences_accepted_by(*runs.values())})
+    for path in trained.values():
+        _require_same_kind(data, source, spec, path)
+    spacing, scales = spacing_warning(first.solver, data, first.on_failure), data.scales()[0]
+    data = read_first_frames(data, steps)
+    evaluations = {name: measure_errors(loop, data, scales) for name, loop in loops.items()}
+    starts, unknown = _evaluate_starts(loops, trained, evaluations, data, scales)
+    speed = measure_speed(loops, evaluations, data)
+    solver_steps = {
+        "rollouts": sum(found.solver_steps for found in evaluations.values()),
+        "rollouts of what runs started from": sum(s.evaluation.solver_steps for s in starts.values() if s.name not in trained),
+        "distance of frames": spacing.account.steps,
+        "timing": speed.solver_steps.get("solver", 0),
+        "timing of the reference": speed.solver_steps.get("reference", 0),
+    }
+    return Comparison(
+        {name: _result(found, trained.get(name)) for name, found in evaluations.items()},
+        torch.from_numpy(data.frames[:, 1:]),
+        spec,
+        trajectories.describe(data),
+        data.params if data.params.shape[1] else None,
+        trained,
+        starts,
+        speed,
+        [*([spacing.warning] if spacing.warning else []), *data_warnings(data, source, trained), *unknown],
+        {what: count for what, count in solver_steps.items() if count},
+    )
+
+
+def _require_one_solver(runs: Mapping[str, Path]) -> None:
     solvers = {name: run_settings(path).solver for name, path in runs.items()}
     for name, solver_settings in solvers.items():
         if solver_settings != next(iter(solvers.values())):
@@ -147,32 +229,50 @@ def compare(
                 f"runs to be compared must have the same solver, but {name} has another solver, {asdict(solver_settings)}: "
                 "evaluate it by itself."
             )
-    loops = {name: trained_loop(path) for name, path in runs.items()}
-    first = next(iter(loops.values()))
-    solver = first.solver
-    data = trajectories.load(data_path, solver.spec, {*data_may_differ, *differences_accepted_by(*runs.values())})
-    for path in runs.values():
-        _require_same_kind(data, data_path, path)
-    scales, data = data.scales()[0], read_first_frames(data, steps)
-    alone = SolverLoop(solver, NoCorrection(), on_failure=first.on_failure)
-    methods = {"SRC": MethodResult(measure_errors(alone, data, scales), Cost())}
-    for name, loop in loops.items():
-        if name != "SRC":
-            methods[name] = MethodResult(measure_errors(loop, data, scales), cost(runs[name]), load_ratios(runs[name]))
-    references = torch.from_numpy(data.frames[:, 1:])
-    params, trained = data.params if data.params.shape[1] else None, {name: runs[name] for name in methods if name in runs}
-    return Comparison(methods, references, solver.spec, trajectories.describe(data), params, trained)
 
 
-def _require_same_kind(data: Trajectories, data_path: Path, path: Path) -> None:
+def _result(evaluation: Evaluation, path: Path | None) -> MethodResult:
+    return MethodResult(evaluation, Cost()) if path is None else MethodResult(evaluation, cost(path), load_ratios(path))
+
+
+def _evaluate_starts(
+    loops: Mapping[str, SolverLoop],
+    runs: Mapping[str, Path],
+    evaluations: Mapping[str, Evaluation],
+    data: Trajectories,
+    scales: Array,
+) -> tuple[dict[str, Start], list[str]]:
+    """Evaluate the networks that runs started from, unless they are among them; say for which of them that is not possible."""
+    names = {path.resolve(): name for name, path in runs.items()}
+    known: dict[Path, Start] = {path: Start(name, evaluations[name]) for path, name in names.items()}
+    starts, unknown = dict[str, Start](), list[str]()
+    for name, path in runs.items():
+        start = run_settings(path).start
+        if start is None:
+            continue
+        if parts_without_trust(start):
+            unknown.append(f"{name} cannot be compared with {start}, which it started from: that run was not made by you here.")
+            continue
+        if start.resolve() not in known:
+            loop = SolverLoop(loops[name].solver, trained_loop(start).corrector, on_failure=loops[name].on_failure)
+            known[start.resolve()] = Start(_name_of_start(start), measure_errors(loop, data, scales))
+        starts[name] = known[start.resolve()]
+    return starts, unknown
+
+
+def _name_of_start(path: Path) -> str:
+    method = run_settings(path).method
+    return method if path.name == method else f"{method}, {path}"
+
+
+def _require_same_kind(
+    data: Trajectories, source: str | Path | DataSource | Trajectories, spec: SolverSpec, path: Path
+) -> None:
     """Hold data to what a run was trained on: a solver says less of itself than two files may say of each other."""
-    settings = run_settings(path)
-    if settings.method != "SRC":
-        metadata, whose = (
-            trajectories.summarise(settings.train_data).metadata,
-            f"{settings.train_data}, which {path} was trained on",
-        )
-        require_agreement(data, metadata, str(data_path), whose, data.may_differ)
+    trained_on = run_settings(path).train_data
+    whose = f"{as_source(trained_on).path}, which {path} was trained on"
+    what = "the data" if isinstance(source, Trajectories) else str(as_source(source).path)
+    require_agreement(data, metadata_of(trained_on, spec, data.may_differ), what, whose, data.may_differ)
 
 
 def evaluate_on(loop: SolverLoop, data: Trajectories, steps: int) -> Evaluation:

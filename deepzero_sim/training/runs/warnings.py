@@ -14,14 +14,20 @@ _MOST = 5
 
 
 def data_warnings(data: Trajectories, source: str | Path | DataSource | Trajectories, runs: Mapping[str, Path]) -> list[str]:
-    """Return sentences on data that are those of training, that repeat themselves, or that stand still.
+    """Return sentences on data that were completed, that are those of training, that repeat themselves, or that stand still.
 
     Args:
         data: First frames and references.
         source: Where the data come from.
         runs: Run folder of each method that was trained.
     """
-    return [*_of_training(source, runs), *_identical(data), *_still(data)]
+    return [*_notes(data), *_of_training(source, runs), *_identical(data), *_still(data)]
+
+
+def _notes(data: Trajectories) -> list[str]:
+    """Return what reading a foreign file left out or assumed."""
+    notes = data.attributes.get("notes", ())
+    return [str(note) for note in notes] if isinstance(notes, list | tuple) else []
 
 
 def _of_training(source: str | Path | DataSource | Trajectories, runs: Mapping[str, Path]) -> list[str]:

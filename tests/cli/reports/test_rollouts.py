@@ -13,7 +13,9 @@ import torch
 from problems import Burgers
 
 from deepzero_sim.cli.reports.figures import COLOURS, styles
-from deepzero_sim.cli.reports.rollouts import publish, results, rows
+from deepzero_sim.cli.reports.results import results
+from deepzero_sim.cli.reports.rollouts import publish
+from deepzero_sim.cli.reports.tables import rows
 from deepzero_sim.common.documents import markdown_table
 from deepzero_sim.coupling.evaluation import Evaluation
 from deepzero_sim.errors import MissingExtraError
@@ -51,7 +53,7 @@ def png_size(path: Path) -> tuple[int, int]:
 
 
 def test_results_say_everything_of_every_method() -> None:
-    said = results(comparison(WAKE).methods, {"steps": 10})
+    said = results(comparison(WAKE), {"steps": 10})
     assert said["settings"] == {"steps": 10} and list(said["methods"]) == ["SRC", "NON"]
     errors = torch.tensor([0.1, 0.05, 0.05])
     assert said["methods"]["NON"] == {
@@ -65,11 +67,12 @@ def test_results_say_everything_of_every_method() -> None:
 
 
 def test_the_table_compares_with_the_solver_alone() -> None:
-    head, source, non = rows(comparison(WAKE).methods)
+    head, source, non = rows(comparison(WAKE))
     assert head[0] == "method" and len(head) == len(source) == len(non) == 7
     assert head[-1] == "failures in training, here" and (source[-1], non[-1]) == ("0, 0", "2, 0")
     without = replace(comparison(WAKE).methods["NON"], cost=Cost(100, 1.23))
-    assert [len(row) for row in rows({"SRC": comparison(WAKE).methods["SRC"], "NON": without})] == [6, 6, 6]
+    methods = {**comparison(WAKE).methods, "NON": without}
+    assert [len(row) for row in rows(replace(comparison(WAKE), methods=methods))] == [6, 6, 6]
     assert source[:4] == ("SRC", "0.1333", "0.0471", "1.00") and non[0] == "NON" and non[3] == "0.50" and non[4] == "100"
     assert markdown_table([("a", "b"), ("1", "2")]) == "| a | b |\n| --- | --- |\n| 1 | 2 |"
 

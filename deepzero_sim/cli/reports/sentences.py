@@ -1,0 +1,204 @@
+"""Sentences on a comparison: whether it paid, and what may mislead."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from deepzero_sim.cli.reports.numbers import write_error, write_milliseconds, write_share, write_times
+from deepzero_sim.cli.reports.tables import channel_names
+from deepzero_sim.training.runs.pairing import pair
+from deepzero_sim.training.runs.speed import REFERENCE
+
+if TYPE_CHECKING:
+    from deepzero_sim.training.runs.comparison import Comparison
+
+#: Simulations below which a sign test can say little: with eight of them, chance alone favours one side 1 time in 128.
+FEW = 8
+
+
+def answer(comparison: Comparison) -> str:
+    """Say in a few sentences whether the best method pays: its error, the time of its steps, and how it stands to NON."""
+    best = best_method(comparison)
+    if best is None:
+        steps, simulations = comparison.references.shape[1], len(comparison.references)
+        error = f"a {comparison.measure.words} of {_amount(comparison, 'SRC')}"
+        return f"The solver alone has {error} over {steps} steps of {simulations} simulations."
+    parts = (_error_sentence(comparison, best), _speed_sentence(comparison, best), _non_sentence(comparison, best))
+    return " ".join(filter(None, parts))
+
+
+def best_method(comparison: Comparison) -> str | None:
+    """Return the trained method of the smallest error; None if none was trained."""
+    errors = {name: comparison.measure.mean(r.evaluation) for name, r in comparison.methods.items() if name != "SRC"}
+    return min(errors, key=lambda name: math.inf if math.isnan(errors[name]) else errors[name], default=None)
+
+
+def _mean(comparison: Comparison, name: str) -> float:
+    return comparison.measure.mean(comparison.methods[name].evaluation)
+
+
+def _amount(comparison: Comparison, name: str) -> str:
+    return f"{write_error(_mean(comparison, name))} {comparison.measure.unit}".strip()
+
+
+def _against(comparison: Comparison, name: str, other: str) -> str:
+    """Write two errors and in how many simulations the first is smaller."""
+    measure = comparison.measure
+    ours, theirs = (measure.of_simulations(comparison.methods[one].evaluation) for one in (name, other))
+    found = pair(ours, theirs)
+    amounts = f"{measure.words} {_amount(comparison, name)} against {_amount(comparison, other)}"
+    return f"{amounts}, better in {found.better} of {found.simulations} simulations"
+
+
+def _lost(comparison: Comparison, name: str) -> int:
+    """Count the simulations that a method has no error of: it diverged, or failed and was given up."""
+    return int((~comparison.methods[name].evaluation.errors.isfinite().all(dim=1)).sum())
+
+
+def _error_sentence(comparison: Comparison, best: str) -> str:
+    simulations, lost, without = len(comparison.references), _lost(comparison, best), _lost(comparison, "SRC")
+    ours, source = _mean(comparison, best), _mean(comparison, "SRC")
+    if lost:
+        return (
+            f"It does not pay yet: {best} diverges or fails in {lost} of {simulations} simulations, the solver alone in "
+            f"{without or 'none'}."
+        )
+    if without:
+        return (
+            f"{best} holds in all {simulations} simulations ({comparison.measure.words} {_amount(comparison, best)}), the "
+            f"solver alone diverges or fails in {without} of them."
+        )
+    if not source > 0:
+        return (
+            f"There is nothing to correct: the solver alone has a {comparison.measure.words} of {_amount(comparison, 'SRC')}."
+        )
+    against = _against(comparison, best, "SRC")
+    if ours >= source:
+        return f"It does not pay: {best} has {write_times(ours / source)} times the error of the solver alone ({against})."
+    return f"{best} leaves {write_share(ours / source)} of the error of the solver alone ({against})."
+
+
+def _speed_sentence(comparison: Comparison, best: str) -> str:
+    """Say what a step takes, corrected, coarse and fine; empty if that was not measured."""
+    speed = comparison.speed
+    corrected, coarse, fine = (None if speed is None else speed.seconds(name) for name in (best, "SRC", REFERENCE))
+    if corrected is None or coarse is None:
+        return ""
+    times = f"Corrected: {write_milliseconds(corrected)} ms a step, coarse {write_milliseconds(coarse)}"
+    if fine is None:
+        return f"{times}; the reference was not timed."
+    times = f"{times}, fine {write_milliseconds(fine)}"
+    if corrected >= fine:
+        return f"{times}: it does not pay, for the reference itself is {write_times(corrected / fine)} times as fast."
+    share = _mean(comparison, best) / _mean(comparison, "SRC") if _mean(comparison, "SRC") > 0 else math.nan
+    error = f" at {write_share(share)} of the coarse solver's error" if share < 1 else ""
+    return f"{times}: {write_times(fine / corrected)} times as fast as the reference{error}."
+
+
+def _non_sentence(comparison: Comparison, best: str) -> str:
+    """Compare with NON, the network trained without the solver in the loop, if it is another."""
+    if best == "NON" or "NON" not in comparison.methods or _lost(comparison, best) or _lost(comparison, "NON"):
+        return ""
+    ours, non = _mean(comparison, best), _mean(comparison, "NON")
+    share = f"{write_share(ours / non)} of" if 0 < ours < non else "no less than"
+    return f"Against NON it has {share} its error ({_against(comparison, best, 'NON')})."
+
+
+def few_simulations(count: int) -> str:
+    """Say plainly what a sign test of few simulations can and cannot say; empty if there are many."""
+    if count >= FEW:
+        return ""
+    if count == 1:
+        return "One simulation says nothing of others: evaluate on more."
+    chance = 2 ** (count - 1)
+    return (
+        f"These are few simulations: even {count} of {count} come about by chance alone 1 time in {chance} (a sign test that "
+        f"cannot give less than p = {1 / chance:.2g})."
+    )
+
+
+def all_warnings(comparison: Comparison) -> list[str]:
+    """Return sentences on everything that may mislead: simulations given up, data, methods that do harm."""
+    return [*failure_sentences(comparison), *comparison.warnings, *_harm(comparison), *_left_out(comparison)]
+
+
+def failure_sentences(comparison: Comparison) -> list[str]:
+    """Write a sentence for each method of which simulations were given up."""
+    sentences = []
+    for name, result in comparison.methods.items():
+        errors, failures = comparison.measure.errors(result.evaluation), result.evaluation.failures
+        broken = result.evaluation.errors.isinf()
+        lost = broken.any(dim=1)
+        if bool(lost.any()):
+            first = int(broken.int().argmax(dim=1)[lost].min()) + 1
+            left = errors[~lost].mean() if bool((~lost).any()) else None
+            rest = "" if left is None else f"; the mean of the others is {write_error(float(left))}"
+            kinds = ", ".join(failures) or "not finite"
+            sentences.append(
+                f"{name}: {int(lost.sum())} of {len(errors)} simulations given up, the first at step {first} ({kinds}){rest}."
+            )
+    return sentences
+
+
+def _harm(comparison: Comparison) -> list[str]:
+    """Write a sentence for each method that is worse than the solver alone, than NON, or than what it started from."""
+    sentences = []
+    for name in comparison.methods:
+        bases = {
+            base: _mean(comparison, base) for base in ("SRC", "NON") if base in comparison.methods and name not in ("SRC", base)
+        }
+        words = {"SRC": "the solver alone", "NON": "NON, which never saw the solver in the loop"}
+        start = comparison.starts.get(name)
+        if start is not None:
+            bases[start.name] = comparison.measure.mean(start.evaluation)
+            words[start.name] = f"{start.name}, the network that it started from"
+        ours = _mean(comparison, name)
+        sentences += [
+            f"{name} is worse than {words[base]}: {comparison.measure.words} {write_error(ours)} against {write_error(theirs)}."
+            for base, theirs in bases.items()
+            if ours > theirs
+        ]
+    return sentences
+
+
+def _left_out(comparison: Comparison) -> list[str]:
+    """Write which channels the relative error does not count: those that the reference data hold constant."""
+    if not comparison.measure.is_relative:
+        return []
+    evaluation = comparison.methods["SRC"].evaluation
+    there = ~evaluation.channel_mae.isnan()
+    names = [name for name, left in zip(channel_names(comparison), evaluation.scales.isnan() & there, strict=True) if left]
+    if not names:
+        return []
+    listed, one = ", ".join(names), len(names) == 1
+    return [
+        f"{'channel' if one else 'channels'} {listed} {'does' if one else 'do'} not change in the reference data, and "
+        f"{'is' if one else 'are'} left out of the relative error."
+    ]
+
+
+def first_step_sentences(comparison: Comparison) -> list[str]:
+    """Write a sentence for each method that found first steps which other runs had taken."""
+    return [
+        f"{name}: {result.cost.found:,} first solver steps were found in other runs, and are counted where they were taken."
+        for name, result in comparison.methods.items()
+        if result.cost.found
+    ]
+
+
+def speed_sentences(comparison: Comparison) -> list[str]:
+    """Say how steps were timed, what that took, and why the reference was not timed if it was not."""
+    speed = comparison.speed
+    if speed is None:
+        return []
+    taken = sum(speed.solver_steps.values())
+    calls = min((time.calls for times in speed.times.values() for time in times), default=0)
+    sentences = [
+        f"Medians of {calls} calls or more, in turns, on one thread; these {taken:,} steps are not counted as training."
+        if taken
+        else "A step takes so long that its time is that of the rollouts, on one thread."
+    ]
+    if speed.without_reference:
+        sentences.append(f"The reference was not timed: {speed.without_reference.removesuffix('.')}.")
+    return sentences

@@ -1,0 +1,149 @@
+"""Tables of a comparison: each a head, then rows of text."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from deepzero_sim.cli.reports.numbers import write_error, write_milliseconds, write_ratio, write_times
+from deepzero_sim.training.runs.learning import Learning
+from deepzero_sim.training.runs.measure import with_unit
+from deepzero_sim.training.runs.pairing import pair
+from deepzero_sim.training.runs.speed import REFERENCE
+
+if TYPE_CHECKING:
+    from deepzero_sim.training.runs.comparison import Comparison
+
+#: A head and rows.
+Table = list[tuple[str, ...]]
+
+#: Simulations that a page lists one by one.
+MOST_SIMULATIONS = 20
+
+
+def rows(comparison: Comparison) -> Table:
+    """Return the table of methods: errors, and the cost of training; failures only where there were any."""
+    measure, methods = comparison.measure, comparison.methods
+    source = measure.mean(methods["SRC"].evaluation)
+    body = [
+        (
+            name,
+            write_error(measure.mean(result.evaluation)),
+            write_error(measure.spread(result.evaluation)),
+            write_ratio(measure.mean(result.evaluation), source),
+            f"{result.cost.solver_steps:,}",
+            f"{result.cost.seconds:.0f}",
+        )
+        for name, result in methods.items()
+    ]
+    measured = (measure.head, "std over simulations", f"{measure.name} / SRC")
+    table: Table = [("method", *measured, "solver steps of training", "seconds of training"), *body]
+    counts = [(sum(r.cost.failures.values()), sum(r.evaluation.failures.values())) for r in methods.values()]
+    if not any(map(any, counts)):
+        return table
+    column = ("failures in training, here", *(f"{training}, {here}" for training, here in counts))
+    return [(*row, cell) for row, cell in zip(table, column, strict=True)]
+
+
+def channel_names(comparison: Comparison) -> list[str]:
+    """Return the channels' names, numbers where the solver gives none."""
+    return list(comparison.spec.channels or (f"channel {c}" for c in range(comparison.spec.state_shape[0])))
+
+
+def channel_units(comparison: Comparison) -> list[str]:
+    """Return the channels' units, empty where the solver gives none."""
+    return list(comparison.spec.channel_units or [""] * comparison.spec.state_shape[0])
+
+
+def channel_rows(comparison: Comparison) -> Table:
+    """Return mean absolute errors of each channel in its unit, by method; nothing but a head for a single channel."""
+    methods = comparison.methods
+    errors = {name: result.evaluation.channel_mae.tolist() for name, result in methods.items()}
+    named = list(zip(channel_names(comparison), channel_units(comparison), strict=True))
+    body = [
+        (with_unit(channel, unit), *(write_error(values[c]) for values in errors.values()))
+        for c, (channel, unit) in enumerate(named)
+        if not math.isnan(errors["SRC"][c])
+    ]
+    return [("MAE of channel", *methods), *(body if len(named) > 1 else [])]
+
+
+def parameter_values(comparison: Comparison, simulation: int) -> dict[str, float]:
+    """Return the parameters of a simulation by name."""
+    if comparison.params is None:
+        return {}
+    names = comparison.spec.parameters or [f"parameter {k}" for k in range(comparison.params.shape[1])]
+    return dict(zip(names, comparison.params[simulation].tolist(), strict=True))
+
+
+def simulation_rows(comparison: Comparison) -> Table:
+    """Return each simulation's parameters and error by method, of the first simulations if there are many."""
+    measure, methods = comparison.measure, comparison.methods
+    errors = {name: measure.of_simulations(result.evaluation) for name, result in methods.items()}
+    units = comparison.spec.parameter_units or [""] * len(comparison.spec.parameters)
+    names = [with_unit(name, unit) for name, unit in zip(parameter_values(comparison, 0), units, strict=False)]
+    body = [
+        (
+            str(number + 1),
+            *(f"{value:g}" for value in parameter_values(comparison, number).values()),
+            *(write_error(values[number]) for values in errors.values()),
+        )
+        for number in range(min(len(comparison.references), MOST_SIMULATIONS))
+    ]
+    return [("simulation", *names, *methods), *body]
+
+
+def paired_rows(comparison: Comparison) -> Table:
+    """Return the differences to the solver alone and to NON, simulation by simulation."""
+    measure = comparison.measure
+    errors = {name: measure.of_simulations(result.evaluation) for name, result in comparison.methods.items()}
+    table: Table = [("method", "against", f"mean difference of {measure.head}", "better in", "p of a sign test")]
+    for name, others in paired_with(comparison).items():
+        for other in others:
+            found = pair(errors[name], errors[other])
+            difference = "-" if math.isnan(found.difference) else f"{found.difference:+.3g}"
+            table.append((name, other, difference, f"{found.better} of {found.simulations}", f"{found.p:.2g}"))
+    return table
+
+
+def paired_with(comparison: Comparison) -> dict[str, list[str]]:
+    """Return which methods each trained one is paired with: SRC, and NON if it is another."""
+    bases = [base for base in ("SRC", "NON") if base in comparison.methods]
+    return {name: [base for base in bases if base != name] for name in comparison.methods if name != "SRC"}
+
+
+def speed_rows(comparison: Comparison) -> Table:
+    """Return the time of a step and state by method, with one state and with all at once; only a head if it was not timed."""
+    speed = comparison.speed
+    if speed is None:
+        return [("step of",)]
+    sizes = list(dict.fromkeys(time.states for times in speed.times.values() for time in times))
+    reference, body = speed.seconds(REFERENCE), Table()
+    for name in [*comparison.methods, REFERENCE]:
+        found = {time.states: time.seconds for time in speed.times.get(name, ())}
+        seconds = speed.seconds(name)
+        if seconds is not None:
+            cells = [write_milliseconds(found[states]) if states in found else "-" for states in sizes]
+            faster = [write_times(reference / seconds)] if reference is not None else []
+            body.append((_who(name), *cells, *faster))
+    heads = ["ms, 1 state a call" if states == 1 else f"ms a state, {states} a call" for states in sizes]
+    return [("step of", *heads, *(["times as fast as the reference"] if reference is not None else [])), *body]
+
+
+def _who(name: str) -> str:
+    return {"SRC": "SRC, the solver alone", REFERENCE: "the reference solver"}.get(name, name)
+
+
+def learning_rows(learning: Mapping[str, Learning]) -> Table:
+    """Return what each training began and ended with: losses over its first and last tenth, and its best validation."""
+    head = ("method", "updates", "loss at the beginning", "loss at the end", "least error in validation", "at update")
+    return [head, *(_learning_row(name, curves) for name, curves in learning.items() if curves.loss)]
+
+
+def _learning_row(name: str, curves: Learning) -> tuple[str, ...]:
+    losses, tenth = [loss for _, loss in curves.loss], max(1, len(curves.loss) // 10)
+    update, error = min(curves.validation, key=lambda point: point[1], default=(None, math.nan))
+    ends = (f"{statistics.median(part):.2e}" for part in (losses[:tenth], losses[-tenth:]))
+    return (name, f"{curves.loss[-1][0]:,}", *ends, write_error(error), "-" if update is None else f"{update:,}")
