@@ -14,6 +14,7 @@ from deepzero_sim.datasets.foreign.options import CHANNEL, SIMULATION, TIME, Rea
 from deepzero_sim.datasets.foreign.variables import ChosenChannels, MaskedFrames, Variable, VariableFrames, is_numeric
 from deepzero_sim.datasets.frames import LazyFrames
 from deepzero_sim.datasets.recording import Recording
+from deepzero_sim.errors import DataError
 
 #: Names and shapes that a message lists before it counts the rest.
 LISTED = 8
@@ -204,12 +205,12 @@ def _times(times: NDArray[Any] | None, dt: float | None, frames: int, name: str)
     values = _numbers(times, f"the times of {name}")
     require_data(len(values) == frames, f"{name} holds {frames} frames, but {len(values)} times: check how it was made.")
     rising = bool(np.isfinite(values).all()) and bool((np.diff(values) > 0).all())
-    require_data(rising, f"the times of {name} must be finite and rise from frame to frame, not {_some(values)}.")
-    steps = np.diff(values)
-    fits = dt is None or bool(np.allclose(steps, dt, rtol=1e-3))
-    require_data(
-        fits, f"dt says that frames of {name} lie {dt} apart, but its times are {_some(values)}: leave dt out, or correct it."
-    )
+    if not rising:
+        raise DataError(f"the times of {name} must be finite and rise from frame to frame, not {_some(values)}.")
+    if dt is not None and not np.allclose(np.diff(values), dt, rtol=1e-3):
+        raise DataError(
+            f"dt says that frames of {name} lie {dt} apart, but its times are {_some(values)}: leave dt out, or correct it."
+        )
     return values
 
 
@@ -219,7 +220,8 @@ def _positions(values: NDArray[Any] | None, axis: str, name: str) -> NDArray[np.
     positions = _numbers(values, f"the positions along {axis} in {name}")
     steps = np.diff(positions)
     one_way = bool(np.isfinite(positions).all()) and bool((steps > 0).all() or (steps < 0).all())
-    require_data(one_way, f"the positions along {axis} in {name} must be finite and rise or fall, not {_some(positions)}.")
+    if not one_way:
+        raise DataError(f"the positions along {axis} in {name} must be finite and rise or fall, not {_some(positions)}.")
     return positions
 
 

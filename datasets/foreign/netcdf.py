@@ -63,8 +63,25 @@ def read(path: Path, options: ReadingOptions) -> Recording:
     require_whole(path)
     store = Store(path, "netcdf4")
     with store.explain():
+        groups = _groups(path) if h5py.is_hdf5(path) else []
         content = NamedReader(store, options).read()
+    if groups:
+        content.notes.append(f"Its groups {shorten(groups)} were left out.")
     return assemble(content, options)
+
+
+def _groups(path: Path) -> list[str]:
+    """List the groups of a file, and refuse values that lie in other files.
+
+    Raises:
+        ValueError: There are such values.
+    """
+    with h5py.File(path, "r") as file:
+        things = {name: hdf5_objects.find(file, name) for name in file}
+        for name, thing in things.items():
+            outside = isinstance(thing, h5py.Dataset) and (thing.is_virtual or thing.external)
+            hdf5_objects.require(not outside, f"{name} has its values in other files, which are not read")
+        return [name for name, thing in things.items() if isinstance(thing, h5py.Group)]
 
 
 class NamedReader:
@@ -182,8 +199,8 @@ class NamedReader:
     def _require_fields(self, variables: list[Variable]) -> None:
         require_data(
             any(not variable.is_constant for variable in variables),
-            f"{self.name} has no field along a dimension of time: it holds {self._list_variables()}: name its dimensions in order by "
-            "axes, such as [simulation, time, y, x].",
+            f"{self.name} has no field along a dimension of time: it holds {self._list_variables()}: name its dimensions in "
+            "order by axes, such as [simulation, time, y, x].",
         )
 
     def _list_variables(self) -> str:

@@ -16,12 +16,11 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
-from deepzero_sim.common.files import replace_file
 from deepzero_sim.common.hdf5_objects import number
 from deepzero_sim.common.requirements import require_data, require_known
 from deepzero_sim.datasets.foreign.well import GROUPS, MASK_OF
 from deepzero_sim.datasets.frames import blocks
-from deepzero_sim.datasets.hdf5 import show
+from deepzero_sim.datasets.hdf5 import open_to_write, show
 from deepzero_sim.datasets.trajectories import Trajectories, require_shape
 from deepzero_sim.errors import DataError
 from deepzero_sim.solver.spec import SolverSpec
@@ -48,7 +47,7 @@ def write_well(
     require_shape(trajectories, spec, f"what is to be written as {show(path)}")
     _require_space(path, 4 * math.prod(trajectories.frames.shape))
     try:
-        with replace_file(path) as aside, h5py.File(aside, "w", libver="v110") as file:
+        with open_to_write(path) as file:
             writer = _Writer(file, trajectories, spec, axes)
             writer.write_attributes()
             writer.write_dimensions()
@@ -60,7 +59,7 @@ def write_well(
 
 
 def _require_space(path: Path, size: int) -> None:
-    """Refuse to begin what does not fit on the disk: HDF5 cannot give up cleanly where it is full."""
+    """Refuse to begin what does not fit on the disk."""
     folder = next((parent for parent in path.absolute().parents if parent.is_dir()), Path("/"))
     free = shutil.disk_usage(folder).free
     require_data(

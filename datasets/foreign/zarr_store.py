@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepzero_sim.datasets.foreign.content import assemble
+from deepzero_sim.datasets.foreign.content import assemble, shorten
 from deepzero_sim.datasets.foreign.damage import explain
 from deepzero_sim.datasets.foreign.named_arrays import arrange
 from deepzero_sim.datasets.foreign.netcdf import NamedReader
@@ -33,6 +33,8 @@ def read(path: Path, options: ReadingOptions) -> Recording:
         root = importlib.import_module("zarr").open(path, mode="r")
         arrays = dict(root.arrays()) if hasattr(root, "arrays") else {"": root}
         notes = _absent_chunks(arrays)
+        groups = [name for name, _ in root.groups()] if hasattr(root, "groups") else []
+        notes += [f"Its groups {shorten(groups)} were left out."] if groups else []
         if _has_names(arrays):
             content = NamedReader(store, options).read()
         else:

@@ -240,6 +240,22 @@ def test_plain_zarr_arrays_are_named_by_the_user(tmp_path: Path) -> None:
     assert alone.channels == ("alone",) and np.array_equal(alone.frames[1, 2][0], numbers(2, 6, 5)[1, 2])
 
 
+def test_groups_are_said_and_values_of_other_files_refused(tmp_path: Path) -> None:
+    path = write(ocean(), tmp_path)
+    ocean().to_netcdf(path, mode="a", group="more", engine="netcdf4")
+    assert any("Its groups more were left out." in note for note in read_recording(path).notes)
+    (tmp_path / "secret").write_bytes(bytes(240))
+    outside = write(ocean()[["u"]], tmp_path / "b")
+    with h5py.File(outside, "a") as file:
+        del file["u"]
+        file.create_dataset("u", (6, 5), "f4", external=[(str(tmp_path / "secret"), 0, 120)])
+    refuse(outside, "u has its values in other files, which are not read")
+    with h5py.File(outside, "a") as file:
+        del file["u"]
+        file["u"] = h5py.ExternalLink(str(path), "/u")
+    refuse(outside, "u is a link to another file")
+
+
 def test_a_folder_of_files_is_one_set(tmp_path: Path) -> None:
     for member in range(2):
         write(ocean(land=False).isel(member=member), tmp_path, "netcdf4").rename(tmp_path / f"run_{member}.nc")
