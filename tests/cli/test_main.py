@@ -216,7 +216,9 @@ def test_a_file_may_leave_out_what_has_a_default(folder: Path, capsys: pytest.Ca
     few = {"train_data": "line.h5", "method": "SRC", "solver": {"name": "problems.Burgers"}}
     (folder / "few.yaml").write_text(yaml.safe_dump(few))
     assert call(capsys, "train", "--config", "few.yaml", "--run", "few")[::2] == (0, "")
-    assert read_settings(folder / "few")["batch_size"] == TrainSettings(folder, folder).batch_size
+    assert (
+        read_settings(folder / "few")["batch_size"] == TrainSettings(folder, folder, Component("problems.Burgers")).batch_size
+    )
 
 
 def test_nothing_in_a_file_is_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -267,35 +269,42 @@ def test_generate(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("run: a\ntrain_data: b\nlearning_rate: 1\n", "learning_rate"),
+        ("run: a\ntrain_data: b\nsolver: {name: c.D}\nlearning_rate: 1\n", "learning_rate"),
         ("run: a\ntrain_data: b\nsolver:\n  nam: c\n", "nam"),
-        ("run: a\ntrain_data: b\nworkers:\n  counts: 2\n", "counts"),
-        ("run: a\ntrain_data: b\nupdates: many\n", "updates.*many"),
-        ("run: a\ntrain_data: b\nupdates: 1.5\n", "updates.*1.5"),
-        ("run: a\ntrain_data: b\nmethod: ZO\n", "method.*ZO"),
+        ("run: a\ntrain_data: b\nsolver: {name: c.D}\nworkers:\n  counts: 2\n", "counts"),
+        ("run: a\ntrain_data: b\nsolver: {name: c.D}\nupdates: many\n", "updates.*many"),
+        ("run: a\ntrain_data: b\nsolver: {name: c.D}\nupdates: 1.5\n", "updates.*1.5"),
+        ("run: a\ntrain_data: b\nsolver: {name: c.D}\nmethod: ZO\n", "method.*ZO"),
         ("run: a\ntrain_data: b\nsolver: [1]\n", "solver"),
-        ("run: a\ntrain_data: b\nupdates: 0\n", "updates must be a positive number .*not 0"),
-        ("run: a\ntrain_data: b\nseed: -1\n", "seed must be"),
+        ("run: a\ntrain_data: b\nsolver: {name: c.D}\nupdates: 0\n", "updates must be a positive number .*not 0"),
+        ("run: a\ntrain_data: b\nsolver: {name: c.D}\nseed: -1\n", "seed must be"),
         ("train_data: b\n", "run"),
         ("run: a\n", "train_data"),
+        ("run: a\ntrain_data: b\n", "the following settings are required: solver"),
         ("", "config"),
-        ("run: a\ntrain_data: b\nupdates: null\n", "updates must have a value, not null"),
-        ("run: a\ntrain_data: b\nmethod: null\n", "method must have a value, not null"),
-        ("run: a\ntrain_data: b\ntensorboard: null\n", "tensorboard must have a value, not null"),
-        ("run: a\ntrain_data: b\nworkers: null\n", "workers must have a value, not null"),
-        ("run: a\ntrain_data: b\nworkers: {count: null}\n", "workers.count must have a value, not null"),
-        ("run: a\ntrain_data: b\noptimiser: {name: torch.optim.SGD, args: null}\n", "optimiser.args must have a value"),
-        ("run: a\ntrain_data: b\nscheduler: {name: x.Y, args: null}\n", "scheduler.args must have a value"),
-        ("run: a\ntrain_data: b\nworkers: 3\n", r"workers must hold keys \(backend, count\), not 3"),
-        ("run: a\ntrain_data: b\nworkers: [3]\n", r"workers must hold keys \(backend, count\), not \[3\]"),
-        ("run: a\ntrain_data: b\nsolver: problems.Burgers\n", "solver must hold keys with values, .*not problems.Burgers"),
-        ("run: a\ntrain_data: b\nscheduler: 3\n", "scheduler must hold keys with values, .*not 3"),
-        ("run: a\ntrain_data: b\nsolver: {name: x.Y, args: &a {b: *a}}\n", "contain themselves"),
-        (f"run: a\ntrain_data: b\nseed: {10**30}\n", "seed must be"),
-        (f"run: a\ntrain_data: b\nbatch_size: {10**30}\n", "batch_size must be"),
-        ("run: a\ntrain_data: b\nunroll: -1\nmethod: NON\n", "unroll must be a positive number"),
+        ("run: a\ntrain_data: b\nsolver: {name: c.D}\nupdates: null\n", "updates must have a value, not null"),
+        ("run: a\ntrain_data: b\nsolver: {name: c.D}\nmethod: null\n", "method must have a value, not null"),
+        ("run: a\ntrain_data: b\nsolver: {name: c.D}\ntensorboard: null\n", "tensorboard must have a value, not null"),
+        ("run: a\ntrain_data: b\nsolver: {name: c.D}\nworkers: null\n", "workers must have a value, not null"),
+        ("run: a\ntrain_data: b\nsolver: {name: c.D}\nworkers: {count: null}\n", "workers.count must have a value, not null"),
         (
-            "run: a\ntrain_data: b\non_failure: {signal: abort, timeout: retry(2), drop}\n",
+            "run: a\ntrain_data: b\nsolver: {name: c.D}\noptimiser: {name: torch.optim.SGD, args: null}\n",
+            "optimiser.args must have a value",
+        ),
+        (
+            "run: a\ntrain_data: b\nsolver: {name: c.D}\nscheduler: {name: x.Y, args: null}\n",
+            "scheduler.args must have a value",
+        ),
+        ("run: a\ntrain_data: b\nsolver: {name: c.D}\nworkers: 3\n", r"workers must hold keys \(backend, count\), not 3"),
+        ("run: a\ntrain_data: b\nsolver: {name: c.D}\nworkers: [3]\n", r"workers must hold keys \(backend, count\), not \[3\]"),
+        ("run: a\ntrain_data: b\nsolver: problems.Burgers\n", "solver must hold keys with values, .*not problems.Burgers"),
+        ("run: a\ntrain_data: b\nsolver: {name: c.D}\nscheduler: 3\n", "scheduler must hold keys with values, .*not 3"),
+        ("run: a\ntrain_data: b\nsolver: {name: x.Y, args: &a {b: *a}}\n", "contain themselves"),
+        (f"run: a\ntrain_data: b\nsolver: {{name: c.D}}\nseed: {10**30}\n", "seed must be"),
+        (f"run: a\ntrain_data: b\nsolver: {{name: c.D}}\nbatch_size: {10**30}\n", "batch_size must be"),
+        ("run: a\ntrain_data: b\nsolver: {name: c.D}\nunroll: -1\nmethod: NON\n", "unroll must be a positive number"),
+        (
+            "run: a\ntrain_data: b\nsolver: {name: c.D}\non_failure: {signal: abort, timeout: retry(2), drop}\n",
             r'on_failure must be text, or text by keys, but drop stands alone: quote what has a comma, "retry\(2\), drop"',
         ),
         ("- 1\n- 2\n", "."),
@@ -416,9 +425,7 @@ def test_data_that_cannot_be_used(folder: Path, capsys: pytest.CaptureFixture[st
 def test_a_run_made_by_other_settings_or_damaged(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train(settings(folder))
     before = (folder / "run" / CHECKPOINT).read_bytes()
-    assert_fails(
-        capsys, "run with other settings .updates is 4 there, 9 here", "train", "--config", "train.yaml", "--updates", 9
-    )
+    assert_fails(capsys, "run with other settings .seed is 0 there, 9 here", "train", "--config", "train.yaml", "--seed", 9)
     assert_fails(
         capsys, "7 steps .* need 8|12 steps .* need 13", "evaluate", "--run", "run", "--data", "line.h5", "--steps", 12
     )
