@@ -59,7 +59,7 @@ class _Arranger:
         lengths = {axis: len(values) for axis, values in positions.items() if values is not None}
         known = {
             TIME: None if times is None else len(times),
-            SIMULATION: None if params is None or params.ndim == 0 else len(params),
+            SIMULATION: len(params) if params is not None and params.ndim == 2 else None,
             CHANNEL: len(channels) or None,
             **lengths,
         }
@@ -72,7 +72,7 @@ class _Arranger:
             axes=axes,
             times=self._all_times(times, variables),
             coordinates={axis: values for axis, values in positions.items() if values is not None and axis in axes},
-            parameters=self._parameters(params, parameter_names),
+            parameters=self._parameters(params, parameter_names, any(SIMULATION in v.roles for v in variables)),
         )
         if mask is not None:
             content.masks = self._masks(mask, content)
@@ -165,7 +165,7 @@ class _Arranger:
         names = tuple(found[0] for found in roles)
         example = {3: "[simulation, time, x]", 4: "[simulation, time, y, x]", 5: "[simulation, time, channel, y, x]"}
         require_data(
-            clear and TIME in names,
+            clear and TIME in names and not set(names) <= {SIMULATION, TIME, CHANNEL},
             f"what the axes of {field} of {self.name} are cannot be told from their lengths {shape}: name them in order by "
             f"axes, such as {example.get(len(shape), '[simulation, time, channel, z, y, x]')}.",
         )
@@ -206,10 +206,12 @@ class _Arranger:
         )
         return np.arange(length) * float(dt[0])
 
-    def _parameters(self, params: NDArray[Any] | None, names: list[str]) -> dict[str, NDArray[Any]]:
+    def _parameters(self, params: NDArray[Any] | None, names: list[str], has_simulations: bool) -> dict[str, NDArray[Any]]:
+        """Read parameters `(S, K)`; a list is one of all simulations, or all of one simulation."""
         if params is None:
             return {}
-        table = params.reshape(len(params), -1) if params.ndim else params.reshape(1, 1)
+        require_data(params.ndim <= 2, f"params of {self.name} must be (S, K), simulations by parameters, not {params.shape}.")
+        table = params if params.ndim == 2 else params.reshape((-1, 1) if has_simulations else (1, -1))
         asked = list(self.options.parameter_names or {})
         if len(names) != table.shape[1]:
             names = asked if len(asked) == table.shape[1] else [f"param_{i}" for i in range(table.shape[1])]

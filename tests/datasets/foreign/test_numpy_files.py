@@ -78,6 +78,23 @@ def test_lengths_that_could_be_either_are_not_guessed(tmp_path: Path) -> None:
     refuse(tmp_path / "data.npz", "cannot be told from their lengths")  # 4: simulations, or channels?
 
 
+def test_parameters_are_those_of_all_simulations_or_of_the_only_one(tmp_path: Path) -> None:
+    arrays = {"t": np.arange(6.0), "x": np.arange(5.0)}
+    np.savez(tmp_path / "one.npz", u=numbers(6, 5), params=[1.0, 2.0, 3.0], **arrays)
+    assert read_recording(tmp_path / "one.npz").params.tolist() == [[1, 2, 3]]
+    np.savez(tmp_path / "many.npz", u=numbers(3, 6, 5), params=[1.0, 2.0, 3.0], **arrays)
+    many = read_recording(tmp_path / "many.npz", ReadingOptions(axes=["simulation", "time", "x"]))
+    assert many.params.tolist() == [[1], [2], [3]]
+    np.savez(tmp_path / "bad.npz", u=numbers(3, 6, 5), params=np.ones((2, 2)), **arrays)
+    refuse(tmp_path / "bad.npz", "cannot be told from their lengths")
+    named = ReadingOptions(axes=["simulation", "time", "x"])
+    refuse(tmp_path / "bad.npz", "must be a number for each of 3 simulations", named)
+    np.savez(tmp_path / "bad.npz", u=numbers(3, 6, 5), params=np.ones((3, 2, 2)), **arrays)
+    refuse(tmp_path / "bad.npz", r"must be \(S, K\)", named)
+    np.savez(tmp_path / "bad.npz", u=numbers(6, 3), t=np.arange(6.0), params=np.ones((3, 1)))
+    refuse(tmp_path / "bad.npz", "cannot be told from their lengths")  # no axis in space would be left
+
+
 def test_several_fields_are_channels(tmp_path: Path) -> None:
     np.savez(
         tmp_path / "d.npz", u=numbers(6, 4, 5), v=numbers(6, 4, 5, start=500), t=np.arange(6.0), x=np.arange(4), y=np.arange(5)
