@@ -16,12 +16,10 @@ from numpy.typing import NDArray
 from deepzero_sim.common import hdf5_objects
 from deepzero_sim.common.requirements import require_known, require_that
 from deepzero_sim.datasets.metadata_keys import MetadataKey
+from deepzero_sim.datasets.times import ROUNDING, dt_of_file
 from deepzero_sim.solver.spec import SolverSpec
 
 _TEXTS = ("channels", "channel_units", "parameters", "parameter_units", "axes")
-
-#: Largest relative difference of numbers that are equal up to rounding to float32.
-ROUNDING = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -31,6 +29,7 @@ class Metadata:
     Args:
         positions: Positions of every channel's points, by channel and axis.
         from_origin: True if positions tell where the first point lies, False if they tell only distances.
+        dt_rounding: Amount that `dt` may be off because it was computed from rounded times.
     """
 
     name: str = ""
@@ -45,6 +44,7 @@ class Metadata:
     mask: NDArray[np.bool_] | None = None
     positions: Mapping[tuple[int, int], NDArray[np.float64]] = field(default_factory=dict)
     from_origin: bool = True
+    dt_rounding: float = 0.0
 
 
 def metadata_of_solver(spec: SolverSpec) -> Metadata:
@@ -81,17 +81,19 @@ def metadata_of_file(file: h5py.File, mask: NDArray[np.bool_], spec: SolverSpec 
     spacing, offsets = (_numbers(attributes, key) for key in ("spacing", "offsets"))
     channels, axes = (names[key] or (tuple(getattr(spec, key)) if spec else ()) for key in ("channels", "axes"))
     positions = _positions(file, channels, axes, mask.shape)
+    dt, dt_rounding = dt_of_file(file)
     if not spacing.size and all((np.diff(points) == 1).all() for points in positions.values()):
         positions = {}  # places in the array, of a solver that names no spacing
     return Metadata(
         name=_name(attributes),
-        dt=_dt(file),
+        dt=dt,
         **names,
         spacing=spacing,
         offsets=offsets,
         mask=mask,
         positions=positions,
         from_origin=bool(offsets.size) or "offsets" not in attributes,
+        dt_rounding=dt_rounding,
     )
 
 
@@ -101,51 +103,6 @@ def _name(attributes: Mapping[str, Any]) -> str:
     is_text = name is not None or value is None or isinstance(value, h5py.Empty)
     hdf5_objects.require(is_text, f"its name must be text, not {value!r}")
     return name or ""
-
-
-def _dt(file: h5py.File) -> float | None:
-    """Read the distance of frames in time, which an attribute and the times of the frames may both tell."""
-    value, times = file.attrs.get("dt"), times_of_file(file)
-    dt = None if value is None else hdf5_objects.number(value)
-    if value is not None and (dt is None or not 0 < dt < float("inf")):
-        raise ValueError(f"its dt must be a positive number, not {value!r}")
-    step = step_of_times(times)
-    agree = dt is None or step is None or _nearly_equal(step, dt)
-    hdf5_objects.require(agree, f"its times lie {step:.9g} apart, but its dt is {dt:.9g}" if not agree else "")
-    return step if dt is None else dt
-
-
-def times_of_file(file: h5py.File) -> NDArray[np.float64] | None:
-    """Read the times of a file's frames, `(T,)`; None if it has none.
-
-    Raises:
-        ValueError: They are no numbers, or not evenly spaced.
-    """
-    if "times" not in file:
-        return None
-    times = hdf5_objects.array(file, "times")
-    hdf5_objects.require(
-        times.dtype.kind in "fiu" and times.ndim == 1, f"its times must be a row of numbers, not {times.dtype}"
-    )
-    times = times.astype(np.float64)
-    hdf5_objects.require(
-        are_even(times), f"its times must rise in even steps, one step of the solver apart, not {_ends(times)}"
-    )
-    return times
-
-
-def are_even(times: NDArray[np.float64]) -> bool:
-    """Tell times that rise in even steps, up to rounding to float32."""
-    step = step_of_times(times)
-    if not np.isfinite(times).all() or step is None:
-        return bool(np.isfinite(times).all())
-    rounding = ROUNDING * step + min(ROUNDING * float(np.abs(times).max()), 0.01 * step)
-    return step > 0 and bool((np.abs(np.diff(times) - step) <= rounding).all())
-
-
-def step_of_times(times: NDArray[np.float64] | None) -> float | None:
-    """Compute the distance of even times; None if there are none, or only one."""
-    return None if times is None or len(times) < 2 else float(times[-1] - times[0]) / (len(times) - 1)
 
 
 def _texts(attributes: Mapping[str, Any], key: str) -> tuple[str, ...]:
@@ -212,7 +169,8 @@ def differences(data: Metadata, other: Metadata, accepted: Collection[str] = ())
 def _unequal_entries(data: Metadata, other: Metadata) -> Iterator[tuple[str, str]]:
     if data.name and other.name and data.name != other.name:
         yield "name", f"it was made for solver {data.name!r}, not {other.name!r}"
-    if data.dt is not None and other.dt is not None and not _nearly_equal(data.dt, other.dt):
+    rounding = data.dt_rounding + other.dt_rounding
+    if data.dt is not None and other.dt is not None and abs(data.dt - other.dt) > 2 * ROUNDING * other.dt + rounding:
         yield "dt", f"its dt is {data.dt:.9g}, not {other.dt:.9g}{_ratio(data.dt, other.dt)}"
     for key in _TEXTS:
         ours, theirs = getattr(data, key), getattr(other, key)

@@ -13,7 +13,7 @@ from deepzero_sim.datasets import trajectories, trajectory_file
 from deepzero_sim.datasets.fitting import fit, metadata_of_fit
 from deepzero_sim.datasets.foreign.options import ReadingOptions
 from deepzero_sim.datasets.foreign.reading import detect, read_recording
-from deepzero_sim.datasets.hdf5 import NOTHING, not_a_file, open_to_read, show
+from deepzero_sim.datasets.hdf5 import not_a_file, open_to_read, show
 from deepzero_sim.datasets.metadata import Metadata
 from deepzero_sim.datasets.recording import Recording
 from deepzero_sim.datasets.source import DataSource, as_source
@@ -90,8 +90,8 @@ def _detect(path: Path) -> str:
         if instead is not None and "folder" not in instead:
             raise
         raise DataError(
-            f"{str(error).rstrip('.')}; make files of this package's own layout with 'deepzero-sim generate', or with "
-            "'deepzero-sim convert' from one of those."
+            f"expected a file of trajectories, but {str(error).rstrip('.')}; make files of this package's own layout with "
+            "'deepzero-sim generate', or with 'deepzero-sim convert' from one of those."
         ) from error
 
 
@@ -107,8 +107,9 @@ def layout_of(source: DataSource) -> str:
 
 
 def _is_loaded(source: DataSource) -> bool:
-    """Tell a file that is loaded as it is: one of ours, of which nothing else is said; or none at all, which is said there."""
-    return source.is_plain and (not_a_file(source.path) == NOTHING or _is_own(source.path))
+    """Tell what is loaded as it is: a file of ours, of which nothing else is said; or neither file nor folder."""
+    instead = not_a_file(source.path)
+    return source.is_plain and (_is_own(source.path) if instead is None else "folder" not in instead)
 
 
 def _is_own(path: Path) -> bool:

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import interpolate, sparse
 
-from deepzero_sim.datasets.metadata import ROUNDING
+from deepzero_sim.datasets.times import ROUNDING
 
 #: Sparse matrix of weights `(coarse, fine)`.
 Weights: TypeAlias = Any

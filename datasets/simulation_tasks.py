@@ -92,10 +92,7 @@ def _frames(task: Task) -> Iterator[tuple[Array, Account]]:
     """
     simulations, member = task.simulations, task.member
     reference, spec = cached_solver(simulations.reference), cached_solver(simulations.source).spec
-    params = np.array([member.params], dtype=reference.spec.dtype)
-    seed = () if member.seed is None else (member.seed,)
-    states = call_function(simulations.initial, reference.spec, params, *seed)
-    check_states(reference.spec, states, f"what {simulations.initial} returned", "check it on one row of params", batch=1)
+    states, params = initial_state(simulations.initial, reference.spec, member)
     account = NO_COST
     for step in range(simulations.steps + 1):
         if step >= simulations.discard:
@@ -107,6 +104,21 @@ def _frames(task: Task) -> Iterator[tuple[Array, Account]]:
             given = params if len(member.params) else None
             states, cost = step_all(reference, states, given, task.policy, f"step {step + 1}")
             account += cost
+
+
+def initial_state(initial: str, spec: SolverSpec, member: Member) -> tuple[Array, Array]:
+    """Make the initial state of a simulation, `(1, C, *N)`, and its parameters, `(1, K)`, as its reference solver takes them.
+
+    Args:
+        initial: Name of the function of initial states.
+        spec: Spec of the reference solver.
+        member: The simulation.
+    """
+    params = np.array([member.params], dtype=spec.dtype)
+    seed = () if member.seed is None else (member.seed,)
+    states = call_function(initial, spec, params, *seed)
+    check_states(spec, states, f"what {initial} returned", "check it on one row of params", batch=1)
+    return states, params
 
 
 def cached_solver(component: Component) -> Solver:

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepzero_sim.common.requirements import require_data
-from deepzero_sim.datasets.metadata import ROUNDING
 from deepzero_sim.datasets.recording import Recording
 from deepzero_sim.datasets.source import DataSource
+from deepzero_sim.datasets.times import ROUNDING
 from deepzero_sim.solver.spec import SolverSpec
 
 #: Share of the distance of frames that a time may be off, however late it is.

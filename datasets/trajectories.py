@@ -34,14 +34,12 @@ from deepzero_sim.datasets.frames import Frames, LazyFrames
 from deepzero_sim.datasets.hdf5 import open_to_write, show
 from deepzero_sim.datasets.metadata import (
     Metadata,
-    are_even,
     differences,
     metadata_of_solver,
     require_metadata_keys,
-    step_of_times,
-    times_of_file,
 )
 from deepzero_sim.datasets.survey import Survey, deviations, means, survey
+from deepzero_sim.datasets.times import are_even, frames_of_step, step_of_times, times_of_file
 from deepzero_sim.datasets.trajectory_file import (
     FORMAT,
     VERSION,
@@ -191,10 +189,12 @@ def require_agreement(
         return
     found = differences(trajectories.metadata, other, may_differ)
     keys = ", ".join(dict.fromkeys([*may_differ, *found]))
+    every = frames_of_step(trajectories.metadata.dt, other.dt) if "dt" in found else None
+    remedy = "" if every is None else f"take one frame in {every} (a path of data may have every: {every} beside it), "
     require_data(
         not found,
-        f"{what} does not fit {whose}: {'; '.join(found.values())}: use what belongs together, or set data_may_differ to "
-        f"[{keys}] if this is meant.",
+        f"{what} does not fit {whose}: {'; '.join(found.values())}: {remedy}use what belongs together, or set data_may_differ "
+        f"to [{keys}] if this is meant.",
     )
 
 

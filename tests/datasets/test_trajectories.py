@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,13 @@ import numpy as np
 import pytest
 import torch
 from problems import Burgers, initial_states
-from runs import line_data, unfinished
 
+from deepzero_sim.common.files import digest
 from deepzero_sim.datasets import Trajectories, trajectories
+from deepzero_sim.datasets import frames as frames_module
 from deepzero_sim.errors import DataError
 from deepzero_sim.solvers import WakeFlow
+from runs import line_data, unfinished
 
 
 @pytest.fixture
@@ -146,3 +149,114 @@ def test_means_leave_out_padding() -> None:
 def test_trajectories_say_what_they_are() -> None:
     data = Trajectories(np.zeros((2, 3, 1, 4), dtype=np.float32), np.zeros((2, 1)))
     assert repr(data) == "Trajectories(2 simulations of 3 frames: states (1, 4) of float32, 1 parameter(s) each)"
+
+
+def times_of(path: Path, times: Any) -> Path:
+    """Write times into a file, whose dt is taken out."""
+    with h5py.File(path, "a") as file:
+        del file.attrs["dt"]
+        file["times"] = times
+    return path
+
+
+def test_a_file_keeps_its_own_times(tmp_path: Path, path: Path) -> None:
+    spec, data = Burgers().spec, trajectories.load(path)
+    assert data.times is None and spec.dt == 0.01
+    times = 3 + 0.0025 * np.arange(12)
+    trajectories.save(tmp_path / "a.h5", replace(data, times=times), spec)
+    loaded = trajectories.load(tmp_path / "a.h5")
+    assert loaded.times is not None and np.array_equal(loaded.times, times)
+    assert loaded.attributes["dt"] == pytest.approx(0.0025)  # what the data say, not what the solver does
+    with pytest.raises(DataError, match=r"its dt is 0\.0025, not 0\.01 \(4 of its steps\): take one frame in 4 .*every: 4"):
+        trajectories.load(tmp_path / "a.h5", spec)
+    assert trajectories.load(tmp_path / "a.h5", spec, ["dt"]).frames.shape == (3, 12, 1, 16)
+    assert trajectories.summarise(tmp_path / "a.h5").metadata.dt == pytest.approx(0.0025)
+
+
+@pytest.mark.parametrize("dtype", ["f8", "f4", ">f4"])
+@pytest.mark.parametrize("first", [0.0, 7.3])
+def test_times_that_fit_are_taken(path: Path, dtype: str, first: float) -> None:
+    times_of(path, (first + 0.01 * np.arange(12)).astype(dtype))
+    loaded = trajectories.load(path, Burgers().spec)
+    assert loaded.times is not None and loaded.times.dtype == np.float64 and loaded.times.shape == (12,)
+
+
+WRONG_TIMES = {
+    "four times too close": (0.0025 * np.arange(12), r"its dt is 0\.0025, not 0\.01 .*every: 4 beside it"),
+    "too far": (0.03 * np.arange(12), r"its dt is 0\.03, not 0\.01 \(3 steps of that\): use what belongs together"),
+    "no multiple": (0.013 * np.arange(12), r"its dt is 0\.013, not 0\.01: use what"),
+    "uneven": (0.01 * np.arange(12) ** 1.1, "its times must rise in even steps"),
+    "one repeated": (0.01 * np.arange(12).clip(0, 10), "its times must rise in even steps"),
+    "falling": (-0.01 * np.arange(12), "its times must rise in even steps"),
+    "constant": (np.zeros(12), "its times must rise in even steps"),
+    "NaN": (np.full(12, np.nan), "its times must rise in even steps"),
+    "too few": (0.01 * np.arange(11), r"must hold a time of each of 12 frames, not times \(11,\)"),
+    "words": (np.full(12, b"a"), "its times must be a row of numbers"),
+    "a table": (np.zeros((12, 2)), "its times must be a row of numbers"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_TIMES)
+def test_times_that_do_not_fit_are_refused(path: Path, case: str) -> None:
+    times, says = WRONG_TIMES[case]
+    with pytest.raises(DataError, match=says):
+        trajectories.load(times_of(path, times), Burgers().spec)
+
+
+def test_times_and_step_that_contradict_each_other_are_refused(path: Path) -> None:
+    with h5py.File(path, "a") as file:
+        file["times"] = 0.04 * np.arange(12)
+    for read in (trajectories.load, trajectories.summarise):
+        with pytest.raises(DataError, match=r"its times lie 0\.04 apart, but its dt is 0\.01"):
+            read(path)
+
+
+def test_times_to_be_saved_must_be_those_of_the_frames(tmp_path: Path, path: Path) -> None:
+    data = trajectories.load(path)
+    for times, says in ((np.arange(11.0), "a time of each of 12 frames"), (np.arange(12.0) ** 2, "rise in even steps")):
+        with pytest.raises(DataError, match=says):
+            trajectories.save(tmp_path / "a.h5", replace(data, times=times), Burgers().spec)
+    assert not (tmp_path / "a.h5").exists()
+
+
+@pytest.mark.parametrize("frames", [2, 1000])
+def test_scales_and_digest_are_the_same_wherever_frames_lie(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, frames: int
+) -> None:
+    path = line_data(tmp_path / "a.h5", 3, frames)
+    in_memory = trajectories.load(path, Burgers(dtype="float32").spec)
+    monkeypatch.setattr(frames_module, "IN_MEMORY", 0)
+    on_disk = trajectories.load(path, Burgers(dtype="float32").spec)
+    assert on_disk.on_disk and not in_memory.on_disk
+    for size in (frames_module.BLOCK, 700 * 64):
+        monkeypatch.setattr(frames_module.blocks, "__defaults__", (size,))
+        on_disk = replace(on_disk)  # nothing kept of the last size
+        for ours, theirs in zip((*on_disk.scales(), *on_disk.means()), (*in_memory.scales(), *in_memory.means()), strict=True):
+            assert np.array_equal(ours, theirs)
+        assert on_disk.digest() == in_memory.digest() == digest([], [in_memory.frames[:], in_memory.params, in_memory.mask])
+    assert in_memory.scales()[0][0] == pytest.approx(in_memory.frames[:].std(dtype=np.float64), rel=1e-12)
+
+
+def test_frames_on_disk_are_saved_as_they_are(tmp_path: Path, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = Burgers().spec
+    monkeypatch.setattr(frames_module, "IN_MEMORY", 0)
+    monkeypatch.setattr(frames_module.blocks, "__defaults__", (300,))
+    trajectories.save(tmp_path / "copy.h5", trajectories.load(path, spec), spec)
+    with h5py.File(path) as before, h5py.File(tmp_path / "copy.h5") as after:
+        assert np.array_equal(before["frames"], after["frames"]) and after["frames"].fletcher32
+    with h5py.File(path, "a") as file:
+        file["frames"][2, 7, 0, 3] = np.inf
+    with pytest.raises(DataError, match=r"line\.h5 holds NaN or infinity"):
+        trajectories.save(tmp_path / "other.h5", trajectories.load(path, spec), spec)
+    assert not (tmp_path / "other.h5").exists() and not unfinished(tmp_path)
+
+
+def test_values_marked_as_missing_are_refused_when_they_are_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frames_module, "IN_MEMORY", 0)
+    with h5py.File(path, "a") as file:
+        file["frames"].attrs["_FillValue"] = -999.0
+        file["frames"][1, 2, 0, 5] = -999.0
+    data = trajectories.load(path, Burgers().spec)
+    assert data.frames[0].shape == (12, 1, 16)
+    with pytest.raises(DataError, match=r"frames has values that are missing \(_FillValue is -999\)"):
+        data.scales()
