@@ -45,6 +45,7 @@ COMMANDS = {
     "init": _Entry("init", "write settings files to begin with, for a program, a solver in Python, or data"),
     "demo": _Entry("demo", "correct a coarse wake solver, from data to report, in some minutes"),
     "generate": _Entry("generate", "make trajectories with a reference solver"),
+    "show": _Entry("show", "first pictures of data of any known layout, or of a trained run"),
     "convert": _Entry("convert", "bring data of other programs into one file of trajectories, and say what is in them"),
     "train": _Entry("train", "train a corrector, or go on with a run that was interrupted"),
     "check": _Entry("check_solver", "whether a solver keeps its contract, and what training through it will cost"),

@@ -152,7 +152,9 @@ def layout_of_recording(recording: Recording) -> Layout:
 
 def is_staggered_flow(channels: tuple[str, ...], offsets: tuple[tuple[float, ...], ...]) -> bool:
     """Tell whether states are plane velocities on the faces of a staggered grid, as those of the wake."""
-    return channels == ("velocity_y", "velocity_x") and offsets == ((0.0, 0.5), (0.5, 0.0))
+    if channels != ("velocity_y", "velocity_x") or len(offsets) != 2 or len(offsets[0]) != 2:
+        return False
+    return bool(np.allclose(np.subtract(offsets[1], offsets[0]), (0.5, -0.5)))
 
 
 def _unnamed_channels(channels: int) -> tuple[str, ...]:
