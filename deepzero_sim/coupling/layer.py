@@ -15,6 +15,7 @@ from deepzero_sim.common.types import Array, read_only_copy, to_array, to_array_
 from deepzero_sim.coupling.probes import SolverProbe
 from deepzero_sim.coupling.vjp.base import StepTaken, VectorJacobianProduct
 from deepzero_sim.errors import ConfigError, InvalidStateError, NonFiniteError
+from deepzero_sim.execution.thread_trial import note_rollout
 from deepzero_sim.solver.contract import Solver
 from deepzero_sim.solver.failure_policy import Account, FailurePolicy, as_policy
 from deepzero_sim.solver.spec import SolverSpec
@@ -27,6 +28,10 @@ class SolverLayer(nn.Module):
 
     The result is the solver's, in its own dtype, on the states' device. Backwards, `vjp` gives `J^T w` for the states; scenario
     parameters have no gradient.
+
+    In a training loop of your own, the first updates try whether torch is faster with one thread than with its default number,
+    set the faster one for the process, and log it at level INFO: see :mod:`deepzero_sim.execution.thread_trial`. Whoever sets
+    `OMP_NUM_THREADS`, or another number by `torch.set_num_threads`, has chosen, and nothing is tried.
 
     Args:
         solver: Solver that advances states by one step.
@@ -103,6 +108,7 @@ class SolverLayer(nn.Module):
             SolverError: The solver failed.
         """
         self._require_tensors(states, params)
+        note_rollout(states)
         recorded = self.vjp.differentiable_step(self.solver, states, params)
         if recorded is not None:
             self.forward_steps += len(states)
