@@ -39,7 +39,9 @@ class FittedStates:
     fill: bool = False
 
     def __call__(self, states: Array) -> Array:
-        states = states[:, list(self.channels)].transpose(0, 1, *(axis + 2 for axis in self.axes))
+        if self.channels != tuple(range(states.shape[1])):
+            states = states[:, list(self.channels)]
+        states = states.transpose(0, 1, *(axis + 2 for axis in self.axes))
         if self.fill:
             states = np.where(np.isnan(states), 0, states)
         if self.restrict is not None:
@@ -120,24 +122,31 @@ def find_missing(frames: Frames, recording: Recording, channels: tuple[int, ...]
     always, sometimes = np.ones(shape, dtype=bool), np.zeros(shape, dtype=bool)
     space = tuple(range(3, frames.ndim))
     for block in blocks(frames):
+        highest = _largest(block.states, channels)
+        if np.isfinite(highest).all():
+            largest, always = np.maximum(largest, highest), np.zeros_like(always)
+            continue
         states = block.states[:, :, list(channels)]
-        if states.dtype.kind != "f":
-            states = states.astype(np.float64)
-        size = np.abs(states)
-        absent = np.isnan(size)
+        absent = np.isnan(states)
         place = (block.simulations.start, block.times.start)
+        infinite = np.isinf(states)
         require_data(
-            not np.isinf(size).any(),
-            f"{recording.name} holds infinite values, the first at {_place(np.isinf(size), recording, channels, place)}: leave "
-            "out that simulation, which diverged, by simulations, or mend the file.",
+            not infinite.any(),
+            f"{recording.name} holds infinite values, the first at {_place(infinite, recording, channels, place)}: leave out "
+            "that simulation, which diverged, by simulations, or mend the file.",
         )
-        if absent.any():
-            first = first or _place(absent, recording, channels, place)
-            counts[block.simulations] += absent.sum(axis=(1, 2, *space))
-            sometimes |= absent.any(axis=(0, 1))
+        first = first or _place(absent, recording, channels, place)
+        counts[block.simulations] += absent.sum(axis=(1, 2, *space))
+        sometimes |= absent.any(axis=(0, 1))
         always &= absent.all(axis=(0, 1))
-        largest = np.fmax(largest, np.fmax.reduce(size, axis=(0, 1, *space)))
+        largest = np.fmax(largest, np.fmax.reduce(np.abs(states), axis=(0, 1, *space)))
     return MissingValues(counts, always, sometimes, first, largest)
+
+
+def _largest(states: Array, channels: tuple[int, ...]) -> NDArray[np.float64]:
+    """Find the largest value of each channel, without its sign; NaN where some are missing."""
+    ends = [(states[:, :, channel].min(), states[:, :, channel].max()) for channel in channels]
+    return np.abs(np.array(ends, dtype=np.float64)).max(axis=1)
 
 
 def _place(where: NDArray[np.bool_], recording: Recording, channels: tuple[int, ...], begin: tuple[int, int]) -> str:

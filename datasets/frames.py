@@ -146,15 +146,22 @@ class MappedFrames(LazyFrames):
     def read(self, simulation: int, times: NDArray[np.intp]) -> Array:
         """Read frames of one simulation; see :class:`LazyFrames`."""
         states = np.empty((len(times), *self.shape[2:]), dtype=self.dtype)
-        for place, frame in enumerate(_read(self._frames, simulation, times)):
-            made = self._function(frame[None])
-            require_data(
-                made.shape == (1, *self.shape[2:]),
-                f"a frame of shape {frame.shape} must become one of {self.shape[2:]}, not {tuple(made.shape[1:])}: check the "
-                "function that makes it.",
-            )
-            states[place] = made[0]
+        together = max(1, BLOCK // max(1, math.prod(self._frames.shape[2:]) * self._frames.dtype.itemsize))
+        for first in range(0, len(times), together):  # frames that are mapped may be much larger than what they become
+            part = slice(first, first + together)
+            for place, frame in enumerate(_read(self._frames, simulation, times[part]), start=first):
+                states[place] = self._map(frame)
         return states
+
+    def _map(self, frame: Array) -> Array:
+        made = self._function(frame[None])
+        require_data(
+            made.shape == (1, *self.shape[2:]),
+            f"a frame of shape {frame.shape} must become one of {self.shape[2:]}, not {tuple(made.shape[1:])}: check the "
+            "function that makes it.",
+        )
+        mapped: Array = made[0]
+        return mapped
 
 
 class SelectedFrames(LazyFrames):
