@@ -42,6 +42,12 @@ def write_yaml(value: Any, *, sort_keys: bool = False) -> str:
     return yaml.dump(value, Dumper=_Dumper, sort_keys=sort_keys, allow_unicode=True)
 
 
+def flow_yaml(value: Any) -> str:
+    """Write plain values as YAML on one line, `{a: [1, 2]}`, which :func:`read_yaml` reads as the same values."""
+    text = yaml.dump(value, Dumper=_Dumper, default_flow_style=True, sort_keys=False, allow_unicode=True, width=math.inf)
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
 def markdown_table(table: Sequence[Sequence[str]]) -> str:
     """Write a table whose first row is its head."""
     head, *body = table

@@ -66,7 +66,7 @@ class Settings:
         settings: Any = type(self)
         for key, kind in hints(settings).items():
             value = getattr(self, key)
-            for rule in () if value is None else getattr(kind, "__metadata__", ()):
+            for rule in () if value is None else _rules(kind):
                 rule(key, value)
 
 
@@ -91,7 +91,17 @@ def _alternatives(kind: Any) -> tuple[Any, ...]:
     """Return the types that a hint allows, without rules."""
     if get_origin(kind) is Annotated:
         return _alternatives(get_args(kind)[0])
-    return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    if get_origin(kind) in (Union, UnionType):
+        return tuple(one for inner in get_args(kind) for one in _alternatives(inner))
+    return (kind,)
+
+
+def _rules(kind: Any) -> tuple[Callable[[str, Any], None], ...]:
+    """Return the rules of a hint: of the whole, or of what it allows besides None."""
+    if get_origin(kind) is Annotated:
+        return tuple(kind.__metadata__)
+    alternatives = [one for one in get_args(kind) if one is not NoneType] if get_origin(kind) in (Union, UnionType) else []
+    return _rules(alternatives[0]) if len(alternatives) == 1 else ()
 
 
 def keys_of(kind: Any) -> type | None:

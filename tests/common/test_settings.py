@@ -58,6 +58,7 @@ class Whole(Settings):
     start: Path | None = None
     words: str | dict[str, str] = "none"
     rows: list[list[float]] = field(default_factory=list)
+    pairs: Even | None = None
     parts: list[Part] = field(default_factory=list)
 
 
@@ -79,6 +80,7 @@ def test_what_is_given_later_wins_key_by_key() -> None:
 
 def test_text_is_read_by_our_own_rules_where_text_is_not_meant() -> None:
     whole = collected(("count", "0x10"), ("share", "1"), ("quick", "no"), ("rows", "[[1, 2]]"), ("words", "{a: b}"))
+    assert collected(("pairs", "2")).pairs == 2 and collected(("pairs", "null")).pairs is None
     assert (whole.count, whole.share, whole.quick, whole.rows, whole.words) == (16, 1.0, False, [[1.0, 2.0]], {"a": "b"})
     assert type(whole.share) is float and type(whole.rows[0][0]) is float
     whole = collected(("run", "5"), ("start", "null"), ("words", "retry(3), drop"), ("part.name", "7"))
@@ -95,6 +97,8 @@ def test_text_is_read_by_our_own_rules_where_text_is_not_meant() -> None:
         ("count", "2.0", "a whole number", 2.0),
         ("count", True, "a whole number", True),
         ("count", 3, "an even number", 3),
+        ("pairs", 3, "an even number", 3),
+        ("pairs", "two", "a whole number", "two"),
         ("share", "0.5_0", "a number", "0.5_0"),
         ("share", "nan", "a number", "nan"),
         ("quick", 1, "true or false", 1),

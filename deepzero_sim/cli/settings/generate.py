@@ -14,7 +14,7 @@ from deepzero_sim.training.runs.settings import OnFailure, Positive, Seed, Worke
 
 
 @dataclass
-class DataFile:
+class DataFile(Settings):
     """One file of trajectories to be made.
 
     Args:

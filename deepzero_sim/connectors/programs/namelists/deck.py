@@ -80,6 +80,20 @@ def read_namelists(settings: Mapping[str, Mapping[str, Any]]) -> tuple[Namelists
     )
 
 
+def groups_of(source: str | Path, names: Sequence[str]) -> dict[str, str]:
+    """Find the group of each name among the entries of a base; names that no group has, or several have, are left out.
+
+    Args:
+        source: Path of the base.
+        names: Names of entries, in upper case or lower.
+
+    Raises:
+        ConfigError: The base cannot be read.
+    """
+    found = _Base("namelist", str(source), read_source(source, "namelist", MOST_CHARACTERS)).groups_of(names)
+    return {name: groups[0] for name, groups in found.items() if len(groups) == 1}
+
+
 def _read_one(path: str, source: str | Path, groups: Any) -> Namelists:
     where = f"namelists: {path}"
     text = read_source(source, where, MOST_CHARACTERS)
@@ -157,6 +171,11 @@ class _Base:
                 if _read(f"&{group.name}\n{assignment.text}\n/\n")[1]:
                     return f"{group.name}%{assignment.text.partition('=')[0].strip()}"
         return "it"
+
+    def groups_of(self, names: Sequence[str]) -> dict[str, list[str]]:
+        """Return the groups that have entries of these names."""
+        groups = {str(group): given for group, given in self._read.items() if isinstance(given, Mapping)}
+        return {name: [group for group in groups if name.lower() in map(str.lower, groups[group])] for name in names}
 
     def edits(self, name: str, given: Mapping[str, Any]) -> list[Edit]:
         """Return the edits that set values of a group."""

@@ -1,0 +1,142 @@
+"""`deepzero-sim init`: settings files to begin with, for a program, a solver in Python, or data."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.prompt import Prompt
+
+from deepzero_sim.cli.console import console
+from deepzero_sim.cli.settings.init import InitSettings, Kind
+from deepzero_sim.cli.start import leave_when_interrupted
+from deepzero_sim.common.files import write_text
+from deepzero_sim.common.requirements import require_that
+from deepzero_sim.common.settings import assign, descriptions, hints, read
+from deepzero_sim.errors import ConfigError, DeepZeroError
+
+if TYPE_CHECKING:
+    from deepzero_sim.cli.starter_files import Start
+
+#: Settings of each kind: those that must be there, and those that a person is asked for besides.
+NEEDED: dict[Kind, tuple[str, ...]] = {
+    "program": ("command", "input", "output", "format", "state_shape", "dt"),
+    "python": ("solver",),
+    "data": ("data",),
+}
+OFFERED: dict[Kind, tuple[str, ...]] = {
+    "program": (
+        *("channels", "parameters", "template", "namelist", "reference_shape", "reference_command", "params", "periodic"),
+    ),
+    "python": ("args", "reference_args", "params", "periodic"),
+    "data": ("solver", "args", "periodic"),
+}
+
+#: Formats that the end of a file's name tells.
+FORMATS = {".npy": "npy", ".txt": "text", ".raw": "raw"}
+
+
+def run(settings: InitSettings) -> None:
+    """Write settings files, and say what to do with them."""
+    settings = _complete(settings)
+    with leave_when_interrupted():
+        from deepzero_sim.cli.starters import files_of  # noqa: PLC0415 - torch, for which nobody who is asked waits
+
+    start, files, notes = files_of(settings)
+    _write(settings.folder, files)
+    for sentence in dict.fromkeys((*notes, *_next_steps(start, files))):
+        console.print(sentence)
+
+
+# ---- what is missing
+
+
+def _complete(settings: InitSettings) -> InitSettings:
+    """Ask for what is missing, at a terminal.
+
+    Raises:
+        ConfigError: Something is missing, and there is nobody to ask.
+    """
+    if settings.kind is None:
+        settings = _ask(settings, "kind") if _is_terminal() else settings
+    require_that(settings.kind is not None, "say what you have: deepzero-sim init program, init python or init data.")
+    kind: Kind = settings.kind or "program"
+    _require_own(settings, kind)
+    if settings.format is None and settings.output is not None and Path(settings.output).suffix in FORMATS:
+        settings = replace(settings, format=FORMATS[Path(settings.output).suffix])
+    missing = [name for name in NEEDED[kind] if getattr(settings, name) in (None, [], {})]
+    if missing and not _is_terminal():
+        words = ", ".join(f"--{name}" for name in missing)
+        raise ConfigError(f"init {kind} needs {words}: give them, or call it at a terminal, where it asks for them.")
+    asked = [*missing, *(name for name in OFFERED[kind] if _is_default(settings, name))] if missing else []
+    for name in asked:
+        settings = _ask(settings, name, optional=name not in missing)
+    return settings
+
+
+def _require_own(settings: InitSettings, kind: Kind) -> None:
+    """Refuse settings of another kind, which would have no effect."""
+    others = {name for known in (NEEDED, OFFERED) for names in known.values() for name in names}
+    for name in sorted(others - {*NEEDED[kind], *OFFERED[kind]}):
+        require_that(_is_default(settings, name), f"init {kind} has no use for {name}: leave it out, or name another kind.")
+
+
+def _is_default(settings: InitSettings, name: str) -> bool:
+    return bool(getattr(settings, name) == getattr(InitSettings(), name))
+
+
+def _is_terminal() -> bool:
+    return sys.stdin.isatty() and console.is_terminal
+
+
+def _ask(settings: InitSettings, name: str, *, optional: bool = False) -> InitSettings:
+    """Ask for one setting until it is usable; an empty answer leaves out what is optional."""
+    question = f"{name} - {descriptions(InitSettings)[name]}{' (empty to leave it out)' if optional else ''}\n "
+    while True:
+        answer = Prompt.ask(question, console=console, default="" if optional else None, show_default=False)
+        if optional and not answer:
+            return settings
+        try:
+            value = assign(InitSettings, {}, [name], answer or "")[name]
+            return replace(settings, **{name: read(hints(InitSettings)[name], value, name)})
+        except DeepZeroError as error:
+            console.print(str(error))
+
+
+# ---- writing
+
+
+def _write(folder: Path, files: dict[str, str]) -> None:
+    """Write all files, or none."""
+    there = [str(folder / name) for name in files if (folder / name).exists()]
+    require_that(
+        not there,
+        f"{', '.join(there)} {'is' if len(there) == 1 else 'are'} there already, and nothing is replaced: name another "
+        "--folder, or move them.",
+    )
+    written: list[Path] = []
+    try:
+        for name, text in files.items():
+            write_text(folder / name, text)
+            written.append(folder / name)
+    except OSError:
+        for path in written:
+            path.unlink(missing_ok=True)
+        raise
+
+
+def _next_steps(start: Start, files: dict[str, str]) -> list[str]:
+    solver, made = f"--config {start.path('solver.yaml')}", [f"written: {', '.join(start.path(name) for name in files)}"]
+    if "my_solver.py" in files:
+        made.append(f"{start.path('my_solver.py')} keeps every state as it is: put your solver into its step")
+    if "states.py" in files:
+        made.append(f"{start.functions} has initial states to replace by yours")
+    made.append(f"next:  deepzero-sim check {solver} --config {start.path('check.yaml')}")
+    if "data.yaml" in files:
+        made.append(f"then:  deepzero-sim generate --config {start.path('data.yaml')}")
+    made.append(f"then:  deepzero-sim train {solver} --config {start.path('train.yaml')}")
+    if "data.yaml" in files:
+        made.append(f"then:  deepzero-sim evaluate --run {start.path('runs/first')} --data {start.path('data/test.h5')}")
+    return made

@@ -1,0 +1,81 @@
+"""Settings of `deepzero-sim init`: settings files to begin with."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias
+
+from deepzero_sim.cli.options import Command
+from deepzero_sim.common.settings import Rule, Settings
+from deepzero_sim.common.types import is_integer
+from deepzero_sim.datasets.source import Source
+
+#: What a user begins with.
+Kind: TypeAlias = Literal["program", "python", "data"]
+
+#: Formats of files of programs that need no options.
+ProgramFormat: TypeAlias = Literal["npy", "raw", "fortran", "text"]
+
+Shape: TypeAlias = Annotated[
+    list[int] | None,
+    Rule(
+        lambda shape: len(shape) >= 2 and all(is_integer(length) and 1 <= length < 2**31 for length in shape),
+        "the number of channels and the points along each axis, such as [2, 64, 64]",
+    ),
+]
+_Step: TypeAlias = Annotated[float | None, Rule(lambda dt: 0 < dt < math.inf, "a positive number")]
+
+
+@dataclass
+class InitSettings(Settings):
+    """Settings files to begin with. What is missing is asked for at a terminal.
+
+    Args:
+        kind: What you have: a program, a solver in Python, or data.
+        folder: Folder that the files are written to; no file is replaced.
+        command: Program and its arguments (program): ./burgers 32 {{ params.nu }}.
+        input: File that the program reads the state from (program).
+        output: File that the program leaves the next state in (program).
+        format: Format of both files (program): npy, raw (plain doubles), fortran (unformatted records), or text.
+        state_shape: Number of channels of a state, and points along each axis (program): [1, 32].
+        dt: Length of one step in the solver's unit of time (program).
+        channels: Names of the channels (program): [density, momentum].
+        parameters: Names of scenario parameters (program): [nu].
+        template: Input deck with placeholders such as {{ params.nu }}, of jinja2 (program): deck.txt.j2 becomes deck.txt.
+        namelist: Fortran namelist whose entries of the parameters' names are filled in (program).
+        solver: Solver in Python, as file.py:Name or an import path (python; with data, the solver that they are for).
+        args: Keyword arguments of the Python solver: {points: 32}.
+        data: Data (data): a path, or a path with keys that say more of it.
+        reference_command: Command of the reference, the solver whose states are taken for true (program); the same if none is
+            given.
+        reference_shape: Shape of the reference's states, a finer grid (program); without it no data can be generated.
+        reference_args: Keyword arguments of the reference, the same Python solver on a finer grid (python): {points: 256}.
+        params: Values of the parameters, one row a simulation: [[0.001], [0.002], [0.003]]. The last one is for the test.
+        periodic: True if the domain is periodic, for the padding of the network.
+    """
+
+    kind: Kind | None = None
+    folder: Path = Path()
+    command: str | None = None
+    input: str | None = None
+    output: str | None = None
+    format: ProgramFormat | None = None
+    state_shape: Shape = None
+    dt: _Step = None
+    channels: list[str] = field(default_factory=list)
+    parameters: list[str] = field(default_factory=list)
+    template: Path | None = None
+    namelist: Path | None = None
+    solver: str | None = None
+    args: dict[str, Any] = field(default_factory=dict)
+    data: Source | None = None
+    reference_command: str | None = None
+    reference_shape: Shape = None
+    reference_args: dict[str, Any] = field(default_factory=dict)
+    params: list[list[float]] = field(default_factory=list)
+    periodic: bool = False
+
+
+COMMANDS = {"init": Command(InitSettings, "init.run", positional="kind")}

@@ -1,0 +1,253 @@
+"""Settings files that a newcomer begins with, commented by what the settings' own docstrings say."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from deepzero_sim.cli.commented_yaml import Block, Commented, write_commented
+from deepzero_sim.cli.settings.check_solver import CheckSolverSettings
+from deepzero_sim.cli.settings.generate import DataFile, GenerateSettings
+from deepzero_sim.common.components import Component
+from deepzero_sim.common.settings import descriptions
+from deepzero_sim.datasets.simulations import Simulations
+from deepzero_sim.datasets.source import DataSource
+from deepzero_sim.solver.spec import SolverSpec
+from deepzero_sim.training.runs.settings import TrainSettings, Workers
+
+#: Simulations for training, at least, and initial states of each scenario of the test.
+SIMULATIONS, TEST_STARTS = 8, 2
+
+#: Steps of a simulation.
+STEPS = 50
+
+
+@dataclass(frozen=True)
+class Start:
+    """What is known of a solver and its data.
+
+    Args:
+        folder: Folder of the files.
+        solver: Solver, as settings name it.
+        spec: Spec of the solver.
+        reference: Solver whose states are taken for true, on a finer grid; None if there is none.
+        params: Scenario parameters, one row a simulation.
+        source: Data that are there; None if they are to be generated.
+        initial: Name of the function of initial states; None to have one written.
+        takes_seed: True if the function of initial states makes another one for every seed.
+        restrict: Name of the restriction of the reference's states; None to have one written.
+        periodic: True if the domain is periodic.
+        in_processes: True if worker processes speed up the solver; a program runs in processes anyway.
+        comments: Comments on the solver's arguments.
+    """
+
+    folder: Path
+    solver: Component
+    spec: SolverSpec
+    reference: Component | None = None
+    params: Sequence[Sequence[float]] = ()
+    source: DataSource | None = None
+    initial: str | None = None
+    takes_seed: bool = True
+    restrict: str | None = None
+    periodic: bool = False
+    in_processes: bool = True
+    comments: Mapping[str, str] = field(default_factory=dict)
+
+    def path(self, name: str) -> str:
+        """Name a file of the folder as settings name it, from the current folder."""
+        return str(self.folder / name)
+
+    @property
+    def functions(self) -> str:
+        """Python file of the functions that are written."""
+        return self.path("states.py")
+
+
+def starter_files(start: Start) -> dict[str, str]:
+    """Write the files that there are to be; returns their content by name."""
+    files = {"solver.yaml": solver_file(start), "check.yaml": check_file(start), "train.yaml": train_file(start)}
+    if start.reference is not None:
+        files["data.yaml"] = data_file(start)
+        if start.initial is None or start.restrict is None:
+            files["states.py"] = FUNCTIONS
+    return files
+
+
+def solver_file(start: Start) -> str:
+    """Write the file that names the solver."""
+    block = {"solver": Commented(_component(start.solver, start.comments), descriptions(TrainSettings)["solver"])}
+    heading = [
+        "The solver, for all commands. Give this file before another one:",
+        f"deepzero-sim check --config {start.path('solver.yaml')} --config {start.path('check.yaml')}",
+    ]
+    return write_commented(block, heading)
+
+
+def check_file(start: Start) -> str:
+    """Write the file of `deepzero-sim check`."""
+    known = descriptions(CheckSolverSettings)
+    block = {"seconds": Commented(60, known["seconds"])}
+    if start.source is not None:
+        block["data"] = _source(start)
+    if start.reference is not None:
+        block["initial"] = Commented(_initial(start), known["initial"])
+    if start.params:
+        block["params"] = Commented([list(row) for row in start.params[:3]], known["params"])
+    heading = [
+        "A check that the solver keeps its contract, and of what a gradient through it costs:",
+        f"deepzero-sim check --config {start.path('solver.yaml')} --config {start.path('check.yaml')}",
+    ]
+    return write_commented(block, heading)
+
+
+def train_file(start: Start) -> str:
+    """Write the file of `deepzero-sim train`: a network trained step by step, then through the solver."""
+    known = descriptions(TrainSettings)
+    padding = "circular" if start.periodic else "zeros"
+    block: dict[str, Commented] = {
+        "run": Commented(start.path("runs/first"), known["run"]),
+        "train_data": _source(start),
+        "network": Commented(
+            {"name": "small", "args": {"width": 8, "padding": padding}},
+            f"{known['network']} The padding is zeros, circular (a periodic domain) or replicate; all args are on the page "
+            "docs/reference/components.md.",
+        ),
+        "stages": Commented(
+            [
+                {"method": "NON", "updates": 500, "batch_size": 16},
+                {"method": "suitable", "updates": 100, "batch_size": 2, "unroll": 4},
+            ],
+            f"{known['stages']} Here: first without the solver in the loop, which is cheap; then through it, by the method "
+            "that suits it. Other methods are on the page docs/training/methods.md.",
+        ),
+        "workers": Commented(_workers(start), f"{descriptions(Workers)['backend']} A program runs in processes of its own."),
+        "seed": Commented(0, known["seed"]),
+    }
+    heading = [
+        "Training. Results are in the run folder, and the same command goes on with a run that was interrupted:",
+        f"deepzero-sim train --config {start.path('solver.yaml')} --config {start.path('train.yaml')}",
+    ]
+    return write_commented(block, heading)
+
+
+def data_file(start: Start) -> str:
+    """Write the file of `deepzero-sim generate`."""
+    assert start.reference is not None
+    known = descriptions(Simulations)
+    simulations: Block = {
+        "reference": Commented(_component(start.reference), f"{known['reference']} Its states are taken for true."),
+        "source": Commented(_component(start.solver), f"{known['source']} It is that of solver.yaml."),
+        "initial": Commented(_initial(start), known["initial"]),
+        "restrict": Commented(start.restrict or f"{start.functions}:restrict", known["restrict"]),
+        "steps": Commented(STEPS, known["steps"]),
+        "discard": Commented(0, known["discard"]),
+    }
+    keys = descriptions(DataFile)
+    about = " ".join(f"{key}: {keys[key]}" for key in ("params", "starts", "seed"))
+    block = {
+        "simulations": Commented(simulations, descriptions(GenerateSettings)["simulations"]),
+        "files": Commented(_files(start), f"Files to write, with what is simulated. {about}"),
+        "workers": Commented(_workers(start), descriptions(GenerateSettings)["workers"]),
+    }
+    heading = [
+        "Data for training and test, made by the reference solver:",
+        f"deepzero-sim generate --config {start.path('data.yaml')}",
+    ]
+    return write_commented(block, heading)
+
+
+def _component(component: Component, comments: Mapping[str, str] | None = None) -> Block:
+    """Write out the name and arguments of a component, a mapping in one line unless its keys have comments."""
+    args = {
+        key: Commented(_spec(value) if comments and key == "spec" else value, (comments or {}).get(key, ""))
+        for key, value in component.args.items()
+    }
+    return {"name": Commented(component.name), **({"args": Commented(args)} if args else {})}
+
+
+def _spec(values: Mapping[str, Any]) -> Block:
+    known = descriptions(SolverSpec)
+    return {key: Commented(value, known[key]) for key, value in values.items()}
+
+
+def _initial(start: Start) -> str:
+    return start.initial or f"{start.functions}:initial"
+
+
+def _workers(start: Start) -> dict[str, Any]:
+    return {"backend": "process", "count": 2} if start.in_processes else {"backend": "serial", "count": 1}
+
+
+def _source(start: Start) -> Commented:
+    known = descriptions(TrainSettings)["train_data"]
+    if start.source is None:
+        made = "" if start.reference is not None else " There is none so far: see docs/training/data.md."
+        return Commented(start.path("data/train.h5"), f"{known}{made}")
+    keys = descriptions(DataSource)
+    default = DataSource(start.source.path)
+    given = {key: getattr(start.source, key) for key in keys}
+    block = {
+        key: Commented(str(value) if key == "path" else value, keys[key])
+        for key, value in given.items()
+        if key == "path" or value != getattr(default, key)
+    }
+    return Commented(block, known)
+
+
+def _files(start: Start) -> list[dict[str, Any]]:
+    """List a file for training and one for the test, of other parameters and other initial states."""
+    train: dict[str, Any] = {"output": start.path("data/train.h5")}
+    test: dict[str, Any] = {"output": start.path("data/test.h5")}
+    if start.params:
+        rows = [list(row) for row in start.params]
+        train["params"], test["params"] = rows[:-1] or rows, rows[-1:]
+    if start.takes_seed:
+        scenarios = len(train.get("params", ())) or 1
+        train["starts"], test["starts"] = max(1, math.ceil(SIMULATIONS / scenarios)), TEST_STARTS
+        train["seed"], test["seed"] = 0, 1
+    return [train, test]
+
+
+#: States that a newcomer replaces.
+FUNCTIONS = '''"""Initial states of simulations, and their restriction to the solver's grid."""
+
+import numpy as np
+
+
+def initial(spec, params, seed=0):
+    """Make the state that a simulation starts from: (1, C, *N).
+
+    Random smooth waves around 0, for a start: write here what your simulations begin with.
+
+    Args:
+        spec: Description of the reference solver: spec.state_shape is (C, *N); spec.coordinates(channel, axis) are positions.
+        params: Scenario parameters, (1, K).
+        seed: Another one for every simulation.
+    """
+    random = np.random.default_rng(seed)
+    channels, *points = spec.state_shape
+    grid = np.meshgrid(*((np.arange(count) + 0.5) / count for count in points), indexing="ij")
+    state = np.zeros((1, channels, *points))
+    for channel in range(channels):
+        for number in (1, 2, 3):
+            phases = sum(random.integers(-number, number + 1) * axis for axis in grid)
+            state[0, channel] += random.random() / number * np.sin(2 * np.pi * (phases + random.random()))
+    return state.astype(spec.dtype)
+
+
+def restrict(states, spec):
+    """Take means of blocks of points: states of the reference, (B, C, *fine), on the solver's grid, (B, C, *N).
+
+    Args:
+        states: States of the reference.
+        spec: Description of the solver.
+    """
+    for axis, points in enumerate(spec.state_shape[1:], start=2):
+        blocks = (*states.shape[:axis], points, -1, *states.shape[axis + 1 :])
+        states = states.reshape(blocks).mean(axis=axis + 1)
+    return states
+'''
