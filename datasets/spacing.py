@@ -21,6 +21,9 @@ from deepzero_sim.solver.stepping import step_with_policy
 #: Frames that are followed, and solver steps that each is followed for.
 SAMPLES, LONGEST = 4, 8
 
+#: Most solver steps that are taken, if none fails.
+MOST_STEPS = SAMPLES * LONGEST
+
 #: Distances of later frames that a step is compared with.
 DISTANCES = (*range(1, 9), 10, 12, 16, 24, 32, 48, 64)
 

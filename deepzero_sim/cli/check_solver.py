@@ -17,6 +17,7 @@ from deepzero_sim.common.settings import settings_to_dict
 from deepzero_sim.common.types import Array
 from deepzero_sim.datasets import trajectories
 from deepzero_sim.datasets.opening import open_trajectories
+from deepzero_sim.datasets.trajectories import Trajectories
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.solver.build import build_solver
 from deepzero_sim.solver.spec import SolverSpec
@@ -59,16 +60,21 @@ def check_named_solver(settings: CheckSolverSettings) -> SolverCheck:
 def _subject(settings: CheckSolverSettings) -> Subject:
     """Make the solver that settings name, its sample states, and the training whose cost is asked."""
     solver = build_solver(settings.component)
-    states, params = _samples(settings, solver.spec)
+    may_differ = settings.data_may_differ
+    data = None if settings.data is None else open_trajectories(settings.data, solver.spec, may_differ)
+    states, params = _samples(settings, solver.spec) if data is None else _frames_of(data)
     network = build_corrector(settings.network, solver.spec, settings.seed)
-    return subject_of(solver, states, params, Training(network, settings.unroll, settings.batch_size, settings.seed))
+    training = Training(network, settings.unroll, settings.batch_size, settings.seed)
+    return subject_of(solver, states, params, training, data)
+
+
+def _frames_of(data: Trajectories) -> tuple[Array, Array | None]:
+    """Return frames as sample states, all that are in memory, and their parameters."""
+    return sample_states(data) if data.on_disk else trajectories.as_batch(data.frames[:], data.params)
 
 
 def _samples(settings: CheckSolverSettings, spec: SolverSpec) -> tuple[Array | None, Array | None]:
-    """Load or make sample states, `(B, C, *N)`, and their parameters, `(B, K)`; None for none."""
-    if settings.data is not None:
-        data = open_trajectories(settings.data, spec, settings.data_may_differ)
-        return sample_states(data) if data.on_disk else trajectories.as_batch(data.frames[:], data.params)
+    """Make sample states, `(B, C, *N)`, and their parameters, `(B, K)`; None for none."""
     rows = _rows(settings, spec)
     params = rows if rows is not None and rows.shape[1] else None
     if settings.initial is None:

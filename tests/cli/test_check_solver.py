@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import yaml
@@ -198,6 +199,19 @@ def test_a_solver_with_arguments_from_a_file_and_frames_of_data(folder: Path, ca
     status, out, err = call(capsys, "--config", "check.yaml")
     assert (status, err) == (0, "") and "made up" not in out and "no failure at 36 sample states" in out
     assert "Take vjp.args.step_size" in " ".join(out.split())
+
+
+def test_frames_that_no_step_of_the_solver_follows_are_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line_data(folder / "line.h5", frames=60)
+    _, out, _ = call(capsys, "problems.Burgers", "--data", "line.h5")
+    assert re.search(r"frames +│ pass +│ nothing speaks against frames that lie one step apart", out)
+    with h5py.File(folder / "line.h5", "a") as file:
+        frames = file["frames"][:, ::4].copy()
+        del file["frames"]
+        file["frames"] = frames
+    status, out, err = call(capsys, "problems.Burgers", "--data", "line.h5")
+    assert (status, err) == (0, "") and re.search(r"frames +│ info +│ frames seem to lie \d( or more)? steps", out)
+    assert "frames" not in call(capsys, "problems.Burgers")[1]
 
 
 def test_initial_states_with_parameters(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,7 @@ from deepzero_sim.checks.solver.record import Finding, Record, SkippedError, Wor
 from deepzero_sim.checks.solver.step_sizes import measure_step_sizes
 from deepzero_sim.checks.solver.subject import Subject
 from deepzero_sim.checks.solver.trial import Trial
+from deepzero_sim.datasets.spacing import MOST_STEPS, spacing_warning
 from deepzero_sim.errors import ConfigError, DeepZeroError
 from deepzero_sim.execution.workers import explain_pickling_errors
 
@@ -114,6 +115,19 @@ def _gradients(examination: Examination) -> None:
     record.gradients = gradient_costs(solver, network, training.unroll, training.batch_size, radius, record.times)
 
 
+def _frames(examination: Examination) -> None:
+    """Compare the distance of the data's frames with the solver's step, if there are data."""
+    data = examination.subject.data
+    if data is None:
+        return
+    examination.require_answers(_SAME)
+    examination.trial.require_time(MOST_STEPS)
+    finding = spacing_warning(examination.subject.solver, data)
+    fits = f"nothing speaks against frames that lie one step apart ({finding.account.steps} steps were compared with them)."
+    words = fits if finding.warning is None else finding.warning
+    examination.record.findings["frames"] = Finding("pass" if finding.warning is None else "info", words)
+
+
 def _worker(examination: Examination) -> None:
     examination.require_answers(_SAME)
     trial, record = examination.trial, examination.record
@@ -187,6 +201,7 @@ _PARTS = (
     Part("step sizes", _step_sizes, "when states were changed a little"),
     Part("times", _times, "when calls of many states were timed", "set max_batch in the spec to what the solver takes"),
     Part("stencil", _stencil, "when a state was changed at one point", line="stencil"),
+    Part("frames", _frames, "when steps were compared with the data's frames", line="frames"),
     _line("spec", states.describe_spec, "when its spec was read"),
     _line(
         "threads",

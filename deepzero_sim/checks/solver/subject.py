@@ -11,6 +11,7 @@ from torch import nn
 from deepzero_sim.checks.solver.trial import MOST, SAMPLES
 from deepzero_sim.common.components import Component
 from deepzero_sim.common.types import Array
+from deepzero_sim.datasets.trajectories import Trajectories
 from deepzero_sim.models.build import build_network
 from deepzero_sim.models.corrector import CORRECTORS
 from deepzero_sim.solver.contract import Solver
@@ -55,6 +56,7 @@ class Subject:
         places: Numbers of these states among all sample states.
         made_up: True if the states are smooth random fields.
         training: Training whose cost is asked.
+        data: Trajectories that the states are of; None if they are of none.
     """
 
     solver: Solver
@@ -63,9 +65,12 @@ class Subject:
     places: Sequence[int]
     made_up: bool
     training: Training
+    data: Trajectories | None = None
 
 
-def subject_of(solver: Solver, states: Array | None, params: Array | None, training: Training) -> Subject:
+def subject_of(
+    solver: Solver, states: Array | None, params: Array | None, training: Training, data: Trajectories | None = None
+) -> Subject:
     """Pick sample states for a solver, spread over all that are given.
 
     Args:
@@ -73,6 +78,7 @@ def subject_of(solver: Solver, states: Array | None, params: Array | None, train
         states: States, `(B, C, *N)`; None for smooth random fields.
         params: Parameters, `(B, K)` or None.
         training: Training whose cost is asked.
+        data: Trajectories that the states are of; None if they are of none.
 
     Raises:
         SolverError: The states do not fit the solver.
@@ -81,7 +87,7 @@ def subject_of(solver: Solver, states: Array | None, params: Array | None, train
     given = smooth_fields(solver.spec, SAMPLES if params is None else len(params), training.seed) if states is None else states
     require_states(solver.spec, given, params)
     places = _sample_places(len(given))
-    return Subject(solver, given[places], None if params is None else params[places], places, made_up, training)
+    return Subject(solver, given[places], None if params is None else params[places], places, made_up, training, data)
 
 
 def _sample_places(count: int) -> list[int]:
