@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from deepzero_sim.common import hdf5_objects
 from deepzero_sim.common.requirements import require_known, require_that
 from deepzero_sim.datasets.metadata_keys import MetadataKey
+from deepzero_sim.datasets.units import same_unit
 from deepzero_sim.datasets.times import ROUNDING, dt_of_file
 from deepzero_sim.solver.spec import SolverSpec
 
@@ -174,7 +175,7 @@ def _unequal_entries(data: Metadata, other: Metadata) -> Iterator[tuple[str, str
         yield "dt", f"its dt is {data.dt:.9g}, not {other.dt:.9g}{_ratio(data.dt, other.dt)}"
     for key in _TEXTS:
         ours, theirs = getattr(data, key), getattr(other, key)
-        if ours and theirs and ours != theirs:
+        if ours and theirs and not _say_the_same(key, ours, theirs):
             yield key, f"its {key} are {_list(ours)}, not {_list(theirs)}"
     for key in ("spacing", "offsets"):
         ours, theirs = getattr(data, key), getattr(other, key)
@@ -182,6 +183,13 @@ def _unequal_entries(data: Metadata, other: Metadata) -> Iterator[tuple[str, str
             yield key, f"its {key} is {_list(ours)}, not {_list(theirs)}"
     if data.mask is not None and other.mask is not None and not np.array_equal(data.mask, other.mask):
         yield "mask", f"its mask has values at {data.mask.sum()} of {data.mask.size} points, not at the same {other.mask.sum()}"
+
+
+def _say_the_same(key: str, ours: tuple[str, ...], theirs: tuple[str, ...]) -> bool:
+    """Tell lists of names that are equal, and lists of units that are up to their spelling."""
+    if not key.endswith("_units") or len(ours) != len(theirs):
+        return ours == theirs
+    return all(same_unit(one, other) for one, other in zip(ours, theirs, strict=True))
 
 
 def _unequal_positions(data: Metadata, other: Metadata) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from deepzero_sim.datasets.metadata import Metadata, differences
 from deepzero_sim.datasets.units import same_unit
 
 
@@ -32,3 +33,9 @@ def test_one_unit_in_several_spellings(one: str, other: str) -> None:
 def test_other_units_are_others(one: str, other: str) -> None:
     assert not same_unit(one, other)
     assert not same_unit(other, one)
+
+
+def test_units_of_data_and_solver_may_be_spelt_in_two_ways() -> None:
+    one, other = Metadata(channel_units=("m/s", "K")), Metadata(channel_units=("m s-1", "kelvin"))
+    assert differences(one, other) == {}
+    assert "channel_units" in differences(one, Metadata(channel_units=("cm/s", "K")))
