@@ -40,14 +40,16 @@ def resolve(settings: TrainSettings) -> Resolved:
     validated = settings.validation_data is not None or bool(settings.held_back)
     if settings.validate_every is not None and not validated and not settings.stages:
         raise ConfigError("validate_every needs something to validate on: give held_back or validation_data, or leave it out.")
-    method, choices = _choose_method(settings)
+    method, choices = choose_method(settings)
     settings = replace(settings, method=method, held_back=settings.held_back or 0)
-    settings = replace(settings, optimiser=_with_rate(settings.optimiser, suitable_rate(method, settings.start is not None)))
+    settings = replace(
+        settings, optimiser=_with_rate(settings.optimiser, suitable_rate(method, started=settings.start is not None))
+    )
     every = _validate_every(settings) if validated else None
     return Resolved(replace(settings, validate_every=every), choices)
 
 
-def suitable_rate(method: MethodName, started: bool) -> float:
+def suitable_rate(method: MethodName, *, started: bool) -> float:
     """Return the learning rate of Adam that suits a method.
 
     Args:
@@ -70,7 +72,8 @@ def _validate_every(settings: TrainSettings) -> int:
     return recorded if isinstance(recorded, int) else max(1, settings.updates // 10)
 
 
-def _choose_method(settings: TrainSettings) -> tuple[MethodName, tuple[str, ...]]:
+def choose_method(settings: TrainSettings) -> tuple[MethodName, tuple[str, ...]]:
+    """Return the method of a training, and a sentence on why if it is not named."""
     if settings.method != "suitable":
         return settings.method, ()
     spec = build_solver(settings.solver).spec

@@ -20,7 +20,7 @@ from deepzero_sim.errors import ConfigError, RunError
 from deepzero_sim.solver.build import build_solver
 from deepzero_sim.training.build import build_estimator, build_optimiser, build_scheduler, build_vjp
 from deepzero_sim.training.checkpoints import CONFIG
-from deepzero_sim.training.runs.defaults import Resolved, resolve
+from deepzero_sim.training.runs.defaults import Resolved, choose_method, resolve
 from deepzero_sim.training.runs.folders import stage_folders
 from deepzero_sim.training.runs.settings import TrainSettings
 from deepzero_sim.training.runs.validation import suitable_held_back
@@ -52,12 +52,14 @@ def plan(settings: TrainSettings) -> list[Resolved]:
     for number, given in enumerate(settings.stages, start=1):
         before = planned[-1].settings.run if planned else settings.start
         try:
-            stage = resolve(_stage(settings, given, number, before))
-            _require_parts(stage.settings)
+            stage = _stage(settings, given, number, before)
+            method, choices = choose_method(stage)
+            named = replace(stage, method=method, run=settings.run / f"{number}-{method}")
+            resolved = resolve(named).settings
+            _require_parts(resolved)
         except ConfigError as error:
             raise ConfigError(f"stage {number}: {error}") from error
-        named = replace(stage.settings, run=settings.run / f"{number}-{stage.settings.method}")
-        planned.append(Resolved(resolve(named).settings, (*(said if number == 1 else ()), *stage.choices)))
+        planned.append(Resolved(resolved, (*(said if number == 1 else ()), *choices)))
     _require_same_folders(settings, planned)
     return planned
 
@@ -70,8 +72,8 @@ def _hold_back(settings: TrainSettings) -> tuple[TrainSettings, tuple[str, ...]]
     simulations = data.frames.shape[0]
     count = suitable_held_back(simulations)
     said = (
-        f"the last {count} of {simulations} simulations of the data {'is' if count == 1 else 'are'} held back from training: each "
-        "stage hands on the network that is best there; --held_back says how many."
+        f"the last {count} of {simulations} simulations of the data {'is' if count == 1 else 'are'} held back from training: "
+        "each stage hands on the network that is best there; --held_back says how many."
         if count
         else f"{simulations} simulations are too few to hold one back: stages are measured on the training data, and hand on "
         "their last network; give validation_data to have the best one."

@@ -297,9 +297,8 @@ def test_a_rollout_that_diverges_is_an_infinite_error(tmp_path: Path, data: Path
     train(first)
     (tmp_path / "wild.py").write_text(WILD)
     wild = Component(f"{tmp_path / 'wild.py'}:Wild")
-    settings = second(
-        tmp_path / "second", data, first.run, 1.0, held_back=1, validate_every=5, solver=wild, unroll=2, updates=10
-    )
+    changes = {"method": "NON", "held_back": 1, "validate_every": 5, "solver": wild, "updates": 10}
+    settings = second(tmp_path / "second", data, first.run, 3.0, **changes)
     train(settings)
     errors = [line["error"] for line in read_metrics(settings.run / VALIDATION)]
     assert errors[0] is not None and errors[-1] is None
