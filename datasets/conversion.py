@@ -56,7 +56,7 @@ def convert(
     source: DataSource,
     output: Path,
     spec: SolverSpec | None = None,
-    target: Target = OWN,
+    target: Target = "deepzero-sim",
     may_differ: Collection[str] = (),
     report: Callable[[str], None] = lambda word: None,
 ) -> Conversion:

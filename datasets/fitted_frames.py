@@ -146,7 +146,7 @@ def find_missing(frames: Frames, recording: Recording, channels: tuple[int, ...]
 def _largest(states: Array, channels: tuple[int, ...]) -> NDArray[np.float64]:
     """Find the largest value of each channel, without its sign; NaN where some are missing."""
     ends = [(states[:, :, channel].min(), states[:, :, channel].max()) for channel in channels]
-    return np.abs(np.array(ends, dtype=np.float64)).max(axis=1)
+    return np.asarray(np.abs(np.array(ends, dtype=np.float64)).max(axis=1))
 
 
 def _place(where: NDArray[np.bool_], recording: Recording, channels: tuple[int, ...], begin: tuple[int, int]) -> str:

@@ -119,11 +119,12 @@ class _Plan:
 
     @property
     def times(self) -> NDArray[np.float64] | None:
-        """Times of the frames that are taken; None if nobody says how far apart they lie."""
-        count = len(range(0, self.recording.frames.shape[1], self.steps.every))
-        if self.recording.times is not None:
-            return self.recording.times[:: self.steps.every]
-        return None if self.steps.dt is None else np.arange(count) * self.steps.dt
+        """Times of the frames that are taken, without the file's rounding; None if nobody says how far apart they lie."""
+        count, given = len(range(0, self.recording.frames.shape[1], self.steps.every)), self.recording.times
+        begin = 0.0 if given is None else float(given[0])
+        if self.steps.dt is None:
+            return None if given is None else np.array([begin])
+        return np.asarray(begin + self.steps.dt * np.arange(count), dtype=np.float64)
 
     @property
     def metadata(self) -> Metadata:

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from deepzero_sim.common import hdf5_objects
 from deepzero_sim.common.requirements import require_known, require_that
 from deepzero_sim.datasets.metadata_keys import MetadataKey
-from deepzero_sim.datasets.units import same_unit
 from deepzero_sim.datasets.times import ROUNDING, dt_of_file
+from deepzero_sim.datasets.units import same_unit
 from deepzero_sim.solver.spec import SolverSpec
 
 _TEXTS = ("channels", "channel_units", "parameters", "parameter_units", "axes")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -141,21 +142,22 @@ class Restriction:
         """Restrict states `(B, C, *N)` to those of the coarse grid, in float64; padding is zero."""
         return self._apply(states, self._weights)
 
-    def _apply(self, states: NDArray[np.generic], weights: list[list[Weights]]) -> NDArray[np.float64]:
+    def _apply(self, states: NDArray[Any], weights: list[list[Weights]]) -> NDArray[np.float64]:
         made = np.zeros((len(states), *self._shape))
         for channel, ((fine, coarse), row) in enumerate(zip(self._boxes, weights, strict=True)):
-            values = states[(slice(None), channel, *map(slice, fine))]
+            values = states[_box(fine, channel)]
             for axis, along in enumerate(row):
                 values = restrict_axis(values, along, axis + 1)
-            made[(slice(None), channel, *map(slice, coarse))] = values
+            made[_box(coarse, channel)] = values
         return made
 
     def _inside(self) -> NDArray[np.bool_]:
         """Mark the boxes that channels fill."""
-        inside = np.zeros(self._shape, dtype=bool)
+        inside = np.zeros((1, *self._shape), dtype=bool)
         for channel, (_, coarse) in enumerate(self._boxes):
-            inside[(channel, *map(slice, coarse))] = True
-        return inside
+            inside[_box(coarse, channel)] = True
+        marked: NDArray[np.bool_] = inside[0]
+        return marked
 
     @property
     def largest_sum(self) -> float:
@@ -163,14 +165,19 @@ class Restriction:
         return max(float(np.prod([abs(weights).sum(axis=1).max() for weights in row])) for row in self._weights)
 
 
+def _box(lengths: tuple[int, ...], channel: int) -> tuple[slice | int, ...]:
+    """Return the place of a channel's values in states, `(B, C, *N)`."""
+    return slice(None), channel, *map(slice, lengths)
+
+
 def _turns(weights: Weights) -> bool:
     """Tell weights of a grid that is the same, but runs the other way."""
-    return weights.shape[0] > 1 and weights[0, 0] != 1.0
+    return bool(weights.shape[0] > 1 and weights[0, 0] != 1.0)
 
 
 def _weights(name: str | None, fine: Grid, coarse: Grid) -> list[list[Weights]]:
     make = same if name is None else RESTRICTIONS[name]
-    weights = []
+    weights: list[list[Weights]] = []
     for c, channel in enumerate(coarse.channels):
         weights.append([])
         for a, axis in enumerate(coarse.axes):
