@@ -32,6 +32,8 @@ def print_report(folder: Path, comparison: Comparison) -> None:
     print_table(tables.rows(comparison))
     if comparison.measure.is_relative:
         print_table(tables.channel_rows(comparison))
+    for sentence in comparison.choices:
+        console.print(sentence)
     for sentence in sentences.all_warnings(comparison):
         console.print(f"warning: {sentence}")
     console.print(f"report: {folder / rollouts.PAGE}")

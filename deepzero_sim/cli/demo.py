@@ -18,7 +18,6 @@ from deepzero_sim.cli.console import console
 from deepzero_sim.cli.generate import make_data
 from deepzero_sim.cli.settings.demo import DemoSettings
 from deepzero_sim.cli.settings.generate import DataFile, GenerateSettings
-from deepzero_sim.cli.train import train_with_bar
 from deepzero_sim.common.components import Component
 from deepzero_sim.common.machine import peak_memory_gb
 from deepzero_sim.common.settings import settings_to_dict
@@ -27,6 +26,7 @@ from deepzero_sim.datasets.simulations import Simulations
 from deepzero_sim.errors import MissingExtraError
 from deepzero_sim.solvers.wake import TEST_REYNOLDS, TRAIN_REYNOLDS
 from deepzero_sim.training.runs.comparison import compare
+from deepzero_sim.training.runs.console import train_with_bar
 from deepzero_sim.training.runs.settings import MethodName, TrainSettings, Workers
 
 #: Steps of the rollouts that are compared.

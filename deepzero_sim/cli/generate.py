@@ -7,6 +7,8 @@ from deepzero_sim.cli.settings.generate import GenerateSettings
 from deepzero_sim.datasets.generation import generate, require_free
 from deepzero_sim.datasets.hdf5 import NOTHING, not_a_file
 from deepzero_sim.execution.executors import open_executor
+from deepzero_sim.training.runs.reference import parts_of_simulations
+from deepzero_sim.training.runs.trust import trust_parts
 
 
 def make_data(settings: GenerateSettings) -> None:
@@ -14,6 +16,7 @@ def make_data(settings: GenerateSettings) -> None:
     for file in settings.files:
         if not_a_file(file.output) == NOTHING:
             require_free(file.output)  # before anything is computed
+    trust_parts(parts_of_simulations(settings.simulations))  # whoever generates data has named the code: it may be timed later
     with open_executor(settings.workers.backend, settings.workers.count) as executor:
         for file in settings.files:
             sentences: list[str] = []

@@ -8,9 +8,9 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from deepzero_sim.cli.reports.sentences import all_warnings, answer
-from deepzero_sim.cli.reports.tables import channel_names, channel_units, paired_with, parameter_values
+from deepzero_sim.cli.reports.tables import channel_names, channel_units, pairings, parameter_values
 from deepzero_sim.training.runs.learning import Learning, thin
-from deepzero_sim.training.runs.pairing import Pairing, pair
+from deepzero_sim.training.runs.pairing import Pairing
 
 if TYPE_CHECKING:
     from deepzero_sim.training.runs.comparison import Comparison
@@ -31,6 +31,7 @@ def results(
     return {
         "answer": answer(comparison),
         "warnings": all_warnings(comparison),
+        "networks": list(comparison.choices),
         "methods": {
             name: {
                 "mae": or_null(result.evaluation.mae),
@@ -82,13 +83,10 @@ def _channels(comparison: Comparison) -> dict[str, Any]:
 
 def _paired(comparison: Comparison) -> dict[str, Any]:
     """Return differences to other methods, simulation by simulation."""
-    measure = comparison.measure
-    errors = {name: measure.of_simulations(result.evaluation) for name, result in comparison.methods.items()}
     methods = {
-        name: {other: _pairing(pair(errors[name], errors[other])) for other in others}
-        for name, others in paired_with(comparison).items()
+        name: {other: _pairing(found) for other, found in others.items()} for name, others in pairings(comparison).items()
     }
-    return {"measure": measure.head, "test": "exact two-sided sign test", "methods": methods}
+    return {"measure": comparison.measure.head, "test": "exact two-sided sign test", "methods": methods}
 
 
 def _pairing(found: Pairing) -> dict[str, Any]:

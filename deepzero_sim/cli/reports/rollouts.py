@@ -118,6 +118,7 @@ class _Page:
             self._what_is_measured(),
             markdown_table(tables.rows(self.comparison)),
             *first_step_sentences(self.comparison),
+            *self.comparison.choices,
             *_section("Warnings", "\n".join(f"- {sentence}" for sentence in self.warnings)),
             *_section("Figures", markdown(figures).rstrip()),
             *self._details(),

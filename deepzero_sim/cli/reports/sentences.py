@@ -6,11 +6,11 @@ import math
 from typing import TYPE_CHECKING
 
 from deepzero_sim.cli.reports.numbers import write_error, write_milliseconds, write_share, write_times
-from deepzero_sim.cli.reports.tables import channel_names
-from deepzero_sim.training.runs.pairing import pair
+from deepzero_sim.cli.reports.tables import channel_names, pairings
 from deepzero_sim.training.runs.speed import REFERENCE
 
 if TYPE_CHECKING:
+    from deepzero_sim.coupling.evaluation import Evaluation
     from deepzero_sim.training.runs.comparison import Comparison
 
 #: Simulations below which a sign test can say little: with eight of them, chance alone favours one side 1 time in 128.
@@ -42,12 +42,11 @@ def _amount(comparison: Comparison, name: str) -> str:
     return f"{write_error(_mean(comparison, name))} {comparison.measure.unit}".strip()
 
 
-def _against(comparison: Comparison, name: str, other: str) -> str:
+def _against(comparison: Comparison, name: str, other: str, theirs: Evaluation) -> str:
     """Write two errors and in how many simulations the first is smaller."""
-    measure = comparison.measure
-    ours, theirs = (measure.of_simulations(comparison.methods[one].evaluation) for one in (name, other))
-    found = pair(ours, theirs)
-    amounts = f"{measure.words} {_amount(comparison, name)} against {_amount(comparison, other)}"
+    measure, found = comparison.measure, pairings(comparison)[name][other]
+    amount = f"{write_error(measure.mean(theirs))} {measure.unit}".strip()
+    amounts = f"{measure.words} {_amount(comparison, name)} against {amount}"
     return f"{amounts}, better in {found.better} of {found.simulations} simulations"
 
 
@@ -73,7 +72,7 @@ def _error_sentence(comparison: Comparison, best: str) -> str:
         return (
             f"There is nothing to correct: the solver alone has a {comparison.measure.words} of {_amount(comparison, 'SRC')}."
         )
-    against = _against(comparison, best, "SRC")
+    against = _against(comparison, best, "SRC", comparison.methods["SRC"].evaluation)
     if ours >= source:
         return f"It does not pay: {best} has {write_times(ours / source)} times the error of the solver alone ({against})."
     return f"{best} leaves {write_share(ours / source)} of the error of the solver alone ({against})."
@@ -97,12 +96,19 @@ def _speed_sentence(comparison: Comparison, best: str) -> str:
 
 
 def _non_sentence(comparison: Comparison, best: str) -> str:
-    """Compare with NON, the network trained without the solver in the loop, if it is another."""
-    if best == "NON" or "NON" not in comparison.methods or _lost(comparison, best) or _lost(comparison, "NON"):
+    """Compare with NON, the network trained without the solver in the loop, if it is there and another."""
+    start = comparison.starts.get(best)
+    if "NON" in comparison.methods:
+        non = comparison.methods["NON"].evaluation
+    elif start is not None and start.name == "NON":
+        non = start.evaluation
+    else:
         return ""
-    ours, non = _mean(comparison, best), _mean(comparison, "NON")
-    share = f"{write_share(ours / non)} of" if 0 < ours < non else "no less than"
-    return f"Against NON it has {share} its error ({_against(comparison, best, 'NON')})."
+    ours, theirs = _mean(comparison, best), comparison.measure.mean(non)
+    if best == "NON" or not 0 < theirs < math.inf or not math.isfinite(ours):
+        return ""
+    share = f"{write_share(ours / theirs)} of" if ours < theirs else f"{write_times(ours / theirs)} times"
+    return f"Against NON it has {share} the error ({_against(comparison, best, 'NON', non)})."
 
 
 def few_simulations(count: int) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from deepzero_sim.cli.reports.numbers import write_error, write_milliseconds, write_ratio, write_times
 from deepzero_sim.training.runs.learning import Learning
 from deepzero_sim.training.runs.measure import with_unit
-from deepzero_sim.training.runs.pairing import pair
+from deepzero_sim.training.runs.pairing import Pairing, pair
 from deepzero_sim.training.runs.speed import REFERENCE
 
 if TYPE_CHECKING:
@@ -96,22 +96,25 @@ def simulation_rows(comparison: Comparison) -> Table:
 
 
 def paired_rows(comparison: Comparison) -> Table:
-    """Return the differences to the solver alone and to NON, simulation by simulation."""
-    measure = comparison.measure
-    errors = {name: measure.of_simulations(result.evaluation) for name, result in comparison.methods.items()}
-    table: Table = [("method", "against", f"mean difference of {measure.head}", "better in", "p of a sign test")]
-    for name, others in paired_with(comparison).items():
-        for other in others:
-            found = pair(errors[name], errors[other])
+    """Return the differences to the solver alone, to NON and to what methods started from, simulation by simulation."""
+    table: Table = [("method", "against", f"mean difference of {comparison.measure.head}", "better in", "p of a sign test")]
+    for name, found_by_other in pairings(comparison).items():
+        for other, found in found_by_other.items():
             difference = "-" if math.isnan(found.difference) else f"{found.difference:+.3g}"
             table.append((name, other, difference, f"{found.better} of {found.simulations}", f"{found.p:.2g}"))
     return table
 
 
-def paired_with(comparison: Comparison) -> dict[str, list[str]]:
-    """Return which methods each trained one is paired with: SRC, and NON if it is another."""
-    bases = [base for base in ("SRC", "NON") if base in comparison.methods]
-    return {name: [base for base in bases if base != name] for name in comparison.methods if name != "SRC"}
+def pairings(comparison: Comparison) -> dict[str, dict[str, Pairing]]:
+    """Pair each trained method with SRC, with NON, and with the network that it started from, whichever are others."""
+    measure, starts = comparison.measure, comparison.starts
+    errors = {name: measure.of_simulations(result.evaluation) for name, result in comparison.methods.items()}
+    bases = {name: errors[name] for name in ("SRC", "NON") if name in errors}
+    found = {}
+    for name in [name for name in errors if name != "SRC"]:
+        begun = {starts[name].name: measure.of_simulations(starts[name].evaluation)} if name in starts else {}
+        found[name] = {other: pair(errors[name], theirs) for other, theirs in {**bases, **begun}.items() if other != name}
+    return found
 
 
 def speed_rows(comparison: Comparison) -> Table:

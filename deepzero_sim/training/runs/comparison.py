@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,7 +29,7 @@ from deepzero_sim.training.runs.folders import last_stage, stage_folders
 from deepzero_sim.training.runs.measure import Measure, measure_of
 from deepzero_sim.training.runs.speed import Speed, measure_speed
 from deepzero_sim.training.runs.trained_run import differences_accepted_by, parts_without_trust, run_settings, trained_loop
-from deepzero_sim.training.runs.warnings import data_warnings
+from deepzero_sim.training.runs.warnings import data_warnings, network_choices, training_warnings
 from deepzero_sim.training.validation import network_digest, record_of
 
 
@@ -129,6 +129,7 @@ class Comparison:
         speed: Times of steps; None if they were not measured.
         warnings: Sentences on what may make the results say something else than they seem to.
         solver_steps: Number of solver steps of the comparison itself, by what they were taken for.
+        choices: Sentences on which network is used of runs that kept the best one.
     """
 
     methods: Mapping[str, MethodResult]
@@ -141,6 +142,7 @@ class Comparison:
     speed: Speed | None = None
     warnings: Sequence[str] = ()
     solver_steps: Mapping[str, int] = field(default_factory=dict)
+    choices: Sequence[str] = ()
 
     @property
     def measure(self) -> Measure:
@@ -216,13 +218,19 @@ def compare(
         trained,
         starts,
         speed,
-        [*([spacing.warning] if spacing.warning else []), *data_warnings(data, source, trained), *unknown],
+        [
+            *([spacing.warning] if spacing.warning else []),
+            *data_warnings(data, source, trained),
+            *training_warnings(trained),
+            *unknown,
+        ],
         {what: count for what, count in solver_steps.items() if count},
+        network_choices(trained),
     )
 
 
 def _require_one_solver(runs: Mapping[str, Path]) -> None:
-    solvers = {name: run_settings(path).solver for name, path in runs.items()}
+    solvers = {name: run_settings(path).located_solver for name, path in runs.items()}
     for name, solver_settings in solvers.items():
         if solver_settings != next(iter(solvers.values())):
             raise ConfigError(
@@ -243,26 +251,27 @@ def _evaluate_starts(
     scales: Array,
 ) -> tuple[dict[str, Start], list[str]]:
     """Evaluate the networks that runs started from, unless they are among them; say for which of them that is not possible."""
-    names = {path.resolve(): name for name, path in runs.items()}
-    known: dict[Path, Start] = {path: Start(name, evaluations[name]) for path, name in names.items()}
+    known: dict[Path, Start] = {last_stage(path).resolve(): Start(name, evaluations[name]) for name, path in runs.items()}
     starts, unknown = dict[str, Start](), list[str]()
     for name, path in runs.items():
-        start = run_settings(path).start
-        if start is None:
+        given = run_settings(path).start
+        if given is None:
             continue
-        if parts_without_trust(start):
-            unknown.append(f"{name} cannot be compared with {start}, which it started from: that run was not made by you here.")
+        if parts_without_trust(given):
+            unknown.append(f"{name} cannot be compared with {given}, which it started from: that run was not made by you here.")
             continue
-        if start.resolve() not in known:
+        start = last_stage(given).resolve()
+        if start not in known:
             loop = SolverLoop(loops[name].solver, trained_loop(start).corrector, on_failure=loops[name].on_failure)
-            known[start.resolve()] = Start(_name_of_start(start), measure_errors(loop, data, scales))
-        starts[name] = known[start.resolve()]
+            known[start] = Start(_name_of_start(given, known.values()), measure_errors(loop, data, scales))
+        starts[name] = known[start]
     return starts, unknown
 
 
-def _name_of_start(path: Path) -> str:
+def _name_of_start(path: Path, others: Iterable[Start]) -> str:
+    """Name a run by its method, and by its path where that is taken."""
     method = run_settings(path).method
-    return method if path.name == method else f"{method}, {path}"
+    return f"{method}, {path}" if method in [other.name for other in others] else method
 
 
 def _require_same_kind(
