@@ -23,8 +23,8 @@ from deepzero_sim.datasets.hdf5 import StoredFile
 #: Bytes of the largest frames that are read into memory as a whole; the same on every machine.
 IN_MEMORY = 512 * 2**20
 
-#: Bytes of a block, where frames are gone through block by block.
-BLOCK = 32 * 2**20
+#: Bytes of a block, where frames are gone through block by block: few enough for memory to be used again and again.
+BLOCK = 8 * 2**20
 
 
 class LazyFrames(ABC):
@@ -94,7 +94,9 @@ class LazyFrames(ABC):
         for places in np.split(order, np.flatnonzero(np.diff(which[order])) + 1):
             if len(places):
                 times, back = np.unique(when[places], return_inverse=True)
-                states[places] = self.read(int(which[places[0]]), times)[back]
+                read = self.read(int(which[places[0]]), times)
+                together = slice(places[0], places[-1] + 1) if (np.diff(places) == 1).all() else places
+                states[together] = read if len(times) == len(places) else read[back]
 
 
 #: Frames in memory or on disk.
@@ -120,7 +122,8 @@ class StoredFrames(LazyFrames):
         with self._file.reading() as file:
             dataset = file[self._name]
             for first, part in runs(times):
-                states[first : first + len(range(part.start, part.stop, part.step))] = dataset[simulation, part]
+                there = np.s_[first : first + len(range(part.start, part.stop, part.step))]
+                dataset.read_direct(states, np.s_[simulation, part], there)
             hdf5_objects.require_none_missing(states, self._missing, self._name.lstrip("/"))
         return states
 

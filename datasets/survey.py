@@ -75,10 +75,9 @@ class _Spread:
     def add(self, states: Array) -> None:
         """Add a block of frames, `(s, t, C, *N)`."""
         for channel, active in enumerate(self._mask):
-            values = states[:, :, channel, active]
+            values = states[:, :, channel] if active.all() else states[:, :, channel, active]
             if values.size:
-                new = values.size, float(values.mean(dtype=np.float64)), float(values.var(dtype=np.float64))
-                self._moments[channel] = _combine(self._moments[channel], new)
+                self._moments[channel] = _combine(self._moments[channel], _moments(values))
 
     def deviations(self) -> NDArray[np.float64]:
         """Return the standard deviations, 0 of a channel without active points."""
@@ -87,6 +86,13 @@ class _Spread:
     def means(self) -> NDArray[np.float64]:
         """Return the means, 0 of a channel without active points."""
         return np.array([mean for _, mean, _ in self._moments])
+
+
+def _moments(values: Array) -> tuple[int, float, float]:
+    """Compute the number, mean and variance of values, in float64."""
+    mean = float(values.mean(dtype=np.float64))
+    centred = np.subtract(values, mean, dtype=np.float64)
+    return values.size, mean, float(np.square(centred, out=centred).mean())
 
 
 def _combine(a: tuple[int, float, float], b: tuple[int, float, float]) -> tuple[int, float, float]:
