@@ -2,7 +2,8 @@
 
 The script is a training loop of one's own: a two-dimensional solver in numpy, a small network, SolverLayer and Adam. It runs in
 a process of its own, without OMP_NUM_THREADS for the default and with it for every fixed number. The settings take turns, and
-the medians are printed. With --load, as many busy processes run beside it as there are cores.
+the medians are printed. A fixed number that takes five times as long as the default is given up: null. With --load, as many busy
+processes run beside it as there are cores.
 
 Run: python benchmarks/default_threads.py [--updates 400] [--repeats 3] [--load]
 Prints one JSON object.
@@ -10,6 +11,7 @@ Prints one JSON object.
 
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -23,6 +25,9 @@ import torch
 
 import deepzero_sim as dz
 from deepzero_sim.models import small
+
+#: Multiple of the default's time, beyond which a fixed number of threads is given up.
+GIVEN_UP = 5.0
 
 CHOSEN_BY = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -56,12 +61,17 @@ def train(updates: int) -> float:
     return time.perf_counter() - started
 
 
-def time_process(threads: int | None, updates: int) -> float:
-    """Run the script with a fixed number of threads, or with torch's default if None."""
+def time_process(threads: int | None, updates: int, limit: float | None = None) -> float:
+    """Run the script with a fixed number of threads, or with torch's default if None; infinite beyond so many seconds."""
     environment = {name: value for name, value in os.environ.items() if name not in CHOSEN_BY}
     environment |= {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
     command = [sys.executable, __file__, "--script", "--updates", str(updates)]
-    run = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)  # noqa: S603 - our own
+    try:
+        run = subprocess.run(  # noqa: S603 - our own
+            command, env=environment, check=True, capture_output=True, text=True, timeout=limit
+        )
+    except subprocess.TimeoutExpired:
+        return math.inf
     return float(run.stdout)
 
 
@@ -84,11 +94,16 @@ def measure(updates: int, repeats: int, load: bool) -> dict[str, object]:
     seconds: dict[str, list[float]] = {name: [] for name in settings}
     with busy(cores if load else 0):
         for _ in range(repeats):
+            started = time.perf_counter()
+            seconds["default"].append(time_process(None, updates))
+            limit = GIVEN_UP * (time.perf_counter() - started)
             for name, threads in settings.items():
-                seconds[name].append(time_process(threads, updates))
+                if threads is not None:
+                    seconds[name].append(time_process(threads, updates, limit))
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     ratio = medians["default"] / min(value for name, value in medians.items() if name != "default")
-    return {"cores": cores, "load": load, "updates": updates, "seconds": medians, "all": seconds, "ratio_to_best": ratio}
+    shown = {name: value if math.isfinite(value) else None for name, value in medians.items()}
+    return {"cores": cores, "load": load, "updates": updates, "seconds": shown, "ratio_to_best": ratio}
 
 
 def main() -> None:
