@@ -39,12 +39,14 @@ if TYPE_CHECKING:
         MissingOutputError,
         NonFiniteError,
         RunError,
+        ScaleWarning,
         ServerError,
         SolverCrashError,
         SolverError,
         SolverKilledError,
         SolverTimeoutError,
         StatesFailedError,
+        TrainingWarning,
         UnreadableOutputError,
         WorkerLostError,
         WorkingFolderError,
@@ -62,6 +64,8 @@ if TYPE_CHECKING:
     from deepzero_sim.training.build import warm_up_cosine
     from deepzero_sim.training.progress import Progress
     from deepzero_sim.training.run_folder import RunFolder
+    from deepzero_sim.training.runs.python import load_run, train
+    from deepzero_sim.training.runs.saved_loop import TrainedLoop
     from deepzero_sim.training.trainer import Trainer
 
     __version__: str
@@ -88,12 +92,14 @@ else:
                 "MissingOutputError",
                 "NonFiniteError",
                 "RunError",
+                "ScaleWarning",
                 "ServerError",
                 "SolverCrashError",
                 "SolverError",
                 "SolverKilledError",
                 "SolverTimeoutError",
                 "StatesFailedError",
+                "TrainingWarning",
                 "UnreadableOutputError",
                 "WorkerLostError",
                 "WorkingFolderError",
@@ -119,9 +125,11 @@ else:
             "deepzero_sim.training.build": ("warm_up_cosine",),
             "deepzero_sim.training.progress": ("Progress",),
             "deepzero_sim.training.run_folder": ("RunFolder",),
+            "deepzero_sim.training.runs.python": ("load_run", "train"),
+            "deepzero_sim.training.runs.saved_loop": ("TrainedLoop",),
             "deepzero_sim.training.trainer": ("Trainer",),
         },
-        runs=("check_gradient", "check_solver", "evaluate", "open_executor", "serve"),
+        runs=("check_gradient", "check_solver", "evaluate", "load_run", "open_executor", "serve", "train"),
     )
 
     __dir__ = _find.listed
@@ -193,6 +201,7 @@ __all__ = [
     "RolloutLoss",
     "RunError",
     "RunFolder",
+    "ScaleWarning",
     "ServedLoop",
     "ServedLoss",
     "ServedModel",
@@ -210,7 +219,9 @@ __all__ = [
     "SolverTimeoutError",
     "StatesFailedError",
     "TesseractSolver",
+    "TrainedLoop",
     "Trainer",
+    "TrainingWarning",
     "UMBridgeSolver",
     "Uniform",
     "UnreadableOutputError",
@@ -221,7 +232,9 @@ __all__ = [
     "check_gradient",
     "check_solver",
     "evaluate",
+    "load_run",
     "open_executor",
     "serve",
+    "train",
     "warm_up_cosine",
 ]

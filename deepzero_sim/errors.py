@@ -199,6 +199,10 @@ class ScaleWarning(UserWarning):
     """Warning of inputs that a network learns badly with: they are far from unit size."""
 
 
+class TrainingWarning(UserWarning):
+    """Warning of a training that made the network worse."""
+
+
 class StatesFailedError(SolverError):
     """Failure of some states of a batch, each for a reason of its own; the others were advanced.
 

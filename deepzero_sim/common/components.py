@@ -8,7 +8,8 @@ import importlib.util
 import inspect
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -58,12 +59,46 @@ class Kind:
 OWN = Kind("something of deepzero_sim or of a file of yours", lambda made: _package(made.__module__) == "deepzero_sim")
 
 
+#: Beginning of the names of objects that were handed over in Python.
+HANDED = "handed-over-"
+
+_handed: dict[str, Any] = {}
+
+
+@contextmanager
+def hand_over(objects: Mapping[str, Any]) -> Iterator[None]:
+    """Let names in settings stand for objects of this process inside.
+
+    Args:
+        objects: Objects by names that begin with :data:`HANDED`.
+    """
+    before = dict(_handed)
+    _handed.update(objects)
+    try:
+        yield
+    finally:
+        _handed.clear()
+        _handed.update(before)
+
+
+def _handed_over(name: str) -> Any:
+    if name not in _handed:
+        what = name.removeprefix(HANDED).partition("-")[0]
+        raise ConfigError(
+            f"the {what} of this run, {name!r}, was an object in Python, which no file can make: hand it over again, by "
+            f"dz.load_run(path, {what}=...) or dz.train({what}=..., run=path), or name it as file.py:Name next time."
+        )
+    return _handed[name]
+
+
 def load(name: str) -> Any:
     """Return what a name stands for. Its module is imported, which runs that module's code; nothing is called.
 
     Raises:
         ConfigError: There is no such file, module or name, or the module raised an error of its own.
     """
+    if name.startswith(HANDED):
+        return _handed_over(name)
     path, colon, attribute = name.rpartition(":")
     if not colon:
         path, _, attribute = name.rpartition(".")
@@ -88,6 +123,8 @@ def load_factory(name: str, kind: Kind) -> Any:
     """
     _require_outside_standard_library(name, kind.words)
     named = load(name)
+    if name.startswith(HANDED):
+        return named
     function = named.func if isinstance(named, partial) else named
     if _is_file(name) and _is_defined_in(function, _module_from_file(Path(name.rpartition(":")[0]), name)):
         return named

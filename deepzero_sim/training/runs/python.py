@@ -1,0 +1,189 @@
+"""The way in from Python: a corrector trained, loaded and saved by one call each."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from deepzero_sim.common.bars import console
+from deepzero_sim.common.components import HANDED, Component, hand_over
+from deepzero_sim.common.requirements import require_known, require_type
+from deepzero_sim.common.settings import hints, keys_of, read
+from deepzero_sim.coupling.loop import SolverLoop
+from deepzero_sim.errors import ConfigError, RunError, SolverError
+from deepzero_sim.solver.build import build_solver
+from deepzero_sim.training.checkpoints import load_checkpoint, read_settings
+from deepzero_sim.training.progress import progress_of
+from deepzero_sim.training.runs.comparison import cost
+from deepzero_sim.training.runs.console import say_what_came_of, train_in_silence, train_with_bar
+from deepzero_sim.training.runs.folders import last_stage
+from deepzero_sim.training.runs.handed_over import (
+    DataLike,
+    HandedOver,
+    NetworkLike,
+    SolverLike,
+    as_component,
+    is_in_memory,
+    keep_data,
+)
+from deepzero_sim.training.runs.saved_loop import TrainedLoop, TrainingRecord
+from deepzero_sim.training.runs.settings import MethodChoice, TrainSettings
+from deepzero_sim.training.runs.stages import plan
+from deepzero_sim.training.runs.trained_run import run_settings, trained_loop, trust
+
+#: Methods that train no rollout, or choose for themselves.
+_BY_THEMSELVES = ("SRC", "NON", "suitable")
+
+#: Folder of kept working folders of programs, within a run.
+_KEPT = "kept"
+
+
+def train(
+    solver: SolverLike,
+    data: DataLike,
+    method: MethodChoice = "SolverLayer",
+    network: NetworkLike = "small",
+    *,
+    run: str | Path | None = None,
+    progress: bool = True,
+    **settings: Any,
+) -> TrainedLoop:
+    """Train a corrector for a solver, and return the loop of both, ready for `rollout`.
+
+    The settings are those of `deepzero-sim train`, with the same defaults, scales, rates and threads. A method that trains
+    through the loop begins with NON, the cheapest way to begin, and goes on from its network, in two stages of so many updates
+    each; a `start` takes the place of NON, and `stages=[{"method": ...}]` is a single one without it.
+
+    Args:
+        solver: Coarse solver: a :class:`Solver` (:func:`as_solver` makes one of a function), or a name, `file.py:Name` or an
+            import path, alone or as `{"name": ..., "args": {...}}`.
+        data: Reference trajectories: a path of any known layout, a :class:`DataSource`, :class:`Trajectories`, or arrays
+            `(frames, params)` or `frames`, `(S, T, C, *N)` and `(S, K)`.
+        method: Way to train.
+        network: Corrector: `small`, `mercury`, `mars_moon`, another name, alone or with `args`, a function that makes one of
+            the solver's spec, or a module, of which a copy is trained.
+        run: Run folder, with which a training that was killed goes on, as from the command line; none if None: what it needs
+            on the way is gone at the end.
+        progress: True for a bar, and for sentences on what was chosen and what came of it; else warnings alone.
+        settings: Any other setting of `deepzero-sim train`: updates, unroll, start, seed, batch_size, held_back and so on.
+
+    Raises:
+        DeepZeroError: Something cannot be used, or failed.
+    """
+    handed = HandedOver()
+    with _run_folder(run) as folder:
+        made = _settings(handed, solver, network, {"method": method, "run": folder, **settings}, temporary=run is None)
+        with hand_over(handed.objects):
+            spec = build_solver(made["solver"]).spec
+            differ = list(made.get("data_may_differ") or ())
+            for key, value in (("train_data", data), ("validation_data", made.get("validation_data"))):
+                if value is not None:
+                    made[key] = keep_data(folder, key, value, spec, differ) if is_in_memory(value) else value
+            stages = plan(read(TrainSettings, made))
+            if made.get("stages") and "stages" not in settings and progress:
+                console.print(f"{method} begins with the network of NON, in two stages: give start or stages for another way.")
+            for stage in stages:
+                _train_stage(stage.settings, stage.choices if progress else None)
+            path = stages[-1].settings.run
+            return _trained(trained_loop(path), path, cost(path) if run is None else None)
+
+
+def _train_stage(settings: TrainSettings, choices: tuple[str, ...] | None) -> None:
+    """Train a stage in sight of a person, or in silence if there are no sentences to begin with."""
+    if choices is None:
+        train_in_silence(settings)
+        return
+    for sentence in choices:
+        console.print(sentence)
+    say_what_came_of(settings, train_with_bar(settings))
+
+
+@contextmanager
+def _run_folder(run: str | Path | None) -> Iterator[Path]:
+    """Yield the folder of a run; one that nobody named is gone at the end, but for working folders that an error names."""
+    if run is not None:
+        require_type(run, (str, Path), "run must be the path of a folder, or None for none that stays")
+        yield Path(run).expanduser()
+        return
+    folder = Path(tempfile.mkdtemp(prefix="deepzero-sim-"))
+    try:
+        yield folder / "run"
+    except SolverError:
+        if not any(folder.rglob(f"{_KEPT}/*")):
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _settings(
+    handed: HandedOver, solver: SolverLike, network: NetworkLike, given: Mapping[str, Any], *, temporary: bool
+) -> dict[str, Any]:
+    """Return plain settings of a training, with components for what was handed over."""
+    require_known(given, [one.name for one in fields(TrainSettings)], "dz.train")
+    made = {**given, "solver": handed.add_solver(solver), "network": handed.add_network(network)}
+    if made.get("differentiable_solver") is not None:
+        made["differentiable_solver"] = handed.add_solver(made["differentiable_solver"], "differentiable_solver")
+    for key, kind in hints(TrainSettings).items():
+        if keys_of(kind) is Component and isinstance(made.get(key), str):
+            made[key] = as_component(made[key], f"{key} must be a name")
+    if given["method"] not in _BY_THEMSELVES and given.get("start") is None and "stages" not in given:
+        made |= {"method": "suitable", "stages": [{"method": "NON"}, {"method": given["method"]}]}
+    if temporary:
+        made = {"tensorboard": False, **made}  # nobody could look at them
+    return made
+
+
+def load_run(
+    path: str | Path, *, trust: bool = False, solver: SolverLike | None = None, network: NetworkLike | None = None
+) -> TrainedLoop:
+    """Load the loop of a run that was trained, ready for `rollout`.
+
+    Args:
+        path: Run folder, or what :meth:`TrainedLoop.save` wrote.
+        trust: True to import and run what its settings name although it was made by others: look into its config.yaml first.
+        solver: Solver, if it was an object in Python when the run was trained.
+        network: Network, or what makes it, if it was such an object; its weights are those of the run.
+
+    Raises:
+        RunError: There is no trained run, it needs trust, or it was trained with another solver or network.
+    """
+    require_type(path, (str, Path), "path must be the folder of a run")
+    folder = Path(path).expanduser()
+    if trust:
+        _trust(folder)
+    handed, settings = HandedOver(), run_settings(folder)
+    for what, value, recorded in (("solver", solver, settings.solver), ("network", network, settings.network)):
+        if value is not None:
+            made = handed.add_solver(value) if what == "solver" else handed.add_network(value)  # type: ignore[arg-type]
+            _require_same(folder, what, made, recorded)
+    with hand_over(handed.objects):
+        return _trained(trained_loop(folder), last_stage(folder))
+
+
+_trust = trust
+
+
+def _require_same(folder: Path, what: str, made: Component, recorded: Component) -> None:
+    if not recorded.name.startswith(HANDED):
+        raise ConfigError(f"{folder} names its {what} itself, {recorded.name!r}: leave out {what}.")
+    if made.name != recorded.name:
+        alike = "class and spec" if what == "solver" else "class and sizes of weights"
+        raise RunError(
+            f"{folder} was trained with a {what} of another {alike} than the one that was handed over: use that one."
+        )
+
+
+def _trained(loop: SolverLoop, path: Path, spent: Any = None) -> TrainedLoop:
+    settings = read_settings(path)
+    if settings["method"] == "SRC":
+        return TrainedLoop(loop, None)
+    progress = progress_of(load_checkpoint(path), path)
+    return TrainedLoop(loop, TrainingRecord(settings, progress, lambda: cost(path) if spent is None else spent))

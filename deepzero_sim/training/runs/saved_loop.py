@@ -1,0 +1,123 @@
+"""Loops that were trained, and folders that they are saved to."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deepzero_sim.common.documents import write_yaml
+from deepzero_sim.common.files import write_text
+from deepzero_sim.common.requirements import require_type
+from deepzero_sim.coupling.loop import SolverLoop
+from deepzero_sim.errors import ConfigError, RunError
+from deepzero_sim.training.checkpoints import (
+    CHECKPOINT,
+    CONFIG,
+    Checkpoint,
+    RunIdentity,
+    load_checkpoint,
+    save_checkpoint,
+    storable_copies,
+)
+from deepzero_sim.training.preparation import PREPARATION, Entry, Preparation
+from deepzero_sim.training.progress import Progress
+
+if TYPE_CHECKING:
+    from deepzero_sim.training.runs.comparison import Cost
+
+#: Word in a checkpoint's state by which :meth:`TrainedLoop.save` knows its own.
+SAVED = "saved"
+
+
+@dataclass(frozen=True)
+class TrainingRecord:
+    """Training that a loop comes from.
+
+    Args:
+        settings: Settings of its run, as config.yaml has them.
+        progress: Progress of its last stage.
+        cost: Function that returns what the training cost, that of runs it started from included.
+    """
+
+    settings: Mapping[str, Any]
+    progress: Progress
+    cost: Callable[[], Cost]
+
+
+class TrainedLoop(SolverLoop):
+    """Loop of a solver and the corrector that was trained for it, as `dz.train` and `dz.load_run` return it.
+
+    Args:
+        loop: Solver and corrector.
+        record: Training that they come from; None of the solver alone.
+    """
+
+    def __init__(self, loop: SolverLoop, record: TrainingRecord | None) -> None:
+        super().__init__(loop.solver, loop.corrector, loop.unroll, on_failure=loop.on_failure)
+        self._record = record
+
+    def __repr__(self) -> str:
+        """Show how the loop was trained, too."""
+        if self._record is None:
+            return super().__repr__()
+        method, updates = self._record.settings["method"], self._record.progress.step
+        return f"{super().__repr__()},\n    trained by {method}, {updates} updates"
+
+    def save(self, path: str | Path) -> None:
+        """Save the loop, with the network as it is now, in a folder that `dz.load_run` reads.
+
+        The folder is a run that has ended, of what it takes to use it: settings, network and costs.
+
+        Args:
+            path: Folder; one that was saved before is replaced.
+
+        Raises:
+            RunError: The folder holds something else.
+            ConfigError: There is nothing to save: the loop is the solver alone.
+        """
+        require_type(path, (str, Path), "path must be that of a folder")
+        folder = Path(path).expanduser()
+        if self._record is None:
+            raise ConfigError("this loop is the solver alone, and nothing was trained: there is nothing to save.")
+        _require_own(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        try:
+            self._write(aside, self._record)
+            if folder.exists():
+                shutil.rmtree(folder)
+            aside.replace(folder)
+        except BaseException:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
+
+    def _write(self, folder: Path, record: TrainingRecord) -> None:
+        spent, progress = record.cost(), record.progress
+        settings = {key: _absolute(key, value) for key, value in record.settings.items()} | {"start": None}
+        identity = RunIdentity({key: write_yaml(value, sort_keys=True) for key, value in settings.items()}, {})
+        write_text(folder / CONFIG, write_yaml(settings))
+        before = spent.solver_steps - progress.solver_steps - progress.validation_steps
+        entry = Entry("before the last stage's updates", before, spent.seconds, spent.found)
+        Preparation(folder / PREPARATION, identity.name).add(entry)
+        total = replace(progress, seconds=spent.seconds, failures=dict(spent.failures))
+        tensors = {f"network.{name}": tensor for name, tensor in storable_copies(self.corrector.state_dict()).items()}
+        save_checkpoint(folder, Checkpoint(tensors, {"progress": asdict(total), SAVED: True}), identity)
+
+
+def _absolute(key: str, value: Any) -> Any:
+    """Write paths of data so that they are found from any folder."""
+    if key not in ("train_data", "validation_data") or value is None:
+        return value
+    return {**value, "path": str(Path(value["path"]).resolve())} if isinstance(value, Mapping) else str(Path(value).resolve())
+
+
+def _require_own(folder: Path) -> None:
+    """Refuse a folder that holds something else than a loop that was saved."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    if not folder.is_dir() or not (folder / CHECKPOINT).exists() or not load_checkpoint(folder).state.get(SAVED):
+        raise RunError(f"{folder} holds something else than a loop that was saved: name another folder.")
