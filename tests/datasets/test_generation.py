@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import yaml
 from problems import wait_until
+from runs import start, unfinished
 
 from deepzero_sim.cli.generate import make_data
 from deepzero_sim.cli.settings.generate import DataFile, GenerateSettings
@@ -31,7 +32,6 @@ from deepzero_sim.execution.tasks import SerialExecutor
 from deepzero_sim.solvers import WakeFlow
 from deepzero_sim.solvers.wake import initial_state, restrict
 from deepzero_sim.training.runs.settings import Workers
-from runs import start, unfinished
 
 WAKE = Simulations(
     reference=Component("deepzero_sim.solvers.WakeFlow", {"resolution": 16}),

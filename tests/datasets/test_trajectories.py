@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 from problems import Burgers, initial_states
+from runs import line_data, unfinished
 
 from deepzero_sim.common.files import digest
 from deepzero_sim.datasets import Trajectories, trajectories
 from deepzero_sim.datasets import frames as frames_module
 from deepzero_sim.errors import DataError
 from deepzero_sim.solvers import WakeFlow
-from runs import line_data, unfinished
 
 
 @pytest.fixture
