@@ -18,6 +18,7 @@ from deepzero_sim.common import hdf5_objects
 from deepzero_sim.common.requirements import require_data
 from deepzero_sim.datasets.hdf5 import NOTHING, not_a_file, open_to_read, open_to_write, show
 from deepzero_sim.datasets.images import cifar10
+from deepzero_sim.datasets.images.checksum import MD5
 from deepzero_sim.datasets.images.labelled_images import ImageData, Images, require_consistent
 from deepzero_sim.datasets.images.sources import read_source
 
@@ -27,7 +28,7 @@ FORMAT, VERSION = "deepzero-sim images", 2
 CIFAR10 = "cifar10"
 
 
-def load(source: Path | str, cache: Path, md5: str = cifar10.MD5) -> ImageData:
+def load(source: Path | str, cache: Path, md5: str = MD5) -> ImageData:
     """Load the images of a source, from the cache if they were read before.
 
     Args:

@@ -9,6 +9,7 @@ from deepzero_sim.common.requirements import require_data
 from deepzero_sim.datasets.hdf5 import show
 from deepzero_sim.datasets.images import cifar10, npz_arrays
 from deepzero_sim.datasets.images.archives import UnreadableArchiveError, entries
+from deepzero_sim.datasets.images.checksum import MD5
 from deepzero_sim.datasets.images.class_folders import ClassFolders, SkippedFiles, reason_to_skip
 from deepzero_sim.datasets.images.labelled_images import ImageData
 from deepzero_sim.errors import DataError
@@ -87,7 +88,7 @@ class _Contents:
 
     def _decode_cifar(self, folder: str) -> ImageData:
         is_published = self._path.is_file() and not zipfile.is_zipfile(self._path)
-        if is_published or (self._path.is_file() and self._md5 != cifar10.MD5):
+        if is_published or (self._path.is_file() and self._md5 != MD5):
             cifar10.require_md5(self._path, self._md5)
         files = self.cifar_files.pop(folder)
         self._skip_cifar_files("of a CIFAR-10 that is not whole")

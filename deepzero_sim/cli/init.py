@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rich.prompt import Prompt
 
 from deepzero_sim.cli.console import console
-from deepzero_sim.cli.settings.init import InitSettings, Kind
+from deepzero_sim.cli.settings.init import InitSettings, Kind, ProgramFormat
 from deepzero_sim.cli.start import leave_when_interrupted
 from deepzero_sim.common.files import write_text
 from deepzero_sim.common.requirements import require_that
@@ -35,7 +35,7 @@ OFFERED: dict[Kind, tuple[str, ...]] = {
 }
 
 #: Formats that the end of a file's name tells.
-FORMATS = {".npy": "npy", ".txt": "text", ".raw": "raw"}
+FORMATS: dict[str, ProgramFormat] = {".npy": "npy", ".txt": "text", ".raw": "raw"}
 
 
 def run(settings: InitSettings) -> None:

@@ -6,8 +6,9 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 
 PROGRAM = "deepzero-sim"
 
@@ -15,8 +16,7 @@ PROGRAM = "deepzero-sim"
 def main() -> int:
     """Import the command line and run it on the program's arguments; returns the exit status."""
     with leave_when_interrupted():
-        from deepzero_sim.cli.main import main as run  # noqa: PLC0415 - what this waits for
-
+        run: Callable[[], int] = import_module("deepzero_sim.cli.main").main
     return run()
 
 

@@ -1,4 +1,4 @@
-"""What a newcomer's data are: how they fit a solver, or the solver that would fit them."""
+"""Data of a newcomer: how they fit a solver, or the solver that would fit them."""
 
 from __future__ import annotations
 

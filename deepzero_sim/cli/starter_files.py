@@ -27,7 +27,7 @@ STEPS = 50
 
 @dataclass(frozen=True)
 class Start:
-    """What is known of a solver and its data.
+    """Knowledge of a solver and its data.
 
     Args:
         folder: Folder of the files.

@@ -1,4 +1,4 @@
-"""What is known of a newcomer's program, Python solver or data, for the settings files that `deepzero-sim init` writes."""
+"""Knowledge of a newcomer's program, Python solver or data, for the settings files that `deepzero-sim init` writes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TIMEOUT = 300
 
 @dataclass(frozen=True)
 class _Known:
-    """What is known, files besides settings files, and sentences for the user."""
+    """Knowledge of a solver and its data, files besides settings files, and sentences for the user."""
 
     start: Start
     files: Mapping[str, str] = field(default_factory=dict)

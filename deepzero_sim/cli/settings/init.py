@@ -12,7 +12,7 @@ from deepzero_sim.common.settings import Rule, Settings
 from deepzero_sim.common.types import is_integer
 from deepzero_sim.datasets.source import Source
 
-#: What a user begins with.
+#: Kinds of what a user begins with.
 Kind: TypeAlias = Literal["program", "python", "data"]
 
 #: Formats of files of programs that need no options.
@@ -33,7 +33,7 @@ class InitSettings(Settings):
     """Settings files to begin with. What is missing is asked for at a terminal.
 
     Args:
-        kind: What you have: a program, a solver in Python, or data.
+        kind: Kind of what you have: program, python (a solver in Python), or data.
         folder: Folder that the files are written to; no file is replaced.
         command: Program and its arguments (program): ./burgers 32 {{ params.nu }}.
         input: File that the program reads the state from (program).
