@@ -93,6 +93,12 @@ class Trajectories:
         return f"Trajectories({simulations} simulations of {times} frames{where}: {states}{parameters})"
 
     @property
+    def notes(self) -> list[str]:
+        """Sentences on what was left out or assumed of a foreign file."""
+        notes = self.attributes.get("notes")
+        return [str(note) for note in notes] if isinstance(notes, list | tuple) else []
+
+    @property
     def on_disk(self) -> bool:
         """True if frames are read on demand, because they are many."""
         return isinstance(self.frames, LazyFrames)

@@ -19,7 +19,7 @@ def run(settings: ConvertSettings) -> None:
     with progress_bar(f"converting {settings.path.name}", 3) as report:
         conversion = convert(settings.source, settings.output, spec, settings.to, settings.data_may_differ, report)
     print_table(rows(conversion), words=(0, 1, 2))
-    for sentence in conversion.data.attributes["notes"]:
+    for sentence in conversion.data.notes:
         console.print(sentence)
     console.print(f"{settings.output} made")
 

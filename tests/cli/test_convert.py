@@ -179,14 +179,16 @@ def burgers_npz(path: Path) -> DataSource:
     data = trajectories.load(line_data(path.with_suffix(".h5")), Burgers().spec)
     np.savez(path, u=data.frames)
     roles = ["simulation", "time", "channel", *(f"axis_{i}" for i in range(data.frames.ndim - 3))]
-    return DataSource(path, axes=roles, dt=Burgers().spec.dt)
+    return DataSource(path, axes=roles)
 
 
 def test_a_run_trains_on_a_foreign_file_and_goes_on_with_it(folder: Path) -> None:
     source = burgers_npz(folder / "line.npz")
     ours = train(train_settings(folder / "ours", folder / "line.h5", method="NON", updates=2))
     settings = train_settings(folder / "run", source, method="NON", updates=2)
-    theirs = train(settings)
+    said: list[str] = []
+    theirs = train(settings, say=said.append)
+    assert ["says no times" in sentence for sentence in said] == [True]
     assert theirs.loss == ours.loss
     assert yaml.safe_load((folder / "run" / "config.yaml").read_text())["train_data"]["path"] == str(source.path)
     assert train(settings).step == 2
@@ -194,7 +196,7 @@ def test_a_run_trains_on_a_foreign_file_and_goes_on_with_it(folder: Path) -> Non
         train(
             train_settings(
                 folder / "run",
-                DataSource(source.path, axes=source.axes, dt=source.dt, simulations=[0, 1]),
+                replace(source, simulations=[0, 1]),
                 method="NON",
                 updates=2,
             )
@@ -204,7 +206,7 @@ def test_a_run_trains_on_a_foreign_file_and_goes_on_with_it(folder: Path) -> Non
         "--run",
         str(folder / "run"),
         "--data",
-        yaml.safe_dump({"path": str(source.path), "axes": source.axes, "dt": source.dt}),
+        yaml.safe_dump({"path": str(source.path), "axes": source.axes}),
     ]
     assert main(words) == 0
 

@@ -118,6 +118,7 @@ class _Training:
         # a differentiable solver is said to be the same physics by another name
         accepted = [*settings.data_may_differ, *(["name"] if settings.method == "FO-SOL" else [])]
         whole = open_trajectories(settings.train_data, self._solver.spec, accepted)
+        self._notes = whole.notes
         self._data, self._held_back = hold_back(whole, settings.held_back or 0)
         if settings.validation_data is not None:
             self._held_back = open_trajectories(settings.validation_data, self._solver.spec, accepted)
@@ -147,6 +148,8 @@ class _Training:
     def run(self, report: Callable[[Progress], None], keep: Collection[int], say: Callable[[str], None]) -> Progress:
         """Train up to the last update; the arguments are those of :func:`train`."""
         settings, start = self._settings, self._start
+        for note in self._notes:
+            say(note)
         depends_on_length = settings.scheduler is not None and "updates" in settings.scheduler.args.values()
         asks = self._method.by_queries or self._method.gradient is None
         with open_executor(settings.workers.backend if asks else "serial", settings.workers.count) as executor:
