@@ -60,6 +60,8 @@ def check_gradients(settings: CheckSettings, report: Callable[[str], None] = lam
     if twin is not None:
         require_twin(twin.spec, solver.spec)
     data = open_trajectories(settings.train_data, solver.spec, settings.data_may_differ)
+    for note in data.notes:
+        console.print(note)
     network = starting_network(settings.network, settings.start, solver.spec, data, settings.seed)
     with (
         open_executor(settings.workers.backend, settings.workers.count) as executor,

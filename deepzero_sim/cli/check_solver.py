@@ -69,7 +69,9 @@ def _subject(settings: CheckSolverSettings) -> Subject:
 
 
 def _frames_of(data: Trajectories) -> tuple[Array, Array | None]:
-    """Return frames as sample states, all that are in memory, and their parameters."""
+    """Return frames as sample states, all that are in memory, and their parameters; say what was assumed of the file."""
+    for note in data.notes:
+        console.print(note)
     return sample_states(data) if data.on_disk else trajectories.as_batch(data.frames[:], data.params)
 
 

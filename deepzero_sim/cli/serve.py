@@ -73,5 +73,7 @@ def models_of_run(
     if data is None and not path_of(source).exists():
         return models, f"there is no {path_of(source)}, the run's training data: name some by --data"
     frames = open_trajectories(source, loop.solver.spec, {*data_may_differ, *differences_accepted_by(run)})
+    for note in frames.notes:
+        console.print(note)
     models["loss"] = ServedLoss(LoopOracle(loop, rollout_loss(frames)), _Batches(loop.solver, frames, settings))
     return models, None

@@ -171,6 +171,7 @@ def test_restrictions_without_a_solver_are_refused(folder: Path, capsys: pytest.
 def test_commands_take_foreign_files_with_what_has_to_be_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = ["--data", "data.npz", "--data.axes", "[simulation, time, x]", "--data.restrict", "block_mean"]
     assert main(["check", "decay.py:Decay", *said, "--seconds", "1"]) == 0
+    assert "one frame in 2 is taken" in capsys.readouterr().out
     assert "what the axes of u of data.npz are" in refused(capsys, "check", "decay.py:Decay", "--data", "data.npz")
 
 
