@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from deepzero_sim.errors import RunError
 from deepzero_sim.training.checkpoints import CONFIG, read_settings, read_start
+
+#: Letters of the longest text that is looked for as a path.
+LONGEST_PATH = 1000
 
 
 def stage_folders(path: Path) -> list[Path]:
@@ -49,6 +53,23 @@ def origin_of(path: Path) -> Path | None:
     if start is None or start.folder is None or not Path(start.folder).is_dir() or start.folder == os.getcwd():  # noqa: PTH109
         return None
     return Path(start.folder)
+
+
+def locate(value: Any, origin: Path | None) -> Any:
+    """Write the texts in plain values that are paths of files or folders as whole paths.
+
+    Args:
+        value: Plain value.
+        origin: Folder where relative paths are found; None for the current one.
+    """
+    if isinstance(value, Mapping):
+        return {key: locate(item, origin) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [locate(item, origin) for item in value]
+    if not isinstance(value, str) or not value or "\0" in value or len(value) > LONGEST_PATH:
+        return value
+    path = (origin or Path()) / value
+    return str(path.resolve()) if path.exists() else value
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from deepzero_sim.solver.build import build_solver
 from deepzero_sim.solver.spec import SolverSpec
 from deepzero_sim.training.checkpoints import load_checkpoint, read_settings
 from deepzero_sim.training.progress import progress_of, require_within
-from deepzero_sim.training.runs.folders import last_stage, origin_of, within
+from deepzero_sim.training.runs.folders import last_stage, locate, origin_of, within
 from deepzero_sim.training.runs.settings import MethodName
 from deepzero_sim.training.runs.trust import trust_parts, without_trust, words_of
 from deepzero_sim.training.validation import restore_trained
@@ -102,6 +102,13 @@ class RunSettings:
     origin: Path | None = None
 
     @property
+    def located_solver(self) -> Component:
+        """Solver with the whole paths of the files that it names, by which solvers of runs are told apart."""
+        file, colon, name = self.solver.name.rpartition(":")
+        located = f"{locate(file, self.origin)}{colon}{name}" if colon else self.solver.name
+        return replace(self.solver, name=located, args=locate(self.solver.args, self.origin))
+
+    @property
     def parts(self) -> dict[str, Component]:
         """Parts that are built when the run is used."""
         restrict = function_part(self.train_data, self.origin)
@@ -165,8 +172,7 @@ def trained_loop(path: Path) -> SolverLoop:
         listed = "; ".join(f"{key} {words_of(part)}" for key, part in parts.items())
         raise RunError(
             f"{path} was not made by you on this machine, and its settings would import or run {listed}: look into its "
-            "config.yaml, and if you trust it, call again with --trust (in Python, call "
-            "deepzero_sim.training.runs.trained_run.trust first)."
+            "config.yaml, and if you trust it, call again with --trust (in Python, dz.load_run(path, trust=True))."
         )
     with within(settings.origin):
         solver = build_solver(settings.solver)

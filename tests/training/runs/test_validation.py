@@ -10,6 +10,16 @@ from typing import Any
 
 import pytest
 from problems import wait_until
+from runs import (
+    assert_same_tensors,
+    config_file,
+    line_data,
+    lines,
+    start,
+    tensors,
+    train_settings,
+    without_seconds,
+)
 
 from deepzero_sim.common.components import Component
 from deepzero_sim.datasets import trajectories
@@ -23,16 +33,6 @@ from deepzero_sim.training.runs.trained_run import trained_loop
 from deepzero_sim.training.runs.training import train
 from deepzero_sim.training.runs.validation import fixed_rollouts, hold_back, suitable_held_back
 from deepzero_sim.training.validation import Record, line_of, record_of
-from runs import (
-    assert_same_tensors,
-    config_file,
-    line_data,
-    lines,
-    start,
-    tensors,
-    train_settings,
-    without_seconds,
-)
 
 
 @pytest.fixture
