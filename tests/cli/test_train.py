@@ -48,8 +48,8 @@ COSTS: dict[MethodName, int] = {
 #: Before training, whether a loss repeats: two rollouts of a batch, of which no step is known.
 CHECKS: dict[MethodName, int] = {"ZO-SOL": 2 * 2 * 3}
 
-#: Solver steps of a run that starts from another: measured before its first update and after its last, on one rollout of 11 steps
-#: from each simulation.
+#: Solver steps of a run that starts from another: measured before its first update and after its last, on one rollout of 11
+#: steps from each simulation.
 MEASURED = 2 * 3 * 11
 
 #: First steps that are found in another run and taken again, to compare them.
