@@ -11,7 +11,7 @@ import numpy as np
 
 from deepzero_sim.cli.reports.figures import Figure, pyplot, save, styles
 from deepzero_sim.cli.reports.layouts import layout_of_spec
-from deepzero_sim.cli.reports.lines import draw_lines, draw_space_time
+from deepzero_sim.cli.reports.lines import differences, draw_lines, draw_space_time
 from deepzero_sim.cli.reports.panels import Panel, draw_grid, scale_of, scale_of_errors
 from deepzero_sim.cli.reports.views import MOST_CHANNELS, Picture, View, views
 
@@ -58,41 +58,41 @@ def draw(folder: Path, comparison: Comparison) -> list[Figure]:
 
 @dataclass(frozen=True, eq=False)
 class Shown:
-    """Pictures that one figure is made of.
+    """Rollouts of one simulation that one figure shows.
 
     Args:
         view: View of the states.
         title: Title of the figure.
-        times: Name of each time.
+        states: States of all steps by method, `(T, C, *N)`, the reference first.
         every: Numbers of the steps shown as panels, from 1.
-        steps: Number of steps of the rollout.
-        pictures: Pictures of all steps by method, the reference first.
+        times: Name of each of these steps.
         dt: Length of a step.
-        time_label: Name of the axis of time.
     """
 
     view: View
     title: str
-    times: Sequence[str]
+    states: Mapping[str, Any]
     every: Sequence[int]
-    steps: int
-    pictures: Mapping[str, Sequence[Picture]]
+    times: Sequence[str]
     dt: float
-    time_label: str
 
-    def at_times(self, name: str) -> list[Picture]:
-        """Return a method's pictures at the times shown."""
-        return [self.pictures[name][step - 1] for step in self.every]
-
-    def errors(self, name: str) -> list[Picture]:
-        """Return a method's pictures less those of the reference, at all steps."""
-        with np.errstate(invalid="ignore", over="ignore"):
-            return [one - true for one, true in zip(self.pictures[name], self.pictures[REFERENCE], strict=True)]
+    @property
+    def steps(self) -> int:
+        """Number of steps of the rollout."""
+        return len(self.states[REFERENCE])
 
     @property
     def methods(self) -> list[str]:
         """Names without the reference's."""
-        return [name for name in self.pictures if name != REFERENCE]
+        return [name for name in self.states if name != REFERENCE]
+
+    def pictures(self, name: str, steps: Sequence[int]) -> list[Picture]:
+        """Return a method's pictures at some steps, counted from 1."""
+        return [self.view.convert(np.asarray(self.states[name][step - 1])) for step in steps]
+
+    def errors(self, name: str, steps: Sequence[int]) -> list[Picture]:
+        """Return a method's pictures less those of the reference, at some steps."""
+        return differences(self.pictures(name, steps), self.pictures(REFERENCE, steps))
 
 
 def middle_simulation(comparison: Comparison) -> int:
@@ -126,52 +126,38 @@ def _select(view: View, comparison: Comparison) -> Shown:
     states = {REFERENCE: comparison.references[simulation]}
     states |= {name: comparison.methods[name].evaluation.rollout[simulation] for name in shown_methods(comparison)}
     every = sorted({max(1, steps // 5), max(1, steps // 2), steps})
-    return Shown(
-        view=view,
-        title=f"{view.title}: {title_of(comparison, simulation)}",
-        times=[f"{layout.time(step * dt)} (step {step})" for step in every],
-        every=every,
-        steps=steps,
-        pictures={name: [view.convert(np.asarray(state)) for state in found] for name, found in states.items()},
-        dt=dt,
-        time_label="t",
-    )
+    times = [f"{layout.time(step * dt)} (step {step})" for step in every]
+    return Shown(view, f"{view.title}: {title_of(comparison, simulation)}", states, every, times, dt)
 
 
 def _draw_view(plot: Any, shown: Shown) -> Any:
     if shown.view.is_line:
-        drawn = {name: line for name, (line, _) in styles(shown.pictures).items()}
+        drawn = {name: line for name, (line, _) in styles(shown.states).items()}
         drawn[REFERENCE] = {"color": "grey", "linestyle": "--", "linewidth": 2.5}
-        pictures = {name: shown.at_times(name) for name in shown.pictures}
+        pictures = {name: shown.pictures(name, shown.every) for name in shown.states}
         return draw_lines(plot, shown.view, pictures, REFERENCE, drawn, shown.times, shown.title)
     return _draw_panels(plot, shown)
 
 
 def _draw_panels(plot: Any, shown: Shown) -> Any:
     """Draw fields and errors: methods side by side if pictures are tall, one below the other if they are not."""
-    view = shown.view
-    scale = scale_of(shown.at_times(REFERENCE), view.active, view.label)
-    errors = _errors_at_times(shown)
-    error_scale = scale_of_errors([one for series in errors.values() for one in series[::-1]], view.active, _of_error(view))
-    panels, count = {}, len(shown.every)
-    tall = view.ratio < 1
-    for place, name in enumerate(shown.pictures):
-        for number, picture in enumerate(shown.at_times(name)):
+    view, tall = shown.view, shown.view.ratio < 1
+    fields = {name: shown.pictures(name, shown.every) for name in shown.states}
+    errors = {name: differences(fields[name], fields[REFERENCE]) for name in shown.methods}
+    scale = scale_of(fields[REFERENCE], view.active, view.label)
+    latest_first = [one for series in errors.values() for one in series[::-1]]
+    error_scale = scale_of_errors(latest_first, view.active, f"error of {view.label}")
+    panels = {}
+    for place, name in enumerate(fields):
+        for number, picture in enumerate(fields[name]):
             panels[_place(tall, place, number)] = Panel(picture, scale)
-            if name in errors:
-                error = errors[name][number]
-                note = _mean_size(error, view)
-                panels[_place(tall, place, number, of_error=True)] = Panel(error, error_scale, note)
+        for number, error in enumerate(errors.get(name, ())):
+            panels[_place(tall, place, number, of_error=True)] = Panel(error, error_scale, _mean_size(error, view))
     if tall:
         rows = [words for time in shown.times for words in (time, f"error, {time}")]
-        return draw_grid(plot, view, panels, rows, list(shown.pictures), shown.title)
+        return draw_grid(plot, view, panels, rows, list(fields), shown.title)
     rows = [REFERENCE, *(words for name in shown.methods for words in (name, f"error of {name}"))]
-    assert count == len(shown.times)
     return draw_grid(plot, view, panels, rows, shown.times, shown.title)
-
-
-def _errors_at_times(shown: Shown) -> dict[str, list[Picture]]:
-    return {name: [shown.errors(name)[step - 1] for step in shown.every] for name in shown.methods}
 
 
 def _place(tall: bool, method: int, time: int, *, of_error: bool = False) -> tuple[int, int]:
@@ -181,17 +167,14 @@ def _place(tall: bool, method: int, time: int, *, of_error: bool = False) -> tup
     return max(0, 2 * method - 1) + of_error, time
 
 
-def _of_error(view: View) -> str:
-    return f"error of {view.label}"
-
-
 def _mean_size(error: Picture, view: View) -> str:
+    """Write the mean size of an error; empty if it is not finite."""
     size = float(np.abs(error[view.active]).mean()) if view.active.any() else 0.0
-    return f"mean |error| {size:.2g}"
+    return f"mean |error| {size:.2g}" if np.isfinite(size) else ""
 
 
 def _draw_space_time(plot: Any, shown: Shown) -> Any:
-    fields = {name: np.stack(list(series)) for name, series in shown.pictures.items()}
-    errors = {name: np.stack(shown.errors(name)) for name in shown.methods}
-    times = shown.dt * np.arange(1, shown.steps + 1)
-    return draw_space_time(plot, shown.view, times, fields, errors, shown.title, shown.time_label)
+    steps = range(1, shown.steps + 1)
+    fields = {name: np.stack(shown.pictures(name, steps)) for name in shown.states}
+    errors = {name: np.stack(shown.errors(name, steps)) for name in shown.methods}
+    return draw_space_time(plot, shown.view, shown.dt * np.array(steps), fields, errors, shown.title, "t")

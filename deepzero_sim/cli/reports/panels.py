@@ -200,13 +200,13 @@ def draw_picture(ax: Any, view: View, panel: Panel) -> None:
     ax.set_aspect("equal" if view.to_scale else "auto")
     if view.points_down:
         ax.invert_yaxis()
-    note = panel.note
-    if not np.isfinite(panel.picture[view.active]).any():
+    lost = int(np.count_nonzero(~np.isfinite(panel.picture[view.active])))
+    words = panel.note or ""
+    if lost == np.count_nonzero(view.active):
         ax.text(0.5, 0.5, panel.empty, transform=ax.transAxes, ha="center", va="center", fontsize=9, color="#a00000")
-        note = ""
-    elif note is not None and not np.isfinite(panel.picture[view.active]).all():
-        note = f"{np.count_nonzero(~np.isfinite(panel.picture[view.active])):,} points not finite"
-    ax.set_title(note or "", fontsize=7, pad=2)
+    elif lost and panel.note is not None:
+        words = f"{words}\n{lost:,} points not finite".strip()
+    ax.set_title(words, fontsize=7, pad=2)
 
 
 def _draw_cells(ax: Any, view: View, values: Picture, **style: Any) -> None:

@@ -1,0 +1,187 @@
+"""Figures of comparisons: every channel, time and scenario named, errors, speeds, learning, and what was left out said."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from comparisons import compare_states, keep_figures, words_of
+
+from deepzero_sim.cli.reports import curves, error_maps, fields, learning_curves, spectra
+from deepzero_sim.cli.reports.figures import Figure
+from deepzero_sim.cli.reports.views import MOST_CHANNELS
+from deepzero_sim.solver.spec import SolverSpec
+from deepzero_sim.training.runs.comparison import Comparison
+from deepzero_sim.training.runs.speed import REFERENCE, Speed, StepTime
+
+pytest.importorskip("matplotlib")
+
+PLANE = SolverSpec(
+    name="river",
+    state_shape=(2, 10, 12),
+    dt=0.25,
+    channels=("depth", "flow"),
+    channel_units=("m", "m^2/s"),
+    axes=("y", "x"),
+    spacing=(2.0, 2.0),
+    parameters=("slope",),
+    parameter_units=("m/km",),
+)
+MODULES = (curves, fields, error_maps, spectra, learning_curves)
+
+
+def river(simulations: int = 3, steps: int = 8, **more: Any) -> Comparison:
+    true = torch.rand(simulations, steps, 2, 10, 12, generator=torch.Generator().manual_seed(0))
+    true[:, :, 1] -= 0.5
+    rollouts = {"SRC": true + 0.2, "NON": true + 0.1, **more}
+    params = np.arange(1.0, simulations + 1)[:, None]
+    return compare_states(PLANE, true, rollouts, params=params)
+
+
+def drawn(folder: Path, comparison: Comparison) -> list[Figure]:
+    return [figure for module in MODULES for figure in module.draw(folder, comparison)]
+
+
+def test_every_figure_that_is_named_is_written_and_no_other(tmp_path: Path) -> None:
+    figures = drawn(tmp_path, river())
+    names = [figure.name for figure in figures if figure.name]
+    assert sorted(names) == sorted(path.name for path in tmp_path.iterdir()) and len(set(names)) == len(names)
+    assert {"fields.png", "fields_flow.png", "error_map.png", "error_map_flow.png", "spectra.png"} <= set(names)
+    assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG") for name in names)
+
+
+def test_fields_name_channel_unit_simulation_scenario_and_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = keep_figures(monkeypatch, fields)
+    fields.draw(tmp_path, river())
+    words = words_of(kept["fields.png"])
+    assert words[0] == "depth (m): simulation 2 of 3, slope = 2 m/km"
+    assert {"t = 0.25 (step 1)", "t = 1 (step 4)", "t = 2 (step 8)", "error of SRC\ny", "mean |error| 0.2"} <= set(words)
+    assert "flow (m^2/s): simulation 2 of 3, slope = 2 m/km" in words_of(kept["fields_flow.png"])
+
+
+def test_fields_and_errors_of_every_method_are_drawn_with_scales_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = keep_figures(monkeypatch, fields)
+    comparison = river()
+    fields.draw(tmp_path, comparison)
+    figure = kept["fields.png"]
+    images = [ax.images[0] for ax in figure.axes if ax.images]
+    assert len(images) == 3 * 5  # at three times the reference, and of two methods field and error
+    of_fields, of_errors = dict.fromkeys(image.get_clim() for image in images)
+    assert of_fields == images[0].get_clim() and of_errors == (pytest.approx(-0.2), pytest.approx(0.2))
+    last = np.asarray(images[2].get_array())
+    assert np.allclose(last, comparison.references[1, 7, 0].numpy())
+    assert np.allclose(np.asarray(images[8].get_array()), 0.2, atol=1e-6)  # the error of SRC at the last time
+
+
+def test_methods_without_room_are_counted(tmp_path: Path) -> None:
+    true = torch.rand(1, 2, 2, 10, 12)
+    many = {f"NON, {i}": true + 0.1 * i for i in range(10)}
+    figures = fields.draw(tmp_path, compare_states(PLANE, true, {"SRC": true, **many}))
+    assert "3 of 11 methods are not drawn" in figures[0].caption
+
+
+def test_channels_without_room_are_counted(tmp_path: Path) -> None:
+    spec = SolverSpec(name="s", state_shape=(MOST_CHANNELS + 2, 9), dt=1.0)
+    true = torch.rand(1, 2, *spec.state_shape)
+    figures = fields.draw(tmp_path, compare_states(spec, true, {"SRC": true}))
+    assert len(list(tmp_path.iterdir())) == MOST_CHANNELS and f"2 of {MOST_CHANNELS + 2} channels" in figures[0].caption
+
+
+def test_errors_over_time_are_those_of_each_channel_in_its_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = keep_figures(monkeypatch, curves)
+    comparison = river()
+    comparison.methods["NON"].evaluation.errors[0, 3:] = torch.inf
+    curves.draw(tmp_path, comparison)
+    figure = kept["error_over_time.png"]
+    labels = [ax.get_ylabel() for ax in figure.axes]
+    assert labels == ["mean relative error", "mean |error| of depth (m)", "mean |error| of flow (m^2/s)"]
+    (source, _) = figure.axes[2].get_lines()
+    assert np.allclose(source.get_ydata(), comparison.methods["SRC"].evaluation.channel_errors[..., 1].mean(dim=0))
+    assert "NON (1 of 3 diverged)" in words_of(figure)
+
+
+def test_simulations_are_paired_with_non(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = keep_figures(monkeypatch, curves)
+    true = river().references
+    mixed = true.clone()
+    mixed[0] += 1.0
+    figures = curves.draw(tmp_path, river(SolverLayer=mixed, **{"ZO-SOL": torch.full_like(true, torch.nan)}))
+    words = words_of(kept["paired_errors.png"])
+    assert "SolverLayer\nbetter than NON\nin 2 of 3" in words and "NON" in words
+    assert "SRC\nbetter than NON\nin 0 of 3" in words and "ZO-SOL\nbetter than NON\nin 0 of 3" in words
+    assert "a cross is a rollout that diverged" in next(one.caption for one in figures if one.name == "paired_errors.png")
+    assert not [one for one in curves.draw(tmp_path, river(simulations=1)) if one.name == "paired_errors.png"]
+
+
+@pytest.mark.parametrize("reference", [3e-3, 0.5, None], ids=["alike", "much slower", "not run"])
+def test_speeds_are_drawn_as_they_were_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reference: float | None
+) -> None:
+    kept = keep_figures(monkeypatch, curves)
+    times = {"SRC": [StepTime(1, 3, 1e-3)], "NON": [StepTime(1, 3, 2e-3)]}
+    times |= {} if reference is None else {REFERENCE: [StepTime(1, 1, reference)]}
+    comparison = river()
+    object.__setattr__(comparison, "speed", Speed(times))
+    curves.draw(tmp_path, comparison)
+    words = [word.strip() for word in words_of(kept["speed.png"])]
+    assert {"1.00 ms", "2.00 ms", "SRC, the solver alone", "NON, corrected"} <= set(words)
+    assert ("reference solver" in words) == (reference is not None)
+    assert kept["speed.png"].axes[0].get_xscale() == ("log" if reference == 0.5 else "linear")
+
+
+def test_error_maps_are_means_over_what_stayed_finite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = keep_figures(monkeypatch, error_maps)
+    true = river().references
+    some = true + 0.3
+    some[2, 5:] = torch.nan
+    error_maps.draw(tmp_path, river(SolverLayer=some, **{"ZO-SOL": torch.full_like(true, torch.inf)}))
+    figure = kept["error_map.png"]
+    panels = {ax.get_title(): ax for ax in figure.axes if ax.images}
+    assert np.allclose(panels["SRC"].images[0].get_array(), 0.2, atol=1e-6)
+    assert np.allclose(panels["SolverLayer\n1 of 3 diverged"].images[0].get_array(), 0.3, atol=1e-6)
+    assert [text.get_text() for text in panels["ZO-SOL\n3 of 3 diverged"].texts] == ["diverged"]
+    assert figure.get_suptitle() == "mean |error| of depth (m) over 8 steps of 3 simulations"
+
+
+def log(folder: Path, losses: list[float], errors: list[float | None] = []) -> Path:  # noqa: B006 - never changed
+    folder.mkdir()
+    lines = [json.dumps({"step": step, "loss": loss}) for step, loss in enumerate(losses, start=1)]
+    (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    lines = [json.dumps({"step": 10 * step, "error": error}) for step, error in enumerate(errors)]
+    (folder / "validation.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    return folder
+
+
+def test_learning_curves_show_losses_and_validation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = keep_figures(monkeypatch, learning_curves)
+    losses = (2.0 ** -np.arange(150.0)).tolist()
+    runs = {"NON": log(tmp_path / "a", losses), "SolverLayer": log(tmp_path / "b", losses[:5], [0.5, None, 0.25])}
+    (figure,) = learning_curves.draw_runs(tmp_path, runs)
+    assert figure.name == "learning_curves.png" and "did not see" in figure.caption
+    first, second, right = kept["learning_curves.png"].axes
+    assert [ax.get_title() for ax in (first, second)] == ["NON", "SolverLayer"] and first.get_yscale() == "log"
+    assert np.allclose(first.get_lines()[0].get_ydata(), losses) and len(first.get_lines()) == 2  # with a running median
+    assert right.get_lines()[0].get_xydata().tolist() == [[0.0, 0.5], [20.0, 0.25]]
+
+
+def test_damaged_logs_are_said_and_other_curves_drawn(tmp_path: Path) -> None:
+    runs = {"NON": log(tmp_path / "a", [1.0, 0.5]), "FO-SOL": log(tmp_path / "b", [1.0, 0.5, 0.2]), "SRC": tmp_path / "none"}
+    text = (tmp_path / "b" / "metrics.jsonl").read_text()
+    (tmp_path / "b" / "metrics.jsonl").write_text("{broken\n" + text)
+    figure, sentence = learning_curves.draw_runs(tmp_path, runs)
+    assert figure.name == "learning_curves.png" and sentence.name == ""
+    assert sentence.caption.startswith("No learning curve of FO-SOL is drawn: ") and "damaged" in sentence.caption
+
+
+@pytest.mark.parametrize("width", [1, 2, 5])
+def test_a_running_median_follows_a_line_and_not_a_spike(width: int) -> None:
+    values = np.arange(30.0)
+    values[10] = 1e6
+    found = learning_curves.running_median(values, width)
+    assert len(found) == 30 and np.abs(found[3:-3] - np.arange(30.0)[3:-3]).max() <= 1.5
