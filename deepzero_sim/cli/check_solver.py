@@ -69,9 +69,7 @@ def _subject(settings: CheckSolverSettings) -> Subject:
 
 
 def _frames_of(data: Trajectories) -> tuple[Array, Array | None]:
-    """Return frames as sample states, all that are in memory, and their parameters; say what was assumed of the file."""
-    for note in data.notes:
-        console.print(note)
+    """Return frames as sample states, all that are in memory, and their parameters."""
     return sample_states(data) if data.on_disk else trajectories.as_batch(data.frames[:], data.params)
 
 
