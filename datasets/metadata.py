@@ -63,6 +63,7 @@ def metadata_of_solver(spec: SolverSpec) -> Metadata:
         mask=spec.active(),
         positions=positions,
         from_origin=bool(spec.offsets),
+        dt_rounding=0.0,
     )
 
 

@@ -72,5 +72,7 @@ def frames_of_step(apart: float | None, step: float | None) -> int | None:
         apart: Distance of frames in time.
         step: Step of the solver.
     """
-    frames = 0 if apart is None or step is None else round(step / apart)
-    return frames if apart is not None and frames > 1 and abs(frames * apart - step) <= 2 * ROUNDING * step else None
+    if apart is None or step is None:
+        return None
+    frames = round(step / apart)
+    return frames if frames > 1 and abs(frames * apart - step) <= 2 * ROUNDING * step else None

@@ -12,6 +12,10 @@ import pytest
 from problems import Burgers
 from runs import assert_same_tensors, line_data, tensors, train_settings
 
+from deepzero_sim.cli.check_gradient import check_gradients
+from deepzero_sim.cli.serve import models_of_run
+from deepzero_sim.cli.settings.check_gradient import CheckSettings
+from deepzero_sim.common import machine
 from deepzero_sim.common.components import Component
 from deepzero_sim.common.types import Array
 from deepzero_sim.datasets import frames, trajectories
@@ -161,6 +165,34 @@ def test_a_comparison_is_the_same(tmp_path: Path, data: Path, monkeypatch: pytes
     streamed = compare({"NON": settings.run}, data, 5)
     for name, result in in_memory.methods.items():
         assert np.array_equal(result.evaluation.errors, streamed.methods[name].evaluation.errors)
+
+
+def test_an_evaluation_that_no_memory_holds_is_refused(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = settings_of(tmp_path / "run", data, "NON")
+    train(settings)
+    on_disk(monkeypatch)
+    monkeypatch.setattr(machine, "memory", lambda: 4 * 3 * 6 * 128)
+    assert compare({"NON": settings.run}, data, 5).methods
+    with pytest.raises(DataError, match=r"an evaluation of 6 steps of 3 simulations would take .* GiB, .*: evaluate fewer"):
+        compare({"NON": settings.run}, data, 6)
+
+
+def test_a_served_loss_and_a_check_of_gradients_are_the_same(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_of(tmp_path / "run", data, "DETACHED")
+    train(settings)
+    products = [Component("deepzero_sim.vjp.Detached"), Component("deepzero_sim.vjp.ReferenceJacobian")]
+    check = CheckSettings(tmp_path, data, settings.solver, network=settings.network, vjp=products, unroll=2, directions=8)
+
+    def results() -> list[Any]:
+        models, _ = models_of_run(settings.run)
+        loss = models["loss"].evaluate(models["parameters"].evaluate([], {}), {"batch": 3})
+        return [loss[0].tolist(), *(one.cosine for one in check_gradients(check).checks.values())]
+
+    in_memory = results()
+    on_disk(monkeypatch)
+    assert results() == in_memory
 
 
 def test_they_are_never_all_in_memory(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
