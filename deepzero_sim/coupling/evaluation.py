@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from deepzero_sim.common import machine
 from deepzero_sim.common.types import Array, to_array, to_array_or_none
 from deepzero_sim.coupling.loop import SolverLoop
 from deepzero_sim.datasets.opening import open_trajectories
@@ -46,6 +47,15 @@ class Evaluation:
     failures: dict[str, int] = field(default_factory=dict)
     channel_errors: torch.Tensor = field(kw_only=True)
     scales: torch.Tensor = field(kw_only=True)
+
+    def __repr__(self) -> str:
+        """Show the errors in a line; the numbers are in the fields."""
+        simulations, steps = self.errors.shape
+        channels = ", ".join(f"{error:.3g}" for error in self.channel_mae.tolist())
+        return (
+            f"Evaluation({simulations} simulations of {steps} steps: relative error {self.relative:.3g}, mean absolute error "
+            f"of each channel {channels}; {self.solver_steps} solver steps in {self.seconds:.2g} s)"
+        )
 
     @property
     def mae(self) -> float:
@@ -117,7 +127,7 @@ def read_first_frames(data: Trajectories, steps: int | None) -> Trajectories:
 
     Raises:
         ConfigError: No steps are asked for.
-        DataError: There are too few frames.
+        DataError: There are too few frames, or too many for this machine's memory.
     """
     steps = data.frames.shape[1] - 1 if steps is None else steps
     if steps < 1:
@@ -126,7 +136,19 @@ def read_first_frames(data: Trajectories, steps: int | None) -> Trajectories:
         raise DataError(
             f"{steps} steps of evaluation need {steps + 1} frames, the data have {data.frames.shape[1]}: evaluate fewer steps."
         )
+    _require_memory(data, steps)
     return replace(data, frames=data.frames[:, : steps + 1])
+
+
+def _require_memory(data: Trajectories, steps: int) -> None:
+    """Refuse to read more frames from disk than can be compared in memory: rollouts and their errors take as much again."""
+    needed = 4 * data.frames.nbytes // data.frames.shape[1] * (steps + 1) if data.on_disk else 0
+    if needed > machine.memory():
+        raise DataError(
+            f"an evaluation of {steps} steps of {data.frames.shape[0]} simulations would take {needed / 2**30:,.0f} GiB, more "
+            f"than this machine's memory of {machine.memory() / 2**30:,.0f} GiB: evaluate fewer steps, or some of the "
+            "simulations (a path of data may have simulations beside it)."
+        )
 
 
 def _as_trajectories(
