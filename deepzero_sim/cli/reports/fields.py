@@ -103,7 +103,7 @@ def middle_simulation(comparison: Comparison) -> int:
 def title_of(comparison: Comparison, simulation: int) -> str:
     """Name a simulation and its scenario."""
     count = len(comparison.references)
-    words = f"simulation {simulation + 1} of {count}" if count > 1 else "one simulation"
+    words = f"simulation {simulation} (of 0 to {count - 1})" if count > 1 else "one simulation"
     params = None if comparison.params is None else np.asarray(comparison.params)[simulation]
     scenario = layout_of_spec(comparison.spec).scenario(params)
     return f"{words}, {scenario}" if scenario else words

@@ -100,7 +100,7 @@ def _simulations(comparison: Comparison) -> list[dict[str, Any]]:
     }
     return [
         {
-            "simulation": number + 1,
+            "simulation": number,
             "parameters": parameter_values(comparison, number),
             "errors": {
                 name: {"mae": or_null(mae[number]), "relative": or_null(relative[number])}

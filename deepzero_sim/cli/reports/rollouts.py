@@ -144,7 +144,7 @@ class _Page:
         yield from _section("Channels", _table(tables.channel_rows(comparison)))
         yield from _section(
             "Simulations",
-            f"The {comparison.measure.label} of each simulation.",
+            f"The {comparison.measure.label} of each simulation, numbered from 0 as in the data.",
             _table(tables.simulation_rows(comparison)),
             f"The other {left} simulations are in `{RESULTS}`." if left > 0 else "",
         )

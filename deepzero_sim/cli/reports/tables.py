@@ -86,7 +86,7 @@ def simulation_rows(comparison: Comparison) -> Table:
     names = [with_unit(name, unit) for name, unit in zip(parameter_values(comparison, 0), units, strict=False)]
     body = [
         (
-            str(number + 1),
+            str(number),
             *(f"{value:g}" for value in parameter_values(comparison, number).values()),
             *(write_error(values[number]) for values in errors.values()),
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from deepzero_sim.datasets.ensembles import describe_identical
 from deepzero_sim.datasets.source import DataSource, as_source
 from deepzero_sim.datasets.trajectories import Trajectories
 from deepzero_sim.training.checkpoints import load_checkpoint
@@ -12,9 +13,6 @@ from deepzero_sim.training.progress import progress_of
 from deepzero_sim.training.runs.folders import last_stage
 from deepzero_sim.training.runs.trained_run import run_settings
 from deepzero_sim.training.validation import record_of
-
-#: Groups of simulations that a sentence lists.
-_MOST = 5
 
 
 def data_warnings(data: Trajectories, source: str | Path | DataSource | Trajectories, runs: Mapping[str, Path]) -> list[str]:
@@ -75,17 +73,9 @@ def _shares_simulations(one: DataSource, other: DataSource) -> bool:
 
 
 def _identical(data: Trajectories) -> list[str]:
-    groups: dict[bytes, list[int]] = {}
-    for simulation, (frames, params) in enumerate(zip(data.frames, data.params, strict=True), start=1):
-        groups.setdefault(frames.tobytes() + params.tobytes(), []).append(simulation)
-    same = [group for group in groups.values() if len(group) > 1]
-    if not same:
-        return []
-    listed = "; ".join(" and ".join(map(str, group)) for group in same[:_MOST]) + ("; ..." if len(same) > _MOST else "")
-    return [
-        f"simulations {listed} are identical: there are {len(groups)} different ones of {len(data.frames)}, and counts and "
-        "spreads over simulations promise more than they hold."
-    ]
+    """Say which simulations are the same, if any are."""
+    sentence = describe_identical(data.frames)
+    return [sentence] if sentence else []
 
 
 def _still(data: Trajectories) -> list[str]:

@@ -58,9 +58,9 @@ def test_fields_name_channel_unit_simulation_scenario_and_time(tmp_path: Path, m
     kept = keep_figures(monkeypatch, fields)
     fields.draw(tmp_path, river())
     words = words_of(kept["fields.png"])
-    assert words[0] == "depth (m): simulation 2 of 3, slope = 2 m/km"
+    assert words[0] == "depth (m): simulation 1 (of 0 to 2), slope = 2 m/km"
     assert {"t = 0.25 (step 1)", "t = 1 (step 4)", "t = 2 (step 8)", "error of SRC\ny", "mean |error| 0.2"} <= set(words)
-    assert "flow (m^2/s): simulation 2 of 3, slope = 2 m/km" in words_of(kept["fields_flow.png"])
+    assert "flow (m^2/s): simulation 1 (of 0 to 2), slope = 2 m/km" in words_of(kept["fields_flow.png"])
 
 
 def test_fields_and_errors_of_every_method_are_drawn_with_scales_of_their_own(
