@@ -74,7 +74,8 @@ def _error_sentence(comparison: Comparison, best: str) -> str:
         )
     against = _against(comparison, best, "SRC", comparison.methods["SRC"].evaluation)
     if ours >= source:
-        return f"It does not pay: {best} has {write_times(ours / source)} times the error of the solver alone ({against})."
+        share = "no less error than" if ours == source else f"{write_times(ours / source)} times the error of"
+        return f"It does not pay: {best} has {share} the solver alone ({against})."
     return f"{best} leaves {write_share(ours / source)} of the error of the solver alone ({against})."
 
 
