@@ -7,7 +7,7 @@ from pathlib import Path
 
 from deepzero_sim.cli.compare import print_report
 from deepzero_sim.cli.console import console, print_table
-from deepzero_sim.cli.reports import animation, learning_curves, recordings, rollouts
+from deepzero_sim.cli.reports import animation, learning_curves, recording_figures, recordings, rollouts
 from deepzero_sim.cli.reports.figures import Figure, markdown
 from deepzero_sim.cli.reports.html import PAGE, write_html
 from deepzero_sim.cli.settings.show import ShowSettings
@@ -42,9 +42,9 @@ def show_data(settings: ShowSettings) -> None:
     sentences = recordings.notes(recording, numbers)
     for sentence in sentences:
         console.print(sentence)
-    figures = recordings.draw(settings.folder, recording, numbers)
+    figures = recording_figures.draw(settings.folder, recording, numbers)
     if settings.animation:
-        figures += recordings.draw_animation(settings.folder, recording)
+        figures += recording_figures.draw_animation(settings.folder, recording)
     parts = (markdown_table(facts), markdown_table(channels), *(f"- {sentence}" for sentence in sentences))
     _write_page(settings.folder, str(settings.path), parts, figures)
 

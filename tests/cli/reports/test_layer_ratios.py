@@ -107,7 +107,7 @@ def test_the_command_line_names_them(tmp_path: Path, capsys: pytest.CaptureFixtu
     data = line_data(tmp_path / "line.h5")
     common = ["train", "--run", str(tmp_path / "run"), "--train_data", str(data), "--solver.name", "problems.Burgers"]
     common += ["--updates", "1", "--unroll", "2", "--workers.backend", "serial", "--tensorboard", "false"]
-    common += ["--sparsity", "0.5", "--mask_refresh", "5"]
+    common += ["--method", "ZO-SOL", "--sparsity", "0.5", "--mask_refresh", "5"]
     assert main([*common, "--layer_ratios.name", "magic"]) == 2
     assert "expected an import path" in capsys.readouterr().err
     assert main([*common, "--layer_ratios.name", "zo-grasp", "--layer_ratios.args", "{num_directions: 3}"]) == 0

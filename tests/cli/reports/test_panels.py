@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -26,6 +28,13 @@ from deepzero_sim.cli.reports.views import View, views
 from deepzero_sim.solver.spec import SolverSpec
 
 EVERYWHERE = np.ones((10, 10), dtype=bool)
+
+
+@pytest.fixture(autouse=True)
+def _close_figures() -> Iterator[None]:
+    yield
+    if find_spec("matplotlib"):
+        pyplot().close("all")
 
 
 def field(low: float, high: float) -> np.ndarray[Any, Any]:
