@@ -2,8 +2,8 @@
 
 The script is a training loop of one's own: a two-dimensional solver in numpy, a small network, SolverLayer and Adam. It runs in
 a process of its own, without OMP_NUM_THREADS for the default and with it for every fixed number. The settings take turns, and
-the medians are printed. A fixed number that takes five times as long as the default is given up: null. With --load, as many busy
-processes run beside it as there are cores.
+the medians are printed. A fixed number that takes five times as long as the default is given up: null. With --load, as many
+busy processes run beside it as there are cores.
 
 Run: python benchmarks/default_threads.py [--updates 400] [--repeats 3] [--load]
 Prints one JSON object.

@@ -7,15 +7,32 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-if TYPE_CHECKING:
-    from deepzero_sim.training.progress import Progress as TrainingProgress
-
 console = Console(markup=False)  # names of folders may look like markup
+
+
+class TrainingProgress(Protocol):
+    """Progress of a training, as far as a bar shows it."""
+
+    @property
+    def step(self) -> int:
+        """Number of updates done."""
+
+    @property
+    def loss(self) -> float:
+        """Loss of the last batch."""
+
+    @property
+    def queries(self) -> int:
+        """Number of losses asked for."""
+
+    @property
+    def solver_steps(self) -> int:
+        """Number of states advanced by one step."""
 
 
 #: Seconds, and part of all that is to be done, after which a log gets a line.
@@ -27,7 +44,7 @@ NOTEBOOK_SECONDS = 0.2
 
 @contextmanager
 def training_bar(
-    title: str, updates: int, spent: Callable[[TrainingProgress], int] | None = None, *, queries: bool = False
+    title: str, updates: int, spent: Callable[[Any], int] | None = None, *, queries: bool = False
 ) -> Iterator[Callable[[TrainingProgress], None]]:
     """Show a bar with loss, solver steps or queries so far, and time left; yields what to call after every update.
 

@@ -62,11 +62,8 @@ class SolverLayer(nn.Module):
         require_type(solver, Solver, "a SolverLayer holds a solver, which dz.as_solver makes of a function")
         if not isinstance(vjp, VectorJacobianProduct):
             raise ConfigError(f"vjp must be a dz.vjp.VectorJacobianProduct, such as dz.vjp.ReferenceJacobian(), not {vjp!r}.")
-        if require_deterministic and not solver.spec.deterministic:
-            raise ConfigError(
-                f"solver {solver.spec.name!r} is not deterministic, so that differences of its steps say nothing: fix its "
-                "seed and say so in its spec."
-            )
+        if require_deterministic:
+            require_repeatable_steps(solver.spec)
         require_executor(executor)
         vjp.bind(solver)
         self.solver = solver
@@ -146,6 +143,19 @@ class SolverLayer(nn.Module):
                 "another step_size, or look at the solver's steps near the states."
             )
         return torch.from_numpy(np.where(active, product, np.zeros((), w.dtype)))
+
+
+def require_repeatable_steps(spec: SolverSpec) -> None:
+    """Refuse a solver that is not deterministic.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    if not spec.deterministic:
+        raise ConfigError(
+            f"solver {spec.name!r} is not deterministic, so that differences of its steps say nothing: fix its seed and say so "
+            "in its spec."
+        )
 
 
 def _require_tensor(name: str, tensor: object, solver: str) -> None:

@@ -209,3 +209,11 @@ def test_data_are_given_as_arrays_tensors_trajectories_or_a_path(tmp_path: Path)
 def test_frames_that_are_none_of_the_solver_are_refused(frames: Array, words: str) -> None:
     with pytest.raises(DataError, match=words):
         evaluate(SolverLoop(Burgers(), NoCorrection()), frames)
+
+
+def test_an_evaluation_says_what_it_is() -> None:
+    loop = SolverLoop(Burgers(), NoCorrection())
+    frames = torch.from_numpy(np.stack([initial_states(2)] * 3, axis=1))
+    said = repr(evaluate(loop, frames, steps=2))
+    assert said.startswith("Evaluation(2 simulations of 2 steps: relative error ") and said.count("\n") == 0
+    assert "4 solver steps in" in said

@@ -86,7 +86,7 @@ def train(
                     made[key] = keep_data(folder, key, value, spec, differ) if is_in_memory(value) else value
             stages = plan(read(TrainSettings, made))
             if made.get("stages") and "stages" not in settings and progress:
-                console.print(f"{method} begins with the network of NON, in two stages: give start or stages for another way.")
+                console.print(f"{method} begins with the network of NON, in two stages; start or stages say it otherwise.")
             for stage in stages:
                 _train_stage(stage.settings, stage.choices if progress else None)
             path = stages[-1].settings.run

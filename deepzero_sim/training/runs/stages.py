@@ -15,6 +15,7 @@ import torch
 from deepzero_sim.common.components import Component
 from deepzero_sim.common.requirements import require_known
 from deepzero_sim.common.settings import assign, read
+from deepzero_sim.coupling.layer import require_repeatable_steps
 from deepzero_sim.datasets.opening import open_trajectories
 from deepzero_sim.errors import ConfigError, RunError
 from deepzero_sim.solver.build import build_solver
@@ -107,6 +108,7 @@ def _require_parts(stage: TrainSettings) -> None:
         build_estimator(stage.estimator)
     if stage.method == "SolverLayer":
         build_vjp(_without_file(stage.vjp))
+        require_repeatable_steps(build_solver(stage.solver).spec)
     if stage.method == "FO-SOL" and stage.differentiable_solver is None:
         raise ConfigError("method FO-SOL needs a differentiable_solver: name one, or choose another method.")
 
