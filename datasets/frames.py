@@ -119,7 +119,7 @@ class StoredFrames(LazyFrames):
     def read(self, simulation: int, times: NDArray[np.intp]) -> Array:
         """Read frames of one simulation; see :class:`LazyFrames`."""
         states = np.empty((len(times), *self.shape[2:]), dtype=self.dtype)
-        with self._file.reading() as file:
+        with self._file.open() as file:
             dataset = file[self._name]
             for first, part in runs(times):
                 there = np.s_[first : first + len(range(part.start, part.stop, part.step))]

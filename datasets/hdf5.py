@@ -130,7 +130,7 @@ class StoredFile:
         self._process = 0
 
     @contextmanager
-    def reading(self) -> Iterator[h5py.File]:
+    def open(self) -> Iterator[h5py.File]:
         """Open the file, or go on with it as it is open.
 
         Yields:

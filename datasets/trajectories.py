@@ -39,15 +39,18 @@ from deepzero_sim.datasets.metadata import (
     require_metadata_keys,
 )
 from deepzero_sim.datasets.survey import Survey, deviations, means, survey
-from deepzero_sim.datasets.times import are_even, frames_of_step, step_of_times, times_of_file
+from deepzero_sim.datasets.times import frames_of_step, step_of_times, times_of_file
 from deepzero_sim.datasets.trajectory_file import (
     FORMAT,
     VERSION,
     as_mask,
+    describe_origin,
     open_trajectory_file,
     read_attributes,
     read_frames,
     read_metadata,
+    require_form,
+    require_times,
     write_axes,
     write_dataset,
     write_frames,
@@ -243,7 +246,7 @@ def save(
         DataError: They are no trajectories, or not of this solver.
     """
     path = Path(path)
-    trajectories = _require_form(trajectories, show(path), "check what is to be saved")
+    trajectories = _check(trajectories, show(path), "check what is to be saved")
     require_shape(trajectories, spec, f"what is to be saved as {show(path)}")
     with open_to_write(path) as file:
         file.attrs["format"], file.attrs["version"] = FORMAT, VERSION
@@ -282,10 +285,10 @@ def load(path: Path | str, spec: SolverSpec | None = None, data_may_differ: Coll
     with open_trajectory_file(path) as file:
         frames, (params, mask) = read_frames(path, file), (hdf5_objects.array(file, name) for name in ("params", "mask"))
         trajectories = Trajectories(frames, params, as_mask(mask), read_attributes(file), may_differ=tuple(data_may_differ))
-        trajectories = _require_form(trajectories, show(path), "generate it again")
+        trajectories = _check(trajectories, show(path), "generate it again")
         metadata = read_metadata(file, trajectories.mask, params.shape[1], spec)
         trajectories = replace(trajectories, metadata=metadata, times=times_of_file(file))
-        _require_times(trajectories.times, frames.shape[1], show(path), "generate it again")
+        require_times(trajectories.times, frames.shape[1], show(path), "generate it again")
     if spec is None:
         return trajectories
     trajectories.require_fit(spec, show(path))
@@ -299,22 +302,7 @@ def load(path: Path | str, spec: SolverSpec | None = None, data_may_differ: Coll
 
 def describe(trajectories: Trajectories) -> dict[str, Any]:
     """Describe how a file was made, in plain values: for which solver, by which reference, with which software."""
-    attributes = trajectories.attributes
-    values: dict[str, Any] = {key: attributes[key] for key in ("name", "dt", "first_step") if key in attributes}
-    made = hdf5_objects.json_of(attributes.get("settings"))
-    simulations = made.get("simulations") if isinstance(made, dict) else None
-    if isinstance(simulations, dict):
-        values |= {key: simulations[key] for key in ("reference", "source", "initial", "restrict") if key in simulations}
-    software = hdf5_objects.json_of(attributes.get("software"))
-    return {key: _as_yaml(value) for key, value in values.items()} | ({"software": software} if software else {})
-
-
-def _as_yaml(value: Any) -> Any:
-    """Convert a value to one that YAML has."""
-    number = hdf5_objects.number(value)
-    if number is not None:
-        return int(number) if number.is_integer() else number
-    return value if isinstance(value, str | dict) else str(value)
+    return describe_origin(trajectories.attributes)
 
 
 class Summary(NamedTuple):
@@ -345,31 +333,9 @@ def summarise(path: Path) -> Summary:
         return Summary(frames.shape, read_metadata(file, mask, params.shape[1]))
 
 
-def _require_form(trajectories: Trajectories, what: str, remedy: str) -> Trajectories:
+def _check(trajectories: Trajectories, what: str, remedy: str) -> Trajectories:
     """Refuse what are no trajectories; frames on disk are held to be finite when they are read."""
-    frames, params, mask = trajectories.frames, trajectories.params, trajectories.mask
-
-    def require(holds: Any, otherwise: str) -> None:
-        require_data(bool(holds), f"{what} {otherwise}.")
-
-    require(
-        frames.ndim >= 4 and params.ndim == 2 and len(params) == len(frames) and mask.shape == frames.shape[2:],
-        "must hold frames (S, T, C, *N), params (S, K) and mask (C, *N), "
-        f"not {frames.shape}, {params.shape} and {mask.shape}: {remedy}",
-    )
-    require(
-        frames.dtype.kind == params.dtype.kind == "f",
-        f"must hold floating-point frames and params, not {frames.dtype} and {params.dtype}: {remedy}",
-    )
-    require(frames.size, f"must hold simulations, each of one frame or more, not frames of shape {frames.shape}: {remedy}")
-    require(mask.any(), f"must have a mask that is 1 where a frame holds values, not 0 everywhere: {remedy}")
-    require(np.isfinite(params).all(), f"holds NaN or infinity among its params: {remedy}")
-    _require_times(trajectories.times, frames.shape[1], what, remedy)
+    frames, mask = trajectories.frames, trajectories.mask
+    require_form(frames, trajectories.params, mask, what, remedy)
+    require_times(trajectories.times, frames.shape[1], what, remedy)
     return replace(trajectories, frames=check_frames(frames, mask, what, remedy))
-
-
-def _require_times(times: NDArray[np.float64] | None, frames: int, what: str, remedy: str) -> None:
-    if times is not None:
-        came = np.shape(times)
-        require_data(came == (frames,), f"{what} must hold a time of each of {frames} frames, not times {came}: {remedy}.")
-        require_data(are_even(times), f"{what} must hold times that rise in even steps: {remedy}.")

@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 
 from deepzero_sim.common import hdf5_objects
 from deepzero_sim.common.requirements import require_data
+from deepzero_sim.common.types import Array
 from deepzero_sim.datasets import frames as frames_module
 from deepzero_sim.datasets.frames import Frames, StoredFrames, blocks
 from deepzero_sim.datasets.hdf5 import StoredFile, not_a_file, open_to_read, show
 from deepzero_sim.datasets.metadata import Metadata, metadata_of_file
+from deepzero_sim.datasets.times import are_even
 from deepzero_sim.solver.spec import SolverSpec
 
 FORMAT, VERSION = "deepzero-sim trajectories", 1
@@ -125,3 +127,61 @@ def write_axes(file: h5py.File, spec: SolverSpec, positions: Mapping[tuple[int, 
     for c, channel in enumerate(channels):
         for a, axis in enumerate(axes):
             file[f"axes/{channel}/{axis}"] = positions.get((c, a), spec.coordinates(c, a))
+
+
+def describe_origin(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Describe how a file was made, as its attributes tell; see :func:`deepzero_sim.datasets.trajectories.describe`."""
+    values: dict[str, Any] = {key: attributes[key] for key in ("name", "dt", "first_step") if key in attributes}
+    made = hdf5_objects.json_of(attributes.get("settings"))
+    simulations = made.get("simulations") if isinstance(made, dict) else None
+    if isinstance(simulations, dict):
+        values |= {key: simulations[key] for key in ("reference", "source", "initial", "restrict") if key in simulations}
+    software = hdf5_objects.json_of(attributes.get("software"))
+    return {key: _as_yaml(value) for key, value in values.items()} | ({"software": software} if software else {})
+
+
+def _as_yaml(value: Any) -> Any:
+    """Convert a value to one that YAML has."""
+    number = hdf5_objects.number(value)
+    if number is not None:
+        return int(number) if number.is_integer() else number
+    return value if isinstance(value, str | dict) else str(value)
+
+
+def require_form(frames: Frames, params: Array, mask: NDArray[np.bool_], what: str, remedy: str) -> None:
+    """Refuse arrays that cannot be trajectories, as far as that is seen without looking into the frames.
+
+    Args:
+        frames: Frames.
+        params: Scenario parameters.
+        mask: Mask.
+        what: Name of the data, for messages.
+        remedy: Advice.
+
+    Raises:
+        DataError: They cannot.
+    """
+
+    def require(holds: Any, otherwise: str) -> None:
+        require_data(bool(holds), f"{what} {otherwise}.")
+
+    require(
+        frames.ndim >= 4 and params.ndim == 2 and len(params) == len(frames) and mask.shape == frames.shape[2:],
+        "must hold frames (S, T, C, *N), params (S, K) and mask (C, *N), "
+        f"not {frames.shape}, {params.shape} and {mask.shape}: {remedy}",
+    )
+    require(
+        frames.dtype.kind == params.dtype.kind == "f",
+        f"must hold floating-point frames and params, not {frames.dtype} and {params.dtype}: {remedy}",
+    )
+    require(frames.size, f"must hold simulations, each of one frame or more, not frames of shape {frames.shape}: {remedy}")
+    require(mask.any(), f"must have a mask that is 1 where a frame holds values, not 0 everywhere: {remedy}")
+    require(np.isfinite(params).all(), f"holds NaN or infinity among its params: {remedy}")
+
+
+def require_times(times: NDArray[np.float64] | None, frames: int, what: str, remedy: str) -> None:
+    """Refuse times that are not those of a number of frames, or not even; see :func:`require_form`."""
+    if times is not None:
+        came = np.shape(times)
+        require_data(came == (frames,), f"{what} must hold a time of each of {frames} frames, not times {came}: {remedy}.")
+        require_data(are_even(times), f"{what} must hold times that rise in even steps: {remedy}.")

@@ -67,7 +67,7 @@ class Hdf5Source:
 
     def read(self, index: Index) -> NDArray[Any]:
         """Read a part; see :class:`Source`."""
-        with self._file.reading() as file:
+        with self._file.open() as file:
             dataset = file[self._name]
             values = np.asarray(dataset[index[::-1]]).T if self._reverse else np.asarray(dataset[index])
         for missing in self._missing:
