@@ -90,7 +90,8 @@ class RunFolder:
         *,
         may_grow: bool = False,
     ) -> None:
-        self.path, self.first_updates = Path(path), None
+        self.path = Path(path)
+        self.first_updates: int | None = None
         contents = dict(contents or {})
         self._settings = dict(settings)
         if may_grow:

@@ -286,7 +286,7 @@ class Trainer:
                     tensors[f"optimiser.{index}.{key}"] = value
                 else:
                     scalars.setdefault(str(index), {})[key] = value
-        state = {
+        state: dict[str, Any] = {
             "progress": asdict(progress),
             "optimiser": _require_json({"param_groups": optimiser["param_groups"], "scalars": scalars}),
             "scheduler": None if self.scheduler is None else _require_json(self.scheduler.state_dict()),

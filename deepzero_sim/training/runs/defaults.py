@@ -18,8 +18,9 @@ from deepzero_sim.training.checkpoints import CONFIG, read_settings
 from deepzero_sim.training.runs.settings import SUITABLE, MethodName, TrainSettings
 from deepzero_sim.training.runs.trained_run import build_corrector
 
-#: Learning rate of a network that begins untrained, and of one that goes on from another run: see docs/training/methods.md.
-COLD_RATE, WARM_RATE = 3e-3, 3e-4
+#: Learning rates of Adam, as docs/training/stages.md measures them: of single steps, of rollouts from an untrained network, and
+#: of a network that goes on from another run, which a larger rate throws off in its first updates.
+SINGLE_STEP_RATE, COLD_RATE, WARM_RATE = 3e-3, 1e-3, 3e-4
 
 
 class Resolved(NamedTuple):
@@ -56,8 +57,9 @@ def suitable_rate(method: MethodName, *, started: bool) -> float:
         method: Way to train.
         started: True if the network comes from another run.
     """
-    del method  # measured to be the same for all
-    return WARM_RATE if started else COLD_RATE
+    if started:
+        return WARM_RATE
+    return SINGLE_STEP_RATE if method == "NON" else COLD_RATE
 
 
 def _with_rate(optimiser: Component, rate: float) -> Component:
