@@ -47,7 +47,7 @@ def draw(folder: Path, comparison: Comparison) -> list[Figure]:
 
 def choose(frames: int, most: int = MOST_FRAMES) -> list[int]:
     """Return the places of frames that are shown: all, or so many, evenly, the first and the last one among them."""
-    return np.unique(np.linspace(0, frames - 1, min(frames, most)).round().astype(int)).tolist()
+    return [int(place) for place in np.unique(np.linspace(0, frames - 1, min(frames, most)).round())]
 
 
 def animate(

@@ -26,7 +26,7 @@ def draw(folder: Path, comparison: Comparison) -> list[Figure]:
         folder: Folder of the figures.
         comparison: Results.
     """
-    plot, figures = pyplot(), []
+    plot, figures = pyplot(), list[Figure]()
     for view in channel_views(layout_of_spec(comparison.spec)):
         name = f"error_map_{view.key}.png" if figures else "error_map.png"
         maps = {name: mean_error(view, comparison, name) for name in shown_methods(comparison)}

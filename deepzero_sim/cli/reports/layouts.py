@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from textwrap import shorten
@@ -171,7 +172,7 @@ def _is_monotonic(points: NDArray[np.float64]) -> bool:
 
 def plain(text: str) -> str:
     """Return text that matplotlib takes as it is: dollars do not begin formulas, and lines do not break."""
-    return " ".join(text.split()).replace("$", r"\$")
+    return re.sub(r"(?<!\\)\$", r"\\$", " ".join(text.split()))
 
 
 def with_unit(name: str, unit: str) -> str:

@@ -177,8 +177,7 @@ def _name_rows_and_columns(
     for column, name in enumerate(columns):
         places = [row for row in range(len(rows)) if (row, column) in panels]
         above = axes[places[0], column]
-        words = (fill(plain(name), width), above.get_title())
-        above.set_title("\n".join(word for word in words if word), fontsize=9)
+        above.set_title("\n".join(filter(None, (fill(plain(name), width), above.get_title()))), fontsize=9)
         axes[places[-1], column].set_xlabel(view.across.label, fontsize=8)
     for row, name in enumerate(rows):
         if (row, 0) in panels:

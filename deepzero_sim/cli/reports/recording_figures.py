@@ -119,7 +119,7 @@ def _draw_space_time(plot: Any, view: View, recording: Recording, layout: Layout
 def _times(recording: Recording, layout: Layout, places: NDArray[np.int64]) -> tuple[NDArray[np.float64], str]:
     """Return times of frames, or their numbers where no times are known, and the name of their axis."""
     if recording.times is None:
-        return places + 1.0, "frame"
+        return places.astype(np.float64) + 1, "frame"
     return recording.times[places], with_unit("t", layout.time_unit)
 
 

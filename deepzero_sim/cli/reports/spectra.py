@@ -73,7 +73,7 @@ def spectrum(fields: NDArray[Any], spacing: Sequence[float], windowed: Sequence[
     width = 2 * np.pi / max(points * distance for points, distance in zip(grid, spacing, strict=True))
     bands = np.rint(sizes / width).astype(int)
     summed = np.bincount(bands.ravel(), weights=power.ravel())
-    return Spectrum(width * np.arange(len(summed)), summed, np.pi / max(spacing))
+    return Spectrum(width * np.arange(len(summed)), summed.astype(np.float64), np.pi / max(spacing))
 
 
 def _hann(points: int) -> NDArray[np.float64]:

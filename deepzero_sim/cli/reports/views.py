@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deepzero_sim.cli.reports.layouts import Axis, Layout
+from deepzero_sim.cli.reports.layouts import Axis, Layout, plain
 from deepzero_sim.common.types import Array
 
 #: Picture of a state in float64: `(across,)` or `(up, across)`, the first row lowest.
@@ -150,12 +151,12 @@ def _view(layout: Layout, channel: int, axes: list[int], key: str) -> View:
     cut = {a: replace(every[a], positions=every[a].positions[bounds[a]]) for a in ordered}
     flipped = [n for n, a in enumerate(ordered) if len(cut[a].positions) > 1 and cut[a].positions[0] > cut[a].positions[-1]]
 
-    def take(values: NDArray[np.generic]) -> NDArray[np.generic]:
+    def take(values: NDArray[Any]) -> NDArray[Any]:
         where = tuple(middles.get(a, bounds[a]) for a in range(mask.ndim))
         plane = values[where]
         if up is not None and across < up:
             plane = plane.T
-        return np.flip(plane, flipped)
+        return np.asarray(np.flip(plane, tuple(flipped)))
 
     def ascending(axis: int) -> Axis:
         return replace(cut[axis], positions=np.sort(cut[axis].positions))
@@ -180,7 +181,8 @@ def _bounds(mask: NDArray[np.bool_], axis: int) -> slice:
 def _place(axis: Axis, index: int) -> str:
     """Write where along an axis a plane lies."""
     unit = "" if axis.unit in ("", "1") else f" {axis.unit}"
-    return f"{axis.name} = {axis.positions[index]:.4g}{unit}" if axis.known else f"{axis.name} = point {index}"
+    name = plain(axis.name)
+    return f"{name} = {axis.positions[index]:.4g}{unit}" if axis.known else f"{name} = point {index}"
 
 
 def _rank(name: str) -> float:

@@ -166,6 +166,6 @@ def test_scenarios_are_named_as_far_as_there_is_room() -> None:
 
 
 def test_words_of_others_are_no_formulas() -> None:
-    assert plain("$a$\nb") == r"\$a\$ b"
+    assert plain("$a$\nb") == plain(plain("$a$\nb")) == r"\$a\$ b"
     assert with_unit("u", "m/s") == "u (m/s)" and with_unit("u", "1") == with_unit("u", "") == "u"
     assert with_unit("x" * 90, "") == "x" * 37 + "..." and with_unit("two words " * 20, "").endswith("words two ...")
