@@ -7,7 +7,9 @@ import struct
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from problems import Burgers
@@ -21,7 +23,9 @@ from deepzero_sim.coupling.evaluation import Evaluation
 from deepzero_sim.errors import MissingExtraError
 from deepzero_sim.solver.spec import SolverSpec
 from deepzero_sim.solvers.wake import WakeGrid
+from deepzero_sim.training.run_folder import METRICS, VALIDATION
 from deepzero_sim.training.runs.comparison import Comparison, Cost, MethodResult
+from deepzero_sim.training.runs.speed import Speed, StepTime
 
 WAKE = WakeGrid(16).spec("wake", "float32")
 FIGURES = ("fields.png", "error_over_time.png", "error_over_cost.png")
@@ -64,6 +68,75 @@ def test_results_say_everything_of_every_method() -> None:
         "failures": {"training": {"timeout retried": 2}, "evaluation": {}},
     }
     assert said["methods"]["SRC"]["solver_steps"] == 0
+
+
+def strictly(text: str) -> Any:
+    """Read JSON as it is written down, in which there is neither NaN nor infinity."""
+
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is no JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def test_results_are_json_whatever_diverged() -> None:
+    diverged = result(WAKE, 0.1, Cost(500, 1.0))
+    for errors in (diverged.evaluation.errors, diverged.evaluation.channel_errors):
+        errors[1:] = torch.inf
+    diverged.evaluation.scales[1] = torch.nan
+    found = replace(comparison(WAKE, **{"ZO-SOL": diverged}), params=np.array([[100.0], [200.0], [300.0]]))
+    said = strictly(json.dumps(results(found, {})))
+    assert said["relative"]["ZO-SOL"] == {"error": None, "std": None} and said["relative"]["SRC"]["error"] > 0
+    assert said["channels"]["SRC"]["velocity_y"]["unit"] == WAKE.channel_units[0]
+    assert said["channels"]["ZO-SOL"]["velocity_y"]["mae"] is None
+    assert said["channels"]["ZO-SOL"]["velocity_x"]["std_of_reference"] is None
+    assert said["paired"]["methods"]["ZO-SOL"]["NON"] == {"difference": None, "better": 0, "worse": 3, "equal": 0, "p": 0.25}
+    assert said["simulations"][2]["parameters"] == {"reynolds": 300.0}
+    assert said["simulations"][2]["errors"]["NON"]["mae"] == 0.05 and said["simulations"][2]["errors"]["ZO-SOL"]["mae"] is None
+    assert "ZO-SOL: 2 of 3 simulations given up" in said["warnings"][0] and "NON leaves" in said["answer"]
+
+
+def write_curves(run: Path, updates: int) -> None:
+    run.mkdir()
+    lines = [{"step": step, "loss": 1 / step} for step in range(1, updates + 1)]
+    (run / METRICS).write_text("".join(json.dumps(line) + "\n" for line in [{"step": 0, "loss": None}, *lines]))
+    validation = [{"step": 0, "error": None}, {"step": updates, "error": 0.25}]
+    (run / VALIDATION).write_text("".join(json.dumps(line) + "\n" for line in validation))
+
+
+def test_learning_curves_are_thinned_and_damaged_ones_said(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    write_curves(tmp_path / "good", 1000)
+    write_curves(tmp_path / "bad", 5)
+    (tmp_path / "bad" / METRICS).write_text("{}\n" * 3)
+    runs = {"NON": tmp_path / "good", "ZO-SOL": tmp_path / "bad"}
+    methods = comparison(WAKE, **{"ZO-SOL": result(WAKE, 0.05, Cost(5, 1.0))})
+    (tmp_path / "page").mkdir()
+    publish(tmp_path / "page", "Learnt", replace(methods, runs=runs), {})
+    said = json.loads((tmp_path / "page" / "results.json").read_text())
+    loss = said["learning"]["NON"]["loss"]
+    assert len(loss) == 200 and loss[0] == [1, 1.0] and loss[-1] == [1000, 0.001]
+    assert said["learning"]["NON"]["validation"] == [[1000, 0.25]] and "ZO-SOL" not in said["learning"]
+    assert any("the learning curve of ZO-SOL is left out" in sentence for sentence in said["warnings"])
+    page = (tmp_path / "page" / "report.md").read_text()
+    assert "| NON | 1,000 |" in page and "the learning curve of ZO-SOL is left out" in page
+
+
+def test_a_page_answers_first_and_goes_into_detail(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    harmful = result(WAKE, 0.2, Cost(5, 1.0))
+    found = replace(
+        comparison(WAKE, **{"ZO-SOL": harmful}), speed=Speed({"SRC": [StepTime(1, 3, 0.001)]}, {"solver": 3}, "why.")
+    )
+    publish(tmp_path, "A title", found, {"steps": 10})
+    page = (tmp_path / "report.md").read_text()
+    assert page.split("\n\n")[1].startswith("NON leaves 50 % of the error of the solver alone")
+    heads = ["Warnings", "Figures", "Channels", "Simulations", "Simulation by simulation", "Speed", "Data", "Settings"]
+    places = [page.index(f"\n## {head}\n") for head in heads]
+    assert places == sorted(places) and page.index("| method | MAE (") < places[0]
+    assert "- ZO-SOL is worse than the solver alone" in page and "The reference was not timed: why." in page
+    html = (tmp_path / "report.html").read_text()
+    assert "NON leaves 50 % of the error" in html and html.count("data:image/png;base64,") == page.count("![")
 
 
 def test_the_table_compares_with_the_solver_alone() -> None:
@@ -151,3 +224,5 @@ def test_without_matplotlib_the_results_are_written_all_the_same(tmp_path: Path,
     with pytest.raises(MissingExtraError, match=r"drawing figures needs the package 'matplotlib'.*deepzero-sim\[report\]"):
         publish(tmp_path, "No figures", comparison(WAKE), {})
     assert set(json.loads((tmp_path / "results.json").read_text())["methods"]) == {"SRC", "NON"}
+    page = (tmp_path / "report.md").read_text()
+    assert "| NON |" in page and "drawing figures needs the package 'matplotlib'" in page and "![" not in page
