@@ -83,7 +83,7 @@ def _name(recording: Recording, layout: Layout, simulation: int) -> str:
 
 
 def _time(recording: Recording, layout: Layout, place: int) -> str:
-    return f"frame {place + 1}" if recording.times is None else f"{layout.time(recording.times[place])} (frame {place + 1})"
+    return f"frame {place}" if recording.times is None else f"{layout.time(recording.times[place])} (frame {place})"
 
 
 def _picture(view: View, recording: Recording, simulation: int, time: int) -> Picture:
@@ -119,7 +119,7 @@ def _draw_space_time(plot: Any, view: View, recording: Recording, layout: Layout
 def _times(recording: Recording, layout: Layout, places: NDArray[np.int64]) -> tuple[NDArray[np.float64], str]:
     """Return times of frames, or their numbers where no times are known, and the name of their axis."""
     if recording.times is None:
-        return places.astype(np.float64) + 1, "frame"
+        return places.astype(np.float64), "frame"
     return recording.times[places], with_unit("t", layout.time_unit)
 
 
