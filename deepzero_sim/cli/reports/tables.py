@@ -109,11 +109,13 @@ def pairings(comparison: Comparison) -> dict[str, dict[str, Pairing]]:
     """Pair each trained method with SRC, with NON, and with the network that it started from, whichever are others."""
     measure, starts = comparison.measure, comparison.starts
     errors = {name: measure.of_simulations(result.evaluation) for name, result in comparison.methods.items()}
-    bases = {name: errors[name] for name in ("SRC", "NON") if name in errors}
+    bases = {name: values for name, values in errors.items() if name in ("SRC", "NON")}
     found = {}
     for name in [name for name in errors if name != "SRC"]:
-        begun = {starts[name].name: measure.of_simulations(starts[name].evaluation)} if name in starts else {}
-        found[name] = {other: pair(errors[name], theirs) for other, theirs in {**bases, **begun}.items() if other != name}
+        others = dict(bases)
+        if name in starts:
+            others[starts[name].name] = measure.of_simulations(starts[name].evaluation)
+        found[name] = {other: pair(errors[name], theirs) for other, theirs in others.items() if other != name}
     return found
 
 

@@ -33,7 +33,7 @@ class Pairing:
         """Probability of so uneven a count if either were as likely to be better (exact two-sided sign test, ties left out)."""
         count = self.better + self.worse
         tail = sum(math.comb(count, k) for k in range(min(self.better, self.worse) + 1))
-        return min(1.0, 2 * tail / 2**count)
+        return min(1.0, 2 * tail / (1 << count))
 
 
 def pair(errors: Sequence[float], others: Sequence[float]) -> Pairing:

@@ -119,7 +119,8 @@ def _seconds_in_rollout(evaluation: Evaluation) -> float:
 
 
 def _time_in_rollout(evaluation: Evaluation) -> StepTime:
-    return StepTime(*evaluation.errors.shape, _seconds_in_rollout(evaluation))
+    simulations, steps = evaluation.errors.shape
+    return StepTime(simulations, steps, _seconds_in_rollout(evaluation))
 
 
 class _Stopwatch:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+
 from deepzero_sim.datasets.ensembles import describe_identical
 from deepzero_sim.datasets.source import DataSource, as_source
 from deepzero_sim.datasets.trajectories import Trajectories
@@ -79,6 +81,7 @@ def _identical(data: Trajectories) -> list[str]:
 
 
 def _still(data: Trajectories) -> list[str]:
-    if (data.frames == data.frames[:, :1]).all():
+    frames = np.asarray(data.frames)
+    if (frames == frames[:, :1]).all():
         return ["the reference data do not change with time: a solver that does nothing has no error."]
     return []

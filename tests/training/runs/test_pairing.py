@@ -30,5 +30,10 @@ def test_the_sign_test_counts_all_ways_that_coins_may_fall(count: int) -> None:
         assert Pairing(0.0, better, count - better, equal=3).p == pytest.approx(uneven / len(falls))
 
 
+def test_many_simulations_are_counted_exactly() -> None:
+    assert Pairing(0.0, 2000, 0, 0).p == 0.0 and Pairing(0.0, 1000, 1000, 0).p == 1.0
+    assert Pairing(0.0, 60, 40, 0).p == pytest.approx(0.0569, abs=1e-4)  # of tables of the binomial distribution
+
+
 def test_nothing_but_ties_say_nothing() -> None:
     assert pair([1.0], [1.0]).p == 1.0
