@@ -12,6 +12,11 @@ WRAP = Path(__file__).parents[2] / "docs" / "wrap"
 PAGE = WRAP / "python.md"
 
 
+def test_the_networks_of_the_page_have_the_scales_of_their_data(tmp_path: Path) -> None:
+    names = run_page(WRAP.parent / "training" / "networks.md", tmp_path)
+    assert names["network"].state_scale.flatten().tolist() == [110.0]
+
+
 @pytest.mark.slow
 def test_the_page_ends_with_a_corrected_tracer(tmp_path: Path) -> None:
     run_page(PAGE, tmp_path)
