@@ -46,7 +46,8 @@ def test_a_real_notebook_shows_progress_and_results() -> None:
     pytest.importorskip("ipykernel")
     code = (
         "from deepzero_sim.common.bars import training_bar\nfrom deepzero_sim.training.progress import Progress\n"
-        "with training_bar('training NON', 3) as report:\n    for step in (1, 2, 3):\n        report(Progress(step=step, loss=0.5))"
+        "with training_bar('training NON', 3) as report:\n    for step in (1, 2, 3):\n"
+        "        report(Progress(step=step, loss=0.5))"
     )
     notebook: Any = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
     nbclient.NotebookClient(notebook, timeout=120).execute()
