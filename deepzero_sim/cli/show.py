@@ -50,7 +50,7 @@ def show_data(settings: ShowSettings) -> None:
 
 
 def show_run(settings: ShowSettings) -> None:
-    """Show a run: its learning curve, and its rollouts beside those of the solver alone."""
+    """Show a run: its learning curve, and its rollouts with those of the solver alone."""
     if not settings.is_corrector:
         figures = learning_curves.draw_runs(settings.folder, {settings.path.name: settings.path})
         _write_page(settings.folder, str(settings.path), (), figures or [Figure("", "Nothing was logged yet.")])

@@ -91,7 +91,7 @@ def _limit(ax: Any, series: Sequence[NDArray[np.float64]]) -> None:
 
 
 def _legend(figure: Any, ax: Any) -> None:
-    """Name lines beside the panels, where they hide nothing."""
+    """Name lines to the right of the panels, where they hide nothing."""
     handles, labels = ax.get_legend_handles_labels()
     figure.legend(handles, [fill(label, 28) for label in labels], loc="outside right center", fontsize=9)
 
@@ -142,7 +142,7 @@ def draw_paired_errors(folder: Path, comparison: Comparison) -> list[Figure]:
     ax.set(yscale="log" if logarithmic else "linear", ylabel=measure.label, title="one line a simulation; a bar is the mean")
     if not logarithmic:
         ax.set_ylim(0, 1.05 * top)
-    ax.set_xticks(places, [_counted(name, errors, base) for name in errors], fontsize=8)
+    ax.set_xticks(places, [_name_and_count(name, errors, base) for name in errors], fontsize=8)
     ax.set_xlim(-0.5, len(errors) - 0.5)
     ax.grid(axis="y", alpha=0.3)
     save(plot, folder / "paired_errors.png", figure)
@@ -150,7 +150,7 @@ def draw_paired_errors(folder: Path, comparison: Comparison) -> list[Figure]:
     return [Figure("paired_errors.png", f"Error of each simulation by method{crosses}")]
 
 
-def _counted(name: str, errors: Mapping[str, NDArray[np.float64]], base: str) -> str:
+def _name_and_count(name: str, errors: Mapping[str, NDArray[np.float64]], base: str) -> str:
     """Name a method, and count the simulations in which it is better than another."""
     words = fill(plain(name), 20)
     if name == base:
@@ -180,7 +180,7 @@ def draw_speed(folder: Path, comparison: Comparison) -> list[Figure]:
         ax.set_xlim(0, 1.25 * max(milliseconds))
     for place, (milli, word) in enumerate(zip(milliseconds, words, strict=True)):
         ax.text(milli, place, word, va="center", fontsize=9)
-    ax.set_yticks(range(len(times)), [fill(plain(_called(name)), 34) for name in times])
+    ax.set_yticks(range(len(times)), [fill(plain(_bar_name(name)), 34) for name in times])
     ax.set(xlabel="milliseconds of a step, on one thread")
     ax.invert_yaxis()
     ax.grid(axis="x", alpha=0.3)
@@ -189,7 +189,7 @@ def draw_speed(folder: Path, comparison: Comparison) -> list[Figure]:
     return [Figure("speed.png", "Time of a step")]
 
 
-def _called(name: str) -> str:
+def _bar_name(name: str) -> str:
     if name == "SRC":
         return "SRC, the solver alone"
     return "reference solver" if name == REFERENCE else f"{name}, corrected"

@@ -44,7 +44,7 @@ def draw(folder: Path, comparison: Comparison) -> list[Figure]:
         shown = _select(view, comparison)
         name = f"fields_{view.key}.png" if view.key else "fields.png"
         save(plot, folder / name, _draw_view(plot, shown))
-        figures.append(Figure(name, f"{view.title} of {_listed(shown, comparison)}, with errors, at several times"))
+        figures.append(Figure(name, f"{view.title} of {_list_shown(shown, comparison)}, with errors, at several times"))
         if view.is_line and not view.is_unordered and shown.steps >= SPACE_TIME_STEPS:
             name = f"space_time_{view.key}.png" if view.key else "space_time.png"
             save(plot, folder / name, _draw_space_time(plot, shown))
@@ -114,7 +114,7 @@ def shown_methods(comparison: Comparison) -> list[str]:
     return list(comparison.methods)[:MOST_METHODS]
 
 
-def _listed(shown: Shown, comparison: Comparison) -> str:
+def _list_shown(shown: Shown, comparison: Comparison) -> str:
     left = len(comparison.methods) - len(shown.methods)
     words = "reference, solver and corrected solvers"
     return f"{words} ({left} of {len(comparison.methods)} methods are not drawn)" if left else words

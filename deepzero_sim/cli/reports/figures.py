@@ -44,7 +44,7 @@ class Figure(NamedTuple):
 
     Args:
         name: Name of its file, in the folder of the page that shows it; empty if there is none.
-        caption: What it shows, or why there is none.
+        caption: Sentence on what it shows, or on why there is none.
     """
 
     name: str

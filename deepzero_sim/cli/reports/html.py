@@ -33,7 +33,7 @@ pre { background: #f5f5f5; padding: 0.8rem; overflow-x: auto; font-size: 0.85rem
 
 
 def write_html(folder: Path, page: str = PAGE) -> Path:
-    """Write a folder's page of Markdown as one HTML file beside it, and return its path.
+    """Write a folder's page of Markdown as one HTML file in the same folder, and return its path.
 
     Args:
         folder: Folder of the page and its figures.
