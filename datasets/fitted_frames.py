@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,10 +58,12 @@ class ByFunction:
     Args:
         name: Import path or `file.py:Name` of ``restrict(states, spec)``.
         spec: Spec of the solver.
+        largest: Largest number, without its sign, that it may return: those that are too large for the solver's type.
     """
 
     name: str
     spec: SolverSpec
+    largest: float = np.inf
 
     def __call__(self, states: Array) -> Array:
         """Restrict states.
@@ -71,8 +73,9 @@ class ByFunction:
         """
         made = call_function(self.name, np.ascontiguousarray(states), self.spec)
         wanted = (len(states), *self.spec.state_shape)
-        is_array = isinstance(made, np.ndarray) and made.dtype.kind in "fiu"
-        came = f"an array of shape {made.shape}" if is_array else type(made).__name__
+        is_array = isinstance(made, np.ndarray) and not isinstance(made, np.ma.MaskedArray) and made.dtype.kind in "fiu"
+        kind = f"an array of {made.dtype}" if type(made) is np.ndarray else type(made).__name__
+        came = f"an array of shape {made.shape}" if is_array else kind
         require_data(
             is_array and made.shape == wanted,
             f"{self.name} must return states of solver {self.spec.name!r}, an array of shape {wanted}, not {came}: check it on "
@@ -82,6 +85,11 @@ class ByFunction:
             bool(np.isfinite(made).all()),
             f"{self.name} must return finite numbers, but {int((~np.isfinite(made)).sum())} of {made.size} are not: check it "
             "on the frames of the data.",
+        )
+        require_data(
+            bool((np.abs(made) <= self.largest).all()),
+            f"{self.name} must return numbers that {self.spec.dtype} has, the type of solver {self.spec.name!r}, but some are "
+            f"as large as {np.abs(made).max():.3g}: use a solver of float64, or other units.",
         )
         restricted: Array = made
         return restricted
@@ -106,17 +114,26 @@ class MissingValues:
     largest: NDArray[np.float64]
 
 
-def find_missing(frames: Frames, recording: Recording, channels: tuple[int, ...]) -> MissingValues:
+def find_missing(
+    frames: Frames,
+    recording: Recording,
+    channels: tuple[int, ...],
+    simulations: Sequence[int] | None = None,
+    every: int = 1,
+) -> MissingValues:
     """Go through frames once and find values that are missing.
 
     Args:
         frames: Frames of the recording that are used, `(S, T, C', *N')`.
         recording: Content of the file, for names.
         channels: Numbers of the channels that are used.
+        simulations: Numbers of the simulations in the file, if only some are used.
+        every: Number of frames of the file from one that is used to the next.
 
     Raises:
         DataError: There are infinite values.
     """
+    numbers = range(frames.shape[0]) if simulations is None else simulations
     shape = (len(channels), *frames.shape[3:])
     counts, first, largest = np.zeros(frames.shape[0], dtype=np.int64), "", np.zeros(len(channels))
     always, sometimes = np.ones(shape, dtype=bool), np.zeros(shape, dtype=bool)
@@ -128,7 +145,7 @@ def find_missing(frames: Frames, recording: Recording, channels: tuple[int, ...]
             continue
         states = block.states[:, :, list(channels)]
         absent = np.isnan(states)
-        place = (block.simulations.start, block.times.start)
+        place = (numbers[block.simulations], range(0, recording.frames.shape[1], every)[block.times])
         infinite = np.isinf(states)
         require_data(
             not infinite.any(),
@@ -149,14 +166,16 @@ def _largest(states: Array, channels: tuple[int, ...]) -> NDArray[np.float64]:
     return np.asarray(np.abs(np.array(ends, dtype=np.float64)).max(axis=1))
 
 
-def _place(where: NDArray[np.bool_], recording: Recording, channels: tuple[int, ...], begin: tuple[int, int]) -> str:
-    """Name the first place in a block; empty if there is none."""
+def _place(
+    where: NDArray[np.bool_], recording: Recording, channels: tuple[int, ...], numbers: tuple[Sequence[int], Sequence[int]]
+) -> str:
+    """Name the first place in a block, whose simulations and frames have these numbers in the file; empty if there is none."""
     found = np.argwhere(where)[:1].tolist()
     if not found:
         return ""
     simulation, time, channel, *point = found[0]
     name = recording.channels[channels[channel]]
-    return f"simulation {begin[0] + simulation}, frame {begin[1] + time}, {name}, point ({', '.join(map(str, point))})"
+    return f"simulation {numbers[0][simulation]}, frame {numbers[1][time]}, {name}, point ({', '.join(map(str, point))})"
 
 
 def keep_whole(missing: MissingValues, response: Missing, what: str) -> NDArray[np.intp]:

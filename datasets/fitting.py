@@ -55,7 +55,7 @@ def fit(recording: Recording, spec: SolverSpec, settings: DataSource, may_differ
     plan = _Plan.of(recording, spec, settings, may_differ)
     simulations = _choose(recording, settings)
     frames = select(recording.frames, simulations.tolist(), slice(None, None, plan.steps.every))
-    missing = find_missing(frames, recording, plan.match.channels)
+    missing = find_missing(frames, recording, plan.match.channels, simulations.tolist(), plan.steps.every)
     whole = keep_whole(missing, settings.missing, recording.name)
     notes = list(plan.notes)
     if len(whole) < len(simulations):
@@ -156,9 +156,14 @@ def _map_frames(plan: _Plan, frames: Frames, masked: MissingValues | None, notes
     fill = masked is not None and bool(masked.always.any())
     factors, active = found.factors, spec.active()
     if plan.settings.function is not None:
-        states = FittedStates(found.channels, found.axes, ByFunction(plan.settings.function, spec), factors, active)
+        function = ByFunction(plan.settings.function, spec, float(np.finfo(spec.dtype).max / max(1.0, np.abs(factors).max())))
+        states = FittedStates(found.channels, found.axes, function, factors, active)
         made = MappedFrames(frames, states, spec.state_shape, spec.dtype)
-        made[0, 0]  # before hours are spent
+        require_data(  # before hours are spent
+            np.array_equal(made[0, 0], made[0, 0]),
+            f"{plan.settings.function} must return the same states for the same frame, but two calls gave different ones: draw "
+            "no random numbers in it, and keep nothing from one call to the next.",
+        )
         return _Fitted(made, 0.0)
     restriction = plan.restriction(masked.always if masked is not None and fill else None)
     _require_values(restriction.mask, plan, notes)

@@ -14,6 +14,7 @@ import h5py
 
 from deepzero_sim.common.files import kind_of_file, replace_file
 from deepzero_sim.common.requirements import require_data
+from deepzero_sim.datasets.file_state import FileState
 from deepzero_sim.errors import DataError
 
 #: Answer of :func:`not_a_file` for a path where nothing is.
@@ -125,7 +126,7 @@ class StoredFile:
 
     def __init__(self, path: Path, what: str = "HDF5 data") -> None:
         self.path, self.what = path.absolute(), what
-        self._state = self._state_on_disk()
+        self._state = FileState(path)
         self._file: h5py.File | None = None
         self._process = 0
 
@@ -139,21 +140,11 @@ class StoredFile:
         Raises:
             DataError: The file was changed since it was first looked at, or cannot be read.
         """
-        require_data(
-            self._state_on_disk() == self._state,
-            f"{show(self.path)} was changed or taken away while it was in use: put back what it was, or start again.",
-        )
+        self._state.require_unchanged()
         with explain_damage(self.path, self.what, "restore the file, or make it again"):
             if self._file is None or self._process != os.getpid():  # a handle is not shared with a forked process
                 self._file, self._process = h5py.File(self.path, "r"), os.getpid()
             yield self._file
-
-    def _state_on_disk(self) -> tuple[int, int] | None:
-        try:
-            status = self.path.stat()
-        except OSError:
-            return None
-        return status.st_size, status.st_mtime_ns
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_file": None}

@@ -156,6 +156,8 @@ def _match_axes(
     unnamed = recording.axes == tuple(f"axis_{i}" for i in range(count)) and not renamed
     if not spec.axes or unnamed or ("axes" in may_differ and set(theirs) != set(spec.axes)):
         return in_order, spec.axes or theirs
+    double = [name for name in spec.axes if theirs.count(name) > 1]
+    require_data(not double, f"axes of {what} are to be ({', '.join(theirs)}), {double[:1]} twice: give each another name.")
     spare = zip(_spare(theirs, spec.axes), _spare(spec.axes, theirs), strict=False)
     example = ", ".join(f"{name}: {own}" for name, own in spare)
     require_data(

@@ -13,7 +13,7 @@ from deepzero_sim.datasets import trajectories, trajectory_file
 from deepzero_sim.datasets.fitting import fit, metadata_of_fit
 from deepzero_sim.datasets.foreign.options import ReadingOptions
 from deepzero_sim.datasets.foreign.reading import detect, read_recording
-from deepzero_sim.datasets.hdf5 import not_a_file, open_to_read, show
+from deepzero_sim.datasets.hdf5 import explain_damage, not_a_file, open_to_read, show
 from deepzero_sim.datasets.metadata import Metadata
 from deepzero_sim.datasets.recording import Recording
 from deepzero_sim.datasets.source import DataSource, as_source
@@ -114,9 +114,11 @@ def _is_loaded(source: DataSource) -> bool:
 
 def _is_own(path: Path) -> bool:
     """Tell a file of this package, whole or not."""
-    if not_a_file(path) is not None or not h5py.is_hdf5(path):
-        return False
-    with open_to_read(path, "HDF5 data", "check the path, or copy the file again") as file:
+    what, remedy = "HDF5 data", "check the path, or copy the file again"
+    with explain_damage(path, what, remedy):
+        if not_a_file(path) is not None or not h5py.is_hdf5(path):
+            return False
+    with open_to_read(path, what, remedy) as file:
         return hdf5_objects.text(file.attrs.get("format")) == trajectory_file.FORMAT
 
 

@@ -97,6 +97,10 @@ class Recording:
                 f"{self.name} has {key} of {came}, expected {wanted} for frames of shape {tuple(self.frames.shape)}: "
                 "check what the file says of itself.",
             )
+        require_data(
+            bool(np.isfinite(np.array(self.offsets, dtype=np.float64)).all()),
+            f"{self.name} has offsets of channels that are not finite: check what the file says of itself.",
+        )
         for axis, points, length in zip(self.axes, self.coordinates, grid, strict=True):
             require_data(
                 points is None or points.shape == (length,),

@@ -22,14 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import interpolate, sparse
 
-from deepzero_sim.datasets.times import ROUNDING
+from deepzero_sim.datasets.times import ROUNDING, rounding_of
 
 #: Sparse matrix of weights `(coarse, fine)`.
 Weights: TypeAlias = Any
-
-#: Share of the spacing that a point may lie off, however far from the origin it is.
-_NEAR = 0.02
-
 
 #: Weight that is 0 up to rounding.
 _NOTHING = 1e-14
@@ -72,10 +68,7 @@ class Points:
     @property
     def rounding(self) -> float:
         """Distance between positions that are equal up to rounding."""
-        if self.positions is None or not len(self.positions):
-            return 0.0
-        steps = np.abs(np.diff(self.positions))
-        return min(ROUNDING * float(np.abs(self.positions).max()), _NEAR * float(steps.min(initial=np.inf)))
+        return 0.0 if self.positions is None else rounding_of(self.positions)
 
     @property
     def spacing(self) -> float | None:

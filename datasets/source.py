@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
@@ -15,6 +16,11 @@ Missing: TypeAlias = Literal["refuse", "mask", "drop"]
 
 _Step: TypeAlias = Annotated[float | None, Rule(lambda value: 0 < value < float("inf"), "a positive number")]
 _Every: TypeAlias = Annotated[int | None, Rule(lambda value: value >= 1, "1 or more")]
+
+
+def _is_finite(value: object) -> bool:
+    """Tell numbers that float64 has."""
+    return is_number(value) and abs(value) <= sys.float_info.max
 
 
 @dataclass
@@ -54,11 +60,11 @@ class DataSource(Settings):
         self.path = Path(self.path)
         super().__post_init__()
         for name, value in self.parameters.items():
-            known = is_number(value) or isinstance(value, str)
-            listed = isinstance(value, list | tuple) and len(value) > 0 and all(map(is_number, value))
+            known = _is_finite(value) or isinstance(value, str)
+            listed = isinstance(value, list | tuple) and len(value) > 0 and all(map(_is_finite, value))
             require(known or listed, f"parameters.{name} must be a number, a list of them, or a name in the file", value)
         for name, factor in self.scale.items():
-            require(is_number(factor) and 0 < abs(factor) < float("inf"), f"scale.{name} must be a factor other than 0", factor)
+            require(_is_finite(factor) and factor != 0, f"scale.{name} must be a factor other than 0", factor)
         chosen = self.simulations
         if chosen is not None:
             whole = len(chosen) > 0 and all(is_integer(one) and one >= 0 for one in chosen)

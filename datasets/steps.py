@@ -11,11 +11,8 @@ from numpy.typing import NDArray
 from deepzero_sim.common.requirements import require_data
 from deepzero_sim.datasets.recording import Recording
 from deepzero_sim.datasets.source import DataSource
-from deepzero_sim.datasets.times import ROUNDING
+from deepzero_sim.datasets.times import NEAR, ROUNDING
 from deepzero_sim.solver.spec import SolverSpec
-
-#: Share of the distance of frames that a time may be off, however late it is.
-_NEAR = 0.02
 
 
 class Steps(NamedTuple):
@@ -47,7 +44,7 @@ def frame_spacing(recording: Recording) -> float | None:
 
 
 def _require_even(times: NDArray[np.float64], spacing: float, what: str) -> None:
-    rounding = min(ROUNDING * float(np.abs(times).max()), _NEAR * abs(spacing))
+    rounding = min(ROUNDING * float(np.abs(times).max()), NEAR * abs(spacing))
     if spacing > 0 and np.abs(times - (times[0] + spacing * np.arange(len(times)))).max() <= rounding:
         return
     distances = np.diff(times)
@@ -98,7 +95,7 @@ def _spacing(recording: Recording, settings: DataSource) -> float | None:
     """Return the distance of frames that the file says, or else the one that is said of it."""
     spacing = frame_spacing(recording)
     require_data(
-        spacing is None or settings.dt is None or abs(spacing - settings.dt) <= _NEAR * spacing,
+        spacing is None or settings.dt is None or abs(spacing - settings.dt) <= NEAR * spacing,
         f"{recording.name} says that its frames lie {spacing or 0:.6g} apart, not {settings.dt}: leave out dt, which is "
         "for files without times.",
     )
@@ -113,7 +110,7 @@ def _rounding(times: NDArray[np.float64] | None) -> float:
 def _match(spacing: float, rounding: float, spec: SolverSpec, asked: int | None, what: str) -> Steps:
     """Find the number of frames in a step."""
     every = max(1, round(spec.dt / spacing))
-    tolerance = ROUNDING * spec.dt + min(every * rounding, _NEAR * spacing)
+    tolerance = ROUNDING * spec.dt + min(every * rounding, NEAR * spacing)
     whole = abs(every * spacing - spec.dt) <= tolerance
     require_data(whole, f"frames of {what} lie {spacing:.6g} apart in time, {_why_not(spacing, spec)}.")
     require_data(

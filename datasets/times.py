@@ -11,6 +11,9 @@ from deepzero_sim.common import hdf5_objects
 #: Largest relative difference of numbers that are equal up to rounding to float32.
 ROUNDING = 1e-6
 
+#: Share of the distance of neighbours that a time or position may be off, however far from the origin it is.
+NEAR = 0.02
+
 
 def dt_of_file(file: h5py.File) -> tuple[float | None, float]:
     """Read the distance of frames in time, which an attribute and the times of the frames may both tell, and its rounding."""
@@ -58,6 +61,14 @@ def are_even(times: NDArray[np.float64]) -> bool:
         return bool(np.isfinite(times).all())
     rounding = ROUNDING * step + min(ROUNDING * float(np.abs(times).max()), 0.01 * step)
     return step > 0 and bool((np.abs(np.diff(times) - step) <= rounding).all())
+
+
+def rounding_of(values: NDArray[np.float64], relative: float = ROUNDING) -> float:
+    """Return how far times or positions may be off and still be equal up to rounding: never a step, however small it is."""
+    if not len(values):
+        return 0.0
+    steps = np.abs(np.diff(values))
+    return min(relative * float(np.abs(values).max()), NEAR * float(steps.min(initial=np.inf)))
 
 
 def step_of_times(times: NDArray[np.float64] | None) -> float | None:

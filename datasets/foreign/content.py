@@ -207,7 +207,7 @@ def _times(times: NDArray[Any] | None, dt: float | None, frames: int, name: str)
     rising = bool(np.isfinite(values).all()) and bool((np.diff(values) > 0).all())
     if not rising:
         raise DataError(f"the times of {name} must be finite and rise from frame to frame, not {_some(values)}.")
-    if dt is not None and not np.allclose(np.diff(values), dt, rtol=1e-3):
+    if dt is not None and not np.allclose(np.diff(values), dt, rtol=1e-3, atol=0.0):
         raise DataError(
             f"dt says that frames of {name} lie {dt} apart, but its times are {_some(values)}: leave dt out, or correct it."
         )

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepzero_sim.common.requirements import require_data
+from deepzero_sim.datasets.file_state import FileState
 from deepzero_sim.datasets.foreign.content import assemble, shorten
 from deepzero_sim.datasets.foreign.damage import explain
 from deepzero_sim.datasets.foreign.named_arrays import arrange
@@ -33,14 +34,16 @@ def read(path: Path, options: ReadingOptions) -> Recording:
     """Read arrays by their names; see :func:`deepzero_sim.datasets.foreign.read_recording`."""
     if h5py.is_hdf5(path):
         with open_to_read(path, WHAT, REMEDY) as file:
-            arrays = datasets(file, StoredFile(path, WHAT), reverse=True)
+            arrays, others = datasets(file, StoredFile(path, WHAT), reverse=True), []
     else:
-        arrays = _list_arrays(path)
-    return assemble(arrange(show(path), arrays, options), options)
+        arrays, others = _list_arrays(path)
+    content = arrange(show(path), arrays, options)
+    content.notes += [f"{shorten(others)} are no arrays of numbers and were left out."] if others else []
+    return assemble(content, options)
 
 
-def _list_arrays(path: Path) -> dict[str, Source]:
-    """List the numeric arrays of an older file, without reading them."""
+def _list_arrays(path: Path) -> tuple[dict[str, Source], list[str]]:
+    """List the numeric arrays of an older file, without reading them, and the names of all else."""
     from scipy.io import whosmat  # noqa: PLC0415 - takes a while to import
 
     with explain(show(path), WHAT, REMEDY):
@@ -52,7 +55,7 @@ def _list_arrays(path: Path) -> dict[str, Source]:
         bool(arrays),
         f"{show(path)} holds no array of numbers, only {shorten(others) or 'nothing'}: save plain arrays in MATLAB.",
     )
-    return arrays
+    return arrays, others
 
 
 def _require_whole(path: Path) -> None:
@@ -84,6 +87,7 @@ class _MatSource:
     def __init__(self, path: Path, name: str, shape: tuple[int, ...]) -> None:
         self._path, self._name = path.absolute(), name
         self._values: NDArray[Any] | None = None
+        self._state = FileState(path)
         self.shape, self.dtype = tuple(shape), np.dtype(np.float64)
 
     def read(self, index: Index) -> NDArray[Any]:
@@ -91,6 +95,7 @@ class _MatSource:
         from scipy.io import loadmat  # noqa: PLC0415 - takes a while to import
 
         if self._values is None:
+            self._state.require_unchanged()
             with explain(show(self._path), WHAT, REMEDY):
                 values = np.asarray(loadmat(str(self._path), variable_names=[self._name])[self._name])
             require_data(

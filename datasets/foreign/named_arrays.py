@@ -74,6 +74,7 @@ class _Arranger:
             coordinates={axis: values for axis, values in positions.items() if values is not None and axis in axes},
             parameters=self._parameters(params, parameter_names, any(SIMULATION in v.roles for v in variables)),
         )
+        self._compare_step(content)
         if mask is not None:
             content.masks = self._masks(mask, content)
         unused = sorted(set(self.arrays) - self.taken - set(fields))
@@ -205,6 +206,16 @@ class _Arranger:
             f"dt of {self.name} must be a positive number, not {dt}: correct it, or take it away.",
         )
         return np.arange(length) * float(dt[0])
+
+    def _compare_step(self, content: Content) -> None:
+        """Say that a file's dt is not the distance of its times: it may be a step of the program that made it."""
+        dt, times = self._vector(_DT), content.times
+        if dt is None or times is None or dt.dtype.kind not in "fiu" or times.dtype.kind not in "fiu":
+            return
+        if dt.size != 1 or not np.allclose(np.diff(times.astype(np.float64)), dt[0], rtol=1e-3, atol=0.0):
+            content.notes.append(
+                f"dt of {self.name} ({shorten(list(map(str, dt)))}) is not the distance of its times: left out."
+            )
 
     def _parameters(self, params: NDArray[Any] | None, names: list[str], has_simulations: bool) -> dict[str, NDArray[Any]]:
         """Read parameters `(S, K)`; a list is one of all simulations, or all of one simulation."""

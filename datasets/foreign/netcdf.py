@@ -212,9 +212,20 @@ class NamedReader:
         if dimension not in self.dataset.variables:
             return None
         coordinate = self.dataset[dimension]
-        if coordinate.ndim != 1 or coordinate.dtype.kind not in "fiu":
+        numbers = coordinate.ndim == 1 and coordinate.dtype.kind in "fiu"
+        require_data(
+            numbers or role != TIME,
+            f"the times of {self.name} ({dimension}) must be a list of numbers, not {coordinate.dtype} of shape "
+            f"{coordinate.shape}: write them as numbers.",
+        )
+        if not numbers:
+            self._say(f"{dimension} holds no numbers, so that positions along {role} are not known.")
             return None
         return np.asarray(coordinate.values), str(coordinate.attrs.get("units", ""))
+
+    def _say(self, note: str) -> None:
+        if note not in self.notes:
+            self.notes.append(note)
 
     def _goes_around(self, axis: str) -> bool:
         """Tell longitudes that go around the whole earth."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import struct
 import zipfile
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from deepzero_sim.common.machine import memory
 from deepzero_sim.common.requirements import require_data
+from deepzero_sim.datasets.file_state import FileState
 from deepzero_sim.datasets.foreign.content import assemble
 from deepzero_sim.datasets.foreign.damage import explain
 from deepzero_sim.datasets.foreign.named_arrays import arrange
@@ -70,12 +72,22 @@ class NpySource:
         path: Path of the file.
         member: Name of the archive's member, for messages; empty for a file of its own.
         start: Place in the file where the array's own header begins.
+        length: Number of bytes from there on; None for all of the file.
     """
 
-    def __init__(self, path: Path, member: str = "", start: int = 0) -> None:
+    def __init__(self, path: Path, member: str = "", start: int = 0, length: int | None = None) -> None:
         self._path, self._member, self._start = path.absolute(), member, start
+        self._state = FileState(path)
         values = self._map()
         self.shape, self.dtype = values.shape, values.dtype.newbyteorder("=")
+        self._require_nothing_more(path.stat().st_size - start if length is None else length, values.nbytes)
+
+    def _require_nothing_more(self, length: int, size: int) -> None:
+        """Refuse bytes behind the array: a second one, or what an older and larger file left."""
+        with _explain(self._path, self._member), self._path.open("rb") as file:
+            file.seek(self._start)
+            _read_header(file)
+            _require_end(length - (file.tell() - self._start) - size)
 
     def _map(self) -> NDArray[Any]:
         with _explain(self._path, self._member), self._path.open("rb") as file:
@@ -90,12 +102,8 @@ class NpySource:
 
     def read(self, index: Index) -> NDArray[Any]:
         """Read a part; see :class:`deepzero_sim.datasets.foreign.variables.Source`."""
-        values = self._map()
-        require_data(
-            values.shape == self.shape,
-            f"{show(self._path)} was changed while it was in use: put back what it was, or start again.",
-        )
-        return np.array(values[index])
+        self._state.require_unchanged()
+        return np.array(self._map()[index])
 
 
 def _read_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
@@ -105,6 +113,11 @@ def _read_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     if version == (2, 0):
         return npy_format.read_array_header_2_0(file)
     raise ValueError(f"its format is of version {version[0]}.{version[1]}, expected 1.0 or 2.0")
+
+
+def _require_end(more: int) -> None:
+    if more > 0:
+        raise ValueError(f"{more} bytes lie behind the array, such as those of another one")
 
 
 class _CompressedSource:
@@ -118,10 +131,12 @@ class _CompressedSource:
     def __init__(self, path: Path, member: str) -> None:
         self._path, self._member = path.absolute(), member
         self._values: NDArray[Any] | None = None
+        self._state = FileState(path)
         with _explain(path, member), zipfile.ZipFile(path) as archive, archive.open(member) as file:
             self.shape, _, dtype = _read_header(file)
             if dtype.hasobject:
                 raise ValueError("allow_pickle")
+            _require_end(archive.getinfo(member).file_size - file.tell() - math.prod(self.shape) * dtype.itemsize)
         self.dtype = dtype.newbyteorder("=")
         size = int(np.prod(self.shape, dtype=np.float64)) * dtype.itemsize
         require_data(
@@ -133,6 +148,7 @@ class _CompressedSource:
     def read(self, index: Index) -> NDArray[Any]:
         """Read a part; see :class:`deepzero_sim.datasets.foreign.variables.Source`."""
         if self._values is None:
+            self._state.require_unchanged()
             with _explain(self._path, self._member), zipfile.ZipFile(self._path) as archive, archive.open(self._member) as file:
                 self._values = npy_format.read_array(file, allow_pickle=False)
         return self._values[index]
@@ -151,4 +167,4 @@ def _member(path: Path, member: zipfile.ZipInfo) -> Source:
         if len(header) < 30 or header[:4] != b"PK\x03\x04":
             raise ValueError("the archive's directory does not fit its content")
         name, extra = struct.unpack("<HH", header[26:30])
-    return NpySource(path, member.filename, member.header_offset + 30 + name + extra)
+    return NpySource(path, member.filename, member.header_offset + 30 + name + extra, member.file_size)

@@ -142,6 +142,12 @@ def _groups(file: h5py.File, stored: StoredFile) -> list[Content]:
             and list(content.parameters) == list(first.parameters),
             f"group {name} has other shapes or settings than group {base}",
         )
+    absent = next((place for place, name in enumerate(contents) if int(name) != place), None)
+    if absent is not None:
+        first.notes.append(
+            f"{first.name} has {len(contents)} groups up to {list(contents)[-1]}, but none of number {absent}: its simulations "
+            "are numbered from 0 in the order of the groups."
+        )
     return list(contents.values())
 
 

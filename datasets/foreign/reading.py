@@ -27,6 +27,7 @@ from deepzero_sim.datasets.foreign.options import ReadingOptions
 from deepzero_sim.datasets.foreign.variables import JoinedFrames, MaskedFrames
 from deepzero_sim.datasets.hdf5 import not_a_file, open_to_read, show
 from deepzero_sim.datasets.recording import Recording
+from deepzero_sim.datasets.times import rounding_of
 from deepzero_sim.errors import DataError
 
 #: Function that reads a file or folder of one format.
@@ -68,7 +69,7 @@ def detect(path: Path) -> str:
     Raises:
         DataError: It is none of those known; the message lists what it holds.
     """
-    if path.is_dir():
+    if _is_folder(path):
         return _detect_folder(path)
     instead = not_a_file(path)
     require_data(instead is None, f"expected data at {show(path)}, but {instead}: check the path.")
@@ -83,6 +84,11 @@ def detect(path: Path) -> str:
         f"{show(path)} is of no format that is known, as it begins with {first[:12]!r}: expected {', '.join(FORMATS)}.",
     )
     return _detect_hdf5(path) if kind == "hdf5" else str(kind)
+
+
+def _is_folder(path: Path) -> bool:
+    """Tell folders, whatever else stands at a path, or if it can be none."""
+    return "folder" in (not_a_file(path) or "")
 
 
 def _detect_hdf5(path: Path) -> str:
@@ -128,7 +134,7 @@ def read_recording(path: Path | str, options: ReadingOptions | None = None) -> R
     if options.format is not None:
         require_known([options.format], list(FORMATS), "format of the data")
     kind = options.format or detect(path)
-    if path.is_dir() and kind in _IN_FOLDERS and not (kind == "npy" and numpy_files.is_collection(_data_files(path))):
+    if _is_folder(path) and kind in _IN_FOLDERS and not (kind == "npy" and numpy_files.is_collection(_data_files(path))):
         recordings = [_read(file, kind, options) for file in _data_files(path)]
         require_data(bool(recordings), f"{show(path)} is a folder without files of the format {kind}: check the path.")
         recording = _join(recordings, show(path))
@@ -139,6 +145,11 @@ def read_recording(path: Path | str, options: ReadingOptions | None = None) -> R
 
 def _read(path: Path, kind: str, options: ReadingOptions) -> Recording:
     """Read one file, with one sentence for all that readers of formats raise."""
+    instead = not_a_file(path)
+    require_data(
+        instead is None or _is_folder(path),
+        f"{show(path)} cannot be read as data of the format {kind}, because {instead}: check the path.",
+    )
     with explain(show(path), f"data of the format {kind}", "restore the file, or make it again"):
         return FORMATS[kind](path, options)
 
@@ -157,8 +168,7 @@ def _join(recordings: list[Recording], name: str) -> Recording:
         shapes = first.frames.shape[1:], other.frames.shape[1:]
         require_data(shapes[0] == shapes[1], _differ(first, other, "frames of shape", *shapes))
         for key, one, two in _arrays(first, other):
-            same = (one is None) == (two is None) and (one is None or two is None or np.allclose(one, two, rtol=1e-5))
-            require_data(same, _differ(first, other, key, "those", "others"))
+            require_data(_are_equal(one, two), _differ(first, other, key, "those", "others"))
     notes = dict.fromkeys(note for recording in recordings for note in recording.notes)
     return replace(
         first,
@@ -177,6 +187,13 @@ def _arrays(first: Recording, other: Recording) -> list[tuple[str, NDArray[np.fl
         ("a mask of", masks[0], masks[1]),
         *((f"positions along {axis}", one, two) for axis, one, two in pairs),
     ]
+
+
+def _are_equal(one: NDArray[np.float64] | None, two: NDArray[np.float64] | None) -> bool:
+    """Tell times, positions or masks that are equal up to rounding."""
+    if one is None or two is None:
+        return one is two
+    return one.shape == two.shape and bool(np.abs(one - two).max(initial=0.0) <= rounding_of(one.reshape(-1)))
 
 
 def _differ(first: Recording, other: Recording, key: str, one: object, two: object) -> str:

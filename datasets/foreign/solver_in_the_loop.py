@@ -22,7 +22,7 @@ from deepzero_sim.datasets.foreign.content import Content, assemble, shorten
 from deepzero_sim.datasets.foreign.damage import explain
 from deepzero_sim.datasets.foreign.options import CHANNEL, SIMULATION, TIME, ReadingOptions
 from deepzero_sim.datasets.foreign.variables import Variable, is_numeric
-from deepzero_sim.datasets.hdf5 import show
+from deepzero_sim.datasets.hdf5 import not_a_file, show
 from deepzero_sim.datasets.recording import Recording
 from deepzero_sim.errors import DataError
 
@@ -36,8 +36,11 @@ _COMPONENTS = ("x", "y", "z")
 
 
 def recognise(path: Path) -> bool:
-    """Tell folders of scenes, or the folder of one."""
-    return bool(_simulations(path)) and bool(_frames(_simulations(path)[0]))
+    """Tell folders of scenes, or the folder of one: files such as run_1000.npz alone are simulations, not frames."""
+    simulations = _simulations(path)
+    frames = _frames(simulations[0]) if simulations else {}
+    named = simulations != [path] or _SIMULATION.fullmatch(path.absolute().name) is not None
+    return bool(frames) and (named or bool(set(frames) & set(_FIELDS)))
 
 
 def _simulations(path: Path) -> list[Path]:
@@ -77,7 +80,8 @@ def read(path: Path, options: ReadingOptions) -> Recording:
         parameters=_parameters(settings),
         attributes={"frame_numbers": numbers},
     )
-    dt = options.dt if options.dt is not None else settings[0].get("dt")
+    dt = options.dt if options.dt is not None else _step(settings, show(path))
+    content.notes += _gaps(path, simulations)
     if any((simulation / "params.pickle").exists() for simulation in simulations):
         content.notes.append("params.pickle was not opened, as a pickle may run code: write what it holds to params.json.")
     if is_number(dt):
@@ -133,6 +137,27 @@ def _parameters(settings: list[dict[str, Any]]) -> dict[str, NDArray[Any]]:
     keys = [key for key, value in settings[0].items() if is_number(value) and key != "dt"]
     shared = [key for key in keys if all(is_number(other.get(key)) for other in settings)]
     return {key: np.asarray([other[key] for other in settings], dtype=np.float64) for key in shared}
+
+
+def _gaps(path: Path, simulations: list[Path]) -> list[str]:
+    """Refuse simulations of one number, and say if some between are not there."""
+    numbers = [int(simulation.name[4:]) for simulation in simulations if simulation != path]
+    double = sorted({number for number in numbers if numbers.count(number) > 1})
+    require_data(not double, f"{show(path)} has two folders of simulation {double[:1]}: take away the one that is not meant.")
+    absent = next((place for place, number in enumerate(numbers) if number != place), None)
+    return (
+        [] if absent is None else [f"{show(path)} has no simulation {absent}: those that it has are numbered from 0 in order."]
+    )
+
+
+def _step(settings: list[dict[str, Any]], name: str) -> Any:
+    """Return the time step that the settings state; None if they state none."""
+    steps = [other.get("dt") for other in settings]
+    require_data(
+        all(step == steps[0] for step in steps),
+        f"{name} has simulations of different time steps, dt {shorten(list(map(str, steps)))}: keep such simulations apart.",
+    )
+    return steps[0]
 
 
 def _coordinates(
@@ -251,6 +276,8 @@ def load_scene_array(path: Path) -> NDArray[Any]:
     Raises:
         DataError: The file cannot be read, or is no such file.
     """
+    instead = not_a_file(path)
+    require_data(instead is None, f"{show(path)} cannot be read as a frame of a simulation, because {instead}: make it again.")
     sentence = explain(show(path), "a frame of a simulation", "make it again")
     with sentence, path.open("rb") as file, np.load(file, allow_pickle=False) as members:
         require_data(

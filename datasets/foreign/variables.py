@@ -72,7 +72,7 @@ class Hdf5Source:
             values = np.asarray(dataset[index[::-1]]).T if self._reverse else np.asarray(dataset[index])
         for missing in self._missing:
             if missing is not None:
-                values = np.where(values == values.dtype.type(missing), np.nan, values)
+                values = np.where(hdf5_objects.are_missing(values, missing), np.nan, values)
         return values
 
 

@@ -20,6 +20,7 @@ from deepzero_sim.datasets.foreign.options import CHANNEL, SIMULATION, TIME, Rea
 from deepzero_sim.datasets.foreign.variables import Hdf5Source, Variable
 from deepzero_sim.datasets.hdf5 import StoredFile, open_to_read, show
 from deepzero_sim.datasets.recording import Recording
+from deepzero_sim.datasets.times import rounding_of
 
 WHAT, REMEDY = "data in The Well's layout", "check it with The Well's own checker, or make it again"
 
@@ -122,8 +123,8 @@ class _Reader:
         values = hdf5_objects.array(self.dimensions, "time")
         if values.ndim == 2:
             values, others = values[0], values[1:]
-            close = np.allclose(others, values, rtol=1e-4, atol=1e-4 * float(np.ptp(values)) / max(1, len(values)))
-            require(bool(close), "its simulations have frames at different times")
+            off = np.abs(others - values).max(initial=0.0)
+            require(bool(off <= rounding_of(values, 1e-4)), "its simulations have frames at different times")
         return values
 
     def _fields(self) -> tuple[list[Variable], list[Variable]]:

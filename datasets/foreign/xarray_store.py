@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepzero_sim.common import hdf5_objects
+from deepzero_sim.datasets.file_state import FileState
 from deepzero_sim.datasets.foreign.damage import explain
 from deepzero_sim.datasets.foreign.variables import Index
 from deepzero_sim.datasets.hdf5 import show
@@ -20,8 +21,17 @@ from deepzero_sim.errors import MissingExtraError
 #: What xarray's engines read.
 KINDS = {"netcdf4": "netCDF", "zarr": "a Zarr store"}
 
-#: Number that netCDF puts where nothing was written, if a variable names no other.
-_NOT_WRITTEN = 9.969209968386869e36
+#: Numbers that netCDF puts where nothing was written, if a variable names no other; none for bytes.
+_NOT_WRITTEN = {
+    "f4": 9.969209968386869e36,
+    "f8": 9.969209968386869e36,
+    "i2": -(2**15) + 1,
+    "i4": -(2**31) + 1,
+    "i8": -(2**63) + 2,
+    "u2": 2**16 - 1,
+    "u4": 2**32 - 1,
+    "u8": 2**64 - 2,
+}
 
 
 def require_extra(engine: str) -> Any:
@@ -49,6 +59,7 @@ class Store:
     def __init__(self, path: Path, engine: str) -> None:
         self.path, self.engine = path.absolute(), engine
         self._dataset: Any = None
+        self.state = FileState(path)
         require_extra(engine)
 
     def open(self) -> Any:
@@ -86,13 +97,15 @@ class StoredVariable:
 
     def read(self, index: Index) -> NDArray[Any]:
         """Read a part; see :class:`deepzero_sim.datasets.foreign.variables.Source`."""
+        self._store.state.require_unchanged()
         with self._store.explain():
             values = np.asarray(self._store.open()[self._name].variable[index].values)
-        if values.dtype.kind != "f":
+        if values.dtype.kind not in "fiu":
             return values
-        missing = (values < self._valid[0]) | (values > self._valid[1])
-        if not self._names_missing and self._store.engine != "zarr":
-            missing |= values == values.dtype.type(_NOT_WRITTEN)
+        missing = np.asarray((values < self._valid[0]) | (values > self._valid[1]))
+        not_written = _NOT_WRITTEN.get(values.dtype.str[1:])
+        if not_written is not None and not self._names_missing and self._store.engine != "zarr":
+            missing |= values == values.dtype.type(not_written)
         return np.where(missing, np.nan, values) if missing.any() else values
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deepzero_sim.common.machine import memory
 from deepzero_sim.datasets.foreign.content import assemble, shorten
 from deepzero_sim.datasets.foreign.damage import explain
 from deepzero_sim.datasets.foreign.named_arrays import arrange
@@ -57,8 +59,11 @@ def _absent_chunks(arrays: Mapping[str, Any]) -> list[str]:
     notes = []
     for name, array in arrays.items():
         absent = array.nchunks - array.nchunks_initialized
+        what = name or "the array"
+        size = math.prod(array.shape) * array.dtype.itemsize
+        if absent and size > memory():
+            raise ValueError(f"{absent} of {array.nchunks} chunks of {what}, {size / 2**30:,.0f} GiB, are not there")
         if absent:
-            what = name or "the array"
             notes.append(f"{absent} of {array.nchunks} chunks of {what} are not there and read as {array.fill_value}.")
     return notes
 

@@ -144,8 +144,16 @@ def require_none_missing(values: NDArray[Any], missing: Mapping[str, float], pat
         ValueError: Some are.
     """
     for key, value in missing.items() if values.dtype.kind in "fiu" else ():
-        absent = bool((values == values.dtype.type(value)).any())
+        absent = bool(are_missing(values, value).any())
         require(not absent, f"{path} has values that are missing ({key} is {value:g})")
+
+
+def are_missing(values: NDArray[Any], value: float) -> NDArray[np.bool_]:
+    """Mark the values that are the number that stands for missing ones; none if their type does not have that number."""
+    kind, largest = values.dtype, np.finfo(values.dtype).max if values.dtype.kind == "f" else np.inf
+    rounded = kind.type(value) if kind.kind == "f" and abs(value) <= largest else value
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.asarray(values == rounded)
 
 
 def _single(value: Any) -> Any:

@@ -66,6 +66,7 @@ class Settings:
         settings: Any = type(self)
         for key, kind in hints(settings).items():
             value = getattr(self, key)
+            read(kind, value, key)
             for rule in () if value is None else _rules(kind):
                 rule(key, value)
 

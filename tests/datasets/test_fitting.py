@@ -288,7 +288,7 @@ def test_what_does_not_fit_is_refused_in_one_sentence(changes: dict[str, Any], k
 @pytest.mark.parametrize(
     ("where", "missing", "words"),
     [
-        ((1, 4, 0, 3, 3), "refuse", "has 1 values .* in 1 of 3 .* simulation 1, frame 2, u, point .3, 3.: missing: drop"),
+        ((1, 4, 0, 3, 3), "refuse", "has 1 values .* in 1 of 3 .* simulation 1, frame 4, u, point .3, 3.: missing: drop"),
         ((slice(None), slice(None), 1, 0, 0), "refuse", "has 15 values .*: missing: mask takes these points for masked"),
         ((slice(None), 4, 1, 0, 0), "refuse", "every simulation has some, so fill them in the file"),
         ((1, 4, 0, 3, 3), "mask", "not at the same points in every frame, so that no mask has them: missing: drop"),
@@ -304,7 +304,7 @@ def test_missing_values_are_refused_with_their_number_and_place(where: Any, miss
 def test_infinite_values_are_refused() -> None:
     frames = recording().frames.copy()
     frames[2, 4, 1, 0, 5] = np.inf
-    with pytest.raises(DataError, match=r"infinite values, the first at simulation 2, frame 2, h, point \(0, 5\)"):
+    with pytest.raises(DataError, match=r"infinite values, the first at simulation 2, frame 4, h, point \(0, 5\)"):
         fitted(recording(frames=frames))
 
 
