@@ -176,7 +176,7 @@ class Validation:
         say: Function that is told of a leap of the loss while it happens.
 
     Attributes:
-        record: What was found so far.
+        record: Findings so far.
     """
 
     def __init__(

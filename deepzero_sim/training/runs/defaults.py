@@ -1,4 +1,4 @@
-"""What a training does where its settings leave the choice: method, learning rate, held-back simulations."""
+"""Choices that a training makes where its settings leave them open: method, learning rate, interval of validation."""
 
 from __future__ import annotations
 

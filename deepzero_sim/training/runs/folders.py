@@ -87,7 +87,7 @@ def within(folder: Path | None) -> Iterator[None]:
 
 
 def runs_started_from(path: Path) -> list[Path]:
-    """List the runs beside a run that started from its network."""
+    """List the runs in neighbouring folders that started from a run's network."""
     started = []
     for config in sorted(path.parent.glob(f"*/{CONFIG}")):
         folder = config.parent

@@ -29,11 +29,11 @@ from deepzero_sim.training.runs.validation import suitable_held_back
 #: Settings that no stage has for itself, and why.
 _SHARED = {
     "run": "stages lie in folders of their own below the run's",
-    "start": "every stage but the first starts from the one before, and the first from a start that is given beside stages",
+    "start": "every stage but the first starts from the one before, and the first from a start that is given outside stages",
     "stages": "a stage has none itself",
     **dict.fromkeys(
         ("solver", "differentiable_solver", "network", "train_data", "validation_data", "held_back", "data_may_differ"),
-        "all stages have one solver, one network and the same data: give it beside stages",
+        "all stages have one solver, one network and the same data: give it outside stages",
     ),
 }
 
