@@ -143,6 +143,11 @@ class Trajectories:
 
 def _as_array(values: Any) -> NDArray[Any]:
     """Convert an array, a tensor or nested lists to an array, without a copy where it is one."""
+    require_data(
+        not np.ma.is_masked(values),
+        "trajectories must be numbers, not a masked array, some of whose values are missing: fill them, or name their points "
+        "by mask.",
+    )
     return to_array(values) if isinstance(values, torch.Tensor) else np.asarray(values)
 
 

@@ -37,6 +37,8 @@ def check_form(spec: SolverSpec, states: Array, what: str, batch: int | None = N
     # plain conditions, as every call of a solver passes here twice: sentences are only made where one fails
     if not isinstance(states, np.ndarray):
         raise InvalidStateError(f"{what} must be a numpy array, not {type(states).__name__}: convert it first.")
+    if type(states) is not np.ndarray and np.ma.is_masked(states):
+        raise InvalidStateError(f"{what} must be numbers, not a masked array, whose values are missing in part: fill them.")
     if states.shape[1:] != spec.state_shape or batch not in (None, len(states)):
         wanted = ", ".join(map(str, ("batch" if batch is None else batch, *spec.state_shape)))
         raise InvalidStateError(f"{what} must have shape ({wanted}), not {states.shape}: check the solver's spec and the data.")

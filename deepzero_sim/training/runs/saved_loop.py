@@ -17,6 +17,7 @@ from deepzero_sim.errors import ConfigError, RunError
 from deepzero_sim.training.checkpoints import (
     CHECKPOINT,
     CONFIG,
+    STATE,
     Checkpoint,
     RunIdentity,
     load_checkpoint,
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 
 #: Word in a checkpoint's state by which :meth:`TrainedLoop.save` knows its own.
 SAVED = "saved"
+
+#: Files that it writes.
+_FILES = (CONFIG, CHECKPOINT, STATE, PREPARATION)
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,7 @@ class TrainedLoop(SolverLoop):
             ConfigError: There is nothing to save: the loop is the solver alone.
         """
         require_type(path, (str, Path), "path must be that of a folder")
-        folder = Path(path).expanduser()
+        folder = Path(path).expanduser().resolve()
         if self._record is None:
             raise ConfigError("this loop is the solver alone, and nothing was trained: there is nothing to save.")
         _require_own(folder)
@@ -119,5 +123,8 @@ def _require_own(folder: Path) -> None:
     """Refuse a folder that holds something else than a loop that was saved."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
-    if not folder.is_dir() or not (folder / CHECKPOINT).exists() or not load_checkpoint(folder).state.get(SAVED):
+    if not folder.is_dir() or not (folder / CHECKPOINT).is_file() or not load_checkpoint(folder).state.get(SAVED):
         raise RunError(f"{folder} holds something else than a loop that was saved: name another folder.")
+    others = sorted(file.name for file in folder.iterdir() if file.name not in _FILES)
+    if others:
+        raise RunError(f"{folder} holds {others[0]} besides a loop that was saved: take it away, or name another folder.")

@@ -18,8 +18,10 @@ from deepzero_sim.datasets.foreign import FORMATS, ReadingOptions, read_recordin
 from deepzero_sim.datasets.opening import open_trajectories
 from deepzero_sim.datasets.recording import Recording
 from deepzero_sim.datasets.source import DataSource
-from deepzero_sim.errors import ConfigError, DataError
+from deepzero_sim.datasets.trajectories import Trajectories
+from deepzero_sim.errors import ConfigError, DataError, InvalidStateError
 from deepzero_sim.solver.spec import SolverSpec
+from deepzero_sim.solver.validation import check_states
 
 AXES = ["simulation", "time", "x"]
 VALUES: NDArray[Any] = np.random.default_rng(0).normal(size=(2, 4, 6)).astype(np.float32)
@@ -238,3 +240,12 @@ def test_scenes_that_are_not_there_are_said(tmp_path: Path) -> None:
 def test_offsets_that_are_not_finite_are_refused() -> None:
     with pytest.raises(DataError, match="offsets of channels that are not finite"):
         Recording(frames=np.zeros((1, 2, 1, 3)), channels=("u",), name="a", offsets=((float("nan"),),))
+
+
+def test_masked_arrays_are_no_numbers_but_may_mask_nothing() -> None:
+    masked = np.ma.masked_greater(VALUES[:, :, None], 1.0)
+    with pytest.raises(DataError, match="not a masked array"):
+        Trajectories(masked)
+    assert type(Trajectories(np.ma.masked_array(VALUES[:, :, None])).frames) is np.ndarray
+    with pytest.raises(InvalidStateError, match="not a masked array"):
+        check_states(SPEC, masked[0], "what solver 'line' returned", "look into it")

@@ -296,6 +296,19 @@ def test_saving_replaces_nothing_else(tmp_path: Path) -> None:
         assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_saving_takes_nothing_away_that_somebody_put_beside_a_loop(tmp_path: Path) -> None:
+    loop = dz.train(solver(), arrays(), "NON", **FEW)
+    loop.save(tmp_path / "saved")
+    (tmp_path / "saved" / "notes.txt").write_text("mine")
+    with pytest.raises(dz.RunError, match=r"holds notes.txt besides a loop that was saved"):
+        loop.save(tmp_path / "saved")
+    assert (tmp_path / "saved" / "notes.txt").read_text() == "mine"
+    (tmp_path / "saved" / "notes.txt").unlink()
+    (tmp_path / "link").symlink_to("saved")
+    loop.save(tmp_path / "link")
+    assert (tmp_path / "link").is_symlink() and same(dz.load_run(tmp_path / "saved", solver=solver()), loop)
+
+
 def test_a_full_disk_leaves_what_was_saved_before(tiny_disk: Path) -> None:
     loop = dz.train(solver(), arrays(), "NON", **FEW)
     loop.save(tiny_disk / "saved")
