@@ -68,6 +68,25 @@ def spacing_warning(solver: Solver, trajectories: Trajectories, policy: FailureP
     return SpacingFinding(_compare(solver.spec.name, following, distances, steps, trajectories.mask), account)
 
 
+def spacing_of_first_steps(name: str, trajectories: Trajectories, first_steps: Array) -> str | None:
+    """Look whether frames lie closer than one step, at no cost: see :func:`spacing_warning`, with steps taken before.
+
+    Args:
+        name: Name of the solver, for the sentence.
+        trajectories: Reference frames.
+        first_steps: States after one step from every frame but the last, `(S, T-1, C, *N)`; NaN where it failed.
+
+    Returns:
+        Sentence that says how far apart frames seem to lie; None if nothing speaks against one solver step.
+    """
+    simulations, starts, distances = _places(*trajectories.frames.shape[:2])
+    steps = first_steps[simulations, starts][:, None]
+    if not np.isfinite(steps).all():
+        return None
+    following = trajectories.frames[simulations[:, None], starts[:, None] + [0, *distances]]
+    return _compare(name, following, distances, steps, trajectories.mask)
+
+
 def _places(simulations: int, times: int) -> tuple[NDArray[np.intp], NDArray[np.intp], list[int]]:
     """Choose frames of all simulations and times alike, and distances of frames that follow each of them."""
     reach = min(times - 1, max(LONGEST, (times - 1) // 2))

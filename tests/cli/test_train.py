@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from problems import Burgers
+from problems import Burgers, initial_states
 from runs import PARAMETERS, assert_same_tensors, line_data, tensors, train_settings
 
 from deepzero_sim.common.components import Component
 from deepzero_sim.common.settings import settings_to_dict
+from deepzero_sim.datasets import trajectories
 from deepzero_sim.datasets.generation import Simulations, generate
+from deepzero_sim.datasets.trajectories import Trajectories
 from deepzero_sim.errors import ConfigError, DataError, DeepZeroError, RunError
 from deepzero_sim.execution.tasks import SerialExecutor
 from deepzero_sim.models.corrector import Corrector, NoCorrection
@@ -280,3 +284,18 @@ def test_fo_sol_resumes(tmp_path: Path, wake: Path) -> None:
     train(halves)
     assert_same_tensors(tensors(tmp_path / "whole"), tensors(tmp_path / "halves"))
     assert load_checkpoint(tmp_path / "halves").state["progress"]["step"] == 2
+
+
+def test_frames_that_lie_closer_than_a_step_are_said(tmp_path: Path) -> None:
+    solver, states = Burgers(dtype="float64"), initial_states(3, dtype="float64")
+    frames = [states]
+    for _ in range(30):
+        frames.append(solver.step(frames[-1]))
+    parts = np.linspace(0, 1, 4)[:3]  # two frames between each two
+    between = [(1 - part) * a + part * b for a, b in pairwise(frames) for part in parts]
+    said: list[str] = []
+    for name, listed in (("close", between), ("right", frames)):
+        data = Trajectories(np.stack(listed, axis=1), np.zeros((3, 0)), solver.spec.active(), {})
+        trajectories.save(tmp_path / f"{name}.h5", data, solver.spec)
+        train(train_settings(tmp_path / name, tmp_path / f"{name}.h5", method="NON"), say=said.append)
+    assert len(said) == 1 and "frames seem to lie 1/3 of a step of solver" in said[0]

@@ -11,7 +11,7 @@ from problems import Burgers, Counting, LogisticSolver, initial_states
 
 from deepzero_sim.common.types import Array
 from deepzero_sim.datasets import Trajectories
-from deepzero_sim.datasets.spacing import LONGEST, SAMPLES, spacing_warning
+from deepzero_sim.datasets.spacing import LONGEST, SAMPLES, spacing_of_first_steps, spacing_warning
 from deepzero_sim.errors import ExitCodeError
 from deepzero_sim.solver.contract import Solver
 from deepzero_sim.solver.failure_policy import FailurePolicy
@@ -138,3 +138,16 @@ class Failing(Burgers):
 def test_steps_that_fail_leave_it_open_and_are_counted(policy: str) -> None:
     found = spacing_warning(Failing(), frames_of(Burgers(), 20), FailurePolicy(policy))
     assert found.warning is None and found.account.steps >= 3 * SAMPLES
+
+
+@pytest.mark.parametrize("every", [2, 5])
+def test_steps_that_were_taken_already_find_frames_that_lie_too_close(every: int) -> None:
+    coarse = Several(Burgers(), every)
+    data = frames_of(Burgers(), 60)
+    starts = data.frames[:, :-1]
+    steps = coarse.step(starts.reshape(-1, *starts.shape[2:])).reshape(starts.shape)
+    found = spacing_of_first_steps("coarse", data, steps)
+    assert found is not None and f"1/{every} of a step of solver 'coarse'" in found
+    assert spacing_of_first_steps("coarse", apart(data, every), steps[:, ::every]) is None
+    steps[0, 0] = np.nan  # a step that was dropped: nothing is known
+    assert spacing_of_first_steps("coarse", data, steps) is None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from math import isfinite
 from typing import Any, NamedTuple
@@ -14,7 +14,6 @@ import torch
 from deepzero_sim.common.components import Component
 from deepzero_sim.common.files import digest_of_named
 from deepzero_sim.common.module_state import preserve_state
-from deepzero_sim.common.settings import settings_to_dict
 from deepzero_sim.common.types import Array
 from deepzero_sim.connectors.programs.working_folder import default_kept_folder
 from deepzero_sim.coupling.loop import SolverGradient, SolverLoop
@@ -22,6 +21,7 @@ from deepzero_sim.coupling.vjp.reference.reference_jacobian import ReferenceJaco
 from deepzero_sim.datasets.batches import UnrolledBatches, require_long_enough
 from deepzero_sim.datasets.metadata import require_twin
 from deepzero_sim.datasets.opening import open_trajectories
+from deepzero_sim.datasets.spacing import spacing_of_first_steps
 from deepzero_sim.errors import ConfigError, RunError, SolverError
 from deepzero_sim.estimators.backpropagation import BackPropagation
 from deepzero_sim.estimators.sparsity.base import Densities, LayerRatios
@@ -34,16 +34,15 @@ from deepzero_sim.solver.build import build_solver
 from deepzero_sim.solver.failure_policy import FailurePolicy
 from deepzero_sim.training.active_set import ActiveSet, RunRatios, active_set, build_ratios
 from deepzero_sim.training.build import build_estimator, build_optimiser, build_scheduler, build_vjp
-from deepzero_sim.training.checkpoints import CONFIG, read_settings, storable_copies
-from deepzero_sim.training.preparation import PREPARATION, Entry, Preparation
-from deepzero_sim.training.progress import Progress, progress_of
+from deepzero_sim.training.checkpoints import storable_copies
+from deepzero_sim.training.progress import Progress
 from deepzero_sim.training.run_folder import JACOBIANS, RunFolder
 from deepzero_sim.training.runs.defaults import resolve
-from deepzero_sim.training.runs.first_steps import FirstSteps, other_runs
-from deepzero_sim.training.runs.folders import runs_started_from, stage_folders
+from deepzero_sim.training.runs.first_steps import FirstSteps
+from deepzero_sim.training.runs.folders import stage_folders
 from deepzero_sim.training.runs.settings import MethodChoice, TrainSettings
-from deepzero_sim.training.runs.trained_run import function_part, rollout_loss, sample_states, starting_network
-from deepzero_sim.training.runs.trust import trust_parts
+from deepzero_sim.training.runs.start import Start, claim_folder
+from deepzero_sim.training.runs.trained_run import rollout_loss, sample_states, starting_network
 from deepzero_sim.training.runs.validation import ROLLOUTS, TRAINING_ROLLOUTS, hold_back, loss_of_start, measure_on
 from deepzero_sim.training.trainer import Trainer
 from deepzero_sim.training.validation import Rollouts, Validation
@@ -96,7 +95,7 @@ def train(
         raise RunError(f"{settings.run} holds a run with stages: give the settings stages, or name another folder with --run.")
     settings = resolve(settings).settings
     if settings.method == "SRC":  # the solver alone: nothing is trained
-        _claim(settings)
+        claim_folder(settings)
         return Progress()
     return _Training(settings).run(report, keep, say)
 
@@ -134,7 +133,7 @@ class _Training:
         contents = {"train_data": whole.digest()}
         if settings.validation_data is not None and self._held_back is not None:
             contents["validation_data"] = self._held_back.digest()
-        self._start = _Start(settings, contents, started)
+        self._start = Start(settings, contents, started)
 
     @property
     def _solver_component(self) -> Component:
@@ -160,7 +159,7 @@ class _Training:
             if self._method.by_queries and self._solver.spec.deterministic and start.done is None:
                 start.checking = _require_repeatable(oracle, self._cut(None)(0))
             first_steps = FirstSteps(self._solver, self._solver_component, self._data, self._policy)
-            batches = _Batches(lambda: self._cut(start.first_steps(first_steps)))
+            batches = _Batches(lambda: self._cut(self._take_first_steps(first_steps, say)))
             if not start.finished:
                 batches.require()
             run = start.claim()
@@ -208,6 +207,15 @@ class _Training:
             None if start is None else loss_of_start(oracle, start),
             say,
         )
+
+    def _take_first_steps(self, first_steps: FirstSteps, say: Callable[[str], None]) -> Array | None:
+        """Take the solver's step from every frame, and say it if frames seem to lie closer than that."""
+        steps = self._start.first_steps(first_steps)
+        if steps is not None and self._start.done is None:
+            warning = spacing_of_first_steps(self._solver.spec.name, self._data, steps)
+            if warning is not None:
+                say(warning)
+        return steps
 
     def _cut(self, first_steps: Array | None) -> UnrolledBatches:
         settings = self._settings
@@ -268,101 +276,6 @@ class _Batches:
     def require(self) -> None:
         """Cut them now."""
         self._batches  # noqa: B018 - a cached property
-
-
-class _Start:
-    """Work of a start before its first training step, counted and timed.
-
-    Args:
-        settings: Settings of the run.
-        contents: Digests of the data that the settings name.
-        started: Time of the start, as of `time.perf_counter`.
-
-    Attributes:
-        done: Checkpoint to go on from, None if there is none.
-        finished: True if nothing is left to do.
-        checking: Solver steps of the check that a loss repeats.
-    """
-
-    def __init__(self, settings: TrainSettings, contents: Mapping[str, str], started: float) -> None:
-        self._settings, self._started, self._contents = settings, started, contents
-        self.done, self._before = None, 0.0
-        if (settings.run / CONFIG).exists():
-            run = self.claim()
-            self.done = run.load()
-            self._before = self._preparation(run).seconds
-            self._resize(run)
-        self.finished = self.done is not None and progress_of(self.done, settings.run).step >= settings.updates
-        self.checking = 0
-        self._elsewhere = 0.0  # seconds that are counted with the active coordinates
-
-    def _resize(self, run: RunFolder) -> None:
-        """Give a run as many updates as the settings say, if it had others before."""
-        path, updates = run.path, self._settings.updates
-        before = read_settings(path).get("updates")
-        if before == updates:
-            return
-        if self.done is not None:
-            done = progress_of(self.done, path).step
-            if done > updates:
-                raise RunError(
-                    f"{path} has done {done} updates, more than the {updates} that are asked for: ask for {done} or more, or "
-                    "name another folder with --run."
-                )
-            later = runs_started_from(path)
-            if later:
-                raise RunError(
-                    f"{later[0]} started from the network that {path} holds after {done} updates: train on in a run that "
-                    "starts from it, or copy the folder under another name first."
-                )
-        with run.in_use():
-            run.resize()
-
-    def claim(self) -> RunFolder:
-        """Open the run folder, which is made if it is not there."""
-        return _claim(self._settings, self._contents)
-
-    def _preparation(self, run: RunFolder) -> Preparation:
-        preparation = Preparation(run.path / PREPARATION, run.name)
-        if self.done is not None and not preparation.entries:
-            raise RunError(
-                f"{run.path} holds a checkpoint but no {PREPARATION} that says what the run asked of its solver before: "
-                "restore that, or delete the folder to start afresh."
-            )
-        return preparation
-
-    def first_steps(self, first_steps: FirstSteps) -> Array | None:
-        """Return the solver's step from every frame; None if frames lie on disk, and every rollout takes its own."""
-        run, start = self._settings.run, self._settings.start
-        return first_steps.collect(run, self.claim, other_runs(run, start), fresh=self.done is None)
-
-    def measure(self, find: Callable[[], ActiveSet]) -> ActiveSet:
-        """Find the active coordinates, whose seconds are recorded with them."""
-        begun = time.perf_counter()
-        active = find()
-        self._elsewhere += time.perf_counter() - begun
-        return active
-
-    def finish(self) -> tuple[float, float]:
-        """Note what all this took: seconds of this start, and of all starts so far."""
-        run = self.claim()
-        preparation = self._preparation(run)
-        if not self.finished:
-            elsewhere = self._elsewhere + preparation.seconds - self._before
-            rest = max(0.0, time.perf_counter() - self._started - elsewhere)
-            with run.in_use():
-                preparation.add(Entry("getting ready", self.checking, rest))
-        return preparation.seconds - self._before, preparation.seconds
-
-
-def _claim(settings: TrainSettings, contents: Mapping[str, str] | None = None) -> RunFolder:
-    parts = {"solver": settings.solver, "network": settings.network, **function_part(settings.train_data)}
-    trust_parts(parts)  # whoever trains a run may evaluate it
-    free = ("workers", "on_failure", "checkpoint_every", "tensorboard", "data_may_differ")
-    # left out, as in runs of earlier versions, where nothing is held back
-    absent: dict[str, Any] = {"held_back": 0, "validation_data": None, "validate_every": None, "stages": []}
-    recorded = {key: value for key, value in settings_to_dict(settings).items() if key not in absent or value != absent[key]}
-    return RunFolder(settings.run, recorded, free, contents, may_grow=True)
 
 
 def _require_repeatable(oracle: LoopOracle, batch: Any) -> int:
