@@ -17,11 +17,11 @@ import torch
 from problems import Burgers, wait_until
 from runs import assert_same_tensors, config_file, line_data, start, tensors, train_settings, without_seconds
 
-from deepzero_sim.training.runs import first_steps
 from deepzero_sim.common.components import Component
 from deepzero_sim.common.types import Array
 from deepzero_sim.errors import ConfigError, ExitCodeError, RunError
 from deepzero_sim.training.preparation import Preparation
+from deepzero_sim.training.runs import first_steps
 from deepzero_sim.training.runs.comparison import cost
 from deepzero_sim.training.runs.settings import TrainSettings
 from deepzero_sim.training.runs.training import train

@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 from runs import config_file, line_data, train_settings
 from test_main import assert_fails, call
 
-from deepzero_sim.training.runs import trained_run
 from deepzero_sim.cli.main import main
 from deepzero_sim.common.components import Component, build, call_function, load_factory
 from deepzero_sim.common.documents import LARGEST, read_json, read_yaml, write_yaml
@@ -30,6 +29,7 @@ from deepzero_sim.solver.build import SOLVER
 from deepzero_sim.training.active_set import RATIOS
 from deepzero_sim.training.build import ESTIMATOR, OPTIMISER, SCHEDULER, VJP
 from deepzero_sim.training.checkpoints import read_settings
+from deepzero_sim.training.runs import trained_run
 from deepzero_sim.training.runs.comparison import compare
 from deepzero_sim.training.runs.training import train
 

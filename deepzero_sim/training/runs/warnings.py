@@ -22,7 +22,7 @@ def data_warnings(data: Trajectories, source: str | Path | DataSource | Trajecto
 
     Args:
         data: First frames and references.
-        source: Where the data come from.
+        source: Origin of the data, for messages.
         runs: Run folder of each method that was trained.
     """
     return [*_notes(data), *_of_training(source, runs), *_identical(data), *_still(data)]
