@@ -28,7 +28,17 @@ NEEDED: dict[Kind, tuple[str, ...]] = {
 }
 OFFERED: dict[Kind, tuple[str, ...]] = {
     "program": (
-        *("channels", "parameters", "template", "namelist", "reference_shape", "reference_command", "params", "periodic"),
+        *(
+            "channels",
+            "channel_units",
+            "parameters",
+            "template",
+            "namelist",
+            "reference_shape",
+            "reference_command",
+            "params",
+            "periodic",
+        ),
     ),
     "python": ("args", "reference_args", "params", "periodic"),
     "data": ("solver", "args", "periodic"),

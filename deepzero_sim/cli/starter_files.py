@@ -19,7 +19,7 @@ from deepzero_sim.solver.spec import SolverSpec
 from deepzero_sim.training.runs.settings import TrainSettings, Workers
 
 #: Simulations for training, at least, and initial states of each scenario of the test.
-SIMULATIONS, TEST_STARTS = 8, 2
+SIMULATIONS, TEST_STARTS = 12, 2
 
 #: Steps of a simulation.
 STEPS = 50
@@ -112,14 +112,14 @@ def train_file(start: Start) -> str:
         "run": Commented(start.path("runs/first"), known["run"]),
         "train_data": _source(start),
         "network": Commented(
-            {"name": "small", "args": {"width": 8, "padding": padding}},
+            {"name": "small", "args": {"width": 16, "padding": padding}},
             f"{known['network']} The padding is zeros, circular (a periodic domain) or replicate; all args are on the page "
             "docs/reference/components.md.",
         ),
         "stages": Commented(
             [
-                {"method": "NON", "updates": 500, "batch_size": 16},
-                {"method": "suitable", "updates": 100, "batch_size": 2, "unroll": 4},
+                {"method": "NON", "updates": 2000, "batch_size": 16},
+                {"method": "suitable", "updates": 100, "batch_size": 4, "unroll": 4},
             ],
             f"{known['stages']} Here: first without the solver in the loop, which is cheap; then through it, by the method "
             "that suits it. Other methods are on the page docs/training/methods.md.",

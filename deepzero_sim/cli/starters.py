@@ -67,7 +67,7 @@ def _of_program(settings: InitSettings) -> _Known:
 def _program(settings: InitSettings, command: str, shape: list[int]) -> Component:
     words = _words(command)
     spec: dict[str, Any] = {"name": Path(words[0]).stem, "state_shape": shape, "dt": settings.dt, "dtype": "float64"}
-    spec |= {key: getattr(settings, key) for key in ("channels", "parameters") if getattr(settings, key)}
+    spec |= {key: getattr(settings, key) for key in ("channels", "channel_units", "parameters") if getattr(settings, key)}
     files = {key: [{"path": getattr(settings, name), "format": settings.format}] for key, name in _FILES}
     args: dict[str, Any] = {"spec": spec, "command": words, **files}
     if settings.template is not None:

@@ -111,10 +111,11 @@ def test_a_program_with_a_template_gets_its_parameters_there(folder: Path, capsy
     (folder / "scale").chmod(0o755)
     given = ("program", "--command", "./scale", "--input", "u.npy", "--output", "v.npy", "--state_shape", "[2, 8, 8]")
     given = (*given, "--dt", "1", "--parameters", "[nu]", "--template", "deck.txt.j2", "--channels", "[a, b]")
-    given = (*given, "--params", "[[2], [3]]")
+    given = (*given, "--channel_units", "[m, m/s]", "--params", "[[2], [3]]")
     assert call(capsys, "init", *given, "--folder", "new/start")[0] == 0
     said = yaml.safe_load((folder / "new/start/solver.yaml").read_text())["solver"]["args"]
     assert said["templates"] == {"deck.txt": "deck.txt.j2"} and said["inputs"] == [{"path": "u.npy", "format": "npy"}]
+    assert said["spec"]["channels"] == ["a", "b"] and said["spec"]["channel_units"] == ["m", "m/s"]
     files = ("--config", "new/start/solver.yaml", "--config", "new/start/check.yaml")
     status, out, err = call(capsys, "check", *files, "--seconds", "5")
     assert (status, err) == (0, "") and "'scale' keeps its contract" in out

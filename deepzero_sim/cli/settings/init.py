@@ -42,6 +42,7 @@ class InitSettings(Settings):
         state_shape: Number of channels of a state, and points along each axis (program): [1, 32].
         dt: Length of one step in the solver's unit of time (program).
         channels: Names of the channels (program): [density, momentum].
+        channel_units: Units of the channels (program): [kg/m^3, kg/m^2/s]. Reports name them, and compare channels by them.
         parameters: Names of scenario parameters (program): [nu].
         template: Input deck with placeholders such as {{ params.nu }}, of jinja2 (program): deck.txt.j2 becomes deck.txt.
         namelist: Fortran namelist whose entries of the parameters' names are filled in (program).
@@ -65,6 +66,7 @@ class InitSettings(Settings):
     state_shape: Shape = None
     dt: _Step = None
     channels: list[str] = field(default_factory=list)
+    channel_units: list[str] = field(default_factory=list)
     parameters: list[str] = field(default_factory=list)
     template: Path | None = None
     namelist: Path | None = None
