@@ -74,10 +74,7 @@ def convert(
         DataError: The data cannot be read or do not fit, there is no space, or there is something at the output's path.
         ConfigError: Something that is said of them cannot be used.
     """
-    require_data(
-        not_a_file(output) == NOTHING,
-        f"{show(output)} is there already, and nothing is replaced: name another output, or take that away first.",
-    )
+    _require_free(output)
     recording = read_source(source)
     made, own = _spec_of_recording(recording, source) if spec is None else (spec, {})
     data = fit(recording, made, source, may_differ)
@@ -87,6 +84,16 @@ def convert(
     _write(conversion, source, output, spec is not None, target)
     report("written")
     return conversion
+
+
+def _require_free(output: Path) -> None:
+    """Refuse a path that something stands at, or that nothing can be written to."""
+    instead = not_a_file(output)
+    require_data(
+        instead == NOTHING or (instead is not None and not instead.startswith("that is")),
+        f"{show(output)} is there already, and nothing is replaced: name another output, or take that away first.",
+    )
+    require_data(instead == NOTHING, f"nothing can be written to {show(output)}, because {instead}: name another output.")
 
 
 def _write(conversion: Conversion, source: DataSource, output: Path, fitted: bool, target: Target) -> None:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, NamedTuple, final
 
 import torch
@@ -76,15 +76,18 @@ class Start(NamedTuple):
     Args:
         folder: Folder in which it was started, where relative names in its settings are found; None if it is not known.
         updates: Number of updates that it was started with: it may have been made longer.
+        code: Digest of each file of code that its settings name, as it was then.
     """
 
     folder: str | None
     updates: int
+    code: Mapping[str, str] = MappingProxyType({})
 
 
 def save_start(path: Path, start: Start) -> None:
     """Note the start of a run in its folder."""
-    write_text(path / STARTED, json.dumps(start._asdict()) + "\n")
+    said = start._asdict() if start.code else {"folder": start.folder, "updates": start.updates}
+    write_text(path / STARTED, json.dumps(said) + "\n")
 
 
 def read_start(path: Path) -> Start | None:
@@ -101,6 +104,7 @@ def read_start(path: Path) -> Start | None:
     except (ConfigError, ValueError, TypeError, RecursionError) as error:
         raise RunError(f"{file} was changed or damaged ({error}): restore what it was.") from error
     known = start.folder is None or (isinstance(start.folder, str) and Path(start.folder).is_absolute())
+    known = known and isinstance(start.code, Mapping) and all(isinstance(digest, str) for digest in start.code.values())
     require_that(known and is_count(start.updates), f"{file} cannot say {start._asdict()!r}: restore what it was.", RunError)
     return start
 

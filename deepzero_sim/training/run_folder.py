@@ -51,6 +51,7 @@ from deepzero_sim.training.checkpoints import (
     snapshot,
     state_text,
 )
+from deepzero_sim.training.code_files import digests_of_code
 
 FIRST_STEPS = "first_steps.safetensors"
 METRICS = "metrics.jsonl"
@@ -110,7 +111,7 @@ class RunFolder:
             updates = read_settings(self.path).get(UPDATES)
             known = Start(None, updates if isinstance(updates, int) else settings[UPDATES])
         elif known is None:
-            known = Start(str(Path.cwd()), settings[UPDATES])
+            known = Start(str(Path.cwd()), settings[UPDATES], digests_of_code(settings))
             if not (self.path / CHECKPOINT).exists():
                 save_start(self.path, known)
         self.first_updates = known.updates

@@ -29,7 +29,7 @@ from deepzero_sim.training.runs.folders import last_stage, stage_folders
 from deepzero_sim.training.runs.measure import Measure, measure_of
 from deepzero_sim.training.runs.speed import Speed, measure_speed
 from deepzero_sim.training.runs.trained_run import differences_accepted_by, parts_without_trust, run_settings, trained_loop
-from deepzero_sim.training.runs.warnings import data_warnings, network_choices, training_warnings
+from deepzero_sim.training.runs.warnings import code_warnings, data_warnings, network_choices, training_warnings
 from deepzero_sim.training.validation import network_digest, record_of
 
 
@@ -222,6 +222,7 @@ def compare(
             *([spacing.warning] if spacing.warning else []),
             *data_warnings(data, source, trained),
             *training_warnings(trained),
+            *code_warnings(trained),
             *unknown,
         ],
         {what: count for what, count in solver_steps.items() if count},

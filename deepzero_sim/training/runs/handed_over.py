@@ -70,7 +70,8 @@ class HandedOver:
             ConfigError: It is none.
         """
         if isinstance(network, nn.Module):
-            form = {name: list(tensor.shape) for name, tensor in network.state_dict().items()}
+            lazy = nn.parameter.is_lazy
+            form = {name: [] if lazy(tensor) else list(tensor.shape) for name, tensor in network.state_dict().items()}
             return self._add("network", digest([_kind(network), json.dumps(form)]), partial(_copy, network))
         if callable(network):
             return self._add("network", digest([_kind(network)]), network)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
@@ -15,7 +16,7 @@ from deepzero_sim.common.components import HANDED, Component, hand_over
 from deepzero_sim.common.requirements import require_known, require_type
 from deepzero_sim.common.settings import hints, keys_of, read
 from deepzero_sim.coupling.loop import SolverLoop
-from deepzero_sim.errors import ConfigError, RunError, SolverError
+from deepzero_sim.errors import ConfigError, RunError, SolverError, TrainingWarning
 from deepzero_sim.solver.build import build_solver
 from deepzero_sim.training.checkpoints import load_checkpoint, read_settings
 from deepzero_sim.training.progress import progress_of
@@ -35,6 +36,7 @@ from deepzero_sim.training.runs.saved_loop import TrainedLoop, TrainingRecord
 from deepzero_sim.training.runs.settings import MethodChoice, TrainSettings
 from deepzero_sim.training.runs.stages import plan
 from deepzero_sim.training.runs.trained_run import run_settings, trained_loop, trust
+from deepzero_sim.training.runs.warnings import code_warnings
 
 #: Methods that train no rollout, or choose for themselves.
 _BY_THEMSELVES = ("SRC", "NON", "suitable")
@@ -165,7 +167,10 @@ def load_run(
             made = handed.add_solver(value) if what == "solver" else handed.add_network(value)  # type: ignore[arg-type]
             _require_same(folder, what, made, recorded)
     with hand_over(handed.objects):
-        return _trained(trained_loop(folder), last_stage(folder))
+        loop = trained_loop(folder)
+    for sentence in code_warnings({str(folder): folder}):
+        warnings.warn(sentence, TrainingWarning, stacklevel=2)
+    return _trained(loop, last_stage(folder))
 
 
 _trust = trust

@@ -11,8 +11,9 @@ from deepzero_sim.datasets.ensembles import describe_identical
 from deepzero_sim.datasets.source import DataSource, as_source
 from deepzero_sim.datasets.trajectories import Trajectories
 from deepzero_sim.training.checkpoints import load_checkpoint
+from deepzero_sim.training.code_files import changed_code
 from deepzero_sim.training.progress import progress_of
-from deepzero_sim.training.runs.folders import last_stage
+from deepzero_sim.training.runs.folders import last_stage, origin_of
 from deepzero_sim.training.runs.trained_run import run_settings
 from deepzero_sim.training.validation import record_of
 
@@ -36,6 +37,18 @@ def training_warnings(runs: Mapping[str, Path]) -> list[str]:
         record = record_of(checkpoint, path)
         step = progress_of(checkpoint, path).step
         found += [] if record is None else [f"{name}: {sentence}" for sentence in record.warnings(step)]
+    return found
+
+
+def code_warnings(runs: Mapping[str, Path]) -> list[str]:
+    """Return which files of a solver or network are not what they were when a run was started."""
+    found = []
+    for name, path in runs.items():
+        changed = changed_code(last_stage(path), origin_of(last_stage(path)))
+        found += [
+            f"{file} is not what it was when {name} was started: what is computed now is of the file as it is now."
+            for file in changed
+        ]
     return found
 
 

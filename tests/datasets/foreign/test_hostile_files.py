@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from deepzero_sim.datasets.conversion import convert
 from deepzero_sim.datasets.foreign import FORMATS, ReadingOptions, read_recording
 from deepzero_sim.datasets.opening import open_trajectories
 from deepzero_sim.datasets.recording import Recording
@@ -249,3 +250,12 @@ def test_masked_arrays_are_no_numbers_but_may_mask_nothing() -> None:
     assert type(Trajectories(np.ma.masked_array(VALUES[:, :, None])).frames) is np.ndarray
     with pytest.raises(InvalidStateError, match="not a masked array"):
         check_states(SPEC, masked[0], "what solver 'line' returned", "look into it")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("a\0b", "can be no path"), ("x" * 300, "out of reach"), ("a.npz", "there already")]
+)
+def test_an_output_that_nothing_can_be_written_to_is_said_as_it_is(tmp_path: Path, name: str, words: str) -> None:
+    source = DataSource(save(tmp_path / "a.npz"), axes=AXES)
+    with pytest.raises(DataError, match=words):
+        convert(source, tmp_path / name)

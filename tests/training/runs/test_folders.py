@@ -12,6 +12,7 @@ import pytest
 import yaml
 from runs import assert_same_tensors, line_data, tensors, train_settings, without_seconds
 
+import deepzero_sim as dz
 from deepzero_sim.cli.main import main
 from deepzero_sim.common.components import Component
 from deepzero_sim.common.settings import settings_to_dict
@@ -80,6 +81,19 @@ def test_another_file_of_the_same_name_is_not_taken(project: Path, tmp_path: Pat
         trained_loop(path)
 
 
+def test_a_solver_that_was_changed_since_is_not_used_without_a_word(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    evaluate = ["evaluate", "--run", str(project / "runs/more"), "--data", str(project / "test.h5")]
+    assert main(evaluate) == 0
+    said = "mine.py is not what it was when"
+    assert said not in capsys.readouterr().out
+    (project / "mine.py").write_text(MINE.format(2))
+    assert main(evaluate) == 0
+    assert said in " ".join(capsys.readouterr().out.split())
+    assert said in (project / "runs/more/report.md").read_text()
+    with pytest.warns(dz.TrainingWarning, match=said):
+        dz.load_run(project / "runs/more")
+
+
 def test_code_in_a_folder_of_others_is_not_trusted(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that says it was started where a file of that name lies which nobody has trusted."""
     evil = tmp_path / "evil"
@@ -107,7 +121,16 @@ def test_a_project_that_was_moved_and_a_run_of_before_are_used_from_the_current_
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[1]", "{", '{"folder": 3, "updates": 4}', '{"folder": "here", "updates": 4}', '{"folder": null}']
+    "text",
+    [
+        "",
+        "[1]",
+        "{",
+        '{"folder": 3, "updates": 4}',
+        '{"folder": "here", "updates": 4}',
+        '{"folder": null}',
+        '{"folder": null, "updates": 4, "code": 3}',
+    ],
 )
 def test_a_changed_record_of_the_start_is_one_sentence(project: Path, capsys: pytest.CaptureFixture[str], text: str) -> None:
     (project / "runs/NON" / STARTED).write_text(text)
