@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
+from rich.filesize import decimal
 
 from deepzero_sim.common import hdf5_objects
 from deepzero_sim.common.files import write_text
@@ -180,8 +181,8 @@ def _require_disk(path: Path, simulations: Simulations, count: int, spec: Solver
     free = shutil.disk_usage(folder).free
     require_that(
         needed <= free,
-        f"{frames:,} frames of {spec.state_shape} would take {needed / 2**30:,.0f} GiB, more than the {free / 2**30:,.0f} GiB "
-        f"that are free in {show(folder)}: simulate fewer steps, discard more, or name an output on another disk.",
+        f"no space left for {frames:,} frames of {spec.state_shape} in {show(folder)}: they take {decimal(needed)}, and "
+        f"{decimal(free)} are free: simulate fewer steps, discard more, or name an output on another disk.",
     )
 
 

@@ -124,7 +124,10 @@ class _Arranger:
         found = {n: a for n, a in self.arrays.items() if n not in special and is_numeric(a.dtype) and len(a.shape) >= 2}
         rank = max((len(array.shape) for array in found.values()), default=0)
         fields = [name for name, array in found.items() if len(array.shape) == rank and 0 not in array.shape]
-        require_data(bool(fields), f"{self.name} holds no field of numbers: it has {self.list_arrays()}.")
+        require_data(
+            bool(fields),
+            f"{self.name} holds no field of numbers: it has {self.list_arrays()}: check the path, or write the fields as arrays.",
+        )
         shapes = {self.arrays[field].shape for field in fields}
         require_data(
             len(shapes) == 1, f"{self.name} holds several fields of different shapes, {self.list_arrays()}: choose by channels."

@@ -380,7 +380,7 @@ BAD_PARTS = {
     "optimiser.name": {"torch.optim.Adan": "torch.optim has no 'Adan'", "torch.optim.LBFGS": "LBFGS"},
     "train_data": {
         "none.h5": "expected a file of trajectories at none.h5, but there is none",
-        "user.py": "cannot be read as HDF5",
+        "user.py": "is of no format that is known",
     },
     "start": {"nowhere": "expected a trained run in nowhere"},
 }
@@ -416,7 +416,7 @@ def test_a_solver_that_fails_during_training(folder: Path, capsys: pytest.Captur
 def test_data_that_cannot_be_used(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with h5py.File("foreign.h5", "w") as file:
         file["temperature"] = np.zeros(3)
-    assert_fails(capsys, "is HDF5, but not a file of", "train", "--config", "train.yaml", "--train_data", "foreign.h5")
+    assert_fails(capsys, "holds no field of numbers", "train", "--config", "train.yaml", "--train_data", "foreign.h5")
     other = ["--solver.args", '{"points": 8}']
     assert_fails(capsys, r"states of shape \(1, 16\), but .* takes \(1, 8\)", "train", "--config", "train.yaml", *other)
     assert not (folder / "run").exists()

@@ -393,7 +393,7 @@ def test_where_nothing_can_be_kept_trust_holds_for_one_process(folder: Path, mon
     train(settings)
     assert trained_run.trained_loop(settings.run)
     monkeypatch.setattr("deepzero_sim.training.runs.trust._trusted", set())
-    with pytest.raises(RunError, match=r"runs\.trust"):
+    with pytest.raises(RunError, match=r"dz\.load_run\(path, trust=True\)"):
         trained_run.trained_loop(settings.run)
     trained_run.trust(settings.run)
     assert trained_run.trained_loop(settings.run)
