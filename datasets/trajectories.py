@@ -81,9 +81,9 @@ class Trajectories:
     times: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
-        frames = self.frames if isinstance(self.frames, LazyFrames) else _as_array(self.frames)
-        params = np.empty((len(frames), 0), dtype=frames.dtype) if self.params is None else _as_array(self.params)
-        mask = np.ones(frames.shape[2:], dtype=bool) if self.mask is None else _as_truth(_as_array(self.mask))
+        frames = self.frames if isinstance(self.frames, LazyFrames) else as_array(self.frames)
+        params = np.empty((len(frames), 0), dtype=frames.dtype) if self.params is None else as_array(self.params)
+        mask = np.ones(frames.shape[2:], dtype=bool) if self.mask is None else _as_truth(as_array(self.mask))
         for key, value in {"frames": frames, "params": params, "mask": mask}.items():
             object.__setattr__(self, key, value)
 
@@ -141,7 +141,7 @@ class Trajectories:
         require_agreement(self, metadata_of_solver(spec), what, f"solver {spec.name!r}", self.may_differ)
 
 
-def _as_array(values: Any) -> NDArray[Any]:
+def as_array(values: Any) -> NDArray[Any]:
     """Convert an array, a tensor or nested lists to an array, without a copy where it is one."""
     require_data(
         not np.ma.is_masked(values),

@@ -16,7 +16,7 @@ from deepzero_sim.common.types import Array, to_array, to_array_or_none
 from deepzero_sim.coupling.loop import SolverLoop
 from deepzero_sim.datasets.opening import open_trajectories
 from deepzero_sim.datasets.source import DataSource
-from deepzero_sim.datasets.trajectories import Trajectories
+from deepzero_sim.datasets.trajectories import Trajectories, as_array
 from deepzero_sim.errors import ConfigError, DataError, SolverError
 from deepzero_sim.execution.threads import single_threaded
 from deepzero_sim.solver.failure_policy import Account, FailurePolicy, count_failures
@@ -162,7 +162,7 @@ def _as_trajectories(
     if isinstance(frames, str | Path | DataSource | Trajectories):
         data = open_trajectories(frames, spec)
     else:
-        array = _as_array(frames)
+        array = as_array(frames)
         if array.shape[2:] != spec.state_shape:
             raise DataError(
                 f"an evaluation needs frames (S, T, C, *N), simulations and times of states of shape {spec.state_shape}, not "
@@ -175,12 +175,8 @@ def _as_trajectories(
                 "such simulations out."
             )
     if params is not None:
-        data = replace(data, params=_as_array(params))
-    return data if active is None else replace(data, mask=_as_array(active))
-
-
-def _as_array(values: torch.Tensor | NDArray[Any]) -> NDArray[Any]:
-    return to_array(values) if isinstance(values, torch.Tensor) else np.asarray(values)
+        data = replace(data, params=as_array(params))
+    return data if active is None else replace(data, mask=as_array(active))
 
 
 def measure_errors(loop: SolverLoop, data: Trajectories, scales: Array) -> Evaluation:

@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from deepzero_sim.coupling.evaluation import evaluate
+from deepzero_sim.coupling.loop import SolverLoop
 from deepzero_sim.datasets.conversion import convert
 from deepzero_sim.datasets.foreign import FORMATS, ReadingOptions, read_recording
 from deepzero_sim.datasets.opening import open_trajectories
@@ -21,6 +23,8 @@ from deepzero_sim.datasets.recording import Recording
 from deepzero_sim.datasets.source import DataSource
 from deepzero_sim.datasets.trajectories import Trajectories
 from deepzero_sim.errors import ConfigError, DataError, InvalidStateError
+from deepzero_sim.models.corrector import NoCorrection
+from deepzero_sim.solver.contract import as_solver
 from deepzero_sim.solver.spec import SolverSpec
 from deepzero_sim.solver.validation import check_states
 
@@ -247,6 +251,8 @@ def test_masked_arrays_are_no_numbers_but_may_mask_nothing() -> None:
     masked = np.ma.masked_greater(VALUES[:, :, None], 1.0)
     with pytest.raises(DataError, match="not a masked array"):
         Trajectories(masked)
+    with pytest.raises(DataError, match="not a masked array"):
+        evaluate(SolverLoop(as_solver(lambda states: states, SPEC), NoCorrection()), masked)
     assert type(Trajectories(np.ma.masked_array(VALUES[:, :, None])).frames) is np.ndarray
     with pytest.raises(InvalidStateError, match="not a masked array"):
         check_states(SPEC, masked[0], "what solver 'line' returned", "look into it")
