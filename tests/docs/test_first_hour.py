@@ -1,0 +1,47 @@
+"""The pages of the first hour, as their readers run them: each ends with a corrector that is much better than the solver."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from snippets import run_page
+
+PAGES = Path(__file__).parents[2] / "docs" / "first_hour"
+
+#: Share of the solver's error that the corrector of a page may leave; the pages say 0.10 to 0.16.
+LEFT = 0.4
+
+
+def share_left(report: Path, method: str = "SolverLayer") -> float:
+    """Share of the solver's error that a method leaves, by a report's own numbers."""
+    methods = json.loads((report / "results.json").read_text())["methods"]
+    return float(methods[method]["mae"] / methods["SRC"]["mae"])
+
+
+@pytest.mark.slow
+def test_a_program_is_corrected_by_its_page(tmp_path: Path) -> None:
+    if shutil.which("gcc") is None:
+        pytest.skip("there is no gcc")
+    run_page(PAGES / "program.md", tmp_path)
+    run = tmp_path / "runs" / "first"
+    assert share_left(run) < LEFT
+    assert {"report.html", "space_time.png", "fields.png"} <= {path.name for path in run.iterdir()}
+
+
+@pytest.mark.slow
+def test_data_of_another_program_train_a_corrector_by_their_page(tmp_path: Path) -> None:
+    pytest.importorskip("xarray")
+    run_page(PAGES / "data.md", tmp_path)
+    report = tmp_path / "runs" / "report"
+    assert share_left(report) < LEFT and share_left(report, "NON") < LEFT
+    assert (report / "fields.png").exists() and (tmp_path / "runs" / "show" / "burgers" / "report.html").exists()
+
+
+@pytest.mark.slow
+def test_a_torch_loop_trains_a_corrector_by_its_page(tmp_path: Path) -> None:
+    run_page(PAGES / "torch_loop.md", tmp_path)
+    assert share_left(tmp_path / "runs" / "sound") < LEFT
+    assert (tmp_path / "sound.png").exists() and (tmp_path / "sound-corrector" / "config.yaml").exists()
