@@ -1,7 +1,12 @@
-"""Seconds until the command line answers: help, and an error in the settings. Run by `python benchmarks/start.py`."""
+"""Seconds until the command line answers: help, and errors in settings.
+
+Run: python benchmarks/start.py [--repeats 5]
+Prints a table; each time is the least of several.
+"""
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 import time
@@ -16,7 +21,7 @@ CALLS = (
 )
 
 
-def seconds(words: tuple[str, ...], repeats: int = 5) -> float:
+def seconds(words: tuple[str, ...], repeats: int) -> float:
     """Time the program from start to end, at its fastest."""
     return min(_seconds(words) for _ in range(repeats))
 
@@ -29,8 +34,11 @@ def _seconds(words: tuple[str, ...]) -> float:
 
 def main() -> None:
     """Print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=5, help="calls of each, of which the fastest counts")
+    repeats = parser.parse_args().repeats
     for words in CALLS:
-        print(f"{seconds(words):6.2f} s  deepzero-sim {' '.join(words)}")
+        print(f"{seconds(words, repeats):6.2f} s  deepzero-sim {' '.join(words)}")
 
 
 if __name__ == "__main__":
