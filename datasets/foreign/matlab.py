@@ -34,7 +34,8 @@ def read(path: Path, options: ReadingOptions) -> Recording:
     """Read arrays by their names; see :func:`deepzero_sim.datasets.foreign.read_recording`."""
     if h5py.is_hdf5(path):
         with open_to_read(path, WHAT, REMEDY) as file:
-            arrays, others = datasets(file, StoredFile(path, WHAT), reverse=True), []
+            arrays = datasets(file, StoredFile(path, WHAT), reverse=True)
+        others: list[str] = []
     else:
         arrays, others = _list_arrays(path)
     content = arrange(show(path), arrays, options)
