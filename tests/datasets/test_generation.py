@@ -462,7 +462,8 @@ def test_a_note_beside_the_last_output_is_seen_before_the_first_is_made(tmp_path
 
 
 def test_more_frames_than_fit_into_memory_are_foreseen(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"no space left for 2,000,000,000,002 frames of \(2, 17, 9\) in .*: they take [\d.,]+ PB, and"):
+    words = r"no space left for 2,000,000,000,002 frames of \(2, 17, 9\) in .*: they take [\d.,]+ PB, and"
+    with pytest.raises(ConfigError, match=words):
         make(tmp_path / "wake.h5", replace(WAKE, steps=10**12, discard=0))
     assert not list(tmp_path.iterdir())
 
