@@ -126,7 +126,7 @@ class _Arranger:
         fields = [name for name, array in found.items() if len(array.shape) == rank and 0 not in array.shape]
         require_data(
             bool(fields),
-            f"{self.name} holds no field of numbers: it has {self.list_arrays()}: check the path, or write the fields as arrays.",
+            f"{self.name} holds no field of numbers: it has {self.list_arrays()}: check the path, or write arrays.",
         )
         shapes = {self.arrays[field].shape for field in fields}
         require_data(
