@@ -234,7 +234,9 @@ def initial(spec, params, seed=0):
     state = np.zeros((1, channels, *points))
     for channel in range(channels):
         for number in (1, 2, 3):
-            phases = sum(random.integers(-number, number + 1) * axis for axis in grid)
+            waves = random.integers(-number, number + 1, len(points))
+            waves[random.integers(len(points))] = number  # along one axis at least: none is constant
+            phases = sum(wave * axis for wave, axis in zip(waves, grid))
             state[0, channel] += random.random() / number * np.sin(2 * np.pi * (phases + random.random()))
     return state.astype(spec.dtype)
 

@@ -19,7 +19,9 @@ from programs import compiled
 
 from deepzero_sim.cli.commented_yaml import Commented, plain_values, write_commented
 from deepzero_sim.cli.main import main
+from deepzero_sim.cli.starter_files import FUNCTIONS
 from deepzero_sim.common.documents import read_yaml
+from deepzero_sim.solver.spec import SolverSpec
 
 DOCS = Path(__file__).parents[2] / "docs" / "wrap"
 
@@ -152,6 +154,17 @@ def waves(path: Path) -> None:
     """Three simulations of 21 frames on 64 points, as somebody else's program leaves them."""
     t, x = np.arange(21) * 0.02, (np.arange(64) + 0.5) / 64
     np.savez(path, c=np.stack([np.sin(2 * np.pi * (x - speed * t[:, None])) for speed in (0.5, 1.0, 1.5)]), t=t, x=x)
+
+
+@pytest.mark.parametrize("shape", [(1, 16), (2, 12, 10), (1, 8, 8, 8)])
+def test_no_initial_state_is_drawn_constant(shape: tuple[int, ...]) -> None:
+    names: dict[str, Any] = {}
+    exec(FUNCTIONS, names)  # noqa: S102 - what init writes
+    spec = SolverSpec(name="waves", state_shape=shape, dt=1.0, dtype="float64")
+    for seed in range(40):
+        state = names["initial"](spec, None, seed)
+        assert state.shape == (1, *shape) and abs(state.mean(axis=tuple(range(2, state.ndim)))).max() < 1e-12
+        assert state.std(axis=tuple(range(2, state.ndim))).min() > 0
 
 
 def test_data_get_a_solver_that_keeps_states_until_it_is_filled_in(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
