@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from deepzero_sim.common.requirements import require_data
 from deepzero_sim.common.settings import to_plain
-from deepzero_sim.common.types import Array
+from deepzero_sim.datasets.checked_frames import cast_states
 from deepzero_sim.datasets.fitted_frames import (
     ByFunction,
     FittedStates,
@@ -67,7 +67,11 @@ def fit(recording: Recording, spec: SolverSpec, settings: DataSource, may_differ
         frames = select(frames, whole.tolist())
     made = _map_frames(plan, frames, missing if settings.missing == "mask" else None, notes)
     require_in_range(missing, made.largest_factor, spec, recording.name)
-    params = _cast(plan.match.params[simulations[whole]], spec, recording.name)
+    unusable = (
+        f"{recording.name} has parameters that are NaN, infinite or too large for {spec.dtype}: give their values by "
+        "parameters."
+    )
+    params = cast_states(plan.match.params[simulations[whole]], spec.dtype, unusable)
     attributes: dict[str, Any] = {
         "dt": spec.dt if plan.steps.dt is None else plan.steps.dt,
         "source": to_plain(settings),
@@ -209,13 +213,3 @@ def _choose(recording: Recording, settings: DataSource) -> NDArray[np.intp]:
     beyond = [number for number in settings.simulations if number >= count]
     require_data(not beyond, f"{recording.name} has {count} simulations, numbered from 0, and none of number {beyond[:1]}.")
     return np.array(settings.simulations, dtype=np.intp)
-
-
-def _cast(params: NDArray[np.float64], spec: SolverSpec, what: str) -> Array:
-    with np.errstate(over="ignore"):
-        cast: Array = params.astype(spec.dtype)
-    require_data(
-        bool(np.isfinite(cast).all()),
-        f"{what} has parameters that are NaN, infinite or too large for {spec.dtype}: give their values by parameters.",
-    )
-    return cast

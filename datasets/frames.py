@@ -121,8 +121,7 @@ class StoredFrames(LazyFrames):
         states = np.empty((len(times), *self.shape[2:]), dtype=self.dtype)
         with self._file.open() as file:
             dataset = file[self._name]
-            for first, part in runs(times):
-                there = np.s_[first : first + len(range(part.start, part.stop, part.step))]
+            for there, part in runs(times):
                 dataset.read_direct(states, np.s_[simulation, part], there)
             hdf5_objects.require_none_missing(states, self._missing, self._name.lstrip("/"))
         return states
@@ -152,7 +151,7 @@ class MappedFrames(LazyFrames):
         together = max(1, BLOCK // max(1, math.prod(self._frames.shape[2:]) * self._frames.dtype.itemsize))
         for first in range(0, len(times), together):  # frames that are mapped may be much larger than what they become
             part = slice(first, first + together)
-            for place, frame in enumerate(_read(self._frames, simulation, times[part]), start=first):
+            for place, frame in enumerate(read_simulation(self._frames, simulation, times[part]), start=first):
                 states[place] = self._map(frame)
         return states
 
@@ -240,21 +239,22 @@ def blocks(frames: Frames, size: int = BLOCK) -> Iterator[Block]:
             yield Block(*part, np.ascontiguousarray(frames[part]))
 
 
-def runs(places: NDArray[np.intp]) -> Iterator[tuple[int, slice]]:
+def runs(places: NDArray[np.intp]) -> Iterator[tuple[slice, slice]]:
     """Divide ascending places into slices.
 
     Yields:
-        Number of places before the slice, and the slice.
+        Slice of the list of places, and the slice that these are.
     """
     steps = np.diff(places)
     if len(steps) and (steps == steps[0]).all():
-        yield 0, slice(int(places[0]), int(places[-1]) + 1, int(steps[0]))
+        yield slice(0, len(places)), slice(int(places[0]), int(places[-1]) + 1, int(steps[0]))
         return
     first = 0
     for part in np.split(places, np.flatnonzero(steps != 1) + 1):
-        yield first, slice(int(part[0]), int(part[-1]) + 1, 1)
+        yield slice(first, first + len(part)), slice(int(part[0]), int(part[-1]) + 1, 1)
         first += len(part)
 
 
-def _read(frames: Frames, simulation: int, times: NDArray[np.intp]) -> Array:
+def read_simulation(frames: Frames, simulation: int, times: NDArray[np.intp]) -> Array:
+    """Read frames of one simulation, `(len(times), C, *N)`, of frames in memory or on disk."""
     return frames.read(simulation, times) if isinstance(frames, LazyFrames) else frames[simulation, times]

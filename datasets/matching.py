@@ -13,7 +13,7 @@ from deepzero_sim.common.requirements import did_you_mean, require_data, require
 from deepzero_sim.datasets.recording import Recording
 from deepzero_sim.datasets.source import DataSource
 from deepzero_sim.datasets.units import same_unit
-from deepzero_sim.solver.spec import SolverSpec
+from deepzero_sim.solver.spec import SolverSpec, default_names
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -52,7 +52,7 @@ def match(recording: Recording, spec: SolverSpec, settings: DataSource, may_diff
     channels, by_name = _match_channels(recording, spec, settings.function, may_differ, notes)
     axes, names = _match_axes(recording, spec, settings, may_differ)
     factors = _factors(spec, settings)
-    scaled = {name for name, factor in zip(_channel_names(spec), factors, strict=True) if factor != 1}
+    scaled = {name for name, factor in zip(spec.channel_names, factors, strict=True) if factor != 1}
     units = _channel_units(recording, spec, channels if by_name else (), scaled, may_differ)
     params, parameter_units = _match_parameters(recording, spec, settings, may_differ, notes)
     return Match(
@@ -65,10 +65,6 @@ def match(recording: Recording, spec: SolverSpec, settings: DataSource, may_diff
         parameter_units=parameter_units,
         notes=tuple(notes),
     )
-
-
-def _channel_names(spec: SolverSpec) -> tuple[str, ...]:
-    return spec.channels or tuple(f"channel_{i}" for i in range(spec.state_shape[0]))
 
 
 def _match_channels(
@@ -112,7 +108,7 @@ def _in_parentheses(names: Sequence[str]) -> str:
 
 
 def _factors(spec: SolverSpec, settings: DataSource) -> NDArray[np.float64]:
-    names = _channel_names(spec)
+    names = spec.channel_names
     require_known(settings.scale, names, f"scale for solver {spec.name!r}")
     return np.array([settings.scale.get(name, 1.0) for name in names])
 
@@ -125,7 +121,7 @@ def _channel_units(
     if not channels:
         return spec.channel_units
     units = []
-    for name, own, channel in zip(_channel_names(spec), ours, channels, strict=True):
+    for name, own, channel in zip(spec.channel_names, ours, channels, strict=True):
         unit = recording.channel_units[channel]
         same = name in scaled or same_unit(unit, own)
         require_data(
@@ -153,7 +149,7 @@ def _match_axes(
         f"{what} has {len(theirs)} axes in space ({', '.join(theirs)}), but states of solver {spec.name!r} have {count}"
         f"{_in_parentheses(spec.axes)}: use data of as many, or a function of yours as restrict.",
     )
-    unnamed = recording.axes == tuple(f"axis_{i}" for i in range(count)) and not renamed
+    unnamed = recording.axes == default_names("axis", count) and not renamed
     if not spec.axes or unnamed or ("axes" in may_differ and set(theirs) != set(spec.axes)):
         return in_order, spec.axes or theirs
     double = [name for name in spec.axes if theirs.count(name) > 1]

@@ -18,7 +18,7 @@ from deepzero_sim.common.requirements import require_known, require_that
 from deepzero_sim.datasets.metadata_keys import MetadataKey
 from deepzero_sim.datasets.times import ROUNDING, dt_of_file
 from deepzero_sim.datasets.units import same_unit
-from deepzero_sim.solver.spec import SolverSpec
+from deepzero_sim.solver.spec import SolverSpec, default_names
 
 _TEXTS = ("channels", "channel_units", "parameters", "parameter_units", "axes")
 
@@ -124,8 +124,8 @@ def _positions(
     file: h5py.File, channels: tuple[str, ...], axes: tuple[str, ...], shape: tuple[int, ...]
 ) -> dict[tuple[int, int], NDArray[np.float64]]:
     """Read the positions of points, as far as the file has them."""
-    channels = channels or tuple(f"channel_{i}" for i in range(shape[0]))
-    axes = axes or tuple(f"axis_{i}" for i in range(len(shape) - 1))
+    channels = channels or default_names("channel", shape[0])
+    axes = axes or default_names("axis", len(shape) - 1)
     positions = {}
     for c, channel in enumerate(channels):
         for a, axis in enumerate(axes):

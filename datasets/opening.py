@@ -19,7 +19,7 @@ from deepzero_sim.datasets.recording import Recording
 from deepzero_sim.datasets.source import DataSource, as_source
 from deepzero_sim.datasets.trajectories import Trajectories
 from deepzero_sim.errors import DataError
-from deepzero_sim.solver.spec import SolverSpec
+from deepzero_sim.solver.spec import SolverSpec, default_names
 
 #: Name of this package's own layout, as `format` of a source and in reports.
 OWN = "deepzero-sim"
@@ -139,7 +139,7 @@ def _recording_of_own(path: Path) -> Recording:
         times = metadata.dt * np.arange(data.frames.shape[1], dtype=np.float64)
     return Recording(
         frames=data.frames,
-        channels=metadata.channels or tuple(f"channel_{i}" for i in range(channels)),
+        channels=metadata.channels or default_names("channel", channels),
         name=show(path),
         times=times,
         channel_units=metadata.channel_units,
@@ -147,7 +147,7 @@ def _recording_of_own(path: Path) -> Recording:
         coordinates=tuple(coordinates),
         offsets=tuple(offsets),
         params=np.asarray(data.params, dtype=np.float64),
-        parameters=metadata.parameters or tuple(f"parameter_{i}" for i in range(data.params.shape[1])),
+        parameters=metadata.parameters or default_names("parameter", data.params.shape[1]),
         parameter_units=metadata.parameter_units,
         mask=None if data.mask.all() else data.mask,
         attributes=data.attributes,

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from deepzero_sim.common.requirements import require_data
 from deepzero_sim.datasets.frames import Frames
+from deepzero_sim.solver.spec import default_names
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -66,7 +67,7 @@ class Recording:
         simulations, times, channels, *grid = self.frames.shape
         defaults: dict[str, tuple[Any, ...]] = {
             "channel_units": ("",) * channels,
-            "axes": tuple(f"axis_{i}" for i in range(len(grid))),
+            "axes": default_names("axis", len(grid)),
             "axis_units": ("",) * len(grid),
             "coordinates": (None,) * len(grid),
             "periodic": (None,) * len(grid),

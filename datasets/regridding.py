@@ -73,8 +73,8 @@ def grid_of_solver(spec: SolverSpec, *, compare_positions: bool = True, compare_
     shares = {place: spec.offsets[place[0]][place[1]] % 1.0 for place in places} if spec.offsets else {}
     return Grid(
         mask=spec.active(),
-        channels=spec.channels or tuple(f"channel_{i}" for i in range(spec.state_shape[0])),
-        axes=spec.axes or tuple(f"axis_{i}" for i in range(len(spec.state_shape) - 1)),
+        channels=spec.channel_names,
+        axes=spec.axis_names,
         positions={place: spec.coordinates(*place) for place in places} if spec.spacing and compare_positions else {},
         has_origin=bool(spec.offsets) and compare_origin,
         on_faces={place: share == 0.0 for place, share in shares.items() if share in {0.0, 0.5}},

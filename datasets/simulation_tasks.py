@@ -153,6 +153,6 @@ class PartFrames(LazyFrames):
                 f"its frames are {frames.dtype} of shape {frames.shape}, not {self.dtype} of shape {self.shape[1:]}",
             )
             states = np.empty((len(times), *self.shape[2:]), dtype=self.dtype)
-            for first, part in runs(times):
-                states[first : first + len(range(part.start, part.stop, part.step))] = frames[part]
+            for there, part in runs(times):
+                states[there] = frames[part]
             return states

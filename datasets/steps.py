@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from deepzero_sim.common.requirements import require_data
 from deepzero_sim.datasets.recording import Recording
 from deepzero_sim.datasets.source import DataSource
-from deepzero_sim.datasets.times import NEAR, ROUNDING
+from deepzero_sim.datasets.times import NEAR, ROUNDING, rounding_of_step
 from deepzero_sim.solver.spec import SolverSpec
 
 
@@ -83,7 +83,7 @@ def steps_between_frames(
         every = settings.every or 1
         steps = Steps(every, None if spacing is None else spacing * every)
     else:
-        steps = _match(spacing, _rounding(recording.times), spec, settings.every, what)
+        steps = _match(spacing, rounding_of_step(recording.times), spec, settings.every, what)
     require_data(
         frames == 1 or frames > steps.every,
         f"{what} has {frames} frames, but one step of solver {spec.name!r} takes {steps.every} of them: use a longer file.",
@@ -100,11 +100,6 @@ def _spacing(recording: Recording, settings: DataSource) -> float | None:
         "for files without times.",
     )
     return settings.dt if spacing is None else spacing
-
-
-def _rounding(times: NDArray[np.float64] | None) -> float:
-    """Return how far the distance of frames may be off because their times were rounded to float32."""
-    return 0.0 if times is None else 2.0**-23 * float(np.abs(times).max()) / (len(times) - 1)
 
 
 def _match(spacing: float, rounding: float, spec: SolverSpec, asked: int | None, what: str) -> Steps:

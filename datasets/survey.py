@@ -38,7 +38,7 @@ def survey(frames: Frames, params: Array, mask: NDArray[np.bool_]) -> Survey:
         params: Scenario parameters `(S, K)`.
         mask: True where a frame holds values, bool `(C, *N)`.
     """
-    spread = _Spread(mask)
+    spread = Spread(mask)
 
     def states() -> Iterator[Array]:
         for block in blocks(frames):
@@ -49,23 +49,20 @@ def survey(frames: Frames, params: Array, mask: NDArray[np.bool_]) -> Survey:
     return Survey(spread.deviations(), found, spread.means())
 
 
-def deviations(frames: Frames, mask: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Compute the standard deviation of every channel over its active points, `(C,)`; see :func:`survey`."""
-    spread = _Spread(mask)
+def spread_of(frames: Frames, mask: NDArray[np.bool_]) -> Spread:
+    """Go through all frames once for means and standard deviations alone.
+
+    Args:
+        frames: Frames `(S, T, C, *N)`.
+        mask: True where a frame holds values, bool `(C, *N)`.
+    """
+    spread = Spread(mask)
     for block in blocks(frames):
         spread.add(block.states)
-    return spread.deviations()
+    return spread
 
 
-def means(frames: Frames, mask: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Compute the mean of every channel over its active points, `(C,)`; see :func:`survey`."""
-    spread = _Spread(mask)
-    for block in blocks(frames):
-        spread.add(block.states)
-    return spread.means()
-
-
-class _Spread:
+class Spread:
     """Means and variances of channels, of blocks put together by the formula of Chan et al. (1979)."""
 
     def __init__(self, mask: NDArray[np.bool_]) -> None:

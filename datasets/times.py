@@ -23,16 +23,21 @@ def dt_of_file(file: h5py.File) -> tuple[float | None, float]:
         raise ValueError(f"its dt must be a positive number, not {value!r}")
     step = step_of_times(times)
     if dt is None or times is None or step is None:
-        return (step, _rounding_of_step(file, times)) if dt is None and times is not None else (dt, 0.0)
-    agree = abs(step - dt) <= ROUNDING * dt + _rounding_of_step(file, times)
+        return (step, _rounding_in_file(file, times)) if dt is None and times is not None else (dt, 0.0)
+    agree = abs(step - dt) <= ROUNDING * dt + _rounding_in_file(file, times)
     hdf5_objects.require(agree, f"its times lie {step:.9g} apart, but its dt is {dt:.9g}")
     return dt, 0.0
 
 
-def _rounding_of_step(file: h5py.File, times: NDArray[np.float64]) -> float:
-    """Return how far the distance of times may be off, if they were stored as float32."""
+def _rounding_in_file(file: h5py.File, times: NDArray[np.float64]) -> float:
+    """Return how far the distance of a file's times may be off, if they were stored as float32."""
     stored = hdf5_objects.dataset(file, "times").dtype
-    if len(times) < 2 or stored.kind != "f" or stored.itemsize > 4:
+    return rounding_of_step(times) if stored.kind == "f" and stored.itemsize <= 4 else 0.0
+
+
+def rounding_of_step(times: NDArray[np.float64] | None) -> float:
+    """Return how far the distance of times may be off if they were rounded to float32; 0 of none, or of a single one."""
+    if times is None or len(times) < 2:
         return 0.0
     return float(np.finfo(np.float32).eps * np.abs(times).max()) / (len(times) - 1)
 

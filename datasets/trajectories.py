@@ -38,7 +38,7 @@ from deepzero_sim.datasets.metadata import (
     metadata_of_solver,
     require_metadata_keys,
 )
-from deepzero_sim.datasets.survey import Survey, deviations, means, survey
+from deepzero_sim.datasets.survey import Survey, spread_of, survey
 from deepzero_sim.datasets.times import frames_of_step, step_of_times, times_of_file
 from deepzero_sim.datasets.trajectory_file import (
     FORMAT,
@@ -108,13 +108,13 @@ class Trajectories:
 
     def scales(self) -> tuple[Array, Array]:
         """Compute standard deviations, 1 where zero: of channels over active points, `(C,)`, and of parameters, `(K,)`."""
-        channels = self._survey.deviations if self.on_disk else deviations(self.frames, self.mask)
+        channels = self._survey.deviations if self.on_disk else spread_of(self.frames, self.mask).deviations()
         params = self.params.std(axis=0, dtype=np.float64) if len(self.params) else np.zeros(self.params.shape[1])
         return np.where(channels > 0, channels, 1.0), np.where(params > 0, params, 1.0)
 
     def means(self) -> tuple[Array, Array]:
         """Compute means, 0 where there is nothing: of channels over active points, `(C,)`, and of parameters, `(K,)`."""
-        channels = self._survey.means if self.on_disk else means(self.frames, self.mask)
+        channels = self._survey.means if self.on_disk else spread_of(self.frames, self.mask).means()
         params = self.params.mean(axis=0, dtype=np.float64) if len(self.params) else np.zeros(self.params.shape[1])
         return channels, params
 

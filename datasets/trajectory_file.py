@@ -29,6 +29,14 @@ CONTENT = "HDF5 trajectories"
 
 @contextmanager
 def open_trajectory_file(path: Path) -> Iterator[h5py.File]:
+    """Open a file of trajectories to read it.
+
+    Yields:
+        Open file.
+
+    Raises:
+        DataError: There is none, or it is damaged, none of this format, or of another version.
+    """
     instead = not_a_file(path)
     remedy = "name the file in it" if "folder" in (instead or "") else "run 'deepzero-sim generate' or check the path"
     require_data(instead is None, f"expected a file of trajectories at {show(path)}, but {instead}: {remedy}.")
@@ -64,6 +72,7 @@ def read_attributes(file: h5py.File) -> dict[str, Any]:
 
 
 def as_mask(mask: NDArray[Any]) -> NDArray[np.bool_]:
+    """Convert a mask of 1 and 0 in a file to one of truth values."""
     hdf5_objects.require(
         mask.dtype.kind in "biuf" and bool(np.isin(mask, (0, 1)).all()),
         "its mask must hold 1 where a frame holds values and 0 elsewhere, and nothing else",
@@ -122,10 +131,8 @@ def write_axes(file: h5py.File, spec: SolverSpec, positions: Mapping[tuple[int, 
         spec: Spec of the solver.
         positions: Positions that are written in place of the spec's, by channel and axis.
     """
-    channels = spec.channels or tuple(f"channel_{i}" for i in range(spec.state_shape[0]))
-    axes = spec.axes or tuple(f"axis_{i}" for i in range(len(spec.state_shape) - 1))
-    for c, channel in enumerate(channels):
-        for a, axis in enumerate(axes):
+    for c, channel in enumerate(spec.channel_names):
+        for a, axis in enumerate(spec.axis_names):
             file[f"axes/{channel}/{axis}"] = positions.get((c, a), spec.coordinates(c, a))
 
 

@@ -25,6 +25,7 @@ from deepzero_sim.datasets.foreign.options import CHANNEL, SIMULATION, TIME, Rea
 from deepzero_sim.datasets.foreign.variables import Hdf5Source, JoinedFrames, Variable
 from deepzero_sim.datasets.hdf5 import StoredFile, open_to_read, show
 from deepzero_sim.datasets.recording import Recording
+from deepzero_sim.solver.spec import default_names
 
 WHAT, REMEDY = "data in a layout of PDEBench", "download it again, or name its format"
 
@@ -162,7 +163,7 @@ def _group(group: h5py.Group, stored: StoredFile, name: str) -> Content:
     )
     settings = _settings(group)
     count = source.shape[-1]
-    channels = ("h",) if "dam_radius" in settings else _DATA.get(count, tuple(f"channel_{i}" for i in range(count)))
+    channels = ("h",) if "dam_radius" in settings else _DATA.get(count, default_names("channel", count))
     return Content(
         name=show(stored.path),
         variables=[Variable("data", source, (TIME, *axes, CHANNEL), channels)],

@@ -17,7 +17,7 @@ from deepzero_sim.common import hdf5_objects
 from deepzero_sim.common.requirements import require_data
 from deepzero_sim.common.types import Array
 from deepzero_sim.datasets.foreign.options import CHANNEL, SIMULATION, TIME
-from deepzero_sim.datasets.frames import Frames, LazyFrames, runs
+from deepzero_sim.datasets.frames import Frames, LazyFrames, read_simulation, runs
 from deepzero_sim.datasets.hdf5 import StoredFile
 
 #: One index for each axis of an array.
@@ -73,18 +73,6 @@ class Hdf5Source:
         for missing in self._missing:
             if missing is not None:
                 values = np.where(hdf5_objects.are_missing(values, missing), np.nan, values)
-        return values
-
-
-class ArraySource:
-    """Array in memory."""
-
-    def __init__(self, values: NDArray[Any]) -> None:
-        self._values, self.shape, self.dtype = values, values.shape, values.dtype
-
-    def read(self, index: Index) -> NDArray[Any]:
-        """Read a part; see :class:`Source`."""
-        values: NDArray[Any] = self._values[index]
         return values
 
 
@@ -159,8 +147,7 @@ class VariableFrames(LazyFrames):
         channel = 0
         for variable in self._variables:
             channels = slice(channel, channel + len(variable.channels))
-            for first, part in runs(times):
-                frames = slice(first, first + len(range(part.start, part.stop, part.step)))
+            for frames, part in runs(times):
                 with np.errstate(over="ignore"):
                     states[frames, channels] = variable.read(simulation, part, self._axes)
             channel = channels.stop
@@ -195,8 +182,7 @@ class JoinedFrames(LazyFrames):
         """Read frames of one simulation; see :class:`LazyFrames`."""
         place = int(np.searchsorted(self._starts, simulation, side="right")) - 1
         part, own = self._parts[place], simulation - int(self._starts[place])
-        states = part.read(own, times) if isinstance(part, LazyFrames) else part[own, times]
-        return states.astype(self.dtype, copy=False)
+        return read_simulation(part, own, times).astype(self.dtype, copy=False)
 
 
 class MaskedFrames(LazyFrames):
@@ -215,8 +201,7 @@ class MaskedFrames(LazyFrames):
 
     def read(self, simulation: int, times: NDArray[np.intp]) -> Array:
         """Read frames of one simulation; see :class:`LazyFrames`."""
-        frames = self._frames
-        states = frames.read(simulation, times) if isinstance(frames, LazyFrames) else frames[simulation, times]
+        states = read_simulation(self._frames, simulation, times)
         values = ~np.isnan(states[:, self._outside]).all(axis=1)
         require_data(
             not (self._only_missing and values.any()),

@@ -42,7 +42,7 @@ def write_well(
         ConfigError: An axis is named that is not there.
     """
     path = Path(path)
-    axes = spec.axes or tuple(f"axis_{i}" for i in range(len(spec.state_shape) - 1))
+    axes = spec.axis_names
     require_known(periodic or {}, axes, "periodic")
     require_shape(trajectories, spec, f"what is to be written as {show(path)}")
     _require_space(path, 4 * math.prod(trajectories.frames.shape))
@@ -103,7 +103,7 @@ class _Writer:
 
     def __init__(self, file: h5py.File, trajectories: Trajectories, spec: SolverSpec, axes: tuple[str, ...]) -> None:
         self.file, self.trajectories, self.spec, self.axes = file, trajectories, spec, axes
-        self.channels = spec.channels or tuple(f"channel_{i}" for i in range(spec.state_shape[0]))
+        self.channels = spec.channel_names
         self.units = spec.channel_units or ("",) * len(self.channels)
 
     def write_attributes(self) -> None:

@@ -61,7 +61,7 @@ def _list(names: Sequence[str], units: Sequence[str]) -> str:
 def _ranges(conversion: Conversion) -> str:
     """Write the names, ranges and units of the channels that are written."""
     spec = conversion.spec
-    names = spec.channels or [f"channel_{i}" for i in range(spec.state_shape[0])]
+    names = spec.channel_names
     units = spec.channel_units or (conversion.data.metadata and conversion.data.metadata.channel_units) or [""] * len(names)
     return ", ".join(
         f"{name} {low:.4g} to {high:.4g}{unit and f' {unit}'}"

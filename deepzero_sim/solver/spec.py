@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -135,12 +135,32 @@ class SolverSpec:
         """Bool array `(C, *N)`, True where a state holds values: the mask, or all of it."""
         return np.ones(self.state_shape, dtype=bool) if self.mask is None else self.mask.copy()
 
+    @property
+    def channel_names(self) -> tuple[str, ...]:
+        """Names of the channels, numbers where they have none."""
+        return self.channels or default_names("channel", self.state_shape[0])
+
+    @property
+    def axis_names(self) -> tuple[str, ...]:
+        """Names of the spatial axes, numbers where they have none."""
+        return self.axes or default_names("axis", len(self.state_shape) - 1)
+
     def coordinates(self, channel: int, axis: int) -> NDArray[np.float64]:
         """Compute the positions of a channel's points along an axis, `(i + offset) * spacing`, in units of the domain."""
         points = self.state_shape[1 + axis]
         spacing = self.spacing[axis] if self.spacing else 1.0
         offset = self.offsets[channel][axis] if self.offsets else 0.0
         return np.asarray((np.arange(points) + offset) * spacing, dtype=np.float64)
+
+
+def entries_but_mask(spec: SolverSpec) -> dict[str, Any]:
+    """Return all fields of a spec by name, except the mask, which JSON does not hold."""
+    return {field.name: getattr(spec, field.name) for field in fields(spec) if field.name != "mask"}
+
+
+def default_names(word: str, count: int) -> tuple[str, ...]:
+    """Return names of what has none: `channel_0`, `channel_1` and so on."""
+    return tuple(f"{word}_{i}" for i in range(count))
 
 
 #: Remedy for a word that YAML does not take for text.

@@ -5,11 +5,11 @@ Everything that is found is part of the checkpoint, the best network, too: a run
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from math import inf, isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -19,7 +19,7 @@ from deepzero_sim.common.types import NamedTensors, is_integer, is_number
 from deepzero_sim.errors import RunError, SolverError
 from deepzero_sim.solver.failure_policy import with_place
 from deepzero_sim.training.checkpoints import Checkpoint, storable_copies
-from deepzero_sim.training.progress import restore_network, tensors_of
+from deepzero_sim.training.progress import progress_of, restore_network, tensors_of
 
 #: Factor by which the loss of an update may exceed that of the network which the run started from.
 LEAP = 10.0
@@ -284,6 +284,31 @@ def record_of(checkpoint: Checkpoint, path: Path) -> Record | None:
         raise RunError(
             f"the checkpoint in {path} does not say what its validation found ({error}): restore it, or train anew."
         ) from error
+
+
+class Findings(NamedTuple):
+    """Sentences on what the validation of a training found.
+
+    Args:
+        choice: Sentence on which network is used; empty if it is simply the last one.
+        warnings: Sentences on traps that the training fell into.
+    """
+
+    choice: str = ""
+    warnings: Sequence[str] = ()
+
+
+def findings_of(checkpoint: Checkpoint, path: Path) -> Findings:
+    """Return what the validation of the training that left a checkpoint found, up to its last training step.
+
+    Raises:
+        RunError: The checkpoint does not say it.
+    """
+    record = record_of(checkpoint, path)
+    if record is None:
+        return Findings()
+    step = progress_of(checkpoint, path).step
+    return Findings(record.choice(step), record.warnings(step))
 
 
 def _read_record(written: Mapping[str, Any]) -> Record:

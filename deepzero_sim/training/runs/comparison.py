@@ -29,8 +29,8 @@ from deepzero_sim.training.runs.folders import last_stage, stage_folders
 from deepzero_sim.training.runs.measure import Measure, measure_of
 from deepzero_sim.training.runs.speed import Speed, measure_speed
 from deepzero_sim.training.runs.trained_run import differences_accepted_by, parts_without_trust, run_settings, trained_loop
-from deepzero_sim.training.runs.warnings import code_warnings, data_warnings, network_choices, training_warnings
-from deepzero_sim.training.validation import network_digest, record_of
+from deepzero_sim.training.runs.warnings import code_warnings, data_warnings
+from deepzero_sim.training.validation import findings_of, network_digest, record_of
 
 
 @dataclass(frozen=True)
@@ -202,15 +202,16 @@ def compare(
     evaluations = {name: measure_errors(loop, data, scales) for name, loop in loops.items()}
     starts, unknown = _evaluate_starts(loops, trained, evaluations, data, scales)
     speed = measure_speed(loops, evaluations, data)
+    found = {name: findings_of(load_checkpoint(last_stage(path)), path) for name, path in trained.items()}
     solver_steps = {
-        "rollouts": sum(found.solver_steps for found in evaluations.values()),
+        "rollouts": sum(one.solver_steps for one in evaluations.values()),
         "rollouts of what runs started from": sum(s.evaluation.solver_steps for s in starts.values() if s.name not in trained),
         "distance of frames": spacing.account.steps,
         "timing": speed.solver_steps.get("solver", 0),
         "timing of the reference": speed.solver_steps.get("reference", 0),
     }
     return Comparison(
-        {name: _result(found, trained.get(name)) for name, found in evaluations.items()},
+        {name: _result(one, trained.get(name)) for name, one in evaluations.items()},
         torch.from_numpy(data.frames[:, 1:]),
         spec,
         trajectories.describe(data),
@@ -221,12 +222,12 @@ def compare(
         [
             *([spacing.warning] if spacing.warning else []),
             *data_warnings(data, source, trained),
-            *training_warnings(trained),
+            *(f"{name}: {sentence}" for name, one in found.items() for sentence in one.warnings),
             *code_warnings(trained),
             *unknown,
         ],
         {what: count for what, count in solver_steps.items() if count},
-        network_choices(trained),
+        [f"{name}: {one.choice}" for name, one in found.items() if one.choice],
     )
 
 

@@ -12,7 +12,7 @@ from deepzero_sim.training.progress import Progress
 from deepzero_sim.training.run_folder import FAILURES
 from deepzero_sim.training.runs.settings import TrainSettings
 from deepzero_sim.training.runs.training import train
-from deepzero_sim.training.validation import record_of
+from deepzero_sim.training.validation import Findings, findings_of
 
 
 def train_with_bar(settings: TrainSettings) -> Progress:
@@ -33,23 +33,18 @@ def say_what_came_of(settings: TrainSettings, progress: Progress) -> None:
     if progress.failures:
         listed = ", ".join(f"{kind} {count} times" for kind, count in progress.failures.items())
         console.print(f"failures: {listed}; see {settings.run / FAILURES}")
-    chosen, warned = _findings(settings, progress)
-    for sentence in (*chosen, *(f"warning: {one}" for one in warned)):
+    found = _findings(settings)
+    for sentence in (*filter(None, [found.choice]), *(f"warning: {one}" for one in found.warnings)):
         console.print(sentence)
 
 
 def train_in_silence(settings: TrainSettings) -> Progress:
     """Train one run without a word but for warnings, as Python has them, of what training made worse."""
     progress = train(settings)
-    for sentence in _findings(settings, progress)[1]:
+    for sentence in _findings(settings).warnings:
         warnings.warn(sentence, TrainingWarning, stacklevel=2)
     return progress
 
 
-def _findings(settings: TrainSettings, progress: Progress) -> tuple[list[str], list[str]]:
-    """Return sentences on the network that is used, and warnings."""
-    record = None if settings.method == "SRC" else record_of(load_checkpoint(settings.run), settings.run)
-    if record is None:
-        return [], []
-    chosen = record.choice(progress.step)
-    return [chosen] if chosen else [], record.warnings(progress.step)
+def _findings(settings: TrainSettings) -> Findings:
+    return Findings() if settings.method == "SRC" else findings_of(load_checkpoint(settings.run), settings.run)

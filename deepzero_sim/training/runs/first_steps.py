@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +29,7 @@ from deepzero_sim.errors import RunError
 from deepzero_sim.execution.threads import single_threaded
 from deepzero_sim.solver.contract import Solver
 from deepzero_sim.solver.failure_policy import Account, FailurePolicy, Incident, drop
-from deepzero_sim.solver.spec import SolverSpec
+from deepzero_sim.solver.spec import SolverSpec, entries_but_mask
 from deepzero_sim.solver.stepping import step_with_policy
 from deepzero_sim.training.checkpoints import CONFIG
 from deepzero_sim.training.preparation import PREPARATION, Entry, Preparation
@@ -310,8 +310,7 @@ def _states_at_once(solver: Solver) -> int | None:
 
 def _spec_text(spec: SolverSpec) -> str:
     """Write a spec as text, its mask as digest."""
-    entries = {field.name: getattr(spec, field.name) for field in fields(spec) if field.name != "mask"}
-    return json.dumps([entries, digest([], [spec.active()])], default=str)
+    return json.dumps([entries_but_mask(spec), digest([], [spec.active()])], default=str)
 
 
 def other_runs(run: Path, start: Path | None) -> list[Path]:

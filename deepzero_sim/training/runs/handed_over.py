@@ -6,7 +6,7 @@ import copy
 import inspect
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -22,7 +22,7 @@ from deepzero_sim.datasets.source import DataSource
 from deepzero_sim.datasets.trajectories import Trajectories
 from deepzero_sim.errors import ConfigError, RunError
 from deepzero_sim.solver.contract import Solver
-from deepzero_sim.solver.spec import SolverSpec
+from deepzero_sim.solver.spec import SolverSpec, entries_but_mask
 
 #: A solver, its class, or its name: an import path or file.py:Name, alone or with arguments.
 SolverLike: TypeAlias = Solver | type[Solver] | str | Component | Mapping[str, Any]
@@ -61,7 +61,8 @@ class HandedOver:
         require_type(
             spec, SolverSpec, f"{what} {type(solver).__name__!r} must set self.spec to a dz.SolverSpec when it is made"
         )
-        return self._add(what, digest([_kind(solver), _text(solver.spec)], [solver.spec.active()]), solver)
+        text = json.dumps(entries_but_mask(solver.spec), default=str)
+        return self._add(what, digest([_kind(solver), text], [solver.spec.active()]), solver)
 
     def add_network(self, network: NetworkLike) -> Component:
         """Return the component that stands for a corrector.
@@ -111,10 +112,6 @@ def _kind(value: Any) -> str:
     """Name a class or function, in Python's words."""
     named = value if inspect.isroutine(value) or isinstance(value, type) else type(value)
     return f"{named.__module__}.{named.__qualname__}"
-
-
-def _text(spec: SolverSpec) -> str:
-    return json.dumps({one.name: getattr(spec, one.name) for one in fields(spec) if one.name != "mask"}, default=str)
 
 
 def is_in_memory(data: DataLike) -> bool:

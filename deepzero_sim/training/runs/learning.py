@@ -10,10 +10,7 @@ from typing import Any
 import numpy as np
 
 from deepzero_sim.common.types import is_number
-from deepzero_sim.training.run_folder import METRICS, read_metrics
-
-#: File of a run with the errors of its validation, one line a measurement.
-VALIDATION = "validation.jsonl"
+from deepzero_sim.training.run_folder import METRICS, VALIDATION, read_metrics
 
 #: Points of a curve that are kept for pages and figures.
 MOST_POINTS = 200

@@ -10,12 +10,9 @@ import numpy as np
 from deepzero_sim.datasets.ensembles import describe_identical
 from deepzero_sim.datasets.source import DataSource, as_source
 from deepzero_sim.datasets.trajectories import Trajectories
-from deepzero_sim.training.checkpoints import load_checkpoint
 from deepzero_sim.training.code_files import changed_code
-from deepzero_sim.training.progress import progress_of
 from deepzero_sim.training.runs.folders import last_stage, origin_of
 from deepzero_sim.training.runs.trained_run import run_settings
-from deepzero_sim.training.validation import record_of
 
 
 def data_warnings(data: Trajectories, source: str | Path | DataSource | Trajectories, runs: Mapping[str, Path]) -> list[str]:
@@ -26,18 +23,7 @@ def data_warnings(data: Trajectories, source: str | Path | DataSource | Trajecto
         source: Origin of the data, for messages.
         runs: Run folder of each method that was trained.
     """
-    return [*_notes(data), *_of_training(source, runs), *_identical(data), *_still(data)]
-
-
-def training_warnings(runs: Mapping[str, Path]) -> list[str]:
-    """Return what runs warned of when they were trained: a loss that leapt, a network that ended worse than it began."""
-    found = []
-    for name, path in runs.items():
-        checkpoint = load_checkpoint(last_stage(path))
-        record = record_of(checkpoint, path)
-        step = progress_of(checkpoint, path).step
-        found += [] if record is None else [f"{name}: {sentence}" for sentence in record.warnings(step)]
-    return found
+    return [*data.notes, *_of_training(source, runs), *_identical(data), *_still(data)]
 
 
 def code_warnings(runs: Mapping[str, Path]) -> list[str]:
@@ -50,23 +36,6 @@ def code_warnings(runs: Mapping[str, Path]) -> list[str]:
             for file in changed
         ]
     return found
-
-
-def network_choices(runs: Mapping[str, Path]) -> list[str]:
-    """Return sentences on which network is used of runs that kept the best one."""
-    found = []
-    for name, path in runs.items():
-        checkpoint = load_checkpoint(last_stage(path))
-        record = record_of(checkpoint, path)
-        chosen = "" if record is None else record.choice(progress_of(checkpoint, path).step)
-        found += [f"{name}: {chosen}"] if chosen else []
-    return found
-
-
-def _notes(data: Trajectories) -> list[str]:
-    """Return what reading a foreign file left out or assumed."""
-    notes = data.attributes.get("notes", ())
-    return [str(note) for note in notes] if isinstance(notes, list | tuple) else []
 
 
 def _of_training(source: str | Path | DataSource | Trajectories, runs: Mapping[str, Path]) -> list[str]:
