@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from runs import coarse_data, coarse_training, without_seconds
+from training_cases import coarse_data, coarse_training, without_seconds
 
 from deepzero_sim.benchmarks import wake
 from deepzero_sim.benchmarks.wake import bench_wake, points_of

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from problems import Burgers, burgers_oracle, snapshot
-from runs import assert_same_tensors, line_data, tensors, train_settings, without_seconds
+from training_cases import assert_same_tensors, line_data, tensors, train_settings, without_seconds
 
 from deepzero_sim.benchmarks.black_box import BLACK_BOXES, BlackBox, Numbers, Search, centre_ranks, usual_population
 from deepzero_sim.benchmarks.black_box_training import BlackBoxSettings, compute_losses, flat, train_black_box

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import yaml
 from problems import burgers_oracle
-from runs import line_data, train_settings, unfinished
+from training_cases import line_data, train_settings, unfinished
 
 from deepzero_sim import check_gradient
 from deepzero_sim.cli.check_gradient import CheckSettings, GradientChecks, check_gradients

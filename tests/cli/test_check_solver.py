@@ -18,7 +18,7 @@ import h5py
 import numpy as np
 import pytest
 import yaml
-from runs import line_data, unfinished
+from training_cases import line_data, unfinished
 
 from deepzero_sim.cli.main import main
 from deepzero_sim.cli.reports.solver_check import _duration

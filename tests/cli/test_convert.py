@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import yaml
 from problems import Burgers
-from runs import line_data, train_settings
+from training_cases import line_data, train_settings
 
 from deepzero_sim.cli.main import main
 from deepzero_sim.datasets import trajectories

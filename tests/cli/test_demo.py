@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from runs import coarse_data, coarse_training
+from training_cases import coarse_data, coarse_training
 
 from deepzero_sim.cli import demo
 from deepzero_sim.cli.generate import GenerateSettings

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from problems import Burgers, wait_until
-from runs import assert_same_tensors, config_file, line_data, start, tensors, train_settings, without_seconds
+from training_cases import assert_same_tensors, config_file, line_data, start, tensors, train_settings, without_seconds
 
 from deepzero_sim.common.components import Component
 from deepzero_sim.common.types import Array

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from problems import wait_until
-from runs import config_file, line_data, train_settings
+from training_cases import config_file, line_data, train_settings
 
 from deepzero_sim.cli.main import main
 from deepzero_sim.common import bars

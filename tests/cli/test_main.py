@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import yaml
 from problems import wait_until
-from runs import (
+from training_cases import (
     assert_same_tensors,
     config_file,
     fill,

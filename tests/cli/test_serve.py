@@ -11,7 +11,7 @@ import pytest
 import torch
 import umbridge
 from problems import initial_states
-from runs import line_data, start, train_settings
+from training_cases import line_data, start, train_settings
 
 import deepzero_sim as dz
 from deepzero_sim.cli.serve import models_of_run

@@ -16,8 +16,8 @@ import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from runs import config_file, line_data, train_settings
 from test_main import assert_fails, call
+from training_cases import config_file, line_data, train_settings
 
 from deepzero_sim.cli.main import main
 from deepzero_sim.common.components import Component, build, call_function, load_factory

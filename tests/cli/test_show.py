@@ -11,7 +11,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from runs import line_data, train_settings
+from training_cases import line_data, train_settings
 
 from deepzero_sim.cli.main import main
 from deepzero_sim.cli.reports import recordings

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from problems import Burgers, initial_states
-from runs import PARAMETERS, assert_same_tensors, line_data, tensors, train_settings
+from training_cases import PARAMETERS, assert_same_tensors, line_data, tensors, train_settings
 
 from deepzero_sim.common.components import Component
 from deepzero_sim.common.settings import settings_to_dict

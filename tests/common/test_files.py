@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from problems import wait_until
-from runs import unfinished
+from training_cases import unfinished
 
 from deepzero_sim.common.files import replace_file, write_text
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from problems import Burgers, Counting
-from runs import line_data
+from training_cases import line_data
 
 from deepzero_sim.common.types import Array
 from deepzero_sim.datasets import Trajectories, UnrolledBatches, advance_frames, trajectories

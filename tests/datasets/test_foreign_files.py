@@ -14,8 +14,8 @@ import netCDF4
 import numpy as np
 import pytest
 from h5py import h5a, h5s, h5t
-from runs import line_data
 from test_metadata import SPEC, save_file
+from training_cases import line_data
 
 from deepzero_sim.cli.main import main
 from deepzero_sim.common import hdf5_objects

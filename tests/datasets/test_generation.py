@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import yaml
 from problems import wait_until
-from runs import start, unfinished
+from training_cases import start, unfinished
 
 from deepzero_sim.cli.generate import make_data
 from deepzero_sim.cli.settings.generate import DataFile, GenerateSettings

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from problems import Burgers, DifferentiableBurgers, initial_states
-from runs import line_data, train_settings
+from training_cases import line_data, train_settings
 
 from deepzero_sim.cli.check_gradient import CheckSettings, check_gradients
 from deepzero_sim.cli.check_solver import CheckSolverSettings, check_named_solver

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from problems import Burgers, initial_states
-from runs import line_data, unfinished
+from training_cases import line_data, unfinished
 
 from deepzero_sim.common.files import digest
 from deepzero_sim.datasets import Trajectories, trajectories

@@ -24,7 +24,7 @@ import cloudpickle
 import pytest
 import torch
 from problems import burgers_oracle, wait_until
-from runs import TESTS, assert_same_tensors, config_file, line_data, tensors, train_settings, without_seconds
+from training_cases import TESTS, assert_same_tensors, config_file, line_data, tensors, train_settings, without_seconds
 
 from deepzero_sim.cli.main import main
 from deepzero_sim.errors import ConfigError, MissingExtraError, WorkerLostError

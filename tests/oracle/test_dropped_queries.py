@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from problems import POINTS, Burgers, conv_corrector, initial_states, mse
-from runs import assert_same_tensors, line_data, train_settings
+from training_cases import assert_same_tensors, line_data, train_settings
 
 import deepzero_sim as dz
 from deepzero_sim.cli.reports.rollouts import results

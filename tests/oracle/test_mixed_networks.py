@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 from problems import POINTS, LogisticSolver, initial_states, mse
-from runs import assert_same_tensors, line_data, tensors, train_settings
 from torch import nn
+from training_cases import assert_same_tensors, line_data, tensors, train_settings
 
 import deepzero_sim as dz
 from deepzero_sim.common.components import Component

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from problems import Burgers
-from runs import PARAMETERS, assert_same_tensors, line_data, tensors, train_settings, without_seconds
+from training_cases import PARAMETERS, assert_same_tensors, line_data, tensors, train_settings, without_seconds
 
 from deepzero_sim.common.components import Component
 from deepzero_sim.common.types import Array, Mask

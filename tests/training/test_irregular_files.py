@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from runs import line_data, train_settings
+from training_cases import line_data, train_settings
 
 from deepzero_sim.errors import RunError
 from deepzero_sim.training.runs.trained_run import trained_loop

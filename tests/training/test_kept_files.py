@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from runs import assert_same_tensors, config_file, line_data, tensors, train_settings, without_seconds
+from training_cases import assert_same_tensors, config_file, line_data, tensors, train_settings, without_seconds
 
 from deepzero_sim.cli.main import main
 from deepzero_sim.common.components import Component

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from runs import assert_same_tensors, unfinished
 from safetensors.torch import save_file
+from training_cases import assert_same_tensors, unfinished
 
 from deepzero_sim.errors import RunError
 from deepzero_sim.training.checkpoints import CHECKPOINT, Checkpoint, load_checkpoint, read_settings

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 import torch
 from problems import POINTS, Burgers, Network, burgers_oracle, conv_corrector, initial_states, mse, snapshot, wait_until
-from runs import (
+from torch import nn
+from training_cases import (
     assert_same_tensors,
     config_file,
     line_data,
@@ -27,7 +28,6 @@ from runs import (
     unfinished,
     without_seconds,
 )
-from torch import nn
 
 import deepzero_sim as dz
 from deepzero_sim.common.components import Component

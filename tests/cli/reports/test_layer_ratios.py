@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from runs import line_data, train_settings
 from test_rollouts import WAKE, comparison, png_size, result
+from training_cases import line_data, train_settings
 
 from deepzero_sim.cli.main import main
 from deepzero_sim.cli.reports.layer_ratios import caption, rows

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import yaml
 from programs import compiled, running
-from runs import config_file, line_data, tensors, train_settings
+from training_cases import config_file, line_data, tensors, train_settings
 
 import deepzero_sim as dz
 from deepzero_sim.cli.main import main

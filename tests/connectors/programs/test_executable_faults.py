@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from problems import wait_until
 from programs import running
-from runs import fill
+from training_cases import fill
 
 import deepzero_sim as dz
 from deepzero_sim.solver.stepping import checked_step

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from runs import fill
+from training_cases import fill
 
 from deepzero_sim.datasets.images import cache, cifar10
 from deepzero_sim.datasets.images.labelled_images import ImageData, Images

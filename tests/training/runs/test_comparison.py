@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from problems import Burgers, initial_states
-from runs import line_data, train_settings
+from training_cases import line_data, train_settings
 
 from deepzero_sim.cli.reports.sentences import all_warnings
 from deepzero_sim.common.components import Component

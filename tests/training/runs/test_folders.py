@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from runs import assert_same_tensors, line_data, tensors, train_settings, without_seconds
+from training_cases import assert_same_tensors, line_data, tensors, train_settings, without_seconds
 
 import deepzero_sim as dz
 from deepzero_sim.cli.main import main

@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 from problems import Burgers, wait_until
+from training_cases import assert_same_tensors, line_data, lines, start, tensors, without_seconds
 
 from deepzero_sim.cli.main import main
 from deepzero_sim.common.components import Component
@@ -29,7 +30,6 @@ from deepzero_sim.training.runs.settings import TrainSettings
 from deepzero_sim.training.runs.stages import plan
 from deepzero_sim.training.runs.trained_run import run_settings, trained_loop
 from deepzero_sim.training.runs.training import train
-from runs import assert_same_tensors, line_data, lines, start, tensors, without_seconds
 
 STAGES: list[dict[str, Any]] = [{"updates": 60, "batch_size": 8, "optimiser.args.lr": 0.003}, {"updates": 12}]
 

@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 from problems import Burgers
-from runs import assert_same_tensors, line_data, tensors, train_settings
+from training_cases import assert_same_tensors, line_data, tensors, train_settings
 
 from deepzero_sim.cli.check_gradient import check_gradients
 from deepzero_sim.cli.serve import models_of_run

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from problems import wait_until
-from runs import (
+from training_cases import (
     assert_same_tensors,
     config_file,
     line_data,
