@@ -18,7 +18,7 @@ from deepzero_sim.cli.settings.bench import BenchWakeSettings
 from deepzero_sim.common.documents import markdown_table
 from deepzero_sim.common.files import write_text
 from deepzero_sim.common.settings import settings_to_dict
-from deepzero_sim.datasets.generation import software
+from deepzero_sim.datasets.generation.generate import software
 
 FIGURE = "wake.png"
 

@@ -13,17 +13,17 @@ from numpy.typing import NDArray
 from deepzero_sim.common.requirements import require_data, require_that
 from deepzero_sim.common.settings import to_plain
 from deepzero_sim.datasets import trajectories
-from deepzero_sim.datasets.fitted_frames import find_missing
-from deepzero_sim.datasets.fitting import fit
+from deepzero_sim.datasets.fitting.fit import fit
+from deepzero_sim.datasets.fitting.fitted_frames import find_missing
+from deepzero_sim.datasets.fitting.restriction import Points
+from deepzero_sim.datasets.fitting.steps import frame_spacing
 from deepzero_sim.datasets.foreign.well_writer import write_well
 from deepzero_sim.datasets.frames import blocks
-from deepzero_sim.datasets.generation import software
+from deepzero_sim.datasets.generation.generate import software
 from deepzero_sim.datasets.hdf5 import NOTHING, not_a_file, show
 from deepzero_sim.datasets.opening import OWN, layout_of, read_source
 from deepzero_sim.datasets.recording import Recording
-from deepzero_sim.datasets.restriction import Points
 from deepzero_sim.datasets.source import DataSource
-from deepzero_sim.datasets.steps import frame_spacing
 from deepzero_sim.datasets.trajectories import Trajectories
 from deepzero_sim.solver.spec import SolverSpec
 

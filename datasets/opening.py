@@ -10,7 +10,7 @@ import numpy as np
 
 from deepzero_sim.common import hdf5_objects
 from deepzero_sim.datasets import trajectories, trajectory_file
-from deepzero_sim.datasets.fitting import fit, metadata_of_fit
+from deepzero_sim.datasets.fitting.fit import fit, metadata_of_fit
 from deepzero_sim.datasets.foreign.options import ReadingOptions
 from deepzero_sim.datasets.foreign.reading import detect, read_recording
 from deepzero_sim.datasets.hdf5 import explain_damage, not_a_file, open_to_read, show

@@ -21,8 +21,8 @@ from deepzero_sim.cli.settings.generate import DataFile, GenerateSettings
 from deepzero_sim.common.components import Component
 from deepzero_sim.common.machine import peak_memory_gb
 from deepzero_sim.common.settings import settings_to_dict
-from deepzero_sim.datasets.generation import software
-from deepzero_sim.datasets.simulations import Simulations
+from deepzero_sim.datasets.generation.generate import software
+from deepzero_sim.datasets.generation.simulations import Simulations
 from deepzero_sim.errors import MissingExtraError
 from deepzero_sim.solvers.wake import TEST_REYNOLDS, TRAIN_REYNOLDS
 from deepzero_sim.training.runs.comparison import compare

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from deepzero_sim.cli.console import console, progress_bar
 from deepzero_sim.cli.settings.generate import GenerateSettings
-from deepzero_sim.datasets.generation import generate, require_free
+from deepzero_sim.datasets.generation.generate import generate, require_free
 from deepzero_sim.datasets.hdf5 import NOTHING, not_a_file
 from deepzero_sim.execution.executors import open_executor
 from deepzero_sim.training.runs.reference import parts_of_simulations

@@ -13,7 +13,7 @@ from deepzero_sim.cli.settings.check_solver import CheckSolverSettings
 from deepzero_sim.cli.settings.generate import DataFile, GenerateSettings
 from deepzero_sim.common.components import Component
 from deepzero_sim.common.settings import descriptions
-from deepzero_sim.datasets.simulations import Simulations
+from deepzero_sim.datasets.generation.simulations import Simulations
 from deepzero_sim.datasets.source import DataSource
 from deepzero_sim.solver.spec import SolverSpec
 from deepzero_sim.training.runs.settings import TrainSettings, Workers

@@ -19,7 +19,7 @@ from deepzero_sim.common.requirements import require_that
 from deepzero_sim.common.settings import descriptions
 from deepzero_sim.connectors.programs.executable import ExecutableSolver
 from deepzero_sim.connectors.programs.namelists.deck import groups_of
-from deepzero_sim.datasets.ensembles import takes_seed
+from deepzero_sim.datasets.generation.ensembles import takes_seed
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.solver.build import build_solver
 from deepzero_sim.solver.spec import SolverSpec

@@ -17,7 +17,7 @@ from training_cases import PARAMETERS, assert_same_tensors, line_data, tensors, 
 from deepzero_sim.common.components import Component
 from deepzero_sim.common.settings import settings_to_dict
 from deepzero_sim.datasets import trajectories
-from deepzero_sim.datasets.generation import Simulations, generate
+from deepzero_sim.datasets.generation.generate import Simulations, generate
 from deepzero_sim.datasets.trajectories import Trajectories
 from deepzero_sim.errors import ConfigError, DataError, DeepZeroError, RunError
 from deepzero_sim.execution.tasks import SerialExecutor

@@ -11,8 +11,8 @@ import pytest
 from snippets import run_page
 
 from deepzero_sim.datasets import trajectories
+from deepzero_sim.datasets.fitting.restriction import RESTRICTIONS
 from deepzero_sim.datasets.foreign import FORMATS
-from deepzero_sim.datasets.restriction import RESTRICTIONS
 from deepzero_sim.datasets.source import DataSource
 
 PAGE = Path(__file__).parents[2] / "docs" / "training" / "foreign_data.md"

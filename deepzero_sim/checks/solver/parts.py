@@ -14,7 +14,7 @@ from deepzero_sim.checks.solver.record import Finding, Record, SkippedError, Wor
 from deepzero_sim.checks.solver.step_sizes import measure_step_sizes
 from deepzero_sim.checks.solver.subject import Subject
 from deepzero_sim.checks.solver.trial import Trial
-from deepzero_sim.datasets.spacing import MOST_STEPS, spacing_warning
+from deepzero_sim.datasets.fitting.spacing import MOST_STEPS, spacing_warning
 from deepzero_sim.errors import ConfigError, DeepZeroError
 from deepzero_sim.execution.workers import explain_pickling_errors
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from deepzero_sim.cli.options import Command
 from deepzero_sim.common.settings import Settings
-from deepzero_sim.datasets.simulations import Simulations
+from deepzero_sim.datasets.generation.simulations import Simulations
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.solver.failure_policy import FailurePolicy
 from deepzero_sim.training.runs.settings import OnFailure, Positive, Seed, Workers

@@ -14,9 +14,9 @@ from deepzero_sim.common.types import Array
 from deepzero_sim.coupling.evaluation import Evaluation, measure_errors, read_first_frames
 from deepzero_sim.coupling.loop import SolverLoop
 from deepzero_sim.datasets import trajectories
+from deepzero_sim.datasets.fitting.spacing import spacing_warning
 from deepzero_sim.datasets.opening import metadata_of, open_trajectories
 from deepzero_sim.datasets.source import DataSource, as_source
-from deepzero_sim.datasets.spacing import spacing_warning
 from deepzero_sim.datasets.trajectories import Trajectories, require_agreement
 from deepzero_sim.errors import ConfigError, RunError
 from deepzero_sim.models.corrector import NoCorrection

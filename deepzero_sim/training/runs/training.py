@@ -19,9 +19,9 @@ from deepzero_sim.connectors.programs.working_folder import default_kept_folder
 from deepzero_sim.coupling.loop import SolverGradient, SolverLoop
 from deepzero_sim.coupling.vjp.reference.reference_jacobian import ReferenceJacobian
 from deepzero_sim.datasets.batches import UnrolledBatches, require_long_enough
+from deepzero_sim.datasets.fitting.spacing import spacing_of_first_steps
 from deepzero_sim.datasets.metadata import require_twin
 from deepzero_sim.datasets.opening import open_trajectories
-from deepzero_sim.datasets.spacing import spacing_of_first_steps
 from deepzero_sim.errors import ConfigError, RunError, SolverError
 from deepzero_sim.estimators.backpropagation import BackPropagation
 from deepzero_sim.estimators.sparsity.base import Densities, LayerRatios

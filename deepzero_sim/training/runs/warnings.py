@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deepzero_sim.datasets.ensembles import describe_identical
+from deepzero_sim.datasets.generation.ensembles import describe_identical
 from deepzero_sim.datasets.source import DataSource, as_source
 from deepzero_sim.datasets.trajectories import Trajectories
 from deepzero_sim.training.code_files import changed_code

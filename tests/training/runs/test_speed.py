@@ -18,8 +18,8 @@ from deepzero_sim.common.types import Array
 from deepzero_sim.coupling.evaluation import measure_errors
 from deepzero_sim.coupling.loop import SolverLoop
 from deepzero_sim.datasets import trajectories
-from deepzero_sim.datasets.generation import generate
-from deepzero_sim.datasets.simulations import Simulations
+from deepzero_sim.datasets.generation.generate import generate
+from deepzero_sim.datasets.generation.simulations import Simulations
 from deepzero_sim.datasets.trajectories import Trajectories
 from deepzero_sim.errors import DataError
 from deepzero_sim.execution.executors import open_executor

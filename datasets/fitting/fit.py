@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from deepzero_sim.common.requirements import require_data
 from deepzero_sim.common.settings import to_plain
 from deepzero_sim.datasets.checked_frames import cast_states
-from deepzero_sim.datasets.fitted_frames import (
+from deepzero_sim.datasets.fitting.fitted_frames import (
     ByFunction,
     FittedStates,
     MissingValues,
@@ -24,13 +24,13 @@ from deepzero_sim.datasets.fitted_frames import (
     keep_whole,
     require_in_range,
 )
+from deepzero_sim.datasets.fitting.matching import Match, match
+from deepzero_sim.datasets.fitting.regridding import Grid, Restriction, grid_of_recording, grid_of_solver
+from deepzero_sim.datasets.fitting.steps import Steps, steps_between_frames
 from deepzero_sim.datasets.frames import Frames, MappedFrames, load_if_small, select
-from deepzero_sim.datasets.matching import Match, match
 from deepzero_sim.datasets.metadata import Metadata, metadata_of_solver, require_metadata_keys
 from deepzero_sim.datasets.recording import Recording
-from deepzero_sim.datasets.regridding import Grid, Restriction, grid_of_recording, grid_of_solver
 from deepzero_sim.datasets.source import DataSource
-from deepzero_sim.datasets.steps import Steps, steps_between_frames
 from deepzero_sim.datasets.trajectories import Trajectories
 from deepzero_sim.solver.spec import SolverSpec
 

@@ -11,7 +11,7 @@ import pytest
 
 import deepzero_sim as dz
 from deepzero_sim.datasets import frames as frames_module
-from deepzero_sim.datasets.fitting import fit, metadata_of_fit
+from deepzero_sim.datasets.fitting.fit import fit, metadata_of_fit
 from deepzero_sim.datasets.frames import LazyFrames, MappedFrames
 from deepzero_sim.datasets.recording import Recording
 from deepzero_sim.datasets.source import DataSource

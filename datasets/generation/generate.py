@@ -27,14 +27,14 @@ from deepzero_sim.common import hdf5_objects
 from deepzero_sim.common.files import write_text
 from deepzero_sim.common.requirements import require_data, require_that
 from deepzero_sim.datasets import trajectories
-from deepzero_sim.datasets.dataset_card import card_path, card_text, is_signed
-from deepzero_sim.datasets.ensembles import Member, describe_identical, ensemble
 from deepzero_sim.datasets.frames import Frames, load_if_small
+from deepzero_sim.datasets.generation.dataset_card import card_path, card_text, is_signed
+from deepzero_sim.datasets.generation.ensembles import Member, describe_identical, ensemble
+from deepzero_sim.datasets.generation.simulation_tasks import PartFrames, Task, cached_solver, run_missing
+from deepzero_sim.datasets.generation.simulations import Simulations
 from deepzero_sim.datasets.hdf5 import NOTHING, not_a_file, show
 from deepzero_sim.datasets.metadata import differences, metadata_of_solver
 from deepzero_sim.datasets.metadata_keys import MetadataKey
-from deepzero_sim.datasets.simulation_tasks import PartFrames, Task, cached_solver, run_missing
-from deepzero_sim.datasets.simulations import Simulations
 from deepzero_sim.datasets.trajectories import Trajectories
 from deepzero_sim.solver.build import build_solver
 from deepzero_sim.solver.failure_policy import FailurePolicy, Incident

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from deepzero_sim.common.requirements import require_known
 from deepzero_sim.common.types import Array
+from deepzero_sim.datasets.fitting.restriction import RESTRICTIONS, Points, UnsuitableError, Weights, restrict_axis, same
 from deepzero_sim.datasets.recording import Recording
-from deepzero_sim.datasets.restriction import RESTRICTIONS, Points, UnsuitableError, Weights, restrict_axis, same
 from deepzero_sim.errors import DataError
 from deepzero_sim.solver.spec import SolverSpec
 

@@ -11,7 +11,7 @@ from problems import Burgers, Counting, LogisticSolver, initial_states
 
 from deepzero_sim.common.types import Array
 from deepzero_sim.datasets import Trajectories
-from deepzero_sim.datasets.spacing import LONGEST, SAMPLES, spacing_of_first_steps, spacing_warning
+from deepzero_sim.datasets.fitting.spacing import LONGEST, SAMPLES, spacing_of_first_steps, spacing_warning
 from deepzero_sim.errors import ExitCodeError
 from deepzero_sim.solver.contract import Solver
 from deepzero_sim.solver.failure_policy import FailurePolicy

@@ -25,7 +25,7 @@ from deepzero_sim.cli.settings.generate import DataFile, GenerateSettings
 from deepzero_sim.common.components import Component
 from deepzero_sim.common.types import Array
 from deepzero_sim.datasets import frames, trajectories
-from deepzero_sim.datasets.generation import Simulations, generate, software
+from deepzero_sim.datasets.generation.generate import Simulations, generate, software
 from deepzero_sim.errors import ConfigError, DataError, DeepZeroError, NonFiniteError, SolverError, WorkerLostError
 from deepzero_sim.execution.executors import open_executor
 from deepzero_sim.execution.tasks import SerialExecutor
@@ -632,7 +632,7 @@ def test_a_disk_that_is_full_leaves_nothing(tmp_path: Path) -> None:
             import resource, signal, sys
             sys.path.insert(0, {str(Path(__file__).parents[1])!r})
             from pathlib import Path
-            from runs import line_data
+            from training_cases import line_data
             path = Path({str(tmp_path / "a.h5")!r})
             line_data(path)
             before = path.read_bytes()

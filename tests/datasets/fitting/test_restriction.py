@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import signal
 
-from deepzero_sim.datasets.restriction import (
+from deepzero_sim.datasets.fitting.restriction import (
     RESTRICTIONS,
     Points,
     UnsuitableError,

@@ -18,10 +18,10 @@ from deepzero_sim.common import hdf5_objects
 from deepzero_sim.common.components import Component, call_function
 from deepzero_sim.common.types import Array
 from deepzero_sim.datasets import frames as frames_module
-from deepzero_sim.datasets.ensembles import Member
 from deepzero_sim.datasets.frames import LazyFrames, runs
+from deepzero_sim.datasets.generation.ensembles import Member
+from deepzero_sim.datasets.generation.simulations import Simulations
 from deepzero_sim.datasets.hdf5 import open_to_read, open_to_write
-from deepzero_sim.datasets.simulations import Simulations
 from deepzero_sim.errors import DeepZeroError, SolverError
 from deepzero_sim.execution.tasks import outcome, submit
 from deepzero_sim.solver.build import build_solver
