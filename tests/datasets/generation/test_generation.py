@@ -630,7 +630,7 @@ def test_a_disk_that_is_full_leaves_nothing(tmp_path: Path) -> None:
         textwrap.dedent(
             f"""
             import resource, signal, sys
-            sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+            sys.path.insert(0, {str(Path(__file__).parents[2])!r})
             from pathlib import Path
             from training_cases import line_data
             path = Path({str(tmp_path / "a.h5")!r})
