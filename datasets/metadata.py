@@ -31,6 +31,7 @@ class Metadata:
         positions: Positions of every channel's points, by channel and axis.
         from_origin: True if positions tell where the first point lies, False if they tell only distances.
         dt_rounding: Amount that `dt` may be off because it was computed from rounded times.
+        time_unit: Unit of `dt`.
     """
 
     name: str = ""
@@ -46,6 +47,7 @@ class Metadata:
     positions: Mapping[tuple[int, int], NDArray[np.float64]] = field(default_factory=dict)
     from_origin: bool = True
     dt_rounding: float = 0.0
+    time_unit: str = ""
 
 
 def metadata_of_solver(spec: SolverSpec) -> Metadata:
@@ -64,6 +66,7 @@ def metadata_of_solver(spec: SolverSpec) -> Metadata:
         positions=positions,
         from_origin=bool(spec.offsets),
         dt_rounding=0.0,
+        time_unit=spec.time_unit,
     )
 
 
@@ -87,7 +90,7 @@ def metadata_of_file(file: h5py.File, mask: NDArray[np.bool_], spec: SolverSpec 
     if not spacing.size and all((np.diff(points) == 1).all() for points in positions.values()):
         positions = {}  # places in the array, of a solver that names no spacing
     return Metadata(
-        name=_name(attributes),
+        name=_text(attributes, "name"),
         dt=dt,
         **names,
         spacing=spacing,
@@ -96,15 +99,16 @@ def metadata_of_file(file: h5py.File, mask: NDArray[np.bool_], spec: SolverSpec 
         positions=positions,
         from_origin=bool(offsets.size) or "offsets" not in attributes,
         dt_rounding=dt_rounding,
+        time_unit=_text(attributes, "time_unit"),
     )
 
 
-def _name(attributes: Mapping[str, Any]) -> str:
-    value = attributes.get("name")
-    name = hdf5_objects.text(value)
-    is_text = name is not None or value is None or isinstance(value, h5py.Empty)
-    hdf5_objects.require(is_text, f"its name must be text, not {value!r}")
-    return name or ""
+def _text(attributes: Mapping[str, Any], key: str) -> str:
+    value = attributes.get(key)
+    text = hdf5_objects.text(value)
+    is_text = text is not None or value is None or isinstance(value, h5py.Empty)
+    hdf5_objects.require(is_text, f"its {key} must be text, not {value!r}")
+    return text or ""
 
 
 def _texts(attributes: Mapping[str, Any], key: str) -> tuple[str, ...]:

@@ -142,6 +142,7 @@ def _recording_of_own(path: Path) -> Recording:
         channels=metadata.channels or default_names("channel", channels),
         name=show(path),
         times=times,
+        time_unit=data.time_unit,
         channel_units=metadata.channel_units,
         axes=metadata.axes,
         coordinates=tuple(coordinates),

@@ -70,6 +70,7 @@ class Trajectories:
         metadata: Metadata in the form that is compared with a solver; None of trajectories that come from no file.
         may_differ: Keys of metadata that may differ from a solver.
         times: Times of the frames, `(T,)`, evenly spaced, in the solver's unit; None where they are not known.
+        time_unit: Unit of time, empty where it is not known.
     """
 
     frames: Frames
@@ -79,6 +80,7 @@ class Trajectories:
     metadata: Metadata | None = None
     may_differ: Collection[str] = ()
     times: NDArray[np.float64] | None = None
+    time_unit: str = ""
 
     def __post_init__(self) -> None:
         frames = self.frames if isinstance(self.frames, LazyFrames) else as_array(self.frames)
@@ -258,11 +260,13 @@ def save(
         file.attrs["dt"] = step_of_times(trajectories.times) or float(spec.dt)
         if named:
             file.attrs["name"] = spec.name
+        if trajectories.time_unit or spec.time_unit:
+            file.attrs["time_unit"] = trajectories.time_unit or spec.time_unit
         for key in _SPEC_ATTRIBUTES[2:]:
             if key != "offsets" or not positions:  # without offsets, positions tell where points lie
                 file.attrs[key] = json.dumps(getattr(spec, key))
         for key, value in trajectories.attributes.items():
-            if key not in {"format", "version", *_SPEC_ATTRIBUTES}:  # of data that were loaded, perhaps from another solver
+            if key not in {"format", "version", "time_unit", *_SPEC_ATTRIBUTES}:  # of data that were loaded, perhaps from another solver
                 file.attrs[key] = value if isinstance(value, str | int | float | np.generic | np.ndarray) else json.dumps(value)
         write_frames(file, trajectories.frames)
         if trajectories.times is not None:
@@ -292,7 +296,7 @@ def load(path: Path | str, spec: SolverSpec | None = None, data_may_differ: Coll
         trajectories = Trajectories(frames, params, as_mask(mask), read_attributes(file), may_differ=tuple(data_may_differ))
         trajectories = _check(trajectories, show(path), "generate it again")
         metadata = read_metadata(file, trajectories.mask, params.shape[1], spec)
-        trajectories = replace(trajectories, metadata=metadata, times=times_of_file(file))
+        trajectories = replace(trajectories, metadata=metadata, times=times_of_file(file), time_unit=metadata.time_unit)
         require_times(trajectories.times, frames.shape[1], show(path), "generate it again")
     if spec is None:
         return trajectories

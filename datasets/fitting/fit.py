@@ -78,7 +78,14 @@ def fit(recording: Recording, spec: SolverSpec, settings: DataSource, may_differ
         "notes": notes,
     }
     return Trajectories(
-        load_if_small(made.frames), params, spec.active(), attributes, plan.metadata, tuple(may_differ), plan.times
+        load_if_small(made.frames),
+        params,
+        spec.active(),
+        attributes,
+        plan.metadata,
+        tuple(may_differ),
+        plan.times,
+        spec.time_unit or recording.time_unit,
     )
 
 

@@ -125,7 +125,7 @@ def _publish(
     params = np.array([member.params for member in members], dtype=spec.dtype).reshape(len(members), len(spec.parameters))
     attributes = {"settings": settings, "software": software(), "first_step": discard}
     times = (discard + np.arange(frames.shape[1])) * float(spec.dt)
-    data = Trajectories(frames, params, spec.active(), attributes, times=times)
+    data = Trajectories(frames, params, spec.active(), attributes, times=times, time_unit=spec.time_unit)
     identical = describe_identical(frames)
     write_text(card_path(path), card_text(path, data, spec, [member.seed for member in members], identical))
     trajectories.save(path, data, spec)

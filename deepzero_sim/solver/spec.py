@@ -28,6 +28,7 @@ class SolverSpec:
         name: Name of the solver in reports and data files.
         state_shape: Shape of one state, `(C, *N)`, without the batch axis.
         dt: Length of one step, in the solver's unit of time.
+        time_unit: Unit of time, that of `dt`, such as ``"s"``; data that name another one are converted. Empty if nobody says.
         dtype: Type of the numbers in states, ``"float32"`` or ``"float64"``.
         channels: Name of each of the `C` channels. Here and in the next four fields, a text alone is one entry.
         channel_units: Unit of each channel.
@@ -48,6 +49,7 @@ class SolverSpec:
     name: str
     state_shape: tuple[int, ...]
     dt: float
+    time_unit: str = ""
     dtype: str = "float32"
     channels: tuple[str, ...] = ()
     channel_units: tuple[str, ...] = ()
@@ -67,6 +69,7 @@ class SolverSpec:
         self._require(named, "name must be text", Words(type(self.name).__name__), "put it in quotes")
         if not self.name.strip():
             raise ConfigError(f"SolverSpec {self.name!r}: name must not be empty: say what reports are to call the solver.")
+        self._require(isinstance(self.time_unit, str), "time_unit must be text", self.time_unit, IN_QUOTES)
         for field, value in self._convert_lists().items():
             object.__setattr__(self, field, value)
         self._require(self.dtype in DTYPES, f"dtype must be one of {', '.join(DTYPES)}", self.dtype)
