@@ -15,7 +15,7 @@ none but format and version: those that it has are compared with the solver that
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -71,6 +71,7 @@ class Trajectories:
         may_differ: Keys of metadata that may differ from a solver.
         times: Times of the frames, `(T,)`, evenly spaced, in the solver's unit; None where they are not known.
         time_unit: Unit of time, empty where it is not known.
+        numbers: Numbers of the simulations in the file that they were taken from, if only some were; 0, 1, 2 and so on if None.
     """
 
     frames: Frames
@@ -81,6 +82,7 @@ class Trajectories:
     may_differ: Collection[str] = ()
     times: NDArray[np.float64] | None = None
     time_unit: str = ""
+    numbers: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         frames = self.frames if isinstance(self.frames, LazyFrames) else as_array(self.frames)
@@ -231,6 +233,9 @@ def as_batch(frames: Array, params: Array) -> tuple[Array, Array | None]:
 #: Attributes that come from a solver's spec.
 _SPEC_ATTRIBUTES = ("name", "dt", "channels", "channel_units", "parameters", "parameter_units", "axes", "spacing", "offsets")
 
+#: Attributes that are written of what is saved, whatever its own attributes say.
+_OWN_ATTRIBUTES = {"format", "version", "time_unit", *_SPEC_ATTRIBUTES}
+
 
 def save(
     path: Path | str,
@@ -266,7 +271,7 @@ def save(
             if key != "offsets" or not positions:  # without offsets, positions tell where points lie
                 file.attrs[key] = json.dumps(getattr(spec, key))
         for key, value in trajectories.attributes.items():
-            if key not in {"format", "version", "time_unit", *_SPEC_ATTRIBUTES}:  # of data that were loaded, perhaps from another solver
+            if key not in _OWN_ATTRIBUTES:  # of data that were loaded, perhaps from another solver
                 file.attrs[key] = value if isinstance(value, str | int | float | np.generic | np.ndarray) else json.dumps(value)
         write_frames(file, trajectories.frames)
         if trajectories.times is not None:

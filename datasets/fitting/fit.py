@@ -86,6 +86,7 @@ def fit(recording: Recording, spec: SolverSpec, settings: DataSource, may_differ
         tuple(may_differ),
         plan.times,
         spec.time_unit or recording.time_unit,
+        simulations[whole].tolist(),
     )
 
 
