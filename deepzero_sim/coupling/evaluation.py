@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 
 from deepzero_sim.common import machine
 from deepzero_sim.common.types import Array, to_array, to_array_or_none
-from deepzero_sim.coupling.loop import SolverLoop
+from deepzero_sim.coupling.loop import SolverLoop, as_tensor
 from deepzero_sim.datasets.opening import open_trajectories
 from deepzero_sim.datasets.source import DataSource
 from deepzero_sim.datasets.trajectories import Trajectories, as_array
@@ -190,8 +189,8 @@ def measure_errors(loop: SolverLoop, data: Trajectories, scales: Array) -> Evalu
     Raises:
         SolverError: The solver failed, and the failure policy ends the evaluation.
     """
-    frames, mask = _as_tensor(np.asarray(data.frames)), _as_tensor(data.mask)
-    params = _as_tensor(data.params) if data.params.shape[1] else None
+    frames, mask = as_tensor(np.asarray(data.frames)), as_tensor(data.mask)
+    params = as_tensor(data.params) if data.params.shape[1] else None
     started = time.perf_counter()
     with torch.no_grad(), single_threaded():
         rollout, account = roll_out(loop, frames[:, 0], params, frames.shape[1] - 1)
@@ -211,11 +210,6 @@ def measure_errors(loop: SolverLoop, data: Trajectories, scales: Array) -> Evalu
         channel_errors=channel_errors,
         scales=_scales_or_nan(scales, frames, mask),
     )
-
-
-def _as_tensor(array: NDArray[Any]) -> torch.Tensor:
-    """View an array as a tensor; copy one that must not be written, which torch cannot promise."""
-    return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
 def _scales_or_nan(scales: Array, frames: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor
 from contextlib import contextmanager
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from deepzero_sim.common.module_state import as_input
 from deepzero_sim.common.requirements import is_count, require, require_type
@@ -137,6 +139,9 @@ class SolverLoop:
     ) -> torch.Tensor:
         """Roll out the corrected loop from `states`; the initial states are left out of the result.
 
+        Autograd can go back through the result if it was asked with tensors, as torch's own modules are; give tensors to train.
+        Where all arguments are arrays, nothing is recorded: `rollout.numpy()` is an array.
+
         Args:
             states: States to start from, `(B, C, *N)`.
             params: Scenario parameters `(B, K)` or None.
@@ -144,7 +149,7 @@ class SolverLoop:
             advanced: First solver step `P(states)`, `(B, C, *N)`, if it is known already: it does not depend on the network.
 
         Returns:
-            Corrected trajectory, `(B, T, C, *N)`.
+            Corrected trajectory, a tensor `(B, T, C, *N)`.
 
         Raises:
             ConfigError: No steps are asked for, or the correction has a wrong shape.
@@ -162,8 +167,13 @@ class SolverLoop:
         """Roll out as :meth:`rollout` does, and tell what it took; an error that ends the rollout tells it too."""
         steps = self.unroll if steps is None else steps
         require(is_count(steps), "a rollout needs a positive number of steps", steps, "a whole one")
-        states = torch.as_tensor(states)
-        params = None if params is None else torch.as_tensor(params)
+        tensors = any(isinstance(given, torch.Tensor) for given in (states, params, advanced))
+        with torch.set_grad_enabled(tensors and torch.is_grad_enabled()):
+            return self._roll_out(as_tensor(states), None if params is None else as_tensor(params), steps, advanced)
+
+    def _roll_out(
+        self, states: torch.Tensor, params: torch.Tensor | None, steps: int, advanced: torch.Tensor | None
+    ) -> tuple[torch.Tensor, Account]:
         trajectory, accounts = [], list[Account]()
         for number in range(steps):
             if advanced is None or number > 0:
@@ -175,6 +185,11 @@ class SolverLoop:
             states = self.correct(arrived, params)
             trajectory.append(states)
         return torch.stack(trajectory, dim=1), total(accounts)
+
+
+def as_tensor(given: torch.Tensor | NDArray[Any]) -> torch.Tensor:
+    """View an array as a tensor; copy one that must not be written, which torch cannot promise. A tensor stays as it is."""
+    return torch.as_tensor(given.copy() if isinstance(given, np.ndarray) and not given.flags.writeable else given)
 
 
 @contextmanager

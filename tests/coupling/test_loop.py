@@ -90,7 +90,7 @@ def test_a_correction_of_wrong_shape_is_refused(corrector: nn.Module, came: str)
 @pytest.mark.parametrize("gradient", ["detached", "straight-through"])
 def test_a_solver_need_not_be_deterministic_where_nothing_is_asked_of_it(gradient: SolverGradient) -> None:
     loop = SolverLoop(Burgers(deterministic=False), conv_corrector(), gradient=gradient)
-    assert loop.rollout(initial_states(2), steps=2).requires_grad
+    assert loop.rollout(torch.from_numpy(initial_states(2)), steps=2).requires_grad
     with pytest.raises(ConfigError, match="solver 'burgers' is not deterministic"):
         SolverLoop(Burgers(deterministic=False), conv_corrector(), gradient=vjp.Coloured())
 
@@ -142,7 +142,8 @@ def test_gradient_is_what_it_says(gradient: SolverGradient, steps: int) -> None:
     rng = np.random.default_rng(0)
     matrix, start = rng.normal(size=(5, 5)), rng.normal(size=5)
     corrector = Scaling(0.3)
-    rollout = SolverLoop(LinearSolver(matrix), corrector, gradient=gradient).rollout(start[None, None], steps=steps)
+    states = torch.from_numpy(start[None, None])
+    rollout = SolverLoop(LinearSolver(matrix), corrector, gradient=gradient).rollout(states, steps=steps)
     rollout[:, -1].sum().backward()
     assert corrector.theta.grad is not None
     assert float(corrector.theta.grad) == pytest.approx(by_hand(matrix, 0.3, start, steps, gradient), rel=1e-12)
@@ -185,6 +186,56 @@ def test_a_correction_that_is_no_tensor_of_numbers_is_refused(returned: Any, say
 
     with pytest.raises(ConfigError, match=f"must return a tensor of real floating-point numbers, not .*{says}"):
         SolverLoop(Burgers(), Returns(), unroll=1).rollout(initial_states(2))
+
+
+_AS_ARRAY, _AS_TENSOR, _AS_LEAF = (
+    lambda array: array,
+    torch.from_numpy,
+    lambda array: torch.from_numpy(array).requires_grad_(),
+)
+
+
+@pytest.mark.parametrize(
+    ("states", "params", "recorded"),
+    [
+        (_AS_ARRAY, _AS_ARRAY, False),
+        (_AS_ARRAY, _AS_TENSOR, True),
+        (_AS_TENSOR, _AS_ARRAY, True),
+        (_AS_TENSOR, _AS_TENSOR, True),
+        (_AS_LEAF, _AS_TENSOR, True),
+    ],
+)
+@pytest.mark.parametrize("trained", [True, False])
+@pytest.mark.parametrize("enabled", [True, False])
+@pytest.mark.parametrize("gradient", ["detached", "straight-through", "exact"])
+def test_a_rollout_is_recorded_where_tensors_ask_for_it(
+    states: Any, params: Any, recorded: bool, trained: bool, enabled: bool, gradient: SolverGradient
+) -> None:
+    corrector, start, rates = conv_corrector().requires_grad_(trained), initial_states(2), np.full((2, 1), 0.8)
+    loop = SolverLoop(LogisticSolver(), corrector, gradient=gradient)
+    with torch.no_grad():
+        expected = loop.rollout(torch.from_numpy(start), torch.from_numpy(rates), steps=2)
+    with torch.set_grad_enabled(enabled):
+        rollout = loop.rollout(states(start), params(rates), steps=2)
+        assert torch.is_grad_enabled() == enabled
+    assert isinstance(rollout, torch.Tensor) and torch.equal(rollout, expected)
+    wanted = recorded and enabled and (trained or (states is _AS_LEAF))
+    assert rollout.requires_grad == wanted
+    if not recorded:
+        np.testing.assert_array_equal(rollout.numpy(), np.asarray(rollout))
+
+
+def test_a_known_first_step_that_asks_for_a_gradient_gets_it() -> None:
+    loop, states = SolverLoop(Burgers(), conv_corrector()), initial_states(2)
+    advanced = loop.advance(torch.from_numpy(states)).requires_grad_()
+    loop.rollout(states, steps=1, advanced=advanced).sum().backward()
+    assert advanced.grad is not None and bool(advanced.grad.isfinite().all())
+
+
+def test_arrays_that_must_not_be_written_are_rolled_out_without_a_warning() -> None:
+    states = initial_states(2)
+    states.flags.writeable = False
+    assert SolverLoop(Burgers(), conv_corrector()).rollout(states, steps=1).shape == (2, 1, 1, 16)
 
 
 def test_a_loop_says_what_it_is() -> None:
