@@ -10,7 +10,8 @@ from importlib import import_module
 from typing import Any, Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
+from rich.text import Text
 
 console = Console(markup=False)  # names of folders may look like markup
 
@@ -41,6 +42,41 @@ LOG_SECONDS, LOG_PART = 30.0, 0.1
 #: Seconds after which the line in a notebook changes.
 NOTEBOOK_SECONDS = 0.2
 
+#: Things that must be done for an estimate of the time left, and times that it remembers.
+FEWEST_DONE, MOST_MARKS = 3, 64
+
+
+class Rate:
+    """Estimate of the time left: from the later half of what was done, so that slow first calls are soon forgotten.
+
+    First calls compile, import, start workers and fill caches. There is no estimate until some things were done after the
+    first one.
+
+    Args:
+        total: Number of things to do.
+    """
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._marks: list[tuple[int, float]] = []
+
+    def add(self, done: int, now: float) -> None:
+        """Note how many things are done at a time, in seconds."""
+        if not self._marks or done > self._marks[-1][0]:
+            self._marks.append((done, now))
+        if len(self._marks) > MOST_MARKS:  # every other one is enough; the first and the last one stay
+            self._marks = [*self._marks[:-1:2], self._marks[-1]]
+
+    def left(self, now: float) -> float | None:
+        """Return the seconds left at a time; None where that cannot be told yet."""
+        if not self._marks or self._marks[-1][0] - self._marks[0][0] < FEWEST_DONE - 1:
+            return None
+        done, at = self._marks[-1]
+        middle = (self._marks[0][0] + done) / 2
+        begun, since = next(mark for mark in self._marks[::-1] if mark[0] <= middle)
+        one = (at - since) / (done - begun)
+        return max(0.0, one * (self._total - done) - min(now - at, one))
+
 
 @contextmanager
 def training_bar(
@@ -64,8 +100,14 @@ def training_bar(
         yield lambda now: log.report(now.step, f"loss {now.loss:.1e}, {counted(now)}")
         return
     with _bar("loss {task.fields[loss]}", "{task.fields[spent]}") as progress:
-        task = progress.add_task(title, total=updates, loss="-", spent="")
-        yield lambda now: progress.update(task, completed=now.step, loss=f"{now.loss:.1e}", spent=f"{counted(now)},")
+        task = progress.add_task(title, total=updates, loss="-", spent="", rate=Rate(updates))
+        yield lambda now: _advance(progress, task, now.step, loss=f"{now.loss:.1e}", spent=f"{counted(now)},")
+
+
+def _advance(progress: Progress, task: TaskID, done: int, **fields: str) -> None:
+    """Show that so many things are done."""
+    progress.tasks[task].fields["rate"].add(done, time.monotonic())
+    progress.update(task, completed=done, **fields)
 
 
 def _log(title: str, total: int) -> _Log:
@@ -83,27 +125,29 @@ class _Log:
     def __init__(self, title: str, total: int) -> None:
         self._title, self._total = title, total
         self._begun = self._said = time.monotonic()
-        self._first: int | None = None  # done before this start
-        self._last = 0
+        self._rate = Rate(total)
+        self._last: int | None = None
         self._print(f"{title}: {total} in all")
 
     def report(self, done: int, words: str = "") -> None:
         """Print a line if one is due."""
         now = time.monotonic()
-        if self._first is None:
-            self._first, self._last = done - 1, done - 1
+        self._rate.add(done, now)
+        if self._last is None:
+            self._last = done - 1  # done before this start
         if self._is_due(done, now):
             self._said, self._last = now, done
-            parts = [f"{done} of {self._total}", *([words] if words else []), self._left(done, now - self._begun)]
+            parts = [f"{done} of {self._total}", *([words] if words else []), *self._left(done, now)]
             self._print(f"{self._title}: {', '.join(parts)}")
 
     def _is_due(self, done: int, now: float) -> bool:
-        return now - self._said >= LOG_SECONDS or done - self._last >= LOG_PART * self._total or done >= self._total
+        return now - self._said >= LOG_SECONDS or done - (self._last or 0) >= LOG_PART * self._total or done >= self._total
 
-    def _left(self, done: int, seconds: float) -> str:
-        if done >= self._total or self._first is None:
-            return f"after {_duration(seconds)}"
-        return f"{_duration(seconds / (done - self._first) * (self._total - done))} left"
+    def _left(self, done: int, now: float) -> list[str]:
+        if done >= self._total:
+            return [f"after {_duration(now - self._begun)}"]
+        left = self._rate.left(now)
+        return [] if left is None else [f"{_duration(left)} left"]
 
     def _print(self, line: str) -> None:
         console.print(line, soft_wrap=True, highlight=False)
@@ -141,13 +185,25 @@ def _short(number: int) -> str:
 @contextmanager
 def progress_bar(title: str, total: int) -> Iterator[Callable[[str], None]]:
     """Show a bar of things done; yields what to call after each."""
+    done = itertools.count(1)
     if not console.is_terminal:
-        log, done = _log(title, total), itertools.count(1)
+        log = _log(title, total)
         yield lambda _: log.report(next(done))
         return
     with _bar() as progress:
-        task = progress.add_task(title, total=total)
-        yield lambda _: progress.advance(task)
+        task = progress.add_task(title, total=total, rate=Rate(total))
+        yield lambda _: _advance(progress, task, next(done))
+
+
+class _TimeLeft(ProgressColumn):
+    """Time left, as a task's rate tells it."""
+
+    max_refresh = 0.5
+
+    def render(self, task: Task) -> Text:
+        """Write it; a dash where it cannot be told yet."""
+        left = 0.0 if task.finished else task.fields["rate"].left(time.monotonic())
+        return Text("-" if left is None else _duration(left), style="progress.remaining")
 
 
 def _bar(*fields: str) -> Progress:
@@ -158,4 +214,4 @@ def _bar(*fields: str) -> Progress:
         MofNCompleteColumn(),
         *map(TextColumn, fields),
     )
-    return Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=console)
+    return Progress(*columns, _TimeLeft(), TextColumn("left"), console=console)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import sys
+from io import StringIO
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from rich.console import Console
+from rich.progress import Progress as RichProgress
 
 from deepzero_sim.common import bars
 from deepzero_sim.training.progress import Progress
@@ -53,3 +56,62 @@ def test_a_real_notebook_shows_progress_and_results() -> None:
     nbclient.NotebookClient(notebook, timeout=120).execute()
     (output,) = notebook.cells[0].outputs
     assert output.data["text/plain"].startswith("training NON: 3 of 3, loss 5.0e-01")
+
+
+def times_left(seconds: list[float]) -> list[float | None]:
+    """Time left after each of the things that take so long, by a clock of its own."""
+    rate, now, found = bars.Rate(len(seconds)), 0.0, []
+    for done, one in enumerate(seconds, start=1):
+        now += one
+        rate.add(done, now)
+        found.append(rate.left(now))
+    return found
+
+
+@pytest.mark.parametrize("slow", [[60.0], [30.0, 20.0], [10.0] * 5, [1.0]])
+def test_slow_first_calls_are_forgotten_by_the_time_left(slow: list[float]) -> None:
+    seconds = slow + [1.0] * 1000
+    found = times_left(seconds)
+    assert found[:2] == [None, None]  # not even the second call tells
+    for done in range(2 * len(slow) + 2, len(seconds)):
+        left, true = found[done - 1], sum(seconds[done:])
+        assert left is not None and left == pytest.approx(true, rel=0.25)
+    if len(slow) == 1:  # the first call never counts
+        assert found[2] == pytest.approx(len(seconds) - 3)
+
+
+def test_the_time_left_follows_work_that_grows_slower() -> None:
+    found = times_left([1.0] * 100 + [5.0] * 300)
+    assert found[99] == pytest.approx(300) and found[250] == pytest.approx(5 * 149)
+    assert found[-1] == 0.0
+
+
+def test_the_time_left_of_a_resumed_run_is_that_of_this_start() -> None:
+    rate = bars.Rate(1000)
+    for done in range(501, 521):
+        rate.add(done, 100.0 + 2.0 * done)
+    now = 100.0 + 2.0 * 520
+    assert rate.left(now) == pytest.approx(2.0 * 480)
+    assert rate.left(now + 1.5) == pytest.approx(2.0 * 480 - 1.5)  # it runs down while the next one is awaited
+    assert rate.left(now + 1000.0) == pytest.approx(2.0 * 479)  # and not to nothing
+
+
+def test_a_bar_at_a_terminal_has_no_estimate_before_it_is_stable(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = Console(force_terminal=True, width=80, file=StringIO())
+    monkeypatch.setattr(bars, "console", shown)
+    now = [0.0]
+    monkeypatch.setattr(bars.time, "monotonic", lambda: now[0])
+    said = []
+    with bars.training_bar("training NON", 100) as report:
+        for step in range(1, 101):
+            now[0] += 60.0 if step == 1 else 1.0
+            report(Progress(step=step, loss=0.5, solver_steps=4 * step))
+            if step in (1, 50):
+                said.append(" ".join("".join(part.text for part in shown.render(bars_of(report))).split()))
+    assert said[0].endswith("- left") and said[1].endswith("50 s left")
+
+
+def bars_of(report: Any) -> Any:
+    """The bar that a function reports to."""
+    (progress,) = (cell.cell_contents for cell in report.__closure__ if isinstance(cell.cell_contents, RichProgress))
+    return progress.get_renderable()
