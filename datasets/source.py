@@ -14,6 +14,9 @@ from deepzero_sim.common.types import is_integer, is_number
 #: Responses to values that are missing: refuse them, take points that are never there for masked, or drop simulations.
 Missing: TypeAlias = Literal["refuse", "mask", "drop"]
 
+#: Name of the times among factors.
+TIME = "time"
+
 _Step: TypeAlias = Annotated[float | None, Rule(lambda value: 0 < value < float("inf"), "a positive number")]
 _Every: TypeAlias = Annotated[int | None, Rule(lambda value: value >= 1, "1 or more")]
 
@@ -35,7 +38,9 @@ class DataSource(Settings):
             axis in order: [simulation, time, channel, y, x].
         parameters: Values of parameters that the file lacks, by the solver's name: a number, a list with one a simulation, or
             the file's name for it.
-        scale: Factors from the file's units to the solver's, by the solver's channel: {rho: 0.001}.
+        scale: Factors from the file's units to the solver's, by the solver's channel: {rho: 0.001}; that of times by time:
+            {time: 3600}.
+        shift: Numbers that are added after that, likewise: {T: 273.15}.
         restrict: Restriction to the solver's grid: block_mean, face_mean, spectral, interpolation, cubic_interpolation,
             injection, or an import path or file.py:Name of restrict(states, spec).
         every: Number of frames of the file that make one step of the solver; none to find it out from the times.
@@ -50,6 +55,7 @@ class DataSource(Settings):
     axes: list[str] | dict[str, str] = field(default_factory=list)
     parameters: dict[str, Any] = field(default_factory=dict)
     scale: dict[str, float] = field(default_factory=dict)
+    shift: dict[str, float] = field(default_factory=dict)
     restrict: str | None = None
     every: _Every = None
     dt: _Step = None
@@ -65,6 +71,10 @@ class DataSource(Settings):
             require(known or listed, f"parameters.{name} must be a number, a list of them, or a name in the file", value)
         for name, factor in self.scale.items():
             require(_is_finite(factor) and factor != 0, f"scale.{name} must be a factor other than 0", factor)
+        time = self.scale.get(TIME, 1)
+        require(time > 0, "scale.time must be a positive factor from the file's unit of time to the solver's", time)
+        for name, number in self.shift.items():
+            require(_is_finite(number), f"shift.{name} must be a number, which is added", number)
         chosen = self.simulations
         if chosen is not None:
             whole = len(chosen) > 0 and all(is_integer(one) and one >= 0 for one in chosen)
@@ -74,7 +84,7 @@ class DataSource(Settings):
     @property
     def function(self) -> str | None:
         """Name of the user's function that restricts states; None if a restriction of this package does, or none."""
-        return self.restrict if self.restrict is not None and ("." in self.restrict or ":" in self.restrict) else None
+        return self.restrict if self.restrict is not None and is_function(self.restrict) else None
 
     def function_from(self, folder: Path) -> str | None:
         """Return the function's name, its file found from a folder if it is relative; None if there is none."""
@@ -85,6 +95,11 @@ class DataSource(Settings):
     def is_plain(self) -> bool:
         """True if nothing is said but the path."""
         return self == DataSource(self.path)
+
+
+def is_function(restrict: str) -> bool:
+    """Tell the name of a user's function that restricts states from that of a restriction of this package."""
+    return "." in restrict or ":" in restrict
 
 
 #: Setting of a command that takes trajectories: a path, or a path with what has to be said of it.

@@ -9,11 +9,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from deepzero_sim.common.components import load
+from deepzero_sim.common.components import call_function, load
 from deepzero_sim.common.files import ArrayInParts, digest
 from deepzero_sim.common.requirements import require_that
+from deepzero_sim.common.types import Array
 from deepzero_sim.datasets.frames import Frames, blocks, select
 from deepzero_sim.solver.spec import SolverSpec
+from deepzero_sim.solver.validation import check_states
 
 #: Most simulations that a sentence lists.
 MOST_LISTED = 8
@@ -88,6 +90,21 @@ def takes_seed(name: str) -> bool:
         return False
     by_place = [entry for entry in parameters if entry.kind in (entry.POSITIONAL_ONLY, entry.POSITIONAL_OR_KEYWORD)]
     return len(by_place) > 2 and (by_place[2].name == "seed" or by_place[2].default is inspect.Parameter.empty)
+
+
+def initial_state(initial: str, spec: SolverSpec, member: Member) -> tuple[Array, Array]:
+    """Make the initial state of a simulation, `(1, C, *N)`, and its parameters, `(1, K)`, as its reference solver takes them.
+
+    Args:
+        initial: Name of the function of initial states.
+        spec: Spec of the reference solver.
+        member: The simulation.
+    """
+    params = np.array([member.params], dtype=spec.dtype)
+    seed = () if member.seed is None else (member.seed,)
+    states = call_function(initial, spec, params, *seed)
+    check_states(spec, states, f"what {initial} returned", "check it on one row of params", batch=1)
+    return states, params
 
 
 def describe_identical(frames: Frames) -> str | None:

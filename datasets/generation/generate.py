@@ -1,8 +1,8 @@
 """Generation of trajectories: run a reference solver, restrict its states to the source solver's grid, write them to HDF5.
 
-Every simulation is a task of its own and leaves a finished part beside the file; an interrupted call goes on with those that
-are missing. The file itself appears only when it is whole. Beside it lie a card for people and a list of failures; files of
-these names that this program did not make are never replaced.
+Some simulations at a time are a task, and each leaves a finished part beside the file; an interrupted call goes on with those
+that are missing. The file itself appears only when it is whole. Beside it lie a card for people and a list of failures; files
+of these names that this program did not make are never replaced.
 """
 
 from __future__ import annotations
@@ -28,8 +28,10 @@ from deepzero_sim.common.files import write_text
 from deepzero_sim.common.requirements import require_data, require_that
 from deepzero_sim.datasets import trajectories
 from deepzero_sim.datasets.frames import Frames, load_if_small
+from deepzero_sim.datasets.generation.batch import batches
 from deepzero_sim.datasets.generation.dataset_card import card_path, card_text, is_signed
 from deepzero_sim.datasets.generation.ensembles import Member, describe_identical, ensemble
+from deepzero_sim.datasets.generation.restrictions import restriction_of
 from deepzero_sim.datasets.generation.simulation_tasks import PartFrames, Task, cached_solver, run_missing
 from deepzero_sim.datasets.generation.simulations import Simulations
 from deepzero_sim.datasets.hdf5 import NOTHING, not_a_file, show
@@ -84,13 +86,17 @@ def generate(
     require_free(path)
     _require_disk(path, simulations, max(1, len(params)) * (starts or 1), source)
     members = ensemble(params, starts, seed, source, simulations.initial)
-    _require_same_step(cached_solver(simulations.reference).spec, source)
+    reference = cached_solver(simulations.reference).spec
+    _require_same_step(reference, source)
+    restriction_of(simulations.restrict, reference, source)  # so that it is refused before anything is computed
     parts = _parts_of(path, settings)
     parts.mkdir(parents=True, exist_ok=True)
     policy = FailurePolicy(on_failure)
-    tasks = [Task(simulations, member, parts / f"{member.number:04d}.h5", policy) for member in members]
+    files = [parts / f"{member.number:04d}.h5" for member in members]
+    together = batches(list(zip(members, files, strict=True)), simulations, reference, source)
+    tasks = [Task(simulations, *zip(*batch, strict=True), policy) for batch in together]
     _write_failures(failures_path(path), run_missing(tasks, executor, report, source).incidents)
-    frames = load_if_small(PartFrames([task.part for task in tasks], simulations.frames, source))
+    frames = load_if_small(PartFrames(files, simulations.frames, source))
     _publish(path, frames, members, settings, source, say)
     _remove(parts)
     return True
@@ -100,7 +106,7 @@ def _settings_of(simulations: Simulations, params: list[list[float]], starts: in
     """Collect all that shapes the data, in plain values; what is left at its default is left out."""
     ensemble = {"starts": (starts or 1, 1), "seed": (seed, 0)}
     return {
-        "simulations": asdict(simulations),
+        "simulations": {key: value for key, value in asdict(simulations).items() if (key, value) != ("batch_size", None)},
         "params": params,
         **{key: value for key, (value, default) in ensemble.items() if value != default},
     }

@@ -5,21 +5,24 @@ from __future__ import annotations
 import copy
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, as_completed
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deepzero_sim.common import hdf5_objects
-from deepzero_sim.common.components import Component, call_function
+from deepzero_sim.common.components import Component
 from deepzero_sim.common.types import Array
 from deepzero_sim.datasets import frames as frames_module
 from deepzero_sim.datasets.frames import LazyFrames, runs
+from deepzero_sim.datasets.generation.batch import Batch
 from deepzero_sim.datasets.generation.ensembles import Member
+from deepzero_sim.datasets.generation.restrictions import restriction_of
 from deepzero_sim.datasets.generation.simulations import Simulations
 from deepzero_sim.datasets.hdf5 import open_to_read, open_to_write
 from deepzero_sim.errors import DeepZeroError, SolverError
@@ -29,32 +32,71 @@ from deepzero_sim.solver.contract import Solver
 from deepzero_sim.solver.failure_policy import NOTHING as NO_COST
 from deepzero_sim.solver.failure_policy import Account, FailurePolicy, with_place
 from deepzero_sim.solver.spec import SolverSpec
-from deepzero_sim.solver.stepping import step_all
-from deepzero_sim.solver.validation import check_states
 
 
 @dataclass(frozen=True)
 class Task:
-    """One simulation, in plain values that can be sent to any worker."""
+    """Simulations of a batch, in plain values that can be sent to any worker.
+
+    Args:
+        simulations: Settings of all simulations.
+        members: Simulations of the batch.
+        parts: Paths of their frames; those that are there already are not written.
+        policy: Response to a step that fails.
+    """
 
     simulations: Simulations
-    member: Member
-    part: Path
+    members: Sequence[Member]
+    parts: Sequence[Path]
     policy: FailurePolicy
 
+    @property
+    def missing(self) -> int:
+        """Number of simulations whose frames are not there."""
+        return sum(not part.exists() for part in self.parts)
 
-def run_missing(tasks: list[Task], executor: Executor, report: Callable[[str], None], spec: SolverSpec) -> Account:
-    missing = [task for task in tasks if not task.part.exists()]
-    for _ in range(len(tasks) - len(missing)):
+    def describe(self, spec: SolverSpec) -> str:
+        """Name the simulations."""
+        first, last = self.members[0], self.members[-1]
+        return first.describe(spec) if first is last else f"simulations {first.number} to {last.number}"
+
+
+class _Outcome(NamedTuple):
+    """Cost of a batch, and the error of each simulation that failed, by its place."""
+
+    account: Account
+    failures: Mapping[int, DeepZeroError]
+
+
+def run_missing(tasks: Sequence[Task], executor: Executor, report: Callable[[str], None], spec: SolverSpec) -> Account:
+    """Simulate what is not there yet.
+
+    Args:
+        tasks: All batches.
+        executor: Executor of them.
+        report: Function that is called with a word for each simulation.
+        spec: Spec of the source solver.
+
+    Returns:
+        Cost of all steps.
+
+    Raises:
+        DeepZeroError: A simulation failed; those that are finished stay.
+    """
+    missing = [task.missing for task in tasks]
+    for _ in range(sum(len(task.members) for task in tasks) - sum(missing)):
         report("found")
-    futures = {submit(executor, _simulate, task): task for task in missing}
+    futures = {submit(executor, _simulate, task): (task, count) for task, count in zip(tasks, missing, strict=True) if count}
     account = NO_COST
     for future in as_completed(futures):
-        result = outcome(future)
+        (task, count), result = futures[future], outcome(future)
         if isinstance(result, Exception):
-            raise _name_simulation(result, futures[future].member.describe(spec)) from result.__cause__
-        account += result
-        report("made")
+            raise _name_simulation(result, task.describe(spec)) from result.__cause__
+        for place in sorted(result.failures):
+            raise _name_simulation(result.failures[place], task.members[place].describe(spec))
+        account += result.account
+        for _ in range(count):
+            report("made")
     return account
 
 
@@ -69,56 +111,63 @@ def _name_simulation(error: Exception, name: str) -> Exception:
     return same
 
 
-def _simulate(task: Task) -> Account:
-    """Run one simulation and write its part, frame by frame; return its cost."""
-    simulations, spec = task.simulations, cached_solver(task.simulations.source).spec
-    shape, account = (simulations.frames, *spec.state_shape), NO_COST
-    results: Iterable[tuple[Array, Account]] = _frames(task)
-    if math.prod(shape) * np.dtype(spec.dtype).itemsize <= frames_module.IN_MEMORY:
-        results = list(results)  # so that no file is begun before all has gone well
-    with open_to_write(task.part) as file:
-        frames = file.create_dataset("frames", shape, spec.dtype)
-        for place, (frame, cost) in enumerate(results):
-            frames[place] = frame
-            account += cost
-    return account
+def _simulate(task: Task) -> _Outcome:
+    """Run the simulations of a batch, and write their parts; what does not fit into memory is one, written frame by frame."""
+    spec, moments = cached_solver(task.simulations.source).spec, _moments(task)
+    shape = (task.simulations.frames, *spec.state_shape)
+    if len(task.members) * math.prod(shape) * np.dtype(spec.dtype).itemsize > frames_module.IN_MEMORY:
+        last = _write(task.parts[0], shape, spec, 0, moments)
+        return _Outcome(last.account, last.failures)
+    whole = list(moments)  # so that no file is begun before all has gone well
+    account, failures = whole[-1].account, whole[-1].failures
+    for place, part in enumerate(task.parts):
+        if place not in failures and not part.exists():
+            _write(part, shape, spec, place, whole)
+    return _Outcome(account, failures)
 
 
-def _frames(task: Task) -> Iterator[tuple[Array, Account]]:
-    """Compute the frames on the source's grid, `(C, *N)`: one before every step that is not discarded, and the last.
-
-    Yields:
-        Frame, and the cost of the steps since the one before it.
-    """
-    simulations, member = task.simulations, task.member
-    reference, spec = cached_solver(simulations.reference), cached_solver(simulations.source).spec
-    states, params = initial_state(simulations.initial, reference.spec, member)
-    account = NO_COST
-    for step in range(simulations.steps + 1):
-        if step >= simulations.discard:
-            frame = call_function(simulations.restrict, states, spec)
-            check_states(spec, frame, f"what {simulations.restrict} returned", "check it on one state", batch=1)
-            yield frame[0], account
-            account = NO_COST
-        if step < simulations.steps:
-            given = params if len(member.params) else None
-            states, cost = step_all(reference, states, given, task.policy, f"step {step + 1}")
-            account += cost
-
-
-def initial_state(initial: str, spec: SolverSpec, member: Member) -> tuple[Array, Array]:
-    """Make the initial state of a simulation, `(1, C, *N)`, and its parameters, `(1, K)`, as its reference solver takes them.
+class _Moment(NamedTuple):
+    """Frames of a batch at one time.
 
     Args:
-        initial: Name of the function of initial states.
-        spec: Spec of the reference solver.
-        member: The simulation.
+        frames: Frames on the source's grid, `(B, C, *N)`; anything where a simulation failed.
+        account: Cost of all steps so far.
+        failures: Error of each simulation that failed so far, by its place.
     """
-    params = np.array([member.params], dtype=spec.dtype)
-    seed = () if member.seed is None else (member.seed,)
-    states = call_function(initial, spec, params, *seed)
-    check_states(spec, states, f"what {initial} returned", "check it on one row of params", batch=1)
-    return states, params
+
+    frames: Array
+    account: Account
+    failures: Mapping[int, DeepZeroError]
+
+
+def _write(part: Path, shape: tuple[int, ...], spec: SolverSpec, place: int, moments: Iterable[_Moment]) -> _Moment:
+    """Write the frames of one simulation of a batch; returns the last moment.
+
+    Raises:
+        DeepZeroError: It failed; then there is no part.
+    """
+    with open_to_write(part) as file:
+        stored = file.create_dataset("frames", shape, spec.dtype)
+        for time, moment in enumerate(moments):
+            if place in moment.failures:
+                raise moment.failures[place]
+            stored[time] = moment.frames[place]
+    return moment
+
+
+def _moments(task: Task) -> Iterator[_Moment]:
+    """Compute the frames of a batch: one before every step that is not discarded, and the last. It ends if all failed."""
+    simulations = task.simulations
+    reference, spec = cached_solver(simulations.reference), cached_solver(simulations.source).spec
+    restrict = restriction_of(simulations.restrict, reference.spec, spec)
+    batch, account = Batch(reference, task.members, simulations.initial, task.policy), NO_COST
+    for step in range(simulations.steps + 1):
+        if batch.is_over or step >= simulations.discard:
+            yield _Moment(batch.restrict(restrict, spec), account, dict(batch.failures))
+        if batch.is_over:
+            return
+        if step < simulations.steps:
+            account += batch.step(step + 1)
 
 
 def cached_solver(component: Component) -> Solver:

@@ -12,8 +12,7 @@ from deepzero_sim.common.components import Component
 from deepzero_sim.common.hdf5_objects import json_of
 from deepzero_sim.common.requirements import require_data
 from deepzero_sim.common.settings import read
-from deepzero_sim.datasets.generation.ensembles import Member, ensemble
-from deepzero_sim.datasets.generation.simulation_tasks import initial_state
+from deepzero_sim.datasets.generation.ensembles import Member, ensemble, initial_state
 from deepzero_sim.datasets.generation.simulations import Simulations
 from deepzero_sim.datasets.times import ROUNDING
 from deepzero_sim.datasets.trajectories import Trajectories

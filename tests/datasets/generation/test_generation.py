@@ -64,6 +64,13 @@ def by_hand(reynolds: float) -> Array:
     return np.stack([*kept, restrict(states, coarse.spec)[0]])[20:]
 
 
+def parts_of(folder: Path) -> Path:
+    """Folder of the finished simulations of a file, by a digest of what it is made of: what is not said does not count."""
+    simulations = {key: value for key, value in asdict(WAKE).items() if key != "batch_size"}
+    made_of = json.dumps({"simulations": simulations, "params": REYNOLDS}, sort_keys=True)
+    return folder / f"wake.h5.{hashlib.sha256(made_of.encode()).hexdigest()[:12]}.parts"
+
+
 def content(path: Path) -> dict[str, bytes]:
     """Everything in a file, bit for bit."""
     found: dict[str, bytes] = {}
@@ -167,6 +174,7 @@ def config(folder: Path, steps: int) -> Path:
         "restrict": WAKE.restrict,
         "steps": steps,
         "discard": steps - 10,
+        "batch_size": 1,
     }
     files = [{"output": str(folder / "wake.h5"), "params": [[100.0], [200.0], [300.0], [400.0]]}]
     path = folder / "generate.yaml"
@@ -187,7 +195,7 @@ def test_killed_and_called_again_it_ends_the_same(tmp_path: Path) -> None:
     for part in killed.glob("*.parts/*.h5"):
         with h5py.File(part) as file:
             assert file["frames"].shape == (11, 2, 17, 9)
-    simulations, params = replace(WAKE, steps=steps, discard=steps - 10), [[100.0], [200.0], [300.0], [400.0]]
+    simulations, params = replace(WAKE, steps=steps, discard=steps - 10, batch_size=1), [[100.0], [200.0], [300.0], [400.0]]
     said = make(killed / "wake.h5", simulations, params)
     assert 1 <= said.count("found") < 4 and len(said) == 4
     assert make(whole / "wake.h5", simulations, params) == ["made"] * 4
@@ -197,9 +205,7 @@ def test_killed_and_called_again_it_ends_the_same(tmp_path: Path) -> None:
 
 def test_a_kill_just_before_the_end_leaves_nothing_behind(tmp_path: Path) -> None:
     make(tmp_path / "wake.h5")
-    settings = {"simulations": asdict(WAKE), "params": REYNOLDS}
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
-    (tmp_path / f"wake.h5.{digest}.parts").mkdir()
+    parts_of(tmp_path).mkdir()
     assert make(tmp_path / "wake.h5") == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["wake.h5", "wake.md"]
 
@@ -367,9 +373,7 @@ def test_a_list_of_failures_of_ours_is_replaced(tmp_path: Path) -> None:
 
 
 def test_files_of_others_among_the_parts_stay(tmp_path: Path) -> None:
-    settings = {"simulations": asdict(WAKE), "params": REYNOLDS}
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
-    parts = tmp_path / f"wake.h5.{digest}.parts"
+    parts = parts_of(tmp_path)
     parts.mkdir()
     (parts / "thesis.txt").write_text("mine")
     make(tmp_path / "wake.h5")
@@ -377,9 +381,7 @@ def test_files_of_others_among_the_parts_stay(tmp_path: Path) -> None:
 
 
 def test_a_part_of_another_shape_or_with_values_elsewhere_is_refused(tmp_path: Path) -> None:
-    settings = {"simulations": asdict(WAKE), "params": REYNOLDS}
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
-    part = tmp_path / f"wake.h5.{digest}.parts" / "0000.h5"
+    part = parts_of(tmp_path) / "0000.h5"
     part.parent.mkdir()
     (tmp_path / "secret").write_bytes(bytes(11 * 2 * 17 * 9 * 4))
     for options, says in (
