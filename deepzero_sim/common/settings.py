@@ -62,6 +62,15 @@ class Rule:
 class Settings:
     """Base of settings whose rules hold however they are made."""
 
+    @classmethod
+    def complete(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return plain values with those that follow from others of them, before they are read.
+
+        Args:
+            values: Plain values by the names of settings.
+        """
+        return values
+
     def __post_init__(self) -> None:
         settings: Any = type(self)
         for key, kind in hints(settings).items():
@@ -309,6 +318,7 @@ def _read_keys(kind: Any, settings: type, value: Any, key: str) -> Any:
     _require_keys(kind, value, key)
     kinds, default = hints(settings), defaults(settings)
     require_known(value, list(kinds), key or "settings")
+    value = settings.complete(value) if issubclass(settings, Settings) else value
     names = {name: f"{key}.{name}".lstrip(".") for name in kinds}
     missing = [names[name] for name in kinds if name not in value and default[name] is MISSING]
     if missing:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from deepzero_sim.cli.options import Command
+from deepzero_sim.common.components import Component
 from deepzero_sim.common.settings import Settings
 from deepzero_sim.datasets.generation.simulations import Simulations
 from deepzero_sim.errors import ConfigError
@@ -40,16 +43,43 @@ class GenerateSettings(Settings):
     """Data to be made.
 
     Args:
-        simulations: Solvers, initial states, restriction and length.
+        simulations: Solvers, initial states, restriction and length. A reference without a name is the source but for the args
+            that it has.
         files: Files to write.
         workers: Workers that run simulations.
         on_failure: Response to a step of the reference solver that fails: abort or retry(3); or a mapping from kinds to these.
+        solver: Coarse solver, as the other commands take it: the source of simulations that name none.
     """
 
     simulations: Simulations
     files: list[DataFile]
     workers: Workers = field(default_factory=Workers)
     on_failure: OnFailure = "abort"
+    solver: Component | None = None
+
+    @classmethod
+    def complete(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Take the source from the solver, and from the source what a reference without a name leaves out.
+
+        Raises:
+            ConfigError: The source is there twice, or nothing says what the reference is based on.
+        """
+        simulations, solver = values.get("simulations"), values.get("solver")
+        if not isinstance(simulations, Mapping):
+            return values
+        source = simulations.get("source", solver)
+        if solver is not None and source != solver:
+            raise ConfigError("simulations.source is another solver than solver: leave out one of them.")
+        if source is None:
+            raise ConfigError(
+                "the following settings are required: simulations.source, or solver in its place, such as --config solver.yaml "
+                "before the settings of the data."
+            )
+        reference = simulations.get("reference")
+        if isinstance(reference, Mapping) and "name" not in reference and isinstance(source, Mapping):
+            reference = _merge(source, reference)
+        given = {"reference": reference} if "reference" in simulations else {}
+        return {**values, "simulations": {**simulations, "source": source, **given}}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -63,6 +93,12 @@ class GenerateSettings(Settings):
         shared = next((card for card in cards if cards.count(card) > 1), None)
         if shared is not None:
             raise ConfigError(f"each output must have a name and a card of its own, but two would be {shared}: rename one.")
+
+
+def _merge(source: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return keys and values with changes to some, at any depth."""
+    both = {key for key, value in changes.items() if isinstance(value, Mapping) and isinstance(source.get(key), Mapping)}
+    return {**source, **{key: _merge(source[key], value) if key in both else value for key, value in changes.items()}}
 
 
 COMMANDS = {"generate": Command(GenerateSettings, "generate.make_data")}
