@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
-import importlib.util
 import inspect
 import sys
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,6 +18,7 @@ import numpy as np
 from deepzero_sim.common.arguments import keywords, misuse
 from deepzero_sim.common.requirements import did_you_mean
 from deepzero_sim.common.types import read_only_copy
+from deepzero_sim.common.user_files import import_file
 from deepzero_sim.errors import ArgumentError, ConfigError, DeepZeroError
 
 
@@ -104,7 +102,7 @@ def load(name: str) -> Any:
         path, _, attribute = name.rpartition(".")
     if not path or not attribute:
         raise ConfigError(f"expected an import path (package.module.Name) or file.py:Name, not {name!r}.")
-    module = _module_from_file(Path(path), name) if path.endswith(".py") else _module(path, name)
+    module = import_file(Path(path), name) if path.endswith(".py") else _module(path, name)
     try:
         return getattr(module, attribute)
     except AttributeError as error:
@@ -126,7 +124,7 @@ def load_factory(name: str, kind: Kind) -> Any:
     if name.startswith(HANDED):
         return named
     function = named.func if isinstance(named, partial) else named
-    if _is_file(name) and _is_defined_in(function, _module_from_file(Path(name.rpartition(":")[0]), name)):
+    if _is_file(name) and _is_defined_in(function, import_file(Path(name.rpartition(":")[0]), name)):
         return named
     made = function if isinstance(function, type) else _return_class(function) if callable(function) else None
     if (made is not None and kind.fits(made)) or kind.fits(type(named)):
@@ -220,10 +218,6 @@ def call_function(name: str, *arguments: Any) -> Any:
     return returned.copy() if isinstance(returned, np.ndarray) else returned
 
 
-#: Lock while a file is imported; reentrant, since a file may name others.
-_importing = threading.RLock()
-
-
 def _module(path: str, name: str) -> ModuleType:
     try:
         return importlib.import_module(path)
@@ -235,30 +229,3 @@ def _module(path: str, name: str) -> ModuleType:
         ) from error
     except (Exception, SystemExit) as error:
         raise ConfigError(f"importing {path!r} raised {type(error).__name__}: {error}; mend the module.") from error
-
-
-def _module_from_file(path: Path, name: str) -> ModuleType:
-    """Import a file once; under a name of its own, so that worker processes can be sent what it defines."""
-    if not path.is_file():
-        raise ConfigError(f"there is no file {path} for {name!r}: check the path, it is relative to the current folder.")
-    resolved = path.resolve()
-    key = f"deepzero_sim_user_{path.stem}_{hashlib.sha256(str(resolved).encode()).hexdigest()[:8]}"
-    with _importing:  # another thread must not see half of it
-        return sys.modules.get(key) or _execute(key, path, resolved)
-
-
-def _execute(key: str, path: Path, resolved: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(key, resolved)
-    assert spec is not None and spec.loader is not None  # a .py file always has both
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[key] = module
-    try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        del sys.modules[key]
-        raise ConfigError(f"importing {path} raised {type(error).__name__}: {error}; mend the file.") from error
-    # workers cannot import it by this name: it is sent to them by value
-    import cloudpickle  # noqa: PLC0415
-
-    cloudpickle.register_pickle_by_value(module)
-    return module
