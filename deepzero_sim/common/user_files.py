@@ -24,8 +24,9 @@ from typing import Any
 
 from deepzero_sim.errors import ConfigError
 
-#: Beginning of the names of modules that are files of the user's.
-PREFIX = "deepzero_sim_user_"
+#: This package, and the beginning of the names of modules that are files of the user's.
+PACKAGE = "deepzero_sim"
+PREFIX = f"{PACKAGE}_user_"
 
 _OWN_NAME = re.compile(rf"{PREFIX}(\w+)_[0-9a-f]{{8}}")
 
@@ -82,7 +83,7 @@ def neighbours(path: Path) -> list[Path]:
     All files of a package count that is imported. Import statements are read, and nothing is run; what cannot be read has none.
 
     Args:
-        path: File of Python, a whole path.
+        path: File of Python.
     """
     found: dict[Path, None] = {}
     left = [path]
@@ -112,7 +113,12 @@ def _names_of(node: ast.AST) -> Iterator[str]:
 
 
 def _neighbour(folder: Path, name: str) -> Path | None:
-    """Return the file of a folder that an import of a name, without dots, would run; None if there is none."""
+    """Return the file of a folder that an import of a name, without dots, would run; None if there is none.
+
+    A clone of this package is none: whoever imports it means the one that runs.
+    """
+    if name == PACKAGE:
+        return None
     for file in (folder / name / "__init__.py", folder / f"{name}.py"):
         if file.is_file():
             return file
@@ -129,7 +135,7 @@ def _require_unambiguous(asked: Path, resolved: Path) -> None:
     for file in (resolved, *neighbours(resolved)):
         for name in sorted(_names_in_imports(file)):
             beside = _neighbour(resolved.parent, name)
-            other = None if beside is None or name == "deepzero_sim" else _origin(name)
+            other = None if beside is None else _origin(name)
             if other is not None and Path(other).resolve() != beside:
                 what = "of Python itself" if name in sys.stdlib_module_names else f"installed as {other}"
                 raise ConfigError(

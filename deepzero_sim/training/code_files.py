@@ -1,29 +1,48 @@
-"""Files of code that a run's settings name as `file.py:Name`: digests of what they held when it was started."""
+"""Files of code of a run: digests of what they held when it was started.
+
+They are those that its settings name as `file.py:Name`, and those in the same folder that these import.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from deepzero_sim.common.user_files import neighbours
 from deepzero_sim.training.checkpoints import read_start
 
 _CODE = re.compile(r"(.+\.py):[^\W\d]\w*")
 
 
 def digests_of_code(settings: Any, folder: Path | None = None) -> dict[str, str]:
-    """Compute the SHA-256 of each file of code that settings name, by its path as they have it.
+    """Compute the SHA-256 of each file of code that settings name, and of those that it imports from its own folder.
 
     Args:
         settings: Settings, plain values only.
         folder: Folder where relative paths are found; None for the current one.
+
+    Returns:
+        Digests by the files' paths, as the settings have them: relative ones for what they name by a relative path.
     """
+    named = sorted(set(_files(settings)))
+    return _digests([path for name in named for path in (name, *_imported_by(name, folder or Path()))], folder or Path())
+
+
+def _imported_by(name: str, folder: Path) -> list[str]:
+    """List what a file imports from its own folder, by paths that begin as its own does."""
+    file = folder / name
+    beside = neighbours(file) if file.is_file() else []
+    return [str(Path(name).parent / path.relative_to(file.parent)) for path in beside]
+
+
+def _digests(names: Iterable[str], folder: Path) -> dict[str, str]:
     found = {}
-    for name in sorted(set(_files(settings))):
-        file = (folder or Path()) / name
+    for name in names:
+        file = folder / name
         with suppress(OSError):
             if file.is_file():
                 found[name] = hashlib.sha256(file.read_bytes()).hexdigest()
@@ -39,7 +58,7 @@ def changed_code(path: Path, folder: Path | None) -> list[str]:
     """
     start = read_start(path)
     before = {} if start is None else start.code
-    now = digests_of_code([f"{name}:Name" for name in before], folder)
+    now = _digests(before, folder or Path())
     return [name for name, digest in now.items() if digest != before[name]]
 
 
