@@ -31,6 +31,17 @@ def write_times(ratio: float) -> str:
     return f"{ratio:,.0f}" if ratio >= 9.95 else f"{ratio:.2g}"
 
 
+def write_speed(ratio: float) -> str:
+    """Write how fast something is by another: `12 times as fast as`, or `as fast as`."""
+    times = write_times(ratio)
+    return "as fast as" if times == "1" else f"{times} times as fast as"
+
+
+def write_multiple(ratio: float) -> str:
+    """Write a share of about 1 or more: `103 % of`, `2.5 times`."""
+    return f"{100 * ratio:.0f} % of" if ratio < 2 else f"{write_times(ratio)} times"
+
+
 def write_share(ratio: float) -> str:
     """Write a ratio below 1 in percent: `12 %`, `0.3 %`."""
     percent = 100 * ratio

@@ -90,7 +90,7 @@ def _paired(comparison: Comparison) -> dict[str, Any]:
 
 
 def _pairing(found: Pairing) -> dict[str, Any]:
-    return {**asdict(found), "difference": or_null(found.difference), "p": found.p}
+    return {**asdict(found), "difference": or_null(found.difference), "spread": or_null(found.spread), "p": found.p}
 
 
 def _simulations(comparison: Comparison) -> list[dict[str, Any]]:
@@ -100,7 +100,7 @@ def _simulations(comparison: Comparison) -> list[dict[str, Any]]:
     }
     return [
         {
-            "simulation": number,
+            "simulation": comparison.number(number),
             "parameters": parameter_values(comparison, number),
             "errors": {
                 name: {"mae": or_null(mae[number]), "relative": or_null(relative[number])}
@@ -113,10 +113,7 @@ def _simulations(comparison: Comparison) -> list[dict[str, Any]]:
 
 def _speed(speed: Speed) -> dict[str, Any]:
     return {
-        "seconds_per_step_and_state": {
-            name: [{"states": time.states, "seconds": time.seconds, "calls": time.calls} for time in times]
-            for name, times in speed.times.items()
-        },
+        "seconds_per_step_and_state": {name: [asdict(time) for time in times] for name, times in speed.times.items()},
         "threads": 1,
         "solver_steps": dict(speed.solver_steps),
         "without_reference": speed.without_reference,

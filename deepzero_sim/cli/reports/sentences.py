@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from deepzero_sim.cli.reports.numbers import write_error, write_milliseconds, write_share, write_times
+from deepzero_sim.cli.reports.numbers import write_error, write_milliseconds, write_multiple, write_share, write_speed
 from deepzero_sim.cli.reports.tables import channel_names, pairings
+from deepzero_sim.datasets.units import with_amount
+from deepzero_sim.training.runs.pairing import Pairing, pair
 from deepzero_sim.training.runs.speed import REFERENCE
 
 if TYPE_CHECKING:
@@ -16,15 +18,25 @@ if TYPE_CHECKING:
 #: Simulations below which a sign test can say little: with eight of them, chance alone favours one side 1 time in 128.
 FEW = 8
 
+#: Share of the solver's error from which on a method hardly pays, and from which on it is no better, as rounded.
+HARDLY, NO_BETTER = 0.9, 0.995
+
+#: End of a sentence on a difference that the simulations do not bear out.
+WITHIN = "a difference within its spread over the simulations"
+
 
 def answer(comparison: Comparison) -> str:
     """Say in a few sentences whether the best method pays: its error, the time of its steps, and how it stands to NON."""
     best = best_method(comparison)
     if best is None:
-        steps, simulations = comparison.references.shape[1], len(comparison.references)
         error = f"a {comparison.measure.words} of {_amount(comparison, 'SRC')}"
-        return f"The solver alone has {error} over {steps} steps of {simulations} simulations."
-    parts = (_error_sentence(comparison, best), _speed_sentence(comparison, best), _non_sentence(comparison, best))
+        return f"The solver alone has {error} over {comparison.horizon} of {_count(len(comparison.references))}."
+    parts = (
+        _error_sentence(comparison, best),
+        _speed_sentence(comparison, best),
+        _non_sentence(comparison, best),
+        _peers_sentence(comparison, best),
+    )
     return " ".join(filter(None, parts))
 
 
@@ -39,15 +51,27 @@ def _mean(comparison: Comparison, name: str) -> float:
 
 
 def _amount(comparison: Comparison, name: str) -> str:
-    return f"{write_error(_mean(comparison, name))} {comparison.measure.unit}".strip()
+    return _with_unit(comparison, _mean(comparison, name))
+
+
+def _with_unit(comparison: Comparison, error: float) -> str:
+    return with_amount(write_error(error), comparison.measure.unit)
+
+
+def _count(simulations: int) -> str:
+    return f"{simulations} simulation{'s' if simulations > 1 else ''}"
 
 
 def _against(comparison: Comparison, name: str, other: str, theirs: Evaluation) -> str:
-    """Write two errors and in how many simulations the first is smaller."""
+    """Write two errors, their horizon, in how many simulations the first is smaller, and whether that says something."""
     measure, found = comparison.measure, pairings(comparison)[name][other]
-    amount = f"{write_error(measure.mean(theirs))} {measure.unit}".strip()
-    amounts = f"{measure.words} {_amount(comparison, name)} against {amount}"
-    return f"{amounts}, better in {found.better} of {found.simulations} simulations"
+    amounts = f"{measure.words} {_amount(comparison, name)} against {_with_unit(comparison, measure.mean(theirs))}"
+    better = f"better in {found.better} of {_count(found.simulations)}"
+    return f"{amounts} over {comparison.horizon}, {better}{_within(found)}"
+
+
+def _within(found: Pairing) -> str:
+    return f"; {WITHIN}" if found.is_within_spread else ""
 
 
 def _lost(comparison: Comparison, name: str) -> int:
@@ -60,7 +84,7 @@ def _error_sentence(comparison: Comparison, best: str) -> str:
     ours, source = _mean(comparison, best), _mean(comparison, "SRC")
     if lost:
         return (
-            f"It does not pay yet: {best} diverges or fails in {lost} of {simulations} simulations, the solver alone in "
+            f"It does not pay yet: {best} diverges or fails in {lost} of {_count(simulations)}, the solver alone in "
             f"{without or 'none'}."
         )
     if without:
@@ -73,10 +97,13 @@ def _error_sentence(comparison: Comparison, best: str) -> str:
             f"There is nothing to correct: the solver alone has a {comparison.measure.words} of {_amount(comparison, 'SRC')}."
         )
     against = _against(comparison, best, "SRC", comparison.methods["SRC"].evaluation)
-    if ours >= source:
-        share = "no less error than" if ours == source else f"{write_times(ours / source)} times the error of"
-        return f"It does not pay: {best} has {share} the solver alone ({against})."
-    return f"{best} leaves {write_share(ours / source)} of the error of the solver alone ({against})."
+    share = ours / source
+    if share > 1 / NO_BETTER:
+        return f"It does not pay: {best} has {write_multiple(share)} the error of the solver alone ({against})."
+    if share >= NO_BETTER:
+        return f"It does not pay: {best} is no better than the solver alone ({against})."
+    leaves = f"{best} leaves {write_share(share)} of the error of the solver alone ({against})."
+    return f"It hardly pays: {leaves}" if share >= HARDLY else leaves
 
 
 def _speed_sentence(comparison: Comparison, best: str) -> str:
@@ -85,15 +112,29 @@ def _speed_sentence(comparison: Comparison, best: str) -> str:
     corrected, coarse, fine = (None if speed is None else speed.seconds(name) for name in (best, "SRC", REFERENCE))
     if corrected is None or coarse is None:
         return ""
+    assert speed is not None
     times = f"Corrected: {write_milliseconds(corrected)} ms a step, coarse {write_milliseconds(coarse)}"
+    times += "" if fine is None else f", fine {write_milliseconds(fine)}"
+    if speed.is_noise(best):
+        times += f" (what the correction costs is within the noise of the timing: {_ranges(comparison, best)})"
     if fine is None:
         return f"{times}; the reference was not timed."
-    times = f"{times}, fine {write_milliseconds(fine)}"
     if corrected >= fine:
-        return f"{times}: it does not pay, for the reference itself is {write_times(corrected / fine)} times as fast."
+        return f"{times}: it does not pay, for the reference itself is {write_speed(corrected / fine)} the corrected solver."
     share = _mean(comparison, best) / _mean(comparison, "SRC") if _mean(comparison, "SRC") > 0 else math.nan
-    error = f" at {write_share(share)} of the coarse solver's error" if share < 1 else ""
-    return f"{times}: {write_times(fine / corrected)} times as fast as the reference{error}."
+    error = f" at {write_share(share)} of the coarse solver's error" if share < NO_BETTER else ""
+    return f"{times}: {write_speed(fine / corrected)} the reference{error}."
+
+
+def _ranges(comparison: Comparison, best: str) -> str:
+    """Write between which times half of the calls lie; that there was one series of calls where no more are known."""
+    assert comparison.speed is not None
+    words = {"corrected": best, "coarse": "SRC"}
+    found = {word: comparison.speed.times[name][0].quartiles for word, name in words.items()}
+    if not all(found.values()):
+        return "they were timed one after the other, in rollouts"
+    listed = (f"{word} {write_milliseconds(pair[0])} to {write_milliseconds(pair[1])}" for word, pair in found.items() if pair)
+    return f"half of the calls take {', '.join(listed)} ms"
 
 
 def _non_sentence(comparison: Comparison, best: str) -> str:
@@ -108,8 +149,21 @@ def _non_sentence(comparison: Comparison, best: str) -> str:
     ours, theirs = _mean(comparison, best), comparison.measure.mean(non)
     if best == "NON" or not 0 < theirs < math.inf or not math.isfinite(ours):
         return ""
-    share = f"{write_share(ours / theirs)} of" if ours < theirs else f"{write_times(ours / theirs)} times"
-    return f"Against NON it has {share} the error ({_against(comparison, best, 'NON', non)})."
+    share, against = ours / theirs, _against(comparison, best, "NON", non)
+    if NO_BETTER <= share <= 1 / NO_BETTER:
+        return f"It is no better than NON ({against})."
+    amount = f"{write_share(share)} of" if share < 1 else write_multiple(share)
+    return f"Against NON it has {amount} the error ({against})."
+
+
+def _peers_sentence(comparison: Comparison, best: str) -> str:
+    """Name the other methods that the best one is better than by less than the spread of the difference; none but NON."""
+    errors = {name: comparison.measure.of_simulations(one.evaluation) for name, one in comparison.methods.items()}
+    peers = [name for name in errors if name not in ("SRC", "NON", best) and pair(errors[name], errors[best]).is_within_spread]
+    if not peers:
+        return ""
+    them = f"that of {peers[0]}" if len(peers) == 1 else f"those of {', '.join(peers[:-1])} and {peers[-1]}"
+    return f"Its error differs from {them} by less than the spread over the simulations."
 
 
 def few_simulations(count: int) -> str:
@@ -150,7 +204,7 @@ def failure_sentences(comparison: Comparison) -> list[str]:
 
 def _harm(comparison: Comparison) -> list[str]:
     """Write a sentence for each method that is worse than the solver alone, than NON, or than what it started from."""
-    sentences = []
+    sentences, paired = [], pairings(comparison)
     for name in comparison.methods:
         bases = {
             base: _mean(comparison, base) for base in ("SRC", "NON") if base in comparison.methods and name not in ("SRC", base)
@@ -162,7 +216,8 @@ def _harm(comparison: Comparison) -> list[str]:
             words[start.name] = f"{start.name}, the network that it started from"
         ours = _mean(comparison, name)
         sentences += [
-            f"{name} is worse than {words[base]}: {comparison.measure.words} {write_error(ours)} against {write_error(theirs)}."
+            f"{name} is worse than {words[base]}: {comparison.measure.words} {write_error(ours)} against {write_error(theirs)}"
+            f"{_within(paired[name][base])}."
             for base, theirs in bases.items()
             if ours > theirs
         ]
@@ -202,7 +257,8 @@ def speed_sentences(comparison: Comparison) -> list[str]:
     taken = sum(speed.solver_steps.values())
     calls = min((time.calls for times in speed.times.values() for time in times), default=0)
     sentences = [
-        f"Medians of {calls} calls or more, in turns, on one thread; these {taken:,} steps are not counted as training."
+        f"Medians of {calls} calls or more, in turns, on one thread, with the quartiles in brackets; these {taken:,} steps are "
+        "not counted as training."
         if taken
         else "A step takes so long that its time is that of the rollouts, on one thread."
     ]

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from deepzero_sim.cli.reports.numbers import write_error, write_milliseconds, write_ratio, write_times
+from deepzero_sim.datasets.units import with_unit
 from deepzero_sim.training.runs.learning import Learning
-from deepzero_sim.training.runs.measure import with_unit
 from deepzero_sim.training.runs.pairing import Pairing, pair
-from deepzero_sim.training.runs.speed import REFERENCE
+from deepzero_sim.training.runs.speed import REFERENCE, StepTime
 
 if TYPE_CHECKING:
     from deepzero_sim.training.runs.comparison import Comparison
@@ -86,7 +86,7 @@ def simulation_rows(comparison: Comparison) -> Table:
     names = [with_unit(name, unit) for name, unit in zip(parameter_values(comparison, 0), units, strict=False)]
     body = [
         (
-            str(number),
+            str(comparison.number(number)),
             *(f"{value:g}" for value in parameter_values(comparison, number).values()),
             *(write_error(values[number]) for values in errors.values()),
         )
@@ -127,14 +127,22 @@ def speed_rows(comparison: Comparison) -> Table:
     sizes = list(dict.fromkeys(time.states for times in speed.times.values() for time in times))
     reference, body = speed.seconds(REFERENCE), Table()
     for name in [*comparison.methods, REFERENCE]:
-        found = {time.states: time.seconds for time in speed.times.get(name, ())}
+        found = {time.states: time for time in speed.times.get(name, ())}
         seconds = speed.seconds(name)
         if seconds is not None:
-            cells = [write_milliseconds(found[states]) if states in found else "-" for states in sizes]
+            cells = [_write_time(found[states]) if states in found else "-" for states in sizes]
             faster = [write_times(reference / seconds)] if reference is not None else []
             body.append((_who(name), *cells, *faster))
     heads = ["ms, 1 state a call" if states == 1 else f"ms a state, {states} a call" for states in sizes]
     return [("step of", *heads, *(["times as fast as the reference"] if reference is not None else [])), *body]
+
+
+def _write_time(time: StepTime) -> str:
+    """Write the median of a step's times, and the quartiles in brackets if they are known."""
+    if time.quartiles is None:
+        return write_milliseconds(time.seconds)
+    low, high = map(write_milliseconds, time.quartiles)
+    return f"{write_milliseconds(time.seconds)} ({low} to {high})"
 
 
 def _who(name: str) -> str:

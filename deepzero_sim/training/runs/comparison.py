@@ -8,7 +8,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from deepzero_sim.common.types import Array
 from deepzero_sim.coupling.evaluation import Evaluation, measure_errors, read_first_frames
@@ -18,6 +20,7 @@ from deepzero_sim.datasets.fitting.spacing import spacing_warning
 from deepzero_sim.datasets.opening import metadata_of, open_trajectories
 from deepzero_sim.datasets.source import DataSource, as_source
 from deepzero_sim.datasets.trajectories import Trajectories, require_agreement
+from deepzero_sim.datasets.units import with_amount
 from deepzero_sim.errors import ConfigError, RunError
 from deepzero_sim.models.corrector import NoCorrection
 from deepzero_sim.solver.spec import SolverSpec
@@ -30,7 +33,8 @@ from deepzero_sim.training.runs.measure import Measure, measure_of
 from deepzero_sim.training.runs.speed import Speed, measure_speed
 from deepzero_sim.training.runs.trained_run import differences_accepted_by, parts_without_trust, run_settings, trained_loop
 from deepzero_sim.training.runs.warnings import code_warnings, data_warnings
-from deepzero_sim.training.validation import findings_of, network_digest, record_of
+from deepzero_sim.training.validation import network_digest
+from deepzero_sim.training.validation_record import findings_of, record_of
 
 
 @dataclass(frozen=True)
@@ -130,6 +134,10 @@ class Comparison:
         warnings: Sentences on what may make the results say something else than they seem to.
         solver_steps: Number of solver steps of the comparison itself, by what they were taken for.
         choices: Sentences on which network is used of runs that kept the best one.
+        initial: First frames, from which the rollouts begin, `(S, C, *N)`; None where they are not known.
+        numbers: Numbers of the simulations in their file; 0, 1, 2 and so on if None.
+        times: Times of the first frame and of every step, `(T + 1,)`; multiples of the solver's step if None.
+        time_unit: Unit of these times, empty if nobody said.
     """
 
     methods: Mapping[str, MethodResult]
@@ -143,6 +151,24 @@ class Comparison:
     warnings: Sequence[str] = ()
     solver_steps: Mapping[str, int] = field(default_factory=dict)
     choices: Sequence[str] = ()
+    initial: torch.Tensor | None = None
+    numbers: Sequence[int] | None = None
+    times: NDArray[np.float64] | None = None
+    time_unit: str = ""
+
+    def number(self, simulation: int) -> int:
+        """Return the number in its file of a simulation that was evaluated."""
+        return simulation if self.numbers is None else self.numbers[simulation]
+
+    def time(self, step: int) -> float:
+        """Return the time after so many steps."""
+        return self.spec.dt * step if self.times is None else float(self.times[step])
+
+    @property
+    def horizon(self) -> str:
+        """Length of the rollouts in steps and time."""
+        steps = self.references.shape[1]
+        return f"{steps} step{'s' if steps > 1 else ''} to t = {with_amount(f'{self.time(steps):.6g}', self.time_unit)}"
 
     @property
     def measure(self) -> Measure:
@@ -228,6 +254,10 @@ def compare(
         ],
         {what: count for what, count in solver_steps.items() if count},
         [f"{name}: {one.choice}" for name, one in found.items() if one.choice],
+        torch.from_numpy(data.frames[:, 0]),
+        data.numbers,
+        None if data.times is None else data.times[: data.frames.shape[1]],
+        data.time_unit or spec.time_unit,
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from deepzero_sim.coupling.evaluation import Evaluation
+from deepzero_sim.datasets.units import with_unit
 from deepzero_sim.solver.spec import SolverSpec
 
 
@@ -68,8 +69,3 @@ def measure_of(spec: SolverSpec) -> Measure:
     """
     units = set(spec.channel_units)
     return RELATIVE if len(units) > 1 else Measure("MAE", "mean absolute error", next(iter(units), ""))
-
-
-def with_unit(name: str, unit: str) -> str:
-    """Write a quantity with its unit: `MAE (m)`."""
-    return f"{name} ({unit})" if unit else name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,12 +17,19 @@ class Pairing:
         better: Number of simulations in which the method's error is smaller.
         worse: Number of simulations in which it is larger.
         equal: Number of simulations in which it is the same.
+        spread: Standard deviation over the simulations of the differences; NaN where one is not finite, or of one simulation.
     """
 
     difference: float
     better: int
     worse: int
     equal: int
+    spread: float = math.nan
+
+    @property
+    def is_within_spread(self) -> bool:
+        """True if the simulations differ among each other by more than the methods do on average."""
+        return 0 < abs(self.difference) < self.spread
 
     @property
     def simulations(self) -> int:
@@ -45,4 +53,8 @@ def pair(errors: Sequence[float], others: Sequence[float]) -> Pairing:
     """
     pairs = list(zip(errors, others, strict=True))
     better, worse = (sum(a < b for a, b in pairs), sum(a > b for a, b in pairs))
-    return Pairing(math.fsum(errors) / len(pairs) - math.fsum(others) / len(pairs), better, worse, len(pairs) - better - worse)
+    difference = math.fsum(errors) / len(pairs) - math.fsum(others) / len(pairs)
+    differences = [a - b for a, b in pairs]
+    known = len(pairs) > 1 and all(map(math.isfinite, differences))
+    spread = statistics.stdev(differences) if known else math.nan
+    return Pairing(difference, better, worse, len(pairs) - better - worse, spread)

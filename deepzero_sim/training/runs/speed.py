@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
+import numpy as np
 import torch
 
 from deepzero_sim.common.types import to_array, to_array_or_none
@@ -26,8 +26,12 @@ from deepzero_sim.training.runs.reference import Reference, reference_of
 #: Name of the reference solver among the methods.
 REFERENCE = "reference"
 
-#: Seconds that the calls with one number of states may take together, and least and most calls of each in that time.
-BUDGET, LEAST_CALLS, MOST_CALLS = 0.5, 3, 25
+#: Seconds that the calls with one number of states may take together, and least and most calls of each in that time. Two
+#: numbers of states are timed: an evaluation takes about two seconds longer for it, and some ten if steps are slow.
+BUDGET, LEAST_CALLS, MOST_CALLS = 1.0, 5, 51
+
+#: Seconds that a call of the reference, or one of each loop, may take for there to be another one.
+LONGEST = 0.5
 
 
 @dataclass(frozen=True)
@@ -38,11 +42,13 @@ class StepTime:
         states: Number of states that a call advances.
         calls: Number of calls.
         seconds: Seconds of a call divided by the number of its states, the median over calls.
+        quartiles: First and third quartile of the same; None where calls were not timed one by one.
     """
 
     states: int
     calls: int
     seconds: float
+    quartiles: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,13 @@ class Speed:
         times = self.times.get(name)
         return times[0].seconds if times else None
 
+    def is_noise(self, name: str) -> bool:
+        """Tell whether a corrected step differs from the coarse one that it contains by no more than the timing varies."""
+        ours, source = self.times[name][0], self.times["SRC"][0]
+        if ours.seconds <= source.seconds:  # impossible but for noise
+            return True
+        return ours.quartiles is not None and source.quartiles is not None and ours.quartiles[0] < source.quartiles[1]
+
 
 #: Function that takes one step of some states, and returns the number of states that its solver was called for.
 _Step = Callable[[], int]
@@ -72,7 +85,7 @@ _Step = Callable[[], int]
 def measure_speed(loops: Mapping[str, SolverLoop], evaluations: Mapping[str, Evaluation], data: Trajectories) -> Speed:
     """Measure the time of a step from the first frames: of each loop, and of the reference that the data name.
 
-    Loops so slow that a round of calls would take longer than the budget are not called again: the time of their rollouts is
+    Loops so slow that a round of calls would take longer than half a second are not called again: the time of their rollouts is
     taken. A slow reference is called once.
 
     Args:
@@ -87,7 +100,7 @@ def measure_speed(loops: Mapping[str, SolverLoop], evaluations: Mapping[str, Eva
     with single_threaded(), torch.no_grad():
         for states in dict.fromkeys((1, simulations)):
             round_of_loops = states * sum(_seconds_in_rollout(evaluations[name]) for name in loops)
-            stopwatch.measure({**(steps_of if round_of_loops <= BUDGET else {}), **of_reference}, states)
+            stopwatch.measure({**(steps_of if round_of_loops <= LONGEST else {}), **of_reference}, states)
     for name, evaluation in evaluations.items():
         times = stopwatch.times.setdefault(name, [])
         if simulations not in [one.states for one in times]:
@@ -123,6 +136,12 @@ def _time_in_rollout(evaluation: Evaluation) -> StepTime:
     return StepTime(simulations, steps, _seconds_in_rollout(evaluation))
 
 
+def _summarise(seconds: Sequence[float], states: int) -> StepTime:
+    """Return the median of calls, and their quartiles if there are several."""
+    low, middle, high = (float(value) / states for value in np.quantile(seconds, (0.25, 0.5, 0.75)))
+    return StepTime(states, len(seconds), middle, (low, high) if len(seconds) > 1 else None)
+
+
 class _Stopwatch:
     """Times of calls, taken in turns, so that a machine that is busy for a while slows all of them down."""
 
@@ -143,24 +162,24 @@ class _Stopwatch:
         steps: dict[str, _Step] = {}
         samples: dict[str, list[float]] = {}
         for name, prepare in steps_of.items():
-            if self._seconds(name) * states > BUDGET:
+            if self._seconds(name) * states > LONGEST:
                 continue
             with self._noting_failure(name):
                 step = prepare(states)
                 first = self._time(name, step)
-                samples[name] = [first] if first > BUDGET else []
-                steps |= {} if first > BUDGET else {name: step}
+                samples[name] = [first] if first > LONGEST else []
+                steps |= {} if first > LONGEST else {name: step}
         started, rounds = time.perf_counter(), 0
         while steps and (rounds < LEAST_CALLS or (rounds < MOST_CALLS and time.perf_counter() - started < BUDGET)):
-            for name, step in steps.items():
+            turn = list(steps.items()) if rounds % 2 else list(steps.items())[::-1]  # none is always the first one
+            for name, step in turn:
                 with self._noting_failure(name):
                     samples[name].append(self._time(name, step))
             steps = {name: step for name, step in steps.items() if name not in self.failures}
             rounds += 1
         for name, seconds in samples.items():
             if seconds:
-                found = StepTime(states, len(seconds), statistics.median(seconds) / states)
-                self.times.setdefault(name, []).append(found)
+                self.times.setdefault(name, []).append(_summarise(seconds, states))
 
     @contextmanager
     def _noting_failure(self, name: str) -> Iterator[None]:

@@ -90,7 +90,14 @@ def test_results_are_json_whatever_diverged() -> None:
     assert said["channels"]["SRC"]["velocity_y"]["unit"] == WAKE.channel_units[0]
     assert said["channels"]["ZO-SOL"]["velocity_y"]["mae"] is None
     assert said["channels"]["ZO-SOL"]["velocity_x"]["std_of_reference"] is None
-    assert said["paired"]["methods"]["ZO-SOL"]["NON"] == {"difference": None, "better": 0, "worse": 3, "equal": 0, "p": 0.25}
+    assert said["paired"]["methods"]["ZO-SOL"]["NON"] == {
+        "difference": None,
+        "better": 0,
+        "worse": 3,
+        "equal": 0,
+        "spread": None,
+        "p": 0.25,
+    }
     assert said["simulations"][2]["parameters"] == {"reynolds": 300.0}
     assert said["simulations"][2]["errors"]["NON"]["mae"] == 0.05 and said["simulations"][2]["errors"]["ZO-SOL"]["mae"] is None
     assert "ZO-SOL: 2 of 3 simulations given up" in said["warnings"][0] and "NON leaves" in said["answer"]

@@ -9,7 +9,15 @@ import pytest
 import torch
 from comparisons import compare_states
 
-from deepzero_sim.cli.reports.numbers import write_error, write_milliseconds, write_ratio, write_share, write_times
+from deepzero_sim.cli.reports.numbers import (
+    write_error,
+    write_milliseconds,
+    write_multiple,
+    write_ratio,
+    write_share,
+    write_speed,
+    write_times,
+)
 from deepzero_sim.cli.reports.tables import channel_rows, learning_rows, paired_rows, rows, simulation_rows, speed_rows
 from deepzero_sim.solver.spec import SolverSpec
 from deepzero_sim.training.runs.comparison import Comparison, Start
@@ -82,6 +90,8 @@ def test_every_simulation_is_named_by_its_parameters() -> None:
     without = simulation_rows(water(SolverSpec(name="two", state_shape=(2, 8), dt=0.1)))
     assert without[0] == ("simulation", "SRC", "NON")
     assert len(simulation_rows(water(simulations=50))) == 21
+    some = simulation_rows(replace(water(), numbers=(7, 2, 11)))
+    assert [row[0] for row in some[1:]] == ["7", "2", "11"]  # as in the file, not in the selection
 
 
 def test_methods_are_paired_with_the_solver_and_with_non() -> None:
@@ -110,13 +120,13 @@ def test_times_of_steps_stand_beside_each_other() -> None:
     comparison = water()
     assert len(speed_rows(comparison)) == 1
     known = {
-        "SRC": [StepTime(1, 25, 0.0012), StepTime(3, 25, 0.0006)],
+        "SRC": [StepTime(1, 25, 0.0012, (0.0011, 0.0014)), StepTime(3, 25, 0.0006)],
         "NON": [StepTime(1, 25, 0.0038), StepTime(3, 25, 0.0019)],
         "reference": [StepTime(1, 3, 0.0456)],
     }
     assert speed_rows(replace(comparison, speed=Speed(known))) == [
         ("step of", "ms, 1 state a call", "ms a state, 3 a call", "times as fast as the reference"),
-        ("SRC, the solver alone", "1.20", "0.600", "38"),
+        ("SRC, the solver alone", "1.20 (1.10 to 1.40)", "0.600", "38"),
         ("NON", "3.80", "1.90", "12"),
         ("the reference solver", "45.6", "-", "1"),
     ]
@@ -150,6 +160,10 @@ def test_learning_begins_and_ends_with_a_tenth_of_its_losses() -> None:
         (write_milliseconds(0.1), "100"),
         (write_times(12.3), "12"),
         (write_times(0.234), "0.23"),
+        (write_speed(12.3), "12 times as fast as"),
+        (write_speed(1.04), "as fast as"),
+        (write_multiple(1.034), "103 % of"),
+        (write_multiple(2.5), "2.5 times"),
         (write_share(0.123), "12 %"),
         (write_share(0.00123), "0.12 %"),
     ],

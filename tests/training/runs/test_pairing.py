@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from itertools import product
 
 import pytest
@@ -12,7 +13,16 @@ from deepzero_sim.training.runs.pairing import Pairing, pair
 
 def test_differences_are_taken_simulation_by_simulation() -> None:
     found = pair([1.0, 2.0, 3.0, 4.0], [2.0, 4.0, 3.0, 3.0])
-    assert found == Pairing(-0.5, better=2, worse=1, equal=1) and found.simulations == 4
+    assert (
+        found == Pairing(-0.5, better=2, worse=1, equal=1, spread=statistics.stdev([-1, -2, 0, 1])) and found.simulations == 4
+    )
+
+
+def test_a_difference_is_within_its_spread_where_simulations_do_not_agree() -> None:
+    assert pair([1.0, 2.0, 3.0], [2.0, 1.0, 3.1]).is_within_spread
+    assert not pair([1.0, 2.0, 3.0], [2.0, 3.0, 4.1]).is_within_spread  # large steps between simulations, the same in both
+    assert not pair([1.0], [2.0]).is_within_spread and not pair([1.0, 2.0], [1.0, 2.0]).is_within_spread
+    assert not pair([math.inf, 1.0], [1.0, 2.0]).is_within_spread
 
 
 def test_a_rollout_that_diverged_is_worse_and_two_are_equal() -> None:

@@ -27,7 +27,7 @@ from deepzero_sim.models.corrector import NoCorrection
 from deepzero_sim.solver.contract import Solver
 from deepzero_sim.training.runs import speed
 from deepzero_sim.training.runs.reference import parts_of_simulations, reference_of
-from deepzero_sim.training.runs.speed import Speed, measure_speed
+from deepzero_sim.training.runs.speed import Speed, StepTime, measure_speed
 from deepzero_sim.training.runs.trust import trust_parts
 
 #: A reference of smaller steps that takes its time, and which counts its calls in a file.
@@ -116,7 +116,8 @@ def test_one_state_and_all_are_timed_and_their_steps_counted() -> None:
     assert found.solver_steps == {"solver": solver.states - before}
     for times in found.times.values():
         assert [one.states for one in times] == [1, 3]
-        assert all(speed.LEAST_CALLS <= one.calls <= speed.MOST_CALLS and one.seconds > 0 for one in times)
+        assert all(speed.LEAST_CALLS <= one.calls <= speed.MOST_CALLS for one in times)
+        assert all(one.quartiles is not None and 0 < one.quartiles[0] <= one.seconds <= one.quartiles[1] for one in times)
     assert found.seconds("NON") == found.times["NON"][0].seconds and found.seconds("reference") is None
 
 
@@ -141,8 +142,38 @@ def test_a_corrected_step_has_the_time_of_its_network() -> None:
     assert corrected - alone > 0.04 and alone < 0.05 and len(found.times["NON"]) == 1
 
 
+def test_none_is_always_timed_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that grows slower or faster within a round would favour the one that is always called first."""
+    monkeypatch.setattr(speed, "MOST_CALLS", 6)
+    order: list[str] = []
+
+    def prepare(name: str) -> Any:
+        return lambda states: lambda: order.append(name) or states
+
+    stopwatch = speed._Stopwatch()
+    stopwatch.measure({"SRC": prepare("SRC"), "NON": prepare("NON")}, 1)
+    warm, timed = order[:2], order[2:]
+    assert warm == ["SRC", "NON"] and timed == ["NON", "SRC", "SRC", "NON"] * 3
+    assert [one.calls for name in ("SRC", "NON") for one in stopwatch.times[name]] == [6, 6]
+
+
+@pytest.mark.parametrize(
+    ("corrected", "coarse", "noise"),
+    [
+        (StepTime(1, 5, 0.055), StepTime(1, 5, 0.076), True),  # it contains the coarse one
+        (StepTime(1, 5, 0.080, (0.070, 0.090)), StepTime(1, 5, 0.076, (0.070, 0.080)), True),
+        (StepTime(1, 5, 0.090, (0.085, 0.095)), StepTime(1, 5, 0.076, (0.070, 0.080)), False),
+        (StepTime(1, 5, 0.090), StepTime(1, 5, 0.076), False),
+    ],
+)
+def test_a_correction_that_costs_less_than_the_timing_varies_is_noise(
+    corrected: StepTime, coarse: StepTime, noise: bool
+) -> None:
+    assert Speed({"SRC": [coarse], "NON": [corrected]}).is_noise("NON") == noise
+
+
 def test_a_slow_solver_is_not_called_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(speed, "BUDGET", 0.05)
+    monkeypatch.setattr(speed, "LONGEST", 0.05)
     solver = Counting(Slow(0.03))
     data = line(simulations=2)
     loops = {"SRC": SolverLoop(solver, NoCorrection()), "NON": SolverLoop(solver, conv_corrector())}
@@ -186,7 +217,7 @@ def speed_on_params(data: Trajectories) -> Speed:
 
 def test_a_reference_too_slow_for_all_states_is_called_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = made(tmp_path, monkeypatch, pause=0.01)
-    monkeypatch.setattr(speed, "BUDGET", 0.005)
+    monkeypatch.setattr(speed, "LONGEST", 0.005)
     found = speed_on_params(data)
     (only,) = found.times["reference"]
     assert (only.states, only.calls) == (1, 1) and found.solver_steps["reference"] == 1
