@@ -14,8 +14,13 @@ from deepzero_sim.common.files import ArrayInParts, digest
 from deepzero_sim.common.requirements import require_that
 from deepzero_sim.common.types import Array
 from deepzero_sim.datasets.frames import Frames, blocks, select
+from deepzero_sim.errors import ConfigError
 from deepzero_sim.solver.spec import SolverSpec
 from deepzero_sim.solver.validation import check_states
+
+#: Arguments of a function of initial states, and kinds of arguments that are given by place.
+_ARGUMENTS = ("spec", "params", "seed")
+_BY_PLACE = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 #: Most simulations that a sentence lists.
 MOST_LISTED = 8
@@ -83,13 +88,26 @@ def _seed_of(seed: int, number: int) -> int:
 
 
 def takes_seed(name: str) -> bool:
-    """Tell a function of initial states that takes a seed: a third argument that is named so, or has no default."""
+    """Tell a function of initial states that takes a seed: a third argument that is named so, or has no default.
+
+    Raises:
+        ConfigError: There is no such function, or it takes neither `(spec, params)` nor `(spec, params, seed)`.
+    """
+    function = load(name)
     try:
-        parameters = list(inspect.signature(load(name)).parameters.values())
+        signature = inspect.signature(function)
     except (TypeError, ValueError):  # compiled, or no function at all, which is said where it is called
         return False
-    by_place = [entry for entry in parameters if entry.kind in (entry.POSITIONAL_ONLY, entry.POSITIONAL_OR_KEYWORD)]
-    return len(by_place) > 2 and (by_place[2].name == "seed" or by_place[2].default is inspect.Parameter.empty)
+    by_place = [entry for entry in signature.parameters.values() if entry.kind in _BY_PLACE]
+    seeded = len(by_place) > 2 and (by_place[2].name == "seed" or by_place[2].default is inspect.Parameter.empty)
+    try:
+        signature.bind(*_ARGUMENTS[: 3 if seeded else 2])
+    except TypeError as error:
+        raise ConfigError(
+            f"{name} makes initial states and is called as initial(spec, params) or initial(spec, params, seed), but it takes "
+            f"{signature}: write it in one of these forms."
+        ) from error
+    return seeded
 
 
 def initial_state(initial: str, spec: SolverSpec, member: Member) -> tuple[Array, Array]:

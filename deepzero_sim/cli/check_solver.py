@@ -9,19 +9,19 @@ import numpy as np
 from deepzero_sim.checks.solver.results import CheckInterruptedError, SolverCheck
 from deepzero_sim.checks.solver.solver_check import check_made_solver
 from deepzero_sim.checks.solver.subject import Subject, Training, subject_of
+from deepzero_sim.checks.solver.trial import SAMPLES
 from deepzero_sim.cli.console import console, print_table
 from deepzero_sim.cli.reports import solver_check
 from deepzero_sim.cli.settings.check_solver import CheckSolverSettings
-from deepzero_sim.common.components import call_function
 from deepzero_sim.common.settings import settings_to_dict
 from deepzero_sim.common.types import Array
 from deepzero_sim.datasets import trajectories
+from deepzero_sim.datasets.generation.ensembles import ensemble, initial_state, takes_seed
 from deepzero_sim.datasets.opening import open_trajectories
 from deepzero_sim.datasets.trajectories import Trajectories
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.solver.build import build_solver
 from deepzero_sim.solver.spec import SolverSpec
-from deepzero_sim.solver.validation import check_states
 from deepzero_sim.training.runs.trained_run import build_corrector, sample_states
 
 
@@ -79,8 +79,15 @@ def _samples(settings: CheckSolverSettings, spec: SolverSpec) -> tuple[Array | N
     params = rows if rows is not None and rows.shape[1] else None
     if settings.initial is None:
         return None, params
-    states = _initial(settings.initial, spec, np.zeros((1, 0), spec.dtype) if rows is None else rows)
-    return states, params
+    if rows is None and spec.parameters:
+        raise ConfigError(
+            f"initial states of solver {spec.name!r} need its parameters ({', '.join(spec.parameters)}): give params, one row "
+            "for each sample state."
+        )
+    given = [()] if rows is None else rows.tolist()
+    starts = SAMPLES if rows is None and takes_seed(settings.initial) else None
+    members = ensemble(given, starts, settings.seed, spec, settings.initial)
+    return np.concatenate([initial_state(settings.initial, spec, member)[0] for member in members]), params
 
 
 def _rows(settings: CheckSolverSettings, spec: SolverSpec) -> Array | None:
@@ -93,11 +100,3 @@ def _rows(settings: CheckSolverSettings, spec: SolverSpec) -> Array | None:
             f"{spec.name!r}, and there must be one row at least, not {settings.params}."
         )
     return np.array(settings.params, dtype=spec.dtype)
-
-
-def _initial(name: str, spec: SolverSpec, params: Array) -> Array:
-    """Call a function named in settings on parameters, one row at a time, as it is called when data are made."""
-    rows = [call_function(name, spec, row[None]) for row in params]
-    for row in rows:
-        check_states(spec, row, f"what {name} returned", "check it on the params given", batch=1)
-    return np.concatenate(rows)

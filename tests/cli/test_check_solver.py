@@ -18,10 +18,16 @@ import h5py
 import numpy as np
 import pytest
 import yaml
+from problems import LogisticSolver
 from training_cases import line_data, unfinished
 
+from deepzero_sim.cli.check_solver import _samples
 from deepzero_sim.cli.main import main
 from deepzero_sim.cli.reports.solver_check import _duration
+from deepzero_sim.cli.settings.check_solver import CheckSolverSettings
+from deepzero_sim.common.components import load
+from deepzero_sim.datasets.generation.ensembles import ensemble
+from deepzero_sim.solver.build import build_solver
 
 USER = """
     import ctypes, os, threading, time
@@ -68,6 +74,19 @@ USER = """
     def initial(spec, params):
         waves = np.sin(np.linspace(0, 6, spec.state_shape[1]))
         return (1 + np.arange(len(params))[:, None, None]) * waves[None, None].astype(spec.dtype)
+
+    def seeded(spec, params, seed):
+        return np.random.default_rng(seed).normal(size=(1, *spec.state_shape)).astype(spec.dtype)
+
+    def seeded_or_not(spec, params, seed=0):
+        assert len(params) == 1 and params.dtype == spec.dtype
+        return seeded(spec, params, seed)
+
+    def by_word(spec, params, *, seed):
+        return seeded(spec, params, seed)
+
+    def without(spec):
+        return initial(spec, [0])
 
     def short(spec, params):
         return initial(spec, params)[..., :-1]
@@ -174,6 +193,15 @@ def test_a_check_that_is_interrupted_shows_what_it_found_and_leaves_nothing_behi
         (["user.py:Rate", "--params", "[[1.0, 2.0]]"], r"every row of params must have 1 numbers \(rate\)"),
         (["problems.Burgers", "--initial", "user.py:short"], r"what user.py:short returned must have shape \(1, 1, 16\)"),
         (["problems.Burgers", "--initial", "user.py:leaves"], "user.py:leaves raised SystemExit"),
+        (
+            ["problems.Burgers", "--initial", "user.py:by_word"],
+            r"user.py:by_word .* called as initial\(spec, params\) or initial\(spec, params, seed\), but it takes .*, seed\): ",
+        ),
+        (["problems.Burgers", "--initial", "user.py:without"], r"but it takes \(spec\): write it in one of these forms"),
+        (
+            ["user.py:Rate", "--initial", "user.py:initial"],
+            r"need its parameters \(rate\): give params, one row for",
+        ),
         (["problems.Burgers", "--data", "line.h5", "--params", "[[1.0]]"], "from data, which hold their params, or from"),
         (["problems.Burgers", "--data", "none.h5"], "expected a file of trajectories at none.h5"),
         (["problems.Burgers", "--unroll", "0"], "unroll must be a positive number"),
@@ -218,6 +246,19 @@ def test_initial_states_with_parameters(folder: Path, capsys: pytest.CaptureFixt
     status, out, err = call(capsys, "user.py:Rate", "--initial", "user.py:initial", "--params", "[[0.5], [1.0]]")
     assert (status, err) == (0, "") and "no failure at 2 sample states" in out and "rate changes a step" in out
     assert call(capsys, "problems.Burgers", "--initial", "user.py:initial")[0] == 0
+
+
+@pytest.mark.parametrize("name", ["seeded", "seeded_or_not"])
+def test_initial_states_of_a_seed_are_those_of_generate(folder: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    status, out, err = call(capsys, "user.py:Rate", "--initial", f"user.py:{name}", "--params", "[[0.5], [1.0]]")
+    assert (status, err) == (0, "") and "no failure at 2 sample states" in out
+    settings = CheckSolverSettings(name="user.py:Rate", initial=f"user.py:{name}", params=[[0.5], [1.0]], seed=3)
+    states, _ = _samples(settings, build_solver(settings.component).spec)
+    members = ensemble([[0.5], [1.0]], None, 3, build_solver(settings.component).spec, f"user.py:{name}")
+    expected = [load(f"user.py:{name}")(LogisticSolver().spec, np.array([[1.0]]), member.seed)[0] for member in members]
+    np.testing.assert_array_equal(states, expected)
+    status, out, err = call(capsys, "problems.Burgers", "--initial", f"user.py:{name}")
+    assert (status, err) == (0, "") and "no failure at 4 sample states" in out  # a start for every seed
 
 
 def test_durations_are_readable() -> None:

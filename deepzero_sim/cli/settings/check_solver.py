@@ -22,7 +22,7 @@ class CheckSolverSettings(Settings):
         name: Solver, where it takes no arguments: an import path or file.py:Name.
         solver: Solver with its arguments, in place of name.
         data: Trajectories whose frames are the sample states; without data or initial, they are made up.
-        initial: Import path or file.py:Name of initial(spec, params), which makes sample states.
+        initial: Import path or file.py:Name of initial(spec, params) or initial(spec, params, seed), which makes sample states.
         params: Scenario parameters, one row a sample state.
         output: Folder of the check's solver_check.json and solver_check.md; none to print it only.
         seconds: Seconds that the check may take, about; what does not fit is left out, and says so.
