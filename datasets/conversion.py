@@ -13,17 +13,18 @@ from numpy.typing import NDArray
 from deepzero_sim.common.requirements import require_data, require_that
 from deepzero_sim.common.settings import to_plain
 from deepzero_sim.datasets import trajectories
+from deepzero_sim.datasets.fitting.arrangement import drop_single_points
 from deepzero_sim.datasets.fitting.fit import fit
 from deepzero_sim.datasets.fitting.fitted_frames import find_missing
 from deepzero_sim.datasets.fitting.restriction import Points
-from deepzero_sim.datasets.fitting.steps import frame_spacing
+from deepzero_sim.datasets.fitting.steps import convert_times, frame_spacing
 from deepzero_sim.datasets.foreign.well_writer import write_well
 from deepzero_sim.datasets.frames import blocks
 from deepzero_sim.datasets.generation.generate import software
 from deepzero_sim.datasets.hdf5 import NOTHING, not_a_file, show
 from deepzero_sim.datasets.opening import OWN, layout_of, read_source
 from deepzero_sim.datasets.recording import Recording
-from deepzero_sim.datasets.source import DataSource
+from deepzero_sim.datasets.source import TIME, DataSource
 from deepzero_sim.datasets.trajectories import Trajectories
 from deepzero_sim.solver.spec import SolverSpec
 
@@ -76,8 +77,9 @@ def convert(
     """
     _require_free(output)
     recording = read_source(source)
-    made, own = _spec_of_recording(recording, source) if spec is None else (spec, {})
-    data = fit(recording, made, source, may_differ)
+    made, own = spec_of_recording(recording, source) if spec is None else (spec, {})
+    kept = drop_single_points(recording, None, source) if spec is None else recording
+    data = fit(kept, made, source, may_differ, own)
     report("read")
     conversion = Conversion(layout_of(source), recording, data, made, _ranges(data), own)
     report("measured")
@@ -144,11 +146,12 @@ def _ranges(data: Trajectories) -> NDArray[np.float64]:
     return np.where(np.isfinite(ranges), ranges, np.nan)
 
 
-def _spec_of_recording(
+def spec_of_recording(
     recording: Recording, source: DataSource
 ) -> tuple[SolverSpec, dict[tuple[int, int], NDArray[np.float64]]]:
     """Describe states as a file describes them; returns positions, too, where they are not evenly spaced."""
     require_that(source.restrict is None, f"restrict: {source.restrict} needs the grid of a solver: name one by solver.")
+    recording, source = convert_times(drop_single_points(recording, None, source), None, source)
     spacing = frame_spacing(recording) or source.dt
     one_frame = recording.frames.shape[1] == 1
     require_data(
@@ -160,12 +163,13 @@ def _spec_of_recording(
     kept = [name for name in recording.parameters if name not in renamed_parameters and name not in given]
     grid, positions = _grid(recording)
     spec = SolverSpec(
-        name="the file",
+        name=Path(recording.name).stem or recording.name,
+        time_unit=recording.time_unit if TIME not in source.scale else "",
         state_shape=tuple(recording.frames.shape[2:]),
         dt=(spacing or 1.0) * (source.every or 1),
         dtype="float64" if recording.frames.dtype.itemsize > 4 or recording.frames.dtype.kind != "f" else "float32",
         channels=recording.channels,
-        channel_units=_units(recording.channel_units) if not source.scale else (),
+        channel_units=_units(recording.channel_units) if not {*source.scale, *source.shift} - {TIME} else (),
         parameters=(*kept, *given),
         parameter_units=_units(recording.parameter_units) if not given else (),
         axes=tuple(renamed.get(axis, axis) for axis in recording.axes),

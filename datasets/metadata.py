@@ -17,7 +17,7 @@ from deepzero_sim.common import hdf5_objects
 from deepzero_sim.common.requirements import require_known, require_that
 from deepzero_sim.datasets.metadata_keys import MetadataKey
 from deepzero_sim.datasets.times import ROUNDING, dt_of_file
-from deepzero_sim.datasets.units import same_unit
+from deepzero_sim.datasets.units import conversion, same_unit, with_amount
 from deepzero_sim.solver.spec import SolverSpec, default_names
 
 _TEXTS = ("channels", "channel_units", "parameters", "parameter_units", "axes")
@@ -175,9 +175,8 @@ def differences(data: Metadata, other: Metadata, accepted: Collection[str] = ())
 def _unequal_entries(data: Metadata, other: Metadata) -> Iterator[tuple[str, str]]:
     if data.name and other.name and data.name != other.name:
         yield "name", f"it was made for solver {data.name!r}, not {other.name!r}"
-    rounding = data.dt_rounding + other.dt_rounding
-    if data.dt is not None and other.dt is not None and abs(data.dt - other.dt) > 2 * ROUNDING * other.dt + rounding:
-        yield "dt", f"its dt is {data.dt:.9g}, not {other.dt:.9g}{_ratio(data.dt, other.dt)}"
+    if data.dt is not None and other.dt is not None:
+        yield from _unequal_steps(data, other)
     for key in _TEXTS:
         ours, theirs = getattr(data, key), getattr(other, key)
         if ours and theirs and not _say_the_same(key, ours, theirs):
@@ -188,6 +187,26 @@ def _unequal_entries(data: Metadata, other: Metadata) -> Iterator[tuple[str, str
             yield key, f"its {key} is {_list(ours)}, not {_list(theirs)}"
     if data.mask is not None and other.mask is not None and not np.array_equal(data.mask, other.mask):
         yield "mask", f"its mask has values at {data.mask.sum()} of {data.mask.size} points, not at the same {other.mask.sum()}"
+
+
+def time_factor(data: Metadata, other: Metadata) -> float | None:
+    """Return the factor from the unit of time of metadata to that of others: 1 if one names none, None if there is none."""
+    if same_unit(data.time_unit, other.time_unit):
+        return 1.0
+    known = conversion(data.time_unit, other.time_unit)
+    return None if known is None else known.factor
+
+
+def _unequal_steps(data: Metadata, other: Metadata) -> Iterator[tuple[str, str]]:
+    """Compare time steps, in the unit of the other where both name theirs."""
+    assert data.dt is not None
+    assert other.dt is not None
+    factor = time_factor(data, other)
+    rounding = data.dt_rounding * (factor or 1.0) + other.dt_rounding
+    if factor is None or abs(data.dt * factor - other.dt) > 2 * ROUNDING * other.dt + rounding:
+        units = [one.time_unit if data.time_unit and other.time_unit else "" for one in (data, other)]
+        ours, theirs = (with_amount(f"{one.dt:.9g}", unit) for one, unit in zip((data, other), units, strict=True))
+        yield "dt", f"its dt is {ours}, not {theirs}{'' if factor is None else _ratio(data.dt * factor, other.dt)}"
 
 
 def _say_the_same(key: str, ours: tuple[str, ...], theirs: tuple[str, ...]) -> bool:

@@ -29,6 +29,7 @@ class Recording:
         times: Times of the frames, `(T,)`, rising; None if the file has none.
         time_unit: Unit of time; empty if the file does not say.
         channel_units: Unit of each channel, empty text where the file does not say.
+        channel_titles: Other names that the file has for each channel, such as the standard one.
         axes: Name of each spatial axis, in the order of the array.
         axis_units: Unit of each axis, empty text where the file does not say.
         coordinates: Positions of the points along each axis, None for an axis that the file has none for.
@@ -50,6 +51,7 @@ class Recording:
     times: NDArray[np.float64] | None = None
     time_unit: str = ""
     channel_units: tuple[str, ...] = ()
+    channel_titles: tuple[tuple[str, ...], ...] = ()
     axes: tuple[str, ...] = ()
     axis_units: tuple[str, ...] = ()
     coordinates: tuple[NDArray[np.float64] | None, ...] = ()
@@ -67,6 +69,7 @@ class Recording:
         simulations, times, channels, *grid = self.frames.shape
         defaults: dict[str, tuple[Any, ...]] = {
             "channel_units": ("",) * channels,
+            "channel_titles": ((),) * channels,
             "axes": default_names("axis", len(grid)),
             "axis_units": ("",) * len(grid),
             "coordinates": (None,) * len(grid),
@@ -86,6 +89,7 @@ class Recording:
         expected = {
             "channels": (len(self.channels), channels),
             "channel_units": (len(self.channel_units), channels),
+            "channel_titles": (len(self.channel_titles), channels),
             **{key: (length, len(grid)) for key, length in lengths.items()},
             "times": (times if self.times is None else len(self.times), times),
             "params": (self.params.shape, (simulations, len(self.parameters))),

@@ -37,6 +37,7 @@ from deepzero_sim.datasets.metadata import (
     differences,
     metadata_of_solver,
     require_metadata_keys,
+    time_factor,
 )
 from deepzero_sim.datasets.survey import Survey, spread_of, survey
 from deepzero_sim.datasets.times import frames_of_step, step_of_times, times_of_file
@@ -207,7 +208,8 @@ def require_agreement(
         return
     found = differences(trajectories.metadata, other, may_differ)
     keys = ", ".join(dict.fromkeys([*may_differ, *found]))
-    every = frames_of_step(trajectories.metadata.dt, other.dt) if "dt" in found else None
+    apart, factor = trajectories.metadata.dt, time_factor(trajectories.metadata, other)
+    every = frames_of_step(apart * factor, other.dt) if "dt" in found and apart and factor else None
     remedy = "" if every is None else f"take one frame in {every} (a path of data may have every: {every} beside it), "
     require_data(
         not found,

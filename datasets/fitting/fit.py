@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from deepzero_sim.common.requirements import require_data
 from deepzero_sim.common.settings import to_plain
 from deepzero_sim.datasets.checked_frames import cast_states
+from deepzero_sim.datasets.fitting.arrangement import Arrangement, Positions, arrangement_of, drop_single_points
 from deepzero_sim.datasets.fitting.fitted_frames import (
     ByFunction,
     FittedStates,
@@ -23,10 +24,11 @@ from deepzero_sim.datasets.fitting.fitted_frames import (
     find_missing,
     keep_whole,
     require_in_range,
+    without_values,
 )
 from deepzero_sim.datasets.fitting.matching import Match, match
 from deepzero_sim.datasets.fitting.regridding import Grid, Restriction, grid_of_recording, grid_of_solver
-from deepzero_sim.datasets.fitting.steps import Steps, steps_between_frames
+from deepzero_sim.datasets.fitting.steps import Steps, convert_times, steps_between_frames
 from deepzero_sim.datasets.frames import Frames, MappedFrames, load_if_small, select
 from deepzero_sim.datasets.metadata import Metadata, metadata_of_solver, require_metadata_keys
 from deepzero_sim.datasets.recording import Recording
@@ -35,7 +37,13 @@ from deepzero_sim.datasets.trajectories import Trajectories
 from deepzero_sim.solver.spec import SolverSpec
 
 
-def fit(recording: Recording, spec: SolverSpec, settings: DataSource, may_differ: Collection[str] = ()) -> Trajectories:
+def fit(
+    recording: Recording,
+    spec: SolverSpec,
+    settings: DataSource,
+    may_differ: Collection[str] = (),
+    positions: Positions | None = None,
+) -> Trajectories:
     """Fit a recording to a solver's grid and step.
 
     Args:
@@ -43,6 +51,7 @@ def fit(recording: Recording, spec: SolverSpec, settings: DataSource, may_differ
         spec: Spec of the solver.
         settings: Words on the file, and on how it is to be fitted.
         may_differ: Keys of metadata that may contradict the solver.
+        positions: Positions of the solver's points that its spec does not say.
 
     Returns:
         Trajectories whose frames are read on demand unless they are small; `attributes["notes"]` says what was left out or
@@ -52,21 +61,25 @@ def fit(recording: Recording, spec: SolverSpec, settings: DataSource, may_differ
         DataError: They do not fit.
         ConfigError: Settings name what is not there.
     """
-    plan = _Plan.of(recording, spec, settings, may_differ)
-    simulations = _choose(recording, settings)
+    plan = _Plan.of(recording, spec, settings, may_differ, positions or {})
+    recording, simulations = plan.recording, _choose(recording, settings)
     frames = select(recording.frames, simulations.tolist(), slice(None, None, plan.steps.every))
     missing = find_missing(frames, recording, plan.match.channels, simulations.tolist(), plan.steps.every)
-    whole = keep_whole(missing, settings.missing, recording.name)
     notes = list(plan.notes)
+    if settings.function is None:
+        whole = keep_whole(missing, settings.missing, recording.name)
+        frames = select(frames, whole.tolist()) if len(whole) < len(simulations) else frames
+        frames = _restrict_frames(plan, frames, missing, notes)
+    else:
+        frames = _frames_by_function(plan, settings.function, frames)
+        whole = keep_whole(without_values(frames), "drop", settings.function) if settings.missing == "drop" else _all(frames)
+        frames = select(frames, whole.tolist()) if len(whole) < len(simulations) else frames
     if len(whole) < len(simulations):
         dropped = np.setdiff1d(simulations, simulations[whole]).tolist()
         notes.append(
             f"{recording.name}: {len(dropped)} of {len(simulations)} simulations have values that are missing and are left "
             f"out: {', '.join(map(str, dropped))}."
         )
-        frames = select(frames, whole.tolist())
-    made = _map_frames(plan, frames, missing if settings.missing == "mask" else None, notes)
-    require_in_range(missing, made.largest_factor, spec, recording.name)
     unusable = (
         f"{recording.name} has parameters that are NaN, infinite or too large for {spec.dtype}: give their values by "
         "parameters."
@@ -78,21 +91,21 @@ def fit(recording: Recording, spec: SolverSpec, settings: DataSource, may_differ
         "notes": notes,
     }
     return Trajectories(
-        load_if_small(made.frames),
+        load_if_small(frames),
         params,
         spec.active(),
         attributes,
         plan.metadata,
         tuple(may_differ),
         plan.times,
-        spec.time_unit or recording.time_unit,
+        recording.time_unit,
         simulations[whole].tolist(),
     )
 
 
 def metadata_of_fit(recording: Recording, spec: SolverSpec, settings: DataSource, may_differ: Collection[str] = ()) -> Metadata:
     """Return the metadata of a recording as :func:`fit` would fit it, without reading frames or calling a user's function."""
-    return _Plan.of(recording, spec, settings, may_differ).metadata
+    return _Plan.of(recording, spec, settings, may_differ, {}).metadata
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,29 +117,38 @@ class _Plan:
     settings: DataSource
     match: Match
     steps: Steps
+    arrangement: Arrangement
     fine: Grid
     coarse: Grid
     may_differ: Collection[str]
+    notes: tuple[str, ...]
 
     @classmethod
-    def of(cls, recording: Recording, spec: SolverSpec, settings: DataSource, may_differ: Collection[str]) -> _Plan:
+    def of(
+        cls,
+        recording: Recording,
+        spec: SolverSpec,
+        settings: DataSource,
+        may_differ: Collection[str],
+        positions: Positions,
+    ) -> _Plan:
         require_metadata_keys(may_differ)
+        recording = drop_single_points(recording, spec, settings)
+        recording, converted = convert_times(recording, spec, settings, may_differ)
         found = match(recording, spec, settings, may_differ)
-        steps = steps_between_frames(recording, spec, settings, may_differ)
-        fine = replace(grid_of_recording(recording, found.channels, found.axes), axes=found.axis_names)
+        steps = steps_between_frames(recording, spec, converted, may_differ)
+        arrangement, turned = arrangement_of(recording, found.channels, found.axes, spec, positions)
+        fine = grid_of_recording(recording, arrangement, found.axis_names)
         comparable = {"compare_positions": "spacing" not in may_differ, "compare_origin": "offsets" not in may_differ}
-        return cls(recording, spec, settings, found, steps, fine, grid_of_solver(spec, **comparable), may_differ)
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        return (*self.recording.notes, *self.match.notes, *self.steps.notes)
+        coarse = grid_of_solver(spec, positions, **comparable)
+        notes = (*recording.notes, *found.notes, *turned, *steps.notes)
+        return cls(recording, spec, settings, found, steps, arrangement, fine, coarse, may_differ, notes)
 
     def restriction(self, never: NDArray[np.bool_] | None = None) -> Restriction:
         """Build the restriction by name; points where values are never there are masked."""
         fine = self.fine
         if never is not None:
-            turned = never.transpose(0, *(axis + 1 for axis in self.match.axes))
-            fine = replace(fine, mask=fine.mask & ~turned)
+            fine = replace(fine, mask=fine.mask & ~self.arrangement.arrange_axes(never[None])[0])
         return Restriction(self.settings.restrict, fine, self.coarse, self.recording.name, self.spec.name)
 
     @property
@@ -150,48 +172,49 @@ class _Plan:
             dt=self.steps.dt,
             channel_units=self.match.channel_units,
             parameter_units=self.match.parameter_units,
+            time_unit=self.recording.time_unit,
             positions={place: points for place, points in ours.positions.items() if place in self.fine.positions},
         )
 
 
-@dataclass(frozen=True, eq=False)
-class _Fitted:
-    """Frames of a solver, and the largest factor by which a value of the file may have grown."""
-
-    frames: Frames
-    largest_factor: Any
+def _all(frames: Frames) -> NDArray[np.intp]:
+    return np.arange(len(frames))
 
 
-def _map_frames(plan: _Plan, frames: Frames, masked: MissingValues | None, notes: list[str]) -> _Fitted:
-    """Map frames to those of the solver."""
-    spec, found = plan.spec, plan.match
-    fill = masked is not None and bool(masked.always.any())
-    factors, active = found.factors, spec.active()
-    if plan.settings.function is not None:
-        function = ByFunction(plan.settings.function, spec, float(np.finfo(spec.dtype).max / max(1.0, np.abs(factors).max())))
-        states = FittedStates(found.channels, found.axes, function, factors, active)
-        made = MappedFrames(frames, states, spec.state_shape, spec.dtype)
-        require_data(  # before hours are spent
-            np.array_equal(made[0, 0], made[0, 0]),
-            f"{plan.settings.function} must return the same states for the same frame, but two calls gave different ones: draw "
-            "no random numbers in it, and keep nothing from one call to the next.",
-        )
-        return _Fitted(made, 0.0)
-    restriction = plan.restriction(masked.always if masked is not None and fill else None)
+def _frames_by_function(plan: _Plan, name: str, frames: Frames) -> Frames:
+    """Map frames to those that a user's function makes of them."""
+    spec, convert = plan.spec, plan.match.conversion
+    room = float(np.finfo(spec.dtype).max) - float(np.abs(convert.shifts).max())
+    function = ByFunction(name, spec, room / max(1.0, float(np.abs(convert.factors).max())), plan.settings.missing == "drop")
+    absent = None if plan.fine.mask.all() else ~plan.fine.mask[None]
+    states = FittedStates(plan.arrangement, function, convert, spec.active(), missing=absent)
+    made = MappedFrames(frames, states, spec.state_shape, spec.dtype)
+    require_data(  # before hours are spent
+        np.array_equal(made[0, 0], made[0, 0], equal_nan=True),
+        f"{name} must return the same states for the same frame, but two calls gave different ones: draw no random numbers in "
+        "it, and keep nothing from one call to the next.",
+    )
+    return made
+
+
+def _restrict_frames(plan: _Plan, frames: Frames, missing: MissingValues, notes: list[str]) -> Frames:
+    """Map frames to those of the solver, by the restriction of a name or as they are."""
+    spec, convert = plan.spec, plan.match.conversion
+    fill = plan.settings.missing == "mask" and bool(missing.always.any())
+    restriction = plan.restriction(missing.always if fill else None)
     _require_values(restriction.mask, plan, notes)
-    grow = np.abs(factors) * restriction.largest_sum
+    require_in_range(convert.largest(missing.largest * restriction.largest_sum), spec, plan.recording.name)
     if restriction.is_identity and not fill and _is_plain(plan, frames):
-        return _Fitted(frames, grow)
+        return frames
     through = None if restriction.is_identity else restriction
-    states = FittedStates(found.channels, found.axes, through, factors, active, fill)
-    return _Fitted(MappedFrames(frames, states, spec.state_shape, spec.dtype), grow)
+    states = FittedStates(plan.arrangement, through, convert, spec.active(), fill)
+    return MappedFrames(frames, states, spec.state_shape, spec.dtype)
 
 
 def _is_plain(plan: _Plan, frames: Frames) -> bool:
     """Tell frames that are the solver's as they stand."""
-    found, spec = plan.match, plan.spec
-    in_order = found.channels == tuple(range(frames.shape[2])) and found.axes == tuple(range(len(found.axes)))
-    return in_order and bool((found.factors == 1).all() and spec.active().all()) and frames.dtype == np.dtype(spec.dtype)
+    same = plan.arrangement.is_identity(frames.shape[2]) and plan.match.conversion.is_identity
+    return same and bool(plan.spec.active().all()) and frames.dtype == np.dtype(plan.spec.dtype)
 
 
 def _require_values(mask: NDArray[np.bool_], plan: _Plan, notes: list[str]) -> None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from deepzero_sim.common.components import call_function
 from deepzero_sim.common.requirements import require_data
 from deepzero_sim.common.types import Array
+from deepzero_sim.datasets.fitting.arrangement import Arrangement
 from deepzero_sim.datasets.frames import Frames, blocks
 from deepzero_sim.datasets.recording import Recording
 from deepzero_sim.datasets.source import Missing
@@ -23,47 +24,77 @@ class FittedStates:
     """Function of a file's states, `(B, C', *N')`, to a solver's, `(B, C, *N)`.
 
     Args:
-        channels: Numbers of the file's channels, in the solver's order.
-        axes: Numbers of the file's axes, likewise.
+        arrangement: Order of the file's channels and axes that is the solver's.
         restrict: Restriction to the solver's grid; None if they are on it.
-        factors: Factors from the file's units to the solver's, `(C,)`.
+        conversion: Conversion from the file's units to the solver's.
         active: True where the solver's states hold values, bool `(C, *N)`; zero elsewhere.
         fill: True if values that are missing become zero: they are masked.
+        missing: True where the file has no values, bool `(1, C', *N')` as it is arranged: NaN there; None to leave the zeros.
     """
 
-    channels: tuple[int, ...]
-    axes: tuple[int, ...]
+    arrangement: Arrangement
     restrict: Callable[[Array], Array] | None
-    factors: NDArray[np.float64]
+    conversion: UnitConversion
     active: NDArray[np.bool_]
     fill: bool = False
+    missing: NDArray[np.bool_] | None = None
 
     def __call__(self, states: Array) -> Array:
-        if self.channels != tuple(range(states.shape[1])):
-            states = states[:, list(self.channels)]
-        states = states.transpose(0, 1, *(axis + 2 for axis in self.axes))
+        states = self.arrangement(states)
+        if self.missing is not None:
+            states = np.where(self.missing, np.nan, states)
         if self.fill:
             states = np.where(np.isnan(states), 0, states)
         if self.restrict is not None:
             states = self.restrict(states)
-        if (self.factors != 1).any():
-            states = states * self.factors.reshape(-1, *(1,) * len(self.axes))
+        states = self.conversion(states)
         return states if self.active.all() else np.where(self.active, states, 0)
+
+
+@dataclass(frozen=True, eq=False)
+class UnitConversion:
+    """Conversion from a file's units to a solver's: a factor for each channel, and what is added then.
+
+    Args:
+        factors: Factors, `(C,)`.
+        shifts: Numbers that are added, `(C,)`.
+    """
+
+    factors: NDArray[np.float64]
+    shifts: NDArray[np.float64]
+
+    @property
+    def is_identity(self) -> bool:
+        """True if it changes nothing."""
+        return bool((self.factors == 1).all() and (self.shifts == 0).all())
+
+    def __call__(self, states: Array) -> Array:
+        """Convert states `(B, C, *N)`."""
+        form = (-1, *(1,) * (states.ndim - 2))
+        if (self.factors != 1).any():
+            states = states * self.factors.reshape(form)
+        return states + self.shifts.reshape(form) if self.shifts.any() else states
+
+    def largest(self, values: Any) -> Any:
+        """Bound converted values, without their sign, by bounds of the values, `(C,)` or a number."""
+        return np.abs(values * np.abs(self.factors)) + np.abs(self.shifts)
 
 
 @dataclass(frozen=True)
 class ByFunction:
-    """Restriction by a function of the user's.
+    """Restriction by a function of the user's, which returns NaN for values that are missing.
 
     Args:
         name: Import path or `file.py:Name` of ``restrict(states, spec)``.
         spec: Spec of the solver.
         largest: Largest number, without its sign, that it may return: those that are too large for the solver's type.
+        may_be_missing: True if values that the solver has may be missing.
     """
 
     name: str
     spec: SolverSpec
     largest: float = np.inf
+    may_be_missing: bool = False
 
     def __call__(self, states: Array) -> Array:
         """Restrict states.
@@ -81,15 +112,18 @@ class ByFunction:
             f"{self.name} must return states of solver {self.spec.name!r}, an array of shape {wanted}, not {came}: check it on "
             "one frame.",
         )
+        unusable = np.isinf(made) | (False if self.may_be_missing else np.isnan(made) & self.spec.active())
         require_data(
-            bool(np.isfinite(made).all()),
-            f"{self.name} must return finite numbers, but {int((~np.isfinite(made)).sum())} of {made.size} are not: check it "
-            "on the frames of the data.",
+            not unusable.any(),
+            f"{self.name} must return finite numbers, but {int(unusable.sum())} of {made.size} are not: check it on the frames "
+            "of the data, which are NaN where the file has no values; missing: drop leaves out simulations for which it "
+            "returns NaN.",
         )
+        largest = np.abs(made).max(initial=0.0, where=~np.isnan(made))
         require_data(
-            bool((np.abs(made) <= self.largest).all()),
+            bool(largest <= self.largest),
             f"{self.name} must return numbers that {self.spec.dtype} has, the type of solver {self.spec.name!r}, but some are "
-            f"as large as {np.abs(made).max():.3g}: use a solver of float64, or other units.",
+            f"as large as {largest:.3g}: use a solver of float64, or other units.",
         )
         restricted: Array = made
         return restricted
@@ -178,6 +212,20 @@ def _place(
     return f"simulation {numbers[0][simulation]}, frame {numbers[1][time]}, {name}, point ({', '.join(map(str, point))})"
 
 
+def without_values(frames: Frames) -> MissingValues:
+    """Go through states that a user's function made, and find values that are missing, which it returns as NaN."""
+    counts, first = np.zeros(frames.shape[0], dtype=np.int64), ""
+    for block in blocks(frames):
+        absent = np.isnan(block.states)
+        counts[block.simulations] += absent.sum(axis=tuple(range(1, absent.ndim)))
+        found = np.argwhere(absent)[:1].tolist()
+        if found and not first:
+            simulation, time = block.simulations.start + found[0][0], block.times.start + found[0][1]
+            first = f"simulation {simulation}, frame {time} of those that are taken"
+    nowhere = np.zeros(frames.shape[2:], dtype=bool)
+    return MissingValues(counts, nowhere, counts.any() | nowhere, first, np.zeros(frames.shape[2]))
+
+
 def keep_whole(missing: MissingValues, response: Missing, what: str) -> NDArray[np.intp]:
     """Respond to values that are missing; return the numbers of the simulations that are used.
 
@@ -199,17 +247,16 @@ def keep_whole(missing: MissingValues, response: Missing, what: str) -> NDArray[
     return whole
 
 
-def require_in_range(missing: MissingValues, factor: Any, spec: SolverSpec, what: str) -> None:
+def require_in_range(largest: Any, spec: SolverSpec, what: str) -> None:
     """Refuse numbers that are too large for a solver's type.
 
     Args:
-        missing: Figures of the frames.
-        factor: Largest factor that their values are multiplied by, `(C,)` or a number.
+        largest: Bounds of values, without their sign.
         spec: Spec of the solver.
         what: Name of the data, for messages.
     """
     require_data(
-        bool((missing.largest * factor <= np.finfo(spec.dtype).max).all()),
+        bool((largest <= np.finfo(spec.dtype).max).all()),
         f"{what} holds numbers too large for {spec.dtype}, in which solver {spec.name!r} takes its states: use a solver of "
         "float64, or other units.",
     )

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deepzero_sim.common.requirements import did_you_mean, require_data, require_known, require_that
+from deepzero_sim.datasets.fitting.fitted_frames import UnitConversion
+from deepzero_sim.datasets.fitting.name_examples import example_of_axes, example_of_channels
 from deepzero_sim.datasets.recording import Recording
-from deepzero_sim.datasets.source import DataSource
-from deepzero_sim.datasets.units import same_unit
+from deepzero_sim.datasets.source import TIME, DataSource
+from deepzero_sim.datasets.units import Conversion, conversion, same_unit, shown_unit
 from deepzero_sim.solver.spec import SolverSpec, default_names
 
 
@@ -23,7 +25,7 @@ class Match:
     Args:
         channels: Numbers of the recording's channels, in the solver's order; all of them where a function makes its channels.
         channel_units: Units of the solver's channels, as far as they are known.
-        factors: Factors from the file's units to the solver's, `(C,)`.
+        conversion: Conversion from the file's units to the solver's.
         axes: Numbers of the recording's axes, in the solver's order.
         axis_names: The solver's names of these axes.
         params: Parameters in the solver's order, `(S, K)`.
@@ -33,7 +35,7 @@ class Match:
 
     channels: tuple[int, ...]
     channel_units: tuple[str, ...]
-    factors: NDArray[np.float64]
+    conversion: UnitConversion
     axes: tuple[int, ...]
     axis_names: tuple[str, ...]
     params: NDArray[np.float64]
@@ -51,14 +53,13 @@ def match(recording: Recording, spec: SolverSpec, settings: DataSource, may_diff
     notes: list[str] = []
     channels, by_name = _match_channels(recording, spec, settings.function, may_differ, notes)
     axes, names = _match_axes(recording, spec, settings, may_differ)
-    factors = _factors(spec, settings)
-    scaled = {name for name, factor in zip(spec.channel_names, factors, strict=True) if factor != 1}
-    units = _channel_units(recording, spec, channels if by_name else (), scaled, may_differ)
+    convert = _conversion(spec, settings)
+    units = _channel_units(recording, spec, channels if by_name else (), convert, may_differ)
     params, parameter_units = _match_parameters(recording, spec, settings, may_differ, notes)
     return Match(
         channels=channels,
         channel_units=units,
-        factors=factors,
+        conversion=convert,
         axes=axes,
         axis_names=names,
         params=params,
@@ -87,11 +88,10 @@ def _match_channels(
             notes.append(f"{what}: solver {spec.name!r} does not name its channels, so they are taken in the file's order, "
                          f"{', '.join(theirs)}.")  # fmt: skip
         return everything, True
-    example = ", ".join(f"{name}: {own}" for name, own in zip(_spare(theirs, ours), lacking, strict=False))
     require_data(
         not lacking,
         f"{what} has channels ({', '.join(theirs)}), but solver {spec.name!r} takes ({', '.join(ours)}): say which is which by "
-        f"channels, from the file's names to the solver's{f', such as {{{example}}}' if example else ''}.",
+        f"channels, from the file's names to the solver's{example_of_channels(recording, spec)}.",
     )
     left = [name for name in theirs if name not in ours]
     if left:
@@ -99,38 +99,73 @@ def _match_channels(
     return tuple(theirs.index(name) for name in ours), True
 
 
-def _spare(theirs: Sequence[str], ours: Sequence[str]) -> list[str]:
-    return [name for name in theirs if name not in ours]
-
-
 def _in_parentheses(names: Sequence[str]) -> str:
     return f" ({', '.join(names)})" if names else ""
 
 
-def _factors(spec: SolverSpec, settings: DataSource) -> NDArray[np.float64]:
+def _conversion(spec: SolverSpec, settings: DataSource) -> UnitConversion:
     names = spec.channel_names
-    require_known(settings.scale, names, f"scale for solver {spec.name!r}")
-    return np.array([settings.scale.get(name, 1.0) for name in names])
+    require_known(settings.scale, names if TIME in names else (*names, TIME), f"scale for solver {spec.name!r}")
+    require_known(settings.shift, names, f"shift for solver {spec.name!r}")
+    return UnitConversion(
+        np.array([settings.scale.get(name, 1.0) for name in names]), np.array([settings.shift.get(name, 0.0) for name in names])
+    )
 
 
 def _channel_units(
-    recording: Recording, spec: SolverSpec, channels: tuple[int, ...], scaled: Collection[str], may_differ: Collection[str]
+    recording: Recording,
+    spec: SolverSpec,
+    channels: tuple[int, ...],
+    convert: UnitConversion,
+    may_differ: Collection[str],
 ) -> tuple[str, ...]:
     """Compare units, and return those of the solver's channels as far as they are known; none if some are not."""
     ours = spec.channel_units or ("",) * spec.state_shape[0]
     if not channels:
         return spec.channel_units
     units = []
-    for name, own, channel in zip(spec.channel_names, ours, channels, strict=True):
+    for place, (name, own, channel) in enumerate(zip(spec.channel_names, ours, channels, strict=True)):
         unit = recording.channel_units[channel]
-        same = name in scaled or same_unit(unit, own)
-        require_data(
-            same or "channel_units" in may_differ,
-            f"{recording.name} has {recording.channels[channel]} in {unit}, but solver {spec.name!r} takes {name} in {own}: "
-            f"give the factor by scale, as in {{{name}: 0.01}}, or set data_may_differ to [channel_units] if this is meant.",
-        )
-        units.append(own if own or name in scaled else unit)
+        given = Conversion(float(convert.factors[place]), float(convert.shifts[place]))
+        changed = given != (1.0, 0.0)
+        if "channel_units" not in may_differ:
+            quantities = Quantity(recording.channels[channel], unit), Quantity(name, own)
+            _require_conversion(*quantities, given if changed else None, recording.name, spec.name)
+        units.append(own if own or changed else unit)
     return tuple(units) if all(units) else ()
+
+
+class Quantity(NamedTuple):
+    """Quantity of a file or a solver, in a unit that may be empty."""
+
+    name: str
+    unit: str
+
+    @property
+    def words(self) -> str:
+        return f"{self.name} in {shown_unit(self.unit)}" if shown_unit(self.unit) else f"{self.name} without a unit"
+
+
+def _require_conversion(theirs: Quantity, ours: Quantity, given: Conversion | None, what: str, solver: str) -> None:
+    """Refuse another unit that nobody converts, and a conversion that is not the one between the units."""
+    known = conversion(theirs.unit, ours.unit) if theirs.unit and ours.unit else None
+    has = f"{what} has {theirs.words}, but solver {solver!r} takes {ours.words}"
+    otherwise = "set data_may_differ to [channel_units] if this is meant"
+    if given is None:
+        example = f"scale, as in {{{ours.name}: 0.01}}" if known is None else _settings_of(ours.name, known)
+        require_data(same_unit(*(one.unit for one in (theirs, ours))), f"{has}: give the factor by {example}, or {otherwise}.")
+    elif known is not None:
+        require_data(
+            bool(np.allclose(given, known, rtol=1e-3, atol=1e-3 * abs(known.shift))),
+            f"{has}, which is converted by {_settings_of(ours.name, known) or 'nothing'}, not by a factor of {given.factor:g} "
+            f"and a shift of {given.shift:g}: correct that, or {otherwise}.",
+        )
+
+
+def _settings_of(name: str, known: Conversion) -> str:
+    """Write the settings of a conversion."""
+    parts = [("scale", known.factor)] * (known.factor != 1) + [("shift", known.shift)] * (known.shift != 0)
+    return " and ".join(f"{key}, as in {{{name}: {number:.12g}}}," for key, number in parts).rstrip(",")
 
 
 def _match_axes(
@@ -154,12 +189,10 @@ def _match_axes(
         return in_order, spec.axes or theirs
     double = [name for name in spec.axes if theirs.count(name) > 1]
     require_data(not double, f"axes of {what} are to be ({', '.join(theirs)}), {double[:1]} twice: give each another name.")
-    spare = zip(_spare(theirs, spec.axes), _spare(spec.axes, theirs), strict=False)
-    example = ", ".join(f"{name}: {own}" for name, own in spare)
     require_data(
         set(theirs) == set(spec.axes),
         f"{what} has axes ({', '.join(theirs)}), but solver {spec.name!r} has ({', '.join(spec.axes)}): say which is which by "
-        f"axes, from the file's names to the solver's, such as {{{example}}}.",
+        f"axes, from the file's names to the solver's{example_of_axes(theirs, spec.axes)}.",
     )
     return tuple(theirs.index(name) for name in spec.axes), spec.axes
 
@@ -186,8 +219,9 @@ def _match_parameters(
         unit = recording.parameter_units[number]
         require_data(
             same_unit(unit, own) or "parameter_units" in may_differ,
-            f"{recording.name} has parameter {value} in {unit}, but solver {spec.name!r} takes {name} in {own}: give its "
-            "values by parameters, or set data_may_differ to [parameter_units] if this is meant.",
+            f"{recording.name} has parameter {Quantity(value, unit).words}, but solver {spec.name!r} takes "
+            f"{Quantity(name, own).words}: give its values by parameters, or set data_may_differ to [parameter_units] if this "
+            "is meant.",
         )
         used.add(value)
         columns.append(recording.params[:, number])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from deepzero_sim.common.requirements import require_known
 from deepzero_sim.common.types import Array
+from deepzero_sim.datasets.fitting.arrangement import Arrangement, Positions, boxes
 from deepzero_sim.datasets.fitting.restriction import RESTRICTIONS, Points, UnsuitableError, Weights, restrict_axis, same
 from deepzero_sim.datasets.recording import Recording
 from deepzero_sim.errors import DataError
@@ -42,12 +44,13 @@ class Grid:
     periodic: tuple[bool | None, ...] = ()
     on_faces: Mapping[tuple[int, int], bool] = field(default_factory=dict)
 
+    @cached_property
+    def _boxes(self) -> tuple[tuple[int, ...], ...]:
+        return boxes(self.mask)
+
     def box(self, channel: int) -> tuple[int, ...]:
         """Return the lengths of the array that a channel fills; the whole shape unless all else is padding behind it."""
-        active = self.mask[channel]
-        ends = tuple(int(places.max(initial=-1)) + 1 for places in np.nonzero(active))
-        filled = all(ends) and bool(active[tuple(map(slice, ends))].all())
-        return ends if filled else active.shape
+        return self._boxes[channel]
 
     def points(self, channel: int, axis: int) -> Points:
         """Return the points of a channel along an axis, without padding."""
@@ -61,48 +64,52 @@ class Grid:
         )
 
 
-def grid_of_solver(spec: SolverSpec, *, compare_positions: bool = True, compare_origin: bool = True) -> Grid:
+def grid_of_solver(
+    spec: SolverSpec, positions: Positions | None = None, *, compare_positions: bool = True, compare_origin: bool = True
+) -> Grid:
     """Collect the grid of a solver.
 
     Args:
         spec: Spec of the solver.
+        positions: Positions of its points that the spec does not say; None for none.
         compare_positions: False if the positions of its points are not to be held against those of a file.
         compare_origin: False if only their distances are.
     """
     places = list(np.ndindex(spec.state_shape[0], len(spec.state_shape) - 1))
     shares = {place: spec.offsets[place[0]][place[1]] % 1.0 for place in places} if spec.offsets else {}
+    own = {place: spec.coordinates(*place) for place in places} if spec.spacing else positions or {}
     return Grid(
         mask=spec.active(),
         channels=spec.channel_names,
         axes=spec.axis_names,
-        positions={place: spec.coordinates(*place) for place in places} if spec.spacing and compare_positions else {},
-        has_origin=bool(spec.offsets) and compare_origin,
+        positions=own if compare_positions else {},
+        has_origin=(bool(spec.offsets) or not spec.spacing) and compare_origin,
         on_faces={place: share == 0.0 for place, share in shares.items() if share in {0.0, 0.5}},
     )
 
 
-def grid_of_recording(recording: Recording, channels: tuple[int, ...], axes: tuple[int, ...]) -> Grid:
-    """Collect the grid of a recording.
+def grid_of_recording(recording: Recording, arrangement: Arrangement, axes: tuple[str, ...]) -> Grid:
+    """Collect the grid of a recording as it is arranged.
 
     Args:
         recording: Content of a file.
-        channels: Numbers of the channels that are taken, in order.
-        axes: Numbers of its axes, in order.
+        arrangement: Order of its channels and axes.
+        axes: Names of the axes, in that order.
     """
     shape = tuple(recording.frames.shape[2:])
     mask = np.ones(shape, dtype=bool) if recording.mask is None else recording.mask
     positions = {}
-    for c, channel in enumerate(channels):
-        for a, axis in enumerate(axes):
+    for c, channel in enumerate(arrangement.channels):
+        for a, axis in enumerate(arrangement.axes):
             found = recording.positions(channel, axis)
             if found is not None:
-                positions[c, a] = found
+                positions[c, a] = arrangement.points(c, a, found)
     return Grid(
-        mask=mask[list(channels)].transpose(0, *(axis + 1 for axis in axes)),
-        channels=tuple(recording.channels[channel] for channel in channels),
-        axes=tuple(recording.axes[axis] for axis in axes),
+        mask=arrangement(mask[None])[0],
+        channels=tuple(recording.channels[channel] for channel in arrangement.channels),
+        axes=axes,
         positions=positions,
-        periodic=tuple(recording.periodic[axis] for axis in axes),
+        periodic=tuple(recording.periodic[axis] for axis in arrangement.axes),
     )
 
 

@@ -86,12 +86,12 @@ class Points:
 
 
 def _restriction(make: Callable[[Points, Points], Weights]) -> Callable[[Points, Points], Weights]:
-    """Let a function of rising points take falling ones, too."""
+    """Let a function of rising points take falling ones, too; points whose positions nobody says run as the others do."""
 
     def weights(fine: Points, coarse: Points) -> Weights:
         made = make(fine.reverse() if fine.falling else fine, coarse.reverse() if coarse.falling else coarse)
-        made = made[:, ::-1] if fine.falling else made
-        made = sparse.csr_array(made[::-1] if coarse.falling else made)
+        made = made[:, ::-1] if (coarse if fine.positions is None else fine).falling else made
+        made = sparse.csr_array(made[::-1] if (fine if coarse.positions is None else coarse).falling else made)
         made.data[np.abs(made.data) < _NOTHING] = 0.0
         made.eliminate_zeros()
         return made

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -10,8 +11,9 @@ from numpy.typing import NDArray
 
 from deepzero_sim.common.requirements import require_data
 from deepzero_sim.datasets.recording import Recording
-from deepzero_sim.datasets.source import DataSource
+from deepzero_sim.datasets.source import TIME, DataSource
 from deepzero_sim.datasets.times import NEAR, ROUNDING, rounding_of_step
+from deepzero_sim.datasets.units import conversion, same_unit, shown_unit, with_amount
 from deepzero_sim.solver.spec import SolverSpec
 
 
@@ -29,6 +31,52 @@ class Steps(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
+def convert_times(
+    recording: Recording, spec: SolverSpec | None, settings: DataSource, may_differ: Collection[str] = ()
+) -> tuple[Recording, DataSource]:
+    """Convert times to a solver's unit, where both name one or a factor is given.
+
+    Args:
+        recording: Content of a file.
+        spec: Spec of the solver; None for none.
+        settings: Words on the file: `scale` and `dt`.
+        may_differ: Keys of metadata that may contradict the solver; with `dt`, units may.
+
+    Returns:
+        The recording and the words on it, both with times of the solver's unit.
+
+    Raises:
+        DataError: The units are of different quantities, or the factor is not the one between them.
+    """
+    theirs, ours, what = recording.time_unit, "" if spec is None else spec.time_unit, recording.name
+    names = recording.channels if spec is None else spec.channel_names
+    given = None if TIME in names else settings.scale.get(TIME)
+    known = conversion(theirs, ours) if theirs and ours else None
+    if spec is not None and theirs and ours and "dt" not in may_differ:
+        units = shown_unit(theirs) or "no unit", shown_unit(ours) or "none"
+        has = f"{what} counts time in {units[0]}, but solver {spec.name!r} in {units[1]}"
+        require_data(
+            known is not None or given is not None or same_unit(theirs, ours),
+            f"{has}: give the factor by scale, as in {{{TIME}: 3600}}, or set data_may_differ to [dt] if this is meant.",
+        )
+        require_data(
+            known is None or given is None or abs(given - known.factor) <= 1e-3 * known.factor,
+            f"{has}, which is a factor of {known.factor if known else 1:.6g}, not the {given} of scale: leave {TIME} out of "
+            "scale, or set data_may_differ to [dt] if this is meant.",
+        )
+    factor = given if given is not None else known.factor if known is not None else 1.0
+    notes = list(recording.notes)
+    if factor != 1:
+        units = f"from {shown_unit(theirs) or 'its unit'} to {shown_unit(ours) or 'the unit of the solver'}"
+        notes.append(f"{what}: times are multiplied by {factor:.9g}, {units}.")
+    elif spec is not None and theirs and not ours and not same_unit(theirs, "s"):
+        notes.append(f"{what}: its unit of time ({theirs}) is taken for that of solver {spec.name!r}, which names none.")
+    unit = theirs if theirs and known is None and given is None else ours
+    times = recording.times if recording.times is None or factor == 1 else recording.times * factor
+    recording = replace(recording, times=times, time_unit=unit, notes=tuple(notes))
+    return recording, settings if settings.dt is None or factor == 1 else replace(settings, dt=settings.dt * factor)
+
+
 def frame_spacing(recording: Recording) -> float | None:
     """Compute the distance of a file's frames in time; None if it has one frame only, or no times.
 
@@ -39,11 +87,11 @@ def frame_spacing(recording: Recording) -> float | None:
     if times is None or len(times) < 2:
         return None
     spacing = float(times[-1] - times[0]) / (len(times) - 1)
-    _require_even(times, spacing, recording.name)
+    _require_even(times, spacing, recording.name, recording.time_unit)
     return spacing
 
 
-def _require_even(times: NDArray[np.float64], spacing: float, what: str) -> None:
+def _require_even(times: NDArray[np.float64], spacing: float, what: str, unit: str) -> None:
     rounding = min(ROUNDING * float(np.abs(times).max()), NEAR * abs(spacing))
     if spacing > 0 and np.abs(times - (times[0] + spacing * np.arange(len(times)))).max() <= rounding:
         return
@@ -52,9 +100,9 @@ def _require_even(times: NDArray[np.float64], spacing: float, what: str) -> None
     other = int(np.abs(distances - usual).argmax())
     require_data(
         False,
-        f"frames of {what} must lie equally far apart in time, but most lie {usual:.6g} apart and frames {other} and "
-        f"{other + 1} {distances[other]:.6g} (at {times[other]:.9g} and {times[other + 1]:.9g}): interpolate them in time, or "
-        "cut the file there.",
+        f"frames of {what} must lie equally far apart in time, but most lie {with_amount(f'{usual:.6g}', unit)} apart "
+        f"and frames {other} and {other + 1} {distances[other]:.6g} (at {times[other]:.9g} and {times[other + 1]:.9g}): "
+        "interpolate them in time, or cut the file there.",
     )
 
 
@@ -64,7 +112,7 @@ def steps_between_frames(
     """Find which frames lie one step of a solver apart.
 
     Args:
-        recording: Content of a file, with its times.
+        recording: Content of a file, with its times in the solver's unit as far as that is known.
         spec: Spec of the solver, whose step is `dt`.
         settings: Words on the file: `every` and `dt`.
         may_differ: Keys of metadata that may contradict the solver; with `dt`, every frame is taken unless `every` says more.
@@ -83,12 +131,25 @@ def steps_between_frames(
         every = settings.every or 1
         steps = Steps(every, None if spacing is None else spacing * every)
     else:
-        steps = _match(spacing, rounding_of_step(recording.times), spec, settings.every, what)
+        steps = _match(spacing, recording, spec, settings.every)
+    apart = "" if spacing is None else f" {with_amount(f'{spacing:.6g}', recording.time_unit)} apart"
+    longer = f"use a longer file{_unit_advice(recording, spec)}"
     require_data(
         frames == 1 or frames > steps.every,
-        f"{what} has {frames} frames, but one step of solver {spec.name!r} takes {steps.every} of them: use a longer file.",
+        f"{what} has {frames} frames{apart}, but one step of solver {spec.name!r} (dt {spec.dt:.6g}) takes {steps.every} of "
+        f"them: {longer}.",
     )
     return steps
+
+
+def _unit_advice(recording: Recording, spec: SolverSpec) -> str:
+    """Say what to do if times are of another unit than the solver's, as long as nobody says that they are not."""
+    if spec.time_unit:
+        return ""
+    theirs = recording.time_unit
+    whose = f"{theirs}, the unit of time of the file" if theirs else "the file's unit of time"
+    remedy = "say so by time_unit in its spec, or " if theirs else ""
+    return f", or, if the solver's dt is not in {whose}, {remedy}give the factor by scale, as in {{{TIME}: 3600}}"
 
 
 def _spacing(recording: Recording, settings: DataSource) -> float | None:
@@ -102,15 +163,17 @@ def _spacing(recording: Recording, settings: DataSource) -> float | None:
     return settings.dt if spacing is None else spacing
 
 
-def _match(spacing: float, rounding: float, spec: SolverSpec, asked: int | None, what: str) -> Steps:
+def _match(spacing: float, recording: Recording, spec: SolverSpec, asked: int | None) -> Steps:
     """Find the number of frames in a step."""
-    every = max(1, round(spec.dt / spacing))
-    tolerance = ROUNDING * spec.dt + min(every * rounding, NEAR * spacing)
+    every, what = max(1, round(spec.dt / spacing)), recording.name
+    tolerance = ROUNDING * spec.dt + min(every * rounding_of_step(recording.times), NEAR * spacing)
     whole = abs(every * spacing - spec.dt) <= tolerance
-    require_data(whole, f"frames of {what} lie {spacing:.6g} apart in time, {_why_not(spacing, spec)}.")
+    apart = f"frames of {what} lie {with_amount(f'{spacing:.6g}', recording.time_unit)} apart in time"
+    advice = _unit_advice(recording, spec) if recording.time_unit else ""
+    require_data(whole, f"{apart}, {_why_not(spacing, spec)}{advice}.")
     require_data(
         asked is None or asked == every,
-        f"frames of {what} lie {spacing:.6g} apart in time, so {every} of them make a step of solver {spec.name!r} "
+        f"{apart}, so {every} of them make a step of solver {spec.name!r} "
         f"(dt {spec.dt:.6g}), not the {asked} that every says: leave every out, or add dt to data_may_differ.",
     )
     note = f"{what}: one frame in {every} is taken, {spec.dt:g} apart." if every > 1 else ""

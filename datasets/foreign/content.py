@@ -96,6 +96,7 @@ def assemble(content: Content, options: ReadingOptions) -> Recording:
         times=_times(content.times, options.dt, shape[1], name),
         time_unit=content.time_unit,
         channel_units=tuple(owners[place][0].unit for place in chosen.places),
+        channel_titles=tuple(() if one.components else one.titles for one in (owners[place][0] for place in chosen.places)),
         axes=content.axes,
         axis_units=tuple(content.axis_units.get(axis, "") for axis in content.axes),
         coordinates=tuple(_positions(content.coordinates.get(axis), axis, name) for axis in content.axes),

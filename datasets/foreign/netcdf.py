@@ -178,7 +178,9 @@ class NamedReader:
             named = dimension in self.dataset.variables and self.dataset[dimension].dtype.kind in "OUT"
             names = [str(n) for n in self.dataset[dimension].values] if named else [f"{name}_{i}" for i in range(count)]
             components = tuple(names)
-        return Variable(name, StoredVariable(self.store, name), roles, components, str(array.attrs.get("units", "")))
+        titles = tuple(str(array.attrs[key]) for key in ("standard_name", "long_name") if key in array.attrs)
+        unit = str(array.attrs.get("units", ""))
+        return Variable(name, StoredVariable(self.store, name), roles, components, unit, titles=titles)
 
     def _on_one_grid(self, variables: list[Variable], left: list[str]) -> list[Variable]:
         """Keep the fields on the grid of those that change in time, or that the user chose."""

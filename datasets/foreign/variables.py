@@ -88,6 +88,7 @@ class Variable:
         unit: Unit of its values; empty if the file does not say.
         offsets: Distance of each channel's points from the coordinates along each axis, in units of the spacing; empty if they
             lie at the coordinates.
+        titles: Other names that the file has for it.
     """
 
     name: str
@@ -96,6 +97,7 @@ class Variable:
     components: tuple[str, ...] = ()
     unit: str = ""
     offsets: tuple[tuple[float, ...], ...] = ()
+    titles: tuple[str, ...] = ()
 
     @property
     def channels(self) -> tuple[str, ...]:

@@ -265,7 +265,7 @@ def test_metadata_of_a_fit_calls_no_function_of_the_user_s(tmp_path: Path) -> No
         ({"times": 0.6 * np.arange(9)}, {}, "steps of 0.2, 3 from one frame to the next: let each step .* take 3 .*dt 0.6"),
         ({"times": 0.15 * np.arange(9)}, {}, "which is no whole multiple of that: give the solver a dt of 0.15 or a multiple"),
         ({"times": np.array([0, 1, 2, 3, 4, 5, 7, 8, 9]) * 0.1}, {}, r"most lie 0.1 apart and frames 5 and 6 0.2 \(at"),
-        ({"times": 0.01 * np.arange(9)}, {}, "has 9 frames, but one step of solver 'coarse' takes 20"),
+        ({"times": 0.01 * np.arange(9)}, {}, "9 frames 0.01 apart, but one step .* takes 20 of them: use a longer"),
         ({}, {"every": 3}, "2 of them make a step .*not the 3 that every says"),
         ({}, {"dt": 0.3}, "says that its frames lie 0.1.* apart, not 0.3"),
         ({}, {"restrict": None}, "along y, u has 8 points, not 4: set restrict to what suits .block_mean, .*interpol"),
@@ -312,7 +312,7 @@ def test_infinite_values_are_refused() -> None:
     ("keys", "words"),
     [
         ({"restrict": "block_men"}, "restrict may have block_mean, .* not 'block_men' .did you mean 'block_mean'"),
-        ({"scale": {"w": 2.0}}, "scale for solver 'coarse' may have u, h, not 'w'"),
+        ({"scale": {"w": 2.0}}, "scale for solver 'coarse' may have u, h, time, not 'w'"),
         ({"parameters": {"mu": 2.0}}, "may have nu, not 'mu'"),
         ({"parameters": {"nu": [1.0, 2.0]}}, "nu has 2 values, but flow.nc has 3 simulations"),
         ({"axes": {"z": "y"}}, "may have y, x, not 'z'"),
