@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
@@ -18,10 +19,12 @@ class Commented(NamedTuple):
     Args:
         value: Plain value, which is written on one line, or keys of their own.
         comment: Sentences, in lines above it; empty for none.
+        is_offer: True for a key that is itself a comment, for the user to take out of it.
     """
 
     value: Any
     comment: str = ""
+    is_offer: bool = False
 
 
 #: Keys of a file or of a mapping in one. A mapping of commented values is written out, any other in one line.
@@ -36,20 +39,21 @@ def write_commented(block: Block, heading: Sequence[str] = ()) -> str:
 
 def plain_values(block: Block) -> dict[str, Any]:
     """Return what the file will say, without comments."""
-    return {key: plain_values(one.value) if _is_block(one.value) else one.value for key, one in block.items()}
+    said = {key: one.value for key, one in block.items() if not one.is_offer}
+    return {key: plain_values(value) if _is_block(value) else value for key, value in said.items()}
 
 
 def _lines(block: Block, indent: str) -> list[str]:
     lines: list[str] = []
-    for key, (value, comment) in block.items():
-        words = comment.replace("``", "`")
+    for key, (value, comment, is_offer) in block.items():
+        words = re.sub(r"\bNone\b", "null", comment.replace("``", "`"))  # as YAML has it
         lines += [f"{indent}# {line}" for line in textwrap.wrap(words, WIDTH - len(indent), break_on_hyphens=False)]
         if _is_block(value):
             lines += [f"{indent}{key}:", *_lines(value, f"{indent}  ")]
         elif isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
             lines += [f"{indent}{key}:", *(f"{indent}  - {flow_yaml(item)}" for item in value)]
         else:
-            lines.append(f"{indent}{key}: {flow_yaml(value)}")
+            lines.append(f"{indent}{'# ' if is_offer else ''}{key}: {flow_yaml(value)}")
     return lines
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -22,23 +24,27 @@ if TYPE_CHECKING:
 
 #: Settings of each kind: those that must be there, and those that a person is asked for besides.
 NEEDED: dict[Kind, tuple[str, ...]] = {
-    "program": ("command", "input", "output", "format", "state_shape", "dt"),
+    "program": ("command", "output", "format", "state_shape", "dt"),
     "python": ("solver",),
     "data": ("data",),
 }
 OFFERED: dict[Kind, tuple[str, ...]] = {
     "program": (
-        *(
-            "channels",
-            "channel_units",
-            "parameters",
-            "template",
-            "namelist",
-            "reference_shape",
-            "reference_command",
-            "params",
-            "periodic",
-        ),
+        "input",
+        "template",
+        "templates",
+        "namelist",
+        "external_input_files",
+        "values",
+        "parameters",
+        "params_input",
+        "channels",
+        "channel_units",
+        "reference_shape",
+        "reference_command",
+        "reference_values",
+        "params",
+        "periodic",
     ),
     "python": ("args", "reference_args", "params", "periodic"),
     "data": ("solver", "args", "periodic"),
@@ -57,7 +63,7 @@ def run(settings: InitSettings) -> None:
     start, files, notes = files_of(settings)
     _write(settings.folder, files)
     for sentence in dict.fromkeys((*notes, *_next_steps(start, files))):
-        console.print(sentence)
+        console.print(sentence, soft_wrap=True)  # a command is copied as one line
 
 
 # ---- what is missing
@@ -74,9 +80,8 @@ def _complete(settings: InitSettings) -> InitSettings:
     require_that(settings.kind is not None, "say what you have: deepzero-sim init program, init python or init data.")
     kind: Kind = settings.kind or "program"
     _require_own(settings, kind)
-    if settings.format is None and settings.output is not None and Path(settings.output).suffix in FORMATS:
-        settings = replace(settings, format=FORMATS[Path(settings.output).suffix])
-    missing = [name for name in NEEDED[kind] if getattr(settings, name) in (None, [], {})]
+    settings = replace(settings, format=_format_of(settings))
+    missing = [name for name in NEEDED[kind] if getattr(settings, name) in (None, "", [], {})]
     if missing and not _is_terminal():
         words = ", ".join(f"--{name}" for name in missing)
         raise ConfigError(f"init {kind} needs {words}: give them, or call it at a terminal, where it asks for them.")
@@ -91,6 +96,17 @@ def _require_own(settings: InitSettings, kind: Kind) -> None:
     others = {name for known in (NEEDED, OFFERED) for names in known.values() for name in names}
     for name in sorted(others - {*NEEDED[kind], *OFFERED[kind]}):
         require_that(_is_default(settings, name), f"init {kind} has no use for {name}: leave it out, or name another kind.")
+
+
+def _format_of(settings: InitSettings) -> ProgramFormat | None:
+    """Return the format of the program's files: as given, or as its output's name tells."""
+    output = settings.output
+    if settings.format is not None or output is None:
+        return settings.format
+    if isinstance(output, dict) and "format" in output:
+        return output["format"]  # type: ignore[no-any-return]  # one of the user's own, too
+    path = str(output.get("path", "")) if isinstance(output, dict) else output
+    return FORMATS.get(Path(path).suffix)
 
 
 def _is_default(settings: InitSettings, name: str) -> bool:
@@ -120,7 +136,7 @@ def _ask(settings: InitSettings, name: str, *, optional: bool = False) -> InitSe
 
 def _write(folder: Path, files: dict[str, str]) -> None:
     """Write all files, or none."""
-    there = [str(folder / name) for name in files if (folder / name).exists()]
+    there = [str(folder / name) for name in files if os.path.lexists(folder / name)]
     require_that(
         not there,
         f"{', '.join(there)} {'is' if len(there) == 1 else 'are'} there already, and nothing is replaced: name another "
@@ -138,15 +154,17 @@ def _write(folder: Path, files: dict[str, str]) -> None:
 
 
 def _next_steps(start: Start, files: dict[str, str]) -> list[str]:
-    solver, made = f"--config {start.path('solver.yaml')}", [f"written: {', '.join(start.path(name) for name in files)}"]
+    """Say what was written, what is to be filled in, and the commands that take it, each as a shell reads it."""
+    steps = [f"written: {', '.join(start.path(name) for name in files)}"]
     if "my_solver.py" in files:
-        made.append(f"{start.path('my_solver.py')} keeps every state as it is: put your solver into its step")
+        steps.append(f"{start.path('my_solver.py')} keeps every state as it is: put your solver into its step")
     if "states.py" in files:
-        made.append(f"{start.functions} has initial states to replace by yours")
-    made.append(f"next:  deepzero-sim check {solver} --config {start.path('check.yaml')}")
+        steps.append(f"{start.functions} has initial states to replace by yours")
+    steps.append(f"next:  {start.command('check', 'solver.yaml', 'check.yaml')}")
     if "data.yaml" in files:
-        made.append(f"then:  deepzero-sim generate --config {start.path('data.yaml')}")
-    made.append(f"then:  deepzero-sim train {solver} --config {start.path('train.yaml')}")
-    if "data.yaml" in files:
-        made.append(f"then:  deepzero-sim evaluate --run {start.path('runs/first')} --data {start.path('data/test.h5')}")
-    return made
+        steps.append(f"then:  {start.command('generate', 'solver.yaml', 'data.yaml')}")
+    steps.append(f"then:  {start.command('train', 'solver.yaml', 'train.yaml')}")
+    run, test = start.path("runs/first"), start.path("data/test.h5")
+    last = ["evaluate", "--run", run, "--data", test] if "data.yaml" in files else ["show", run]
+    steps.append(f"then:  {shlex.join(['deepzero-sim', *last])}")
+    return steps

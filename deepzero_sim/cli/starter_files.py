@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,21 +34,24 @@ class Start:
         folder: Folder of the files.
         solver: Solver, as settings name it.
         spec: Spec of the solver.
-        reference: Solver whose states are taken for true, on a finer grid; None if there is none.
+        reference_args: Arguments in which the solver whose states are taken for true, on a finer grid, differs from the solver;
+            None if there is none.
         params: Scenario parameters, one row a simulation.
         source: Data that are there; None if they are to be generated.
         initial: Name of the function of initial states; None to have one written.
         takes_seed: True if the function of initial states makes another one for every seed.
-        restrict: Name of the restriction of the reference's states; None to have one written.
+        restrict: Name of the restriction of the reference's states; None if there is no reference.
         periodic: True if the domain is periodic.
         in_processes: True if worker processes speed up the solver; a program runs in processes anyway.
         comments: Comments on the solver's arguments.
+        offers: Arguments that the solver may be given, too, with values that change nothing.
+        spec_offers: Entries of its spec, likewise.
     """
 
     folder: Path
     solver: Component
     spec: SolverSpec
-    reference: Component | None = None
+    reference_args: Mapping[str, Any] | None = None
     params: Sequence[Sequence[float]] = ()
     source: DataSource | None = None
     initial: str | None = None
@@ -56,10 +60,17 @@ class Start:
     periodic: bool = False
     in_processes: bool = True
     comments: Mapping[str, str] = field(default_factory=dict)
+    offers: Mapping[str, Any] = field(default_factory=dict)
+    spec_offers: Mapping[str, Any] = field(default_factory=dict)
 
     def path(self, name: str) -> str:
         """Name a file of the folder as settings name it, from the current folder."""
         return str(self.folder / name)
+
+    def command(self, command: str, *files: str) -> str:
+        """Write a command that takes settings files of the folder."""
+        words = [word for name in files for word in ("--config", self.path(name))]
+        return shlex.join(["deepzero-sim", command, *words])
 
     @property
     def functions(self) -> str:
@@ -70,21 +81,17 @@ class Start:
 def starter_files(start: Start) -> dict[str, str]:
     """Write the files that there are to be; returns their content by name."""
     files = {"solver.yaml": solver_file(start), "check.yaml": check_file(start), "train.yaml": train_file(start)}
-    if start.reference is not None:
+    if start.reference_args is not None:
         files["data.yaml"] = data_file(start)
-        if start.initial is None or start.restrict is None:
+        if start.initial is None:
             files["states.py"] = FUNCTIONS
     return files
 
 
 def solver_file(start: Start) -> str:
     """Write the file that names the solver."""
-    block = {"solver": Commented(_component(start.solver, start.comments), descriptions(TrainSettings)["solver"])}
-    heading = [
-        "The solver, for all commands. Give this file before another one:",
-        f"deepzero-sim check --config {start.path('solver.yaml')} --config {start.path('check.yaml')}",
-    ]
-    return write_commented(block, heading)
+    block = {"solver": Commented(_component(start), descriptions(TrainSettings)["solver"])}
+    return write_commented(block, ["The solver, for all commands: each takes this file and one of its own."])
 
 
 def check_file(start: Start) -> str:
@@ -93,13 +100,13 @@ def check_file(start: Start) -> str:
     block = {"seconds": Commented(60, known["seconds"])}
     if start.source is not None:
         block["data"] = _source(start)
-    if start.reference is not None:
+    if start.reference_args is not None:
         block["initial"] = Commented(_initial(start), known["initial"])
     if start.params:
         block["params"] = Commented([list(row) for row in start.params[:3]], known["params"])
     heading = [
         "A check that the solver keeps its contract, and of what a gradient through it costs:",
-        f"deepzero-sim check --config {start.path('solver.yaml')} --config {start.path('check.yaml')}",
+        start.command("check", "solver.yaml", "check.yaml"),
     ]
     return write_commented(block, heading)
 
@@ -129,22 +136,26 @@ def train_file(start: Start) -> str:
     }
     heading = [
         "Training. Results are in the run folder, and the same command goes on with a run that was interrupted:",
-        f"deepzero-sim train --config {start.path('solver.yaml')} --config {start.path('train.yaml')}",
+        start.command("train", "solver.yaml", "train.yaml"),
     ]
     return write_commented(block, heading)
 
 
 def data_file(start: Start) -> str:
     """Write the file of `deepzero-sim generate`."""
-    assert start.reference is not None
+    assert start.reference_args is not None and start.restrict is not None
     known = descriptions(Simulations)
     simulations: Block = {
-        "reference": Commented(_component(start.reference), f"{known['reference']} Its states are taken for true."),
-        "source": Commented(_component(start.solver), f"{known['source']} It is that of solver.yaml."),
+        "reference": Commented(
+            {"args": dict(start.reference_args)},
+            f"{known['reference']} Its states are taken for true. It is the solver of solver.yaml, but for these args; with a "
+            "name it is another one, and args are all that it takes.",
+        ),
         "initial": Commented(_initial(start), known["initial"]),
-        "restrict": Commented(start.restrict or f"{start.functions}:restrict", known["restrict"]),
+        "restrict": Commented(start.restrict, known["restrict"]),
         "steps": Commented(STEPS, known["steps"]),
         "discard": Commented(0, known["discard"]),
+        "batch_size": Commented(1, known["batch_size"], is_offer=True),
     }
     keys = descriptions(DataFile)
     about = " ".join(f"{key}: {keys[key]}" for key in ("params", "starts", "seed"))
@@ -155,23 +166,25 @@ def data_file(start: Start) -> str:
     }
     heading = [
         "Data for training and test, made by the reference solver:",
-        f"deepzero-sim generate --config {start.path('data.yaml')}",
+        start.command("generate", "solver.yaml", "data.yaml"),
     ]
     return write_commented(block, heading)
 
 
-def _component(component: Component, comments: Mapping[str, str] | None = None) -> Block:
-    """Write out the name and arguments of a component, a mapping in one line unless its keys have comments."""
+def _component(start: Start) -> Block:
+    """Write out the name and arguments of the solver, each with its comment if there are comments."""
     args = {
-        key: Commented(_spec(value) if comments and key == "spec" else value, (comments or {}).get(key, ""))
-        for key, value in component.args.items()
+        key: Commented(_spec(start) if start.comments and key == "spec" else value, start.comments.get(key, ""))
+        for key, value in start.solver.args.items()
     }
-    return {"name": Commented(component.name), **({"args": Commented(args)} if args else {})}
+    more = {key: Commented(value, start.comments[key], is_offer=True) for key, value in start.offers.items() if key not in args}
+    return {"name": Commented(start.solver.name), **({"args": Commented({**args, **more})} if args else {})}
 
 
-def _spec(values: Mapping[str, Any]) -> Block:
-    known = descriptions(SolverSpec)
-    return {key: Commented(value, known[key]) for key, value in values.items()}
+def _spec(start: Start) -> Block:
+    known, given = descriptions(SolverSpec), start.solver.args["spec"]
+    more = {key: Commented(value, known[key], is_offer=True) for key, value in start.spec_offers.items() if key not in given}
+    return {**{key: Commented(value, known[key]) for key, value in given.items()}, **more}
 
 
 def _initial(start: Start) -> str:
@@ -185,7 +198,7 @@ def _workers(start: Start) -> dict[str, Any]:
 def _source(start: Start) -> Commented:
     known = descriptions(TrainSettings)["train_data"]
     if start.source is None:
-        made = "" if start.reference is not None else " There is none so far: see docs/training/data.md."
+        made = "" if start.reference_args is not None else " There is none so far: see docs/training/data.md."
         return Commented(start.path("data/train.h5"), f"{known}{made}")
     keys = descriptions(DataSource)
     default = DataSource(start.source.path)
@@ -213,7 +226,7 @@ def _files(start: Start) -> list[dict[str, Any]]:
 
 
 #: States that a newcomer replaces.
-FUNCTIONS = '''"""Initial states of simulations, and their restriction to the solver's grid."""
+FUNCTIONS = '''"""Initial states of simulations."""
 
 import numpy as np
 
@@ -239,17 +252,4 @@ def initial(spec, params, seed=0):
             phases = sum(wave * axis for wave, axis in zip(waves, grid))
             state[0, channel] += random.random() / number * np.sin(2 * np.pi * (phases + random.random()))
     return state.astype(spec.dtype)
-
-
-def restrict(states, spec):
-    """Take means of blocks of points: states of the reference, (B, C, *fine), on the solver's grid, (B, C, *N).
-
-    Args:
-        states: States of the reference.
-        spec: Description of the solver.
-    """
-    for axis, points in enumerate(spec.state_shape[1:], start=2):
-        blocks = (*states.shape[:axis], points, -1, *states.shape[axis + 1 :])
-        states = states.reshape(blocks).mean(axis=axis + 1)
-    return states
 '''

@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-import re
-import shlex
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from deepzero_sim.cli.settings.generate import merge
 from deepzero_sim.cli.settings.init import InitSettings
 from deepzero_sim.cli.starter_data import source_and_spec, untouched_solver
 from deepzero_sim.cli.starter_files import Start, starter_files
+from deepzero_sim.cli.starter_program import OFFERS, SPEC_OFFERS, program_of, reference_args
 from deepzero_sim.common.components import Component, load
 from deepzero_sim.common.requirements import require_that
 from deepzero_sim.common.settings import descriptions
 from deepzero_sim.connectors.programs.executable import ExecutableSolver
-from deepzero_sim.connectors.programs.namelists.deck import groups_of
 from deepzero_sim.datasets.generation.ensembles import takes_seed
+from deepzero_sim.datasets.generation.restrictions import restriction_of
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.solver.build import build_solver
 from deepzero_sim.solver.spec import SolverSpec
 
-#: Seconds that one run of a program may take.
-TIMEOUT = 300
+#: Restrictions by name, the first that suits two grids first: of cells, of nodes, of staggered fields, of all others.
+SUITABLE = ("block_mean", "injection", "face_mean", "interpolation")
 
 
 @dataclass(frozen=True)
@@ -50,83 +50,37 @@ def files_of(settings: InitSettings) -> tuple[Start, dict[str, str], tuple[str, 
 
 def _of_program(settings: InitSettings) -> _Known:
     """Describe a program as a solver, which is made to see whether all that it names is there."""
-    assert settings.command is not None and settings.state_shape is not None
-    fine = settings.reference_shape
-    solver = _program(settings, settings.command, settings.state_shape)
+    solver, changes = program_of(settings), reference_args(settings)
     spec = build_solver(solver).spec
-    _require_reached(settings)
     _require_params(spec, settings)
-    reference = None
-    if fine is not None:
-        reference = _program(settings, settings.reference_command or settings.command, fine)
-        _require_reference(build_solver(reference).spec, spec)
-    start = Start(settings.folder, solver, spec, reference, settings.params, periodic=settings.periodic)
-    return _Known(replace(start, in_processes=False, comments=descriptions(ExecutableSolver)))
+    start = Start(settings.folder, solver, spec, params=settings.params, periodic=settings.periodic, in_processes=False)
+    comments = descriptions(ExecutableSolver)
+    return _Known(replace(_with_reference(start, changes), comments=comments, offers=OFFERS, spec_offers=SPEC_OFFERS))
 
 
-def _program(settings: InitSettings, command: str, shape: list[int]) -> Component:
-    words = _words(command)
-    spec: dict[str, Any] = {"name": Path(words[0]).stem, "state_shape": shape, "dt": settings.dt, "dtype": "float64"}
-    spec |= {key: getattr(settings, key) for key in ("channels", "channel_units", "parameters") if getattr(settings, key)}
-    files = {key: [{"path": getattr(settings, name), "format": settings.format}] for key, name in _FILES}
-    args: dict[str, Any] = {"spec": spec, "command": words, **files}
-    if settings.template is not None:
-        args["templates"] = {settings.template.name.removesuffix(".j2"): str(settings.template)}
-    if settings.namelist is not None:
-        args["namelists"] = {settings.namelist.name: {"file": str(settings.namelist), "values": _namelist_values(settings)}}
-    return Component("deepzero_sim.ExecutableSolver", {**args, "timeout": TIMEOUT})
-
-
-_FILES = (("inputs", "input"), ("outputs", "output"))
-
-
-def _words(command: str) -> list[str]:
-    """Split a command as a shell does; a placeholder is one word."""
-    try:
-        words = shlex.split(re.sub(r"\{\{\s*(.*?)\s*\}\}", lambda found: f"'{{{{ {found[1]} }}}}'", command))
-    except ValueError as error:
-        raise ConfigError(f"command {command!r} cannot be split into words ({error}): check its quotes.") from error
-    require_that(bool(words), "command must name a program, not nothing.")
-    return words
-
-
-def _namelist_values(settings: InitSettings) -> dict[str, dict[str, str]]:
-    """Fill in the entries of a namelist that have parameters' names."""
-    assert settings.namelist is not None
-    values: dict[str, dict[str, str]] = {}
-    groups = groups_of(settings.namelist, settings.parameters)
-    for name, group in groups.items():
-        values.setdefault(group, {})[name] = f"{{{{ params.{name} }}}}"
-    return values
-
-
-def _require_reached(settings: InitSettings) -> None:
-    """Refuse parameters that nothing hands to the program."""
-    deck = "" if settings.template is None else settings.template.read_text(encoding="utf-8")
-    inserted = set() if settings.namelist is None else set(groups_of(settings.namelist, settings.parameters))
-    for name in settings.parameters:
-        there = re.compile(rf"\{{\{{.*\bparams\.{re.escape(name)}\b")
-        reached = name in inserted or there.search(settings.command or "") or there.search(deck) or "params[" in deck
-        require_that(
-            bool(reached),
-            f"the parameter {name} does not reach the program: put {{{{ params.{name} }}}} into command or template, or give "
-            "namelist one that has an entry of that name.",
-        )
+def _with_reference(start: Start, changes: Mapping[str, Any] | None) -> Start:
+    """Add the reference, the same solver but for some arguments, and the restriction of its states."""
+    if changes is None:
+        return start
+    solver = start.solver
+    fine = build_solver(Component(solver.name, merge(solver.args, changes))).spec
+    same = fine.dt == start.spec.dt
+    require_that(same, f"reference and solver must take the same step, not {fine.dt:g} and {start.spec.dt:g}.")
+    name = start.restrict or _restriction_between(fine, start.spec)
+    restriction_of(name, fine, start.spec)(np.ones((1, *fine.state_shape), fine.dtype))  # a function of the user's may not fit
+    return replace(start, reference_args=changes, restrict=name)
 
 
 def _of_python(settings: InitSettings) -> _Known:
     """Make the solver that is named, and its reference, if there is to be one."""
     assert settings.solver is not None
     solver = Component(settings.solver, settings.args)
-    spec, reference = build_solver(solver).spec, None
+    spec = build_solver(solver).spec
     _require_params(spec, settings)
-    if settings.reference_args:
-        reference = Component(settings.solver, {**settings.args, **settings.reference_args})
-        _require_reference(build_solver(reference).spec, spec)
     initial, restrict = (_function_beside(settings.solver, name) for name in ("initial", "restrict"))
-    start = Start(settings.folder, solver, spec, reference, settings.params, periodic=settings.periodic)
-    seeded = initial is None or takes_seed(initial)
-    return _Known(replace(start, initial=initial, takes_seed=seeded, restrict=restrict))
+    start = Start(settings.folder, solver, spec, params=settings.params, periodic=settings.periodic, initial=initial)
+    start = replace(start, takes_seed=initial is None or takes_seed(initial), restrict=restrict)
+    return _Known(_with_reference(start, settings.reference_args or None))
 
 
 def _function_beside(solver: str, name: str) -> str | None:
@@ -150,20 +104,30 @@ def _of_data(settings: InitSettings) -> _Known:
     return _Known(Start(settings.folder, solver, spec, source=source, periodic=settings.periodic), extra, tuple(notes))
 
 
-def _require_reference(fine: SolverSpec, spec: SolverSpec) -> None:
-    """Refuse a reference whose states are not restricted to the solver's grid by means of blocks."""
+def _restriction_between(fine: SolverSpec, spec: SolverSpec) -> str:
+    """Name the restriction of the reference's states that suits the two grids.
+
+    Raises:
+        ConfigError: None does, or the reference is none of the solver's.
+    """
     grids = f"{tuple(fine.state_shape)} and {tuple(spec.state_shape)}"
     require_that(
         fine.state_shape[0] == spec.state_shape[0] and len(fine.state_shape) == len(spec.state_shape),
         f"reference and solver must have the same channels and axes, not states of {grids}.",
     )
-    ratios = np.array(fine.state_shape[1:]) % np.array(spec.state_shape[1:])
     require_that(
-        not ratios.any(),
-        f"the reference's grid must be a whole multiple of the solver's along every axis, but states are {grids}: choose such "
-        "a grid, or write data.yaml and restrict yourself (docs/training/data.md).",
+        all(points >= ours for points, ours in zip(fine.state_shape[1:], spec.state_shape[1:], strict=True)),
+        f"the reference's grid must be finer than the solver's, but states are {grids}: exchange the two.",
     )
-    require_that(fine.dt == spec.dt, f"reference and solver must take the same step, not {fine.dt:g} and {spec.dt:g}.")
+    for name in SUITABLE:
+        with suppress(ConfigError):
+            restriction_of(name, fine, spec)
+            return name
+    raise ConfigError(
+        "the reference's grid must be a whole multiple of the solver's along every axis, in cells (n and k n) or between nodes "
+        f"(n + 1 and k n + 1), but states are {grids}: choose such a grid, or write data.yaml and restrict yourself "
+        "(docs/training/data.md)."
+    )
 
 
 def _require_params(spec: SolverSpec, settings: InitSettings) -> None:

@@ -60,6 +60,7 @@ def printed(capsys: pytest.CaptureFixture[str], command: str, *files: str) -> di
     return found
 
 
+GENERATE = ("--config", "solver.yaml", "--config", "data.yaml")
 PROGRAM = (
     *("program", "--command", "./burgers 32 1 {{ params.nu }}", "--input", "u.raw", "--output", "v.raw", "--dt", "0.01"),
     *("--state_shape", "[1, 32]", "--parameters", "[nu]", "--periodic", "true"),
@@ -80,12 +81,12 @@ def test_a_program_is_checked_simulated_and_trained_by_what_was_written(
     both = ("--config", "solver.yaml", "--config")
     status, out, err = call(capsys, "check", *both, "check.yaml", "--seconds", "5")
     assert (status, err) == (0, "") and "'burgers' keeps its contract" in out and "3 sample states" in out
-    assert call(capsys, "generate", "--config", "data.yaml")[0] == 0
+    assert call(capsys, "generate", *GENERATE)[0] == 0
     shortened = "[{method: NON, updates: 3}, {method: suitable, updates: 1, unroll: 2}]"
     status, out, err = call(capsys, "train", *both, "train.yaml", "--stages", shortened)
     assert (status, err) == (0, "") and "trained: runs/first/2-SolverLayer" in out
     assert printed(capsys, "train", "solver.yaml", "train.yaml")["network"]["args"]["padding"] == "circular"
-    made = printed(capsys, "generate", "data.yaml")["files"]
+    made = printed(capsys, "generate", "solver.yaml", "data.yaml")["files"]
     assert [file["output"] for file in made] == ["data/train.h5", "data/test.h5"]
     assert made[0]["params"] == [[0.001], [0.003]] and made[1]["params"] == [[0.002]] and made[0]["seed"] != made[1]["seed"]
 
@@ -128,9 +129,9 @@ def test_a_solver_in_python_is_taken_with_the_functions_beside_it(folder: Path, 
     given = ("python", "--solver", "tracer.py:Tracer", "--args", "{points: 32}", "--reference_args", "{points: 64}")
     status, out, err = call(capsys, "init", *given, "--params", "[[0.5], [1.0], [0.8]]")
     assert (status, err) == (0, "") and "states.py" not in out and not (folder / "states.py").exists()
-    simulations = printed(capsys, "generate", "data.yaml")["simulations"]
+    simulations = printed(capsys, "generate", "solver.yaml", "data.yaml")["simulations"]
     assert simulations["initial"] == "tracer.py:initial" and simulations["reference"]["args"] == {"points": 64}
-    assert call(capsys, "generate", "--config", "data.yaml", "--workers.backend", "serial")[0] == 0
+    assert call(capsys, "generate", *GENERATE, "--workers.backend", "serial")[0] == 0
     status, _, err = call(capsys, "check", "--config", "solver.yaml", "--config", "check.yaml", "--seconds", "5")
     assert (status, err) == (0, "")
     assert printed(capsys, "train", "solver.yaml", "train.yaml")["stages"][0]["method"] == "NON"
@@ -145,7 +146,7 @@ def test_a_solver_without_functions_and_parameters_gets_seeded_states(folder: Pa
     )
     status, out, _ = call(capsys, "init", "python", "--solver", "decay.py:Decay", "--reference_args", "{n: 8}")
     assert status == 0 and "states.py has initial states to replace" in out
-    assert call(capsys, "generate", "--config", "data.yaml", "--workers.backend", "serial")[0] == 0
+    assert call(capsys, "generate", *GENERATE, "--workers.backend", "serial")[0] == 0
     status, _, err = call(capsys, "check", "--config", "solver.yaml", "--config", "check.yaml", "--seconds", "5")
     assert (status, err) == (0, "")
 
@@ -212,7 +213,7 @@ def test_every_key_has_a_comment(folder: Path, capsys: pytest.CaptureFixture[str
         ((), "say what you have: deepzero-sim init program, init python or init data"),
         (
             ("program",),
-            r"needs --command, --input, --output, --format, --state_shape, --dt: give them, or call it at a terminal",
+            r"needs --command, --output, --format, --state_shape, --dt: give them, or call it at a terminal",
         ),
         (("python",), "init python needs --solver"),
         (("data", "--folder", "a"), "init data needs --data"),
@@ -237,7 +238,7 @@ def test_what_cannot_be_begun_with_is_one_sentence(
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("--reference_args", "{points: 48}", "--params", "[[1]]"), "whole multiple"),
+        (("--reference_args", "{points: 48}", "--params", "[[1]]"), "tracer.py:restrict raised ValueError"),
         (("--reference_args", "{points: 64}"), "with 1 numbers .speed., not"),
         (("--reference_args", "{points: 64}", "--params", "[[1, 2]]"), "with 1 numbers .speed., not"),
         ((), "with 1 numbers .speed., not nothing: give --params, such as '..1.0., .2.0"),

@@ -77,7 +77,7 @@ class GenerateSettings(Settings):
             )
         reference = simulations.get("reference")
         if isinstance(reference, Mapping) and "name" not in reference and isinstance(source, Mapping):
-            reference = _merge(source, reference)
+            reference = merge(source, reference)
         given = {"reference": reference} if "reference" in simulations else {}
         return {**values, "simulations": {**simulations, "source": source, **given}}
 
@@ -95,10 +95,10 @@ class GenerateSettings(Settings):
             raise ConfigError(f"each output must have a name and a card of its own, but two would be {shared}: rename one.")
 
 
-def _merge(source: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+def merge(source: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """Return keys and values with changes to some, at any depth."""
     both = {key for key, value in changes.items() if isinstance(value, Mapping) and isinstance(source.get(key), Mapping)}
-    return {**source, **{key: _merge(source[key], value) if key in both else value for key, value in changes.items()}}
+    return {**source, **{key: merge(source[key], value) if key in both else value for key, value in changes.items()}}
 
 
 COMMANDS = {"generate": Command(GenerateSettings, "generate.make_data")}

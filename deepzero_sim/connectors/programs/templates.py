@@ -39,6 +39,7 @@ def _jinja2() -> ModuleType:
     try:
         # an extra
         import jinja2.meta  # noqa: PLC0415
+        import jinja2.nodes  # noqa: PLC0415
         import jinja2.sandbox  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise MissingExtraError("A template", "jinja2", "executable") from error
@@ -82,6 +83,22 @@ class Text:
             raise ConfigError(f"{self.where} cannot be compiled ({_describe(error)}): mend it.") from error
         unknown = ", ".join(sorted(names - set(NAMES)))
         require_that(not unknown, f"{self.where} names {unknown}, but there are only {', '.join(NAMES)}.")
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Names of :data:`NAMES` that it uses."""
+        return _compile(self.text)[1]
+
+    def keys_of(self, name: str) -> list[str]:
+        """List what it takes of `params` or `values` by name, in order: `params.nu`, `params["nu"]`."""
+        nodes = _jinja2().nodes
+        found = []
+        for node in _environment().parse(self.text).find_all((nodes.Getattr, nodes.Getitem)):
+            if not isinstance(node.node, nodes.Name) or node.node.name != name:
+                continue
+            key = node.attr if isinstance(node, nodes.Getattr) else getattr(node.arg, "value", None)
+            found += [key] if isinstance(key, str) else []
+        return list(dict.fromkeys(found))
 
     def render(self, values: Values) -> str:
         """Fill in the numbers."""
