@@ -192,7 +192,35 @@ def test_a_parameter_without_effect_is_told() -> None:
     spec = SolverSpec(name="still", state_shape=(1, 16), dt=0.1, dtype="float64", parameters=("unused", "rate"))
     solver = as_solver(lambda states, params: states * (1 + 0.1 * params[:, 1:, None]), spec)
     found = check_solver(solver, initial_states(2), np.ones((2, 2)), seconds=SHORT)
-    assert found["parameters"].outcome == "info" and found["parameters"].words.startswith("no effect of unused")
+    assert found["parameters"].outcome == "info" and re.fullmatch(
+        r"no effect of unused on a step from any of 2 sample states, nor in 16 steps of a rollout: is it used\?",
+        found["parameters"].words,
+    )
+
+
+def pendulum(states: Array, params: Array) -> Array:
+    """Take a step of a body on a spring, with friction; it begins at rest, where friction has no effect yet."""
+    place, speed = states[:, :1], states[:, 1:]
+    return np.concatenate([place + 0.1 * speed, speed - 0.1 * place - 0.1 * params[:, :, None] * speed], axis=1)
+
+
+def at_rest(step: Callable[[Array, Array], Array], states: Array) -> SolverCheck:
+    spec = SolverSpec(name="pendulum", state_shape=(2, 1), dt=0.1, dtype="float64", parameters=("friction",))
+    return check_solver(as_solver(step, spec), states, np.full((len(states), 1), 0.5), seconds=SHORT)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_parameter_that_has_no_effect_at_a_start_at_rest_is_looked_at_later(count: int) -> None:
+    states = np.arange(1.0, count + 1)[:, None, None] * np.array([[1.0], [0.0]])
+    found = at_rest(pendulum, states)["parameters"]
+    assert found.outcome == "pass" and "friction changes a step" in found.words
+    mixed = at_rest(lambda states, params: pendulum(states, np.broadcast_to(params[:1], params.shape)), states)["parameters"]
+    assert mixed.outcome == "fail" and "use params[b] for state b" in mixed.words
+
+
+def test_states_that_stand_still_say_nothing_on_a_parameter() -> None:
+    found = at_rest(pendulum, np.zeros((2, 2, 1)))["parameters"]
+    assert found.outcome == "info" and "2 sample states, which stand still: give states that move" in found.words
 
 
 def test_results_in_the_same_memory_are_told() -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple, final
+
 import numpy as np
 
 from deepzero_sim.checks.solver.record import Discrepancy, Finding, Sample, SkippedError, discrepancy
@@ -10,8 +14,8 @@ from deepzero_sim.common.types import Array
 from deepzero_sim.coupling.probes import TOGETHER
 from deepzero_sim.errors import SolverError
 
-#: Relative change of a parameter that shows whether it matters.
-CHANGE = 0.1
+#: Relative change of a parameter that shows whether it matters, and most steps of a rollout along which that is looked for.
+CHANGE, LATER = 0.1, 16
 
 
 def check_batch(trial: Trial) -> Finding:
@@ -73,23 +77,104 @@ def _repeat(array: Array, count: int) -> Array:
 
 def check_parameters(trial: Trial) -> Finding:
     """Expect that every state is advanced with its own row of parameters, and tell which of them have no effect."""
-    sample, names = trial.samples[0], trial.spec.parameters
-    if not names or sample.params is None:
+    names = trial.spec.parameters
+    if not names or trial.samples[0].params is None:
         raise SkippedError("the spec names no parameters.")
     trial.require_deterministic()
     trial.require_time(1 + 3 * len(names))
-    answers = {name: _answer_to_change(trial, sample, k) for k, name in enumerate(names)}
-    without = [name for name, answer in answers.items() if answer is not None and np.array_equal(answer, sample.answer)]
-    refused = [name for name, answer in answers.items() if answer is None]
-    mixed = None if trial.spec.max_batch == 1 else _find_mixed_rows(trial, sample, answers)
+    states = _States(trial)
+    effects = {name: _find_effect(trial, states, k) for k, name in enumerate(names)}
+    mixed = None if trial.spec.max_batch == 1 else _find_mixed_rows(trial, effects)
     if mixed is not None:
         return Finding("fail", mixed)
-    words = [f"no effect of {name} on a step: is it used?" for name in without]
-    words += [f"{name} cannot be changed by {CHANGE:.0%}: the step refuses it." for name in refused]
+    words = [f"no effect of {name} on a step {states.words}" for name, effect in effects.items() if effect is None]
+    words += [
+        f"{name} cannot be changed by {CHANGE:.0%}: the step refuses it."
+        for name, effect in effects.items()
+        if effect is not None and effect.answer is None
+    ]
     if words:
         return Finding("info", " ".join(words))
     changes = f"{', '.join(names)} {'changes' if len(names) == 1 else 'change'} a step"
     return Finding("pass", f"every state has its own; {changes}.")
+
+
+@final
+class _States:
+    """States to change parameters at: sample states, then those of a rollout, taken as they are asked for.
+
+    A parameter may have no effect at a start at rest, and one later on.
+
+    Args:
+        trial: Trial after its survey.
+    """
+
+    def __init__(self, trial: Trial) -> None:
+        self._trial, self._samples = trial, list(trial.samples)
+        self._ended = False
+
+    def __iter__(self) -> Iterator[Sample]:
+        for number in itertools.count():
+            if number == len(self._samples) and not self._extend():
+                return
+            yield self._samples[number]
+
+    def _extend(self) -> bool:
+        """Take a step of the rollout; False if it is long enough, stands still, fails, or has no time."""
+        last = self._samples[-1]
+        if self._later == 0:
+            last = next((sample for sample in self._samples if _moves(sample)), last)
+        self._ended = self._ended or not (_moves(last) and self._later < LATER and self._trial.affordable(0.1) > 2)
+        if not self._ended:
+            try:
+                self._samples.append(Sample(last.answer, last.params, self._trial.step(last.answer, last.params)))
+            except SolverError:
+                self._ended = True
+        return not self._ended
+
+    @property
+    def _later(self) -> int:
+        return len(self._samples) - len(self._trial.samples)
+
+    @property
+    def words(self) -> str:
+        """End of a sentence about something that was seen at none of them."""
+        given = self._trial.samples
+        tried = f"from any of {len(given)} sample states" if len(given) > 1 else "from the sample state"
+        if not any(map(_moves, given)):
+            return f"{tried}, which stand still: give states that move to see whether it is used."
+        return f"{tried}, nor in {self._later} steps of a rollout: is it used?" if self._later else f"{tried}: is it used?"
+
+
+def _moves(sample: Sample) -> bool:
+    return not np.array_equal(sample.answer, sample.state)
+
+
+class _Effect(NamedTuple):
+    """State at which a parameter matters.
+
+    Args:
+        sample: State and answer.
+        changed: Parameters with the one changed, `(1, K)`.
+        answer: Answer to those; None if the step refuses them.
+    """
+
+    sample: Sample
+    changed: Array
+    answer: Array | None
+
+
+def _find_effect(trial: Trial, states: _States, k: int) -> _Effect | None:
+    """Look for a state at which a change of a parameter matters, or is refused; None if there is none."""
+    for sample in states:
+        changed = _change(sample, k)
+        try:
+            answer = trial.step(sample.state, changed)
+        except SolverError:
+            return _Effect(sample, changed, None)
+        if not np.array_equal(answer, sample.answer):
+            return _Effect(sample, changed, answer)
+    return None
 
 
 def step_without_parameters(trial: Trial) -> str:
@@ -101,14 +186,6 @@ def step_without_parameters(trial: Trial) -> str:
     return "takes others of its own"
 
 
-def _answer_to_change(trial: Trial, sample: Sample, k: int) -> Array | None:
-    """Advance a state with one parameter changed; None if that is refused."""
-    try:
-        return trial.step(sample.state, _change(sample, k))
-    except SolverError:
-        return None
-
-
 def _change(sample: Sample, k: int) -> Array:
     assert sample.params is not None
     row = sample.params.copy()
@@ -116,14 +193,14 @@ def _change(sample: Sample, k: int) -> Array:
     return row
 
 
-def _find_mixed_rows(trial: Trial, sample: Sample, answers: dict[str, Array | None]) -> str | None:
+def _find_mixed_rows(trial: Trial, effects: Mapping[str, _Effect | None]) -> str | None:
     """Say that rows of a batch get each other's parameters; None if all is well."""
-    assert sample.params is not None
-    for k, expected in enumerate(answers.values()):
-        if expected is None:
+    for effect in effects.values():
+        if effect is None or effect.answer is None:
             continue
-        answer = trial.step(_repeat(sample.state, 2), np.concatenate([sample.params, _change(sample, k)]))
-        difference = discrepancy(answer, np.concatenate([sample.answer, expected]))
+        sample = effect.sample
+        answer = trial.step(_repeat(sample.state, 2), np.concatenate([sample.params, effect.changed]))  # type: ignore[list-item]
+        difference = discrepancy(answer, np.concatenate([sample.answer, effect.answer]))
         if not difference.rounding:
             return (
                 f"two states of different parameters in one call and each alone are {difference.words}: use params[b] for "
