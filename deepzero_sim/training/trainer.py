@@ -31,7 +31,8 @@ from deepzero_sim.training.progress import AT_START, Progress, progress_of, requ
 from deepzero_sim.training.run_folder import ANSWERS, VALIDATION, RunFolder
 from deepzero_sim.training.schedules import fast_forward
 from deepzero_sim.training.tensorboard import EventFile
-from deepzero_sim.training.validation import Validation, line_of
+from deepzero_sim.training.validation import Validation
+from deepzero_sim.training.validation_record import line_of
 
 #: Training steps that may be skipped one after the other, because solver steps fail that all queries share.
 MOST_SKIPPED = 10

@@ -29,9 +29,9 @@ def test_a_redirected_training_is_followed_while_it_runs(tmp_path: Path) -> None
             stderr=subprocess.STDOUT,
         )
     try:
-        assert wait_until(lambda: log.read_text().count("\n") >= 3 or running.poll() is not None, 120)
+        assert wait_until(lambda: log.read_text().count("training NON") >= 3 or running.poll() is not None, 120)
         assert running.poll() is None, log.read_text()
-        first, second = log.read_text().splitlines()[:2]
+        first, second = [line for line in log.read_text().splitlines() if line.startswith("training NON")][:2]
     finally:
         running.kill()
         running.wait()

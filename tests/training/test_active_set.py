@@ -102,7 +102,7 @@ def test_ratios_are_found_kept_and_counted(
     assert progress.queries == queries + asked and progress.solver_steps == steps + asked * 2 * 2
     assert progress.seconds > record.seconds > 0
     preparing = 2 + 2 * 2 * 3  # first steps are found in the start, and two compared; whether the loss of a batch repeats
-    measured = 2 * 3 * 11  # before the first update and after the last, on one rollout of 11 steps from each simulation
+    measured = 3 * 3 * 11  # before the first update, after the last, the solver alone: 11 steps from each simulation
     assert progress.validation_steps == measured
     assert cost(settings.run).solver_steps == cost(start).solver_steps + preparing + progress.solver_steps + measured
     assert json.loads((settings.run / "metrics.jsonl").read_text().split("\n")[0])["queries"] == queries + asked // 4

@@ -36,11 +36,14 @@ def resolve(settings: TrainSettings) -> Resolved:
     Raises:
         DeepZeroError: The solver or the network cannot be built, or settings contradict each other.
     """
+    settings = count_held_back(settings)
     if settings.validation_data is not None and settings.held_back:
         raise ConfigError("held_back and validation_data both say what the network is validated on: leave out one of them.")
     validated = settings.validation_data is not None or bool(settings.held_back)
     if settings.validate_every is not None and not validated and not settings.stages:
         raise ConfigError("validate_every needs something to validate on: give held_back or validation_data, or leave it out.")
+    if settings.validate_steps is not None and not validated and not settings.stages and settings.start is None:
+        raise ConfigError("validate_steps needs something to validate on: give held_back or validation_data, or leave it out.")
     method, choices = choose_method(settings)
     settings = replace(settings, method=method, held_back=settings.held_back or 0)
     settings = replace(
@@ -48,6 +51,28 @@ def resolve(settings: TrainSettings) -> Resolved:
     )
     every = _validate_every(settings) if validated else None
     return Resolved(replace(settings, validate_every=every), choices)
+
+
+def count_held_back(settings: TrainSettings) -> TrainSettings:
+    """Return settings that say how many simulations are held back where they say which.
+
+    Raises:
+        ConfigError: They say another number.
+    """
+    chosen = settings.held_back_simulations
+    if chosen is None:
+        return settings
+    if settings.held_back not in (None, len(chosen)):
+        raise ConfigError(
+            f"held_back says {settings.held_back}, but held_back_simulations names {len(chosen)} simulations: leave out "
+            "held_back."
+        )
+    return replace(settings, held_back=len(chosen))
+
+
+def steps_of_rollout(settings: TrainSettings) -> int:
+    """Return the solver steps of a rollout in training: NON always takes one."""
+    return 1 if settings.method == "NON" else settings.unroll
 
 
 def suitable_rate(method: MethodName, *, started: bool) -> float:

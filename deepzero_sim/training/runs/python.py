@@ -21,7 +21,7 @@ from deepzero_sim.solver.build import build_solver
 from deepzero_sim.training.checkpoints import load_checkpoint, read_settings
 from deepzero_sim.training.progress import progress_of
 from deepzero_sim.training.runs.comparison import cost
-from deepzero_sim.training.runs.console import say_what_came_of, train_in_silence, train_with_bar
+from deepzero_sim.training.runs.console import train_in_silence, train_stages
 from deepzero_sim.training.runs.folders import last_stage
 from deepzero_sim.training.runs.handed_over import (
     DataLike,
@@ -89,20 +89,12 @@ def train(
             stages = plan(read(TrainSettings, made))
             if made.get("stages") and "stages" not in settings and progress:
                 console.print(f"{method} begins with the network of NON, in two stages; start or stages say it otherwise.")
-            for stage in stages:
-                _train_stage(stage.settings, stage.choices if progress else None)
+            if progress:
+                train_stages(stages, name_folders=False)
+            else:
+                train_in_silence(stages)
             path = stages[-1].settings.run
             return _trained(trained_loop(path), path, cost(path) if run is None else None)
-
-
-def _train_stage(settings: TrainSettings, choices: tuple[str, ...] | None) -> None:
-    """Train a stage in sight of a person, or in silence if there are no sentences to begin with."""
-    if choices is None:
-        train_in_silence(settings)
-        return
-    for sentence in choices:
-        console.print(sentence)
-    say_what_came_of(settings, train_with_bar(settings))
 
 
 @contextmanager

@@ -30,6 +30,13 @@ Positive: TypeAlias = Annotated[int, Rule(lambda value: 1 <= value < 2**31, "a p
 Seed: TypeAlias = Annotated[int, Rule(lambda value: 0 <= value < 2**32, "0 or a positive number below 2**32")]
 Seconds: TypeAlias = Annotated[float, Rule(lambda value: 0 < value < math.inf, "a positive number")]
 HeldBack: TypeAlias = Annotated[int | None, Rule(lambda value: 0 <= value < 2**31, "0 or a positive number below 2**31")]
+_Simulations: TypeAlias = Annotated[
+    list[int] | None,
+    Rule(
+        lambda value: len(value) > 0 and len(set(value)) == len(value) and min(value) >= 0,
+        "a list of numbers of simulations from 0 on, each once",
+    ),
+]
 Interval: TypeAlias = Annotated[int | None, Rule(lambda value: 1 <= value < 2**31, "a positive number below 2**31")]
 Sparsity: TypeAlias = Annotated[float, lambda key, value: require_sparsity(value)]
 OnFailure: TypeAlias = Annotated[str | dict[str, str], lambda key, value: FailurePolicy(value)]
@@ -85,10 +92,13 @@ class TrainSettings(Settings):
         checkpoint_every: Updates between checkpoints; one is written after a minute, too.
         tensorboard: True to write TensorBoard events.
         data_may_differ: Things that the data may say otherwise than the solver: name, dt, channels, mask and so on.
-        held_back: Simulations of train_data, the last ones, that training never sees: the network that is best on them is kept.
-            None of them by default; with stages about a fifth.
+        held_back: Number of simulations of train_data that training never sees: the network that is best on them is kept. They
+            are spread over the others, within the range of their parameters. None by default; with stages about a fifth.
+        held_back_simulations: Numbers of these simulations in the file, from 0, in place of those that would be chosen.
         validation_data: Trajectories in place of held-back simulations.
         validate_every: Updates between measurements on held-back simulations; a tenth of all by default.
+        validate_steps: Solver steps of the rollouts that are measured; by default as many as the data have, as long as a
+            measurement costs no more than 32 unrolls.
         stages: Trainings one after the other, each from the network of the one before, in folders of their own: settings that
             each has besides those of all, such as a method.
     """
@@ -122,6 +132,8 @@ class TrainSettings(Settings):
     tensorboard: bool = True
     data_may_differ: list[MetadataKey] = field(default_factory=list)
     held_back: HeldBack = None
+    held_back_simulations: _Simulations = None
     validation_data: Source | None = None
     validate_every: Interval = None
+    validate_steps: Interval = None
     stages: list[dict[str, Any]] = field(default_factory=list)

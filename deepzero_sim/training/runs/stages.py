@@ -16,15 +16,18 @@ from deepzero_sim.common.components import Component
 from deepzero_sim.common.requirements import require_known
 from deepzero_sim.common.settings import assign, read
 from deepzero_sim.coupling.layer import require_repeatable_steps
+from deepzero_sim.datasets.batches import require_long_enough
 from deepzero_sim.datasets.opening import open_trajectories
-from deepzero_sim.errors import ConfigError, RunError
+from deepzero_sim.datasets.trajectories import Trajectories
+from deepzero_sim.errors import ConfigError, DataError, RunError
 from deepzero_sim.solver.build import build_solver
 from deepzero_sim.training.build import build_estimator, build_optimiser, build_scheduler, build_vjp
-from deepzero_sim.training.checkpoints import CONFIG
-from deepzero_sim.training.runs.defaults import Resolved, choose_method, resolve
+from deepzero_sim.training.checkpoints import CONFIG, read_settings
+from deepzero_sim.training.runs.defaults import Resolved, choose_method, count_held_back, resolve, steps_of_rollout
 from deepzero_sim.training.runs.folders import stage_folders
+from deepzero_sim.training.runs.held_back import divide, suitable_held_back
 from deepzero_sim.training.runs.settings import TrainSettings
-from deepzero_sim.training.runs.validation import suitable_held_back
+from deepzero_sim.training.runs.validation import ROLLOUTS, TRAINING_ROLLOUTS, require_steps, suitable_steps
 
 #: Settings that no stage has for itself, and why.
 _SHARED = {
@@ -32,8 +35,12 @@ _SHARED = {
     "start": "every stage but the first starts from the one before, and the first from a start that is given outside stages",
     "stages": "a stage has none itself",
     **dict.fromkeys(
-        ("solver", "differentiable_solver", "network", "train_data", "validation_data", "held_back", "data_may_differ"),
+        ("solver", "differentiable_solver", "network", "train_data", "data_may_differ"),
         "all stages have one solver, one network and the same data: give it outside stages",
+    ),
+    **dict.fromkeys(
+        ("validation_data", "held_back", "held_back_simulations", "validate_steps"),
+        "all stages are measured on the same rollouts, so that their errors compare: give it outside stages",
     ),
 }
 
@@ -48,7 +55,14 @@ def plan(settings: TrainSettings) -> list[Resolved]:
         return [resolve(settings)]
     if (settings.run / CONFIG).exists():
         raise RunError(f"{settings.run} holds a run without stages: name another folder with --run, or leave out stages.")
-    settings, said = _hold_back(settings)
+    before_now = stage_folders(settings.run)
+    recorded = read_settings(before_now[0]) if before_now else {}
+    spec = build_solver(settings.solver).spec
+    data = open_trajectories(settings.train_data, spec, settings.data_may_differ)
+    settings, said = _hold_back(settings, data)
+    division = divide(data, settings, recorded)
+    length = settings.validate_steps
+    settings = replace(settings, held_back_simulations=list(division.numbers) or None, validate_steps=None)
     planned: list[Resolved] = []
     for number, given in enumerate(settings.stages, start=1):
         before = planned[-1].settings.run if planned else settings.start
@@ -62,24 +76,61 @@ def plan(settings: TrainSettings) -> list[Resolved]:
             raise ConfigError(f"stage {number}: {error}") from error
         planned.append(Resolved(resolved, (*(said if number == 1 else ()), *choices)))
     _require_same_folders(settings, planned)
-    return planned
+    _require_long_enough(planned, division.trained)
+    measured = division.held_back
+    if settings.validation_data is not None:
+        measured = open_trajectories(settings.validation_data, spec, settings.data_may_differ)
+    seen = measured is None
+    return _choose_steps(planned, division.trained if measured is None else measured, length, recorded, seen=seen)
 
 
-def _hold_back(settings: TrainSettings) -> tuple[TrainSettings, tuple[str, ...]]:
+def _hold_back(settings: TrainSettings, data: Trajectories) -> tuple[TrainSettings, tuple[str, ...]]:
     """Choose how many simulations are held back, where the settings do not say."""
+    settings = count_held_back(settings)
     if settings.held_back is not None or settings.validation_data is not None:
         return settings, ()
-    data = open_trajectories(settings.train_data, build_solver(settings.solver).spec, settings.data_may_differ)
     simulations = data.frames.shape[0]
     count = suitable_held_back(simulations)
-    said = (
-        f"the last {count} of {simulations} simulations of the data {'is' if count == 1 else 'are'} held back from training: "
-        "each stage hands on the network that is best there; --held_back says how many."
-        if count
-        else f"{simulations} simulations are too few to hold one back: stages are measured on the training data, and hand on "
-        "their last network; give validation_data to have the best one."
+    too_few = (
+        f"{simulations} simulations are too few to hold one back: stages are measured on the training data, and hand on their "
+        "last network; give validation_data to have the best one."
     )
-    return replace(settings, held_back=count), (said,)
+    return replace(settings, held_back=count), () if count else (too_few,)
+
+
+def _require_long_enough(planned: list[Resolved], data: Trajectories) -> None:
+    """Refuse a stage whose rollouts are longer than the data, before the first stage is trained."""
+    for number, stage in enumerate(planned, start=1):
+        try:
+            require_long_enough(data, steps_of_rollout(stage.settings))
+        except DataError as error:
+            raise DataError(f"stage {number}: {error}") from error
+
+
+def _choose_steps(
+    planned: list[Resolved], data: Trajectories, given: int | None, recorded: Mapping[str, Any], *, seen: bool
+) -> list[Resolved]:
+    """Choose how far all stages roll out what they are measured on, where the settings do not say.
+
+    Args:
+        planned: Settings of the stages.
+        data: Trajectories that they are measured on.
+        given: Number of steps that the settings say; None if they do not.
+        recorded: Settings that the folder of the first stage has recorded; empty if there is none.
+        seen: True if these are the training data.
+    """
+
+    def keeps(settings: TrainSettings) -> bool:  # measured on nothing, or as its run began
+        return (seen and settings.start is None) or (given is None and (settings.run / CONFIG).exists())
+
+    longest = max(stage.settings.unroll for stage in planned)
+    length = given or recorded.get("validate_steps") or suitable_steps(data, longest, TRAINING_ROLLOUTS if seen else ROLLOUTS)
+    require_steps(data, length)
+    return [stage if keeps(stage.settings) else _with_steps(stage, length) for stage in planned]
+
+
+def _with_steps(stage: Resolved, length: int) -> Resolved:
+    return stage._replace(settings=replace(stage.settings, validate_steps=length))
 
 
 def _stage(settings: TrainSettings, given: Mapping[str, Any], number: int, before: Any) -> TrainSettings:

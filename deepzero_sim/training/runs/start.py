@@ -116,7 +116,8 @@ def claim_folder(settings: TrainSettings, contents: Mapping[str, str] | None = N
     parts = {"solver": settings.solver, "network": settings.network, **function_part(settings.train_data)}
     trust_parts(parts)  # whoever trains a run may evaluate it
     free = ("workers", "on_failure", "checkpoint_every", "tensorboard", "data_may_differ")
-    # left out, as in runs of earlier versions, where nothing is held back
-    absent: dict[str, Any] = {"held_back": 0, "validation_data": None, "validate_every": None, "stages": []}
+    # left out, as in runs of earlier versions, where nothing is held back, or the last simulations are
+    validation = dict.fromkeys(("held_back_simulations", "validation_data", "validate_every", "validate_steps"))
+    absent: dict[str, Any] = {"held_back": 0, **validation, "stages": []}
     recorded = {key: value for key, value in settings_to_dict(settings).items() if key not in absent or value != absent[key]}
     return RunFolder(settings.run, recorded, free, contents, may_grow=True)

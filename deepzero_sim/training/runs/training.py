@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from math import isfinite
 from typing import Any, NamedTuple
@@ -31,21 +31,33 @@ from deepzero_sim.execution.threads import single_threaded
 from deepzero_sim.oracle.loop import LoopOracle
 from deepzero_sim.oracle.parameters import trainable
 from deepzero_sim.solver.build import build_solver
-from deepzero_sim.solver.failure_policy import FailurePolicy
+from deepzero_sim.solver.failure_policy import NOTHING, FailurePolicy
 from deepzero_sim.training.active_set import ActiveSet, RunRatios, active_set, build_ratios
 from deepzero_sim.training.build import build_estimator, build_optimiser, build_scheduler, build_vjp
-from deepzero_sim.training.checkpoints import storable_copies
+from deepzero_sim.training.checkpoints import CONFIG, read_settings, storable_copies
 from deepzero_sim.training.progress import Progress
 from deepzero_sim.training.run_folder import JACOBIANS, RunFolder
-from deepzero_sim.training.runs.defaults import resolve
+from deepzero_sim.training.runs.circumstances import Circumstances, seen_by_start
+from deepzero_sim.training.runs.defaults import resolve, steps_of_rollout
 from deepzero_sim.training.runs.first_steps import FirstSteps
 from deepzero_sim.training.runs.folders import stage_folders
+from deepzero_sim.training.runs.held_back import divide, with_choice
+from deepzero_sim.training.runs.one_step_error import OneStepError, of_first_steps, of_some_frames
 from deepzero_sim.training.runs.settings import MethodChoice, TrainSettings
 from deepzero_sim.training.runs.start import Start, claim_folder
 from deepzero_sim.training.runs.trained_run import rollout_loss, sample_states, starting_network
-from deepzero_sim.training.runs.validation import ROLLOUTS, TRAINING_ROLLOUTS, hold_back, loss_of_start, measure_on
+from deepzero_sim.training.runs.validation import (
+    ROLLOUTS,
+    TRAINING_ROLLOUTS,
+    fixed_rollouts,
+    loss_of_start,
+    measure_on,
+    measure_source_on,
+    suitable_steps,
+)
 from deepzero_sim.training.trainer import Trainer
-from deepzero_sim.training.validation import Rollouts, Validation
+from deepzero_sim.training.validation import Validation
+from deepzero_sim.training.validation_record import Rollouts
 
 
 class _Method(NamedTuple):
@@ -54,16 +66,14 @@ class _Method(NamedTuple):
     Args:
         gradient: Gradient of the solver; that of the settings if None.
         by_queries: True if gradients are differences of losses.
-        unrolled: True if training rolls out more than one step.
     """
 
     gradient: SolverGradient | None
     by_queries: bool = False
-    unrolled: bool = True
 
 
 _METHODS: dict[MethodChoice, _Method] = {
-    "NON": _Method("detached", unrolled=False),
+    "NON": _Method("detached"),
     "ZO-SOL": _Method("detached", by_queries=True),
     "SolverLayer": _Method(None),
     "FO-SOL": _Method("exact"),
@@ -77,6 +87,7 @@ def train(
     report: Callable[[Progress], None] = lambda progress: None,
     keep: Collection[int] = (),
     say: Callable[[str], None] = lambda sentence: None,
+    note: Callable[[str], None] = lambda sentence: None,
 ) -> Progress:
     """Train a corrector, or go on with the run of that folder.
 
@@ -85,6 +96,7 @@ def train(
         report: Function called after every update.
         keep: Numbers of updates after which the network is kept, as one of the run's snapshots.
         say: Function that is told of traps while they happen, in sentences.
+        note: Function that is told what was chosen and found, in sentences.
 
     Raises:
         DeepZeroError: Something cannot be used, or failed.
@@ -97,7 +109,24 @@ def train(
     if settings.method == "SRC":  # the solver alone: nothing is trained
         claim_folder(settings)
         return Progress()
-    return _Training(settings).run(report, keep, say)
+    return _Training(settings).run(report, keep, _Listener(say, note))
+
+
+class _Listener(NamedTuple):
+    """Functions that are told of a training in sentences.
+
+    Args:
+        say: Function that is told of traps.
+        note: Function that is told what was chosen and found.
+    """
+
+    say: Callable[[str], None]
+    note: Callable[[str], None]
+
+    def warn_of(self, sentence: str | None) -> None:
+        """Say a sentence, if there is one."""
+        if sentence:
+            self.say(sentence)
 
 
 class _Training:
@@ -118,22 +147,27 @@ class _Training:
         accepted = [*settings.data_may_differ, *(["name"] if settings.method == "FO-SOL" else [])]
         whole = open_trajectories(settings.train_data, self._solver.spec, accepted)
         self._notes = whole.notes
-        self._data, self._held_back = hold_back(whole, settings.held_back or 0)
+        recorded = read_settings(settings.run) if (settings.run / CONFIG).exists() else {}
+        self._division = divide(whole, settings, recorded)
+        self._data, self._unseen = self._division.trained, self._division.held_back
         if settings.validation_data is not None:
-            self._held_back = open_trajectories(settings.validation_data, self._solver.spec, accepted)
+            self._unseen = open_trajectories(settings.validation_data, self._solver.spec, accepted)
+        self._settings = settings = self._settle(with_choice(settings, self._division, recorded), recorded)
         self._corrector = starting_network(settings.network, settings.start, self._solver.spec, self._data, settings.seed)
-        self._unroll = settings.unroll if self._method.unrolled else 1
+        self._unroll = steps_of_rollout(settings)
         self._gradient = build_vjp(settings.vjp) if self._method.gradient is None else self._method.gradient
         self._policy = FailurePolicy(settings.on_failure)
         require_long_enough(self._data, self._unroll)
-        if self._held_back is not None:
-            require_long_enough(self._held_back, 1)
+        if self._unseen is not None:
+            require_long_enough(self._unseen, 1)
         trainable(self._corrector)  # says it if there is nothing to train
         self._optimiser = build_optimiser(settings.optimiser, self._corrector)
-        contents = {"train_data": whole.digest()}
-        if settings.validation_data is not None and self._held_back is not None:
-            contents["validation_data"] = self._held_back.digest()
-        self._start = Start(settings, contents, started)
+        self._contents = {"train_data": whole.digest()}
+        if settings.validation_data is not None and self._unseen is not None:
+            self._contents["validation_data"] = self._unseen.digest()
+        self._start = Start(settings, self._contents, started)
+        self._one_step_error: OneStepError | None = None
+        self._sampled = NOTHING
 
     @property
     def _solver_component(self) -> Component:
@@ -144,11 +178,23 @@ class _Training:
             raise ConfigError("method FO-SOL needs a differentiable_solver: name one, or choose another method.")
         return component
 
-    def run(self, report: Callable[[Progress], None], keep: Collection[int], say: Callable[[str], None]) -> Progress:
-        """Train up to the last update; the arguments are those of :func:`train`."""
+    def _settle(self, settings: TrainSettings, recorded: Mapping[str, Any]) -> TrainSettings:
+        """Choose how far rollouts of the validation go, where the settings do not say; a run goes on as it began."""
+        measured = self._data if self._unseen is None else self._unseen
+        if settings.validate_steps is not None or (self._unseen is None and settings.start is None):
+            return settings
+        steps = recorded.get("validate_steps") if recorded else suitable_steps(measured, settings.unroll, self._most_rollouts)
+        return replace(settings, validate_steps=steps)
+
+    @property
+    def _most_rollouts(self) -> int:
+        return TRAINING_ROLLOUTS if self._unseen is None else ROLLOUTS
+
+    def run(self, report: Callable[[Progress], None], keep: Collection[int], listener: _Listener) -> Progress:
+        """Train up to the last update; the first two arguments are those of :func:`train`."""
         settings, start = self._settings, self._start
-        for note in self._notes:
-            say(note)
+        for sentence in self._notes:
+            listener.note(sentence)
         depends_on_length = settings.scheduler is not None and "updates" in settings.scheduler.args.values()
         asks = self._method.by_queries or self._method.gradient is None
         with open_executor(settings.workers.backend if asks else "serial", settings.workers.count) as executor:
@@ -157,9 +203,9 @@ class _Training:
             estimator = build_estimator(settings.estimator) if self._method.by_queries else BackPropagation()
             scheduler = build_scheduler(settings.scheduler, self._optimiser, settings.updates)
             if self._method.by_queries and self._solver.spec.deterministic and start.done is None:
-                start.checking = _require_repeatable(oracle, self._cut(None)(0))
+                start.checking += _require_repeatable(oracle, self._cut(None)(0))
             first_steps = FirstSteps(self._solver, self._solver_component, self._data, self._policy)
-            batches = _Batches(lambda: self._cut(self._take_first_steps(first_steps, say)))
+            batches = _Batches(lambda: self._cut(self._take_first_steps(first_steps, listener)))
             if not start.finished:
                 batches.require()
             run = start.claim()
@@ -174,7 +220,7 @@ class _Training:
                 mask=active.mask,
                 seed=settings.seed,
                 checkpoint_every=settings.checkpoint_every,
-                validation=self._validation(oracle, say),
+                validation=self._validation(oracle, listener),
                 schedule_length=settings.updates if depends_on_length else None,
             )
             self._prepare_vjp(loop, run)
@@ -186,35 +232,49 @@ class _Training:
                 tensorboard=settings.tensorboard,
                 spent=replace(spent, seconds=spent.seconds + seconds),
                 resumption_seconds=resumption_seconds,
-                incidents=(*first_steps.incidents, *loop.layer.probes.account.incidents),
+                incidents=(*first_steps.incidents, *self._sampled.incidents, *loop.layer.probes.account.incidents),
                 keep=keep,
             )
 
-    def _validation(self, oracle: LoopOracle, say: Callable[[str], None]) -> Validation | None:
-        """Return the validation on held-back simulations, or, of a run that starts from another, on its own data."""
-        settings, seen = self._settings, self._held_back is None
+    def _validation(self, oracle: LoopOracle, listener: _Listener) -> Validation | None:
+        """Return the validation on data that training does not see, or, of a run that starts from another, on its own data."""
+        settings, seen = self._settings, self._unseen is None
         if seen and settings.start is None:
             return None
-        data, most = (self._data, TRAINING_ROLLOUTS) if self._held_back is None else (self._held_back, ROLLOUTS)
-        count = data.frames.shape[0]
-        plural = "" if count == 1 else "s"
-        words = "the training data" if seen else f"{count} simulation{plural} that training did not see"
+        data = self._data if self._unseen is None else self._unseen
+        rollouts, scales = fixed_rollouts(data, settings.unroll, self._most_rollouts, settings.validate_steps), data.scales()[0]
         start = None if settings.start is None else storable_copies(oracle.model.state_dict())
+        digest = "" if start is None else digest_of_named([], start)
+        circumstances = Circumstances(settings, self._division, rollouts, self._one_step_error)
+        for sentence in circumstances.notes(self._solver.spec.parameters):
+            listener.note(sentence)
+        if start is not None and not seen and self._start.done is None:
+            listener.warn_of(seen_by_start(settings, self._division, self._contents["train_data"]))
+        causes = circumstances.causes(self._solver.spec.parameters)
         return Validation(
-            Rollouts(words, not seen, start is not None, "" if start is None else digest_of_named([], start)),
-            measure_on(oracle.loop, data, settings.unroll, most),
+            Rollouts(circumstances.words, not seen, start is not None, digest, causes),
+            measure_on(oracle.loop, rollouts, scales),
             settings.validate_every,
             None if start is None else loss_of_start(oracle, start),
-            say,
+            listener.say,
+            measure_source_on(oracle.loop, rollouts, scales),
         )
 
-    def _take_first_steps(self, first_steps: FirstSteps, say: Callable[[str], None]) -> Array | None:
-        """Take the solver's step from every frame, and say it if frames seem to lie closer than that."""
-        steps = self._start.first_steps(first_steps)
-        if steps is not None and self._start.done is None:
-            warning = spacing_of_first_steps(self._solver.spec.name, self._data, steps)
-            if warning is not None:
-                say(warning)
+    def _take_first_steps(self, first_steps: FirstSteps, listener: _Listener) -> Array | None:
+        """Take the solver's step from every frame, and say what these tell of frames' distance and of what is to correct."""
+        steps, name = self._start.first_steps(first_steps), self._solver.spec.name
+        if self._start.done is not None:
+            return steps
+        if steps is None:
+            self._one_step_error, self._sampled = of_some_frames(self._solver, self._data, self._policy)
+            self._start.checking += self._sampled.steps
+        else:
+            self._one_step_error = of_first_steps(self._data, steps)
+            listener.warn_of(spacing_of_first_steps(name, self._data, steps))
+        if self._one_step_error is not None:
+            listener.warn_of(self._one_step_error.warning(name))
+            for sentence in self._one_step_error.notes():
+                listener.note(sentence)
         return steps
 
     def _cut(self, first_steps: Array | None) -> UnrolledBatches:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from math import isfinite, nan
+from math import inf, isfinite, isnan, nan
 from typing import Any
 
 import numpy as np
@@ -12,75 +12,109 @@ import torch
 
 from deepzero_sim.common.module_state import preserve_state
 from deepzero_sim.common.requirements import require_data
-from deepzero_sim.common.types import NamedTensors
+from deepzero_sim.common.types import Array, NamedTensors
 from deepzero_sim.coupling.evaluation import measure_errors
 from deepzero_sim.coupling.loop import SolverLoop
-from deepzero_sim.datasets.frames import select
 from deepzero_sim.datasets.trajectories import Trajectories
 from deepzero_sim.errors import SolverError
 from deepzero_sim.execution.threads import single_threaded
+from deepzero_sim.models.corrector import NoCorrection
 from deepzero_sim.oracle.base import Oracle
-from deepzero_sim.solver.failure_policy import account_of
-from deepzero_sim.training.validation import Measurement
+from deepzero_sim.solver.failure_policy import account_of, count_failures
+from deepzero_sim.training.runs.held_back import numbers_of
+from deepzero_sim.training.validation_record import Measurement
 
 #: Most rollouts of a measurement, on data that training does not see and on those that it does.
 ROLLOUTS, TRAINING_ROLLOUTS = 8, 4
 
-#: Length of these rollouts, in those of training.
+#: Steps of so many rollouts in those of training, at most: where there are fewer rollouts, they are longer.
 LENGTH = 4
 
 
-def suitable_held_back(simulations: int) -> int:
-    """Return how many of so many simulations are held back where nobody said: about a fifth, none of one or two."""
-    return max(1, round(simulations / 5)) if simulations >= 3 else 0
+def suitable_steps(data: Trajectories, unroll: int, most: int) -> int:
+    """Return how far rollouts of a validation go where nobody said: as far as the data, at no more cost than short ones.
+
+    A measurement takes at most as many solver steps as `most` rollouts of :data:`LENGTH` times the steps of those of training;
+    where there are fewer simulations than that, each is rolled out farther.
+
+    Args:
+        data: Trajectories that are measured on.
+        unroll: Steps of a rollout in training, the largest of all stages.
+        most: Number of rollouts.
+    """
+    simulations, frames = data.frames.shape[:2]
+    return min(frames - 1, most * LENGTH * unroll // min(most, simulations))
 
 
-def hold_back(data: Trajectories, count: int) -> tuple[Trajectories, Trajectories | None]:
-    """Divide data into those to train on and the last simulations, which are held back; None if that are none.
+def require_steps(data: Trajectories, length: int) -> None:
+    """Refuse rollouts of a validation that are longer than the data.
 
     Raises:
-        DataError: Nothing would be left to train on.
+        DataError: They are.
     """
-    simulations = data.frames.shape[0]
+    frames = data.frames.shape[1]
     require_data(
-        count < simulations,
-        f"held_back must leave a simulation to train on, but the data have {simulations} and {count} are held back: hold back "
-        "fewer, or name validation_data.",
+        length < frames,
+        f"validate_steps must be at most {frames - 1} with trajectories of {frames} frames, not {length}: measure fewer steps.",
     )
-    if not count:
-        return data, None
-    return _part(data, slice(simulations - count)), _part(data, slice(simulations - count, simulations))
 
 
-def _part(data: Trajectories, simulations: slice) -> Trajectories:
-    return replace(data, frames=select(data.frames, simulations), params=data.params[simulations])
-
-
-def fixed_rollouts(data: Trajectories, unroll: int, most: int) -> Trajectories:
+def fixed_rollouts(data: Trajectories, unroll: int, most: int, length: int | None = None) -> Trajectories:
     """Cut rollouts that begin at places spread over all simulations and times: their first frames and references.
 
     Args:
         data: Trajectories.
         unroll: Steps of a rollout in training.
         most: Number of rollouts.
+        length: Steps of each; as in runs of earlier versions if None, :data:`LENGTH` times those of training.
+
+    Raises:
+        DataError: The data are shorter.
     """
     simulations, frames = data.frames.shape[:2]
-    steps = min(LENGTH * unroll, frames - 1)
+    if length is not None:
+        require_steps(data, length)
+    steps = min(LENGTH * unroll, frames - 1) if length is None else length
     chosen = np.unique(np.linspace(0, simulations - 1, min(most, simulations)).astype(int))
-    starts = np.unique(np.linspace(0, frames - 1 - steps, max(1, most // len(chosen))).astype(int))
+    each = most // len(chosen)
+    if length is not None:  # none beside another that costs more than training's own would
+        each = min(each, (frames - 1) // steps) if steps <= LENGTH * unroll else 1
+    starts = np.unique(np.linspace(0, frames - 1 - steps, max(1, each)).astype(int))
     places = [(int(simulation), int(start)) for simulation in chosen for start in starts]
     cut = np.stack([data.frames[simulation, start : start + steps + 1] for simulation, start in places])
-    return replace(data, frames=cut, params=data.params[[simulation for simulation, _ in places]])
+    simulated, numbers = [simulation for simulation, _ in places], numbers_of(data)
+    return replace(data, frames=cut, params=data.params[simulated], numbers=[numbers[one] for one in simulated])
 
 
-def measure_on(loop: SolverLoop, data: Trajectories, unroll: int, most: int) -> Callable[[], Measurement]:
-    """Return a function that measures a loop's network on fixed rollouts of the data."""
-    rollouts, scales = fixed_rollouts(data, unroll, most), data.scales()[0]
+def measure_on(loop: SolverLoop, rollouts: Trajectories, scales: Array) -> Callable[[], Measurement]:
+    """Return a function that measures a loop's network on fixed rollouts.
+
+    Args:
+        loop: Solver and corrector.
+        rollouts: First frames and references, see :func:`fixed_rollouts`.
+        scales: Standard deviation of each channel in the data, `(C,)`.
+    """
+    length = rollouts.frames.shape[1] - 1
 
     def measure() -> Measurement:
         found = measure_errors(loop, rollouts, scales)
-        error = found.mae if found.relative != found.relative else found.relative  # NaN: all channels are constant
-        return Measurement(0, error, found.solver_steps, found.failures)
+        error = found.mae if isnan(found.relative) else found.relative  # NaN: all channels are constant
+        finite = float(found.errors.isfinite().double().mean())
+        return Measurement(0, error, found.solver_steps, found.failures, length, finite)
+
+    return measure
+
+
+def measure_source_on(loop: SolverLoop, rollouts: Trajectories, scales: Array) -> Callable[[], Measurement]:
+    """Return a function that measures a loop's solver alone on fixed rollouts; where it fails, its error is infinite."""
+    alone = measure_on(SolverLoop(loop.solver, NoCorrection(), on_failure=loop.on_failure), rollouts, scales)
+
+    def measure() -> Measurement:
+        try:
+            return alone()
+        except SolverError as error:  # it may, as long as the corrected solver does not
+            account = account_of(error).with_incident(error, "lost")
+            return Measurement(0, inf, account.steps, count_failures(account.incidents), finite=0.0)
 
     return measure
 

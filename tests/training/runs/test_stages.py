@@ -182,7 +182,10 @@ def test_evaluate_and_compare_take_the_folder_of_all_stages(
     assert main(["train", "--config", "train.yaml"]) == 0
     out = " ".join(capsys.readouterr().out.split())
     assert "method NON: single steps are the cheapest way to begin" in out and "method SolverLayer: through the loop" in out
-    assert "the last 1 of 4 simulations of the data is held back" in out and out.count("is used: on rollouts of") == 2
+    assert (
+        "simulation 2 of 4 (numbered as in the file, from 0) is held back from training" in out
+        and out.count("is used: on rollouts of") == 2
+    )
     test = line_data(tmp_path / "test.h5", 2, 9)
     assert main(["evaluate", "--run", "run", "--data", str(test)]) == 0
     assert "SolverLayer" in json.loads((tmp_path / "run" / "results.json").read_text())["methods"]
