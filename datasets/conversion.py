@@ -91,8 +91,9 @@ def convert(
 def _require_free(output: Path) -> None:
     """Refuse a path that something stands at, or that nothing can be written to."""
     instead = not_a_file(output)
+    points_nowhere = instead == NOTHING and output.is_symlink()
     require_data(
-        instead == NOTHING or (instead is not None and not instead.startswith("that is")),
+        not points_nowhere and (instead == NOTHING or (instead is not None and not instead.startswith("that is"))),
         f"{show(output)} is there already, and nothing is replaced: name another output, or take that away first.",
     )
     require_data(instead == NOTHING, f"nothing can be written to {show(output)}, because {instead}: name another output.")

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from deepzero_sim.cli.console import console, print_table, progress_bar
 from deepzero_sim.cli.settings.convert import ConvertSettings
 from deepzero_sim.datasets.conversion import Conversion, convert
+from deepzero_sim.datasets.units import shown_unit, with_amount
 from deepzero_sim.solver.build import build_solver
 
 
@@ -34,7 +35,7 @@ def rows(conversion: Conversion) -> list[list[str]]:
         ["layout", conversion.layout, ""],
         ["simulations", str(found[0]), str(made[0])],
         ["frames of each", str(found[1]), str(made[1])],
-        ["times", _span(recording.times, recording.time_unit), _span(data.times, recording.time_unit)],
+        ["times", _span(recording.times, recording.time_unit), _span(data.times, data.time_unit)],
         ["channels", _list(recording.channels, recording.channel_units), _ranges(conversion)],
         *_axes(conversion),
         ["parameters", theirs or "none", ours or "none"],
@@ -45,16 +46,21 @@ def _span(values: NDArray[np.float64] | None, unit: str) -> str:
     """Write the ends of times or positions, and how far apart they lie."""
     if values is None:
         return "unknown"
-    unit = unit and f" {unit}"
+    values = values + 0.0  # 0 in place of -0
     if len(values) < 2:
-        return f"{values[0]:.6g}{unit}"
+        return with_amount(f"{values[0]:.6g}", unit)
     steps = np.diff(values)
     even = bool(np.abs(steps - steps.mean()).max() <= 1e-3 * abs(steps.mean()))
-    return f"{values[0]:.6g} to {values[-1]:.6g}{unit}, {f'{steps.mean():.6g} apart' if even else 'uneven'}"
+    ends = with_amount(f"{values[0]:.6g} to {values[-1]:.6g}", unit)
+    return f"{ends}, {f'{steps.mean():.6g} apart' if even else 'uneven'}"
+
+
+def _count(points: int) -> str:
+    return "1 point" if points == 1 else f"{points} points"
 
 
 def _list(names: Sequence[str], units: Sequence[str]) -> str:
-    given = units or [""] * len(names)
+    given = map(shown_unit, units or [""] * len(names))
     return ", ".join(f"{name} [{unit}]" if unit else name for name, unit in zip(names, given, strict=True))
 
 
@@ -64,7 +70,7 @@ def _ranges(conversion: Conversion) -> str:
     names = spec.channel_names
     units = spec.channel_units or (conversion.data.metadata and conversion.data.metadata.channel_units) or [""] * len(names)
     return ", ".join(
-        f"{name} {low:.4g} to {high:.4g}{unit and f' {unit}'}"
+        with_amount(f"{name} {low:.4g} to {high:.4g}", unit)
         for name, unit, (low, high) in zip(names, units, conversion.ranges, strict=True)
     )
 
@@ -73,11 +79,11 @@ def _axes(conversion: Conversion) -> list[list[str]]:
     """Return a row for each axis that is written: numbers of points, and where those of the first channel lie."""
     recording, spec = conversion.recording, conversion.spec
     theirs = [
-        f"{axis}: {count} points, {_span(recording.positions(0, place), recording.axis_units[place])}"
+        f"{axis}: {_count(count)}, {_span(recording.positions(0, place), recording.axis_units[place])}"
         for place, (axis, count) in enumerate(zip(recording.axes, recording.frames.shape[3:], strict=True))
     ]
     ours = [
-        f"{spec.axes[place] if spec.axes else f'axis_{place}'}: {count} points, "
+        f"{spec.axes[place] if spec.axes else f'axis_{place}'}: {_count(count)}, "
         f"{_span(spec.coordinates(0, place) if spec.spacing else conversion.positions.get((0, place)), '')}"
         for place, count in enumerate(spec.state_shape[1:])
     ]

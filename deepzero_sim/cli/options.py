@@ -49,6 +49,7 @@ class Command:
         run: Module of `deepzero_sim.cli` and function in it that runs the command on its settings, such as `train.run`;
             it returns an exit status where that is not 0.
         positional: Setting that is given without an option, empty for none.
+        also_called: Options for the positional setting, as other commands call what it names.
         runs: Function that returns the run folders whose code the command calls, None if there are never any.
         see: Sentence at the end of its help.
     """
@@ -58,6 +59,7 @@ class Command:
     positional: str = ""
     runs: Callable[[Any], Sequence[Path]] | None = None
     see: str = ""
+    also_called: tuple[str, ...] = ()
 
 
 class Parser(argparse.ArgumentParser):
@@ -110,6 +112,8 @@ def _require_none(unknown: Sequence[str], settings: type) -> None:
     known = ["config", "print_config", *(entry.key for entry in entries(settings))]
     option = next((word.removeprefix("--").partition("=")[0] for word in unknown if word.startswith("--")), None)
     meant = "" if option is None else did_you_mean(option, known)
+    if option is None and "output" in known:
+        meant = f" (did you mean '--output {unknown[-1]}'?)"
     raise ConfigError(f"unrecognized arguments: {' '.join(unknown)}{meant}: {SEE_HELP}.")
 
 
@@ -135,6 +139,8 @@ def _parser(name: str, command: Command, description: str, words: Sequence[str])
         if key == command.positional:
             nargs = "*" if allows(kind, list) else "?"
             parser.add_argument("given", action="append", nargs=nargs, type=_note_as(key), metavar=key, help=_help(entry))
+            for other in command.also_called:
+                add(f"--{other}", type=_note_as(key), help=argparse.SUPPRESS)
             continue
         add(f"--{key}", type=_note_as(key), metavar=_metavar(entry), help=_help(entry))
         hidden = [f"{key}+"] if allows(kind, list) else _keys_within(key, words) if allows(kind, dict) else []

@@ -17,7 +17,8 @@ class ConvertSettings(DataSource):
     """A conversion of data of any known layout.
 
     Args:
-        output: File to write; nothing is replaced.
+        path: File or folder of the data to read.
+        output: File to write, such as data.h5; nothing is replaced.
         solver: Solver whose grid, step, channels and parameters the data are fitted to; none to take them as they are.
         to: Layout to write: that of this package, or The Well's.
         data_may_differ: Things that the data may say otherwise than the solver: dt, channel_units, spacing, mask and so on.
@@ -34,4 +35,4 @@ class ConvertSettings(DataSource):
         return DataSource(**{one.name: getattr(self, one.name) for one in fields(DataSource)})
 
 
-COMMANDS = {"convert": Command(ConvertSettings, "convert.run", "path")}
+COMMANDS = {"convert": Command(ConvertSettings, "convert.run", "path", also_called=("data", "path"))}
