@@ -155,7 +155,7 @@ OUTPUTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a folder": (lambda path: path.mkdir(), "is there already"),
     "a dangling link": (lambda path: path.symlink_to("nowhere.h5"), "is there already"),
     "a link to itself": (lambda path: path.symlink_to(path.name), "link"),
-    "a pipe": (lambda path: os.mkfifo(path), "is a pipe"),
+    "a pipe": (os.mkfifo, "is a pipe"),
 }
 
 
