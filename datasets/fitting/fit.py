@@ -149,7 +149,8 @@ class _Plan:
         fine = self.fine
         if never is not None:
             fine = replace(fine, mask=fine.mask & ~self.arrangement.arrange_axes(never[None])[0])
-        return Restriction(self.settings.restrict, fine, self.coarse, self.recording.name, self.spec.name)
+        if_shifted = "set data_may_differ to [offsets] if a shift of all positions is meant"
+        return Restriction(self.settings.restrict, fine, self.coarse, self.recording.name, self.spec.name, if_shifted)
 
     @property
     def times(self) -> NDArray[np.float64] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -122,6 +122,7 @@ class Restriction:
         coarse: Grid to restrict them to, with the same channels and axes.
         what: Name of the data, for messages.
         solver: Name of the solver, for messages.
+        if_shifted: Advice where positions differ by a shift only.
 
     Attributes:
         mask: True where restricted states have values, bool `(C, *N)`.
@@ -131,13 +132,14 @@ class Restriction:
         ConfigError: There is no restriction of that name.
     """
 
-    def __init__(self, name: str | None, fine: Grid, coarse: Grid, what: str, solver: str) -> None:
+    def __init__(self, name: str | None, fine: Grid, coarse: Grid, what: str, solver: str, if_shifted: str = "") -> None:
         if name is not None:
             require_known([name], [*RESTRICTIONS, "file.py:Name"], "restrict")
         try:
             self._weights = _weights(name, fine, coarse)
         except UnsuitableError as error:
-            raise DataError(_sentence(name, fine, coarse, what, solver, str(error))) from error
+            advice = if_shifted if _suits(name, replace(fine, has_origin=False), coarse) else ""
+            raise DataError(_sentence(name, fine, coarse, what, solver, str(error), advice)) from error
         self._boxes = [(fine.box(channel), coarse.box(channel)) for channel in range(len(coarse.channels))]
         self._shape = coarse.mask.shape
         turned = any(_turns(weights) for row in self._weights for weights in row)
@@ -195,17 +197,18 @@ def _weights(name: str | None, fine: Grid, coarse: Grid) -> list[list[Weights]]:
     return weights
 
 
-def _sentence(name: str | None, fine: Grid, coarse: Grid, what: str, solver: str, reason: str) -> str:
+def _sentence(name: str | None, fine: Grid, coarse: Grid, what: str, solver: str, reason: str, advice: str) -> str:
     suited = [one for one in RESTRICTIONS if one != name and _suits(one, fine, coarse)]
     if "block_mean" in suited and "face_mean" in suited:
         suited.remove("face_mean")  # all points are in cells
     remedy = f"set restrict to what suits ({', '.join(suited)})" if suited else _BY_FUNCTION
+    remedy = f"{advice}, or {remedy}" if advice else remedy
     if name is None:
         return f"{what} is not on the grid of solver {solver!r}: {reason}: {remedy}, or use the solver on the grid of the data."
     return f"{what} cannot be brought to the grid of solver {solver!r} by {name}: {reason}: {remedy}."
 
 
-def _suits(name: str, fine: Grid, coarse: Grid) -> bool:
+def _suits(name: str | None, fine: Grid, coarse: Grid) -> bool:
     try:
         _weights(name, fine, coarse)
     except UnsuitableError:
