@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import os
 import stat
+import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +18,9 @@ from deepzero_sim.common.files import kind_of_file, replace_file
 from deepzero_sim.common.requirements import require_data
 from deepzero_sim.datasets.file_state import FileState
 from deepzero_sim.errors import DataError
+
+#: Most files that a process keeps open at once; far fewer than systems allow, as others open files, too.
+MOST_OPEN = 64
 
 #: Answer of :func:`not_a_file` for a path where nothing is.
 NOTHING = "there is none"
@@ -119,6 +124,8 @@ def explain_damage(path: Path, what: str, remedy: str) -> Iterator[None]:
 class StoredFile:
     """HDF5 file that is read on demand, here or in the workers that it is sent to, as long as nobody changes it.
 
+    It stays open between reads, unless :data:`MOST_OPEN` others were read since: a set may have thousands of files.
+
     Args:
         path: Path of the file.
         what: Content that it should have, for messages.
@@ -128,7 +135,7 @@ class StoredFile:
         self.path, self.what = path.absolute(), what
         self._state = FileState(path)
         self._file: h5py.File | None = None
-        self._process = 0
+        self._process, self._readers = 0, 0
 
     @contextmanager
     def open(self) -> Iterator[h5py.File]:
@@ -142,12 +149,68 @@ class StoredFile:
         """
         self._state.require_unchanged()
         with explain_damage(self.path, self.what, "restore the file, or make it again"):
+            file = self._acquire()
+            try:
+                yield file
+            finally:
+                with _open_files.lock:
+                    self._readers -= 1
+
+    def _acquire(self) -> h5py.File:
+        with _open_files.lock:
             if self._file is None or self._process != os.getpid():  # a handle is not shared with a forked process
-                self._file, self._process = h5py.File(self.path, "r"), os.getpid()
-            yield self._file
+                _open_files.make_room()
+                self._file, self._process, self._readers = h5py.File(self.path, "r"), os.getpid(), 0
+            self._readers += 1
+            _open_files.note(self)
+            return self._file
+
+    def close_if_idle(self) -> bool:
+        """Close the file if nobody reads it; returns whether it is closed."""
+        if self._readers == 0 and self._file is not None:
+            self._file.close()
+            self._file = None
+        return self._file is None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_file": None}
+        return {**vars(self), "_file": None, "_readers": 0}
+
+
+class _OpenFiles:
+    """Files that are open in this process, in the order in which they were last read.
+
+    Attributes:
+        lock: Lock that is held while files are opened and closed.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self._files = weakref.WeakKeyDictionary[StoredFile, None]()
+
+    def note(self, file: StoredFile) -> None:
+        """Put a file behind all others, as the one read last."""
+        self._files.pop(file, None)
+        self._files[file] = None
+
+    def make_room(self) -> None:
+        """Close files that were not read for longest, until one more can be opened."""
+        for file in list(self._files):
+            if len(self._files) < MOST_OPEN:
+                return
+            if file.close_if_idle():
+                self._files.pop(file, None)
+
+
+_open_files = _OpenFiles()
+
+
+def _forget_open_files() -> None:
+    """Begin anew in a forked process, to which neither the lock nor the files of its parent belong."""
+    global _open_files  # noqa: PLW0603 - one for a process
+    _open_files = _OpenFiles()
+
+
+os.register_at_fork(after_in_child=_forget_open_files)
 
 
 def not_a_file(path: Path) -> str | None:

@@ -70,6 +70,7 @@ def test_dimensions_are_told_by_the_conventions(tmp_path: Path, kind: str) -> No
     assert detect(path) == ("zarr" if kind.startswith("zarr") else "netcdf")
     recording = read_recording(path)
     assert recording.channels == ("temperature", "u") and recording.channel_units == ("degC", "m s-1")
+    assert recording.channel_titles == ((), ("sea_water_x_velocity",))
     assert recording.axes == ("lat", "lon") and recording.axis_units == ("degrees_north", "degrees_east")
     assert recording.frames.shape == (2, 6, 2, 4, 5) and recording.periodic == (None, True)
     assert recording.times is not None and np.allclose(recording.times, 3600.0 * np.arange(6))
