@@ -17,6 +17,7 @@ from deepzero_sim.common.settings import settings_to_dict
 from deepzero_sim.datasets.opening import open_trajectories, read_source
 from deepzero_sim.datasets.source import DataSource
 from deepzero_sim.training.runs.comparison import compare
+from deepzero_sim.training.runs.folders import last_stage
 from deepzero_sim.training.runs.trained_run import differences_accepted_by, run_settings, trained_loop
 
 #: Steps of a run's rollouts if none are given, at most.
@@ -55,10 +56,11 @@ def show_run(settings: ShowSettings) -> None:
         figures = learning_curves.draw_runs(settings.folder, {settings.path.name: settings.path})
         _write_page(settings.folder, str(settings.path), (), figures or [Figure("", "Nothing was logged yet.")])
         return
-    made, solver = run_settings(settings.path), trained_loop(settings.path).solver
-    data = open_trajectories(settings.data or made.train_data, solver.spec, differences_accepted_by(settings.path))
+    run = last_stage(settings.path)
+    made, solver = run_settings(run), trained_loop(run).solver
+    data = open_trajectories(settings.data or made.train_data, solver.spec, differences_accepted_by(run))
     steps = settings.steps or min(MOST_STEPS, data.frames.shape[1] - 1)
-    comparison = compare({made.method: settings.path}, data, steps)
+    comparison = compare({made.method: run}, data, steps)
     more = animation.draw(settings.folder, comparison) if settings.animation else []
     where = "the data it was trained on" if settings.data is None else "other data"
     title = f"{settings.path.resolve().name}: {made.method}, on {where}"
