@@ -19,6 +19,9 @@ from deepzero_sim.solver.validation import check_states
 #: Restriction of states `(B, C, *N)` of the reference to those of the source.
 Restrict: TypeAlias = Callable[[Array], Array]
 
+#: Restrictions by name, in the order that they are proposed in: of cells, of nodes, of staggered fields, of all others.
+SUITABLE = ("block_mean", "injection", "face_mean", "interpolation")
+
 
 def restriction_of(name: str, reference: SolverSpec, source: SolverSpec) -> Restrict:
     """Return the restriction that a name stands for.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from rich.prompt import Prompt
 from deepzero_sim.cli.console import console
 from deepzero_sim.cli.settings.init import InitSettings, Kind, ProgramFormat
 from deepzero_sim.cli.start import leave_when_interrupted
-from deepzero_sim.common.files import write_text
+from deepzero_sim.common.files import replace_file
 from deepzero_sim.common.requirements import require_that
 from deepzero_sim.common.settings import assign, descriptions, hints, read
 from deepzero_sim.errors import ConfigError, DeepZeroError
@@ -134,7 +135,7 @@ def _ask(settings: InitSettings, name: str, *, optional: bool = False) -> InitSe
 # ---- writing
 
 
-def _write(folder: Path, files: dict[str, str]) -> None:
+def _write(folder: Path, files: dict[str, str | bytes]) -> None:
     """Write all files, or none."""
     there = [str(folder / name) for name in files if os.path.lexists(folder / name)]
     require_that(
@@ -144,8 +145,8 @@ def _write(folder: Path, files: dict[str, str]) -> None:
     )
     written: list[Path] = []
     try:
-        for name, text in files.items():
-            write_text(folder / name, text)
+        for name, content in files.items():
+            _write_file(folder / name, content)
             written.append(folder / name)
     except OSError:
         for path in written:
@@ -153,7 +154,13 @@ def _write(folder: Path, files: dict[str, str]) -> None:
         raise
 
 
-def _next_steps(start: Start, files: dict[str, str]) -> list[str]:
+def _write_file(path: Path, content: str | bytes) -> None:
+    """Write a whole file, or nothing."""
+    with replace_file(path) as aside:
+        aside.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def _next_steps(start: Start, files: Collection[str]) -> list[str]:
     """Say what was written, what is to be filled in, and the commands that take it, each as a shell reads it."""
     steps = [f"written: {', '.join(start.path(name) for name in files)}"]
     if "my_solver.py" in files:

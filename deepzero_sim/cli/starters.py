@@ -11,7 +11,7 @@ import numpy as np
 
 from deepzero_sim.cli.settings.generate import merge
 from deepzero_sim.cli.settings.init import InitSettings
-from deepzero_sim.cli.starter_data import source_and_spec, untouched_solver
+from deepzero_sim.cli.starter_data import read_data, untouched_solver
 from deepzero_sim.cli.starter_files import Start, starter_files
 from deepzero_sim.cli.starter_program import OFFERS, SPEC_OFFERS, program_of, reference_args
 from deepzero_sim.common.components import Component, load
@@ -19,13 +19,10 @@ from deepzero_sim.common.requirements import require_that
 from deepzero_sim.common.settings import descriptions
 from deepzero_sim.connectors.programs.executable import ExecutableSolver
 from deepzero_sim.datasets.generation.ensembles import takes_seed
-from deepzero_sim.datasets.generation.restrictions import restriction_of
+from deepzero_sim.datasets.generation.restrictions import SUITABLE, restriction_of
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.solver.build import build_solver
 from deepzero_sim.solver.spec import SolverSpec
-
-#: Restrictions by name, the first that suits two grids first: of cells, of nodes, of staggered fields, of all others.
-SUITABLE = ("block_mean", "injection", "face_mean", "interpolation")
 
 
 @dataclass(frozen=True)
@@ -33,11 +30,11 @@ class _Known:
     """Knowledge of a solver and its data, files besides settings files, and sentences for the user."""
 
     start: Start
-    files: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, str | bytes] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
-def files_of(settings: InitSettings) -> tuple[Start, dict[str, str], tuple[str, ...]]:
+def files_of(settings: InitSettings) -> tuple[Start, dict[str, str | bytes], tuple[str, ...]]:
     """Return what is known of the solver, the content of the files to write, and sentences for the user.
 
     Raises:
@@ -95,13 +92,12 @@ def _function_beside(solver: str, name: str) -> str | None:
 def _of_data(settings: InitSettings) -> _Known:
     """Read what the data say of themselves; without a solver for them, one that keeps every state as it is is written."""
     assert settings.data is not None
-    known = None if settings.solver is None else build_solver(Component(settings.solver, settings.args)).spec
-    source, spec, notes = source_and_spec(settings.data, known)
-    extra: dict[str, str] = {}
+    theirs = None if settings.solver is None else build_solver(Component(settings.solver, settings.args)).spec
+    known = read_data(settings.data, theirs)
     solver = Component(settings.solver or f"{settings.folder / 'my_solver.py'}:MySolver", settings.args)
-    if settings.solver is None:
-        extra["my_solver.py"] = untouched_solver(spec)
-    return _Known(Start(settings.folder, solver, spec, source=source, periodic=settings.periodic), extra, tuple(notes))
+    extra = untouched_solver(known) if settings.solver is None else {}
+    periodic = settings.periodic or known.is_periodic
+    return _Known(Start(settings.folder, solver, known.spec, source=known.source, periodic=periodic), extra, tuple(known.notes))
 
 
 def _restriction_between(fine: SolverSpec, spec: SolverSpec) -> str:
