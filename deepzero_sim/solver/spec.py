@@ -157,8 +157,12 @@ class SolverSpec:
 
 
 def entries_but_mask(spec: SolverSpec) -> dict[str, Any]:
-    """Return all fields of a spec by name, except the mask, which JSON does not hold."""
-    return {field.name: getattr(spec, field.name) for field in fields(spec) if field.name != "mask"}
+    """Return all fields of a spec by name, except the mask, which JSON does not hold, and a unit of time that is not known.
+
+    Runs know their solvers by digests of these entries: one without a unit of time has those of earlier versions.
+    """
+    left_out = {"mask", *(() if spec.time_unit else ("time_unit",))}
+    return {field.name: getattr(spec, field.name) for field in fields(spec) if field.name not in left_out}
 
 
 def default_names(word: str, count: int) -> tuple[str, ...]:

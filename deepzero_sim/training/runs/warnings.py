@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from deepzero_sim.datasets.generation.ensembles import describe_identical
 from deepzero_sim.datasets.source import DataSource, as_source
 from deepzero_sim.datasets.trajectories import Trajectories
+from deepzero_sim.training.checkpoints import read_settings
 from deepzero_sim.training.code_files import changed_code
 from deepzero_sim.training.runs.folders import last_stage, origin_of
+from deepzero_sim.training.runs.held_back import name_simulations, recorded_numbers
 from deepzero_sim.training.runs.trained_run import run_settings
 
 
@@ -42,18 +45,43 @@ def _of_training(source: str | Path | DataSource | Trajectories, runs: Mapping[s
     if isinstance(source, Trajectories):
         return []
     evaluated = as_source(source)
-    same = [name for name, path in runs.items() if _shares_simulations(evaluated, as_source(run_settings(path).train_data))]
-    if not same:
-        return []
-    return [
+    known = {name: _Overlap.of(evaluated, path) for name, path in runs.items()}
+    same = [name for name, overlap in known.items() if overlap.trained]
+    trained = [
         f"{evaluated.path} is what {', '.join(same)} {'was' if len(same) == 1 else 'were'} trained on: errors on simulations "
         "that were kept out of training may be larger."
     ]
+    chosen = [
+        f"the network of {name} was chosen by its error on {name_simulations(overlap.held_back)} of {evaluated.path}: errors "
+        "on others may be a little larger."
+        for name, overlap in known.items()
+        if overlap.held_back and not overlap.trained
+    ]
+    return [*(trained if same else []), *chosen]
 
 
-def _shares_simulations(one: DataSource, other: DataSource) -> bool:
-    apart = one.simulations is not None and other.simulations is not None and not {*one.simulations} & {*other.simulations}
-    return one.path.resolve() == other.path.resolve() and not apart
+class _Overlap(NamedTuple):
+    """Part of data that a training knew.
+
+    Args:
+        trained: True if some of their simulations were trained on.
+        held_back: Numbers of those that were held back, by which a network was chosen.
+    """
+
+    trained: bool = False
+    held_back: Sequence[int] = ()
+
+    @classmethod
+    def of(cls, evaluated: DataSource, run: Path) -> _Overlap:
+        trained_on = as_source(run_settings(run).train_data)
+        if evaluated.path.resolve() != trained_on.path.resolve():
+            return cls()
+        held_back = recorded_numbers(read_settings(last_stage(run)), trained_on.simulations or ())
+        if evaluated.simulations is None:
+            return cls(True, held_back)
+        others = [one for one in evaluated.simulations if one not in held_back]
+        trained = [one for one in others if trained_on.simulations is None or one in trained_on.simulations]
+        return cls(bool(trained), [one for one in evaluated.simulations if one in held_back])
 
 
 def _identical(data: Trajectories) -> list[str]:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -19,10 +20,11 @@ from training_cases import assert_same_tensors, line_data, lines, start, tensors
 from deepzero_sim.cli.main import main
 from deepzero_sim.common.components import Component
 from deepzero_sim.common.settings import read
-from deepzero_sim.errors import ConfigError, DeepZeroError, RunError
+from deepzero_sim.datasets import trajectories
+from deepzero_sim.errors import ConfigError, DataError, DeepZeroError, RunError
 from deepzero_sim.solver.spec import SolverSpec
 from deepzero_sim.training.checkpoints import load_checkpoint, read_settings
-from deepzero_sim.training.run_folder import METRICS
+from deepzero_sim.training.run_folder import METRICS, VALIDATION, read_metrics
 from deepzero_sim.training.runs.comparison import cost
 from deepzero_sim.training.runs.defaults import resolve, suitable_rate
 from deepzero_sim.training.runs.folders import last_stage, stage_folders
@@ -120,7 +122,10 @@ def test_killed_in_a_stage_it_ends_as_if_undisturbed(tmp_path: Path, stage: str)
         ([{}, {"network.args": {"width": 5}}], "stage 2: a stage cannot have network"),
         ([{"solver": {"name": "a.B"}}], "stage 1: a stage cannot have solver"),
         ([{}, {"train_data": "other.h5"}], "stage 2: a stage cannot have train_data"),
-        ([{}, {"held_back": 2}], "stage 2: a stage cannot have held_back"),
+        ([{}, {"held_back": 2}], "stage 2: a stage cannot have held_back: all stages are measured on the same rollouts"),
+        ([{}, {"held_back_simulations": [2]}], "stage 2: a stage cannot have held_back_simulations"),
+        ([{}, {"validate_steps": 9}], "stage 2: a stage cannot have validate_steps"),
+        ([{}, {"unroll": 20}], "stage 2: a rollout of 20 steps needs trajectories of at least 21 frames, these have 20"),
         ([{"run": "b"}], "stage 1: a stage cannot have run: stages lie in folders of their own"),
         ([{"stages": [{}]}], "stage 1: a stage cannot have stages"),
         ([{}, {"updates": 0}], "stage 2: updates must be a positive number"),
@@ -143,6 +148,41 @@ def test_stages_that_contradict_each_other(
     assert error.count("\n") == 1 and "Traceback" not in error
     assert re.search(says, error), error
     assert not (tmp_path / "run").exists()
+
+
+def test_all_stages_are_measured_on_the_same_rollouts(tmp_path: Path) -> None:
+    planned = plan(settings(tmp_path, unroll=2, stages=[{}, {"unroll": 3}]))
+    assert [stage.settings.validate_steps for stage in planned] == [19, 19]  # of one simulation, all that there are
+    line_data(tmp_path / "long.h5", 4, 150)
+    planned = plan(settings(tmp_path, unroll=2, stages=[{}, {"unroll": 3}], train_data=str(tmp_path / "long.h5")))
+    assert [stage.settings.validate_steps for stage in planned] == [8 * 4 * 3] * 2  # what the longest unroll affords
+    planned = plan(settings(tmp_path, validate_steps=7))
+    assert [stage.settings.validate_steps for stage in planned] == [7, 7]
+    with pytest.raises(DataError, match="validate_steps must be at most 19 with trajectories of 20 frames, not 20"):
+        plan(settings(tmp_path, validate_steps=20))
+    # too few to hold one back: the first stage is measured on nothing, the second on the training data
+    line_data(tmp_path / "few.h5", 2, 20)
+    planned = plan(settings(tmp_path, train_data=str(tmp_path / "few.h5"), validate_steps=7))
+    assert [stage.settings.validate_steps for stage in planned] == [None, 7]
+    run_all(settings(tmp_path, run=str(tmp_path / "few"), train_data=str(tmp_path / "few.h5"), validate_steps=7))
+    assert {line["length"] for line in read_metrics(tmp_path / "few" / "2-SolverLayer" / VALIDATION)} == {7}
+
+
+def test_what_the_data_needed_is_said_once_and_is_no_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = values(tmp_path)
+    frames = trajectories.load(tmp_path / "line.h5").frames
+    np.savez(tmp_path / "line.npz", u=frames[:, :, 0], extra=frames[:, :, 0])
+    given["train_data"] = {"path": "line.npz", "dt": Burgers().spec.dt, "axes": ["simulation", "time", "x"]}
+    given["train_data"] |= {"channels": ["u"]}
+    (tmp_path / "train.yaml").write_text(yaml.safe_dump(given))
+    assert main(["train", "--config", "train.yaml"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert out.count("is held back from training") == 1 and out.count("one step of the solver alone") == 1
+    assert "warning: extra" not in out
+    assert out.count("extra were left out") == 1
 
 
 def test_folders_of_other_stages_are_refused(tmp_path: Path) -> None:

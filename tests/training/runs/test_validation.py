@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +26,20 @@ from training_cases import (
 )
 
 from deepzero_sim.common.components import Component
-from deepzero_sim.datasets import trajectories
+from deepzero_sim.datasets import Trajectories, trajectories
 from deepzero_sim.errors import ConfigError, DataError, ExitCodeError, RunError
-from deepzero_sim.training.checkpoints import load_checkpoint
+from deepzero_sim.training.checkpoints import Checkpoint, load_checkpoint
 from deepzero_sim.training.run_folder import METRICS, VALIDATION, read_metrics
 from deepzero_sim.training.runs import validation
+from deepzero_sim.training.runs.circumstances import Circumstances
 from deepzero_sim.training.runs.comparison import cost
 from deepzero_sim.training.runs.held_back import divide, suitable_held_back
+from deepzero_sim.training.runs.one_step_error import OneStepError
 from deepzero_sim.training.runs.settings import TrainSettings
 from deepzero_sim.training.runs.trained_run import trained_loop
 from deepzero_sim.training.runs.training import train
-from deepzero_sim.training.validation_record import Record, line_of, record_of
+from deepzero_sim.training.runs.validation import fixed_rollouts, suitable_steps
+from deepzero_sim.training.validation_record import Leap, Measurement, Record, Rollouts, line_of, record_of
 
 
 @pytest.fixture
@@ -131,6 +136,123 @@ def test_a_second_stage_that_ends_worse_says_so(tmp_path: Path, data: Path, rate
     logged = [line for line in read_metrics(settings.run / METRICS) if "warnings" in line]
     assert bool(logged) == bool(warnings) and (not logged or logged[-1]["warnings"] == warnings)
     assert heard == ([found.leap.sentence] if found.leap else [])
+
+
+def test_rollouts_go_as_far_as_the_data_at_no_more_cost(data: Path) -> None:
+    frames = trajectories.load(data)  # five simulations of 30 frames
+
+    def lengths(simulations: int, unroll: int) -> tuple[int, int, int]:
+        some = replace(frames, frames=frames.frames[:simulations], params=frames.params[:simulations])
+        length = suitable_steps(some, unroll, 8)
+        cut = fixed_rollouts(some, unroll, 8, length)
+        return (length, *cut.frames.shape[:2])
+
+    assert lengths(1, 3) == (29, 1, 30) and lengths(2, 3) == (29, 2, 30)
+    assert lengths(5, 1) == (6, 5, 7) and lengths(5, 2) == (12, 5, 13)
+    for simulations, unroll in [(1, 1), (3, 1), (5, 1), (5, 3)]:
+        length, rollouts, _ = lengths(simulations, unroll)
+        assert rollouts * length <= 8 * 4 * unroll
+    # shorter ones that are asked for begin at several times, and never overlap
+    assert fixed_rollouts(frames, 3, 8, 5).frames.shape[:2] == (5, 6)
+    one = replace(frames, frames=frames.frames[:1], params=frames.params[:1])
+    assert fixed_rollouts(one, 3, 8, 9).frames.shape[:2] == (3, 10)
+    with pytest.raises(DataError, match="validate_steps must be at most 29 with trajectories of 30 frames, not 30"):
+        fixed_rollouts(frames, 3, 8, 30)
+
+
+def test_a_measurement_names_its_length_and_what_the_solver_alone_does_there(tmp_path: Path, data: Path) -> None:
+    settings = non(tmp_path / "NON", data, held_back=1, validate_every=50, validate_steps=10)
+    said: list[str] = []
+    progress = train(settings, note=said.append)
+    written = read_metrics(settings.run / VALIDATION)
+    assert "4 measurements of 2 rollouts of 10 steps, and one of the solver alone, take 100 solver steps" in said[-1]
+    assert [line["solver_steps"] for line in written] == [2 * 20, 20, 20, 20] and progress.validation_steps == 100
+    assert {line["length"] for line in written} == {10}
+    frames = trajectories.load(data).frames[2]
+    solver, errors = trained_loop(settings.run).solver, []
+    for begin in (0, 19):
+        state = frames[None, begin]
+        for step in range(1, 11):
+            state = solver.step(state)
+            errors.append(np.abs(state - frames[begin + step]).mean())
+    spread = trajectories.load(data).frames[2].std()
+    assert [line["source"] for line in written] == pytest.approx([np.mean(errors) / spread] * 4)
+    choice = record(settings.run).choice(150)
+    assert "on rollouts of 10 steps of simulation 2, which training did not see" in choice
+    assert f"{written[0]['source']:.3g} of the solver alone)" in choice
+
+
+def measured(*errors: float, source: float | None = None, finite: float = 1.0) -> tuple[Measurement, ...]:
+    return tuple(Measurement(10 * n, error, 60, {}, 60, finite, source) for n, error in enumerate(errors))
+
+
+def test_that_training_made_it_worse_is_said_with_what_is_used_for_all_that() -> None:
+    rollouts = Rollouts("simulation 3, which training did not see,", True, causes=("A, so do B", "C, so do D"))
+    (after,) = Record(rollouts, measured(0.5, 0.3, 0.7)).warnings(20)
+    assert after == (
+        "the network of update 10 is the best one, which is kept and used; after it training made the network worse than the "
+        "untrained one: on rollouts of 60 steps of simulation 3, which training did not see, its relative error is 0.7 after "
+        "update 20, and was 0.5 before the first: A, so do B; or C, so do D; or take a smaller learning rate, or more updates."
+    )
+    (never,) = Record(rollouts, measured(0.5, 0.6, 0.7)).warnings(20)
+    assert never.startswith("training made the network worse than the untrained one, which is kept and used: on rollouts")
+    (seen,) = Record(replace(rollouts, held_back=False, started=True, causes=()), measured(0.5, 0.7)).warnings(10)
+    assert seen.startswith("training made the network worse than the one it started from: on rollouts")
+    assert seen.endswith("0.5 before the first: take a smaller learning rate, or more updates.")
+    # a leap of the loss is the cause by itself
+    leapt = Record(rollouts, measured(0.5, 0.7), leap=Leap(5, 1.0, 0.01)).warnings(10)
+    assert len(leapt) == 2 and "do B" not in leapt[1]
+
+
+def test_a_network_that_is_worse_than_the_solver_alone_is_said() -> None:
+    rollouts = Rollouts("simulation 3, which training did not see,", True)
+    (sentence,) = Record(rollouts, measured(0.5, 0.4, source=0.1)).warnings(10)
+    assert (
+        "the network that is used is worse than the solver alone" in sentence
+        and "0.4, and that of the solver alone 0.1" in sentence
+    )
+    assert not Record(rollouts, measured(0.5, 0.05, source=0.1)).warnings(10)
+
+
+def test_of_two_that_diverge_the_one_that_does_so_later_is_better() -> None:
+    rollouts = Rollouts("simulation 3, which training did not see,", True)
+    early, late = (replace(one, finite=part) for one, part in zip(measured(inf, inf), (0.2, 0.6), strict=True))
+    found = Record(rollouts, (early, late))
+    assert found.best is late and "infinite (60% of the steps are finite)" in found.choice(10) and not found.warnings(10)
+    assert record_of_json(found) == found
+
+
+def record_of_json(found: Record) -> Record | None:
+    written = json.loads(json.dumps(found.to_dict()))
+    return record_of(Checkpoint({}, {"validation": written}), Path("run"))
+
+
+def test_likely_causes_are_those_that_the_figures_show(tmp_path: Path) -> None:
+    frames = np.random.default_rng(0).normal(size=(6, 21, 1, 8))
+    data = Trajectories(frames, np.linspace(1, 2, 6)[:, None])
+
+    def causes(**changes: Any) -> str:
+        settings = train_settings(tmp_path / "run", tmp_path / "d.h5", method="DETACHED", unroll=12, **changes)
+        division = divide(data, settings, {})
+        assert division.held_back is not None
+        rollouts = fixed_rollouts(division.held_back, 3, 8, 20)
+        return "; ".join(Circumstances(settings, division, rollouts, None).causes(["nu"]))
+
+    assert causes(held_back=1) == ""
+    beyond = "simulation 5 lies outside what is trained on (nu 2, trained on 1 to 1.8)"
+    assert causes(held_back_simulations=[5]) == f"{beyond}, so train on a wider range, or hold others back"
+    assert causes(held_back=3) == "3 simulations to learn from are few, so make more"
+    short = train_settings(tmp_path / "run", tmp_path / "d.h5", method="DETACHED", unroll=3, held_back=1)
+    division = divide(data, short, {})
+    assert division.held_back is not None
+    rollouts = fixed_rollouts(division.held_back, 3, 8, 20)
+    nothing = OneStepError(np.arange(2), np.zeros(2), np.ones(2))
+    assert Circumstances(short, division, rollouts, nothing).causes(["nu"]) == (
+        "there is nearly nothing to correct, so take a coarser solver",
+        "training looks 3 steps ahead and these rollouts 20, so unroll more",
+    )
+    single = Circumstances(replace(short, method="NON"), division, rollouts, None).causes(["nu"])
+    assert single == ("training looks 1 step ahead and these rollouts 20, so train through the loop after it",)
 
 
 def test_a_leap_of_the_loss_is_said_once_while_it_happens(tmp_path: Path, data: Path) -> None:
