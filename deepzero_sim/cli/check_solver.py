@@ -13,6 +13,7 @@ from deepzero_sim.checks.solver.trial import SAMPLES
 from deepzero_sim.cli.console import console, print_table
 from deepzero_sim.cli.reports import solver_check
 from deepzero_sim.cli.settings.check_solver import CheckSolverSettings
+from deepzero_sim.cli.start import began
 from deepzero_sim.common.settings import settings_to_dict
 from deepzero_sim.common.types import Array
 from deepzero_sim.datasets import trajectories
@@ -54,7 +55,7 @@ def check_named_solver(settings: CheckSolverSettings) -> SolverCheck:
         DeepZeroError: Solver, sample states or network cannot be made, or the first step raises an error.
         CheckInterruptedError: The user pressed Ctrl-C; the error has what was found before.
     """
-    return check_made_solver(functools.partial(_subject, settings), settings.seconds)
+    return check_made_solver(functools.partial(_subject, settings), settings.seconds, began())
 
 
 def _subject(settings: CheckSolverSettings) -> Subject:

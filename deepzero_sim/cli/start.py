@@ -6,15 +6,25 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 
 PROGRAM = "deepzero-sim"
 
+#: Time of `time.monotonic` when the program was started, in a list; none where commands are called from Python.
+_began: list[float] = []
+
+
+def began() -> float | None:
+    """Return the time of `time.monotonic` when the program was started; None where commands are called from Python."""
+    return _began[0] if _began else None
+
 
 def main() -> int:
     """Import the command line and run it on the program's arguments; returns the exit status."""
+    _began.append(time.monotonic())
     with leave_when_interrupted():
         run: Callable[[], int] = import_module("deepzero_sim.cli.main").main
     return run()

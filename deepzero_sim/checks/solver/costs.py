@@ -31,25 +31,27 @@ MOST_STATES, MOST_BYTES, LEAST_CALLS, MOST_CALLS, ENOUGH = 512, 2**27, 3, 25, 0.
 
 
 def measure_times(trial: Trial, most: int) -> Iterator[BatchTime]:
-    """Time calls with 1, 2, 4, ... states, as far as spec and time allow; none if there is no time for one.
+    """Time calls with 1, 2, 4, ... states, as far as spec and time allow; where they do not, take what other parts took.
 
     Args:
         trial: Trial after its survey.
         most: Number of states in a call that the solver is known to take.
     """
-    sample, batch = trial.samples[0], 1
-    times: list[BatchTime] = []
+    sample, batch, expected = trial.samples[0], 1, trial.second_a_step
     most = min(most, trial.spec.max_batch or MOST_STATES, MOST_STATES, max(1, MOST_BYTES // sample.state.nbytes))
-    while batch <= most and (not times or trial.affordable(0.5) * trial.second_a_step > LEAST_CALLS * 2 * times[-1].seconds):
+    if LEAST_CALLS * expected > 0.5 * trial.seconds_left:
+        yield from (BatchTime(states, seconds) for states, seconds in trial.seconds_a_call.items() if states <= most)
+        return
+    while batch <= most and 0.5 * trial.seconds_left > LEAST_CALLS * expected:
         states = np.repeat(sample.state, batch, axis=0)
         params = None if sample.params is None else np.repeat(sample.params, batch, axis=0)
         try:
             calls = _time_calls(trial, states, params)
         except SolverError:  # another line says it
             break
-        times.append(BatchTime(batch, statistics.median(calls)))
-        yield times[-1]
-        batch *= 2
+        seconds = statistics.median(calls)
+        yield BatchTime(batch, seconds)
+        batch, expected = 2 * batch, 2 * seconds
 
 
 def _time_calls(trial: Trial, states: np.ndarray, params: np.ndarray | None) -> list[float]:
@@ -59,7 +61,7 @@ def _time_calls(trial: Trial, states: np.ndarray, params: np.ndarray | None) -> 
         started = time.perf_counter()
         trial.step(states, params)
         calls.append(max(time.perf_counter() - started, 1e-9))
-        if not trial.seconds_left:
+        if trial.seconds_left < calls[-1]:
             break
     return calls
 

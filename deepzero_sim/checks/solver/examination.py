@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -153,7 +154,10 @@ def run_parts(parts: Iterable[Part], make: Callable[[], Subject], record: Record
     """Examine all parts that are not done, and send a message before each begins; `make` may fail in any way."""
     try:
         with single_threaded():
-            _run_parts(parts, make(), record, channel)
+            started = time.monotonic()
+            subject = make()
+            record.spend(time.monotonic() - started)
+            _run_parts(parts, subject, record, channel)
         send(channel, Done(record))
     except BrokenPipeError:  # nobody listens any more
         return

@@ -14,6 +14,10 @@ from deepzero_sim.common.types import Array
 LAST_DIGITS = 1000
 
 
+#: Least share of the time for a check that is left for steps of the solver, however long it takes to begin.
+LEAST_LEFT = 0.25
+
+
 class SkippedError(Exception):
     """A part of the check cannot be looked at; the message says why."""
 
@@ -120,6 +124,10 @@ class Record:
     times: tuple[BatchTime, ...] = ()
     gradients: GradientCosts | None = None
     comparison: WorkerComparison | None = None
+
+    def spend(self, seconds: float) -> None:
+        """Take seconds off those that are left, down to a share of them, without which nothing could be seen."""
+        self.seconds_left = max(self.seconds_left - seconds, LEAST_LEFT * self.seconds_left)
 
     @property
     def is_well_formed(self) -> bool:

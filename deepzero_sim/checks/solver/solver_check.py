@@ -76,18 +76,19 @@ def check_solver(
     return _CheckRun(lambda: subject, seconds, solver).run()
 
 
-def check_made_solver(make: Callable[[], Subject], seconds: float) -> SolverCheck:
+def check_made_solver(make: Callable[[], Subject], seconds: float, began: float | None = None) -> SolverCheck:
     """Check a solver that is made in the process that it is asked in: nothing of it is ever called here.
 
     Args:
         make: Function that makes the solver and its sample states; can be pickled.
         seconds: Seconds that the check may take, as in `check_solver`.
+        began: Time of `time.monotonic` from which they count, so that starts count, too; None for when the solver is made.
 
     Raises:
         DeepZeroError: The solver cannot be made, or its first step raises an error.
         CheckInterruptedError: The user pressed Ctrl-C.
     """
-    return _CheckRun(make, seconds).run()
+    return _CheckRun(make, seconds, began=began).run()
 
 
 @final
@@ -98,15 +99,19 @@ class _CheckRun:
         make: Function that makes the solver and its sample states.
         seconds: Seconds that the check may take.
         solver: The same solver as it is in this process, if it is.
+        began: Time from which the seconds count; None for now.
     """
 
-    def __init__(self, make: Callable[[], Subject], seconds: float, solver: Solver | None = None) -> None:
+    def __init__(
+        self, make: Callable[[], Subject], seconds: float, solver: Solver | None = None, began: float | None = None
+    ) -> None:
         self._make, self._solver = make, solver
         self._record = Record(seconds, WAIT)
         self._printed = 0
         self._in_fork = False
         fork_server.start()
-        self._started = time.perf_counter()
+        self._began = time.monotonic() if began is None else began
+        self._record.spend(time.monotonic() - self._began)
 
     def run(self) -> SolverCheck:
         """Examine all parts.
@@ -208,6 +213,6 @@ class _CheckRun:
             record.times,
             record.gradients,
             record.left_out,
-            time.perf_counter() - self._started,
+            time.monotonic() - self._began,
             self._printed,
         )

@@ -39,8 +39,8 @@ def measure_step_sizes(trial: Trial, seed: int) -> StepSizes:
     """
     trial.require_deterministic()
     steps_per_direction = 2 * (len(STEP_SIZES) + len(BENDS))
-    trial.require_time(LEAST * steps_per_direction, 0.6)
-    count = min(MOST, trial.affordable(0.6) // steps_per_direction)
+    trial.require_time(LEAST * steps_per_direction, 0.6, 2 * LEAST)  # two states of every direction are one call
+    count = min(MOST, trial.affordable(0.6, 2 * LEAST) // steps_per_direction)
     sample = trial.samples[0]
     layer = SolverLayer(trial.shielded, Detached())
     params = None if sample.params is None else torch.from_numpy(sample.params)

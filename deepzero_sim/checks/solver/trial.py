@@ -65,7 +65,7 @@ class Trial:
         looked_at: Number of sample states that were advanced, or failed.
         raised: Failures that the solver raised, by the sample state's number.
         returned: Failures that it returned as numbers, by the sample state's number.
-        second_a_step: Seconds that a step takes, about.
+        second_a_step: Seconds that a step of one state takes, about.
     """
 
     def __init__(self, solver: Solver, states: Array, params: Array | None, places: Sequence[int], seconds: float) -> None:
@@ -76,6 +76,7 @@ class Trial:
         self.raised: dict[int, SolverError] = {}
         self.returned: dict[int, SolverError] = {}
         self.second_a_step = 0.0
+        self._seconds_a_call: dict[int, float] = {}
         self._end = time.monotonic() + seconds
 
     def first_step(self) -> FirstStep:
@@ -105,12 +106,12 @@ class Trial:
         """
         least = (1 - SHARE) * self.seconds_left
         for row, place in enumerate(self._places[:at_most]):
-            if self.looked_at >= SAMPLES and self.seconds_left < least:
+            if (self.looked_at >= SAMPLES and self.seconds_left < least) or (self.looked_at and not self.affordable(0.5)):
                 break
             self._advance(place, *self.row(row))
             self.looked_at += 1
             on_step()
-        if len(self.samples) == 1 and (at_most is None or at_most > self.looked_at):
+        if len(self.samples) == 1 and (at_most is None or at_most > self.looked_at) and self.affordable(0.5):
             self._advance(max(self._places) + 1, self.samples[0].answer, self.samples[0].params)
             on_step()
 
@@ -136,9 +137,22 @@ class Trial:
         """
         started = time.perf_counter()
         advanced = checked_step(self.shielded, states, params)
+        taken = time.perf_counter() - started
         if len(states) == 1:  # machines and solvers are not as fast all the time
-            self.second_a_step += (time.perf_counter() - started - self.second_a_step) / 4
+            self.second_a_step += (taken - self.second_a_step) / 4
+        else:
+            self._seconds_a_call[len(states)] = taken
         return advanced
+
+    @property
+    def seconds_a_call(self) -> dict[int, float]:
+        """Seconds that calls take, about, by their number of states, as far as they are known; the smallest first."""
+        return {1: self.second_a_step, **dict(sorted(self._seconds_a_call.items()))}
+
+    def seconds_a_state(self, at_once: int) -> float:
+        """Estimate the seconds that a state takes in calls of so many, by the largest known call that is no larger."""
+        states, seconds = max(entry for entry in self.seconds_a_call.items() if entry[0] <= at_once)
+        return max(seconds / states, 1e-9)
 
     @property
     def seconds_left(self) -> float:
@@ -154,20 +168,20 @@ class Trial:
         """
         return least + PATIENCE_STEPS * steps * self.second_a_step
 
-    def affordable(self, share: float) -> int:
-        """Count the steps that fit into a share of the time left."""
-        return int(min(share * self.seconds_left / max(self.second_a_step, 1e-9), 1e9))
+    def affordable(self, share: float, at_once: int = 1) -> int:
+        """Count the steps that fit into a share of the time left, so many states in a call."""
+        return int(min(share * self.seconds_left / self.seconds_a_state(at_once), 1e9))
 
-    def require_time(self, steps: int, share: float = 0.5) -> None:
-        """Go on only if steps fit into a share of the time left.
+    def require_time(self, steps: int, share: float = 0.5, at_once: int = 1) -> None:
+        """Go on only if steps fit into a share of the time left, so many states in a call.
 
         Raises:
             SkippedError: They do not.
         """
-        if steps > self.affordable(share):
+        if steps > self.affordable(share, at_once):
             raise SkippedError(
-                f"left out for time: it takes {steps} steps of {self.second_a_step:.2g} s, more than {share:.0%} of the "
-                f"{self.seconds_left:.0f} s left; give more seconds."
+                f"left out for time: it takes {steps} steps of {self.seconds_a_state(at_once):.2g} s, more than {share:.0%} of "
+                f"the {self.seconds_left:.0f} s left; give more seconds."
             )
 
     def require_seconds(self, seconds: float) -> None:

@@ -17,6 +17,9 @@ from deepzero_sim.errors import SolverError
 #: Relative change of a parameter that shows whether it matters, and most steps of a rollout along which that is looked for.
 CHANGE, LATER = 0.1, 16
 
+#: Batches whose time tells, one after another, whether there is time for the largest.
+GROWING = (4, 16)
+
 
 def check_batch(trial: Trial) -> Finding:
     """Expect that two states in one call are answered as alone, in any order."""
@@ -51,19 +54,33 @@ def _batch_discrepancy(trial: Trial, samples: tuple[Sample, Sample]) -> Discrepa
 
 def check_largest_batch(trial: Trial) -> Finding:
     """Expect an answer to as many states as the spec allows, or as the package sends where it says nothing."""
-    size = largest_batch(trial)
-    trial.require_time(size, 0.25)
-    sample = trial.samples[0]
-    states, params = _repeat(sample.state, size), None if sample.params is None else _repeat(sample.params, size)
-    try:
-        trial.step(states, params)
-    except SolverError as error:
-        limit = f"the spec's max_batch is {size}" if trial.spec.max_batch else "the spec has no max_batch"
-        return Finding("fail", f"{limit}, but {size} states in one call fail: {error} Set max_batch to what the solver takes.")
+    largest = largest_batch(trial)
+    limit = f"the spec's max_batch is {largest}" if trial.spec.max_batch else "the spec has no max_batch"
+    for size in _sizes_up_to(trial, largest):
+        sample = trial.samples[0]
+        states, params = _repeat(sample.state, size), None if sample.params is None else _repeat(sample.params, size)
+        try:
+            trial.step(states, params)
+        except SolverError as error:
+            advice = "Set max_batch to what the solver takes."
+            return Finding("fail", f"{limit}, but {size} states in one call fail: {error} {advice}")
     reason = (
         "as max_batch says" if trial.spec.max_batch else "as many as the package sends at most where max_batch says nothing"
     )
-    return Finding("pass", f"{size} states in one call are advanced, {reason}.")
+    return Finding("pass", f"{largest} states in one call are advanced, {reason}.")
+
+
+def _sizes_up_to(trial: Trial, largest: int) -> Iterator[int]:
+    """List the largest batch; and before it smaller ones that tell how long it takes, if it seems to take too long.
+
+    Raises:
+        SkippedError: There is no time for the largest.
+    """
+    for size in GROWING:
+        if size < largest and trial.affordable(0.25, size) < largest and trial.affordable(0.1, size) >= size:
+            yield size
+    trial.require_time(largest, 0.25, largest)
+    yield largest
 
 
 def largest_batch(trial: Trial) -> int:

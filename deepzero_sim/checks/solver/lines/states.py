@@ -9,7 +9,7 @@ import numpy as np
 from deepzero_sim.checks.solver.record import Finding, SkippedError, discrepancy
 from deepzero_sim.checks.solver.trial import FirstStep, Trial, stack
 from deepzero_sim.common.types import Array
-from deepzero_sim.coupling.probes import SolverProbe
+from deepzero_sim.coupling.probes import TOGETHER, SolverProbe
 from deepzero_sim.coupling.vjp.differences import Differences
 from deepzero_sim.coupling.vjp.stencil_radius import POINTS, STATES, is_wide, measure_radius
 from deepzero_sim.errors import SolverError
@@ -166,9 +166,10 @@ def measure_stencil_radius(trial: Trial) -> int:
         SkippedError: There is no time, or the solver failed at a state that was changed at one point.
     """
     trial.require_deterministic()
-    steps_per_state = 1 + 2 * POINTS * trial.spec.state_shape[0]
-    trial.require_time(steps_per_state, 0.4)
-    samples = trial.samples[: min(STATES, trial.affordable(0.4) // steps_per_state)]
+    probes = 2 * POINTS * trial.spec.state_shape[0]
+    at_once = min(probes, TOGETHER)
+    trial.require_time(1 + probes, 0.4, at_once)
+    samples = trial.samples[: min(STATES, trial.affordable(0.4, at_once) // (1 + probes))]
     try:
         return measure_radius(*stack(samples), SolverProbe(trial.shielded), Differences(None, "central"))
     except SolverError as error:
