@@ -87,7 +87,12 @@ class SolverLoop:
         """Show the solver, the network and its size, and how training goes through the solver."""
         weights = sum(parameter.numel() for parameter in self.corrector.parameters())
         network = f"{type(self.corrector).__name__} of {weights:,} weights"
-        return f"SolverLoop({self.solver!r},\n    {network}, unroll={self.unroll}, gradient={type(self.gradient).__name__})"
+        return f"SolverLoop({self.solver!r},\n    {network}, unroll={self.unroll}, {self._gradient_words})"
+
+    @property
+    def _gradient_words(self) -> str:
+        """Gradient of the solver, as a representation shows it."""
+        return f"gradient={type(self.gradient).__name__}"
 
     @property
     def solver(self) -> Solver:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from problems import Burgers, Counting, LogisticSolver, initial_states
 from deepzero_sim.common.types import Array
 from deepzero_sim.errors import ConfigError, InvalidStateError, NonFiniteError, SolverCrashError, SolverError
 from deepzero_sim.solver.contract import Solver, as_solver
-from deepzero_sim.solver.spec import SolverSpec
+from deepzero_sim.solver.spec import SolverSpec, entries_but_mask
 from deepzero_sim.solver.stepping import checked_step
 
 SPEC = SolverSpec(name="plain", state_shape=(1, 16), dt=0.1, dtype="float64")
@@ -321,3 +322,9 @@ def test_a_spec_and_a_solver_say_what_they_are() -> None:
             return states
 
     assert "Late object at" in repr(Late())
+
+
+def test_a_spec_without_a_unit_of_time_has_the_entries_of_earlier_versions() -> None:
+    """Runs know solvers and first steps by digests of them."""
+    assert "time_unit" not in entries_but_mask(SPEC)
+    assert entries_but_mask(replace(SPEC, time_unit="s")) == {**entries_but_mask(SPEC), "time_unit": "s"}

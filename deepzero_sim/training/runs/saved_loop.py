@@ -64,12 +64,15 @@ class TrainedLoop(SolverLoop):
         super().__init__(loop.solver, loop.corrector, loop.unroll, on_failure=loop.on_failure)
         self._record = record
 
-    def __repr__(self) -> str:
-        """Show how the loop was trained, too."""
+    @property
+    def _gradient_words(self) -> str:
+        """Training that the loop comes from: the gradient that it had there, in place of that which it has now."""
         if self._record is None:
-            return super().__repr__()
-        method, updates = self._record.settings["method"], self._record.progress.step
-        return f"{super().__repr__()},\n    trained by {method}, {updates} updates"
+            return super()._gradient_words
+        settings, updates = self._record.settings, self._record.progress.step
+        way = {"SolverLayer": "vjp", "ZO-SOL": "estimator"}.get(settings["method"])
+        by = f" with {settings[way]['name'].rpartition('.')[2]}" if way else ""
+        return f"trained by {settings['method']}{by}, {updates} updates"
 
     def save(self, path: str | Path) -> None:
         """Save the loop, with the network as it is now, in a folder that `dz.load_run` reads.

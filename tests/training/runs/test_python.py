@@ -74,7 +74,8 @@ def test_one_call_trains_by_non_and_then_through_the_solver(temporary: Path, cap
     said = capsys.readouterr().out
     assert "SolverLayer begins with the network of NON, in two stages" in said
     assert "training NON: 60 of 60" in said and "training SolverLayer: 60 of 60" in said
-    assert improves(loop) and "trained by SolverLayer, 60 updates" in repr(loop)
+    assert improves(loop) and "unroll=2, trained by SolverLayer with ReferenceJacobian, 60 updates)" in repr(loop)
+    assert "Detached" not in repr(loop)
     assert not list(temporary.glob("deepzero-sim-*"))
 
 
