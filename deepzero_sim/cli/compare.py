@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from deepzero_sim.cli.console import console, print_table
+from deepzero_sim.cli.console import console, print_table, progress_bar
 from deepzero_sim.cli.reports import classification, rollouts, sentences, tables
 from deepzero_sim.cli.settings.compare import CompareSettings
 from deepzero_sim.common.settings import settings_to_dict
@@ -17,7 +17,7 @@ def run(settings: CompareSettings) -> None:
     if settings.data is None:
         classification.report(settings.output, "Classifiers compared", settings.runs)
         return
-    comparison = compare(by_name(settings.runs), settings.data, settings.steps, settings.data_may_differ)
+    comparison = compare(by_name(settings.runs), settings.data, settings.steps, settings.data_may_differ, progress_bar)
     report(settings.output, "Correctors compared", comparison, settings_to_dict(settings))
 
 

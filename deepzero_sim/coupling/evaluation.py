@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -178,13 +179,16 @@ def _as_trajectories(
     return data if active is None else replace(data, mask=as_array(active))
 
 
-def measure_errors(loop: SolverLoop, data: Trajectories, scales: Array) -> Evaluation:
+def measure_errors(
+    loop: SolverLoop, data: Trajectories, scales: Array, report: Callable[[], None] = lambda: None
+) -> Evaluation:
     """Roll out from the first frames of trajectories to their last ones, and compare.
 
     Args:
         loop: Solver and corrector.
         data: First frames and references, two frames or more of every simulation.
         scales: Standard deviation of each channel in the reference data, `(C,)`.
+        report: Function called after every step.
 
     Raises:
         SolverError: The solver failed, and the failure policy ends the evaluation.
@@ -193,7 +197,7 @@ def measure_errors(loop: SolverLoop, data: Trajectories, scales: Array) -> Evalu
     params = as_tensor(data.params) if data.params.shape[1] else None
     started = time.perf_counter()
     with torch.no_grad(), single_threaded():
-        rollout, account = roll_out(loop, frames[:, 0], params, frames.shape[1] - 1)
+        rollout, account = roll_out(loop, frames[:, 0], params, frames.shape[1] - 1, report)
     differences = (rollout - frames[:, 1:]).abs()
     errors = differences[:, :, mask].mean(dim=2)
     errors = torch.where(errors.isfinite(), errors, torch.inf).double()
@@ -228,8 +232,22 @@ def _is_constant(values: torch.Tensor, scale: float) -> bool:
     return (scale == 1 and low == high) or scale <= 4 * torch.finfo(values.dtype).eps * max(abs(low), abs(high))
 
 
-def roll_out(loop: SolverLoop, states: torch.Tensor, params: torch.Tensor | None, steps: int) -> tuple[torch.Tensor, Account]:
-    """Roll out all simulations, infinite from where one was given up, and tell what it took."""
+def roll_out(
+    loop: SolverLoop,
+    states: torch.Tensor,
+    params: torch.Tensor | None,
+    steps: int,
+    report: Callable[[], None] = lambda: None,
+) -> tuple[torch.Tensor, Account]:
+    """Roll out all simulations, infinite from where one was given up, and tell what it took.
+
+    Args:
+        loop: Solver and corrector.
+        states: First states `(S, C, *N)`.
+        params: Scenario parameters `(S, K)` or None.
+        steps: Number of steps.
+        report: Function called after every step.
+    """
     rollout = states.new_full((len(states), steps, *states.shape[1:]), torch.inf)
     left, account = torch.arange(len(states)), Account()
     for step in range(steps):
@@ -244,6 +262,7 @@ def roll_out(loop: SolverLoop, states: torch.Tensor, params: torch.Tensor | None
             break
         states = loop.correct(torch.from_numpy(result.states[good]), None if scenario is None else scenario[good])
         rollout[left, step] = states
+        report()
     return rollout, account
 
 

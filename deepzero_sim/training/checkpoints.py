@@ -163,6 +163,24 @@ def load_checkpoint(path: Path) -> Checkpoint:
     return load_with_identity(path)[0]
 
 
+class CheckpointReader:
+    """Reader of checkpoints that reads each one once."""
+
+    def __init__(self) -> None:
+        self._read: dict[Path, Checkpoint] = {}
+
+    def __call__(self, path: Path) -> Checkpoint:
+        """Read the checkpoint of a run folder.
+
+        Raises:
+            RunError: There is none, or it is damaged.
+        """
+        key = path.resolve()
+        if key not in self._read:
+            self._read[key] = load_checkpoint(path)
+        return self._read[key]
+
+
 def load_with_identity(path: Path) -> tuple[Checkpoint, RunIdentity]:
     """Load a checkpoint, and the identity of its run; see :func:`load_checkpoint`."""
     file = path / CHECKPOINT

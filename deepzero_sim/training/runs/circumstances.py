@@ -13,9 +13,9 @@ from deepzero_sim.training.runs.folders import last_stage
 from deepzero_sim.training.runs.held_back import (
     Division,
     name_simulations,
+    numbers_in_record,
     numbers_of,
     outside,
-    recorded_numbers,
 )
 from deepzero_sim.training.runs.one_step_error import OneStepError
 from deepzero_sim.training.runs.settings import TrainSettings
@@ -48,17 +48,17 @@ class Circumstances:
     def words(self) -> str:
         """Name of the data that are measured on, in a sentence."""
         if self._is_unseen and self.division.numbers:
-            return f"{name_simulations(self._measured)}, which training did not see,"
+            return f"{name_simulations(self._simulations)}, which training did not see,"
         if not self._is_unseen:
             return "the training data"
-        return f"{_count(len(self._measured), 'simulation')} of validation_data, which training did not see,"
+        return f"{_count(len(self._simulations), 'simulation')} of validation_data, which training did not see,"
 
     @property
     def _is_unseen(self) -> bool:
         return bool(self.division.numbers) or self.settings.validation_data is not None
 
     @property
-    def _measured(self) -> list[int]:
+    def _simulations(self) -> list[int]:
         return list(dict.fromkeys(numbers_of(self.rollouts)))
 
     @property
@@ -73,12 +73,12 @@ class Circumstances:
         """
         beyond = self._outside(names)
         return [
-            *self._held_back_note(),
+            *self._note_on_choice(),
             *([f"{beyond}: errors there say how far the network carries beyond that."] if beyond else []),
             self._cost_note(),
         ]
 
-    def _held_back_note(self) -> list[str]:
+    def _note_on_choice(self) -> list[str]:
         numbers = self.division.numbers
         if not numbers:
             return []
@@ -125,7 +125,7 @@ def _count(number: int, thing: str) -> str:
     return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
-def seen_by_start(settings: TrainSettings, division: Division, content: str) -> str | None:
+def overlap_with_start(settings: TrainSettings, division: Division, content: str) -> str | None:
     """Say which simulations held back were trained on by a run that this one goes on from; None if none was.
 
     Args:
@@ -137,7 +137,7 @@ def seen_by_start(settings: TrainSettings, division: Division, content: str) -> 
     while start is not None and division.numbers:
         start = last_stage(start)
         if load_with_identity(start)[1].contents.get("train_data") == content:
-            theirs = recorded_numbers(read_settings(start), division.all_numbers)
+            theirs = numbers_in_record(read_settings(start), division.all_numbers)
             seen = [number for number in division.numbers if number not in theirs]
             if seen:
                 verb = "was" if len(seen) == 1 else "were"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -24,14 +25,15 @@ from deepzero_sim.datasets.units import with_amount
 from deepzero_sim.errors import ConfigError, RunError
 from deepzero_sim.models.corrector import NoCorrection
 from deepzero_sim.solver.spec import SolverSpec
-from deepzero_sim.training.checkpoints import Checkpoint, load_checkpoint
+from deepzero_sim.training.checkpoints import Checkpoint, CheckpointReader, load_checkpoint
 from deepzero_sim.training.preparation import PREPARATION, Preparation
 from deepzero_sim.training.progress import progress_of, require_within
 from deepzero_sim.training.ratios_file import RatiosRecord, load_ratios
+from deepzero_sim.training.runs.compared_starts import Start, find_starts, loops_of_others, name_starts
 from deepzero_sim.training.runs.folders import last_stage, stage_folders
 from deepzero_sim.training.runs.measure import Measure, measure_of
 from deepzero_sim.training.runs.speed import Speed, measure_speed
-from deepzero_sim.training.runs.trained_run import differences_accepted_by, parts_without_trust, run_settings, trained_loop
+from deepzero_sim.training.runs.trained_run import differences_accepted_by, run_settings, trained_loop
 from deepzero_sim.training.runs.warnings import code_warnings, data_warnings
 from deepzero_sim.training.validation import network_digest
 from deepzero_sim.training.validation_record import findings_of, record_of
@@ -54,7 +56,7 @@ class Cost:
     found: int = 0
 
 
-def cost(path: Path, *later: Path) -> Cost:
+def cost(path: Path, *later: Path, load: Callable[[Path], Checkpoint] = load_checkpoint) -> Cost:
     """Add up the cost of a run and of the runs it started from.
 
     Every run counts what it asked the solver itself: the first steps from all frames and what it took to prepare and to go on,
@@ -63,6 +65,7 @@ def cost(path: Path, *later: Path) -> Cost:
     Args:
         path: Run folder.
         later: Runs that started from this one.
+        load: Function that reads the checkpoint of a folder.
 
     Raises:
         RunError: The folder holds no trained run, or the run started from itself: folders were renamed.
@@ -72,24 +75,26 @@ def cost(path: Path, *later: Path) -> Cost:
     settings = run_settings(path)
     if settings.method == "SRC":
         return Cost()
-    checkpoint = load_checkpoint(path)
+    checkpoint = load(path)
     progress = progress_of(checkpoint, path)
     require_within(progress, settings.updates, path)
     preparation = Preparation(path / PREPARATION, checkpoint.run)
     if not preparation.entries:
         raise RunError(f"{path} has no {PREPARATION}, which says what the run asked of its solver: restore it, or train anew.")
-    before = Cost() if settings.start is None else _cost_before(path, settings.start, checkpoint, later)
+    before = Cost() if settings.start is None else _cost_before(path, settings.start, checkpoint, later, load)
     steps = before.solver_steps + preparation.solver_steps + progress.solver_steps + progress.validation_steps
     failures = dict(Counter(before.failures) + Counter(progress.failures))
     return Cost(steps, before.seconds + progress.seconds, failures, before.found + preparation.steps_of_others)
 
 
-def _cost_before(path: Path, start: Path, checkpoint: Checkpoint, later: tuple[Path, ...]) -> Cost:
+def _cost_before(
+    path: Path, start: Path, checkpoint: Checkpoint, later: tuple[Path, ...], load: Callable[[Path], Checkpoint]
+) -> Cost:
     """Add up the cost of the run that a run started from, as long as its network is the one that it had then."""
     start, record = last_stage(start), record_of(checkpoint, path)
-    total = cost(start, path.resolve(), *later)
+    total = cost(start, path.resolve(), *later, load=load)
     began_with = "" if record is None else record.rollouts.start
-    if began_with and network_digest(load_checkpoint(start)) != began_with:
+    if began_with and network_digest(load(start)) != began_with:
         raise RunError(
             f"{start} was trained on since {path} started from it, so what its first part cost is not known: restore it, or "
             "train anew."
@@ -104,18 +109,6 @@ class MethodResult:
     evaluation: Evaluation
     cost: Cost
     ratios: RatiosRecord | None = None
-
-
-class Start(NamedTuple):
-    """Network that a run started from, evaluated like the others.
-
-    Args:
-        name: Name of the run it is from.
-        evaluation: Errors of its rollouts.
-    """
-
-    name: str
-    evaluation: Evaluation
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,11 +186,20 @@ def by_name(paths: Sequence[Path]) -> dict[str, Path]:
     return {name if counts[name] == 1 else f"{methods[path]}, {path}": path for path, name in names.items()}
 
 
+#: Function that shows the progress of so many things to do under a title, and yields what to call after each.
+Bar: TypeAlias = Callable[[str, int], AbstractContextManager[Callable[[str], None]]]
+
+
+def _no_bar(title: str, total: int) -> AbstractContextManager[Callable[[str], None]]:
+    return nullcontext(lambda words: None)
+
+
 def compare(
     runs: Mapping[str, Path],
     source: str | Path | DataSource | Trajectories,
     steps: int | None = None,
     data_may_differ: Collection[str] = (),
+    bar: Bar = _no_bar,
 ) -> Comparison:
     """Roll out the solver alone (SRC) and every run's corrected solver on the same data, from its first frames.
 
@@ -207,13 +209,15 @@ def compare(
         steps: Steps of the rollouts; all that the data have if None.
         data_may_differ: Things that the data may say otherwise than the solver and the data of training, besides what the
             runs accept.
+        bar: Function that shows the progress of so many things to do under a title.
 
     Raises:
         ConfigError: The runs are of different solvers.
         DataError: The data do not fit the solver, or the data that a run was trained on.
     """
     _require_one_solver(runs)
-    loops = {name: trained_loop(path) for name, path in runs.items()}
+    load = CheckpointReader()
+    loops = {name: trained_loop(path, load) for name, path in runs.items()}
     first = next(iter(loops.values()))
     loops = {"SRC": SolverLoop(first.solver, NoCorrection(), on_failure=first.on_failure)} | {
         name: loop for name, loop in loops.items() if name != "SRC"
@@ -225,10 +229,14 @@ def compare(
         _require_same_kind(data, source, spec, path)
     spacing, scales = spacing_warning(first.solver, data, first.on_failure), data.scales()[0]
     data = read_first_frames(data, steps)
-    evaluations = {name: measure_errors(loop, data, scales) for name, loop in loops.items()}
-    starts, unknown = _evaluate_starts(loops, trained, evaluations, data, scales)
+    origins, unknown = find_starts(trained)
+    others = loops_of_others(origins, loops, trained, load)
+    with bar("rolling out", (data.frames.shape[1] - 1) * (len(loops) + len(others))) as report:
+        evaluations = {name: measure_errors(loop, data, scales, lambda: report("")) for name, loop in loops.items()}
+        of_others = {start: measure_errors(loop, data, scales, lambda: report("")) for start, loop in others.items()}
+    starts = name_starts(origins, trained, evaluations, of_others)
     speed = measure_speed(loops, evaluations, data)
-    found = {name: findings_of(load_checkpoint(last_stage(path)), path) for name, path in trained.items()}
+    found = {name: findings_of(load(last_stage(path)), path) for name, path in trained.items()}
     solver_steps = {
         "rollouts": sum(one.solver_steps for one in evaluations.values()),
         "rollouts of what runs started from": sum(s.evaluation.solver_steps for s in starts.values() if s.name not in trained),
@@ -237,7 +245,7 @@ def compare(
         "timing of the reference": speed.solver_steps.get("reference", 0),
     }
     return Comparison(
-        {name: _result(one, trained.get(name)) for name, one in evaluations.items()},
+        {name: _result(one, trained.get(name), load) for name, one in evaluations.items()},
         torch.from_numpy(data.frames[:, 1:]),
         spec,
         trajectories.describe(data),
@@ -271,39 +279,10 @@ def _require_one_solver(runs: Mapping[str, Path]) -> None:
             )
 
 
-def _result(evaluation: Evaluation, path: Path | None) -> MethodResult:
-    return MethodResult(evaluation, Cost()) if path is None else MethodResult(evaluation, cost(path), load_ratios(path))
-
-
-def _evaluate_starts(
-    loops: Mapping[str, SolverLoop],
-    runs: Mapping[str, Path],
-    evaluations: Mapping[str, Evaluation],
-    data: Trajectories,
-    scales: Array,
-) -> tuple[dict[str, Start], list[str]]:
-    """Evaluate the networks that runs started from, unless they are among them; say for which of them that is not possible."""
-    known: dict[Path, Start] = {last_stage(path).resolve(): Start(name, evaluations[name]) for name, path in runs.items()}
-    starts, unknown = dict[str, Start](), list[str]()
-    for name, path in runs.items():
-        given = run_settings(path).start
-        if given is None:
-            continue
-        if parts_without_trust(given):
-            unknown.append(f"{name} cannot be compared with {given}, which it started from: that run was not made by you here.")
-            continue
-        start = last_stage(given).resolve()
-        if start not in known:
-            loop = SolverLoop(loops[name].solver, trained_loop(start).corrector, on_failure=loops[name].on_failure)
-            known[start] = Start(_name_of_start(given, known.values()), measure_errors(loop, data, scales))
-        starts[name] = known[start]
-    return starts, unknown
-
-
-def _name_of_start(path: Path, others: Iterable[Start]) -> str:
-    """Name a run by its method, and by its path where that is taken."""
-    method = run_settings(path).method
-    return f"{method}, {path}" if method in [other.name for other in others] else method
+def _result(evaluation: Evaluation, path: Path | None, load: Callable[[Path], Checkpoint]) -> MethodResult:
+    if path is None:
+        return MethodResult(evaluation, Cost())
+    return MethodResult(evaluation, cost(path, load=load), load_ratios(path))
 
 
 def _require_same_kind(

@@ -96,7 +96,7 @@ def divide(data: Trajectories, settings: TrainSettings, recorded: Mapping[str, A
     if not count:
         return Division(data, all_numbers=tuple(known))
     if chosen is None:
-        chosen = _recorded(recorded, count, known) or choose(data, count)
+        chosen = _choice_in_record(recorded, count, known) or choose(data, count)
     strangers = [number for number in chosen if number not in known]
     require_data(
         not strangers,
@@ -108,7 +108,7 @@ def divide(data: Trajectories, settings: TrainSettings, recorded: Mapping[str, A
     return Division(_part(data, others), _part(data, places), tuple(chosen), tuple(known))
 
 
-def recorded_numbers(recorded: Mapping[str, Any], numbers: Sequence[int]) -> list[int]:
+def numbers_in_record(recorded: Mapping[str, Any], numbers: Sequence[int]) -> list[int]:
     """Return the numbers of the simulations that a run held back, by its recorded settings.
 
     Args:
@@ -125,15 +125,15 @@ def with_choice(settings: TrainSettings, division: Division, recorded: Mapping[s
     if (
         recorded
         and recorded.get("held_back_simulations") is None
-        and chosen == recorded_numbers(recorded, division.all_numbers)
+        and chosen == numbers_in_record(recorded, division.all_numbers)
     ):
         chosen = None
     return replace(settings, held_back_simulations=chosen)
 
 
-def _recorded(recorded: Mapping[str, Any], count: int, known: list[int]) -> list[int] | None:
+def _choice_in_record(recorded: Mapping[str, Any], count: int, known: list[int]) -> list[int] | None:
     """Return what a run was begun with, if it held back so many."""
-    return recorded_numbers(recorded, known) if recorded.get("held_back") == count else None
+    return numbers_in_record(recorded, known) if recorded.get("held_back") == count else None
 
 
 def _part(data: Trajectories, places: list[int]) -> Trajectories:

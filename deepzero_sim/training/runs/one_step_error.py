@@ -1,4 +1,4 @@
-"""What there is to correct: the error of one step of the coarse solver from the frames of the data, over time.
+"""Error of one step of the coarse solver from the frames of the data, over time: all that there is to correct.
 
 A training is worth little where that is nothing, or where it lies in a transient at the beginning that nobody asked for.
 """

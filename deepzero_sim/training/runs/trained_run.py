@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from deepzero_sim.models.build import build_network
 from deepzero_sim.models.corrector import CORRECTORS, Corrector, NoCorrection
 from deepzero_sim.solver.build import build_solver
 from deepzero_sim.solver.spec import SolverSpec
-from deepzero_sim.training.checkpoints import load_checkpoint, read_settings
+from deepzero_sim.training.checkpoints import Checkpoint, load_checkpoint, read_settings
 from deepzero_sim.training.progress import progress_of, require_within
 from deepzero_sim.training.runs.folders import last_stage, locate, origin_of, within
 from deepzero_sim.training.runs.settings import MethodName
@@ -160,8 +161,12 @@ def trust(path: Path) -> None:
     trust_parts(settings.parts, settings.origin)
 
 
-def trained_loop(path: Path) -> SolverLoop:
+def trained_loop(path: Path, load: Callable[[Path], Checkpoint] = load_checkpoint) -> SolverLoop:
     """Build a run's solver with its trained corrector.
+
+    Args:
+        path: Run folder.
+        load: Function that reads the checkpoint of a folder.
 
     Raises:
         RunError: The folder holds no trained run, or its settings name what nobody has trusted here, see :func:`trust`.
@@ -180,7 +185,7 @@ def trained_loop(path: Path) -> SolverLoop:
         return SolverLoop(solver, NoCorrection(), on_failure=settings.on_failure)
     with within(settings.origin):
         corrector = build_corrector(settings.network, solver.spec, settings.seed)
-    checkpoint = load_checkpoint(path)
+    checkpoint = load(path)
     require_within(progress_of(checkpoint, path), settings.updates, path)
     restore_trained(corrector, checkpoint, path)
     return SolverLoop(solver, corrector, settings.unroll, on_failure=settings.on_failure)

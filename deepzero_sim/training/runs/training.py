@@ -37,7 +37,7 @@ from deepzero_sim.training.build import build_estimator, build_optimiser, build_
 from deepzero_sim.training.checkpoints import CONFIG, read_settings, storable_copies
 from deepzero_sim.training.progress import Progress
 from deepzero_sim.training.run_folder import JACOBIANS, RunFolder
-from deepzero_sim.training.runs.circumstances import Circumstances, seen_by_start
+from deepzero_sim.training.runs.circumstances import Circumstances, overlap_with_start
 from deepzero_sim.training.runs.defaults import resolve, steps_of_rollout
 from deepzero_sim.training.runs.first_steps import FirstSteps
 from deepzero_sim.training.runs.folders import stage_folders
@@ -249,7 +249,7 @@ class _Training:
         for sentence in circumstances.notes(self._solver.spec.parameters):
             listener.note(sentence)
         if start is not None and not seen and self._start.done is None:
-            listener.warn_of(seen_by_start(settings, self._division, self._contents["train_data"]))
+            listener.warn_of(overlap_with_start(settings, self._division, self._contents["train_data"]))
         causes = circumstances.causes(self._solver.spec.parameters)
         return Validation(
             Rollouts(circumstances.words, not seen, start is not None, digest, causes),

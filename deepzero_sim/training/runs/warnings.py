@@ -14,7 +14,7 @@ from deepzero_sim.datasets.trajectories import Trajectories
 from deepzero_sim.training.checkpoints import read_settings
 from deepzero_sim.training.code_files import changed_code
 from deepzero_sim.training.runs.folders import last_stage, origin_of
-from deepzero_sim.training.runs.held_back import name_simulations, recorded_numbers
+from deepzero_sim.training.runs.held_back import name_simulations, numbers_in_record
 from deepzero_sim.training.runs.trained_run import run_settings
 
 
@@ -76,7 +76,7 @@ class _Overlap(NamedTuple):
         trained_on = as_source(run_settings(run).train_data)
         if evaluated.path.resolve() != trained_on.path.resolve():
             return cls()
-        held_back = recorded_numbers(read_settings(last_stage(run)), trained_on.simulations or ())
+        held_back = numbers_in_record(read_settings(last_stage(run)), trained_on.simulations or ())
         if evaluated.simulations is None:
             return cls(True, held_back)
         others = [one for one in evaluated.simulations if one not in held_back]

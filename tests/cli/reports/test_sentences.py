@@ -14,7 +14,8 @@ from comparisons import compare_states
 
 from deepzero_sim.cli.reports.sentences import all_warnings, answer, best_method, few_simulations, speed_sentences
 from deepzero_sim.solver.spec import SolverSpec
-from deepzero_sim.training.runs.comparison import Comparison, Start
+from deepzero_sim.training.runs.compared_starts import Start
+from deepzero_sim.training.runs.comparison import Comparison
 from deepzero_sim.training.runs.speed import Speed, StepTime
 
 LINE = SolverSpec(name="line", state_shape=(1, 8), dt=0.1, channels=("u",), channel_units=("m/s",))

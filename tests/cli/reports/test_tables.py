@@ -20,7 +20,8 @@ from deepzero_sim.cli.reports.numbers import (
 )
 from deepzero_sim.cli.reports.tables import channel_rows, learning_rows, paired_rows, rows, simulation_rows, speed_rows
 from deepzero_sim.solver.spec import SolverSpec
-from deepzero_sim.training.runs.comparison import Comparison, Start
+from deepzero_sim.training.runs.compared_starts import Start
+from deepzero_sim.training.runs.comparison import Comparison
 from deepzero_sim.training.runs.learning import Learning
 from deepzero_sim.training.runs.speed import Speed, StepTime
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,8 @@ from deepzero_sim.common.types import Array
 from deepzero_sim.datasets import trajectories
 from deepzero_sim.datasets.source import DataSource
 from deepzero_sim.datasets.trajectories import Trajectories
-from deepzero_sim.training.runs import comparison as module
+from deepzero_sim.training import checkpoints
+from deepzero_sim.training.runs import compared_starts
 from deepzero_sim.training.runs.comparison import compare
 from deepzero_sim.training.runs.training import train
 
@@ -55,7 +58,7 @@ def test_a_run_that_is_worse_than_what_it_started_from_is_said(folder: Path) -> 
 
 
 def test_what_a_run_started_from_is_not_run_where_nobody_has_trusted_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "parts_without_trust", lambda path: {"network": Component("evil.py:Network")})
+    monkeypatch.setattr(compared_starts, "parts_without_trust", lambda path: {"network": Component("evil.py:Network")})
     found = compare({"DETACHED": folder / "going_on"}, folder / "unseen.h5", steps=6)
     assert not found.starts
     assert any("cannot be compared with" in one and "was not made by you here" in one for one in found.warnings)
@@ -114,3 +117,29 @@ def test_a_comparison_takes_trajectories_themselves(folder: Path) -> None:
     data = trajectories.load(folder / "unseen.h5")
     ours, theirs = (compare({"NON": folder / "NON"}, source, steps=6) for source in (data, folder / "unseen.h5"))
     assert torch.equal(ours.methods["NON"].evaluation.errors, theirs.methods["NON"].evaluation.errors)
+
+
+def test_every_checkpoint_is_read_once_and_every_step_is_a_step_of_the_bar(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = line_data(tmp_path / "line.h5")
+    first = train_settings(tmp_path / "NON", data, method="NON")
+    others = [train_settings(tmp_path / name, data, method="DETACHED", start=first.run) for name in ("a", "b")]
+    for settings in (first, *others):
+        train(settings)
+    read: list[Path] = []
+    load = checkpoints.load_with_identity
+    monkeypatch.setattr(checkpoints, "load_with_identity", lambda path: (read.append(path), load(path))[1])
+    totals: list[int] = []
+    steps: list[str] = []
+
+    @contextmanager
+    def bar(title: str, total: int) -> Iterator[Callable[[str], None]]:
+        totals.append(total)
+        yield steps.append
+
+    found = compare({"a": tmp_path / "a", "b": tmp_path / "b"}, data, 7, bar=bar)
+    assert sorted(path.name for path in read) == ["NON", "a", "b"]
+    assert totals == [7 * 4] and len(steps) == 7 * 4  # SRC, both, and the network that they started from
+    assert found.starts["a"].evaluation is found.starts["b"].evaluation and found.starts["a"].name == "NON"
+    assert found.starts["a"].evaluation.mae == compare({"NON": first.run}, data, 7).methods["NON"].evaluation.mae
