@@ -39,13 +39,24 @@ def run(settings: CheckSolverSettings) -> int:
 
 
 def _show(check: SolverCheck, settings: CheckSolverSettings) -> None:
-    for table, word_columns in solver_check.tables(check):
-        print_table(table, word_columns)
-    for sentence in solver_check.sentences(check):
-        console.print(sentence)
+    console.print(solver_check.verdict(check))
+    for title, sentences in (("What to do", solver_check.failures(check)), ("Worth knowing", solver_check.hints(check))):
+        if sentences:
+            console.print(f"\n{title}")
+        for sentence in sentences:
+            console.print(f"- {sentence}")
+    console.print()
+    for sentence in (*solver_check.others(check), solver_check.cost_of_a_step(check)):
+        if sentence is not None:
+            console.print(sentence)
+    if check.gradients is not None:
+        print_table(*solver_check.gradients(check.gradients))
+        console.print(solver_check.setting_of(check.gradients))
     if settings.output is not None:
         solver_check.publish(settings.output, check, settings_to_dict(settings))
         console.print(f"report: {settings.output / solver_check.PAGE}")
+    else:
+        console.print("All details: --output FOLDER writes them.")
 
 
 def check_named_solver(settings: CheckSolverSettings) -> SolverCheck:

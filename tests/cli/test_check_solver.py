@@ -21,13 +21,15 @@ import yaml
 from problems import LogisticSolver
 from training_cases import line_data, unfinished
 
+import deepzero_sim as dz
 from deepzero_sim.cli.check_solver import _samples
-from deepzero_sim.cli.main import main
+from deepzero_sim.cli.main import main, read_command
 from deepzero_sim.cli.reports.solver_check import _duration
 from deepzero_sim.cli.settings.check_solver import CheckSolverSettings
 from deepzero_sim.common.components import load
 from deepzero_sim.datasets.generation.ensembles import ensemble
 from deepzero_sim.solver.build import build_solver
+from deepzero_sim.training.build import build_vjp
 
 USER = """
     import ctypes, os, threading, time
@@ -45,6 +47,11 @@ USER = """
 
     class Rate(LogisticSolver):
         pass
+
+    class Slow(Burgers):
+        def step(self, states, params=None):
+            time.sleep(0.05 * len(states))
+            return super().step(states, params)
 
     class Dies(Burgers):
         def step(self, states, params=None):
@@ -119,20 +126,27 @@ def test_a_solver_that_keeps_its_contract_ends_with_0(folder: Path, capsys: pyte
     assert said["settings"]["name"] == "problems.Burgers" and said["gradients"]["methods"]["NON"]["steps"] == 0
     assert said["step_sizes"]["sweep"]["best"] == said["step_sizes"]["recommended"] and said["times"][0]["batch"] == 1
     page = (folder / "out" / "solver_check.md").read_text()
-    assert page.startswith("# Solver burgers") and "| stencil | pass |" in page and "made up" in page
+    assert page.startswith("# Solver burgers\n\nSolver 'burgers' keeps its contract") and "| stencil | pass |" in page
+    assert out.startswith("Solver 'burgers' keeps its contract") and "made up" in page and "made up" in out
     assert "| ZO-SOL, CGE central |" in page and "| 1 | " in page and not unfinished(folder)
 
 
 def test_a_solver_that_breaks_it_ends_with_1(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, out, err = call(capsys, "user.py:Wrong", "--output", "out")
-    assert (status, err) == (1, "") and "breaks its contract: input unchanged" in out
-    assert re.search(r"input unchanged +│ fail +│ a step changed the states it was given", out), out
+    assert (status, err) == (1, "") and out.startswith("Solver 'burgers' breaks its contract: input unchanged")
+    assert (
+        "What to do\n- input unchanged: a step changed the states it was given: work on a copy" in out.split("Worth knowing")[0]
+    )
+    page = (folder / "out" / "solver_check.md").read_text()
+    assert (
+        page.index("breaks its contract") < page.index("## What to do\n\n- input unchanged: ") < page.index("| shape | pass |")
+    )
     assert not json.loads((folder / "out" / "solver_check.json").read_text())["holds"]
 
 
 def test_a_solver_that_ends_the_process_ends_with_1_and_all_verdicts(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, out, err = call(capsys, "user.py:NotForThreads", "--output", "out")
-    assert (status, err) == (1, "") and re.search(r"threads +│ fail +│ the process was killed by", out), out
+    assert (status, err) == (1, "") and "What to do\n- threads: the process was killed by" in out, out
     said = json.loads((folder / "out" / "solver_check.json").read_text())
     assert not said["holds"] and "SIGSEGV" in said["verdicts"]["threads"]["words"] and said["gradients"]
     assert "| threads | fail | the process was killed by SIGSEGV" in (folder / "out" / "solver_check.md").read_text()
@@ -177,7 +191,8 @@ def test_a_check_that_is_interrupted_shows_what_it_found_and_leaves_nothing_behi
     assert not processes_of(mark)
     if number != signal.SIGKILL:
         assert process.returncode == 2 and err.startswith("deepzero-sim: interrupted") and err.count("\n") == 1, err
-        assert re.search(r"deterministic +│ pass", out) and re.search(r"batches +│ skipped +│ the check was interrupted", out)
+        assert "as far as it was tested" in out and re.search(r"pass: .*deterministic", out)
+        assert re.search(r"not tested: .*batches.*: the check was interrupted", out)
 
 
 @pytest.mark.parametrize(
@@ -226,25 +241,25 @@ def test_a_solver_with_arguments_from_a_file_and_frames_of_data(folder: Path, ca
     (folder / "check.yaml").write_text(yaml.safe_dump(said))
     status, out, err = call(capsys, "--config", "check.yaml")
     assert (status, err) == (0, "") and "made up" not in out and "no failure at 36 sample states" in out
-    assert "Take vjp.args.step_size" in " ".join(out.split())
+    assert "  vjp: {name: deepzero_sim.vjp.Coloured, args: {step_size: " in out
 
 
 def test_frames_that_no_step_of_the_solver_follows_are_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line_data(folder / "line.h5", frames=60)
     _, out, _ = call(capsys, "problems.Burgers", "--data", "line.h5")
-    assert re.search(r"frames +│ pass +│ nothing speaks against frames that lie one step apart", out)
+    assert re.search(r"pass: .*\bframes\b", out)
     with h5py.File(folder / "line.h5", "a") as file:
         frames = file["frames"][:, ::4].copy()
         del file["frames"]
         file["frames"] = frames
     status, out, err = call(capsys, "problems.Burgers", "--data", "line.h5")
-    assert (status, err) == (0, "") and re.search(r"frames +│ info +│ frames seem to lie \d( or more)? steps", out)
+    assert (status, err) == (0, "") and re.search(r"- frames: frames seem to lie \d( or more)? steps", out)
     assert "frames" not in call(capsys, "problems.Burgers")[1]
 
 
 def test_initial_states_with_parameters(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, out, err = call(capsys, "user.py:Rate", "--initial", "user.py:initial", "--params", "[[0.5], [1.0]]")
-    assert (status, err) == (0, "") and "no failure at 2 sample states" in out and "rate changes a step" in out
+    assert (status, err) == (0, "") and "no failure at 2 sample states" in out and re.search("pass: .*parameters", out)
     assert call(capsys, "problems.Burgers", "--initial", "user.py:initial")[0] == 0
 
 
@@ -259,6 +274,22 @@ def test_initial_states_of_a_seed_are_those_of_generate(folder: Path, capsys: py
     np.testing.assert_array_equal(states, expected)
     status, out, err = call(capsys, "problems.Burgers", "--initial", f"user.py:{name}")
     assert (status, err) == (0, "") and "no failure at 4 sample states" in out  # a start for every seed
+
+
+def test_the_step_size_is_a_setting_of_train(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line_data(folder / "line.h5")
+    line = next(line for line in call(capsys, "problems.Burgers")[1].splitlines() if line.startswith("  vjp: "))
+    begin = "run: run\ntrain_data: line.h5\nmethod: SolverLayer\nsolver: {name: problems.Burgers}\n"
+    (folder / "train.yaml").write_text(f"{begin}{line[2:]}\n")
+    settings = read_command(["train", "--config", "train.yaml"])[1]
+    assert isinstance(build_vjp(settings.vjp), dz.vjp.Coloured) and 1e-8 <= settings.vjp.args["step_size"] <= 0.1
+
+
+def test_what_there_is_no_time_for_is_said_first(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, err = call(capsys, "user.py:Slow")
+    said = " ".join(out.split())
+    assert (status, err) == (0, "") and said.startswith("Solver 'burgers' keeps its contract, as far as it was tested (")
+    assert "Left out for time: largest batch, stencil, worker process, step sizes: give more --seconds." in said
 
 
 def test_durations_are_readable() -> None:

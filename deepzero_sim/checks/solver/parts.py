@@ -45,7 +45,8 @@ def _patience_with_threads(trial: Trial, record: Record) -> float:
 
 
 def _patience_with_extremes(trial: Trial, record: Record) -> float:
-    return trial.patience(least=states.WAIT_EXTREME)
+    """Wait for seconds, but no longer than half of the time left: it is an observation, and breaks nothing."""
+    return min(trial.patience(least=states.WAIT_EXTREME), max(states.LEAST_EXTREME, trial.seconds_left / 2))
 
 
 def _first_step(examination: Examination) -> None:
@@ -146,7 +147,7 @@ def _extreme(label: str, scale: float) -> Part:
         finding, trial = examination.record.findings.get(EXTREMES), examination.trial
         if finding is None:
             examination.require_answers()
-            trial.require_seconds(2 * _patience_with_extremes(trial, examination.record))
+            trial.require_time(2)
         if finding is None or finding.outcome == "info":
             _add_extreme(examination.record, f"{label}: {states.react_to_extreme(trial, scale)}.")
 

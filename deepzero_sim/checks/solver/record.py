@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from deepzero_sim.checks.solver.results import BatchTime, GradientCosts, Outcome, StepSizes
+from deepzero_sim.checks.solver.results import NOT_APPLICABLE, BatchTime, GradientCosts, Outcome, StepSizes
 from deepzero_sim.common.types import Array
 
 #: Largest rounding of sums in another order, in units of a dtype's last digit.
@@ -20,6 +20,17 @@ LEAST_LEFT = 0.25
 
 class SkippedError(Exception):
     """A part of the check cannot be looked at; the message says why."""
+
+
+class NotApplicableError(SkippedError):
+    """There is nothing to look at.
+
+    Args:
+        why: Reason, as a sentence.
+    """
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"{NOT_APPLICABLE}: {why}")
 
 
 @dataclass(frozen=True)

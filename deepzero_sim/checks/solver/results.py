@@ -11,6 +11,9 @@ from deepzero_sim.checks.gradient.sweep import Sweep
 #: `fail` breaks the contract, `info` is worth knowing and breaks nothing, `skipped` could not be tested.
 Outcome: TypeAlias = Literal["pass", "fail", "info", "skipped"]
 
+#: First words on what there was no time for, and on what there is nothing to look at for.
+OUT_OF_TIME, NOT_APPLICABLE = "left out for time", "does not apply"
+
 #: Least speed of the recommended batch, as a share of the fastest one's.
 AS_GOOD = 0.9
 
@@ -101,9 +104,8 @@ class StepSizes:
         least, most = sweep.plateau
         bend = "" if self.order is None else f" (it bends by a share of its change that grows as mu^{self.order:.2f})"
         return (
-            f"Take vjp.args.step_size {self.recommended:g} for SolverLayer, with scheme central; without one, it is chosen by "
-            f"the dtype alone. It is mu, a share of each channel's size: a state changes by {absolute}, in its own units. "
-            "Central differences hold still for mu from "
+            f"The step size {self.recommended:g} is mu, a share of each channel's size: a state changes by {absolute}, in its "
+            "own units. Central differences hold still for mu from "
             f"{least:g} to {most:g}; they are known there to {sweep.noise_floor:.0e} of themselves. Longer steps measure "
             f"curvature, shorter ones rounding: the step has noise of {sweep.rounding:.0e} of its size. It is "
             f"{self.smoothness}{bend}. (ZO-SOL's estimator.args.step_size is another: of the network's parameters.)"
@@ -185,6 +187,12 @@ class SolverCheck:
     def __getitem__(self, line: str) -> Verdict:
         """Return the verdict on a line."""
         return next(verdict for verdict in self.verdicts if verdict.line == line)
+
+    @property
+    def out_of_time(self) -> list[str]:
+        """Names of lines and measurements that there was no time for."""
+        lines = [verdict.line for verdict in self.verdicts if verdict.words.startswith(OUT_OF_TIME)]
+        return lines + [name for name, why in self.left_out.items() if why.startswith(OUT_OF_TIME)]
 
     @property
     def recommended_batch(self) -> int | None:

@@ -10,6 +10,7 @@ from typing import final
 import numpy as np
 
 from deepzero_sim.checks.solver.record import Sample, SkippedError
+from deepzero_sim.checks.solver.results import OUT_OF_TIME
 from deepzero_sim.common.types import Array
 from deepzero_sim.errors import SolverCrashError, SolverError, StatesFailedError
 from deepzero_sim.solver.contract import Solver
@@ -180,7 +181,7 @@ class Trial:
         """
         if steps > self.affordable(share, at_once):
             raise SkippedError(
-                f"left out for time: it takes {steps} steps of {self.seconds_a_state(at_once):.2g} s, more than {share:.0%} of "
+                f"{OUT_OF_TIME}: it takes {steps} steps of {self.seconds_a_state(at_once):.2g} s, more than {share:.0%} of "
                 f"the {self.seconds_left:.0f} s left; give more seconds."
             )
 
@@ -192,7 +193,7 @@ class Trial:
         """
         if self.seconds_left < seconds:
             raise SkippedError(
-                f"left out for time: it may take {seconds:.0f} s, and {self.seconds_left:.0f} s are left; give more seconds."
+                f"{OUT_OF_TIME}: it may take {seconds:.0f} s, and {self.seconds_left:.0f} s are left; give more seconds."
             )
 
     def require_deterministic(self) -> None:

@@ -1,4 +1,4 @@
-"""Report on a check of a solver: tables, and a page of Markdown."""
+"""Report on a check of a solver: the verdict, what to do, and details; on the terminal in brief, and as a page of Markdown."""
 
 from __future__ import annotations
 
@@ -7,47 +7,154 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from deepzero_sim.checks.solver.results import GradientCosts, Outcome, SolverCheck
-from deepzero_sim.common.documents import markdown_table, write_yaml
+from deepzero_sim.checks.solver.results import (
+    NOT_APPLICABLE,
+    OUT_OF_TIME,
+    BatchTime,
+    GradientCost,
+    GradientCosts,
+    SolverCheck,
+    StepSizes,
+    Verdict,
+)
+from deepzero_sim.common.documents import flow_yaml, markdown_table, write_yaml
 from deepzero_sim.common.files import write_text
 
 #: File name of the page.
 PAGE = "solver_check.md"
 
+#: Lines whose observations change nothing that one does.
+_ASIDE = ("result's memory", "extreme states")
+
 #: A head and rows, and the columns that hold words.
 _Table = tuple[list[tuple[str, ...]], tuple[int, ...]]
 
 
-def tables(check: SolverCheck) -> Iterator[_Table]:
-    """Lay out verdicts and, where they were measured, the cost of a step by batch and of a gradient by method."""
+# ---- verdict and what to do
+
+
+def verdict(check: SolverCheck) -> str:
+    """Say whether the solver keeps its contract, and what there was no time to test."""
+    failed = [entry.line for entry in check.verdicts if entry.outcome == "fail"]
+    late = check.out_of_time
+    if failed:
+        judgement = f"breaks its contract: {', '.join(failed)}"
+    else:
+        judgement = "keeps its contract" + (", as far as it was tested" if late or _untested(check) else "")
+    left_out = f" Left out for time: {', '.join(late)}: give more --seconds." if late else ""
+    return f"Solver {check.solver!r} {judgement} ({check.seconds:.0f} s).{left_out}"
+
+
+def _untested(check: SolverCheck) -> dict[str, list[str]]:
+    """Group lines by the reason why they were not tested, other than that there was no time, or nothing to test."""
+    reasons: dict[str, list[str]] = {}
+    for entry in check.verdicts:
+        if entry.outcome == "skipped" and not entry.words.startswith((OUT_OF_TIME, NOT_APPLICABLE)):
+            reasons.setdefault(entry.words, []).append(entry.line)
+    return reasons
+
+
+def failures(check: SolverCheck) -> list[str]:
+    """Say what fails and what to do, a sentence for each line."""
+    return [_sentence(entry) for entry in check.verdicts if entry.outcome == "fail"]
+
+
+def hints(check: SolverCheck) -> list[str]:
+    """Say what is worth knowing though it breaks nothing."""
+    words = [_sentence(entry) for entry in check.verdicts if entry.outcome == "info" and entry.line not in _ASIDE]
+    if check.made_up:
+        words.append(
+            "sample states: they are made up, smooth random fields of unit size: give data, or initial and params, for states "
+            "that the solver will meet."
+        )
+    if check.step_sizes is not None:
+        words.append(_where_the_step_size_goes(check, check.step_sizes))
+    if check.printed:
+        words.append(
+            f"output: the solver printed {check.printed:,} bytes, which are not shown: run its step alone to see them."
+        )
+    return words
+
+
+def _sentence(entry: Verdict) -> str:
+    return f"{entry.line}: {entry.words}"
+
+
+def _where_the_step_size_goes(check: SolverCheck, sizes: StepSizes) -> str:
+    local = check.gradients is not None and "SolverLayer, Coloured" in check.gradients.methods
+    product = f"deepzero_sim.vjp.{'Coloured' if local else 'ReferenceJacobian'}"
+    setting = flow_yaml({"name": product, "args": {"step_size": sizes.recommended}})
+    return (
+        f"step size: the step is {sizes.smoothness}. Take {sizes.recommended:g} for SolverLayer; without one, it is chosen by "
+        f"the dtype alone. As a line of train.yaml:\n  vjp: {setting}"
+    )
+
+
+# ---- brief, for a terminal
+
+
+def others(check: SolverCheck) -> Iterator[str]:
+    """List the lines that pass, and those that were not tested."""
+    passed = [entry.line for entry in check.verdicts if entry.outcome == "pass"]
+    if passed:
+        yield f"pass: {', '.join(passed)}."
+    if "sample states" in passed:
+        yield check["sample states"].words
+    yield from (f"not tested: {', '.join(lines)}: {reason}" for reason, lines in _untested(check).items())
+
+
+def cost_of_a_step(check: SolverCheck) -> str | None:
+    """Say what a step costs, alone and in the batch that is recommended; None if no time was measured."""
+    if not check.times:
+        return None
+    alone, best = check.times[0], next(entry for entry in check.times if entry.batch == check.recommended_batch)
+    words = f"A step of one state takes {_duration(alone.seconds)}"
+    if best.batch == alone.batch:
+        return f"{words}; calls of more states gain nothing." if len(check.times) > 1 else f"{words}."
+    return f"{words}, and {_duration(best.seconds / best.batch)} a state in calls of {best.batch}."
+
+
+# ---- tables
+
+
+def gradients(costs: GradientCosts) -> _Table:
+    """Lay out the cost of a gradient by each method."""
+    head = ("one gradient by", "solver steps", "their time", "once, before all")
+    body = [(name, f"{cost.steps:,}", _duration(cost.seconds), _once(cost)) for name, cost in costs.methods.items()]
+    return [head, *body], (0,)
+
+
+def _once(cost: GradientCost) -> str:
+    if not cost.once:
+        return "-"
+    return f"{cost.once:,}" + (f" ({_duration(cost.seconds_once)})" if cost.seconds_once is not None else "")
+
+
+def setting_of(costs: GradientCosts) -> str:
+    """Say which training the costs of gradients are of."""
+    return (
+        f"Gradients of {costs.batch_size} rollouts of {costs.unroll} steps, for a network of {costs.parameters:,} parameters. "
+        "The time is the solver's, in one process; the network's comes on top."
+    )
+
+
+def _tables(check: SolverCheck) -> Iterator[_Table]:
+    """Lay out all verdicts and, where they were measured, the cost of a step by batch and of a gradient by method."""
     yield [("contract", "verdict", "what was seen"), *((v.line, v.outcome, v.words) for v in check.verdicts)], (0, 1, 2)
     if check.times:
-        yield _times(check), (0,)
+        head = ("states a call", "ms a call", "ms a state", "states/s")
+        yield [head, *(_time(entry, entry.batch == check.recommended_batch) for entry in check.times)], (0,)
     if check.gradients is not None:
-        yield _gradients(check.gradients), (0,)
+        yield gradients(check.gradients)
 
 
-def _times(check: SolverCheck) -> list[tuple[str, ...]]:
-    head = ("states a call", "ms a call", "ms a state", "states/s")
-    body = [
-        (
-            f"{entry.batch}{' (recommended)' if entry.batch == check.recommended_batch else ''}",
-            f"{1e3 * entry.seconds:.3g}",
-            f"{1e3 * entry.seconds / entry.batch:.3g}",
-            f"{entry.states_per_second:,.3g}" if entry.states_per_second < 100 else f"{entry.states_per_second:,.0f}",
-        )
-        for entry in check.times
-    ]
-    return [head, *body]
-
-
-def _gradients(costs: GradientCosts) -> list[tuple[str, ...]]:
-    head = ("one gradient by", "solver steps", "their time", "steps once", "their time")
-    body = [
-        (name, f"{cost.steps:,}", _duration(cost.seconds), f"{cost.once:,}", _duration(cost.seconds_once))
-        for name, cost in costs.methods.items()
-    ]
-    return [head, *body]
+def _time(entry: BatchTime, recommended: bool) -> tuple[str, ...]:
+    return (
+        f"{entry.batch}{' (recommended)' if recommended else ''}",
+        f"{1e3 * entry.seconds:.3g}",
+        f"{1e3 * entry.seconds / entry.batch:.3g}",
+        f"{entry.states_per_second:,.3g}" if entry.states_per_second < 100 else f"{entry.states_per_second:,.0f}",
+    )
 
 
 def _duration(seconds: float | None) -> str:
@@ -60,38 +167,7 @@ def _duration(seconds: float | None) -> str:
     return f"{1e3 * seconds:.3g} ms" if seconds else "0"
 
 
-def sentences(check: SolverCheck) -> Iterator[str]:
-    """Say what the tables do not."""
-    if check.made_up:
-        yield (
-            "The sample states are made up, smooth random fields of unit size: give data, or initial and params, for states "
-            "that the solver will meet."
-        )
-    if check.step_sizes is not None:
-        yield check.step_sizes.words
-    if check.gradients is not None:
-        costs = check.gradients
-        yield (
-            f"Gradients are those of {costs.batch_size} rollouts of {costs.unroll} steps, for a network of "
-            f"{costs.parameters:,} parameters; the first step from every frame of the data is taken once and not counted. "
-            "Times are the solver's own, in one process: that of the network and of an exact backward pass comes on top."
-        )
-        yield from (f"left out {name}: {why}" for name, why in costs.left_out.items())
-    yield from (f"left out {name}: {why}" for name, why in check.left_out.items())
-    if check.printed:
-        yield f"The solver printed {check.printed:,} bytes, which are not shown: run its step alone to see them."
-    yield f"Solver {check.solver!r} {_judgement(check)} ({check.seconds:.0f} s)."
-
-
-def _judgement(check: SolverCheck) -> str:
-    failed, skipped = _lines(check, "fail"), _lines(check, "skipped")
-    if failed:
-        return f"breaks its contract: {failed}"
-    return "keeps its contract" + (f", as far as it was tested; skipped: {skipped}" if skipped else "")
-
-
-def _lines(check: SolverCheck, outcome: Outcome) -> str:
-    return ", ".join(verdict.line for verdict in check.verdicts if verdict.outcome == outcome)
+# ---- page
 
 
 def publish(folder: Path, check: SolverCheck, settings: Mapping[str, Any]) -> None:
@@ -103,7 +179,27 @@ def publish(folder: Path, check: SolverCheck, settings: Mapping[str, Any]) -> No
         settings: Settings to list.
     """
     write_text(folder / "solver_check.json", json.dumps({**check.as_dict(), "settings": dict(settings)}, indent=2) + "\n")
-    parts = [markdown_table(table) for table, _ in tables(check)]
-    listed = f"## Settings\n\n```yaml\n{write_yaml(dict(settings))}```"
-    text = "\n\n".join([f"# Solver {check.solver}", *sentences(check), *parts, listed])
-    write_text(folder / PAGE, text + "\n")
+    write_text(folder / PAGE, "\n\n".join(_page(check, settings)) + "\n")
+
+
+def _page(check: SolverCheck, settings: Mapping[str, Any]) -> Iterator[str]:
+    yield f"# Solver {check.solver}"
+    yield verdict(check)
+    for title, sentences in (("What to do", failures(check)), ("Worth knowing", hints(check))):
+        if sentences:
+            yield f"## {title}"
+            yield "\n".join(f"- {sentence}" for sentence in sentences)
+    yield "## Details"
+    yield from (markdown_table(table) for table, _ in _tables(check))
+    yield from _notes(check)
+    yield f"## Settings\n\n```yaml\n{write_yaml(dict(settings))}```"
+
+
+def _notes(check: SolverCheck) -> Iterator[str]:
+    """Say what the tables do not."""
+    if check.gradients is not None:
+        yield f"{setting_of(check.gradients)} The first step from every frame of the data is taken once and not counted."
+        yield from (f"Left out {name}: {why}" for name, why in check.gradients.left_out.items())
+    if check.step_sizes is not None:
+        yield check.step_sizes.words
+    yield from (f"Left out {name}: {why}" for name, why in check.left_out.items())

@@ -8,7 +8,7 @@ from typing import NamedTuple, final
 
 import numpy as np
 
-from deepzero_sim.checks.solver.record import Discrepancy, Finding, Sample, SkippedError, discrepancy
+from deepzero_sim.checks.solver.record import Discrepancy, Finding, NotApplicableError, Sample, discrepancy
 from deepzero_sim.checks.solver.trial import Trial, call_step, stack
 from deepzero_sim.common.types import Array
 from deepzero_sim.coupling.probes import TOGETHER
@@ -25,7 +25,7 @@ def check_batch(trial: Trial) -> Finding:
     """Expect that two states in one call are answered as alone, in any order."""
     trial.require_deterministic()
     if trial.spec.max_batch == 1:
-        raise SkippedError("max_batch is 1: no call is given two states.")
+        raise NotApplicableError("max_batch is 1: no call is given two states.")
     trial.require_time(5)
     pair = _with_same_parameters(trial, *trial.pair())
     differences = [_batch_discrepancy(trial, ordered) for ordered in (pair, pair[::-1])]
@@ -96,7 +96,7 @@ def check_parameters(trial: Trial) -> Finding:
     """Expect that every state is advanced with its own row of parameters, and tell which of them have no effect."""
     names = trial.spec.parameters
     if not names or trial.samples[0].params is None:
-        raise SkippedError("the spec names no parameters.")
+        raise NotApplicableError("the spec names no parameters.")
     trial.require_deterministic()
     trial.require_time(1 + 3 * len(names))
     states = _States(trial)

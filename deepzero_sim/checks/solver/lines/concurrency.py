@@ -14,7 +14,7 @@ import cloudpickle
 
 from deepzero_sim.checks.solver.process.child import ChildEndedError, ChildProcess
 from deepzero_sim.checks.solver.process.monitor import send
-from deepzero_sim.checks.solver.record import Finding, Sample, SkippedError, WorkerComparison, discrepancy
+from deepzero_sim.checks.solver.record import Finding, NotApplicableError, Sample, WorkerComparison, discrepancy
 from deepzero_sim.checks.solver.trial import ShieldedSolver, Trial, call_step
 from deepzero_sim.errors import DeepZeroError
 from deepzero_sim.execution.threads import ONE_THREAD, single_threaded
@@ -29,7 +29,7 @@ ROUNDS, ENOUGH = 16, 0.1
 def check_threads(trial: Trial) -> Finding:
     """Expect that two threads at once are answered as one."""
     if not trial.spec.thread_safe:
-        raise SkippedError("the spec says thread_safe=False: the thread executor is refused, process and serial are not.")
+        raise NotApplicableError("the spec says thread_safe=False: the thread executor is refused, process and serial are not.")
     trial.require_deterministic()
     pair = trial.pair()
     trial.require_time(4)

@@ -6,7 +6,7 @@ import warnings
 
 import numpy as np
 
-from deepzero_sim.checks.solver.record import Finding, SkippedError, discrepancy
+from deepzero_sim.checks.solver.record import Finding, NotApplicableError, SkippedError, discrepancy
 from deepzero_sim.checks.solver.trial import FirstStep, Trial, stack
 from deepzero_sim.common.types import Array
 from deepzero_sim.coupling.probes import TOGETHER, SolverProbe
@@ -14,8 +14,8 @@ from deepzero_sim.coupling.vjp.differences import Differences
 from deepzero_sim.coupling.vjp.stencil_radius import POINTS, STATES, is_wide, measure_radius
 from deepzero_sim.errors import SolverError
 
-#: Factor that makes a state extreme, and seconds to wait for a step from there, besides some times a usual one.
-EXTREME, WAIT_EXTREME = 1e6, 5.0
+#: Factor that makes a state extreme, and seconds to wait for a step from there, besides some times a usual one, and at least.
+EXTREME, WAIT_EXTREME, LEAST_EXTREME = 1e6, 5.0, 1.0
 
 
 # ---- form, from the very first step
@@ -113,7 +113,7 @@ def check_failures_raised(trial: Trial) -> Finding:
 def check_padding(trial: Trial) -> Finding:
     """Expect zero where the mask is False."""
     if trial.spec.mask is None:
-        raise SkippedError("the spec has no mask: all points hold values.")
+        raise NotApplicableError("the spec has no mask: all points hold values.")
     largest = max(float(np.abs(sample.answer[:, ~trial.spec.mask]).max(initial=0.0)) for sample in trial.samples)
     if largest:
         return Finding(
