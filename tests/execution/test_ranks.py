@@ -540,6 +540,6 @@ def test_training_on_ranks_from_the_command_line(tmp_path: Path) -> None:
     lines = [(tmp_path / run / "metrics.jsonl").read_text().splitlines() for run in ("ranks", "serial")]
     assert len(lines[0]) == 6
     assert without_seconds([*map(json.loads, lines[0])]) == without_seconds([*map(json.loads, lines[1])])
-    with program(tmp_path, *command, "--workers.backend", "ranks", "--updates", 7) as started:
+    with program(tmp_path, *command, "--workers.backend", "ranks", "--seed", 7) as started:
         status, _, err = started.end(60)
     assert status == 1 and err.count("deepzero-sim: ") == 1 and "run with other settings" in err

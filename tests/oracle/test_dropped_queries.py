@@ -313,7 +313,7 @@ def test_failures_of_a_run_are_in_its_log_and_results(tmp_path: Path, monkeypatc
     assert RunFolder.metrics(_At(settings.run))[-1]["failures"] == progress.failures  # type: ignore[arg-type]
     monkeypatch.setattr(Limited, "share", 0.5 / 2.2)
     comparison = compare({"ZO-SOL": settings.run}, data, 3)
-    said = results(comparison.methods, {})["methods"]["ZO-SOL"]
+    said = results(comparison, {})["methods"]["ZO-SOL"]
     assert said["failures"] == {"training": progress.failures, "evaluation": {"exit-code lost": 3}}
     assert said["mae"] is None
 

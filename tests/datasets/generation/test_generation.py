@@ -587,6 +587,8 @@ def test_nothing_that_is_asked_for_is_refused(decay: Path) -> None:
         make_ensemble(decay, decaying(decay), [])
     with pytest.raises(ConfigError, match=r"needs 1 parameters \(rate\) for solver 'decay', but one has 0"):
         make_ensemble(decay, decaying(decay, parameters=["rate"]), [], starts=3)
+    with pytest.raises(ConfigError, match=r"parameters of simulations must be finite numbers, not \[inf\]"):
+        make_ensemble(decay, decaying(decay, parameters=["rate"]), [[float("inf")]])
     with pytest.raises(ConfigError, match="starts must be a positive number"):
         make_ensemble(decay, decaying(decay), [], starts=0)
 

@@ -79,10 +79,10 @@ def test_a_restriction_by_name_is_that_of_a_staggered_solver(tmp_path: Path) -> 
     [
         ("block_maen", spec(8), spec(4), "'block_maen' .did you mean 'block_mean'"),
         ("block_mean", spec(9), spec(4), r"along axis_0, channel_0 has 9 points, no whole multiple of 4"),
-        ("block_mean", spec(4), spec(8), r"has 4 points, no whole multiple of 8"),
+        ("block_mean", spec(4), spec(8), r"must be finer than the source's, but states are \(1, 4\) and \(1, 8\)"),
         ("block_mean", spec(8, 0.0), spec(4, 0.0), r"would give values at .* set restrict to what suits"),
         ("interpolation", spec(8), spec(4), "needs positions: give the specs of reference and source spacing and offsets"),
-        ("spectral", spec(4, 0.0), spec(8, 0.0), r"has 4 points, fewer than 8"),
+        ("interpolation", spec(4, 0.0), spec(8, 0.0), "must be finer than the source's"),
         (
             "block_mean",
             spec(8, channels=("a",)),
