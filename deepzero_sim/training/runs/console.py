@@ -54,11 +54,12 @@ def train_stages(stages: Sequence[Resolved], *, name_folders: bool) -> None:
 def train_with_bar(settings: TrainSettings, speaker: Speaker | None = None) -> Progress:
     """Train one run under a progress bar, whose solver steps are all that the run asked for."""
     prepared: list[int] = []  # known at the first update
+    preparation = (settings.run / PREPARATION).absolute()  # a run may go on in the folder that it was begun in
     speaker = speaker or Speaker()
 
     def spent(now: Progress) -> int:
         if not prepared:
-            prepared.append(Preparation(settings.run / PREPARATION).solver_steps)
+            prepared.append(Preparation(preparation).solver_steps)
         return prepared[0] + now.solver_steps + now.validation_steps
 
     with training_bar(f"training {settings.method}", settings.updates, spent) as report:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,8 +25,9 @@ from deepzero_sim.solver.build import build_solver
 from deepzero_sim.training.build import build_estimator, build_optimiser, build_scheduler, build_vjp
 from deepzero_sim.training.checkpoints import CONFIG, read_settings
 from deepzero_sim.training.runs.defaults import Resolved, choose_method, count_held_back, resolve, steps_of_rollout
-from deepzero_sim.training.runs.folders import stage_folders
+from deepzero_sim.training.runs.folders import stage_folders, within
 from deepzero_sim.training.runs.held_back import divide, suitable_held_back
+from deepzero_sim.training.runs.origin import in_words_of_run, with_whole_paths
 from deepzero_sim.training.runs.settings import TrainSettings
 from deepzero_sim.training.runs.validation import ROLLOUTS, TRAINING_ROLLOUTS, require_steps, suitable_steps
 
@@ -52,11 +54,29 @@ def plan(settings: TrainSettings) -> list[Resolved]:
         DeepZeroError: A stage contradicts the others, or has something that cannot be used.
     """
     if not settings.stages:
-        return [resolve(settings)]
+        begun = in_words_of_run(settings)
+        with within(begun.origin):
+            return [resolve(begun.settings)]
     if (settings.run / CONFIG).exists():
         raise RunError(f"{settings.run} holds a run without stages: name another folder with --run, or leave out stages.")
-    before_now = stage_folders(settings.run)
-    recorded = read_settings(before_now[0]) if before_now else {}
+    known = stage_folders(settings.run)
+    begun = in_words_of_run(settings, known[0] if known else None)
+    with within(begun.origin):
+        planned = _plan_stages(begun.settings, read_settings(known[0]) if known else {})
+    if begun.origin is None:
+        return planned
+    return [_as_begun(stage, begun.origin) for stage in planned]
+
+
+def _as_begun(stage: Resolved, origin: Path) -> Resolved:
+    """Return a stage of a run that was begun in another folder: one that was not begun itself has whole paths."""
+    if (stage.settings.run / CONFIG).exists():
+        return stage
+    return stage._replace(settings=with_whole_paths(stage.settings, origin))
+
+
+def _plan_stages(settings: TrainSettings, recorded: Mapping[str, Any]) -> list[Resolved]:
+    """Resolve settings with stages to those of each; the folder of the first has recorded settings, or there is none."""
     spec = build_solver(settings.solver).spec
     data = open_trajectories(settings.train_data, spec, settings.data_may_differ)
     settings, said = _hold_back(settings, data)

@@ -40,9 +40,10 @@ from deepzero_sim.training.run_folder import JACOBIANS, RunFolder
 from deepzero_sim.training.runs.circumstances import Circumstances, overlap_with_start
 from deepzero_sim.training.runs.defaults import resolve, steps_of_rollout
 from deepzero_sim.training.runs.first_steps import FirstSteps
-from deepzero_sim.training.runs.folders import stage_folders
+from deepzero_sim.training.runs.folders import stage_folders, within
 from deepzero_sim.training.runs.held_back import divide, with_choice
 from deepzero_sim.training.runs.one_step_error import OneStepError, of_first_steps, of_some_frames
+from deepzero_sim.training.runs.origin import in_words_of_run
 from deepzero_sim.training.runs.settings import MethodChoice, TrainSettings
 from deepzero_sim.training.runs.start import Start, claim_folder
 from deepzero_sim.training.runs.trained_run import rollout_loss, sample_states, starting_network
@@ -105,11 +106,15 @@ def train(
         raise ConfigError("settings with stages are several trainings: train each of deepzero_sim.training.runs.stages.plan.")
     if stage_folders(settings.run):
         raise RunError(f"{settings.run} holds a run with stages: give the settings stages, or name another folder with --run.")
-    settings = resolve(settings).settings
-    if settings.method == "SRC":  # the solver alone: nothing is trained
-        claim_folder(settings)
-        return Progress()
-    return _Training(settings).run(report, keep, _Listener(say, note))
+    begun = in_words_of_run(settings)
+    for sentence in begun.notes:
+        note(sentence)
+    with within(begun.origin):
+        settings = resolve(begun.settings).settings
+        if settings.method == "SRC":  # the solver alone: nothing is trained
+            claim_folder(settings)
+            return Progress()
+        return _Training(settings).run(report, keep, _Listener(say, note))
 
 
 class _Listener(NamedTuple):

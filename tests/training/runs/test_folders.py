@@ -239,3 +239,77 @@ def test_a_run_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
     assert train(non(tmp_path, 9)).step == 9
     assert json.loads((tmp_path / "run" / STARTED).read_text()) == {"folder": None, "updates": 6}
     assert trajectories.load(tmp_path / "line.h5").frames.shape[0] == 3
+
+
+@pytest.fixture
+def elsewhere(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Another folder, the current one, with another solver and other data by the same names."""
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    (folder / "mine.py").write_text("raise SystemExit('another file of that name')\n")
+    line_data(folder / "line.h5", 4, 20)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.mark.parametrize("words", ["as they were", "from here", "whole"])
+def test_a_run_goes_on_from_any_folder_with_its_own_files(
+    project: Path, elsewhere: Path, words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = yaml.safe_load((project / "train.yaml").read_text())
+    paths = {"train_data": "line.h5", "start": "runs/NON"}
+    solver = "mine.py:Mine"
+    if words != "as they were":
+        base = "../project" if words == "from here" else str(project)
+        paths, solver = {key: f"{base}/{value}" for key, value in paths.items()}, f"{base}/{solver}"
+    given |= {
+        "run": "../project/runs/more",
+        "method": "DETACHED",
+        "solver": {"name": solver, "args": {}},
+        **paths,
+        "updates": 9,
+    }
+    (elsewhere / "train.yaml").write_text(yaml.safe_dump(given))
+    before = (project / "runs/more/config.yaml").read_text()
+    assert main(["train", "--config", "train.yaml"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "training DETACHED: 9 of 9" in out and f"name are found from {project}, where it was begun" in out
+    assert (project / "runs/more/config.yaml").read_text() == before.replace("updates: 4", "updates: 9")
+    assert Path.cwd() == elsewhere and {file.name for file in elsewhere.iterdir()} == {"mine.py", "line.h5", "train.yaml"}
+    monkeypatch.chdir(project)
+    more = ["--run", "runs/again", "--start", "runs/NON", "--method", "DETACHED", "--updates", "4"]
+    assert main(["train", "--config", "train.yaml", *more]) == 0
+    assert main(["train", "--config", "train.yaml", *more[:-1], "9"]) == 0
+    assert_same_tensors(tensors(project / "runs/more"), tensors(project / "runs/again"))
+
+
+def test_stages_go_on_from_any_folder(project: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = yaml.safe_load((project / "train.yaml").read_text()) | {"method": "suitable"}
+    stages = [{"updates": 4}, {"method": "DETACHED"}]
+
+    def call(run: str, count: int) -> None:
+        Path("stages.yaml").write_text(yaml.safe_dump({**given, "run": run, "stages": stages[:count]}))
+        assert main(["train", "--config", "stages.yaml"]) == 0
+
+    monkeypatch.chdir(project)
+    call("runs/whole", 2)
+    call("runs/parts", 1)
+    monkeypatch.chdir(elsewhere)
+    call("../project/runs/parts", 2)
+    call("../project/runs/whole", 2)
+    for name in ("1-NON", "2-DETACHED"):
+        assert_same_tensors(tensors(project / "runs/whole" / name), tensors(project / "runs/parts" / name))
+    monkeypatch.chdir(project)
+    call("runs/parts", 2)
+
+
+def test_code_that_a_folder_of_others_was_begun_with_is_not_run(project: Path, elsewhere: Path, tmp_path: Path) -> None:
+    evil = tmp_path / "evil"
+    evil.mkdir()
+    (evil / "mine.py").write_text("raise SystemExit('this was run')\n")
+    path = project / "runs/NON"
+    said = json.loads((path / STARTED).read_text())
+    (path / STARTED).write_text(json.dumps({**said, "folder": str(evil)}))
+    settings = train_settings(path, Path("line.h5"), method="NON", solver=Component("mine.py:Mine"), updates=9)
+    with pytest.raises(RunError, match=r"was not made by you on this machine, and would import or run solver .* from .*evil"):
+        train(settings)
