@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -79,6 +80,7 @@ def _require_params(params: Sequence[Sequence[float]], spec: SolverSpec) -> None
             f"every simulation needs {expected} parameters ({', '.join(spec.parameters) or 'none'}) for solver "
             f"{spec.name!r}, but one has {len(row)}: {list(row)}.",
         )
+        require_that(all(map(math.isfinite, row)), f"parameters of simulations must be finite numbers, not {list(row)}.")
     require_that(bool(params), "no simulations are asked for: give params at least one row, or a number of starts.")
 
 

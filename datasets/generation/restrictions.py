@@ -63,6 +63,11 @@ def _by_name(name: str, reference: SolverSpec, source: SolverSpec) -> Restrict:
         f"{shapes[1]}: restrict by a function, restrict(states, spec).",
     )
     require_that(
+        all(theirs >= ours for theirs, ours in zip(*(shape[1:] for shape in shapes), strict=True)),
+        f"restrict: the grid of reference {reference.name!r} must be finer than the source's, but states are {shapes[0]} and "
+        f"{shapes[1]}: exchange the two.",
+    )
+    require_that(
         "interpolation" not in name or all(one.spacing and one.offsets for one in (reference, source)),
         f"restrict: {name} needs positions: give the specs of reference and source spacing and offsets, or take another.",
     )

@@ -170,6 +170,11 @@ def _next_steps(start: Start, files: Collection[str]) -> list[str]:
     steps.append(f"next:  {start.command('check', 'solver.yaml', 'check.yaml')}")
     if "data.yaml" in files:
         steps.append(f"then:  {start.command('generate', 'solver.yaml', 'data.yaml')}")
+    elif start.source is None:
+        steps.append(
+            f"{start.path('train.yaml')} names data that are not there so far: --reference_shape or --reference_args tells "
+            "init of a fine solver that makes them, and train_data takes any that you have (docs/training/data.md)"
+        )
     steps.append(f"then:  {start.command('train', 'solver.yaml', 'train.yaml')}")
     run, test = start.path("runs/first"), start.path("data/test.h5")
     last = ["evaluate", "--run", run, "--data", test] if "data.yaml" in files else ["show", run]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -132,6 +133,8 @@ def _require_params(spec: SolverSpec, settings: InitSettings) -> None:
     require_that(
         count > 0 or not settings.params, f"params are values of parameters, but {spec.name} has none: leave them out."
     )
+    for row in settings.params:
+        require_that(all(map(math.isfinite, row)), f"params must be finite numbers, not {row}.")
     came = settings.params or "nothing"
     require_that(
         bool(settings.params) == bool(count) and all(len(row) == count for row in settings.params),
