@@ -148,8 +148,8 @@ def data_file(start: Start) -> str:
     simulations: Block = {
         "reference": Commented(
             {"args": dict(start.reference_args)},
-            f"{known['reference']} Its states are taken for true. It is the solver of solver.yaml, but for these args; with a "
-            "name it is another one, and args are all that it takes.",
+            f"{known['reference']} Its states are taken for true. It is the solver of solver.yaml, but for these args (and "
+            "the spacing, if its spec has some); with a name it is another one, and args are all that it takes.",
         ),
         "initial": Commented(_initial(start), known["initial"]),
         "restrict": Commented(start.restrict, known["restrict"]),
