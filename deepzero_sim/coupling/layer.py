@@ -29,9 +29,10 @@ class SolverLayer(nn.Module):
     The result is the solver's, in its own dtype, on the states' device. Backwards, `vjp` gives `J^T w` for the states; scenario
     parameters have no gradient.
 
-    In a training loop of your own, the first updates try whether torch is faster with one thread than with its default number,
-    set the faster one for the process, and log it at level INFO: see :mod:`deepzero_sim.execution.thread_trial`. Whoever sets
-    `OMP_NUM_THREADS`, or another number by `torch.set_num_threads`, has chosen, and nothing is tried.
+    In a training loop of your own with an optimiser of torch, the first updates try whether torch is faster with one thread
+    than with its default number, set the faster one for the process, and log it at level INFO: see
+    :mod:`deepzero_sim.execution.thread_trial`. Whoever sets `OMP_NUM_THREADS`, or another number by `torch.set_num_threads`,
+    has chosen, and nothing is tried.
 
     Args:
         solver: Solver that advances states by one step.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -32,6 +33,7 @@ class Machine:
             self.trial.start_update()
             self.used.append(self.threads)
             self.now += self.seconds(self.threads)
+            self.trial.end_update()
         return self.used
 
 
@@ -57,7 +59,7 @@ def test_it_settles_on_the_faster_number_and_says_so_once(
 
 def test_a_number_that_is_far_slower_is_given_up_after_two_updates() -> None:
     used = Machine(lambda threads: 0.0125 if threads == 1 else 0.3).run(200)
-    assert used.count(8) == 2
+    assert used[1:].count(8) == 2  # the very first one is before the trial
 
 
 def test_a_large_network_spends_two_updates_on_one_thread() -> None:
@@ -96,21 +98,83 @@ def layer() -> SolverLayer:
     return SolverLayer(as_solver(lambda s: s, spec), vjp.StraightThrough())
 
 
-def test_only_rollouts_that_are_differentiated_count_and_each_once(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("updates", range(1, 30))
+def test_who_ends_a_loop_in_the_middle_of_it_has_the_threads_of_before(updates: int) -> None:
+    machine = Machine(lambda _: 0.1)
+    assert 1 in machine.run(updates) or updates == 1
+    assert machine.trial.is_over or machine.threads == 8
+
+
+def test_rollouts_without_an_optimiser_try_nothing() -> None:
+    machine = Machine(lambda _: 0.1)
+    for _ in range(10):
+        machine.trial.start_update()
+        assert machine.threads == 8
+
+
+@pytest.mark.parametrize("chosen", [None, 3])
+def test_an_update_that_does_not_end_is_given_up_after_some_time(chosen: int | None) -> None:
+    machine = Machine(lambda _: 0.1)
+    machine.run(3)
+    machine.trial.start_update()
+    assert machine.threads == 1
+    machine.trial.give_up_long_update()
+    assert machine.threads == 1 and not machine.trial.is_over
+    machine.set_threads(chosen or 1)
+    machine.now += thread_trial.LONGEST_UPDATE
+    machine.trial.give_up_long_update()
+    assert machine.threads == (chosen or 8) and machine.trial.is_over
+    assert set(machine.run(30)[3:]) == {chosen or 8}
+
+
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
+    """A machine in place of this one, whose trial is watched as that of a process is."""
     machine = Machine(lambda _: 0.1)
     monkeypatch.setattr(thread_trial, "_trial", machine.trial)
-    counted: list[int] = []
-    monkeypatch.setattr(machine.trial, "start_update", lambda: counted.append(1))
-    step, weight, states = layer(), torch.ones((), dtype=torch.float64, requires_grad=True), torch.ones(1, 1, 6).double()
+    thread_trial._end_watch()
+    yield machine
+    thread_trial._end_watch()
+
+
+def train_a_while(step: SolverLayer, updates: int, machine: Machine) -> list[int]:
+    """Train one number in a loop of one's own, two rollouts an update, and return the threads at the end of each update."""
+    weight, states, used = torch.ones((), dtype=torch.float64, requires_grad=True), torch.ones(1, 1, 6).double(), list[int]()
+    optimiser = torch.optim.SGD([weight], lr=1e-3)
+    for _ in range(updates):
+        for _ in range(2):
+            coupled = states
+            for _ in range(4):
+                coupled = step(coupled) * weight
+            coupled.sum().backward()
+        used.append(machine.threads)
+        machine.now += 0.1
+        optimiser.step()
+        assert machine.threads == 8 or machine.trial.is_over
+    return used
+
+
+def test_updates_of_a_loop_end_with_the_step_of_its_optimiser(watched: Machine) -> None:
+    step = layer()
     with torch.no_grad():
-        step(step(states))
-    assert not counted
-    for _ in range(3):
-        coupled = states
-        for _ in range(4):
-            coupled = step(coupled) * weight
-        coupled.sum().backward()
-    assert len(counted) == 3
+        step(step(torch.ones(1, 1, 6).double()))
+    assert not thread_trial._watches
+    used = train_a_while(step, 40, watched)
+    assert used[:4] == [8, 1, 1, 1] and 8 in used[1:] and watched.trial.is_over
+    assert used[-1] == 1 == watched.threads
+    assert not thread_trial._watches and thread_trial._look_at_the_clock not in gc.callbacks
+
+
+def test_an_update_that_an_error_ended_is_given_up_at_a_garbage_collection(watched: Machine) -> None:
+    step = layer()
+    train_a_while(step, 3, watched)
+    step(torch.ones(1, 1, 6).double())  # and no optimiser
+    assert watched.threads == 1
+    gc.collect()
+    assert watched.threads == 1
+    watched.now += thread_trial.LONGEST_UPDATE
+    gc.collect()
+    assert watched.threads == 8 and watched.trial.is_over
 
 
 SCRIPT = """
@@ -119,11 +183,14 @@ import deepzero_sim as dz
 spec = dz.SolverSpec(name="s", state_shape=(1, 6), dt=1.0, stencil=0)
 layer = dz.SolverLayer(dz.as_solver(lambda s: s, spec), dz.vjp.StraightThrough())
 w = torch.ones((), requires_grad=True)
+optimiser = torch.optim.SGD([w], lr=1e-6)
 for _ in range(400):
     s = torch.ones(1, 1, 6)
     for _ in range(2):
         s = layer(s) * w
+    optimiser.zero_grad()
     s.sum().backward()
+    optimiser.step()
 from deepzero_sim.execution import thread_trial
 print(torch.get_num_threads(), thread_trial._trial.is_over)
 """
