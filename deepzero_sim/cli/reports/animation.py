@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deepzero_sim.cli.reports.fields import REFERENCE, middle_simulation, shown_methods, title_of
+from deepzero_sim.cli.reports.fields import REFERENCE, name_of_step, states_of, title_of, typical_simulation
 from deepzero_sim.cli.reports.figures import Figure, pyplot, styles
-from deepzero_sim.cli.reports.layouts import layout_of_spec, plain
+from deepzero_sim.cli.reports.layouts import layout_of_comparison, plain
 from deepzero_sim.cli.reports.lines import differences, draw_lines
 from deepzero_sim.cli.reports.panels import Panel, draw_grid, scale_of, scale_of_errors
 from deepzero_sim.cli.reports.views import Picture, View, views
@@ -27,22 +27,24 @@ MOST_FRAMES, MILLISECONDS, LAST, DPI = 40, 150, 1500, 72
 
 
 def draw(folder: Path, comparison: Comparison) -> list[Figure]:
-    """Animate the middle simulation of a comparison, and return the figure that was written.
+    """Animate a typical simulation of a comparison, and return the figure that was written; none of states of one point.
 
     Args:
         folder: Folder of the figure.
         comparison: Results.
     """
-    layout = layout_of_spec(comparison.spec)
-    view, simulation = views(layout)[0], middle_simulation(comparison)
-    chosen = choose(comparison.references.shape[1])
-    states = {REFERENCE: comparison.references[simulation]}
-    states |= {name: comparison.methods[name].evaluation.rollout[simulation] for name in shown_methods(comparison)}
-    pictures = {name: [view.convert(np.asarray(found[place])) for place in chosen] for name, found in states.items()}
-    times = [f"{layout.time((place + 1) * comparison.spec.dt)} (step {place + 1})" for place in chosen]
-    title = f"{view.title}: {title_of(comparison, simulation)}"
+    view = views(layout_of_comparison(comparison))[0]
+    if view.is_point:
+        return []
+    simulation, why = typical_simulation(comparison)
+    states = states_of(comparison, simulation)
+    steps = list(states[REFERENCE])
+    chosen = [steps[place] for place in choose(len(steps))]
+    pictures = {name: [view.convert(np.asarray(found[step])) for step in chosen] for name, found in states.items()}
+    times = [name_of_step(comparison, step) for step in chosen]
+    title = f"{view.title}: {title_of(comparison, simulation, why)}"
     animate(folder / NAME, view, pictures, times, title, REFERENCE)
-    return [Figure(NAME, f"{view.title} over time, with errors below")]
+    return [Figure(NAME, f"{title}; over time, with errors below")]
 
 
 def choose(frames: int, most: int = MOST_FRAMES) -> list[int]:

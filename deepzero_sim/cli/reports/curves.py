@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import fill
@@ -11,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepzero_sim.cli.reports import layer_ratios
-from deepzero_sim.cli.reports.figures import COLOURS, Figure, pyplot, save, styles
-from deepzero_sim.cli.reports.layouts import layout_of_spec, plain
+from deepzero_sim.cli.reports.figures import COLOURS, Figure, name_below, pyplot, save, styles
+from deepzero_sim.cli.reports.layouts import layout_of_comparison, plain
 from deepzero_sim.cli.reports.numbers import write_milliseconds
 from deepzero_sim.training.ratios_file import RatiosRecord
 from deepzero_sim.training.runs.pairing import pair
-from deepzero_sim.training.runs.speed import REFERENCE
+from deepzero_sim.training.runs.speed import REFERENCE, Speed
 
 if TYPE_CHECKING:
     from deepzero_sim.coupling.evaluation import Evaluation
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 #: Channels whose errors have a panel of their own.
 MOST_CHANNELS = 6
+
+#: Quantiles over the simulations that a band of errors reaches between.
+BAND = (0.1, 0.9)
 
 #: How many times the largest error of the solver alone an axis may show: what grows beyond leaves the figure.
 BEYOND = 3.0
@@ -44,35 +48,59 @@ def draw(folder: Path, comparison: Comparison) -> list[Figure]:
 
 
 def draw_error_over_time(folder: Path, comparison: Comparison) -> list[Figure]:
-    """Draw the mean error over the simulations at every step, and each channel's in its unit if there are several."""
-    plot, layout, measure = pyplot(), layout_of_spec(comparison.spec), comparison.measure
+    """Draw the mean error over the simulations and its spread at every time, and each channel's if there are several."""
+    plot, layout, measure = pyplot(), layout_of_comparison(comparison), comparison.measure
     evaluations = {name: result.evaluation for name, result in comparison.methods.items()}
-    panels = [(measure.label, {name: measure.errors(one).mean(dim=0).numpy() for name, one in evaluations.items()})]
+    panels = [(plain(measure.label), {name: measure.errors(one).numpy() for name, one in evaluations.items()})]
     channels = range(min(len(layout.channels), MOST_CHANNELS) if len(layout.channels) > 1 else 0)
     for channel in channels:
         label = f"mean |error| of {layout.label(channel)}"
-        panels.append(
-            (label, {name: one.channel_errors[..., channel].mean(dim=0).numpy() for name, one in evaluations.items()})
-        )
+        panels.append((label, {name: one.channel_errors[..., channel].numpy() for name, one in evaluations.items()}))
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
-    size = (7, 4) if len(panels) == 1 else (4.6 * columns + 2.2, 3.4 * rows)
+    size = (7, 4.4) if len(panels) == 1 else (4.2 * columns, 3.2 * rows + 0.8)
     figure, axes = plot.subplots(rows, columns, figsize=size, squeeze=False, sharex=True, layout="constrained")
     for ax in axes.flat[len(panels) :]:
         ax.set_axis_off()
     drawn = {name: line for name, (line, _) in styles(evaluations).items()}
     labels = {name: _with_losses(name, one) for name, one in evaluations.items()}
+    times = np.array([comparison.time(step) for step in range(1, comparison.references.shape[1] + 1)])
     for ax, (label, errors) in zip(axes.flat, panels, strict=False):
         for name, values in errors.items():
-            points = "." if len(values) < 3 else ""
-            ax.plot(np.arange(1, len(values) + 1), values, label=labels[name], marker=points, **drawn[name])
-        ax.set(xlabel=f"step of the rollout (dt = {comparison.spec.dt:g})", ylabel=label)
+            _draw_with_spread(ax, times, values, labels[name], drawn[name])
+        ax.set_ylabel(label, fontsize=9)
         _limit(ax, list(errors.values()))
         ax.grid(alpha=0.3)
-    _legend(figure, axes[0, 0])
+    for column in range(columns):  # of an incomplete last row, the panels above
+        lowest = max(place for place in range(len(panels)) if place % columns == column)
+        axes.flat[lowest].set_xlabel(layout.time_label)
+        axes.flat[lowest].tick_params(labelbottom=True)
+    name_below(figure, dict(zip(*axes[0, 0].get_legend_handles_labels()[::-1], strict=True)))
     save(plot, folder / "error_over_time.png", figure)
     left = len(layout.channels) - len(channels) if channels else 0
-    return [Figure("error_over_time.png", f"Error against time{f'; {left} channels are not drawn' if left else ''}")]
+    return [
+        Figure("error_over_time.png", f"{_over_time_words(comparison)}{f'; {left} channels are not drawn' if left else ''}")
+    ]
+
+
+def _over_time_words(comparison: Comparison) -> str:
+    count = len(comparison.references)
+    words = f"Error against time, over {comparison.horizon}"
+    if count == 1:
+        return f"{words}, of one simulation"
+    low, high = (f"{100 * share:.0f} %" for share in BAND)
+    return f"{words}: lines are means over {count} simulations, bands reach from the {low} to the {high} quantile over them"
+
+
+def _draw_with_spread(
+    ax: Any, times: NDArray[np.float64], errors: NDArray[np.float64], label: str, style: Mapping[str, Any]
+) -> None:
+    """Draw the mean of errors `(S, T)` over the simulations, and a band between quantiles over them."""
+    (line,) = ax.plot(times, errors.mean(axis=0), label=label, marker="." if len(times) < 3 else "", zorder=3, **style)
+    if len(errors) > 1:
+        low = np.quantile(errors, BAND[0], axis=0, method="lower")  # of errors that are there: some may be infinite
+        high = np.quantile(errors, BAND[1], axis=0, method="higher")
+        ax.fill_between(times, low, np.where(np.isfinite(high), high, np.nan), color=line.get_color(), alpha=0.18, linewidth=0)
 
 
 def _with_losses(name: str, evaluation: Evaluation) -> str:
@@ -90,30 +118,26 @@ def _limit(ax: Any, series: Sequence[NDArray[np.float64]]) -> None:
     ax.set_ylim(0, 1.05 * top or 1.0)
 
 
-def _legend(figure: Any, ax: Any) -> None:
-    """Name lines to the right of the panels, where they hide nothing."""
-    handles, labels = ax.get_legend_handles_labels()
-    figure.legend(handles, [fill(label, 28) for label in labels], loc="outside right center", fontsize=9)
-
-
 def draw_error_over_cost(folder: Path, comparison: Comparison) -> list[Figure]:
     """Draw errors over the solver steps that training took."""
     plot, measure = pyplot(), comparison.measure
-    figure, ax = plot.subplots(figsize=(8, 4), layout="constrained")
+    figure, ax = plot.subplots(figsize=(7, 4.2), layout="constrained")
     drawn = styles(comparison.methods)
     for name, result in comparison.methods.items():
         error, steps = measure.mean(result.evaluation), result.cost.solver_steps
-        if steps == 0:  # no place on a logarithmic axis
+        if not math.isfinite(error):
+            ax.plot([], [], linestyle="none", label=_with_losses(name, result.evaluation), **drawn[name][1])
+        elif steps == 0:  # no place on a logarithmic axis
             label = f"{plain(name)} (no training)"
             ax.axhline(error, color=drawn[name][0]["color"], linestyle="--", label=label)
         else:
             ax.plot(steps, error, linestyle="none", label=plain(name), markersize=8, **drawn[name][1])
     _limit(ax, [np.array([measure.mean(result.evaluation)]) for result in comparison.methods.values()])
-    ax.set(xscale="log", xlabel="solver steps of training", ylabel=measure.label)
+    ax.set(xscale="log", xlabel="solver steps of training", ylabel=plain(measure.label))
     ax.grid(alpha=0.3, which="both")
-    _legend(figure, ax)
+    name_below(figure, dict(zip(*ax.get_legend_handles_labels()[::-1], strict=True)))
     save(plot, folder / "error_over_cost.png", figure)
-    return [Figure("error_over_cost.png", "Error against the solver steps of training")]
+    return [Figure("error_over_cost.png", f"Error over {comparison.horizon} against the solver steps of training")]
 
 
 def draw_paired_errors(folder: Path, comparison: Comparison) -> list[Figure]:
@@ -139,7 +163,9 @@ def draw_paired_errors(folder: Path, comparison: Comparison) -> list[Figure]:
         ax.scatter(np.full(diverged.sum(), place), np.full(diverged.sum(), top), s=40, marker="x", color="#a00000", zorder=2)
         if not diverged.any():
             ax.plot([place - 0.2, place + 0.2], [table[place].mean()] * 2, color=colour, linewidth=2.5)
-    ax.set(yscale="log" if logarithmic else "linear", ylabel=measure.label, title="one line a simulation; a bar is the mean")
+    ax.set(
+        yscale="log" if logarithmic else "linear", ylabel=plain(measure.label), title="one line a simulation; a bar is the mean"
+    )
     if not logarithmic:
         ax.set_ylim(0, 1.05 * top)
     ax.set_xticks(places, [_name_and_count(name, errors, base) for name in errors], fontsize=8)
@@ -147,7 +173,7 @@ def draw_paired_errors(folder: Path, comparison: Comparison) -> list[Figure]:
     ax.grid(axis="y", alpha=0.3)
     save(plot, folder / "paired_errors.png", figure)
     crosses = "" if np.isfinite(table).all() else "; a cross is a rollout that diverged"
-    return [Figure("paired_errors.png", f"Error of each simulation by method{crosses}")]
+    return [Figure("paired_errors.png", f"Error of each simulation by method, over {comparison.horizon}{crosses}")]
 
 
 def _name_and_count(name: str, errors: Mapping[str, NDArray[np.float64]], base: str) -> str:
@@ -178,15 +204,26 @@ def draw_speed(folder: Path, comparison: Comparison) -> list[Figure]:
     else:
         ax.barh(range(len(times)), milliseconds, color=colours)
         ax.set_xlim(0, 1.25 * max(milliseconds))
+    ends = [_draw_quartiles(ax, place, speed, name) for place, name in enumerate(times)]
     for place, (milli, word) in enumerate(zip(milliseconds, words, strict=True)):
-        ax.text(milli, place, word, va="center", fontsize=9)
+        ax.text(max(milli, ends[place]), place, word, va="center", fontsize=9)
     ax.set_yticks(range(len(times)), [fill(plain(_bar_name(name)), 34) for name in times])
     ax.set(xlabel="milliseconds of a step, on one thread")
     ax.invert_yaxis()
     ax.grid(axis="x", alpha=0.3)
     ax.set_axisbelow(True)
     save(plot, folder / "speed.png", figure)
-    return [Figure("speed.png", "Time of a step")]
+    return [Figure("speed.png", "Time of a step; half of the calls lie between the ends of a line")]
+
+
+def _draw_quartiles(ax: Any, place: int, speed: Speed | None, name: str) -> float:
+    """Draw between which times half of the calls lie, and return the longer one in milliseconds; 0 if they are not known."""
+    quartiles = None if speed is None else speed.times[name][0].quartiles
+    if quartiles is None:
+        return 0.0
+    low, high = (1e3 * seconds for seconds in quartiles)
+    ax.plot([low, high], [place, place], color="#404040", linewidth=1.5, marker="|", markersize=8, zorder=3)
+    return high
 
 
 def _bar_name(name: str) -> str:

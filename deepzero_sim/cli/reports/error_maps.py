@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deepzero_sim.cli.reports.fields import shown_methods
-from deepzero_sim.cli.reports.figures import Figure, pyplot, save, styles
-from deepzero_sim.cli.reports.layouts import layout_of_spec, plain
+from deepzero_sim.cli.reports.figures import Figure, name_below, pyplot, save, styles
+from deepzero_sim.cli.reports.layouts import layout_of_comparison, plain
 from deepzero_sim.cli.reports.lines import draw_line
 from deepzero_sim.cli.reports.panels import SIZES, Panel, Scale, draw_grid, limits
 from deepzero_sim.cli.reports.views import Picture, View, channel_views
@@ -27,12 +27,14 @@ def draw(folder: Path, comparison: Comparison) -> list[Figure]:
         comparison: Results.
     """
     plot, figures = pyplot(), list[Figure]()
-    for view in channel_views(layout_of_spec(comparison.spec)):
+    for view in channel_views(layout_of_comparison(comparison)):
+        if view.is_point:
+            continue
         name = f"error_map_{view.key}.png" if figures else "error_map.png"
         maps = {name: mean_error(view, comparison, name) for name in shown_methods(comparison)}
         title = f"mean |error| of {view.title} over {_over(comparison)}"
         save(plot, folder / name, _draw_lines(plot, view, maps, title) if view.is_line else _draw_maps(plot, view, maps, title))
-        figures.append(Figure(name, f"Mean absolute error of {view.title} at every point"))
+        figures.append(Figure(name, f"Mean absolute error of {view.title} at every point, over {_over(comparison)}"))
     return figures
 
 
@@ -61,8 +63,8 @@ def mean_error(view: View, comparison: Comparison, name: str) -> tuple[Picture, 
 
 
 def _over(comparison: Comparison) -> str:
-    simulations, steps = comparison.references.shape[:2]
-    return f"{steps} steps of {simulations} simulation{'s' if simulations > 1 else ''}"
+    simulations = len(comparison.references)
+    return f"{comparison.horizon} of {simulations} simulation{'s' if simulations > 1 else ''}"
 
 
 def _draw_maps(plot: Any, view: View, maps: dict[str, tuple[Picture, str]], title: str) -> Any:
@@ -78,12 +80,12 @@ def _draw_maps(plot: Any, view: View, maps: dict[str, tuple[Picture, str]], titl
 
 
 def _draw_lines(plot: Any, view: View, maps: dict[str, tuple[Picture, str]], title: str) -> Any:
-    figure, ax = plot.subplots(figsize=(9, 4), layout="constrained")
+    figure, ax = plot.subplots(figsize=(7, 4), layout="constrained")
     drawn = styles(maps)
     for name, (picture, note) in maps.items():
         draw_line(ax, view, picture, f"{name}, {note}" if note else name, drawn[name][0])
-    ax.set(xlabel=view.across.label, ylabel=f"mean |error| of {view.label}", ylim=(0, None), title=title)
+    ax.set(xlabel=view.across.label, ylabel=f"mean |error| of {view.label}", ylim=(0, None))
+    ax.set_title(fill(title, 70), fontsize=11)
     ax.grid(alpha=0.3)
-    handles, labels = ax.get_legend_handles_labels()
-    figure.legend(handles, [fill(label, 28) for label in labels], loc="outside right center", fontsize=9)
+    name_below(figure, dict(zip(*ax.get_legend_handles_labels()[::-1], strict=True)))
     return figure

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from deepzero_sim.cli.reports.figures import Figure, pyplot, save, styles
-from deepzero_sim.cli.reports.layouts import layout_of_spec
+from deepzero_sim.cli.reports.layouts import layout_of_comparison, plain
 from deepzero_sim.cli.reports.lines import differences, draw_lines, draw_space_time
 from deepzero_sim.cli.reports.panels import Panel, draw_grid, scale_of, scale_of_errors
+from deepzero_sim.cli.reports.sentences import best_method
 from deepzero_sim.cli.reports.views import MOST_CHANNELS, Picture, View, views
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ SPACE_TIME_STEPS = 8
 
 
 def draw(folder: Path, comparison: Comparison) -> list[Figure]:
-    """Draw states of the middle simulation at several times, each with its error, and return the figures written.
+    """Draw states of a typical simulation at several times, each with its error, and return the figures written.
 
     The first view has `fields.png`, every other one `fields_<channel>.png`; lines also have a picture of space and time.
 
@@ -38,17 +40,20 @@ def draw(folder: Path, comparison: Comparison) -> list[Figure]:
         comparison: Results.
     """
     plot = pyplot()
-    layout = layout_of_spec(comparison.spec)
+    layout = layout_of_comparison(comparison)
     figures = []
     for view in views(layout):
         shown = _select(view, comparison)
         name = f"fields_{view.key}.png" if view.key else "fields.png"
         save(plot, folder / name, _draw_view(plot, shown))
-        figures.append(Figure(name, f"{view.title} of {_list_shown(shown, comparison)}, with errors, at several times"))
-        if view.is_line and not view.is_unordered and shown.steps >= SPACE_TIME_STEPS:
+        caption = (
+            f"{shown.title}; {_list_shown(shown, comparison)}, with errors, {'over' if view.is_point else 'at several'} times"
+        )
+        figures.append(Figure(name, caption))
+        if view.has_space_time and len(shown.steps) >= SPACE_TIME_STEPS:
             name = f"space_time_{view.key}.png" if view.key else "space_time.png"
             save(plot, folder / name, _draw_space_time(plot, shown))
-            figures.append(Figure(name, f"{view.title} in space and time, with errors"))
+            figures.append(Figure(name, f"{shown.title}; in space and time, with errors"))
     if len(layout.channels) > MOST_CHANNELS:
         left = len(layout.channels) - MOST_CHANNELS
         first = figures[0]
@@ -63,23 +68,25 @@ class Shown:
     Args:
         view: View of the states.
         title: Title of the figure.
-        states: States of all steps by method, `(T, C, *N)`, the reference first.
-        every: Numbers of the steps shown as panels, from 1.
-        times: Name of each of these steps.
-        dt: Length of a step.
+        states: States by method and step, the reference first.
+        every: Numbers of the steps shown as panels; 0 is the first frame.
+        names: Name of each of these steps.
+        times: Times of all steps.
+        time_label: Name of an axis of times.
     """
 
     view: View
     title: str
-    states: Mapping[str, Any]
+    states: Mapping[str, Mapping[int, Any]]
     every: Sequence[int]
-    times: Sequence[str]
-    dt: float
+    names: Sequence[str]
+    times: NDArray[np.float64]
+    time_label: str
 
     @property
-    def steps(self) -> int:
-        """Number of steps of the rollout."""
-        return len(self.states[REFERENCE])
+    def steps(self) -> list[int]:
+        """Numbers of all steps, from 0 if the first frame is known."""
+        return list(self.states[REFERENCE])
 
     @property
     def methods(self) -> list[str]:
@@ -87,31 +94,52 @@ class Shown:
         return [name for name in self.states if name != REFERENCE]
 
     def pictures(self, name: str, steps: Sequence[int]) -> list[Picture]:
-        """Return a method's pictures at some steps, counted from 1."""
-        return [self.view.convert(np.asarray(self.states[name][step - 1])) for step in steps]
+        """Return a method's pictures at some steps."""
+        return [self.view.convert(np.asarray(self.states[name][step])) for step in steps]
 
     def errors(self, name: str, steps: Sequence[int]) -> list[Picture]:
         """Return a method's pictures less those of the reference, at some steps."""
         return differences(self.pictures(name, steps), self.pictures(REFERENCE, steps))
 
 
-def middle_simulation(comparison: Comparison) -> int:
-    """Return the number of the simulation that pictures show."""
-    return len(comparison.references) // 2
+def typical_simulation(comparison: Comparison) -> tuple[int, str]:
+    """Return the simulation that pictures show, and why: that of the median error of the best method.
+
+    Args:
+        comparison: Results.
+    """
+    count, best = len(comparison.references), best_method(comparison) or "SRC"
+    errors = np.array(comparison.measure.of_simulations(comparison.methods[best].evaluation))
+    order = np.argsort(errors, kind="stable")  # those that diverged come last
+    return int(order[(count - 1) // 2]), f"the median error of {best}" if count > 1 else ""
 
 
-def title_of(comparison: Comparison, simulation: int) -> str:
-    """Name a simulation and its scenario."""
-    count = len(comparison.references)
-    words = f"simulation {simulation} (of 0 to {count - 1})" if count > 1 else "one simulation"
+def title_of(comparison: Comparison, simulation: int, why: str = "") -> str:
+    """Name a simulation by its number in the file, why it is shown, and its scenario."""
+    words = f"simulation {comparison.number(simulation)} of the file"
+    words += f" ({plain(why)})" if why else ""
     params = None if comparison.params is None else np.asarray(comparison.params)[simulation]
-    scenario = layout_of_spec(comparison.spec).scenario(params)
+    scenario = layout_of_comparison(comparison).scenario(params)
     return f"{words}, {scenario}" if scenario else words
 
 
 def shown_methods(comparison: Comparison) -> list[str]:
     """Return the methods that pictures have room for."""
     return list(comparison.methods)[:MOST_METHODS]
+
+
+def states_of(comparison: Comparison, simulation: int) -> dict[str, dict[int, Any]]:
+    """Return the states of a simulation by method and step, the reference first; step 0 is the first frame, if it is known."""
+    first = {} if comparison.initial is None else {0: comparison.initial[simulation]}
+    series = {REFERENCE: comparison.references[simulation]}
+    series |= {name: comparison.methods[name].evaluation.rollout[simulation] for name in shown_methods(comparison)}
+    return {name: first | dict(enumerate(found, start=1)) for name, found in series.items()}
+
+
+def name_of_step(comparison: Comparison, step: int) -> str:
+    """Name a step by its time."""
+    time = layout_of_comparison(comparison).time(comparison.time(step))
+    return f"{time} (step {step})" if step else f"{time} (first frame)"
 
 
 def _list_shown(shown: Shown, comparison: Comparison) -> str:
@@ -121,49 +149,56 @@ def _list_shown(shown: Shown, comparison: Comparison) -> str:
 
 
 def _select(view: View, comparison: Comparison) -> Shown:
-    simulation, steps, dt = middle_simulation(comparison), comparison.references.shape[1], comparison.spec.dt
-    layout = layout_of_spec(comparison.spec)
-    states = {REFERENCE: comparison.references[simulation]}
-    states |= {name: comparison.methods[name].evaluation.rollout[simulation] for name in shown_methods(comparison)}
-    every = sorted({max(1, steps // 5), max(1, steps // 2), steps})
-    times = [f"{layout.time(step * dt)} (step {step})" for step in every]
-    return Shown(view, f"{view.title}: {title_of(comparison, simulation)}", states, every, times, dt)
+    (simulation, why), last = typical_simulation(comparison), comparison.references.shape[1]
+    states = states_of(comparison, simulation)
+    every = sorted({*([0] if 0 in states[REFERENCE] else []), max(1, last // 5), max(1, last // 2), last})
+    names = [name_of_step(comparison, step) for step in every]
+    times = np.array([comparison.time(step) for step in states[REFERENCE]])
+    title = f"{view.title}: {title_of(comparison, simulation, why)}"
+    return Shown(view, title, states, every, names, times, layout_of_comparison(comparison).time_label)
 
 
 def _draw_view(plot: Any, shown: Shown) -> Any:
-    if shown.view.is_line:
-        drawn = {name: line for name, (line, _) in styles(shown.states).items()}
-        drawn[REFERENCE] = {"color": "grey", "linestyle": "--", "linewidth": 2.5}
-        pictures = {name: shown.pictures(name, shown.every) for name in shown.states}
-        return draw_lines(plot, shown.view, pictures, REFERENCE, drawn, shown.times, shown.title)
-    return _draw_panels(plot, shown)
+    if not shown.view.is_line:
+        return _draw_panels(plot, shown)
+    drawn = {name: line for name, (line, _) in styles(shown.states).items()}
+    drawn[REFERENCE] = {"color": "grey", "linestyle": "--", "linewidth": 2.5}
+    if shown.view.is_point:
+        view = shown.view.over_time(shown.times, shown.time_label)
+        series = {name: [np.concatenate(shown.pictures(name, shown.steps))] for name in shown.states}
+        return draw_lines(plot, view, series, REFERENCE, drawn, [""], shown.title)
+    pictures = {name: shown.pictures(name, shown.every) for name in shown.states}
+    return draw_lines(plot, shown.view, pictures, REFERENCE, drawn, shown.names, shown.title)
 
 
 def _draw_panels(plot: Any, shown: Shown) -> Any:
     """Draw fields and errors: methods side by side if pictures are tall, one below the other if they are not."""
     view, tall = shown.view, shown.view.ratio < 1
-    fields = {name: shown.pictures(name, shown.every) for name in shown.states}
-    errors = {name: differences(fields[name], fields[REFERENCE]) for name in shown.methods}
+    first = [step for step in shown.every if step == 0]  # which all methods have alike: it is shown once
+    later = [step for step in shown.every if step > 0]
+    fields = {name: shown.pictures(name, shown.every if name == REFERENCE else later) for name in shown.states}
+    errors = {name: shown.errors(name, later) for name in shown.methods}
     scale = scale_of(fields[REFERENCE], view.active, view.label)
     latest_first = [one for series in errors.values() for one in series[::-1]]
     error_scale = scale_of_errors(latest_first, view.active, f"error of {view.label}")
     panels = {}
     for place, name in enumerate(fields):
-        for number, picture in enumerate(fields[name]):
-            panels[_place(tall, place, number)] = Panel(picture, scale)
-        for number, error in enumerate(errors.get(name, ())):
-            panels[_place(tall, place, number, of_error=True)] = Panel(error, error_scale, _mean_size(error, view))
+        before = 0 if name == REFERENCE else len(first)
+        for number, picture in enumerate(fields[name], start=before):
+            panels[_place(tall, place, number, len(first))] = Panel(picture, scale)
+        for number, error in enumerate(errors.get(name, ()), start=len(first)):
+            panels[_place(tall, place, number, len(first), of_error=True)] = Panel(error, error_scale, _mean_size(error, view))
     if tall:
-        rows = [words for time in shown.times for words in (time, f"error, {time}")]
-        return draw_grid(plot, view, panels, rows, list(fields), shown.title)
+        rows = [words for time in shown.names[len(first) :] for words in (time, f"error, {time}")]
+        return draw_grid(plot, view, panels, [*shown.names[: len(first)], *rows], list(fields), shown.title)
     rows = [REFERENCE, *(words for name in shown.methods for words in (name, f"error of {name}"))]
-    return draw_grid(plot, view, panels, rows, shown.times, shown.title)
+    return draw_grid(plot, view, panels, rows, shown.names, shown.title)
 
 
-def _place(tall: bool, method: int, time: int, *, of_error: bool = False) -> tuple[int, int]:
-    """Return row and column of a panel."""
+def _place(tall: bool, method: int, time: int, first: int, *, of_error: bool = False) -> tuple[int, int]:
+    """Return row and column of a panel: a time of which there are errors has two rows, a method but the reference, too."""
     if tall:
-        return 2 * time + of_error, method
+        return max(0, 2 * time - first) + of_error, method
     return max(0, 2 * method - 1) + of_error, time
 
 
@@ -174,7 +209,6 @@ def _mean_size(error: Picture, view: View) -> str:
 
 
 def _draw_space_time(plot: Any, shown: Shown) -> Any:
-    steps = range(1, shown.steps + 1)
-    fields = {name: np.stack(shown.pictures(name, steps)) for name in shown.states}
-    errors = {name: np.stack(shown.errors(name, steps)) for name in shown.methods}
-    return draw_space_time(plot, shown.view, shown.dt * np.array(steps), fields, errors, shown.title, "t")
+    fields = {name: np.stack(shown.pictures(name, shown.steps)) for name in shown.states}
+    errors = {name: np.stack(shown.errors(name, shown.steps)) for name in shown.methods}
+    return draw_space_time(plot, shown.view, shown.times, fields, errors, shown.title, shown.time_label)

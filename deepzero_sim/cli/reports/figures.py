@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from textwrap import fill
 from typing import Any, NamedTuple
 
 from deepzero_sim.common.files import replace_file
@@ -23,6 +24,9 @@ COLOURS = {
     "SolverLayer": "#0072B2",
 }
 
+
+#: Dots an inch of a figure.
+DPI = 144
 
 #: Lines and points that tell runs of one method apart.
 LINES, MARKERS = ("-", "--", ":", "-."), "osD^"
@@ -77,9 +81,21 @@ def pyplot() -> Any:
     return plot
 
 
+def name_below(figure: Any, drawn: Mapping[str, Any]) -> None:
+    """Name lines and points below the panels, where they hide nothing.
+
+    Args:
+        figure: Figure, whose layout makes room.
+        drawn: Lines and points by name.
+    """
+    names = [fill(name, 40) for name in drawn]
+    across = max(1, int(figure.get_figwidth() / (0.07 * max(map(len, names), default=0) + 0.6)))
+    figure.legend(list(drawn.values()), names, loc="outside lower center", ncols=min(len(names), across), fontsize=9)
+
+
 def save(plot: Any, path: Path, figure: Any) -> None:
     """Write a figure as PNG, whole or not at all, and close it."""
     with replace_file(path) as aside, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph", UserWarning)  # letters that matplotlib's font has not are drawn as boxes
-        figure.savefig(aside, format="png", dpi=110, bbox_inches="tight")
+        figure.savefig(aside, format="png", dpi=DPI, bbox_inches="tight")
     plot.close(figure)

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from textwrap import shorten
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deepzero_sim.common.types import Array
 from deepzero_sim.datasets.recording import Recording
+from deepzero_sim.datasets.units import with_amount, with_unit
 from deepzero_sim.solver.spec import SolverSpec
+
+if TYPE_CHECKING:
+    from deepzero_sim.training.runs.comparison import Comparison
 
 #: Letters of a scenario or name in a title, before it is cut.
 LONGEST_TITLE, LONGEST_NAME = 110, 40
@@ -37,7 +42,7 @@ class Axis:
     @property
     def label(self) -> str:
         """Name with the unit, or with the word index where no positions are known."""
-        return with_unit(self.name, self.unit) if self.known else f"{plain(self.name)} (index)"
+        return label_of(self.name, self.unit) if self.known else f"{plain(self.name)} (index)"
 
     @property
     def edges(self) -> NDArray[np.float64]:
@@ -94,7 +99,7 @@ class Layout:
 
     def label(self, channel: int) -> str:
         """Name of a channel with its unit."""
-        return with_unit(self.channels[channel], self.units[channel])
+        return label_of(self.channels[channel], self.units[channel])
 
     def scenario(self, params: Array | None) -> str:
         """Write the parameters of a simulation, `(K,)`, as far as a title has room for them."""
@@ -102,14 +107,19 @@ class Layout:
             return ""
         units = self.parameter_units or ("",) * len(self.parameters)
         named = [
-            f"{plain(_cut(name))} = {value:.4g}{_after(unit)}"
+            f"{plain(_cut(name))} = {amount(f'{value:.4g}', unit)}"
             for name, value, unit in zip(self.parameters, params, units, strict=True)
         ]
         return join_some(named, LONGEST_TITLE)
 
     def time(self, time: float) -> str:
         """Write a time, rounded, with its unit."""
-        return f"t = {time:.6g}{_after(self.time_unit)}"
+        return f"t = {amount(f'{time:.6g}', self.time_unit)}"
+
+    @property
+    def time_label(self) -> str:
+        """Name of an axis of times, with their unit."""
+        return label_of("time", self.time_unit)
 
 
 def layout_of_spec(spec: SolverSpec) -> Layout:
@@ -128,8 +138,15 @@ def layout_of_spec(spec: SolverSpec) -> Layout:
         periodic=(None,) * len(grid),
         parameters=spec.parameters,
         parameter_units=spec.parameter_units,
+        time_unit=spec.time_unit,
         is_staggered_flow=is_staggered_flow(spec.channels, spec.offsets),
     )
+
+
+def layout_of_comparison(comparison: Comparison) -> Layout:
+    """Return the layout of a comparison's states, in the unit of time of its data."""
+    layout = layout_of_spec(comparison.spec)
+    return replace(layout, time_unit=comparison.time_unit or layout.time_unit)
 
 
 def layout_of_recording(recording: Recording) -> Layout:
@@ -175,10 +192,14 @@ def plain(text: str) -> str:
     return re.sub(r"(?<!\\)\$", r"\\$", " ".join(text.split()))
 
 
-def with_unit(name: str, unit: str) -> str:
-    """Write a name with its unit in brackets; 1 is the unit of what has none."""
-    words = plain(_cut(name))
-    return words if unit in ("", "1") else f"{words} ({plain(_cut(unit))})"
+def label_of(name: str, unit: str) -> str:
+    """Write a name with its unit in brackets, for a figure."""
+    return with_unit(plain(_cut(name)), plain(_cut(unit)))
+
+
+def amount(number: str, unit: str) -> str:
+    """Write a number with its unit behind it, for a figure."""
+    return with_amount(number, plain(_cut(unit)))
 
 
 def join_some(words: Sequence[str], longest: int) -> str:
@@ -195,7 +216,3 @@ def _cut(name: str) -> str:
     """Shorten a name, by whole words if it has several."""
     cut = shorten(name, LONGEST_NAME, placeholder=" ...") if len(name) > LONGEST_NAME else name
     return f"{name[: LONGEST_NAME - 3]}..." if cut.strip() == "..." else cut
-
-
-def _after(unit: str) -> str:
-    return "" if unit in ("", "1") else f" {plain(_cut(unit))}"

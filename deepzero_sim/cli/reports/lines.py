@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deepzero_sim.cli.reports.figures import name_below
 from deepzero_sim.cli.reports.layouts import Axis, plain
 from deepzero_sim.cli.reports.panels import Panel, draw_grid, limits, scale_of, scale_of_errors, values_of
 from deepzero_sim.cli.reports.views import Picture, View
@@ -42,13 +43,13 @@ def draw_lines(
     """
     bounds = bounds or pictures
     rows = 1 if reference is None or len(pictures) == 1 else 2
-    size = (4.2 * len(columns) + 2.4, 2.9 * rows + 0.6)
+    size = (max(6.0, 3.0 * len(columns) + 0.8), 2.4 * rows + 1.3)
     figure, axes = plot.subplots(
         rows, len(columns), figsize=size, squeeze=False, sharex=True, sharey="row", layout="constrained"
     )
     order = sorted(pictures, key=lambda name: name == reference)  # the reference on top, dashed: what lies on it is still seen
     for column, ax in enumerate(axes[0]):
-        ax.set_title(plain(columns[column]), fontsize=10)
+        ax.set_title(plain(columns[column]), fontsize=9)
         for name in order:
             draw_line(ax, view, pictures[name][column], name, drawn[name])
     every = [one for series in bounds.values() for one in series]
@@ -61,10 +62,9 @@ def draw_lines(
         _limit(axes[1, 0], [one for series in errors for one in series], _typical(errors, view), view)
     for ax in axes[-1]:
         ax.set_xlabel(view.across.label)
-    handles, labels = axes[0, -1].get_legend_handles_labels()
+    lines = dict(zip(*axes[0, -1].get_legend_handles_labels()[::-1], strict=True))
     places = sorted(range(len(order)), key=lambda i: list(pictures).index(order[i]))
-    named = [fill(labels[i], 28) for i in places]
-    figure.legend([handles[i] for i in places], named, loc="outside right center", fontsize=9)
+    name_below(figure, {list(lines)[i]: list(lines.values())[i] for i in places})
     figure.suptitle(fill(title, max(40, int(size[0] * 9))), fontsize=11)
     return figure
 
@@ -141,13 +141,12 @@ def draw_space_time(
         time_label: Name of the axis of time, with its unit.
     """
     active = np.broadcast_to(view.active, next(iter(fields.values())).shape)
-    name, _, unit = time_label.partition(" (")
-    up = Axis(name=name, unit=unit.rstrip(")"), positions=times, known=True)
+    up = Axis(name=time_label, unit="", positions=times, known=True)
     plane = replace(view, up=up, active=active, may_be_to_scale=False)
     scale = scale_of([next(iter(fields.values()))], active, view.label)
     error_scale = scale_of_errors(list(errors.values()), active, f"error of {view.label}")
     columns = list(fields)
     panels = {(0, column): Panel(fields[name], scale) for column, name in enumerate(columns)}
     panels |= {(1, columns.index(name)): Panel(values, error_scale) for name, values in errors.items()}
-    rows = [view.label, "error"] if errors else [view.label]
+    rows = ["", "error"] if errors else [""]
     return draw_grid(plot, plane, panels, rows, columns, title)

@@ -25,8 +25,8 @@ NO_VALUE = "#b0b0b0"
 #: Colours of fields of both signs, of one sign, of errors, and of errors without a sign.
 DIVERGING, SEQUENTIAL, ERRORS, SIZES = "RdBu_r", "viridis", "PuOr_r", "magma"
 
-#: Inches: the longer side of a panel, and the widest and the highest figure.
-LONGER_SIDE, WIDEST, HIGHEST = 2.6, 18.0, 36.0
+#: Inches: the longer side of a panel, the least width of a column, and the widest and the highest figure.
+LONGER_SIDE, NARROWEST, WIDEST, HIGHEST = 2.6, 1.2, 18.0, 36.0
 
 
 @dataclass(frozen=True)
@@ -124,28 +124,53 @@ def draw_grid(
         title: Title of the figure.
     """
     width, height = _panel_size(view, len(rows), len(columns))
-    size = (width * len(columns) + 2.2, (height + 0.35) * len(rows) + 1.2)
-    figure, axes = plot.subplots(len(rows), len(columns), figsize=size, squeeze=False, layout="compressed")
+    cell = max(width, NARROWEST)
+    size = (cell * len(columns) + 2.2, (height + 0.35) * len(rows) + 1.2)
+    layout = "compressed" if cell == width else "constrained"  # columns keep room for the names of narrow panels
+    figure, axes = plot.subplots(len(rows), len(columns), figsize=size, squeeze=False, layout=layout)
     for (row, column), ax in np.ndenumerate(axes):
         panel = panels.get((row, column))
         if panel is None:
             ax.set_axis_off()
             continue
         draw_picture(ax, view, panel)
+        first = all((row, before) not in panels for before in range(column))
         last = all((below, column) not in panels for below in range(row + 1, len(rows)))
-        ax.tick_params(labelsize=7, labelleft=column == 0, labelbottom=last)
+        ax.tick_params(labelsize=7, labelleft=first, labelbottom=last)
         ax.ticklabel_format(scilimits=(-3, 4))  # powers of ten once, at the end of the axis
         ax.locator_params(axis="x", nbins=3 if width < 1.6 else 5)
-    _name_rows_and_columns(axes, panels, rows, columns, view, (width, height))
-    for scale in dict.fromkeys(panel.scale for panel in panels.values()):
-        shown = [panel.picture for panel in panels.values() if panel.scale == scale]
+    _name_rows_and_columns(axes, panels, rows, columns, view, (cell, height))
+    for block, scale in _blocks(panels, len(rows)):
+        shown = [panel.picture for (row, _), panel in panels.items() if row in block and panel.scale == scale]
         colours = plot.cm.ScalarMappable(norm=plot.Normalize(scale.low, scale.high), cmap=scale.colours)
-        beyond = _beyond(scale, shown, view.active)
-        bar = figure.colorbar(colours, ax=list(axes.flat), extend=beyond, extendfrac=0.03, shrink=0.7, aspect=30, pad=0.02)
-        bar.set_label(scale.label)
-        bar.ax.tick_params(labelsize=8)
+        beyond, high = _beyond(scale, shown, view.active), height * len(block)
+        bar = figure.colorbar(
+            colours,
+            ax=list(axes[block].flat),
+            extend=beyond,
+            extendfrac=0.03,
+            shrink=min(0.95, 5 / high),
+            aspect=7 * high,
+            pad=0.02,
+        )
+        bar.set_label(fill(scale.label, max(12, int(11 * high))), fontsize=8)
+        bar.ax.tick_params(labelsize=7)
+        bar.locator = plot.MaxNLocator(nbins=5 if high < 3 else 8)
+        bar.update_ticks()
     figure.suptitle(fill(title, max(40, int(size[0] * 9))), fontsize=11)
     return figure
+
+
+def _blocks(panels: Mapping[tuple[int, int], Panel], rows: int) -> list[tuple[list[int], Scale]]:
+    """Return rows that follow each other and have the same scales, with each of these."""
+    blocks: list[tuple[list[int], list[Scale]]] = []
+    for number in range(rows):
+        scales = list(dict.fromkeys(panel.scale for (row, _), panel in panels.items() if row == number))
+        if blocks and blocks[-1][1] == scales:
+            blocks[-1][0].append(number)
+        else:
+            blocks.append(([number], scales))
+    return [(block, scale) for block, scales in blocks for scale in scales]
 
 
 def _panel_size(view: View, rows: int, columns: int) -> tuple[float, float]:
@@ -180,11 +205,8 @@ def _name_rows_and_columns(
         above.set_title("\n".join(filter(None, (fill(plain(name), width), above.get_title()))), fontsize=9)
         axes[places[-1], column].set_xlabel(view.across.label, fontsize=8)
     for row, name in enumerate(rows):
-        if (row, 0) in panels:
-            axes[row, 0].set_ylabel(f"{fill(plain(name), height)}\n{up}".strip(), fontsize=8)
-        else:  # in the empty place before the first panel
-            words = fill(plain(name), width)
-            axes[row, 0].text(0.5, 0.5, words, transform=axes[row, 0].transAxes, ha="center", va="center", fontsize=9)
+        (first, *_) = [column for column in range(len(columns)) if (row, column) in panels]
+        axes[row, first].set_ylabel(f"{fill(plain(name), height)}\n{up}".strip(), fontsize=8)
 
 
 def draw_picture(ax: Any, view: View, panel: Panel) -> None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from deepzero_sim.cli.reports.animation import choose
 from deepzero_sim.cli.reports.layouts import layout_of_recording, plain
 from deepzero_sim.datasets.recording import Recording
+from deepzero_sim.datasets.units import shown_unit, with_amount
 
 #: Bytes that are read for the numbers of a summary; of larger files, frames are chosen evenly.
 MOST_BYTES = 256 * 2**20
@@ -132,7 +133,7 @@ def rows(recording: Recording) -> list[list[str]]:
 def channel_rows(recording: Recording, numbers: Numbers) -> list[list[str]]:
     """Return the table of channels: a head, then a row a channel with its unit, its range, and values that are missing."""
     body = [
-        [name, unit or "-", *map(_number, numbers.overall(c)), f"{int(numbers.missing[:, c].sum()):,}"]
+        [name, shown_unit(unit) or "-", *map(_number, numbers.overall(c)), f"{int(numbers.missing[:, c].sum()):,}"]
         for c, (name, unit) in enumerate(zip(recording.channels, recording.channel_units, strict=True))
     ]
     return [["channel", "unit", "least", "largest", "mean", "std", "missing"], *body]
@@ -146,12 +147,12 @@ def _span(values: NDArray[np.float64] | None, unit: str) -> str:
     """Write where times or positions begin and end, and how far apart they lie."""
     if values is None:
         return "unknown"
-    after = "" if unit in ("", "1") else f" {unit}"
     if len(values) < 2:
-        return f"{values[0]:.6g}{after}"
+        return with_amount(f"{values[0]:.6g}", unit)
     steps = np.diff(values)
     even = bool(np.allclose(steps, steps.mean(), rtol=1e-3, atol=0))
-    return f"{values[0]:.6g} to {values[-1]:.6g}{after}, {f'{steps.mean():.6g} apart' if even else 'unevenly spaced'}"
+    span = with_amount(f"{values[0]:.6g} to {values[-1]:.6g}", unit)
+    return f"{span}, {f'{steps.mean():.6g} apart' if even else 'unevenly spaced'}"
 
 
 def _axis(recording: Recording, place: int) -> str:
@@ -164,10 +165,9 @@ def _parameters(recording: Recording) -> list[tuple[str, str]]:
     found = []
     for k, (name, unit) in enumerate(zip(recording.parameters, recording.parameter_units, strict=True)):
         values = np.unique(recording.params[:, k])
-        after = "" if unit in ("", "1") else f" {unit}"
         some = ", ".join(f"{value:.4g}" for value in values[:6])
         more = f" ... {values[-1]:.4g} ({len(values)} values)" if len(values) > 6 else ""
-        found.append((name, f"{some}{more}{after}"))
+        found.append((name, with_amount(f"{some}{more}", unit)))
     return found
 
 

@@ -22,7 +22,7 @@ from deepzero_sim.common.documents import markdown_table, write_yaml
 from deepzero_sim.common.files import write_text
 from deepzero_sim.errors import MissingExtraError, RunError
 from deepzero_sim.training.ratios_file import RatiosRecord
-from deepzero_sim.training.runs.learning import Learning, read_learning
+from deepzero_sim.training.runs.learning import Learning, read_history
 
 if TYPE_CHECKING:
     from deepzero_sim.training.runs.comparison import Comparison, MethodResult
@@ -44,13 +44,14 @@ def publish(folder: Path, title: str, comparison: Comparison, settings: Mapping[
     Raises:
         MissingExtraError: Matplotlib is not installed; results and page are written all the same, without figures.
     """
-    learning, damaged = _read_learning(comparison)
+    histories, damaged = _read_histories(comparison)
+    learning = {name: list(history.values())[-1] for name, history in histories.items()}
     found = results(comparison, settings, learning)
     found["warnings"] += damaged
     write_text(folder / RESULTS, json.dumps(found, indent=2) + "\n")
     page = _Page(title, comparison, settings, learning, found["warnings"])
     try:
-        figures = _draw(folder, comparison)
+        figures = _draw(folder, comparison, histories)
     except MissingExtraError as error:
         _write_page(folder, page.text([Figure("", str(error))]))
         raise
@@ -63,21 +64,22 @@ def _write_page(folder: Path, text: str) -> None:
     write_html(folder, PAGE)
 
 
-def _read_learning(comparison: Comparison) -> tuple[dict[str, Learning], list[str]]:
-    """Read the learning curves of the runs, and a sentence for each whose files are damaged."""
-    learning, damaged = dict[str, Learning](), list[str]()
+def _read_histories(comparison: Comparison) -> tuple[dict[str, dict[str, Learning]], list[str]]:
+    """Read the learning curves of the runs and what they started from, and a sentence for each whose files are damaged."""
+    histories, damaged = dict[str, dict[str, Learning]](), list[str]()
     for name, path in comparison.runs.items():
         try:
-            learning[name] = read_learning(path)
+            histories[name] = read_history(path)
         except RunError as error:
             damaged.append(f"the learning curve of {name} is left out: {error}")
-    return learning, damaged
+    return histories, damaged
 
 
-def _draw(folder: Path, comparison: Comparison) -> list[Figure]:
+def _draw(folder: Path, comparison: Comparison, histories: Mapping[str, Mapping[str, Learning]]) -> list[Figure]:
     """Draw all figures, those that say most first."""
-    modules = (curves, fields, error_maps, spectra, learning_curves)
+    modules = (curves, fields, error_maps, spectra)
     figures = [figure for module in modules for figure in module.draw(folder, comparison)]
+    figures += learning_curves.draw(folder, histories)
     curves.draw_ratios(folder, ratios_of(comparison.methods))
     return figures
 
@@ -88,7 +90,10 @@ _RELATIVE = (
 )
 
 #: Explanation of the table of pairs.
-_TEST = "A negative difference is an improvement. The last column is that of an exact two-sided sign test, ties left out."
+_TEST = (
+    "Errors over {horizon}. A negative difference is an improvement; its spread is the standard deviation over the "
+    "simulations. The last column is that of an exact two-sided sign test, ties left out."
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,10 +134,10 @@ class _Page:
         return "\n\n".join(parts) + "\n"
 
     def _what_is_measured(self) -> str:
-        simulations, steps = self.comparison.references.shape[:2]
+        simulations = len(self.comparison.references)
         measured = _RELATIVE if self.comparison.measure.is_relative else "Mean absolute error of the state"
         return (
-            f"{measured} over {steps} steps of {simulations} simulations.\n"
+            f"{measured} over {self.comparison.horizon} of {simulations} simulation{'s' if simulations > 1 else ''}.\n"
             "Solver steps and seconds are those of training, the run each method started from included; SRC is the solver "
             "alone."
         )
@@ -141,15 +146,21 @@ class _Page:
         """Yield errors by channel and by simulation, pairs, times of steps, and learning curves."""
         comparison, count = self.comparison, len(self.comparison.references)
         left = count - tables.MOST_SIMULATIONS
-        yield from _section("Channels", _table(tables.channel_rows(comparison)))
+        channels = _table(tables.channel_rows(comparison))
+        yield from _section(
+            "Channels", *([channels, f"Means over {comparison.horizon} of all simulations."] if channels else [])
+        )
         yield from _section(
             "Simulations",
-            f"The {comparison.measure.label} of each simulation, numbered from 0 as in the data.",
+            f"The {comparison.measure.label} of each simulation over {comparison.horizon}, numbered from 0 as in the file.",
             _table(tables.simulation_rows(comparison)),
             f"The other {left} simulations are in `{RESULTS}`." if left > 0 else "",
         )
         pairs = _table(tables.paired_rows(comparison))
-        yield from _section("Simulation by simulation", *([pairs, _TEST, few_simulations(count)] if pairs else []))
+        yield from _section(
+            "Simulation by simulation",
+            *([pairs, _TEST.format(horizon=comparison.horizon), few_simulations(count)] if pairs else []),
+        )
         yield from _section("Speed", _table(tables.speed_rows(comparison)), *speed_sentences(comparison))
         yield from _section("Learning", _table(tables.learning_rows(self.learning)))
 

@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deepzero_sim.cli.reports.figures import Figure, pyplot, save, styles
-from deepzero_sim.cli.reports.layouts import Layout, layout_of_spec, plain
+from deepzero_sim.cli.reports.figures import Figure, name_below, pyplot, save, styles
+from deepzero_sim.cli.reports.layouts import Layout, layout_of_comparison, plain
+from deepzero_sim.datasets.units import shown_unit
 
 if TYPE_CHECKING:
     from deepzero_sim.training.runs.comparison import Comparison
@@ -101,7 +101,7 @@ def draw(folder: Path, comparison: Comparison) -> list[Figure]:
         folder: Folder of the figure.
         comparison: Results.
     """
-    layout = layout_of_spec(comparison.spec)
+    layout = layout_of_comparison(comparison)
     reason = _why_not(layout)
     if reason:
         return [Figure("", f"No spectra are drawn: {reason}.")]
@@ -109,20 +109,21 @@ def draw(folder: Path, comparison: Comparison) -> list[Figure]:
     channels = list(range(min(len(layout.channels), MOST_CHANNELS)))
     columns = min(3, len(channels))
     rows = -(-len(channels) // columns)
-    figure, axes = plot.subplots(rows, columns, figsize=(4.6 * columns + 2.4, 3.6 * rows), squeeze=False, layout="constrained")
+    figure, axes = plot.subplots(
+        rows, columns, figsize=(max(6.5, 4.2 * columns), 3.6 * rows + 0.8), squeeze=False, layout="constrained"
+    )
     for ax in axes.flat[len(channels) :]:
         ax.set_axis_off()
     words = [_draw_channel(ax, layout, channel, comparison) for ax, channel in zip(axes.flat, channels, strict=False)]
     handles: dict[str, Any] = {}
     for ax in axes.flat[: len(channels)]:
         handles |= {label: line for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), [fill(label, 28) for label in handles], loc="outside right center", fontsize=9)
-    simulations, steps = _states(comparison)
-    figure.suptitle(f"power spectra, mean of {len(simulations)} simulations at steps {steps[0] + 1} to {steps[-1] + 1}")
+    name_below(figure, handles)
+    figure.suptitle(f"power spectra, {_which(comparison)}", fontsize=11)
     save(plot, folder / "spectra.png", figure)
     left = len(layout.channels) - len(channels)
     left_out = f"; {left} of {len(layout.channels)} channels are not drawn" if left else ""
-    return [Figure("spectra.png", f"Power spectra at the last steps ({'; '.join(dict.fromkeys(words))}{left_out})")]
+    return [Figure("spectra.png", f"Power spectra, {_which(comparison)} ({'; '.join(dict.fromkeys(words))}{left_out})")]
 
 
 def _why_not(layout: Layout) -> str:
@@ -145,6 +146,17 @@ def _states(comparison: Comparison) -> tuple[list[int], list[int]]:
     count = min(MOST_STEPS, max(1, steps // 4))
     chosen = np.unique(np.linspace(0, simulations - 1, min(simulations, MOST_SIMULATIONS), dtype=int))
     return chosen.tolist(), list(range(steps - count, steps))
+
+
+def _which(comparison: Comparison) -> str:
+    """Say which states spectra are averaged over, with the times of the first and the last one."""
+    simulations, steps = _states(comparison)
+    last = layout_of_comparison(comparison).time(comparison.time(steps[-1] + 1))
+    which = (
+        f"mean of {len(simulations)} of {len(comparison.references)} simulations" if len(simulations) > 1 else "one simulation"
+    )
+    when = f"steps {steps[0] + 1} to {steps[-1] + 1} (to {last})" if len(steps) > 1 else f"step {steps[-1] + 1} ({last})"
+    return f"{which}, {when}"
 
 
 def _draw_channel(ax: Any, layout: Layout, channel: int, comparison: Comparison) -> str:
@@ -174,9 +186,9 @@ def _draw_channel(ax: Any, layout: Layout, channel: int, comparison: Comparison)
     ax.plot(true.wavenumbers[shown], true.power[shown], color="grey", linestyle="--", linewidth=2.5, label="reference")
     _scale_axes(ax, true.power[shown])
     known = any(layout.axis(channel, a).known for a in range(mask.ndim))
-    unit = layout.units[channel]
+    unit = shown_unit(layout.units[channel])
     ax.set(xlabel="wavenumber |k|" if known else "wavenumber |k| (1/points)", title=layout.label(channel))
-    ax.set_ylabel("power in a band" if unit in ("", "1") else f"power in a band ({plain(unit)})²")
+    ax.set_ylabel(f"power in a band ({plain(unit)})²" if unit else "power in a band")
     return _handling(layout, windowed, bool(mask[box].all()))
 
 

@@ -97,11 +97,13 @@ def simulation_rows(comparison: Comparison) -> Table:
 
 def paired_rows(comparison: Comparison) -> Table:
     """Return the differences to the solver alone, to NON and to what methods started from, simulation by simulation."""
-    table: Table = [("method", "against", f"mean difference of {comparison.measure.head}", "better in", "p of a sign test")]
+    difference = f"mean difference of {comparison.measure.head}"
+    table: Table = [("method", "against", difference, "its spread", "better in", "p of a sign test")]
     for name, found_by_other in pairings(comparison).items():
         for other, found in found_by_other.items():
             difference = "-" if math.isnan(found.difference) else f"{found.difference:+.3g}"
-            table.append((name, other, difference, f"{found.better} of {found.simulations}", f"{found.p:.2g}"))
+            spread = "-" if math.isnan(found.spread) else f"{found.spread:.3g}"
+            table.append((name, other, difference, spread, f"{found.better} of {found.simulations}", f"{found.p:.2g}"))
     return table
 
 
@@ -152,11 +154,17 @@ def _who(name: str) -> str:
 def learning_rows(learning: Mapping[str, Learning]) -> Table:
     """Return what each training began and ended with: losses over its first and last tenth, and its best validation."""
     head = ("method", "updates", "loss at the beginning", "loss at the end", "least error in validation", "at update")
-    return [head, *(_learning_row(name, curves) for name, curves in learning.items() if curves.loss)]
+    more = ("of the solver alone", "steps of these rollouts")
+    rows_of = {name: _learning_row(name, curves) for name, curves in learning.items() if curves.loss}
+    known = any(learning[name].source is not None or learning[name].length for name in rows_of)
+    return [(*head, *more) if known else head, *(row if known else row[: len(head)] for row in rows_of.values())]
 
 
 def _learning_row(name: str, curves: Learning) -> tuple[str, ...]:
     losses, tenth = [loss for _, loss in curves.loss], max(1, len(curves.loss) // 10)
     update, error = min(curves.validation, key=lambda point: point[1], default=(None, math.nan))
     ends = (f"{statistics.median(part):.2e}" for part in (losses[:tenth], losses[-tenth:]))
-    return (name, f"{curves.loss[-1][0]:,}", *ends, write_error(error), "-" if update is None else f"{update:,}")
+    source = write_error(math.nan if curves.source is None else curves.source)
+    length = f"{curves.length:,}" if curves.length else "-"
+    at = "-" if update is None else f"{update:,}"
+    return (name, f"{curves.loss[-1][0]:,}", *ends, write_error(error), at, source, length)

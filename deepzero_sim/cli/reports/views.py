@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepzero_sim.cli.reports.layouts import Axis, Layout, plain
+from deepzero_sim.cli.reports.layouts import Axis, Layout, amount, plain
 from deepzero_sim.common.types import Array
+from deepzero_sim.datasets.units import shown_unit
 
 #: Picture of a state in float64: `(across,)` or `(up, across)`, the first row lowest.
 Picture = NDArray[np.float64]
@@ -67,9 +68,29 @@ class View:
         return self.up is None
 
     @property
+    def is_point(self) -> bool:
+        """True of a single point, whose values are drawn over time."""
+        return self.up is None and len(self.across.positions) == 1
+
+    def over_time(self, times: NDArray[np.float64], label: str) -> View:
+        """Return the view of a single point's values over time, as lines.
+
+        Args:
+            times: Times of the values.
+            label: Name of the axis of times, with its unit.
+        """
+        active = np.full(len(times), bool(self.active.all()))
+        return replace(self, across=Axis(name=label, unit="", positions=times, known=True), active=active)
+
+    @property
     def is_unordered(self) -> bool:
         """True of points that no line should join."""
         return self.up is None and not self.across.known and self.across.name.lower() in _UNORDERED
+
+    @property
+    def has_space_time(self) -> bool:
+        """True of lines that have a picture of space and time."""
+        return self.is_line and not self.is_point and not self.is_unordered
 
     @property
     def points_down(self) -> bool:
@@ -125,15 +146,18 @@ def file_word(name: str) -> str:
 
 
 def _planes(layout: Layout, channel: int) -> list[View]:
-    """Return the views of a channel: one in 1-D and 2-D, one for each axis that planes are normal to in 3-D."""
-    dimensions = len(layout.axes)
-    name = file_word(layout.channels[channel])
-    if dimensions <= 2:
-        return [_view(layout, channel, list(range(dimensions)), name)]
-    if dimensions > 3:
-        return [_view(layout, channel, [dimensions - 2, dimensions - 1], name)]
-    normals = sorted(range(3), key=lambda axis: (-_rank(layout.axes[axis]), axis))
-    views_of_planes = [(normal, [axis for axis in range(3) if axis != normal]) for normal in normals]
+    """Return the views of a channel: one in 1-D and 2-D, one for each axis that planes are normal to in 3-D.
+
+    Axes of a single point do not count: states with no other axes are lines, or single points.
+    """
+    mask, name = layout.mask[channel], file_word(layout.channels[channel])
+    long = [axis for axis in range(mask.ndim) if len(range(*_bounds(mask, axis).indices(mask.shape[axis]))) > 1]
+    if len(long) <= 2:
+        return [_view(layout, channel, long or [mask.ndim - 1], name)]
+    if len(long) > 3:
+        return [_view(layout, channel, long[-2:], name)]
+    normals = sorted(long, key=lambda axis: (-_rank(layout.axes[axis]), axis))
+    views_of_planes = [(normal, [axis for axis in long if axis != normal]) for normal in normals]
     return [
         _view(layout, channel, axes, name if i == 0 else f"{name}_{file_word(layout.axes[normal])}")
         for i, (normal, axes) in enumerate(views_of_planes)
@@ -144,7 +168,7 @@ def _view(layout: Layout, channel: int, axes: list[int], key: str) -> View:
     """Return the view of a channel along one or two axes, through the middle of all others."""
     mask = layout.mask[channel]
     bounds = [_bounds(mask, axis) for axis in range(mask.ndim)]  # padding of staggered channels is no part of the picture
-    middles = {a: (bounds[a].start + bounds[a].stop) // 2 for a in range(mask.ndim) if a not in axes}
+    middles = _middles(mask, [axis for axis in range(mask.ndim) if axis not in axes])
     across, up = _orient(layout.axes, axes)
     ordered = [across] if up is None else [up, across]
     every = [layout.axis(channel, a) for a in range(mask.ndim)]
@@ -161,10 +185,11 @@ def _view(layout: Layout, channel: int, axes: list[int], key: str) -> View:
     def ascending(axis: int) -> Axis:
         return replace(cut[axis], positions=np.sort(cut[axis].positions))
 
+    places = [_place(every[a], place) for a, place in middles.items() if every[a].known or len(every[a].positions) > 1]
     return View(
         key=key,
         label=layout.label(channel),
-        plane=", ".join(_place(every[a], place) for a, place in middles.items()),
+        plane=", ".join(places),
         across=ascending(across),
         up=None if up is None else ascending(up),
         active=take(mask).astype(bool),
@@ -173,16 +198,34 @@ def _view(layout: Layout, channel: int, axes: list[int], key: str) -> View:
 
 
 def _bounds(mask: NDArray[np.bool_], axis: int) -> slice:
-    """Return the part of an axis that holds values."""
-    held = np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis)))
+    """Return the part of an axis from the first to the last place that holds a value anywhere."""
+    held = np.flatnonzero(_count_along(mask, axis))
     return slice(int(held[0]), int(held[-1]) + 1) if held.size else slice(0, mask.shape[axis])
+
+
+def _count_along(mask: NDArray[np.bool_], axis: int) -> NDArray[np.int64]:
+    """Count the points with a value at each place along an axis."""
+    return np.asarray(mask.sum(axis=tuple(a for a in range(mask.ndim) if a != axis)))
+
+
+def _middles(mask: NDArray[np.bool_], axes: Sequence[int]) -> dict[int, int]:
+    """Return where planes cut some axes: nearest to the middle, of the places with half as many values as any has."""
+    middles = {}
+    for axis in axes:
+        counts, bounds = _count_along(mask, axis), _bounds(mask, axis)
+        middle = (bounds.start + bounds.stop) // 2
+        places = np.flatnonzero(2 * counts >= counts.max())
+        place = middles[axis] = int(places[np.abs(places - middle).argmin()])
+        mask = np.where(
+            np.arange(mask.shape[axis]).reshape([-1 if a == axis else 1 for a in range(mask.ndim)]) == place, mask, False
+        )
+    return middles
 
 
 def _place(axis: Axis, index: int) -> str:
     """Write where along an axis a plane lies."""
-    unit = "" if axis.unit in ("", "1") else f" {axis.unit}"
     name = plain(axis.name)
-    return f"{name} = {axis.positions[index]:.4g}{unit}" if axis.known else f"{name} = point {index}"
+    return f"{name} = {amount(f'{axis.positions[index]:.4g}', axis.unit)}" if axis.known else f"{name} = point {index}"
 
 
 def _rank(name: str) -> float:
@@ -204,7 +247,7 @@ def _vorticity(layout: Layout) -> View:
     up, across = (replace(axis, positions=axis.positions[1:-1]) for axis in (y, x))
     return View(
         key="vorticity",
-        label="vorticity (1/time)",
+        label=f"vorticity (1/{plain(shown_unit(layout.time_unit)) or 'time'})",
         plane="",
         across=across,
         up=up,

@@ -91,12 +91,15 @@ def runs_started_from(path: Path) -> list[Path]:
     started = []
     for config in sorted(path.parent.glob(f"*/{CONFIG}")):
         folder = config.parent
-        with suppress(RunError):  # somebody else's, or damaged: reported when it is used
-            start = read_settings(folder).get("start")
-            if isinstance(start, str) and _last(folder, start) == path.resolve():
-                started.append(folder)
+        if start_of(folder) == path.resolve():
+            started.append(folder)
     return started
 
 
-def _last(folder: Path, start: str) -> Path:
-    return last_stage((origin_of(folder) or Path()) / start).resolve()
+def start_of(folder: Path) -> Path | None:
+    """Return the folder of the run that a run started from, its last stage; None if there is none, or nobody can tell."""
+    with suppress(RunError, OSError):  # somebody else's, or damaged: reported when it is used
+        start = read_settings(folder).get("start")
+        found = last_stage((origin_of(folder) or Path()) / start).resolve() if isinstance(start, str) else None
+        return found if found is not None and (found / CONFIG).exists() else None
+    return None

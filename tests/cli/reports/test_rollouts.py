@@ -182,7 +182,7 @@ def test_a_report_has_numbers_a_page_and_figures(tmp_path: Path, kind: str) -> N
         page.startswith("# A title\n")
         and "| NON |" in page
         and "path: a/b" in page
-        and "over 10 steps of 3 simulations" in page
+        and f"over 10 steps to t = {10 * spec.dt:g} of 3 simulations" in page
     )
     for name in FIGURES:
         assert f"({name})" in page

@@ -40,9 +40,9 @@ def test_the_answer_says_what_error_is_left_and_how_fast_it_is() -> None:
     assert best_method(comparison) == "SolverLayer"
     assert answer(comparison) == (
         "SolverLayer leaves 15 % of the error of the solver alone (mean absolute error 0.0600 m/s against 0.4000 m/s over 4 "
-        "steps to t = 0.4, better in 5 of 5 simulations). Corrected: 3.80 ms a step, coarse 1.20, fine 45.6: 12 times as fast as the reference at 15 % "
-        "of the coarse solver's error. Against NON it has 60 % of the error (mean absolute error 0.0600 m/s against 0.1000 "
-        "m/s over 4 steps to t = 0.4, better in 5 of 5 simulations)."
+        "steps to t = 0.4, better in 5 of 5 simulations). Corrected: 3.80 ms a step, coarse 1.20, fine 45.6: 12 times as fast as "
+        "the reference at 15 % of the coarse solver's error. Against NON it has 60 % of the error (mean absolute error 0.0600 m/s "
+        "against 0.1000 m/s over 4 steps to t = 0.4, better in 5 of 5 simulations)."
     )
 
 
@@ -142,8 +142,8 @@ def test_a_corrected_step_that_was_timed_below_the_coarse_one_is_noise() -> None
     known = {"SRC": [StepTime(1, 7, 0.076, (0.05, 0.09))], "NON": [StepTime(1, 7, 0.055, (0.05, 0.08))]}
     said = answer(replace(errors_of(SRC=0.4, NON=0.1), speed=Speed(known)))
     assert said.endswith(
-        "Corrected: 55.0 ms a step, coarse 76.0 (what the correction costs is within the noise of the timing: half of the calls "
-        "take corrected 50.0 to 80.0, coarse 50.0 to 90.0 ms); the reference was not timed."
+        "Corrected: 55.0 ms a step, coarse 76.0 (what the correction costs is within the noise of the timing: half of the "
+        "calls take corrected 50.0 to 80.0, coarse 50.0 to 90.0 ms); the reference was not timed."
     )
     known = {"SRC": [StepTime(1, 1, 0.076)], "NON": [StepTime(1, 1, 0.055)]}
     assert "timed one after the other, in rollouts" in answer(replace(errors_of(SRC=0.4, NON=0.1), speed=Speed(known)))
@@ -209,8 +209,8 @@ def test_how_steps_were_timed_is_said() -> None:
     assert speed_sentences(comparison) == []
     timed = Speed({"SRC": [StepTime(1, 5, 0.1)]}, {"solver": 1234}, "the data do not say which solver they were made with.")
     assert speed_sentences(replace(comparison, speed=timed)) == [
-        "Medians of 5 calls or more, in turns, on one thread, with the quartiles in brackets; these 1,234 steps are not counted "
-        "as training.",
+        "Medians of 5 calls or more, in turns, on one thread, with the quartiles in brackets; these 1,234 steps are not "
+        "counted as training.",
         "The reference was not timed: the data do not say which solver they were made with.",
     ]
     slow: dict[str, Any] = {"times": {"SRC": [StepTime(5, 40, 30.0)]}, "solver_steps": {}}

@@ -89,7 +89,7 @@ def test_methods_lose_the_states_that_are_not_finite_and_the_figure_says_so(
     assert "Hann window along x, whose ends do not meet" in figure.caption
     words = [" ".join(word.split()) for word in words_of(kept["spectra.png"])]
     assert {"SRC", "NON (4 of 6 states are finite)", "ZO-SOL (0 of 6 states are finite)", "reference"} <= set(words)
-    assert "power spectra, mean of 3 simulations at steps 7 to 8" in words
+    assert "power spectra, mean of 3 of 3 simulations, steps 7 to 8 (to t = 8)" in words
     (ax,) = kept["spectra.png"].axes
     lines = {line.get_label().partition(" ")[0]: line.get_ydata() for line in ax.get_lines()}
     assert np.array_equal(lines["SRC"], lines["reference"]) and np.isnan(lines["ZO-SOL"]).all()

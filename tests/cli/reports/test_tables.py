@@ -99,21 +99,21 @@ def test_methods_are_paired_with_the_solver_and_with_non() -> None:
     comparison = water()
     assert [row[:2] for row in paired_rows(comparison)] == [("method", "against"), ("NON", "SRC")]
     (row,) = paired_rows(comparison)[1:]
-    assert row[3:] == ("2 of 3", "1") and float(row[2]) > 0  # better in most, and worse on average
+    assert row[4:] == ("2 of 3", "1") and float(row[2]) > 0 < float(row[3])  # better in most, and worse on average
     better = replace(comparison, methods={**comparison.methods, "ZO-SOL": comparison.methods["SRC"]})
     start = Start("DETACHED", comparison.methods["NON"].evaluation)
     table = paired_rows(replace(better, starts={"ZO-SOL": start}))
     assert [row[:2] for row in table[2:]] == [("ZO-SOL", "SRC"), ("ZO-SOL", "NON"), ("ZO-SOL", "DETACHED")]
-    assert table[2][2:] == ("+0", "0 of 3", "1") and table[3][2:] == table[4][2:]
+    assert table[2][2:] == ("+0", "0", "0 of 3", "1") and table[3][2:] == table[4][2:]
 
 
 def test_a_rollout_that_diverged_has_no_difference() -> None:
     comparison = water()
     comparison.methods["NON"].evaluation.channel_errors[0] = torch.inf
     comparison.methods["NON"].evaluation.errors[0] = torch.inf
-    assert paired_rows(comparison)[1][2:4] == ("+inf", "2 of 3")
+    assert paired_rows(comparison)[1][2:5] == ("+inf", "-", "2 of 3")
     comparison.methods["SRC"].evaluation.channel_errors[1] = torch.inf
-    assert paired_rows(comparison)[1][2:4] == ("-", "2 of 3")
+    assert paired_rows(comparison)[1][2:5] == ("-", "-", "2 of 3")
     assert rows(comparison)[1][1] == "inf" and rows(comparison)[2][3] == "-"
 
 
@@ -140,6 +140,9 @@ def test_learning_begins_and_ends_with_a_tenth_of_its_losses() -> None:
     table = learning_rows({"NON": Learning(losses, [(0, 0.5), (50, 0.1), (100, 0.2)]), "SRC": Learning([], [])})
     assert table[1:] == [("NON", "100", "1.00e+00", "1.00e-02", "0.1000", "50")]
     assert learning_rows({"NON": Learning(losses, [])})[1][-2:] == ("-", "-")
+    table = learning_rows({"NON": Learning(losses, [(0, 0.5)], 0.4, 40), "SRC": Learning(losses, [])})
+    assert table[0][-2:] == ("of the solver alone", "steps of these rollouts")
+    assert table[1][-3:] == ("0", "0.4000", "40") and table[2][-2:] == ("-", "-")
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deepzero_sim.cli.reports.layouts import Layout, join_some, layout_of_recording, layout_of_spec, plain, with_unit
+from deepzero_sim.cli.reports.layouts import Layout, join_some, label_of, layout_of_recording, layout_of_spec, plain
 from deepzero_sim.cli.reports.views import MOST_CHANNELS, View, channel_views, file_word, views, vorticity
 from deepzero_sim.common.types import Array
 from deepzero_sim.datasets.recording import Recording
@@ -94,6 +94,50 @@ def test_padding_is_no_part_of_a_picture_but_holes_are() -> None:
     assert view.convert(np.ones((1, 4, 6))).shape == (4, 5)
 
 
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("shape", [(1, 9), (1, 5, 7), (2, 4, 1), (1, 1, 6, 5)])
+def test_no_place_with_a_value_is_cut_off(shape: tuple[int, ...], seed: int) -> None:
+    """Land may take all but a few points: a picture ends where whole rows are empty up to the edge, and shows all others."""
+    generator = np.random.default_rng(seed)
+    mask = generator.random(shape) < 0.2
+    mask[:, ..., generator.integers(shape[-1])] = True
+    state = np.arange(1.0, 1 + np.prod(shape)).reshape(shape)
+    of = layout(shape, axes=("z", "y", "x")[-len(shape[1:]) :], mask=mask)
+    for channel, view in enumerate(channel_views(of)):
+        shown = view.convert(state)
+        assert np.array_equal(np.sort(shown[view.active]), np.sort(state[channel][mask[channel]]))
+        assert shown.shape == view.active.shape
+
+
+def test_axes_of_one_point_do_not_count() -> None:
+    line = only(views(layout((1, 1, 8), axes=("y", "x"), spacing=(1.0, 0.5))))
+    assert line.is_line and line.across.name == "x" and line.convert(np.arange(8.0).reshape(1, 1, 8)).shape == (8,)
+    plane = only(views(layout((1, 1, 6, 8), axes=("lev", "lat", "lon"))))
+    assert plane.up is not None and (plane.up.name, plane.across.name, plane.plane) == ("lat", "lon", "")
+    planes = views(layout((1, 3, 1, 6, 8), axes=("a", "lev", "y", "x")))
+    assert [view.plane for view in planes] == ["y = point 3", "a = point 1", "x = point 4"] or len(planes) == 3
+    column = only(views(layout((1, 7, 1, 1), axes=("z", "y", "x"))))
+    assert column.is_line and column.across.name == "z"
+
+
+@pytest.mark.parametrize("shape", [(2, 1), (2, 1, 1), (2, 1, 1, 1)])
+def test_a_single_point_is_drawn_over_time(shape: tuple[int, ...]) -> None:
+    view = views(layout(shape))[1]
+    assert view.is_point and view.is_line and not view.has_space_time
+    assert view.convert(np.array([3.0, 4.0]).reshape(shape)).tolist() == [4.0]
+    over_time = view.over_time(np.array([0.0, 0.5, 1.0]), "time (h)")
+    assert over_time.across.label == "time (h)" and over_time.active.tolist() == [True] * 3 and not over_time.is_unordered
+
+
+def test_planes_go_through_places_that_hold_values() -> None:
+    """The middle of a basin's depth may hold a few points, where its upper half is full."""
+    mask = np.zeros((1, 9, 4, 5), dtype=bool)
+    mask[0, :3] = True
+    mask[0, 3:, 0, 0] = True
+    (plane, *_) = views(layout((1, 9, 4, 5), axes=("depth", "y", "x"), mask=mask))
+    assert plane.plane == "depth = point 2" and plane.active.all()
+
+
 def test_volumes_are_cut_through_the_middle_of_each_axis() -> None:
     state = np.arange(120.0).reshape(1, 4, 5, 6)
     found = views(layout((1, 4, 5, 6), axes=("z", "y", "x"), spacing=(0.5, 1.0, 1.0)))
@@ -167,5 +211,5 @@ def test_scenarios_are_named_as_far_as_there_is_room() -> None:
 
 def test_words_of_others_are_no_formulas() -> None:
     assert plain("$a$\nb") == plain(plain("$a$\nb")) == r"\$a\$ b"
-    assert with_unit("u", "m/s") == "u (m/s)" and with_unit("u", "1") == with_unit("u", "") == "u"
-    assert with_unit("x" * 90, "") == "x" * 37 + "..." and with_unit("two words " * 20, "").endswith("words two ...")
+    assert label_of("u", "m/s") == "u (m/s)" and label_of("u", "1") == label_of("u", "") == "u"
+    assert label_of("x" * 90, "") == "x" * 37 + "..." and label_of("two words " * 20, "").endswith("words two ...")
