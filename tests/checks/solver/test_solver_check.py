@@ -16,6 +16,9 @@ from broken import Sheared, Stepwise
 from problems import Burgers, LinearSolver, LogisticSolver, initial_states
 
 from deepzero_sim import SolverCheck, as_solver, check_solver
+from deepzero_sim.checks.solver.record import Record
+from deepzero_sim.checks.solver.solver_check import check_made_solver
+from deepzero_sim.checks.solver.subject import Training, subject_of
 from deepzero_sim.common.types import Array
 from deepzero_sim.errors import ConfigError, InvalidStateError, SolverCrashError
 from deepzero_sim.solver.contract import Solver
@@ -248,6 +251,41 @@ def test_a_slow_solver_ends_in_time_and_says_what_was_left_out() -> None:
     found = check_solver(as_solver(slow, spec), seconds=1.5)
     assert found.holds and found.seconds < 3 and "left out for time: it takes 64 steps" in found["largest batch"].words
     assert "left out for time" in found["stencil"].words and found.times
+    assert {"largest batch", "stencil", "step sizes"} <= set(found.out_of_time)
+
+
+def test_a_solver_that_takes_no_longer_for_many_states_is_asked_many_at_once() -> None:
+    def together(states: Array) -> Array:
+        time.sleep(0.04)
+        return states * 0.9
+
+    spec = SolverSpec(name="together", state_shape=(1, 16), dt=0.1, dtype="float64")
+    found = check_solver(as_solver(together, spec), seconds=5)  # 64 states one by one are half of that
+    assert found["largest batch"].outcome == "pass" and found["stencil"].outcome == "info" and found.step_sizes
+    assert found.gradients is not None and found.recommended_batch is not None and found.recommended_batch > 16
+    assert found.gradients.methods["ZO-SOL, CGE central"].seconds < 0.02 * found.gradients.methods["ZO-SOL, CGE central"].steps
+
+
+@pytest.mark.parametrize("count", [1, 6])
+def test_states_are_surveyed_no_longer_than_there_is_time(count: int) -> None:
+    def slow(states: Array) -> Array:
+        time.sleep(0.4 * len(states))
+        return states * 0.9
+
+    spec = SolverSpec(name="slow", state_shape=(1, 16), dt=0.1, dtype="float64")
+    found = check_solver(as_solver(slow, spec), initial_states(count), seconds=1.6)
+    assert found.holds and found.seconds < 1.2 * 1.6 + 0.4 and [entry.batch for entry in found.times] == [1]
+
+
+def test_what_it_takes_to_begin_counts_but_leaves_a_share() -> None:
+    record = Record(8.0, 1.0)
+    record.spend(3.0)
+    assert record.seconds_left == 5.0
+    record.spend(100.0)
+    assert record.seconds_left == 1.25
+    found = check_made_solver(lambda: subject_of(Burgers(), None, None, Training(None, 8, 2, 0)), 4.0, time.monotonic() - 60)
+    assert found.holds and found["deterministic"].outcome == "pass" and "worker process" in found.out_of_time
+    assert 60 < found.seconds < 63
 
 
 @pytest.mark.parametrize(
