@@ -70,7 +70,8 @@ def choose(data: Trajectories, count: int) -> list[int]:
 def _spread_evenly(length: int, count: int) -> list[int]:
     """Return so many different places of a list, evenly spread, without its ends where that is possible."""
     inside = np.unique(np.linspace(0, length - 1, count + 2)[1:-1].round().astype(int))
-    return (inside if len(inside) == count else np.linspace(0, length - 1, count).round().astype(int)).tolist()
+    places = inside if len(inside) == count else np.linspace(0, length - 1, count).round().astype(int)
+    return [int(place) for place in places]
 
 
 def divide(data: Trajectories, settings: TrainSettings, recorded: Mapping[str, Any]) -> Division:
@@ -174,7 +175,7 @@ def outside(trained: Trajectories, others: Trajectories, names: Sequence[str]) -
     found = dict.fromkeys(numbers[place] for place in np.flatnonzero(beyond.any(axis=1)))
     which = [
         f"{names[k]} {_values(others.params[beyond[:, k], k])}, trained on {low[k]:g} to {high[k]:g}"
-        for k in np.flatnonzero(beyond.any(axis=0))
+        for k in np.flatnonzero(beyond.any(axis=0)).tolist()
     ]
     verb = "lies" if len(found) == 1 else "lie"
     return f"{name_simulations(list(found))} {verb} outside what is trained on ({'; '.join(which)})"

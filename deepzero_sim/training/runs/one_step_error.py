@@ -153,7 +153,7 @@ def of_some_frames(solver: Solver, data: Trajectories, policy: FailurePolicy) ->
 def _compare(times: NDArray[np.intp], begins: Array, ends: Array, steps: Array, mask: NDArray[np.bool_]) -> OneStepError | None:
     """Compare states `(S, n, C, *N)` with those one step later, by the data and by the solver."""
     errors, changes = np.zeros(len(times)), np.zeros(len(times))
-    known = np.isfinite(steps).all(axis=tuple(range(2, steps.ndim)))  # (S, n)
+    known = np.asarray(np.isfinite(steps).all(axis=tuple(range(2, steps.ndim))))  # (S, n)
     varied = 0
     for channel, active in enumerate(mask):
         deviation = ends[:, :, channel, active].std(dtype=np.float64) if active.any() else 0.0
