@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,8 +22,6 @@ from deepzero_sim.solver.failure_policy import NOTHING, Account, FailurePolicy, 
 from deepzero_sim.solver.spec import SolverSpec
 from deepzero_sim.solver.stepping import step_with_policy
 
-_T = TypeVar("_T")
-
 #: Simulations of a batch where nobody says how many: few enough for every worker to have some, and for a kill to cost little.
 TOGETHER = 4
 
@@ -31,11 +29,13 @@ TOGETHER = 4
 MOST_NUMBERS = 2**16
 
 
-def batches(items: Sequence[_T], simulations: Simulations, reference: SolverSpec, source: SolverSpec) -> list[Sequence[_T]]:
+def batches(
+    members: Sequence[Member], simulations: Simulations, reference: SolverSpec, source: SolverSpec
+) -> list[Sequence[Member]]:
     """Part simulations into batches of nearly equal size, whose frames fit into memory together.
 
     Args:
-        items: Something of each simulation.
+        members: All simulations.
         simulations: Settings of all of them.
         reference: Spec of the reference solver.
         source: Spec of the source solver.
@@ -44,8 +44,8 @@ def batches(items: Sequence[_T], simulations: Simulations, reference: SolverSpec
     by_size = TOGETHER if simulations.batch_size is None else simulations.batch_size
     by_numbers = MOST_NUMBERS // math.prod(reference.state_shape) if simulations.batch_size is None else by_size
     largest = max(1, min(by_size, by_numbers, reference.max_batch or by_size, frames.IN_MEMORY // one))
-    count = math.ceil(len(items) / largest)
-    return [items[len(items) * i // count : len(items) * (i + 1) // count] for i in range(count)]
+    count = math.ceil(len(members) / largest)
+    return [members[len(members) * i // count : len(members) * (i + 1) // count] for i in range(count)]
 
 
 class _Attempt(NamedTuple):

@@ -93,8 +93,8 @@ def generate(
     parts.mkdir(parents=True, exist_ok=True)
     policy = FailurePolicy(on_failure)
     files = [parts / f"{member.number:04d}.h5" for member in members]
-    together = batches(list(zip(members, files, strict=True)), simulations, reference, source)
-    tasks = [Task(simulations, *zip(*batch, strict=True), policy) for batch in together]
+    together = batches(members, simulations, reference, source)
+    tasks = [Task(simulations, batch, [files[member.number] for member in batch], policy) for batch in together]
     _write_failures(failures_path(path), run_missing(tasks, executor, report, source).incidents)
     frames = load_if_small(PartFrames(files, simulations.frames, source))
     _publish(path, frames, members, settings, source, say)

@@ -201,9 +201,10 @@ def test_a_call_that_fails_though_each_state_alone_does_not_fails_for_all() -> N
 
 def test_batches_depend_on_settings_and_solvers_alone(folder: Path) -> None:
     spec = SolverSpec(name="a", state_shape=(1, 8), dt=1.0)
-    items, settings = list(range(10)), simulations(folder, batch_size=None)
+    items = [Member(number, (), None) for number in range(10)]
+    settings = simulations(folder, batch_size=None)
     parted = batches(items, settings, spec, spec)
-    assert [list(one) for one in parted] == [[0, 1, 2], [3, 4, 5], [6, 7, 8, 9]] and TOGETHER == 4
+    assert [[member.number for member in one] for one in parted] == [[0, 1, 2], [3, 4, 5], [6, 7, 8, 9]] and TOGETHER == 4
     assert len(batches(items, settings, replace(spec, max_batch=2), spec)) == 5
     large = replace(spec, state_shape=(1, MOST_NUMBERS // 2))
     assert (
