@@ -45,7 +45,7 @@ def restriction_of(name: str, reference: SolverSpec, source: SolverSpec) -> Rest
 
 
 def _by_function(name: str, source: SolverSpec) -> Restrict:
-    return lambda states: call_function(name, states, source)  # type: ignore[no-any-return]
+    return lambda states: call_function(name, states, source)
 
 
 def _by_name(name: str, reference: SolverSpec, source: SolverSpec) -> Restrict:
