@@ -19,7 +19,7 @@ from deepzero_sim.errors import ConfigError, DeepZeroError
 from deepzero_sim.execution.workers import explain_pickling_errors
 
 #: Seconds that a worker process may take to make the solver anew.
-WORKER_START = 5.0
+WORKER_START = 2.5
 
 #: Lines of the contract that several parts contribute to.
 PARAMETERS, EXTREMES = "parameters", "extreme states"
