@@ -16,6 +16,18 @@ from deepzero_sim.common.types import Array
 from deepzero_sim.datasets.frames import Frames, blocks
 
 
+class Moments(NamedTuple):
+    """Number, mean and variance of values."""
+
+    count: int
+    mean: float
+    variance: float
+
+
+#: Moments of no values.
+NO_VALUES = Moments(0, 0.0, 0.0)
+
+
 class Survey(NamedTuple):
     """Figures of all frames.
 
@@ -67,14 +79,14 @@ class Spread:
 
     def __init__(self, mask: NDArray[np.bool_]) -> None:
         self._mask = mask
-        self._moments = [(0, 0.0, 0.0)] * len(mask)
+        self._moments = [NO_VALUES] * len(mask)
 
     def add(self, states: Array) -> None:
         """Add a block of frames, `(s, t, C, *N)`."""
         for channel, active in enumerate(self._mask):
             values = states[:, :, channel] if active.all() else states[:, :, channel, active]
             if values.size:
-                self._moments[channel] = _combine(self._moments[channel], _moments(values))
+                self._moments[channel] = combine(self._moments[channel], moments_of(values))
 
     def deviations(self) -> NDArray[np.float64]:
         """Return the standard deviations, 0 of a channel without active points."""
@@ -85,17 +97,19 @@ class Spread:
         return np.array([mean for _, mean, _ in self._moments])
 
 
-def _moments(values: Array) -> tuple[int, float, float]:
-    """Compute the number, mean and variance of values, in float64."""
+def moments_of(values: Array) -> Moments:
+    """Compute the moments of values, at least one, in float64."""
     mean = float(values.mean(dtype=np.float64))
     centred = np.subtract(values, mean, dtype=np.float64)
-    return values.size, mean, float(np.square(centred, out=centred).mean())
+    return Moments(values.size, mean, float(np.square(centred, out=centred).mean()))
 
 
-def _combine(a: tuple[int, float, float], b: tuple[int, float, float]) -> tuple[int, float, float]:
-    """Combine numbers, means and variances of two samples."""
-    if not a[0]:
-        return b
-    count, shift = a[0] + b[0], b[1] - a[1]
-    share = b[0] / count
-    return count, a[1] + share * shift, (1 - share) * a[2] + share * b[2] + share * (1 - share) * shift**2
+def combine(a: Moments, b: Moments) -> Moments:
+    """Combine the moments of two samples, by the formula of Chan et al. (1979)."""
+    if not a.count or not b.count:
+        return b if b.count else a
+    count, shift = a.count + b.count, b.mean - a.mean
+    share = b.count / count
+    return Moments(
+        count, a.mean + share * shift, (1 - share) * a.variance + share * b.variance + share * (1 - share) * shift**2
+    )

@@ -9,13 +9,15 @@ from deepzero_sim.cli.compare import print_report
 from deepzero_sim.cli.console import console, print_table
 from deepzero_sim.cli.reports import animation, learning_curves, recording_figures, recordings, rollouts
 from deepzero_sim.cli.reports.figures import Figure, markdown
-from deepzero_sim.cli.reports.html import PAGE, write_html
+from deepzero_sim.cli.reports.html import PAGE, require_own_folder, write_html
 from deepzero_sim.cli.settings.show import ShowSettings
 from deepzero_sim.common.documents import markdown_table
 from deepzero_sim.common.files import write_text
 from deepzero_sim.common.settings import settings_to_dict
 from deepzero_sim.datasets.opening import open_trajectories, read_source
 from deepzero_sim.datasets.source import DataSource
+from deepzero_sim.errors import ConfigError
+from deepzero_sim.training.checkpoints import read_settings
 from deepzero_sim.training.runs.comparison import compare
 from deepzero_sim.training.runs.folders import last_stage
 from deepzero_sim.training.runs.trained_run import differences_accepted_by, run_settings, trained_loop
@@ -26,10 +28,22 @@ MOST_STEPS = 100
 
 def run(settings: ShowSettings) -> None:
     """Show data or a run: a summary here, and a page with pictures in a folder."""
+    _require_useful(settings)
+    require_own_folder(settings.folder, "--output")
     if settings.is_run:
         show_run(settings)
     else:
         show_data(settings)
+
+
+def _require_useful(settings: ShowSettings) -> None:
+    """Refuse settings that would have no effect: those of data given with a run, and the other way round."""
+    is_run = settings.is_run
+    given = ("format", "axes", "channels") if is_run else ("data", "steps")
+    (kind, other) = ("a run", "data") if is_run else ("data", "a run")
+    useless = [f"--{name}" for name in given if getattr(settings, name) not in (None, [])]
+    if useless and settings.path.exists():
+        raise ConfigError(f"{' and '.join(useless)} can be given with {other}, but {settings.path} is {kind}: leave it out.")
 
 
 def show_data(settings: ShowSettings) -> None:
@@ -53,7 +67,8 @@ def show_data(settings: ShowSettings) -> None:
 def show_run(settings: ShowSettings) -> None:
     """Show a run: its learning curve, and its rollouts with those of the solver alone."""
     if not settings.is_corrector:
-        figures = learning_curves.draw_runs(settings.folder, {settings.path.name: settings.path})
+        read_settings(last_stage(settings.path))
+        figures = learning_curves.draw_runs(settings.folder, {settings.path.resolve().name: settings.path})
         _write_page(settings.folder, str(settings.path), (), figures or [Figure("", "Nothing was logged yet.")])
         return
     run = last_stage(settings.path)

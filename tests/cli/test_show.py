@@ -94,7 +94,7 @@ def test_a_run_is_shown_with_its_learning_curve_and_rollouts(tmp_path: Path, cap
     assert set(json.loads((out / "results.json").read_text())["methods"]) == {"SRC", "NON"}
     page = (out / "report.md").read_text()
     assert page.startswith("# run: NON, on the data it was trained on\n") and "(animation.gif)" in page
-    assert len(embedded(out)) == page.count("![") and frames_of(out / "animation.gif") == 4
+    assert len(embedded(out)) == page.count("![") and frames_of(out / "animation.gif") == 5  # with the first frame
     assert {path: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()} == before
     assert "SRC" in words(capsys)
 
@@ -128,6 +128,121 @@ def test_what_cannot_be_shown_is_refused_and_nothing_is_written(
     error = capsys.readouterr().err
     assert re.search(sentence, error) and error.count("\n") == 1 and "Traceback" not in error
     assert not (tmp_path / "out").exists()
+
+
+def array(shape: tuple[int, ...], value: float | None = None) -> Any:
+    """A function that writes an array of noise, or of one value, and returns its path and the settings that it needs."""
+
+    def make(path: Path) -> list[str]:
+        noise = np.random.default_rng(0).normal(size=shape)
+        np.save(path / "data.npy", (noise if value is None else np.full(shape, value)).astype(np.float32))
+        axes = ["simulation", "time", "channel", *("a", "z", "y", "x")[-len(shape[3:]) :]]
+        return [str(path / "data.npy"), "--axes", f"[{', '.join(axes)}]"]
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (array((1, 1, 1, 6, 7)), {"fields.png"}),
+        (array((1, 1, 1, 1)), {"fields.png"}),
+        (array((2, 5, 1, 1, 1)), {"fields.png", "over_time.png"}),
+        (array((2, 9, 1, 1, 6)), {"fields.png", "over_time.png", "space_time.png", "animation.gif"}),
+        (array((1, 2, 1, 2, 4, 5, 6)), {"fields.png", "over_time.png", "animation.gif"}),
+        (array((500, 2, 1, 5)), {"fields.png", "over_time.png", "animation.gif"}),
+        (array((1, 2, 1, 6, 7), 0.0), {"fields.png", "over_time.png", "animation.gif"}),
+        (array((1, 2, 1, 6), 3.0), {"fields.png", "over_time.png", "animation.gif"}),
+        (array((1, 2, 1, 5, 5), np.inf), {"fields.png", "over_time.png", "animation.gif"}),
+        (array((1, 2, 1, 5), 3e38), {"fields.png", "over_time.png", "animation.gif"}),
+        (array((1, 1, 14, 4)), {"fields.png", *(f"fields_channel_{i}.png" for i in range(1, 12))}),
+    ],
+    ids=[
+        "a frame",
+        "a number",
+        "a point",
+        "a row",
+        "4-D",
+        "500 simulations",
+        "zero",
+        "one value",
+        "infinite",
+        "huge",
+        "14 channels",
+    ],
+)
+def test_whatever_data_there_are_have_a_picture(tmp_path: Path, make: Any, expected: set[str]) -> None:
+    assert main(["show", *make(tmp_path), "--output", str(tmp_path / "out")]) == 0
+    assert pictures(tmp_path / "out") == expected and len(embedded(tmp_path / "out")) == len(expected)
+
+
+def run_folder(path: Path, **files: str) -> list[str]:
+    """A run folder with these files, their names without the ending."""
+    endings = {"config": "yaml", "metrics": "jsonl", "checkpoint": "safetensors"}
+    (path / "run").mkdir()
+    for name, text in files.items():
+        (path / "run" / f"{name}.{endings[name]}").write_text(text)
+    return [str(path / "run")]
+
+
+def beside(name: str, text: str) -> Any:
+    """A function that writes data, and a file of somebody else where the page is to go."""
+
+    def make(path: Path) -> list[str]:
+        (path / "out" / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / "out" / name).write_text(text)
+        return array((1, 2, 1, 4))(path)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (array((1, 2, 1, 6, 7), np.nan), "holds nothing but missing values: check how it was made"),
+        (lambda path: run_folder(path, config="method: NON\n", checkpoint="abc"), "is no run of 'deepzero-sim train'"),
+        (lambda path: run_folder(path, config="{{{"), "config.yaml"),
+        (lambda path: [*run_folder(path, config="method: NON\n"), "--axes", "[x]"], "--axes can be given with data, but"),
+        (lambda path: [*array((1, 2, 1, 4))(path), "--steps", "3"], "--steps can be given with a run, but .* is data"),
+        (lambda path: [*array((1, 2, 1, 4))(path), "--steps", "0"], "--steps can be given with a run"),
+        (beside("report.md", "mine"), "report.md was not made by deepzero-sim, and would be overwritten"),
+        (beside("report.html", "mine"), "report.html was not made by deepzero-sim"),
+        (beside("fields_u.png", "mine"), "fields_u.png was not made by deepzero-sim"),
+        (beside("config.yaml", "method: NON"), "is a run, with a report of its own: name another with --output"),
+        (lambda path: (path / "out").write_text("mine") and array((1, 2, 1, 4))(path), "but .*out is a file: name another"),
+        (lambda path: (path / "out").symlink_to("/proc/gone") or array((1, 2, 1, 4))(path), "out|proc"),
+    ],
+    ids=[
+        "all NaN", "cut checkpoint", "cut settings", "axes of a run", "steps of data", "no steps", "a page of others",
+        "a page of others (HTML)", "a picture of others", "into a run", "a file in the way", "not writable",
+    ],
+)  # fmt: skip
+def test_what_would_mislead_or_overwrite_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], make: Any, sentence: str
+) -> None:
+    call = make(tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert main(["show", *call, "--output", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert re.search(sentence, error) and error.count("\n") == 1 and "Traceback" not in error
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_that_is_being_written_is_shown_as_far_as_it_is(tmp_path: Path) -> None:
+    run = run_folder(tmp_path, config="method: NON\n", metrics='{"step": 1, "loss": 0.5}\n{"step": 2, "lo')
+    assert main(["show", *run, "--output", str(tmp_path / "out")]) == 0
+    assert pictures(tmp_path / "out") == {"learning_curves.png"}
+
+
+def test_a_page_of_ours_is_written_anew_and_other_files_stay(tmp_path: Path) -> None:
+    call = ["show", *array((1, 2, 1, 4))(tmp_path), "--output", str(tmp_path / "out")]
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "photo.png").write_text("mine")
+    assert main(call) == 0
+    (tmp_path / "out" / "report.html").unlink()  # as after a kill while pictures were drawn
+    (tmp_path / "out" / "report.md").unlink()
+    assert main(call) == 0 and main(call) == 0
+    assert (tmp_path / "out" / "photo.png").read_text() == "mine"
 
 
 def test_pages_go_into_a_folder_named_as_the_data() -> None:

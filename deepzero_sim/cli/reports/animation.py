@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deepzero_sim.cli.reports.fields import REFERENCE, name_of_step, states_of, title_of, typical_simulation
-from deepzero_sim.cli.reports.figures import Figure, pyplot, styles
+from deepzero_sim.cli.reports.figures import MARK, Figure, pyplot, styles
 from deepzero_sim.cli.reports.layouts import layout_of_comparison, plain
 from deepzero_sim.cli.reports.lines import differences, draw_lines
 from deepzero_sim.cli.reports.panels import Panel, draw_grid, scale_of, scale_of_errors
@@ -114,7 +114,7 @@ def _image(figure: Any, part: tuple[slice, slice]) -> Any:
 def _write_gif(path: Path, shown: Sequence[Any]) -> None:
     durations = [MILLISECONDS] * (len(shown) - 1) + [LAST]
     with replace_file(path) as aside:
-        shown[0].save(aside, format="GIF", save_all=True, append_images=shown[1:], duration=durations, loop=0)
+        shown[0].save(aside, format="GIF", save_all=True, append_images=shown[1:], duration=durations, loop=0, comment=MARK)
 
 
 def _panels(

@@ -25,6 +25,9 @@ COLOURS = {
 }
 
 
+#: Mark of pages and pictures that this package made, by which they are told from others.
+MARK = "deepzero-sim report"
+
 #: Dots an inch of a figure.
 DPI = 144
 
@@ -97,5 +100,5 @@ def save(plot: Any, path: Path, figure: Any) -> None:
     """Write a figure as PNG, whole or not at all, and close it."""
     with replace_file(path) as aside, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph", UserWarning)  # letters that matplotlib's font has not are drawn as boxes
-        figure.savefig(aside, format="png", dpi=DPI, bbox_inches="tight")
+        figure.savefig(aside, format="png", dpi=DPI, bbox_inches="tight", metadata={"Software": MARK})
     plot.close(figure)

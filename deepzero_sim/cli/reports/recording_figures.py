@@ -160,7 +160,8 @@ def _draw_over_time(plot: Any, recording: Recording, layout: Layout, numbers: Nu
     for ax in axes.flat[len(channels) :]:
         ax.set_axis_off()
     times, label = _times(recording, layout, numbers.places)
-    means, empty = numbers.means(), numbers.counts == 0
+    means = numbers.means()
+    empty = np.isnan(means)
     lows, highs = (np.where(empty, np.nan, values) for values in (numbers.lows, numbers.highs))
     for channel, ax in zip(channels, axes.flat, strict=False):
         ax.fill_between(times, lows[:, channel], highs[:, channel], color=_COLOURS[0], alpha=0.2, linewidth=0)

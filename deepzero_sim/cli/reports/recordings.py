@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from deepzero_sim.cli.reports.animation import choose
 from deepzero_sim.cli.reports.layouts import layout_of_recording, plain
 from deepzero_sim.datasets.recording import Recording
+from deepzero_sim.datasets.survey import NO_VALUES, Moments, combine, moments_of
 from deepzero_sim.datasets.units import shown_unit, with_amount
 
 #: Bytes that are read for the numbers of a summary; of larger files, frames are chosen evenly.
@@ -29,40 +31,31 @@ class Numbers:
         frames: Number of frames that were read.
         of: Number of all frames.
         places: Places of the times in a simulation, `(T,)`.
-        counts: Number of finite values, `(T, C)`.
         missing: Number of values that are not finite, `(T, C)`.
         lows: Least finite value, `(T, C)`; infinite if there is none.
         highs: Largest finite value, `(T, C)`; minus infinite if there is none.
-        shifts: Number subtracted from the values of each channel before they are summed, `(C,)`: it keeps squares exact.
-        sums: Sum of finite values, `(T, C)`.
-        squares: Sum of their squares, `(T, C)`.
+        moments: Moments of the finite values, by time and channel.
     """
 
     frames: int
     of: int
     places: NDArray[np.int64]
-    counts: NDArray[np.int64]
     missing: NDArray[np.int64]
     lows: NDArray[np.float64]
     highs: NDArray[np.float64]
-    shifts: NDArray[np.float64]
-    sums: NDArray[np.float64]
-    squares: NDArray[np.float64]
+    moments: list[list[Moments]]
 
     def means(self) -> NDArray[np.float64]:
         """Compute the mean at each time, `(T, C)`; NaN where nothing is finite."""
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return np.asarray(self.sums / self.counts + self.shifts)
+        return np.array([[one.mean if one.count else np.nan for one in row] for row in self.moments])
 
     def overall(self, channel: int) -> tuple[float, float, float, float]:
         """Compute least and largest value, mean and standard deviation of a channel; NaN if nothing is finite."""
-        count = int(self.counts[:, channel].sum())
-        if not count:
+        found = reduce(combine, (row[channel] for row in self.moments), NO_VALUES)
+        if not found.count:
             return (np.nan,) * 4
-        mean = float(self.sums[:, channel].sum()) / count
-        variance = max(0.0, float(self.squares[:, channel].sum()) / count - mean**2)
         low, high = float(self.lows[:, channel].min()), float(self.highs[:, channel].max())
-        return low, high, mean + float(self.shifts[channel]), variance**0.5
+        return low, high, found.mean, found.variance**0.5
 
 
 def measure(recording: Recording) -> Numbers:
@@ -82,20 +75,16 @@ def measure(recording: Recording) -> Numbers:
         frames=len(chosen) * len(places),
         of=simulations * times,
         places=np.array(places),
-        counts=np.zeros(shape, dtype=np.int64),
         missing=np.zeros(shape, dtype=np.int64),
         lows=np.full(shape, np.inf),
         highs=np.full(shape, -np.inf),
-        shifts=np.full(channels, np.nan),
-        sums=np.zeros(shape),
-        squares=np.zeros(shape),
+        moments=[[NO_VALUES] * channels for _ in places],
     )
     for simulation in chosen:
         for row, place in enumerate(places):
             frame = np.asarray(recording.frames[simulation, place])
             for channel, held in enumerate(mask):
                 _count(numbers, row, channel, frame[channel][held].astype(np.float64))
-    np.nan_to_num(numbers.shifts, copy=False)
     return numbers
 
 
@@ -105,14 +94,10 @@ def _count(numbers: Numbers, row: int, channel: int, values: NDArray[np.float64]
     numbers.missing[row, channel] += values.size - finite.size
     if not finite.size:
         return
-    if np.isnan(numbers.shifts[channel]):
-        numbers.shifts[channel] = finite.mean()
-    place, moved = (row, channel), finite - numbers.shifts[channel]
-    numbers.counts[place] += finite.size
-    numbers.lows[place] = min(numbers.lows[place], finite.min())
-    numbers.highs[place] = max(numbers.highs[place], finite.max())
-    numbers.sums[place] += moved.sum()
-    numbers.squares[place] += np.square(moved).sum()
+    with np.errstate(over="ignore", invalid="ignore"):  # of numbers so large, no spread can be told
+        numbers.moments[row][channel] = combine(numbers.moments[row][channel], moments_of(finite))
+    numbers.lows[row, channel] = min(numbers.lows[row, channel], finite.min())
+    numbers.highs[row, channel] = max(numbers.highs[row, channel], finite.max())
 
 
 def rows(recording: Recording) -> list[list[str]]:
