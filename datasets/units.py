@@ -83,7 +83,7 @@ def _in_base(unit: Counter[str]) -> tuple[float, Counter[str]]:
 
 
 def shown_unit(unit: str) -> str:
-    """Return a unit as it is shown beside a number; empty where there is none, which files write as `1`."""
+    """Return a unit as it is shown behind a number; empty where there is none, which files write as `1`."""
     text = unit.strip()
     return "" if text.lower() in _NONE else text
 
