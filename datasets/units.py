@@ -82,7 +82,7 @@ def _in_base(unit: Counter[str]) -> tuple[float, Counter[str]]:
     return factor, Counter({name: power for name, power in powers.items() if power})
 
 
-def shown_unit(unit: str) -> str:
+def unit_to_show(unit: str) -> str:
     """Return a unit as it is shown behind a number; empty where there is none, which files write as `1`."""
     text = unit.strip()
     return "" if text.lower() in _NONE else text
@@ -90,13 +90,13 @@ def shown_unit(unit: str) -> str:
 
 def with_unit(name: str, unit: str) -> str:
     """Write a quantity with its unit: `MAE (m)`; the name alone if it has none."""
-    shown = shown_unit(unit)
+    shown = unit_to_show(unit)
     return f"{name} ({shown})" if shown else name
 
 
 def with_amount(number: str, unit: str) -> str:
     """Write a number with its unit behind it: `3.5 m`."""
-    return f"{number} {shown_unit(unit)}".strip()
+    return f"{number} {unit_to_show(unit)}".strip()
 
 
 def _parse(unit: str) -> object:

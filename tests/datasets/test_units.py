@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from deepzero_sim.datasets.metadata import Metadata, differences
-from deepzero_sim.datasets.units import same_unit, shown_unit, with_amount, with_unit
+from deepzero_sim.datasets.units import same_unit, unit_to_show, with_amount, with_unit
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_units_of_data_and_solver_may_be_spelt_in_two_ways() -> None:
 
 @pytest.mark.parametrize("unit", ["1", " 1 ", "-", "dimensionless", ""])
 def test_one_is_no_unit_that_is_shown(unit: str) -> None:
-    assert with_unit("Re", unit) == "Re" and with_amount("3.5", unit) == "3.5" and shown_unit(unit) == ""
+    assert with_unit("Re", unit) == "Re" and with_amount("3.5", unit) == "3.5" and unit_to_show(unit) == ""
 
 
 def test_units_stand_behind_numbers_and_in_brackets_behind_names() -> None:

@@ -14,7 +14,7 @@ from deepzero_sim.cli.reports.animation import choose
 from deepzero_sim.cli.reports.layouts import layout_of_recording, plain
 from deepzero_sim.datasets.recording import Recording
 from deepzero_sim.datasets.survey import NO_VALUES, Moments, combine, moments_of
-from deepzero_sim.datasets.units import shown_unit, with_amount
+from deepzero_sim.datasets.units import unit_to_show, with_amount
 
 #: Bytes that are read for the numbers of a summary; of larger files, frames are chosen evenly.
 MOST_BYTES = 256 * 2**20
@@ -118,7 +118,7 @@ def rows(recording: Recording) -> list[list[str]]:
 def channel_rows(recording: Recording, numbers: Numbers) -> list[list[str]]:
     """Return the table of channels: a head, then a row a channel with its unit, its range, and values that are missing."""
     body = [
-        [name, shown_unit(unit) or "-", *map(_number, numbers.overall(c)), f"{int(numbers.missing[:, c].sum()):,}"]
+        [name, unit_to_show(unit) or "-", *map(_number, numbers.overall(c)), f"{int(numbers.missing[:, c].sum()):,}"]
         for c, (name, unit) in enumerate(zip(recording.channels, recording.channel_units, strict=True))
     ]
     return [["channel", "unit", "least", "largest", "mean", "std", "missing"], *body]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from deepzero_sim.cli.reports.figures import Figure, name_below, pyplot, save, styles
 from deepzero_sim.cli.reports.layouts import Layout, layout_of_comparison, plain
-from deepzero_sim.datasets.units import shown_unit
+from deepzero_sim.datasets.units import unit_to_show
 
 if TYPE_CHECKING:
     from deepzero_sim.training.runs.comparison import Comparison
@@ -186,7 +186,7 @@ def _draw_channel(ax: Any, layout: Layout, channel: int, comparison: Comparison)
     ax.plot(true.wavenumbers[shown], true.power[shown], color="grey", linestyle="--", linewidth=2.5, label="reference")
     _scale_axes(ax, true.power[shown])
     known = any(layout.axis(channel, a).known for a in range(mask.ndim))
-    unit = shown_unit(layout.units[channel])
+    unit = unit_to_show(layout.units[channel])
     ax.set(xlabel="wavenumber |k|" if known else "wavenumber |k| (1/points)", title=layout.label(channel))
     ax.set_ylabel(f"power in a band ({plain(unit)})²" if unit else "power in a band")
     return _handling(layout, windowed, bool(mask[box].all()))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from deepzero_sim.cli.reports.layouts import Axis, Layout, amount, plain
 from deepzero_sim.common.types import Array
-from deepzero_sim.datasets.units import shown_unit
+from deepzero_sim.datasets.units import unit_to_show
 
 #: Picture of a state in float64: `(across,)` or `(up, across)`, the first row lowest.
 Picture = NDArray[np.float64]
@@ -247,7 +247,7 @@ def _vorticity(layout: Layout) -> View:
     up, across = (replace(axis, positions=axis.positions[1:-1]) for axis in (y, x))
     return View(
         key="vorticity",
-        label=f"vorticity (1/{plain(shown_unit(layout.time_unit)) or 'time'})",
+        label=f"vorticity (1/{plain(unit_to_show(layout.time_unit)) or 'time'})",
         plane="",
         across=across,
         up=up,
