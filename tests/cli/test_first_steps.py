@@ -162,7 +162,7 @@ def test_another_run_finds_them(tmp_path: Path, data: Path, started: bool) -> No
     assert asked(first) == ALL_FRAMES
     run = tmp_path / ("elsewhere/run" if started else "second")
     second = non_settings(run, data, seed=3, start=first.run if started else None)
-    measured = 2 * 3 * 11 if started else 0  # before the first update and after the last: a rollout of each simulation
+    measured = 3 * 3 * 11 if started else 0  # before, after, and the solver alone: a rollout of each simulation
     assert asked(second) == 2 + measured
     found = cost(second.run)
     assert found.solver_steps == 2 + measured + (ALL_FRAMES if started else 0) and found.found == ALL_FRAMES
