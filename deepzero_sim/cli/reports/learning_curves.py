@@ -132,6 +132,8 @@ def _scale_logarithmically(ax: Any, values: NDArray[np.float64]) -> None:
         for number in (ax.yaxis.set_major_formatter, ax.yaxis.set_minor_formatter):
             number(lambda value, _: f"{value:.3g}")
         ax.tick_params(which="both", labelsize=8)
+    if 5 * values.min() < values.max() < 100 * values.min():  # room for some of them
+        ax.yaxis.set_minor_locator(pyplot().LogLocator(subs=(2.0, 3.0, 5.0)))
 
 
 def _draw_losses(ax: Any, learning: Learning, begun: int, colour: str) -> Any:
