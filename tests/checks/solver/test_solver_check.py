@@ -102,7 +102,7 @@ def good() -> SolverCheck:
 def test_a_good_solver_holds() -> None:
     found = good()
     assert found.holds and not outcomes(found, "fail") and not found.made_up and not found.left_out
-    assert outcomes(found, "skipped") == {"worker process"} == set(found.out_of_time)
+    assert outcomes(found, "skipped") == set(found.out_of_time) <= {"worker process"}
     assert "viscosity changes a step; without them it fails, as it should" in found["parameters"].words
     assert "over 1 points of 16; say stencil=1" in found["stencil"].words and found.seconds < 10
 
