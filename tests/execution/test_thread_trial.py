@@ -184,7 +184,7 @@ spec = dz.SolverSpec(name="s", state_shape=(1, 6), dt=1.0, stencil=0)
 layer = dz.SolverLayer(dz.as_solver(lambda s: s, spec), dz.vjp.StraightThrough())
 w = torch.ones((), requires_grad=True)
 optimiser = torch.optim.SGD([w], lr=1e-6)
-for _ in range(400):
+for _ in range(4000):
     s = torch.ones(1, 1, 6)
     for _ in range(2):
         s = layer(s) * w
