@@ -174,8 +174,8 @@ def test_errors_of_neighbours_are_said_in_the_users_names_and_mended_ones_are_im
     write(tmp_path, other="import absent_neighbour")
     with pytest.raises(ConfigError, match="No module named 'absent_neighbour'; mend the file"):
         load(f"{tmp_path / 'other.py'}:step")
-    write(tmp_path, wrong="import broken", broken="def f(:")
-    with pytest.raises(ConfigError, match=r"importing .*wrong.py raised SyntaxError: .*broken.py"):
+    write(tmp_path, wrong="import half_written", half_written="def f(:")
+    with pytest.raises(ConfigError, match=r"importing .*wrong.py raised SyntaxError: .*half_written.py"):
         load(f"{tmp_path / 'wrong.py'}:step")
 
 
