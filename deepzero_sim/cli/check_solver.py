@@ -46,9 +46,8 @@ def _show(check: SolverCheck, settings: CheckSolverSettings) -> None:
         for sentence in sentences:
             console.print(f"- {sentence}")
     console.print()
-    for sentence in (*solver_check.others(check), solver_check.cost_of_a_step(check)):
-        if sentence is not None:
-            console.print(sentence)
+    for sentence in solver_check.others(check):
+        console.print(sentence)
     if check.gradients is not None:
         print_table(*solver_check.gradients(check.gradients))
         console.print(solver_check.setting_of(check.gradients))

@@ -94,19 +94,19 @@ def _where_the_step_size_goes(check: SolverCheck, sizes: StepSizes) -> str:
 
 
 def others(check: SolverCheck) -> Iterator[str]:
-    """List the lines that pass, and those that were not tested."""
+    """List the lines that pass and those that were not tested, and say what a step costs."""
     passed = [entry.line for entry in check.verdicts if entry.outcome == "pass"]
     if passed:
         yield f"pass: {', '.join(passed)}."
     if "sample states" in passed:
         yield check["sample states"].words
     yield from (f"not tested: {', '.join(lines)}: {reason}" for reason, lines in _untested(check).items())
+    if check.times:
+        yield _cost_of_a_step(check)
 
 
-def cost_of_a_step(check: SolverCheck) -> str | None:
-    """Say what a step costs, alone and in the batch that is recommended; None if no time was measured."""
-    if not check.times:
-        return None
+def _cost_of_a_step(check: SolverCheck) -> str:
+    """Say what a step costs, alone and in the batch that is recommended."""
     alone, best = check.times[0], next(entry for entry in check.times if entry.batch == check.recommended_batch)
     words = f"A step of one state takes {_duration(alone.seconds)}"
     if best.batch == alone.batch:

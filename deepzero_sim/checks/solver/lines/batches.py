@@ -216,7 +216,7 @@ def _find_mixed_rows(trial: Trial, effects: Mapping[str, _Effect | None]) -> str
         if effect is None or effect.answer is None:
             continue
         sample = effect.sample
-        answer = trial.step(_repeat(sample.state, 2), np.concatenate([sample.params, effect.changed]))  # type: ignore[list-item]
+        answer = trial.step(_repeat(sample.state, 2), np.concatenate([sample.params, effect.changed]))
         difference = discrepancy(answer, np.concatenate([sample.answer, effect.answer]))
         if not difference.rounding:
             return (
