@@ -14,7 +14,7 @@ from deepzero_sim.datasets.fitting.fitted_frames import UnitConversion
 from deepzero_sim.datasets.fitting.name_examples import example_of_axes, example_of_channels
 from deepzero_sim.datasets.recording import Recording
 from deepzero_sim.datasets.source import TIME, DataSource
-from deepzero_sim.datasets.units import Conversion, conversion, same_unit, shown_unit
+from deepzero_sim.datasets.units import Conversion, conversion, same_unit, unit_to_show
 from deepzero_sim.solver.spec import SolverSpec, default_names
 
 
@@ -143,7 +143,7 @@ class Quantity(NamedTuple):
 
     @property
     def words(self) -> str:
-        return f"{self.name} in {shown_unit(self.unit)}" if shown_unit(self.unit) else f"{self.name} without a unit"
+        return f"{self.name} in {unit_to_show(self.unit)}" if unit_to_show(self.unit) else f"{self.name} without a unit"
 
 
 def _require_conversion(theirs: Quantity, ours: Quantity, given: Conversion | None, what: str, solver: str) -> None:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 
 from deepzero_sim.datasets.recording import Recording
-from deepzero_sim.datasets.units import conversion, same_unit, shown_unit
+from deepzero_sim.datasets.units import conversion, same_unit, unit_to_show
 from deepzero_sim.solver.spec import SolverSpec
 
 #: Place that the user has to fill in.
@@ -68,7 +68,7 @@ def _channel(recording: Recording, spec: SolverSpec, spare: Sequence[int], lacki
         named = [place for place in spare if any(alike(_letters(name)) for name in _names(recording, place))]
         if len(named) == 1:
             return named[0]
-    if not shown_unit(unit):
+    if not unit_to_show(unit):
         return None
     theirs = [place for place in spare if recording.channel_units[place] and same_unit(recording.channel_units[place], unit)]
     ours = [place for place in lacking if same_unit(spec.channel_units[place], unit)]
@@ -85,7 +85,7 @@ def _letters(name: str) -> str:
 
 def _may_be(one: str, other: str) -> bool:
     """Tell units that may be those of one quantity."""
-    return not shown_unit(one) or not shown_unit(other) or same_unit(one, other) or conversion(one, other) is not None
+    return not unit_to_show(one) or not unit_to_show(other) or same_unit(one, other) or conversion(one, other) is not None
 
 
 def _are_alike(one: str, other: str) -> bool:

@@ -13,7 +13,7 @@ from deepzero_sim.common.requirements import require_data
 from deepzero_sim.datasets.recording import Recording
 from deepzero_sim.datasets.source import TIME, DataSource
 from deepzero_sim.datasets.times import NEAR, ROUNDING, rounding_of_step
-from deepzero_sim.datasets.units import conversion, same_unit, shown_unit, with_amount
+from deepzero_sim.datasets.units import conversion, same_unit, unit_to_show, with_amount
 from deepzero_sim.solver.spec import SolverSpec
 
 
@@ -53,7 +53,7 @@ def convert_times(
     given = None if TIME in names else settings.scale.get(TIME)
     known = conversion(theirs, ours) if theirs and ours else None
     if spec is not None and theirs and ours and "dt" not in may_differ:
-        units = shown_unit(theirs) or "no unit", shown_unit(ours) or "none"
+        units = unit_to_show(theirs) or "no unit", unit_to_show(ours) or "none"
         has = f"{what} counts time in {units[0]}, but solver {spec.name!r} in {units[1]}"
         require_data(
             known is not None or given is not None or same_unit(theirs, ours),
@@ -67,7 +67,7 @@ def convert_times(
     factor = given if given is not None else known.factor if known is not None else 1.0
     notes = list(recording.notes)
     if factor != 1:
-        units = f"from {shown_unit(theirs) or 'its unit'} to {shown_unit(ours) or 'the unit of the solver'}"
+        units = f"from {unit_to_show(theirs) or 'its unit'} to {unit_to_show(ours) or 'the unit of the solver'}"
         notes.append(f"{what}: times are multiplied by {factor:.9g}, {units}.")
     elif spec is not None and theirs and not ours and not same_unit(theirs, "s"):
         notes.append(f"{what}: its unit of time ({theirs}) is taken for that of solver {spec.name!r}, which names none.")

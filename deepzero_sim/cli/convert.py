@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from deepzero_sim.cli.console import console, print_table, progress_bar
 from deepzero_sim.cli.settings.convert import ConvertSettings
 from deepzero_sim.datasets.conversion import Conversion, convert
-from deepzero_sim.datasets.units import shown_unit, with_amount
+from deepzero_sim.datasets.units import unit_to_show, with_amount
 from deepzero_sim.solver.build import build_solver
 
 
@@ -60,7 +60,7 @@ def _count(points: int) -> str:
 
 
 def _list(names: Sequence[str], units: Sequence[str]) -> str:
-    given = map(shown_unit, units or [""] * len(names))
+    given = map(unit_to_show, units or [""] * len(names))
     return ", ".join(f"{name} [{unit}]" if unit else name for name, unit in zip(names, given, strict=True))
 
 
