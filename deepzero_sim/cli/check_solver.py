@@ -50,7 +50,7 @@ def _show(check: SolverCheck, settings: CheckSolverSettings) -> None:
         console.print(sentence)
     if check.gradients is not None:
         print_table(*solver_check.gradients(check.gradients))
-        console.print(solver_check.setting_of(check.gradients))
+        console.print(solver_check.training_of(check.gradients))
     if settings.output is not None:
         solver_check.publish(settings.output, check, settings_to_dict(settings))
         console.print(f"report: {settings.output / solver_check.PAGE}")

@@ -139,7 +139,7 @@ def _require_unambiguous(asked: Path, resolved: Path) -> None:
             if other is not None and Path(other).resolve() != beside:
                 what = "of Python itself" if name in sys.stdlib_module_names else f"installed as {other}"
                 raise ConfigError(
-                    f"{file.name if file != resolved else asked} imports {name!r}, which is a file beside it, {beside}, and "
+                    f"{file.name if file != resolved else asked} imports {name!r}, which is a file next to it, {beside}, and "
                     f"also a module {what}: rename the file, so that one can tell which is meant."
                 )
 

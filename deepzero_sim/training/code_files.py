@@ -29,10 +29,10 @@ def digests_of_code(settings: Any, folder: Path | None = None) -> dict[str, str]
         Digests by the files' paths, as the settings have them: relative ones for what they name by a relative path.
     """
     named = sorted(set(_files(settings)))
-    return _digests([path for name in named for path in (name, *_imported_by(name, folder or Path()))], folder or Path())
+    return _digests([path for name in named for path in (name, *_neighbours_of(name, folder or Path()))], folder or Path())
 
 
-def _imported_by(name: str, folder: Path) -> list[str]:
+def _neighbours_of(name: str, folder: Path) -> list[str]:
     """List what a file imports from its own folder, by paths that begin as its own does."""
     file = folder / name
     beside = neighbours(file) if file.is_file() else []

@@ -40,12 +40,12 @@ def verdict(check: SolverCheck) -> str:
     if failed:
         judgement = f"breaks its contract: {', '.join(failed)}"
     else:
-        judgement = "keeps its contract" + (", as far as it was tested" if late or _untested(check) else "")
+        judgement = "keeps its contract" + (", as far as it was tested" if late or _reasons_not_to_test(check) else "")
     left_out = f" Left out for time: {', '.join(late)}: give more --seconds." if late else ""
     return f"Solver {check.solver!r} {judgement} ({check.seconds:.0f} s).{left_out}"
 
 
-def _untested(check: SolverCheck) -> dict[str, list[str]]:
+def _reasons_not_to_test(check: SolverCheck) -> dict[str, list[str]]:
     """Group lines by the reason why they were not tested, other than that there was no time, or nothing to test."""
     reasons: dict[str, list[str]] = {}
     for entry in check.verdicts:
@@ -100,7 +100,7 @@ def others(check: SolverCheck) -> Iterator[str]:
         yield f"pass: {', '.join(passed)}."
     if "sample states" in passed:
         yield check["sample states"].words
-    yield from (f"not tested: {', '.join(lines)}: {reason}" for reason, lines in _untested(check).items())
+    yield from (f"not tested: {', '.join(lines)}: {reason}" for reason, lines in _reasons_not_to_test(check).items())
     if check.times:
         yield _cost_of_a_step(check)
 
@@ -130,7 +130,7 @@ def _once(cost: GradientCost) -> str:
     return f"{cost.once:,}" + (f" ({_duration(cost.seconds_once)})" if cost.seconds_once is not None else "")
 
 
-def setting_of(costs: GradientCosts) -> str:
+def training_of(costs: GradientCosts) -> str:
     """Say which training the costs of gradients are of."""
     return (
         f"Gradients of {costs.batch_size} rollouts of {costs.unroll} steps, for a network of {costs.parameters:,} parameters. "
@@ -198,7 +198,7 @@ def _page(check: SolverCheck, settings: Mapping[str, Any]) -> Iterator[str]:
 def _notes(check: SolverCheck) -> Iterator[str]:
     """Say what the tables do not."""
     if check.gradients is not None:
-        yield f"{setting_of(check.gradients)} The first step from every frame of the data is taken once and not counted."
+        yield f"{training_of(check.gradients)} The first step from every frame of the data is taken once and not counted."
         yield from (f"Left out {name}: {why}" for name, why in check.gradients.left_out.items())
     if check.step_sizes is not None:
         yield check.step_sizes.words
