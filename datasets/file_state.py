@@ -26,11 +26,11 @@ class FileState:
         """
         require_data(
             self._state_on_disk() == self._state,
-            f"{self._shown} was changed or taken away while it was in use: put back what it was, or start again.",
+            f"{self._name} was changed or taken away while it was in use: put back what it was, or start again.",
         )
 
     @property
-    def _shown(self) -> str:
+    def _name(self) -> str:
         return str(self.path) if str(self.path).isprintable() else repr(str(self.path))
 
     def _state_on_disk(self) -> tuple[int, int] | None:

@@ -19,7 +19,7 @@ from deepzero_sim.datasets.frames import Frames, blocks
 class Moments(NamedTuple):
     """Number, mean and variance of values."""
 
-    count: int
+    values: int
     mean: float
     variance: float
 
@@ -106,10 +106,10 @@ def moments_of(values: Array) -> Moments:
 
 def combine(a: Moments, b: Moments) -> Moments:
     """Combine the moments of two samples, by the formula of Chan et al. (1979)."""
-    if not a.count or not b.count:
-        return b if b.count else a
-    count, shift = a.count + b.count, b.mean - a.mean
-    share = b.count / count
+    if not a.values or not b.values:
+        return b if b.values else a
+    count, shift = a.values + b.values, b.mean - a.mean
+    share = b.values / count
     return Moments(
         count, a.mean + share * shift, (1 - share) * a.variance + share * b.variance + share * (1 - share) * shift**2
     )

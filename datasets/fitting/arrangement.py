@@ -48,8 +48,8 @@ class Arrangement:
             return states
         made = states.copy()
         for channel, box in enumerate(self.boxes):
-            place = (slice(None), channel, *map(slice, box))
-            made[place] = np.flip(states[place], around)
+            place: tuple[Any, ...] = (slice(None), channel, *map(slice, box))
+            made[place] = np.flip(states[place], tuple(around))
         return made
 
     def points(self, channel: int, axis: int, positions: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -156,13 +156,16 @@ def drop_single_points(recording: Recording, spec: SolverSpec | None, settings: 
     dropped = single[:surplus]
     kept = [place for place in range(len(grid)) if place not in dropped]
     shape = (recording.frames.shape[2], *(grid[place] for place in kept))
+    of_axes: dict[str, Any] = {
+        key: _of(getattr(recording, key), kept) for key in ("axes", "axis_units", "coordinates", "periodic")
+    }
     return replace(
         recording,
         frames=_reshape(recording.frames, shape),
-        **{key: _of(getattr(recording, key), kept) for key in ("axes", "axis_units", "coordinates", "periodic")},
+        **of_axes,
         offsets=tuple(_of(row, kept) for row in recording.offsets),
         mask=None if recording.mask is None else recording.mask.reshape(shape),
-        notes=(*recording.notes, *(_said(recording, place) for place in dropped)),
+        notes=(*recording.notes, *(_note_axis(recording, place) for place in dropped)),
     )
 
 
@@ -176,7 +179,7 @@ def _of(entries: Sequence[Any], kept: Sequence[int]) -> tuple[Any, ...]:
     return tuple(entries[place] for place in kept)
 
 
-def _said(recording: Recording, place: int) -> str:
+def _note_axis(recording: Recording, place: int) -> str:
     points, unit = recording.coordinates[place], recording.axis_units[place]
     where = "" if points is None else f", at {points[0]:.6g}{unit and f' {unit}'}"
     return f"{recording.name}: axis {recording.axes[place]} has one point{where}, and is left out."

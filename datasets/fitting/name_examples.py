@@ -42,7 +42,7 @@ def example_of_axes(theirs: Sequence[str], ours: Sequence[str]) -> str:
     spare, lacking = ([name for name in one if name not in other] for one, other in ((theirs, ours), (ours, theirs)))
     if len(spare) == len(lacking) == 1:
         return _example({spare[0]: lacking[0]}, spare, lacking)
-    found = {}
+    found: dict[str, str] = {}
     for name in spare:
         alike = [own for own in lacking if any({name.lower(), own.lower()} <= names for names in _AXES.values())]
         found |= {name: alike[0]} if len(alike) == 1 else {}

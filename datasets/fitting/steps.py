@@ -67,8 +67,8 @@ def convert_times(
     factor = given if given is not None else known.factor if known is not None else 1.0
     notes = list(recording.notes)
     if factor != 1:
-        units = f"from {unit_to_show(theirs) or 'its unit'} to {unit_to_show(ours) or 'the unit of the solver'}"
-        notes.append(f"{what}: times are multiplied by {factor:.9g}, {units}.")
+        between = f"from {unit_to_show(theirs) or 'its unit'} to {unit_to_show(ours) or 'the unit of the solver'}"
+        notes.append(f"{what}: times are multiplied by {factor:.9g}, {between}.")
     elif spec is not None and theirs and not ours and not same_unit(theirs, "s"):
         notes.append(f"{what}: its unit of time ({theirs}) is taken for that of solver {spec.name!r}, which names none.")
     unit = theirs if theirs and known is None and given is None else ours

@@ -36,12 +36,12 @@ def restriction_of(name: str, reference: SolverSpec, source: SolverSpec) -> Rest
     """
     restrict = _by_function(name, source) if is_function(name) else _by_name(name, reference, source)
 
-    def checked(states: Array) -> Array:
+    def check_and_restrict(states: Array) -> Array:
         frame = restrict(states)
         check_states(source, frame, f"what {name} returned", "check it on one state", batch=len(states))
         return frame
 
-    return checked
+    return check_and_restrict
 
 
 def _by_function(name: str, source: SolverSpec) -> Restrict:

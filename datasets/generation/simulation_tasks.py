@@ -171,11 +171,11 @@ def _moments(task: Task) -> Iterator[_Moment]:
 
 
 def cached_solver(component: Component) -> Solver:
-    return _built(json.dumps(asdict(component)))
+    return _build(json.dumps(asdict(component)))
 
 
 @lru_cache(maxsize=4)
-def _built(component: str) -> Solver:
+def _build(component: str) -> Solver:
     """Build a solver once in every worker, whatever number of simulations it runs."""
     return build_solver(Component(**json.loads(component)))
 

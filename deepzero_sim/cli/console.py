@@ -23,7 +23,7 @@ def print_table(rows: Sequence[Sequence[str]], words: Collection[int] = (0,)) ->
     """
     columns = list(zip(*rows, strict=True))
     least = [max(cell_len(word) for cell in column for word in (cell.split() or [""])) for column in columns]
-    for chosen in _fitting_columns(least, console.width):
+    for chosen in _columns_that_fit(least, console.width):
         table = Table()
         widths = _widths([columns[i] for i in chosen], [least[i] for i in chosen], console.width)
         for i, width in zip(chosen, widths, strict=True):
@@ -37,7 +37,7 @@ def print_table(rows: Sequence[Sequence[str]], words: Collection[int] = (0,)) ->
 _BESIDES_COLUMN, _BESIDES_TABLE = 3, 1
 
 
-def _fitting_columns(least: Sequence[int], room: int) -> list[list[int]]:
+def _columns_that_fit(least: Sequence[int], room: int) -> list[list[int]]:
     """Divide columns among tables that fit; each begins with the first one, which names the rows."""
     first = _BESIDES_TABLE + _BESIDES_COLUMN + least[0]
     tables, used = [[0]], first

@@ -60,7 +60,7 @@ def read_data(data: Source, spec: SolverSpec | None) -> KnownData:
     recording = read_source(source)
     notes = [_summary(recording), *recording.notes]
     if spec is None:
-        spec = _chosen(spec_of_recording(recording, source)[0], source)
+        spec = _choose(spec_of_recording(recording, source)[0], source)
         open_trajectories(source, spec)  # so that what does not fit is said before anything is written
         return KnownData(source, spec, recording, notes)
     source = _propose(source, recording, spec)
@@ -75,7 +75,7 @@ def read_data(data: Source, spec: SolverSpec | None) -> KnownData:
     return KnownData(source, spec, recording, notes)
 
 
-def _chosen(spec: SolverSpec, source: DataSource) -> SolverSpec:
+def _choose(spec: SolverSpec, source: DataSource) -> SolverSpec:
     """Leave the channels that are taken from the file, under the solver's names; names are held against the file's later."""
     taken = source.channels
     if not taken:

@@ -104,7 +104,7 @@ def training_bar(
         yield lambda now: _advance(progress, task, now.step, loss=f"{now.loss:.1e}", spent=f"{counted(now)},")
 
 
-def _advance(progress: Progress, task: TaskID, done: int, **fields: str) -> None:
+def _advance(progress: Progress, task: TaskID, done: int, **fields: Any) -> None:
     """Show that so many things are done."""
     progress.tasks[task].fields["rate"].add(done, time.monotonic())
     progress.update(task, completed=done, **fields)

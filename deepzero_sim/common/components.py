@@ -79,7 +79,7 @@ def hand_over(objects: Mapping[str, Any]) -> Iterator[None]:
         _handed.update(before)
 
 
-def _handed_over(name: str) -> Any:
+def _resolve_handed_over(name: str) -> Any:
     if name not in _handed:
         what = name.removeprefix(HANDED).partition("-")[0]
         raise ConfigError(
@@ -96,7 +96,7 @@ def load(name: str) -> Any:
         ConfigError: There is no such file, module or name, or the module raised an error of its own.
     """
     if name.startswith(HANDED):
-        return _handed_over(name)
+        return _resolve_handed_over(name)
     path, colon, attribute = name.rpartition(":")
     if not colon:
         path, _, attribute = name.rpartition(".")

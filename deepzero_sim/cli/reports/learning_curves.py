@@ -110,7 +110,7 @@ def _draw_run(panels: Sequence[Any], history: Mapping[str, Learning], other: str
         panels[0].tick_params(labelbottom=False)
     for ax in panels:
         values = np.concatenate(
-            [np.asarray(line.get_ydata(), dtype=float) for line in ax.get_lines() if line.get_gid()] or [[1.0]]
+            [np.asarray(line.get_ydata(), dtype=float) for line in ax.get_lines() if line.get_gid()] or [np.ones(1)]
         )
         if (values > 0).all():
             _scale_logarithmically(ax, values)

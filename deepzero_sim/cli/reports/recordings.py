@@ -47,12 +47,12 @@ class Numbers:
 
     def means(self) -> NDArray[np.float64]:
         """Compute the mean at each time, `(T, C)`; NaN where nothing is finite."""
-        return np.array([[one.mean if one.count else np.nan for one in row] for row in self.moments])
+        return np.array([[one.mean if one.values else np.nan for one in row] for row in self.moments])
 
     def overall(self, channel: int) -> tuple[float, float, float, float]:
         """Compute least and largest value, mean and standard deviation of a channel; NaN if nothing is finite."""
         found = reduce(combine, (row[channel] for row in self.moments), NO_VALUES)
-        if not found.count:
+        if not found.values:
             return (np.nan,) * 4
         low, high = float(self.lows[:, channel].min()), float(self.highs[:, channel].max())
         return low, high, found.mean, found.variance**0.5

@@ -47,7 +47,7 @@ def results(
             for name, result in methods.items()
         },
         "channels": _channels(comparison),
-        "paired": _paired(comparison),
+        "paired": _pairs(comparison),
         "started_from": {
             name: {"name": start.name, "mae": or_null(start.evaluation.mae), "relative": or_null(start.evaluation.relative)}
             for name, start in comparison.starts.items()
@@ -81,7 +81,7 @@ def _channels(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def _paired(comparison: Comparison) -> dict[str, Any]:
+def _pairs(comparison: Comparison) -> dict[str, Any]:
     """Return differences to other methods, simulation by simulation."""
     methods = {
         name: {other: _pairing(found) for other, found in others.items()} for name, others in pairings(comparison).items()

@@ -156,7 +156,7 @@ class _Page:
             _table(tables.simulation_rows(comparison)),
             f"The other {left} simulations are in `{RESULTS}`." if left > 0 else "",
         )
-        pairs = _table(tables.paired_rows(comparison))
+        pairs = _table(tables.pair_rows(comparison))
         yield from _section(
             "Simulation by simulation",
             *([pairs, _TEST.format(horizon=comparison.horizon), few_simulations(count)] if pairs else []),

@@ -74,13 +74,14 @@ def _within(found: Pairing) -> str:
     return f"; {WITHIN}" if found.is_within_spread else ""
 
 
-def _lost(comparison: Comparison, name: str) -> int:
+def _count_diverged(comparison: Comparison, name: str) -> int:
     """Count the simulations that a method has no error of: it diverged, or failed and was given up."""
     return int((~comparison.methods[name].evaluation.errors.isfinite().all(dim=1)).sum())
 
 
 def _error_sentence(comparison: Comparison, best: str) -> str:
-    simulations, lost, without = len(comparison.references), _lost(comparison, best), _lost(comparison, "SRC")
+    simulations = len(comparison.references)
+    lost, without = _count_diverged(comparison, best), _count_diverged(comparison, "SRC")
     ours, source = _mean(comparison, best), _mean(comparison, "SRC")
     if lost:
         return (

@@ -189,7 +189,7 @@ def _draw_channel(ax: Any, layout: Layout, channel: int, comparison: Comparison)
     unit = unit_to_show(layout.units[channel])
     ax.set(xlabel="wavenumber |k|" if known else "wavenumber |k| (1/points)", title=layout.label(channel))
     ax.set_ylabel(f"power in a band ({plain(unit)})²" if unit else "power in a band")
-    return _handling(layout, windowed, bool(mask[box].all()))
+    return _explain_edges(layout, windowed, bool(mask[box].all()))
 
 
 def _scale_axes(ax: Any, power: NDArray[np.float64]) -> None:
@@ -202,7 +202,7 @@ def _scale_axes(ax: Any, power: NDArray[np.float64]) -> None:
         ax.set_ylim(max(low, largest * SMALLEST_POWER), min(high, largest * 1e3))
 
 
-def _handling(layout: Layout, windowed: Sequence[bool], whole: bool) -> str:
+def _explain_edges(layout: Layout, windowed: Sequence[bool], whole: bool) -> str:
     names = [name for name, window in zip(layout.axes, windowed, strict=True) if window]
     words = ["mean removed"]
     if names:

@@ -95,7 +95,7 @@ def simulation_rows(comparison: Comparison) -> Table:
     return [("simulation", *names, *methods), *body]
 
 
-def paired_rows(comparison: Comparison) -> Table:
+def pair_rows(comparison: Comparison) -> Table:
     """Return the differences to the solver alone, to NON and to what methods started from, simulation by simulation."""
     difference = f"mean difference of {comparison.measure.head}"
     table: Table = [("method", "against", difference, "its spread", "better in", "p of a sign test")]

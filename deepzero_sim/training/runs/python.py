@@ -94,7 +94,7 @@ def train(
             else:
                 train_in_silence(stages)
             path = stages[-1].settings.run
-            return _trained(trained_loop(path), path, cost(path) if run is None else None)
+            return _wrap(trained_loop(path), path, cost(path) if run is None else None)
 
 
 @contextmanager
@@ -162,7 +162,7 @@ def load_run(
         loop = trained_loop(folder)
     for sentence in code_warnings({str(folder): folder}):
         warnings.warn(sentence, TrainingWarning, stacklevel=2)
-    return _trained(loop, last_stage(folder))
+    return _wrap(loop, last_stage(folder))
 
 
 _trust = trust
@@ -178,7 +178,7 @@ def _require_same(folder: Path, what: str, made: Component, recorded: Component)
         )
 
 
-def _trained(loop: SolverLoop, path: Path, spent: Any = None) -> TrainedLoop:
+def _wrap(loop: SolverLoop, path: Path, spent: Any = None) -> TrainedLoop:
     settings = read_settings(path)
     if settings["method"] == "SRC":
         return TrainedLoop(loop, None)

@@ -164,7 +164,7 @@ class _Stopwatch:
         for name, prepare in steps_of.items():
             if self._seconds(name) * states > LONGEST:
                 continue
-            with self._noting_failure(name):
+            with self._note_failure(name):
                 step = prepare(states)
                 first = self._time(name, step)
                 samples[name] = [first] if first > LONGEST else []
@@ -173,7 +173,7 @@ class _Stopwatch:
         while steps and (rounds < LEAST_CALLS or (rounds < MOST_CALLS and time.perf_counter() - started < BUDGET)):
             turn = list(steps.items()) if rounds % 2 else list(steps.items())[::-1]  # none is always the first one
             for name, step in turn:
-                with self._noting_failure(name):
+                with self._note_failure(name):
                     samples[name].append(self._time(name, step))
             steps = {name: step for name, step in steps.items() if name not in self.failures}
             rounds += 1
@@ -182,7 +182,7 @@ class _Stopwatch:
                 self.times.setdefault(name, []).append(_summarise(seconds, states))
 
     @contextmanager
-    def _noting_failure(self, name: str) -> Iterator[None]:
+    def _note_failure(self, name: str) -> Iterator[None]:
         try:
             yield
         except DeepZeroError as error:

@@ -40,9 +40,9 @@ def test_the_answer_says_what_error_is_left_and_how_fast_it_is() -> None:
     assert best_method(comparison) == "SolverLayer"
     assert answer(comparison) == (
         "SolverLayer leaves 15 % of the error of the solver alone (mean absolute error 0.0600 m/s against 0.4000 m/s over 4 "
-        "steps to t = 0.4, better in 5 of 5 simulations). Corrected: 3.80 ms a step, coarse 1.20, fine 45.6: 12 times as fast as "
-        "the reference at 15 % of the coarse solver's error. Against NON it has 60 % of the error (mean absolute error 0.0600 m/s "
-        "against 0.1000 m/s over 4 steps to t = 0.4, better in 5 of 5 simulations)."
+        "steps to t = 0.4, better in 5 of 5 simulations). Corrected: 3.80 ms a step, coarse 1.20, fine 45.6: 12 times as fast "
+        "as the reference at 15 % of the coarse solver's error. Against NON it has 60 % of the error (mean absolute error "
+        "0.0600 m/s against 0.1000 m/s over 4 steps to t = 0.4, better in 5 of 5 simulations)."
     )
 
 

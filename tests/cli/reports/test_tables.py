@@ -18,7 +18,7 @@ from deepzero_sim.cli.reports.numbers import (
     write_speed,
     write_times,
 )
-from deepzero_sim.cli.reports.tables import channel_rows, learning_rows, paired_rows, rows, simulation_rows, speed_rows
+from deepzero_sim.cli.reports.tables import channel_rows, learning_rows, pair_rows, rows, simulation_rows, speed_rows
 from deepzero_sim.solver.spec import SolverSpec
 from deepzero_sim.training.runs.compared_starts import Start
 from deepzero_sim.training.runs.comparison import Comparison
@@ -97,12 +97,12 @@ def test_every_simulation_is_named_by_its_parameters() -> None:
 
 def test_methods_are_paired_with_the_solver_and_with_non() -> None:
     comparison = water()
-    assert [row[:2] for row in paired_rows(comparison)] == [("method", "against"), ("NON", "SRC")]
-    (row,) = paired_rows(comparison)[1:]
+    assert [row[:2] for row in pair_rows(comparison)] == [("method", "against"), ("NON", "SRC")]
+    (row,) = pair_rows(comparison)[1:]
     assert row[4:] == ("2 of 3", "1") and float(row[2]) > 0 < float(row[3])  # better in most, and worse on average
     better = replace(comparison, methods={**comparison.methods, "ZO-SOL": comparison.methods["SRC"]})
     start = Start("DETACHED", comparison.methods["NON"].evaluation)
-    table = paired_rows(replace(better, starts={"ZO-SOL": start}))
+    table = pair_rows(replace(better, starts={"ZO-SOL": start}))
     assert [row[:2] for row in table[2:]] == [("ZO-SOL", "SRC"), ("ZO-SOL", "NON"), ("ZO-SOL", "DETACHED")]
     assert table[2][2:] == ("+0", "0", "0 of 3", "1") and table[3][2:] == table[4][2:]
 
@@ -111,9 +111,9 @@ def test_a_rollout_that_diverged_has_no_difference() -> None:
     comparison = water()
     comparison.methods["NON"].evaluation.channel_errors[0] = torch.inf
     comparison.methods["NON"].evaluation.errors[0] = torch.inf
-    assert paired_rows(comparison)[1][2:5] == ("+inf", "-", "2 of 3")
+    assert pair_rows(comparison)[1][2:5] == ("+inf", "-", "2 of 3")
     comparison.methods["SRC"].evaluation.channel_errors[1] = torch.inf
-    assert paired_rows(comparison)[1][2:5] == ("-", "-", "2 of 3")
+    assert pair_rows(comparison)[1][2:5] == ("-", "-", "2 of 3")
     assert rows(comparison)[1][1] == "inf" and rows(comparison)[2][3] == "-"
 
 
