@@ -232,10 +232,10 @@ def test_a_network_without_room_is_refused_before_it_is_made(
 
 
 def test_too_little_memory_is_said(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    def allocate(settings: Any) -> None:
+    def allocate(*_: Any) -> None:
         torch.empty(2**60)
 
-    monkeypatch.setattr("deepzero_sim.cli.train.train_with_bar", allocate)
+    monkeypatch.setattr("deepzero_sim.training.runs.console.train_with_bar", allocate)
     assert_fails(capsys, "there is not enough memory .*take a smaller network", "train", "--config", "train.yaml")
 
 
