@@ -235,7 +235,7 @@ def compare(
         evaluations = {name: measure_errors(loop, data, scales, lambda: report("")) for name, loop in loops.items()}
         of_others = {start: measure_errors(loop, data, scales, lambda: report("")) for start, loop in others.items()}
     starts = name_starts(origins, trained, evaluations, of_others)
-    speed = measure_speed(loops, evaluations, data)
+    speed = measure_speed(loops, evaluations, data, _folders_of(runs))
     found = {name: findings_of(load(last_stage(path)), path) for name, path in trained.items()}
     solver_steps = {
         "rollouts": sum(one.solver_steps for one in evaluations.values()),
@@ -267,6 +267,11 @@ def compare(
         None if data.times is None else data.times[: data.frames.shape[1]],
         data.time_unit or spec.time_unit,
     )
+
+
+def _folders_of(runs: Mapping[str, Path]) -> list[Path]:
+    """List the folders that runs were begun in, where these are not the current one."""
+    return list(dict.fromkeys(origin for path in runs.values() if (origin := run_settings(path).origin) is not None))
 
 
 def _require_one_solver(runs: Mapping[str, Path]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import warnings
@@ -16,13 +17,16 @@ from deepzero_sim.common.components import HANDED, Component, hand_over
 from deepzero_sim.common.requirements import require_known, require_type
 from deepzero_sim.common.settings import hints, keys_of, read
 from deepzero_sim.coupling.loop import SolverLoop
-from deepzero_sim.errors import ConfigError, RunError, SolverError, TrainingWarning
+from deepzero_sim.datasets.opening import open_trajectories
+from deepzero_sim.datasets.source import path_of
+from deepzero_sim.errors import RunError, SolverError, TrainingWarning
 from deepzero_sim.solver.build import build_solver
-from deepzero_sim.training.checkpoints import load_checkpoint, read_settings
+from deepzero_sim.solver.spec import SolverSpec
+from deepzero_sim.training.checkpoints import Start, load_checkpoint, read_settings, read_start
 from deepzero_sim.training.progress import progress_of
 from deepzero_sim.training.runs.comparison import cost
 from deepzero_sim.training.runs.console import train_in_silence, train_stages
-from deepzero_sim.training.runs.folders import last_stage
+from deepzero_sim.training.runs.folders import last_stage, origin_of
 from deepzero_sim.training.runs.handed_over import (
     DataLike,
     HandedOver,
@@ -32,10 +36,10 @@ from deepzero_sim.training.runs.handed_over import (
     is_in_memory,
     keep_data,
 )
-from deepzero_sim.training.runs.saved_loop import TrainedLoop, TrainingRecord
+from deepzero_sim.training.runs.saved_loop import TrainedLoop, TrainingRecord, differences_to_saved
 from deepzero_sim.training.runs.settings import MethodChoice, TrainSettings
 from deepzero_sim.training.runs.stages import plan
-from deepzero_sim.training.runs.trained_run import run_settings, trained_loop, trust
+from deepzero_sim.training.runs.trained_run import RunSettings, run_settings, trained_loop, trust
 from deepzero_sim.training.runs.warnings import code_warnings
 
 #: Methods that train no rollout, or choose for themselves.
@@ -143,8 +147,9 @@ def load_run(
     Args:
         path: Run folder, or what :meth:`TrainedLoop.save` wrote.
         trust: True to import and run what its settings name although it was made by others: look into its config.yaml first.
-        solver: Solver, if it was an object in Python when the run was trained.
-        network: Network, or what makes it, if it was such an object; its weights are those of the run.
+        solver: Solver, if it was an object in Python when the run was trained, or in place of the one that the run names: of
+            the same spec.
+        network: Network, or what makes it, in the same way; its weights are those of the run.
 
     Raises:
         RunError: There is no trained run, it needs trust, or it was trained with another solver or network.
@@ -154,12 +159,15 @@ def load_run(
     if trust:
         _trust(folder)
     handed, settings = HandedOver(), run_settings(folder)
-    for what, value, recorded in (("solver", solver, settings.solver), ("network", network, settings.network)):
-        if value is not None:
-            made = handed.add_solver(value) if what == "solver" else handed.add_network(value)  # type: ignore[arg-type]
+    own_solver = None if solver is None else handed.add_solver(solver)
+    own_network = None if network is None else handed.add_network(network)
+    for what, made, recorded in (("solver", own_solver, settings.solver), ("network", own_network, settings.network)):
+        if made is not None and recorded.name.startswith(HANDED):
             _require_same(folder, what, made, recorded)
     with hand_over(handed.objects):
-        loop = trained_loop(folder)
+        loop = trained_loop(folder, solver=own_solver, network=own_network)
+    if own_solver is not None and not settings.solver.name.startswith(HANDED):
+        _require_spec(folder, settings, loop.solver.spec)
     for sentence in code_warnings({str(folder): folder}):
         warnings.warn(sentence, TrainingWarning, stacklevel=2)
     return _wrap(loop, last_stage(folder))
@@ -169,12 +177,35 @@ _trust = trust
 
 
 def _require_same(folder: Path, what: str, made: Component, recorded: Component) -> None:
-    if not recorded.name.startswith(HANDED):
-        raise ConfigError(f"{folder} names its {what} itself, {recorded.name!r}: leave out {what}.")
     if made.name != recorded.name:
         alike = "class and spec" if what == "solver" else "class and sizes of weights"
         raise RunError(
             f"{folder} was trained with a {what} of another {alike} than the one that was handed over: use that one."
+        )
+
+
+def _require_spec(folder: Path, settings: RunSettings, spec: SolverSpec) -> None:
+    """Hold a solver that takes the place of the one that a run names to what is known of that: its spec, or the data.
+
+    Raises:
+        RunError: Its spec is another one.
+        DataError: It does not fit the data that the run was trained on.
+    """
+    differences = differences_to_saved(load_checkpoint(last_stage(folder)), spec)
+    if differences:
+        key, (theirs, ours) = next(iter(differences.items()))
+        raise RunError(
+            f"{folder} was trained with a solver of {key} {theirs!r}, and the one that was handed over has {ours!r}: use one "
+            "of the same spec."
+        )
+    if differences is None and path_of(settings.train_data).exists():
+        open_trajectories(settings.train_data, spec, settings.data_may_differ)
+    elif differences is None:
+        warnings.warn(
+            f"nothing says what the solver of {folder} was like, as {path_of(settings.train_data)} is gone: the one that was "
+            "handed over is taken as it is.",
+            TrainingWarning,
+            stacklevel=3,
         )
 
 
@@ -183,4 +214,6 @@ def _wrap(loop: SolverLoop, path: Path, spent: Any = None) -> TrainedLoop:
     if settings["method"] == "SRC":
         return TrainedLoop(loop, None)
     progress = progress_of(load_checkpoint(path), path)
-    return TrainedLoop(loop, TrainingRecord(settings, progress, lambda: cost(path) if spent is None else spent))
+    start = read_start(path) or Start(None, settings["updates"])
+    start = start._replace(folder=str(origin_of(path) or os.getcwd()))  # noqa: PTH109
+    return TrainedLoop(loop, TrainingRecord(settings, start, progress, lambda: cost(path) if spent is None else spent))

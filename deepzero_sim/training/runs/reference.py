@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from deepzero_sim.solver.contract import Solver
 from deepzero_sim.solver.failure_policy import FailurePolicy
 from deepzero_sim.solver.spec import SolverSpec
 from deepzero_sim.solver.stepping import step_all
+from deepzero_sim.training.runs.folders import within
 from deepzero_sim.training.runs.trust import without_trust, words_of
 
 
@@ -33,11 +35,13 @@ class Reference:
         solver: Reference solver.
         initial: Name of the function of initial states.
         members: Simulations of the file.
+        folder: Folder where relative names are found; None for the current one.
     """
 
     solver: Solver
     initial: str
     members: Sequence[Member]
+    folder: Path | None = None
 
     def steps(self, count: int) -> Callable[[], int]:
         """Make the initial states of the first simulations; return what advances them by a step and counts that.
@@ -45,7 +49,8 @@ class Reference:
         Raises:
             DeepZeroError: They cannot be made.
         """
-        starts = [initial_state(self.initial, self.solver.spec, member) for member in self.members[:count]]
+        with within(self.folder):
+            starts = [initial_state(self.initial, self.solver.spec, member) for member in self.members[:count]]
         states, params = (np.concatenate(arrays) for arrays in zip(*starts, strict=True))
         scenario = params if params.shape[1] else None
 
@@ -67,32 +72,38 @@ class _Made:
     seed: int = 0
 
 
-def reference_of(data: Trajectories, spec: SolverSpec) -> Reference:
+def reference_of(data: Trajectories, spec: SolverSpec, folders: Sequence[Path] = ()) -> Reference:
     """Build the reference solver that data were made with.
 
     Args:
         data: Trajectories of a file that says what it was made with.
         spec: Spec of the coarse solver, whose steps are as long.
+        folders: Folders besides the current one where the data may have been made: relative names are found in the first one in
+            which the code is trusted.
 
     Raises:
         DeepZeroError: The data name none, or one that is not trusted, cannot be built, or takes other steps.
     """
     made = _settings_of(data)
     simulations = made.simulations
-    parts = without_trust(parts_of_simulations(simulations))
+    places = (None, *folders)
+    left = [without_trust(parts_of_simulations(simulations), place) for place in places]
+    folder, parts = next((found for found in zip(places, left, strict=True) if not found[1]), (None, left[0]))
     untrusted = "; ".join(f"{key} {words_of(part)}" for key, part in parts.items())
     require_data(
         not untrusted,
-        f"the data were not made by you in this folder, and name code that would be imported or run ({untrusted}): make them "
-        "here with 'deepzero-sim generate'.",
+        f"the data were not made by you in this folder{' or that of the run' if folders else ''}, and name code that would be "
+        f"imported or run ({untrusted}): make them here with 'deepzero-sim generate'.",
     )
-    solver = build_solver(simulations.reference)
+    with within(folder):
+        solver = build_solver(simulations.reference)
     require_data(
         math.isclose(solver.spec.dt, spec.dt, rel_tol=ROUNDING),
         f"a step of {solver.spec.name!r} is {solver.spec.dt:g} long, one of the coarse solver {spec.dt:g}.",
     )
-    members = ensemble(made.params, made.starts, made.seed, solver.spec, simulations.initial)
-    return Reference(solver, simulations.initial, members)
+    with within(folder):
+        members = ensemble(made.params, made.starts, made.seed, solver.spec, simulations.initial)
+    return Reference(solver, simulations.initial, members, folder)
 
 
 def parts_of_simulations(simulations: Simulations) -> dict[str, Component]:

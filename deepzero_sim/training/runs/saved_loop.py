@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
@@ -10,18 +11,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deepzero_sim.common.documents import write_yaml
-from deepzero_sim.common.files import write_text
+from deepzero_sim.common.files import digest, write_text
 from deepzero_sim.common.requirements import require_type
 from deepzero_sim.coupling.loop import SolverLoop
 from deepzero_sim.errors import ConfigError, RunError
+from deepzero_sim.solver.spec import SolverSpec, entries_but_mask
 from deepzero_sim.training.checkpoints import (
     CHECKPOINT,
     CONFIG,
+    STARTED,
     STATE,
     Checkpoint,
     RunIdentity,
+    Start,
     load_checkpoint,
     save_checkpoint,
+    save_start,
     storable_copies,
 )
 from deepzero_sim.training.preparation import PREPARATION, Entry, Preparation
@@ -34,7 +39,10 @@ if TYPE_CHECKING:
 SAVED = "saved"
 
 #: Files that it writes.
-_FILES = (CONFIG, CHECKPOINT, STATE, PREPARATION)
+_FILES = (CONFIG, CHECKPOINT, STATE, PREPARATION, STARTED)
+
+#: Words in a checkpoint's state for the spec of the solver, and within it for the digest of its mask.
+_SPEC, _MASK = "spec", "digest of the mask"
 
 
 @dataclass(frozen=True)
@@ -43,11 +51,13 @@ class TrainingRecord:
 
     Args:
         settings: Settings of its run, as config.yaml has them.
+        start: Start of its run: the folder where relative names in the settings are found, and the code as it was.
         progress: Progress of its last stage.
         cost: Function that returns what the training cost, that of runs it started from included.
     """
 
     settings: Mapping[str, Any]
+    start: Start
     progress: Progress
     cost: Callable[[], Cost]
 
@@ -104,22 +114,50 @@ class TrainedLoop(SolverLoop):
 
     def _write(self, folder: Path, record: TrainingRecord) -> None:
         spent, progress = record.cost(), record.progress
-        settings = {key: _absolute(key, value) for key, value in record.settings.items()} | {"start": None}
+        origin = Path(record.start.folder or "").absolute()
+        settings = {key: _absolute(key, value, origin) for key, value in record.settings.items()} | {"start": None}
         identity = RunIdentity({key: write_yaml(value, sort_keys=True) for key, value in settings.items()}, {})
         write_text(folder / CONFIG, write_yaml(settings))
+        save_start(folder, record.start._replace(folder=str(origin), updates=settings["updates"]))
         before = spent.solver_steps - progress.solver_steps - progress.validation_steps
         entry = Entry("before the last stage's updates", before, spent.seconds, spent.found)
         Preparation(folder / PREPARATION, identity.name).add(entry)
         total = replace(progress, seconds=spent.seconds, failures=dict(spent.failures))
         tensors = {f"network.{name}": tensor for name, tensor in storable_copies(self.corrector.state_dict()).items()}
-        save_checkpoint(folder, Checkpoint(tensors, {"progress": asdict(total), SAVED: True}), identity)
+        state = {"progress": asdict(total), SAVED: True, _SPEC: _describe(self.solver.spec)}
+        save_checkpoint(folder, Checkpoint(tensors, state), identity)
 
 
-def _absolute(key: str, value: Any) -> Any:
-    """Write paths of data so that they are found from any folder."""
+def _absolute(key: str, value: Any, origin: Path) -> Any:
+    """Write paths of data, which are found from a folder, so that they are found from any other."""
     if key not in ("train_data", "validation_data") or value is None:
         return value
-    return {**value, "path": str(Path(value["path"]).resolve())} if isinstance(value, Mapping) else str(Path(value).resolve())
+    if isinstance(value, Mapping):
+        return {**value, "path": str((origin / value["path"]).resolve())}
+    return str((origin / value).resolve())
+
+
+def _describe(spec: SolverSpec) -> dict[str, Any]:
+    """Write a spec as JSON holds it."""
+    entries: dict[str, Any] = json.loads(json.dumps(entries_but_mask(spec), default=str))
+    return {**entries, _MASK: digest([], [spec.active()])}
+
+
+def differences_to_saved(checkpoint: Checkpoint, spec: SolverSpec) -> dict[str, tuple[Any, Any]] | None:
+    """Return what a solver's spec says otherwise than that of a loop which was saved: both values, the saved one first.
+
+    Args:
+        checkpoint: Checkpoint of the folder that the loop was saved in.
+        spec: Spec of the solver.
+
+    Returns:
+        Differences by the names of the fields; None if the checkpoint knows no spec.
+    """
+    saved = checkpoint.state.get(_SPEC)
+    if not isinstance(saved, dict):
+        return None
+    ours = _describe(spec)
+    return {key: (saved.get(key), ours.get(key)) for key in {**saved, **ours} if saved.get(key) != ours.get(key)}
 
 
 def _require_own(folder: Path) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -82,7 +83,12 @@ class Speed:
 _Step = Callable[[], int]
 
 
-def measure_speed(loops: Mapping[str, SolverLoop], evaluations: Mapping[str, Evaluation], data: Trajectories) -> Speed:
+def measure_speed(
+    loops: Mapping[str, SolverLoop],
+    evaluations: Mapping[str, Evaluation],
+    data: Trajectories,
+    folders: Sequence[Path] = (),
+) -> Speed:
     """Measure the time of a step from the first frames: of each loop, and of the reference that the data name.
 
     Loops so slow that a round of calls would take longer than half a second are not called again: the time of their rollouts is
@@ -92,10 +98,11 @@ def measure_speed(loops: Mapping[str, SolverLoop], evaluations: Mapping[str, Eva
         loops: Loops by method; that of the solver alone has no correction.
         evaluations: Evaluations of the same loops.
         data: First frames, parameters and attributes.
+        folders: Folders besides the current one where the data may have been made.
     """
     stopwatch, simulations = _Stopwatch(), len(data.frames)
     steps_of: dict[str, Callable[[int], _Step]] = {name: partial(_step_of, loop, data) for name, loop in loops.items()}
-    reference, why = _reference_or_reason(data, next(iter(loops.values())).solver.spec)
+    reference, why = _reference_or_reason(data, next(iter(loops.values())).solver.spec, folders)
     of_reference = {} if reference is None else {REFERENCE: reference.steps}
     with single_threaded(), torch.no_grad():
         for states in dict.fromkeys((1, simulations)):
@@ -109,10 +116,10 @@ def measure_speed(loops: Mapping[str, SolverLoop], evaluations: Mapping[str, Eva
     return Speed(stopwatch.times, dict(stopwatch.solver_steps), without)
 
 
-def _reference_or_reason(data: Trajectories, spec: SolverSpec) -> tuple[Reference | None, str]:
+def _reference_or_reason(data: Trajectories, spec: SolverSpec, folders: Sequence[Path]) -> tuple[Reference | None, str]:
     """Build the reference of the data, or say why there is none."""
     try:
-        return reference_of(data, spec), ""
+        return reference_of(data, spec, folders), ""
     except DeepZeroError as error:
         return None, str(error)
 

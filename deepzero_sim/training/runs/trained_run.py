@@ -161,34 +161,44 @@ def trust(path: Path) -> None:
     trust_parts(settings.parts, settings.origin)
 
 
-def trained_loop(path: Path, load: Callable[[Path], Checkpoint] = load_checkpoint) -> SolverLoop:
+def trained_loop(
+    path: Path,
+    load: Callable[[Path], Checkpoint] = load_checkpoint,
+    *,
+    solver: Component | None = None,
+    network: Component | None = None,
+) -> SolverLoop:
     """Build a run's solver with its trained corrector.
 
     Args:
         path: Run folder.
         load: Function that reads the checkpoint of a folder.
+        solver: Solver in place of the run's own, found from the current folder; None for that of the run.
+        network: Network in place of the run's own; its weights are those of the run.
 
     Raises:
         RunError: The folder holds no trained run, or its settings name what nobody has trusted here, see :func:`trust`.
     """
     path = last_stage(path)
     settings = run_settings(path)
-    if parts := without_trust(settings.parts, settings.origin):
+    given = {key: part for key, part in (("solver", solver), ("network", network)) if part is not None}
+    needed = {key: part for key, part in settings.parts.items() if key not in given}
+    if parts := without_trust(needed, settings.origin):
         listed = "; ".join(f"{key} {words_of(part)}" for key, part in parts.items())
         raise RunError(
             f"{path} was not made by you on this machine, and its settings would import or run {listed}: look into its "
             "config.yaml, and if you trust it, call again with --trust (in Python, dz.load_run(path, trust=True))."
         )
-    with within(settings.origin):
-        solver = build_solver(settings.solver)
+    with within(settings.origin if solver is None else None):
+        built = build_solver(settings.solver if solver is None else solver)
     if settings.method == "SRC":
-        return SolverLoop(solver, NoCorrection(), on_failure=settings.on_failure)
-    with within(settings.origin):
-        corrector = build_corrector(settings.network, solver.spec, settings.seed)
+        return SolverLoop(built, NoCorrection(), on_failure=settings.on_failure)
+    with within(settings.origin if network is None else None):
+        corrector = build_corrector(settings.network if network is None else network, built.spec, settings.seed)
     checkpoint = load(path)
     require_within(progress_of(checkpoint, path), settings.updates, path)
     restore_trained(corrector, checkpoint, path)
-    return SolverLoop(solver, corrector, settings.unroll, on_failure=settings.on_failure)
+    return SolverLoop(built, corrector, settings.unroll, on_failure=settings.on_failure)
 
 
 def differences_accepted_by(*paths: Path) -> list[str]:

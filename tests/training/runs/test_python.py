@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from deepzero_sim.common.types import Array
 from deepzero_sim.datasets import Trajectories, trajectories
 from deepzero_sim.training.runs import python
 from deepzero_sim.training.runs.comparison import cost
+from deepzero_sim.training.runs.trained_run import run_settings
 
 SPEC = dz.SolverSpec(name="decay", state_shape=(1, 8), dt=0.1, parameters="rate", stencil=0)  # type: ignore[arg-type]
 
@@ -237,10 +239,46 @@ def test_a_run_of_an_object_wants_that_object_again(tmp_path: Path) -> None:
         dz.load_run(tmp_path / "run", solver=solver(), network=nn.Identity())
 
 
-def test_a_solver_that_a_run_names_is_not_handed_over_again(tmp_path: Path) -> None:
-    dz.train(file_solver(tmp_path), arrays(), "NON", run=tmp_path / "run", tensorboard=False, **FEW)
-    with pytest.raises(dz.ConfigError, match=r"names its solver itself, .*coarse.py:Decay'.*: leave out solver"):
-        dz.load_run(tmp_path / "run", solver=solver())
+def test_a_solver_that_is_given_takes_the_place_of_the_one_that_a_run_names(tmp_path: Path) -> None:
+    """It is held to the spec that was saved, else to the data; where there is neither, that is said."""
+    loop = dz.train(file_solver(tmp_path), arrays(), "NON", run=tmp_path / "run", tensorboard=False, **FEW)
+    loop.save(tmp_path / "saved")
+    (tmp_path / "coarse.py").unlink()
+    alike = dz.as_solver(decay, loop.solver.spec)
+    other = dz.as_solver(decay, replace(loop.solver.spec, dt=0.2))
+    for name in ("run", "saved"):
+        with pytest.raises(dz.ConfigError, match=r"there is no file .*coarse\.py"):
+            dz.load_run(tmp_path / name)
+        assert same(dz.load_run(tmp_path / name, solver=alike), loop)
+    with pytest.raises(dz.RunError, match=r"trained with a solver of dt 0\.1, and the one that was handed over has 0\.2"):
+        dz.load_run(tmp_path / "saved", solver=other)
+    with pytest.raises(dz.DataError, match="dt"):
+        dz.load_run(tmp_path / "run", solver=other)
+    (tmp_path / "run" / "train_data.h5").unlink()
+    with pytest.warns(dz.TrainingWarning, match="nothing says what the solver of .*run was like"):
+        assert same(dz.load_run(tmp_path / "run", solver=alike), loop)
+
+
+def test_a_loop_that_was_saved_is_loaded_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Relative names of code and data are found where its training began, also when it is saved again from elsewhere."""
+    home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
+    home.mkdir()
+    elsewhere.mkdir()
+    file_solver(home)
+    monkeypatch.chdir(home)
+    dz.datasets.save("data.h5", Trajectories(*arrays()), SPEC)
+    loop = dz.train("coarse.py:Decay", "data.h5", "NON", **FEW)
+    loop.save("saved")
+    monkeypatch.chdir(elsewhere)
+    found = dz.load_run(home / "saved")
+    assert same(found, loop) and cost(home / "saved").solver_steps > 0
+    found.save("again")
+    monkeypatch.chdir(tmp_path)
+    assert same(dz.load_run("elsewhere/again"), loop)
+    assert run_settings(Path("elsewhere/again")).train_data == home / "data.h5"
+    (home / "coarse.py").write_text((home / "coarse.py").read_text() + "\n")
+    with pytest.warns(dz.TrainingWarning, match=r"coarse\.py is not what it was"):
+        dz.load_run("elsewhere/again")
 
 
 def test_a_run_of_others_needs_trust(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

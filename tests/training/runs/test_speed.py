@@ -195,6 +195,21 @@ def test_the_reference_is_timed_from_the_initial_states_of_the_data(tmp_path: Pa
     assert float(calls[1][1]) == pytest.approx(data.frames[0, 1, 0, 0], rel=1e-12)  # it goes on
 
 
+def test_the_reference_is_found_where_the_run_was_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trust of data is that of the folder where their names lead, not of the current one."""
+    data = made(tmp_path, monkeypatch)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "own.py").write_text("raise SystemExit('this was run')")
+    monkeypatch.chdir(elsewhere)
+    with pytest.raises(DataError, match="were not made by you in this folder, and name code"):
+        reference_of(data, Burgers().spec)
+    with pytest.raises(DataError, match="were not made by you in this folder or that of the run, and name code"):
+        reference_of(data, Burgers().spec, [elsewhere])
+    assert reference_of(data, Burgers().spec, [elsewhere, tmp_path]).steps(4)() == 4
+    assert Path.cwd() == elsewhere
+
+
 def test_a_report_says_how_fast_the_reference_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = made(tmp_path, monkeypatch)
     slow = json.loads(data.attributes["settings"])
