@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,6 +82,28 @@ def analyse_slopes(slopes: Mapping[float, Vector | None], exact: Vector | None, 
         float(floor),
         float(max(noise) / size) if size else 0.0,
     )
+
+
+def worst_sweep(sweeps: Sequence[Sweep]) -> Sweep:
+    """Combine sweeps over the same step sizes, at several states, into one whose step size has to suit them all.
+
+    Where no step size has slopes at all of them, it is that of the first.
+    """
+    changes = tuple(map(_largest, zip(*(sweep.changes for sweep in sweeps), strict=True)))
+    known = [k for k, change in enumerate(changes) if change is not None]
+    if len(sweeps) == 1 or not known:
+        return sweeps[0]
+    steps = list(sweeps[0].step_sizes)
+    best = min(known, key=lambda k: changes[k] or 0.0)
+    rounding = max(sweep.rounding for sweep in sweeps)
+    errors = (None,) * len(steps)
+    return Sweep(tuple(steps), changes, errors, steps[best], _plateau(steps, changes, best), changes[best] or 0.0, rounding)
+
+
+def _largest(changes: Sequence[float | None]) -> float | None:
+    """Return the largest of several changes; None if one is missing."""
+    known = [change for change in changes if change is not None]
+    return max(known) if len(known) == len(changes) else None
 
 
 def _plateau(steps: list[float], changes: tuple[float | None, ...], best: int) -> tuple[float, float]:

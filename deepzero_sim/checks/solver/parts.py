@@ -103,16 +103,16 @@ def _stencil(examination: Examination) -> None:
     examination.require_answers(_ALIKE)
     trial, record = examination.trial, examination.record
     try:
-        record.stencil_radius = states.measure_stencil_radius(trial)
+        record.reach, looked_at = states.measure_stencil(trial)
     except DeepZeroError as error:
         raise SkippedError(str(error)) from error
-    record.findings["stencil"] = states.check_stencil(trial, record.stencil_radius)
+    record.findings["stencil"] = states.check_stencil(trial, record.reach, looked_at)
 
 
 def _gradients(examination: Examination) -> None:
     examination.require_answers()
     solver, training, record = examination.subject.solver, examination.subject.training, examination.record
-    network, radius = training.network_for(solver), record.stencil_radius
+    network, radius = training.network_for(solver), None if record.reach is None else record.reach.most
     record.gradients = gradient_costs(solver, network, training.unroll, training.batch_size, radius, record.times)
 
 

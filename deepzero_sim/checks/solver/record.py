@@ -9,6 +9,7 @@ import numpy as np
 
 from deepzero_sim.checks.solver.results import NOT_APPLICABLE, BatchTime, GradientCosts, Outcome, StepSizes
 from deepzero_sim.common.types import Array
+from deepzero_sim.coupling.vjp.stencil_radius import Reach
 
 #: Largest rounding of sums in another order, in units of a dtype's last digit.
 LAST_DIGITS = 1000
@@ -115,7 +116,7 @@ class Record:
         findings: Findings by line of the contract.
         left_out: Reasons why measurements were left out.
         surveyed: Number of sample states from which steps ended, whatever came of them; None before the first.
-        stencil_radius: Distance over which a step carries information, in points, if it was measured.
+        reach: Distance over which a step carries information, in points, if it was measured.
         step_sizes: Step sizes of finite differences, if they were measured.
         times: Times of calls by batch.
         gradients: Costs of gradients, if they were counted.
@@ -130,7 +131,7 @@ class Record:
     findings: dict[str, Finding] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     surveyed: int | None = None
-    stencil_radius: int | None = None
+    reach: Reach | None = None
     step_sizes: StepSizes | None = None
     times: tuple[BatchTime, ...] = ()
     gradients: GradientCosts | None = None

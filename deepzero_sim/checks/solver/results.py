@@ -51,6 +51,13 @@ class BatchTime:
         return self.batch / self.seconds
 
 
+def at_states(looked_at: int, given: int) -> str:
+    """Say at how many of the sample states something was looked at."""
+    if given == 1:
+        return "at the only sample state"
+    return f"at all {given} sample states" if looked_at == given else f"at {looked_at} of {given} sample states"
+
+
 def best_batch(times: Sequence[BatchTime]) -> int:
     """Pick the smallest batch that is about as fast a state as the fastest."""
     best = max(entry.states_per_second for entry in times)
@@ -68,15 +75,32 @@ class StepSizes:
     """Central differences of a step over their step size `mu`.
 
     Args:
-        sweep: Slopes of a random projection of the step along random directions; step sizes in units of the state's size.
-        sizes: Root mean square of each channel at the sample state.
-        order: Order of `|P(s + mu v) - 2 P(s) + P(s - mu v)| / |P(s + mu v) - P(s - mu v)|` in `mu`: about 1 if the step is
-            smooth, 1/2 if it has kinks, less than 0 if it jumps; None if it is linear to rounding.
+        sweep: Slopes of a random projection of the step along random directions, the worst of all sample states; step sizes in
+            units of the state's size.
+        sizes: Root mean square of each channel at the first sample state.
+        orders: Order of `|P(s + mu v) - 2 P(s) + P(s - mu v)| / |P(s + mu v) - P(s - mu v)|` in `mu` at each sample state:
+            about 1 if the step is smooth, 1/2 if it has kinks, less than 0 if it jumps; None if it is linear to rounding.
+        given: Number of sample states that there are.
     """
 
     sweep: Sweep
     sizes: tuple[float, ...]
-    order: float | None
+    orders: tuple[float | None, ...]
+    given: int
+
+    @property
+    def order(self) -> float | None:
+        """Least order at any sample state; None if the step is linear at all of them."""
+        return min((order for order in self.orders if order is not None), default=None)
+
+    @property
+    def where(self) -> str:
+        """Sample states that were looked at, and those of them that the smoothness is of, in words."""
+        at = at_states(len(self.orders), self.given)
+        linear = self.orders.count(None)
+        if not linear or self.order is None:
+            return at
+        return f"{at}; at {linear} of them it is linear, to rounding"
 
     @property
     def recommended(self) -> float:
@@ -85,7 +109,7 @@ class StepSizes:
 
     @property
     def absolute(self) -> tuple[float, ...]:
-        """Step size `mu`, in every channel's own unit."""
+        """Step size `mu`, in every channel's own unit, at the first sample state."""
         return tuple(self.sweep.best * size for size in self.sizes)
 
     @property
@@ -108,12 +132,18 @@ class StepSizes:
             "own units. Central differences hold still for mu from "
             f"{least:g} to {most:g}; they are known there to {sweep.noise_floor:.0e} of themselves. Longer steps measure "
             f"curvature, shorter ones rounding: the step has noise of {sweep.rounding:.0e} of its size. It is "
-            f"{self.smoothness}{bend}. (ZO-SOL's estimator.args.step_size is another: of the network's parameters.)"
+            f"{self.smoothness}{bend}, {self.where}. (ZO-SOL's estimator.args.step_size is another: of the network's "
+            "parameters.)"
         )
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values, for JSON."""
-        derived = {"recommended": self.recommended, "absolute": self.absolute, "smoothness": self.smoothness}
+        derived = {
+            "recommended": self.recommended,
+            "absolute": self.absolute,
+            "order": self.order,
+            "smoothness": self.smoothness,
+        }
         return derived | asdict(self)
 
 

@@ -19,6 +19,7 @@ from deepzero_sim.checks.solver.results import (
 )
 from deepzero_sim.common.documents import flow_yaml, markdown_table, write_yaml
 from deepzero_sim.common.files import write_text
+from deepzero_sim.training.runs.settings import PRODUCT
 
 #: File name of the page.
 PAGE = "solver_check.md"
@@ -68,7 +69,7 @@ def hints(check: SolverCheck) -> list[str]:
             "that the solver will meet."
         )
     if check.step_sizes is not None:
-        words.append(_where_the_step_size_goes(check, check.step_sizes))
+        words.append(_where_the_step_size_goes(check.step_sizes))
     if check.printed:
         words.append(
             f"output: the solver printed {check.printed:,} bytes, which are not shown: run its step alone to see them."
@@ -80,13 +81,12 @@ def _sentence(entry: Verdict) -> str:
     return f"{entry.line}: {entry.words}"
 
 
-def _where_the_step_size_goes(check: SolverCheck, sizes: StepSizes) -> str:
-    local = check.gradients is not None and "SolverLayer, Coloured" in check.gradients.methods
-    product = f"deepzero_sim.vjp.{'Coloured' if local else 'ReferenceJacobian'}"
-    setting = flow_yaml({"name": product, "args": {"step_size": sizes.recommended}})
+def _where_the_step_size_goes(sizes: StepSizes) -> str:
+    """Say what to write where: the product stays the one that a training takes if nothing is said."""
+    setting = flow_yaml({"name": PRODUCT, "args": {"step_size": sizes.recommended}})
     return (
-        f"step size: the step is {sizes.smoothness}. Take {sizes.recommended:g} for SolverLayer; without one, it is chosen by "
-        f"the dtype alone. As a line of train.yaml:\n  vjp: {setting}"
+        f"step size: the step is {sizes.smoothness}, {sizes.where}. Take {sizes.recommended:g} for SolverLayer; without one, "
+        f"it is chosen by the dtype alone. As a line of train.yaml, with the default product:\n  vjp: {setting}"
     )
 
 

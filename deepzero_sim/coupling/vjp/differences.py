@@ -53,6 +53,11 @@ class Differences:
             return np.asarray((plus - advanced) / step)
         return np.asarray((plus - probes(state - step * directions, many)) / (2 * step))
 
+    def lengths(self, state: Array, directions: Array) -> Array:
+        """Return the distance between the two states whose steps are compared along each direction, `(n, 1, ...)`."""
+        steps = self._steps(state, directions)
+        return np.asarray(steps * (2 if self.scheme == "central" else 1))
+
     def _steps(self, state: Array, directions: Array) -> Array:
         """Choose `mu` for each direction, `(n, 1, ...)`: as far as the channel that it changes most, in its own size, allows.
 

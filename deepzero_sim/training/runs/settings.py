@@ -20,6 +20,9 @@ from deepzero_sim.solver.failure_policy import FailurePolicy
 #: or with the identity for it.
 MethodName: TypeAlias = Literal["SRC", "NON", "ZO-SOL", "SolverLayer", "FO-SOL", "DETACHED", "STRAIGHT-THROUGH"]
 
+#: Vector-Jacobian product of a layer where none is named.
+PRODUCT = "deepzero_sim.vjp.ReferenceJacobian"
+
 #: Word that stands for what suits: the cheapest method of what was given, the learning rate of that method.
 SUITABLE = "suitable"
 
@@ -120,7 +123,7 @@ class TrainSettings(Settings):
     estimator: Component = field(
         default_factory=lambda: Component("deepzero_sim.CGE", {"step_size": 1e-4, "scheme": "central"})
     )
-    vjp: Component = field(default_factory=lambda: Component("deepzero_sim.vjp.ReferenceJacobian"))
+    vjp: Component = field(default_factory=lambda: Component(PRODUCT))
     sparsity: Sparsity = 0.0
     layer_ratios: Component = field(default_factory=lambda: Component("uniform"))
     mask_refresh: Positive = 1

@@ -104,7 +104,8 @@ def test_a_good_solver_holds() -> None:
     assert found.holds and not outcomes(found, "fail") and not found.made_up and not found.left_out
     assert outcomes(found, "skipped") == set(found.out_of_time) <= {"worker process"}
     assert "viscosity changes a step; without them it fails, as it should" in found["parameters"].words
-    assert "over 1 points of 16; say stencil=1" in found["stencil"].words and found.seconds < 10
+    assert "over 3 points of 16" in found["stencil"].words  # around the ends of 14, across the padding
+    assert "say stencil=3" in found["stencil"].words and found.seconds < 10
 
 
 @pytest.mark.slow
@@ -300,6 +301,56 @@ def test_what_it_takes_to_begin_counts_but_leaves_a_share() -> None:
 def test_smoothness(function: Callable[[Array], Array], says: str) -> None:
     found = check_solver(Stepwise(function), seconds=SHORT).step_sizes
     assert found is not None and says in found.words, found
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        ((0.0, 0.1, 0.2), "smooth"),
+        ((0.0, 0.0, 0.0), "linear, to rounding"),
+        ((0.0, -0.1, 0.0), "not smooth: it has kinks (limiters, absolute values)"),
+    ],
+)
+def test_a_step_is_called_what_it_is_at_all_sample_states(rows: tuple[float, ...], says: str) -> None:
+    def step(states: Array, params: Array) -> Array:  # linear where the slope is 0, which comes first
+        slope = params[:, :, None]
+        return states + np.where(slope < 0, np.abs(slope * states), slope * states**2)
+
+    spec = SolverSpec(name="sloped", state_shape=(1, 2048), dt=0.1, dtype="float64", parameters=("slope",))
+    found = check_solver(as_solver(step, spec), None, np.array(rows)[:, None], seconds=SHORT).step_sizes
+    assert found is not None and found.smoothness == says and found.where.startswith("at all 3 sample states")
+    linear = rows.count(0.0)
+    assert ("linear, to rounding" in found.where) == (0 < linear < 3) and found.orders.count(None) == linear
+    if says == "smooth":  # its step size is not the one of the linear state, which any would suit
+        worst = check_solver(as_solver(step, spec), None, np.array(rows)[-1:, None], seconds=SHORT).step_sizes
+        assert worst is not None and found.recommended <= 10 * worst.recommended
+
+
+@pytest.mark.parametrize(("dtype", "courant"), [("float32", 0.1), ("float32", 0.3), ("float64", 0.02), ("float64", 0.3)])
+def test_the_stencil_of_substeps_is_their_whole_reach(dtype: str, courant: float) -> None:
+    def step(states: Array) -> Array:  # four substeps, each of which reaches one point far
+        for _ in range(4):
+            states = states - courant * (states - np.roll(states, 1, -1))
+        return states
+
+    spec = SolverSpec(name="substeps", state_shape=(1, 64), dt=0.1, dtype=dtype)
+    words = check_solver(as_solver(step, spec), seconds=SHORT)["stencil"].words
+    assert "over 4 points of 64" in words and "say stencil=4" in words
+    assert ("all but" in words and "approximate" in words) == (courant < 0.3)
+    short = SolverSpec(name="substeps", state_shape=(1, 64), dt=0.1, dtype=dtype, stencil=2)
+    said = check_solver(as_solver(step, short), seconds=SHORT)["stencil"]
+    assert said.outcome == ("info" if courant < 0.3 else "fail") and "4" in said.words
+
+
+def test_rounding_that_reaches_everywhere_is_no_reach() -> None:
+    kernel = np.zeros(64)
+    kernel[[0, 1, 2]] = 0.5, 0.3, 0.2
+
+    def step(states: Array) -> Array:  # rounding of Fourier transforms couples all points
+        return np.fft.ifft(np.fft.fft(states) * np.fft.fft(kernel)).real
+
+    spec = SolverSpec(name="spectral", state_shape=(1, 64), dt=0.1, dtype="float64")
+    assert "say stencil=2" in check_solver(as_solver(step, spec), seconds=SHORT)["stencil"].words
 
 
 @pytest.mark.parametrize(("dtype", "least", "most"), [("float32", 1e-3, 1e-2), ("float64", 1e-6, 1e-4)])

@@ -7,12 +7,14 @@ import warnings
 import numpy as np
 
 from deepzero_sim.checks.solver.record import Finding, NotApplicableError, SkippedError, discrepancy
+from deepzero_sim.checks.solver.results import at_states
 from deepzero_sim.checks.solver.trial import FirstStep, Trial, stack
 from deepzero_sim.common.types import Array
 from deepzero_sim.coupling.probes import TOGETHER, SolverProbe
 from deepzero_sim.coupling.vjp.differences import Differences
-from deepzero_sim.coupling.vjp.stencil_radius import POINTS, STATES, is_wide, measure_radius
+from deepzero_sim.coupling.vjp.stencil_radius import POINTS, STATES, Reach, is_wide, measure_reach
 from deepzero_sim.errors import SolverError
+from deepzero_sim.solver.spec import SolverSpec
 
 #: Factor that makes a state extreme, and seconds to wait for a step from there, besides some times a usual one, and at least.
 EXTREME, WAIT_EXTREME, LEAST_EXTREME = 1e6, 5.0, 1.0
@@ -159,8 +161,8 @@ def check_hidden_state(trial: Trial) -> Finding:
 # ---- stencil
 
 
-def measure_stencil_radius(trial: Trial) -> int:
-    """Measure how far a step carries all but a hundredth of a change, in points, at as many states as there is time for.
+def measure_stencil(trial: Trial) -> tuple[Reach, int]:
+    """Measure how far a step carries a change of one point, at as many states as there is time for; returns their number, too.
 
     Raises:
         SkippedError: There is no time, or the solver failed at a state that was changed at one point.
@@ -171,29 +173,57 @@ def measure_stencil_radius(trial: Trial) -> int:
     trial.require_time(1 + probes, 0.4, at_once)
     samples = trial.samples[: min(STATES, trial.affordable(0.4, at_once) // (1 + probes))]
     try:
-        return measure_radius(*stack(samples), SolverProbe(trial.shielded), Differences(None, "central"))
+        reach = measure_reach(*stack(samples), SolverProbe(trial.shielded), Differences(None, "central"))
     except SolverError as error:
         raise SkippedError(f"a state that was changed at one point could not be advanced: {error}") from error
+    return reach, len(samples)
 
 
-def check_stencil(trial: Trial, radius: int) -> Finding:
-    """Expect that a step carries information, measured over `radius` points, no farther than the spec says."""
+def check_stencil(trial: Trial, reach: Reach, looked_at: int) -> Finding:
+    """Expect that a step carries information no farther than the spec says.
+
+    Args:
+        trial: Trial after its survey.
+        reach: Reach that was measured.
+        looked_at: Number of sample states at which it was.
+    """
     stencil, longest = trial.spec.stencil, max(trial.spec.state_shape[1:])
-    wide = is_wide(radius, trial.spec)
+    at = at_states(looked_at, len(trial.samples))
+    less = reach.farthest > reach.most
     if stencil is None:
-        local = f"say stencil={radius} if that holds for all states: Coloured suits it"
-        advice = "ReferenceJacobian suits it" if wide else local
+        nearer = f" (all but {reach.beyond:.1g} of it over {reach.most})" if less else ""
         return Finding(
             "info",
-            f"the spec has no stencil. A step carries all but 1 % of a change over {radius} points of {longest}; {advice}.",
+            f"the spec has no stencil. A step carries a change of a point over {reach.farthest} points of {longest}{nearer}, "
+            f"{at}; {_stencil_advice(trial.spec, reach)}.",
         )
-    if radius > stencil:
+    if reach.most > stencil:
+        right = None if is_wide(reach.farthest, trial.spec) else reach.farthest
         return Finding(
             "fail",
-            f"the spec's stencil is {stencil}, but a step carries information over {radius} points: Coloured and its like "
-            f"would find wrong gradients. Say stencil={None if wide else radius}.",
+            f"the spec's stencil is {stencil}, but a step carries information over {reach.most} points: Coloured and its like "
+            f"would find wrong gradients. Say stencil={right}.",
         )
-    return Finding("pass", f"a step carries information over {radius} points, no farther than the stencil of {stencil}.")
+    if reach.farthest > stencil:
+        return Finding(
+            "info",
+            f"the spec's stencil is {stencil}, but a step carries a little over {reach.farthest} points (all but "
+            f"{reach.beyond:.1g} of a change over {reach.most}): gradients by Coloured are approximate.",
+        )
+    return Finding(
+        "pass", f"a step carries information over {reach.farthest} points, no farther than the stencil of {stencil}, {at}."
+    )
+
+
+def _stencil_advice(spec: SolverSpec, reach: Reach) -> str:
+    """Say what to write into a spec without a stencil: the whole reach; less of it is an approximation."""
+    if not is_wide(reach.farthest, spec):
+        less = reach.farthest > reach.most
+        fewer = f", while {reach.most} would make its gradients approximate" if less else ""
+        return f"say stencil={reach.farthest} if that holds for all states: Coloured suits it{fewer}"
+    if is_wide(reach.most, spec):
+        return "ReferenceJacobian suits it"
+    return f"ReferenceJacobian suits it; Coloured with radius {reach.most} would be an approximation"
 
 
 # ---- extreme states
