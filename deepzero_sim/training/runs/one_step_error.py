@@ -5,6 +5,7 @@ A training is worth little where that is nothing, or where it lies in a transien
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +29,10 @@ NEARLY_NOTHING = 1e-3
 #: Factors over the median error of the second half, by which the first error exceeds it in a transient, and by which the errors
 #: of all frames of the transient do.
 TRANSIENT, STILL_TRANSIENT = 5.0, 3.0
+
+#: Share of all frames that are the first ones, least share of the summed error in them that is a transient even if it never
+#: ends, as where errors decay exponentially, and factor by which they have decayed once it may be left out.
+FIRST, MOST_OF_IT, DECAYED = 0.1, 0.5, 10.0
 
 #: Times that it takes to tell a transient.
 FEWEST_TIMES = 8
@@ -67,13 +72,39 @@ class OneStepError:
     @property
     def transient(self) -> int:
         """Number of frames at the beginning whose errors are far above the later ones; 0 if there is no such transient."""
-        if len(self.times) < FEWEST_TIMES:
-            return 0
-        later = float(np.median(self.errors[len(self.errors) // 2 :]))
-        above = self.errors > STILL_TRANSIENT * later
+        return (self._frames_until_it_ends or self._frames_until_it_decays) if len(self.times) >= FEWEST_TIMES else 0
+
+    @property
+    def _later(self) -> float:
+        """Median error of the second half."""
+        return float(np.median(self.errors[len(self.errors) // 2 :]))
+
+    @property
+    def _frames_until_it_ends(self) -> int:
+        """Number of frames of a transient that ends within a third of all; 0 if there is none."""
+        above = self.errors > STILL_TRANSIENT * self._later
         length = int(above.argmin()) if not above.all() else 0
         ends_soon = 0 < length <= len(self.times) // 3
-        return int(self.times[length]) if ends_soon and self.errors[0] > TRANSIENT * later else 0
+        return int(self.times[length]) if ends_soon and self.errors[0] > TRANSIENT * self._later else 0
+
+    @property
+    def _first(self) -> int:
+        """Number of times that are the first tenth."""
+        return math.ceil(FIRST * len(self.times))
+
+    @property
+    def _share_of_first(self) -> float:
+        """Share of the summed error that lies in the first tenth of times."""
+        return float(self.errors[: self._first].sum() / self.errors.sum())
+
+    @property
+    def _frames_until_it_decays(self) -> int:
+        """Number of frames until the error is a tenth, if most of it lies in the first frames; 0 if it does not."""
+        first, second_half = self.errors[: self._first], self.errors[len(self.errors) // 2 :]
+        if not first.any() or self._share_of_first < MOST_OF_IT or first.min() <= second_half.max():
+            return 0
+        low = np.flatnonzero(DECAYED * self.errors[self._first :] <= first.max())
+        return int(self.times[self._first + (int(low[0]) if len(low) else 0)])
 
     def notes(self) -> list[str]:
         """Write one or two short sentences on what there is to correct; none where that is nearly nothing."""
@@ -82,17 +113,26 @@ class OneStepError:
         more = self.error > self.change > 0
         doubt = ", more than it changes: check parameters, units and the solver's dt, unless that is meant" if more else ""
         share = f", {_share(self.error / self.change)} of what a step changes" if self.change > 0 and not more else ""
-        said = f"one step of the solver alone misses the next frame by {self.error:.2g} standard deviations{share}{doubt}."
+        said = (
+            f"one step of the solver alone misses the next frame by {self.error:.2g} standard deviations (mean absolute error)"
+            f"{share}{doubt}."
+        )
         return [said, *self._transient_note()]
 
     def _transient_note(self) -> list[str]:
         if not self.transient:
             return []
-        later = float(np.median(self.errors[len(self.errors) // 2 :]))
+        later, frames = self._later, self.transient
         times = f"{self.errors[0] / later:.0f} times" if later > 0 else "far above"
+        said = f"the error of the first {frames} frames is up to {times} that of the second half ({later:.2g})"
+        if not self._frames_until_it_ends:
+            said = (
+                f"the first tenth of the frames has {self._share_of_first:.0%} of the summed error, which falls from "
+                f"{self.errors[0]:.2g} to {later:.2g} in the second half"
+            )
         return [
-            f"the error of the first {self.transient} frames is up to {times} that of the second half ({later:.2g}): if they "
-            f"are a transient that nobody needs, leave them out (generate: {self.transient} more for discard)."
+            f"{said}: if the first {frames} frames are a transient that nobody needs, leave them out (generate: {frames} more "
+            "for discard)."
         ]
 
     def warning(self, name: str) -> str | None:
@@ -105,7 +145,8 @@ class OneStepError:
             return None
         return (
             f"there is nearly nothing to correct: one step of solver {name!r} misses the next frame by {self.error:.1g} "
-            f"standard deviations, and a step changes {self.change:.2g}: take a coarser solver, or data of a finer reference."
+            f"standard deviations (mean absolute error), and a step changes {self.change:.2g}: take a coarser solver, or data "
+            "of a finer reference."
         )
 
 

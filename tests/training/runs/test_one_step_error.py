@@ -15,7 +15,7 @@ from deepzero_sim.common.types import Array
 from deepzero_sim.datasets import Trajectories, frames, trajectories
 from deepzero_sim.solver.failure_policy import FailurePolicy
 from deepzero_sim.training.runs.comparison import cost
-from deepzero_sim.training.runs.one_step_error import FRAMES, SIMULATIONS, of_first_steps, of_some_frames
+from deepzero_sim.training.runs.one_step_error import FRAMES, SIMULATIONS, OneStepError, of_first_steps, of_some_frames
 from deepzero_sim.training.runs.training import train
 
 SPEC = dz.SolverSpec(name="decay", state_shape=(2, 8), dt=0.1, dtype="float64", stencil=0)
@@ -74,6 +74,45 @@ def test_a_transient_at_the_beginning_is_said_with_its_length() -> None:
     for other in (np.full(30, 3.0), np.r_[np.full(20, 3.0), np.full(10, 0.05)], errors[::-1]):
         found = of_first_steps(data, np.asarray(data.frames[:, 1:]) * (1 + 0.01 * other[None, :, None, None]))
         assert found is not None and not found.transient and len(found.notes()) == 1
+
+
+def errors_over_time(errors: Array) -> OneStepError:
+    return OneStepError(np.arange(len(errors)), errors, np.full(len(errors), 2.0))
+
+
+@pytest.mark.parametrize("frames", [8, 20, 50, 200])
+@pytest.mark.parametrize("ratio", [30.0, 150.0, 1e5])
+def test_errors_that_decay_without_an_end_are_a_transient(frames: int, ratio: float) -> None:
+    found = errors_over_time(0.117 * ratio ** -np.linspace(0, 20 / frames if frames > 20 else 1, frames))
+    if found.errors[: -(-frames // 10)].sum() < 0.5 * found.errors.sum():  # it decays too slowly for that
+        assert not found.transient
+        return
+    assert 0 < found.transient < frames and "% of the summed error" in found.notes()[1]
+    share = int(found.notes()[1].split("%")[0].split()[-1])
+    assert 50 <= share == round(100 * found.errors[: -(-frames // 10)].sum() / found.errors.sum())
+    assert found.errors[found.transient] <= 0.117 / 10 and f"{found.transient} more for discard" in found.notes()[1]
+    assert "standard deviations (mean absolute error), " in found.notes()[0]
+
+
+def test_a_decay_as_a_newcomer_met_it_is_said() -> None:
+    found = errors_over_time(np.maximum(0.117 * 150 ** (-np.arange(50) / 20), 1e-6))
+    assert "the first tenth of the frames has 71% of the summed error, which falls from 0.12 to" in found.notes()[1]
+    assert "if the first 10 frames are a transient" in found.notes()[1]
+
+
+def test_errors_that_are_flat_or_grow_or_vary_are_no_transient() -> None:
+    random = np.random.default_rng(0)
+    for count in (8, 9, 20, 101):
+        time = np.arange(count)
+        alike = (
+            np.ones(frames),
+            1e-3 * 1.1**time,
+            1 + 0.5 * np.sin(time),
+            1.0 / (1 + 0.05 * time),
+            np.r_[np.zeros(5), 1, 0, 0],
+        )
+        for errors in (*alike, *(random.lognormal(0, 0.5, count) for _ in range(200))):
+            assert not errors_over_time(errors).transient, errors
 
 
 @pytest.mark.parametrize(("error", "nothing"), [(0.0, True), (5e-4, True), (2e-3, False)])
