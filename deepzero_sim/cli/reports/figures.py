@@ -100,5 +100,10 @@ def save(plot: Any, path: Path, figure: Any) -> None:
     """Write a figure as PNG, whole or not at all, and close it."""
     with replace_file(path) as aside, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph", UserWarning)  # letters that matplotlib's font has not are drawn as boxes
-        figure.savefig(aside, format="png", dpi=DPI, bbox_inches="tight", metadata={"Software": MARK})
+        layout = figure.get_layout_engine()
+        if layout is not None:  # once, rather than again with every pass over the figure
+            figure.set_dpi(DPI)
+            layout.execute(figure)
+            figure.set_layout_engine("none")
+        figure.savefig(aside, format="png", dpi=DPI, metadata={"Software": MARK})
     plot.close(figure)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepzero_sim.cli.reports.layouts import plain
+from deepzero_sim.cli.reports.placement import COLUMN_GAP, Grid, place
 from deepzero_sim.cli.reports.views import Picture, View
 
 #: Share of values at either end that may lie beyond the colours, where they lie far beyond.
@@ -124,10 +125,8 @@ def draw_grid(
         title: Title of the figure.
     """
     width, height = _panel_size(view, len(rows), len(columns))
-    cell = max(width, NARROWEST)
-    size = (cell * len(columns) + 2.2, (height + 0.35) * len(rows) + 1.2)
-    layout = "compressed" if cell == width else "constrained"  # columns keep room for the names of narrow panels
-    figure, axes = plot.subplots(len(rows), len(columns), figsize=size, squeeze=False, layout=layout)
+    cell = max(width, NARROWEST)  # columns keep room for the names of narrow panels
+    figure, axes = plot.subplots(len(rows), len(columns), squeeze=False)
     for (row, column), ax in np.ndenumerate(axes):
         panel = panels.get((row, column))
         if panel is None:
@@ -139,26 +138,27 @@ def draw_grid(
         ax.tick_params(labelsize=7, labelleft=first, labelbottom=last)
         ax.ticklabel_format(scilimits=(-3, 4))  # powers of ten once, at the end of the axis
         ax.locator_params(axis="x", nbins=3 if width < 1.6 else 5)
+        ax.locator_params(axis="y", nbins=5)
     _name_rows_and_columns(axes, panels, rows, columns, view, (cell, height))
+    bars: dict[tuple[int, ...], list[tuple[Any, list[int]]]] = {}
     for block, scale in _blocks(panels, len(rows)):
         shown = [panel.picture for (row, _), panel in panels.items() if row in block and panel.scale == scale]
-        colours = plot.cm.ScalarMappable(norm=plot.Normalize(scale.low, scale.high), cmap=scale.colours)
-        beyond, high = _beyond(scale, shown, view.active), height * len(block)
-        bar = figure.colorbar(
-            colours,
-            ax=list(axes[block].flat),
-            extend=beyond,
-            extendfrac=0.03,
-            shrink=min(0.95, 5 / high),
-            aspect=7 * high,
-            pad=0.02,
-        )
-        bar.set_label(fill(scale.label, max(12, int(11 * high))), fontsize=8)
-        bar.ax.tick_params(labelsize=7)
-        bar.locator = plot.MaxNLocator(nbins=5 if high < 3 else 8)
-        bar.update_ticks()
-    figure.suptitle(fill(title, max(40, int(size[0] * 9))), fontsize=11)
+        beyond = _beyond(scale, shown, view.active)
+        bars.setdefault(tuple(block), []).append((_draw_bar(plot, figure, scale, beyond, height * len(block)), block))
+    place(figure, Grid(axes, panels, width, height, max(cell, width + COLUMN_GAP)), list(bars.values()), title)
     return figure
+
+
+def _draw_bar(plot: Any, figure: Any, scale: Scale, beyond: str, high: float) -> Any:
+    """Draw a bar of colours beside rows that are so high together, in inches, and return its axes."""
+    ax = figure.add_axes((0.0, 0.0, 0.1, 0.9), label="<colorbar>")
+    colours = plot.cm.ScalarMappable(norm=plot.Normalize(scale.low, scale.high), cmap=scale.colours)
+    bar = figure.colorbar(colours, cax=ax, extend=beyond, extendfrac=0.03)
+    bar.set_label(fill(scale.label, max(12, int(11 * high))), fontsize=8)
+    ax.tick_params(labelsize=7)
+    bar.locator = plot.MaxNLocator(nbins=5 if high < 3 else 8)
+    bar.update_ticks()
+    return ax
 
 
 def _blocks(panels: Mapping[tuple[int, int], Panel], rows: int) -> list[tuple[list[int], Scale]]:
@@ -227,7 +227,7 @@ def draw_picture(ax: Any, view: View, panel: Panel) -> None:
         ax.text(0.5, 0.5, panel.empty, transform=ax.transAxes, ha="center", va="center", fontsize=9, color="#a00000")
     elif lost and panel.note is not None:
         words = f"{words}\n{lost:,} points not finite".strip()
-    ax.set_title(words, fontsize=7, pad=2)
+    ax.set_title(words, fontsize=7, pad=3)
 
 
 def _draw_cells(ax: Any, view: View, values: Picture, **style: Any) -> None:
