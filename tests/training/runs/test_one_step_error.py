@@ -105,11 +105,11 @@ def test_errors_that_are_flat_or_grow_or_vary_are_no_transient() -> None:
     for count in (8, 9, 20, 101):
         time = np.arange(count)
         alike = (
-            np.ones(frames),
+            np.ones(count),
             1e-3 * 1.1**time,
             1 + 0.5 * np.sin(time),
             1.0 / (1 + 0.05 * time),
-            np.r_[np.zeros(5), 1, 0, 0],
+            np.eye(8)[5],
         )
         for errors in (*alike, *(random.lognormal(0, 0.5, count) for _ in range(200))):
             assert not errors_over_time(errors).transient, errors
