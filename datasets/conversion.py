@@ -18,6 +18,7 @@ from deepzero_sim.datasets.fitting.fit import fit
 from deepzero_sim.datasets.fitting.fitted_frames import find_missing
 from deepzero_sim.datasets.fitting.restriction import Points
 from deepzero_sim.datasets.fitting.steps import convert_times, frame_spacing
+from deepzero_sim.datasets.foreign.content import shorten
 from deepzero_sim.datasets.foreign.well_writer import write_well
 from deepzero_sim.datasets.frames import blocks
 from deepzero_sim.datasets.generation.generate import software
@@ -161,6 +162,12 @@ def spec_of_recording(
     renamed = source.axes if isinstance(source.axes, dict) else {}
     given = source.parameters
     renamed_parameters = {value: name for name, value in given.items() if isinstance(value, str)}
+    absent = [name for name in renamed_parameters if name not in recording.parameters]
+    require_that(
+        not absent,
+        f"{recording.name} has no parameter {shorten(absent)}, which parameters names: it has "
+        f"{shorten(recording.parameters) or 'none'}, each one number, or one for each simulation.",
+    )
     kept = [name for name in recording.parameters if name not in renamed_parameters and name not in given]
     grid, positions = _grid(recording)
     spec = SolverSpec(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -152,8 +153,8 @@ def _require_conversion(theirs: Quantity, ours: Quantity, given: Conversion | No
     has = f"{what} has {theirs.words}, but solver {solver!r} takes {ours.words}"
     otherwise = "set data_may_differ to [channel_units] if this is meant"
     if given is None:
-        example = f"scale, as in {{{ours.name}: 0.01}}" if known is None else _settings_of(ours.name, known)
-        require_data(same_unit(*(one.unit for one in (theirs, ours))), f"{has}: give the factor by {example}, or {otherwise}.")
+        convert = f"scale, as in {{{ours.name}: 0.01}}" if known is None else _settings_of(ours.name, known)
+        require_data(same_unit(*(one.unit for one in (theirs, ours))), f"{has}: convert it by {convert}, or {otherwise}.")
     elif known is not None:
         require_data(
             bool(np.allclose(given, known, rtol=1e-3, atol=1e-3 * abs(known.shift))),
@@ -220,8 +221,8 @@ def _match_parameters(
         require_data(
             same_unit(unit, own) or "parameter_units" in may_differ,
             f"{recording.name} has parameter {Quantity(value, unit).words}, but solver {spec.name!r} takes "
-            f"{Quantity(name, own).words}: give its values by parameters, or set data_may_differ to [parameter_units] if this "
-            "is meant.",
+            f"{Quantity(name, own).words}: give its values{_in_unit(unit, own)} by parameters, or set data_may_differ to "
+            "[parameter_units] if this is meant.",
         )
         used.add(value)
         columns.append(recording.params[:, number])
@@ -234,14 +235,35 @@ def _match_parameters(
 
 
 def _find_parameter(recording: Recording, spec: SolverSpec, name: str, value: str) -> int:
-    names = recording.parameters
+    names, what = recording.parameters, recording.name
     others = f", only{_in_parentheses(names)}" if names else ""
+    why = next((f" ({note.rstrip('.')})" for note in recording.notes if _names(note, value)), "")
+    has = f"{what} has no parameter {value}{others}{did_you_mean(value, names)}"
+    require_data(
+        value in names or value == name,
+        f"{has}, which parameters.{name} names{why}: a parameter of a file is one number, or one for each simulation: give its "
+        f"values, as in {{{name}: 0.01}}, or another name.",
+    )
     require_data(
         value in names,
-        f"{recording.name} has no parameter {value}{others}{did_you_mean(value, names)}, which solver {spec.name!r} takes: "
+        f"{has}, which solver {spec.name!r} takes{why}: "
         f"give it by parameters, as in {{{name}: 0.01}}, a number, a list with one a simulation, or the file's name for it.",
     )
     return names.index(value)
+
+
+def _names(note: str, name: str) -> bool:
+    """Tell a sentence that names a thing."""
+    return bool(re.search(rf"(?<!\w){re.escape(name)}(?!\w)", note))
+
+
+def _in_unit(theirs: str, ours: str) -> str:
+    """Say how values of a file become values in a solver's unit, as far as that is known."""
+    known = conversion(theirs, ours)
+    if known is None:
+        return ""
+    times = f", those of the file times {known.factor:.9g}" if known.factor != 1 else ", those of the file"
+    return f"{times} plus {known.shift:.9g}," if known.shift else f"{times},"
 
 
 def _values(name: str, value: Any, recording: Recording) -> NDArray[np.float64]:

@@ -93,7 +93,7 @@ def assemble(content: Content, options: ReadingOptions) -> Recording:
         frames=frames,
         channels=chosen.names,
         name=name,
-        times=_times(content.times, options.dt, shape[1], name),
+        times=_times(content.times, options, lengths, name),
         time_unit=content.time_unit,
         channel_units=tuple(owners[place][0].unit for place in chosen.places),
         channel_titles=tuple(() if one.components else one.titles for one in (owners[place][0] for place in chosen.places)),
@@ -135,7 +135,9 @@ def _choose(variables: Sequence[Variable], options: ReadingOptions, name: str, n
         left = [variable.name for variable in variables if variable.is_constant]
         require_data(bool(taken), f"{name} holds no field that changes in time, only {shorten(left)}: name some other file.")
         if left:
-            notes.append(f"{shorten(left)} do not change in time and were left out: name them in channels to take them.")
+            them = "it" if len(left) == 1 else "them"
+            why = left_out(left, "does not change in time", "do not change in time")
+            notes.append(f"{why}: name {them} in channels to take {them}.")
         names = [channel for variable in taken for channel in variable.channels]
         _require_different(names, name)
         return _Chosen(taken, list(range(len(names))), names, tuple(names))
@@ -199,12 +201,16 @@ def _mask(content: Content, channels: Sequence[str], grid: tuple[int, ...]) -> N
     return None if mask.all() else mask
 
 
-def _times(times: NDArray[Any] | None, dt: float | None, frames: int, name: str) -> NDArray[np.float64] | None:
+def _times(
+    times: NDArray[Any] | None, options: ReadingOptions, lengths: Mapping[str, int], name: str
+) -> NDArray[np.float64] | None:
     """Check the times of a file, or count them from the time between frames that the user names."""
+    dt, frames = options.dt, lengths[TIME]
     if times is None:
         return None if dt is None else np.arange(frames, dtype=np.float64) * float(dt)
     values = _numbers(times, f"the times of {name}")
-    require_data(len(values) == frames, f"{name} holds {frames} frames, but {len(values)} times: check how it was made.")
+    remedy = _correct_axes(options.axes, lengths, len(values)) if options.axes else "check how it was made"
+    require_data(len(values) == frames, f"{name} holds {frames} frames, but {len(values)} times: {remedy}.")
     rising = bool(np.isfinite(values).all()) and bool((np.diff(values) > 0).all())
     if not rising:
         raise DataError(f"the times of {name} must be finite and rise from frame to frame, not {_some(values)}.")
@@ -213,6 +219,15 @@ def _times(times: NDArray[Any] | None, dt: float | None, frames: int, name: str)
             f"dt says that frames of {name} lie {dt} apart, but its times are {_some(values)}: leave dt out, or correct it."
         )
     return values
+
+
+def _correct_axes(axes: Sequence[str], lengths: Mapping[str, int], times: int) -> str:
+    """Say how axes that the user names have to change so that the time has as many points as the file has times."""
+    alike = [role for role in axes if lengths.get(role) == times]
+    if len(alike) != 1:
+        return f"correct axes [{', '.join(axes)}], or check how it was made"
+    swapped = [{TIME: alike[0], alike[0]: TIME}.get(role, role) for role in axes]
+    return f"{alike[0]} is as long as they are: correct axes [{', '.join(axes)}], such as [{', '.join(swapped)}]"
 
 
 def _positions(values: NDArray[Any] | None, axis: str, name: str) -> NDArray[np.float64] | None:
@@ -279,3 +294,9 @@ def shorten(names: Sequence[str]) -> str:
     listed = list(dict.fromkeys(names))
     more = f" and {len(listed) - LISTED} more" if len(listed) > LISTED else ""
     return ", ".join(listed[:LISTED]) + more
+
+
+def left_out(names: Sequence[str], why_one: str = "", why_several: str = "") -> str:
+    """Begin a sentence on what was left out, and why, in words for one thing or for several: `a is text and was left out`."""
+    why, were = (why_one, "was") if len(names) == 1 else (why_several, "were")
+    return f"{shorten(names)} {f'{why} and ' if why else ''}{were} left out"

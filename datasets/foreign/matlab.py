@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from deepzero_sim.common.requirements import require_data
 from deepzero_sim.datasets.file_state import FileState
-from deepzero_sim.datasets.foreign.content import assemble, shorten
+from deepzero_sim.datasets.foreign.content import assemble, left_out, shorten
 from deepzero_sim.datasets.foreign.damage import explain
 from deepzero_sim.datasets.foreign.named_arrays import arrange
 from deepzero_sim.datasets.foreign.named_hdf5 import datasets
@@ -39,7 +39,8 @@ def read(path: Path, options: ReadingOptions) -> Recording:
     else:
         arrays, others = _list_arrays(path)
     content = arrange(show(path), arrays, options)
-    content.notes += [f"{shorten(others)} are no arrays of numbers and were left out."] if others else []
+    if others:
+        content.notes.append(f"{left_out(others, 'is no array of numbers', 'are no arrays of numbers')}.")
     return assemble(content, options)
 
 

@@ -1,7 +1,7 @@
 """Arrays that have names but no axes: members of .npz files, MATLAB's variables, datasets of HDF5.
 
-What an array is, its name says (`times`, `params`, `x`, `mask`; all others are fields). What the axes of fields are, the user
-says, or their lengths do, where each of them is the length of one thing only.
+What an array is, its name says (`times`, `params`, `x`, `mask`), or its shape: single numbers, and lists of one for each
+simulation, are scenario parameters, all others are fields.
 """
 
 from __future__ import annotations
@@ -13,9 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepzero_sim.common.requirements import require_data
-from deepzero_sim.datasets.foreign.content import Content, shorten
+from deepzero_sim.datasets.foreign.content import Content, left_out, shorten
+from deepzero_sim.datasets.foreign.named_axes import possible_counts, roles_by_length, roles_by_name
+from deepzero_sim.datasets.foreign.named_parameters import is_list, is_number, read_parameters
 from deepzero_sim.datasets.foreign.options import CHANNEL, SIMULATION, TIME, ReadingOptions
 from deepzero_sim.datasets.foreign.variables import Source, Variable, is_numeric
+
+#: Names, in small letters, of lists that are positions along an axis, though not of one that is found by its name.
+_PLACES = {"lat", "latitude", "lon", "longitude", "lev", "level", "depth", "height", "altitude", "r", "theta", "phi"}
 
 #: What arrays are called that are no fields.
 _TIMES = ("times", "time", "t", "t_coordinate", "t-coordinate")
@@ -66,21 +71,36 @@ class _Arranger:
         roles = self._roles(fields, {role: length for role, length in known.items() if length})
         variables = [self._variable(key, roles[key], channels, len(fields)) for key in fields]
         axes = tuple(role for role in roles[fields[0]] if role not in {SIMULATION, TIME, CHANNEL})
+        table = self._parameters(params, parameter_names, any(SIMULATION in v.roles for v in variables))
+        single, notes = read_parameters(self._others(fields), variables, set(table))
+        self.taken |= set(single)
         content = Content(
             name=self.name,
             variables=variables,
             axes=axes,
             times=self._all_times(times, variables),
             coordinates={axis: values for axis, values in positions.items() if values is not None and axis in axes},
-            parameters=self._parameters(params, parameter_names, any(SIMULATION in v.roles for v in variables)),
+            parameters={**table, **single},
+            notes=[*self._note_simulations(variables, known), *notes],
         )
         self._compare_step(content)
         if mask is not None:
             content.masks = self._masks(mask, content)
         unused = sorted(set(self.arrays) - self.taken - set(fields))
         if unused:
-            content.notes.append(f"{shorten(unused)} were left out.")
+            content.notes.append(f"{left_out(unused)}.")
         return content
+
+    def _note_simulations(self, variables: list[Variable], known: Mapping[str, int | None]) -> list[str]:
+        """Say that an axis is taken for that of simulations, if only the lengths of the others tell."""
+        first = variables[0]
+        if self.options.axes or known[SIMULATION] or SIMULATION not in first.roles or self._operator_roles([first.name]):
+            return []
+        others = " and ".join(role for role in first.roles if role != SIMULATION)
+        return [
+            f"The axis of length {first.length(SIMULATION)} is taken for that of simulations, as the others have the lengths "
+            f"of {others}: name all of them by axes if it is something else."
+        ]
 
     def _find(self, names: Sequence[str]) -> str | None:
         wanted = {*self.options.channel_names}
@@ -122,58 +142,39 @@ class _Arranger:
             return wanted
         special = {*self.taken, *_DT}
         found = {n: a for n, a in self.arrays.items() if n not in special and is_numeric(a.dtype) and len(a.shape) >= 2}
+        found = {n: a for n, a in found.items() if not (is_number(a) or is_list(a))} or found
         rank = max((len(array.shape) for array in found.values()), default=0)
         fields = [name for name, array in found.items() if len(array.shape) == rank and 0 not in array.shape]
         require_data(
             bool(fields),
-            f"{self.name} holds no field of numbers: it has {self.list_arrays()}: check the path, or write arrays.",
+            f"{self.name} holds no field of numbers: it has {_list(self.arrays)}: check the path, or write arrays.",
         )
         shapes = {self.arrays[field].shape for field in fields}
         require_data(
-            len(shapes) == 1, f"{self.name} holds several fields of different shapes, {self.list_arrays()}: choose by channels."
+            len(shapes) == 1,
+            f"{self.name} holds several fields of different shapes, {_list({field: self.arrays[field] for field in fields})}: "
+            "choose by channels.",
         )
         return fields
 
-    def list_arrays(self) -> str:
-        """List the arrays with their shapes, for a message."""
-        return shorten([f"{name} {array.shape}" for name, array in self.arrays.items()]) or "nothing"
-
     def _roles(self, fields: list[str], known: dict[str, int]) -> dict[str, tuple[str, ...]]:
         """Find the roles of the axes of every field."""
-        given = tuple(self.options.axes)
+        shapes, given = {field: self.arrays[field].shape for field in fields}, tuple(self.options.axes)
         if given:
-            return {field: self._roles_by_name(field, given) for field in fields}
+            chosen = all(field in self.options.channel_names for field in fields)
+            return roles_by_name(shapes, given, chosen, self.name)
         pushed = self._operator_roles(fields)
-        return {field: pushed or self._roles_by_length(field, known) for field in fields}
+        if pushed:
+            return dict.fromkeys(fields, pushed)
+        lists = {name: max(array.shape) for name, array in self._others(fields).items() if is_list(array)}
+        places = {name: length for name, length in lists.items() if name.lower() in _PLACES}
+        counts = possible_counts(shapes, lists, places)
+        return {field: roles_by_length(field, shape, known, counts, self.name) for field, shape in shapes.items()}
 
-    def _roles_by_name(self, field: str, given: tuple[str, ...]) -> tuple[str, ...]:
-        shape = self.arrays[field].shape
-        without = tuple(role for role in given if role != TIME)
-        if len(shape) == len(given):
-            return given
-        require_data(
-            len(shape) == len(without) and field in self.options.channel_names,
-            f"axes [{', '.join(given)}] names {len(given)} axes, but {field} of {self.name} has {len(shape)}, of lengths "
-            f"{shape}: name each of them.",
-        )
-        return without
-
-    def _roles_by_length(self, field: str, known: dict[str, int]) -> tuple[str, ...]:
-        """Tell the axes by their lengths, if each is the length of one known thing, and of one axis only."""
-        shape = self.arrays[field].shape
-        by_length: dict[int, list[str]] = {}
-        for role, length in known.items():
-            by_length.setdefault(length, []).append(role)
-        roles = [by_length.get(length, [""]) for length in shape]
-        clear = all(len(found) == 1 and found[0] for found in roles) and len(set(shape)) == len(shape)
-        names = tuple(found[0] for found in roles)
-        example = {3: "[simulation, time, x]", 4: "[simulation, time, y, x]", 5: "[simulation, time, channel, y, x]"}
-        require_data(
-            clear and TIME in names and not set(names) <= {SIMULATION, TIME, CHANNEL},
-            f"what the axes of {field} of {self.name} are cannot be told from their lengths {shape}: name them in order by "
-            f"axes, such as {example.get(len(shape), '[simulation, time, channel, z, y, x]')}.",
-        )
-        return names
+    def _others(self, fields: list[str]) -> dict[str, Source]:
+        """Return the arrays of numbers that are neither fields nor anything that their names say."""
+        known = {*self.taken, *fields, *_DT}
+        return {name: array for name, array in self.arrays.items() if name not in known and is_numeric(array.dtype)}
 
     def _operator_roles(self, fields: list[str]) -> tuple[str, ...] | None:
         """Tell the layout of operator learning: `u` (N, X, .., T), and `a` (N, X, ..), what it starts from."""
@@ -244,3 +245,8 @@ class _Arranger:
             "channels.",
         )
         return dict(zip(channels, mask != 0, strict=True))
+
+
+def _list(arrays: Mapping[str, Source]) -> str:
+    """List arrays with their shapes, for a message."""
+    return shorten([f"{name} {array.shape}" for name, array in arrays.items()]) or "nothing"

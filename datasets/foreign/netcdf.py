@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from deepzero_sim.common import hdf5_objects
 from deepzero_sim.common.requirements import require_data
 from deepzero_sim.datasets.foreign.classic_netcdf import require_whole
-from deepzero_sim.datasets.foreign.content import Content, assemble, shorten
+from deepzero_sim.datasets.foreign.content import Content, assemble, left_out, shorten
 from deepzero_sim.datasets.foreign.options import CHANNEL, SIMULATION, TIME, ReadingOptions
 from deepzero_sim.datasets.foreign.variables import Variable, is_numeric
 from deepzero_sim.datasets.foreign.xarray_store import Store, StoredVariable
@@ -107,7 +107,7 @@ class NamedReader:
             left += [name for name in parameters if self.dataset[name].ndim]
             parameters = [name for name in parameters if not self.dataset[name].ndim]
         if left:
-            self.notes.append(f"{shorten(left)} are no fields on the grid and were left out.")
+            self.notes.append(f"{left_out(left, 'is no field on the grid', 'are no fields on the grid')}.")
         self._require_fields(variables)
         axes = tuple(role for role in variables[0].roles if role not in {SIMULATION, TIME, CHANNEL})
         times = self._coordinate(TIME)

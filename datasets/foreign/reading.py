@@ -21,7 +21,7 @@ from deepzero_sim.datasets.foreign import (
     well,
     zarr_store,
 )
-from deepzero_sim.datasets.foreign.content import shorten
+from deepzero_sim.datasets.foreign.content import left_out, shorten
 from deepzero_sim.datasets.foreign.damage import explain
 from deepzero_sim.datasets.foreign.options import ReadingOptions
 from deepzero_sim.datasets.foreign.variables import JoinedFrames, MaskedFrames
@@ -49,6 +49,19 @@ FORMATS: dict[str, Reader] = {
 #: Formats of which a folder may have one file for each simulation, or a few, and the endings of their names.
 _IN_FOLDERS = {"well", "pdebench", "netcdf", "npy", "npz", "matlab", "hdf5"}
 _ENDINGS = {".h5", ".hdf5", ".nc", ".nc4", ".cdf", ".npy", ".npz", ".mat"}
+
+#: What files of one set have in common.
+_SAME = (
+    "channels",
+    "channel_units",
+    "axes",
+    "axis_units",
+    "time_unit",
+    "parameters",
+    "parameter_units",
+    "offsets",
+    "periodic",
+)
 
 #: First bytes of files, and what they say.
 _MAGIC = {
@@ -160,16 +173,17 @@ def _join(recordings: list[Recording], name: str) -> Recording:
     Raises:
         DataError: They differ in more than their values and parameters.
     """
+    recordings, lacking = _share_parameters(recordings)
     first = recordings[0]
     for other in recordings[1:]:
-        for key in ("channels", "channel_units", "axes", "axis_units", "time_unit", "parameters", "offsets", "periodic"):
+        for key in _SAME:
             same = getattr(first, key) == getattr(other, key)
             require_data(same, _differ(first, other, key, getattr(first, key), getattr(other, key)))
         shapes = first.frames.shape[1:], other.frames.shape[1:]
         require_data(shapes[0] == shapes[1], _differ(first, other, "frames of shape", *shapes))
         for key, one, two in _arrays(first, other):
             require_data(_are_equal(one, two), _differ(first, other, key, "those", "others"))
-    notes = dict.fromkeys(note for recording in recordings for note in recording.notes)
+    notes = dict.fromkeys([*lacking, *(note for recording in recordings for note in recording.notes)])
     return replace(
         first,
         name=name,
@@ -177,6 +191,23 @@ def _join(recordings: list[Recording], name: str) -> Recording:
         params=np.concatenate([recording.params for recording in recordings]),
         notes=tuple(notes),
     )
+
+
+def _share_parameters(recordings: list[Recording]) -> tuple[list[Recording], list[str]]:
+    """Keep the parameters that all files have, in one order; returns sentences on the others, too."""
+    notes, lacks = [], {}
+    for name in dict.fromkeys(name for recording in recordings for name in recording.parameters):
+        lacks[name] = next((recording.name for recording in recordings if name not in recording.parameters), None)
+        if lacks[name] is not None:
+            notes.append(f"{left_out([name])}, as {lacks[name]} has no {name} of one number, or of one for each simulation.")
+    kept = tuple(name for name, file in lacks.items() if file is None)
+    return [_take_parameters(recording, kept) for recording in recordings], notes
+
+
+def _take_parameters(recording: Recording, names: tuple[str, ...]) -> Recording:
+    places = [recording.parameters.index(name) for name in names]
+    units = tuple(recording.parameter_units[place] for place in places)
+    return replace(recording, parameters=names, params=recording.params[:, places], parameter_units=units)
 
 
 def _arrays(first: Recording, other: Recording) -> list[tuple[str, NDArray[np.float64] | None, NDArray[np.float64] | None]]:

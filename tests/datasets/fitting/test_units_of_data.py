@@ -118,9 +118,7 @@ def test_a_conversion_without_a_solver_keeps_the_unit_of_time(tmp_path: Path) ->
 
 def test_temperatures_are_shifted_by_a_setting_never_in_silence() -> None:
     kelvin = spec(channel_units=("K",))
-    with pytest.raises(
-        DataError, match=r"T in degC, but solver 'air' takes T in K: give the factor by shift, as in .T: 273.15."
-    ):
+    with pytest.raises(DataError, match=r"T in degC, but solver 'air' takes T in K: convert it by shift, as in .T: 273.15."):
         fitted(solver=kelvin)
     np.testing.assert_allclose(fitted(solver=kelvin, shift={"T": 273.15}).frames, recording().frames[:, ::2] + 273.15)
     fahrenheit = fitted(recording(channel_units=("degF",)), kelvin, scale={"T": 5 / 9}, shift={"T": 255.372})

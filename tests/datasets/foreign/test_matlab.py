@@ -42,7 +42,7 @@ def test_operator_learning_is_known(tmp_path: Path, kind: str) -> None:
     assert recording.frames.shape == (3, 6, 1, 4, 5) and recording.axes == ("x", "y") and recording.channels == ("u",)
     assert np.array_equal(recording.frames[2, 3][0], numbers(3, 4, 5, 6)[2, :, :, 3])
     assert recording.times is not None and recording.times.tolist() == [1, 2, 3, 4, 5, 6]
-    assert any("a were left out" in note for note in recording.notes)
+    assert any("a was left out" in note for note in recording.notes)
 
 
 def test_named_arrays_take_the_axes_that_the_user_names(tmp_path: Path, kind: str) -> None:

@@ -92,7 +92,7 @@ def test_land_is_masked_and_what_is_left_out_is_said(tmp_path: Path, kind: str) 
     assert recording.mask is not None and (~recording.mask).sum(axis=(1, 2)).tolist() == [1, 1]
     assert not recording.mask[0, 0, 0] and (recording.frames[:][:, :, :, 0, 0] == 0).all()
     notes = " ".join(recording.notes)
-    assert "2 of 40 values of a frame are missing" in notes and "depth do not change in time" in notes
+    assert "2 of 40 values of a frame are missing" in notes and "depth does not change in time" in notes
     assert "time_bnds" in notes and "index" in notes
     with_depth = read_recording(write(ocean(), tmp_path / "b", kind), ReadingOptions(channels=["u", "depth"]))
     assert np.array_equal(with_depth.frames[1, 5][1], numbers(4, 5))

@@ -68,7 +68,7 @@ def test_named_arrays_say_what_they_are(tmp_path: Path, compressed: bool) -> Non
     assert np.array_equal(recording.frames[[0, 1], [5, 2]], numbers(2, 6, 3, 4, 5)[[0, 1], [5, 2]])
     assert recording.params.tolist() == [[1, 2], [3, 4]] and recording.mask is None
     assert recording.times is not None and np.allclose(recording.times, np.arange(6) * 0.1)
-    assert any("author were left out" in note for note in recording.notes)
+    assert any("author was left out" in note for note in recording.notes)
 
 
 def test_lengths_that_could_be_either_are_not_guessed(tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ def test_coordinates_and_parameters_are_those_of_the_file(tmp_path: Path) -> Non
 
 def test_fields_that_do_not_change_are_said_and_can_be_chosen(tmp_path: Path) -> None:
     path = darcy(tmp_path / "d")
-    assert any("nu do not change in time" in note for note in read_recording(path).notes)
+    assert any("nu does not change in time" in note for note in read_recording(path).notes)
     chosen = read_recording(path, ReadingOptions(channels=["nu", "u"]))
     assert chosen.channels == ("nu", "u") and np.array_equal(chosen.frames[2, 0][0], numbers(3, 4, 5, start=500)[2])
     forced = read_recording(incompressible(tmp_path / "i"), ReadingOptions(channels=["velocity", "force_y"]))

@@ -102,7 +102,10 @@ def test_fields_become_channels_with_axes_times_and_parameters(tmp_path: Path) -
 def test_what_is_left_out_is_said_and_can_be_asked_for(tmp_path: Path) -> None:
     path = well_file(tmp_path / "a.h5")
     notes = " ".join(read_recording(path).notes)
-    assert "The scalar clock changes in time and was left out." in notes and "height do not change in time" in notes
+    assert (
+        "The scalar clock changes in time and was left out." in notes
+        and "height does not change in time and was left out" in notes
+    )
     chosen = read_recording(path, ReadingOptions(channels={"velocity": "v", "height": "h", "stress_xy": "s"}))
     assert chosen.channels == ("v_x", "v_y", "h", "s")
     with h5py.File(path) as file:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import yaml
 from problems import Burgers, wait_until
 from training_cases import assert_same_tensors, line_data, lines, start, tensors, without_seconds
 
+import deepzero_sim as dz
 from deepzero_sim.cli.main import main
 from deepzero_sim.common.components import Component
 from deepzero_sim.common.settings import read
@@ -24,10 +26,13 @@ from deepzero_sim.datasets import trajectories
 from deepzero_sim.errors import ConfigError, DataError, DeepZeroError, RunError
 from deepzero_sim.solver.spec import SolverSpec
 from deepzero_sim.training.checkpoints import load_checkpoint, read_settings
+from deepzero_sim.training.progress import Progress
 from deepzero_sim.training.run_folder import METRICS, VALIDATION, read_metrics
+from deepzero_sim.training.runs import console
 from deepzero_sim.training.runs.comparison import cost
 from deepzero_sim.training.runs.defaults import resolve, suitable_rate
 from deepzero_sim.training.runs.folders import last_stage, stage_folders
+from deepzero_sim.training.runs.remainder import note_stages, remainder_of
 from deepzero_sim.training.runs.settings import TrainSettings
 from deepzero_sim.training.runs.stages import plan
 from deepzero_sim.training.runs.trained_run import run_settings, trained_loop
@@ -182,7 +187,7 @@ def test_what_the_data_needed_is_said_once_and_is_no_warning(
     out = " ".join(capsys.readouterr().out.split())
     assert out.count("is held back from training") == 1 and out.count("one step of the solver alone") == 1
     assert "warning: extra" not in out
-    assert out.count("extra were left out") == 1
+    assert out.count("extra was left out") == 1
 
 
 def test_folders_of_other_stages_are_refused(tmp_path: Path) -> None:
@@ -231,6 +236,75 @@ def test_evaluate_and_compare_take_the_folder_of_all_stages(
     assert "SolverLayer" in json.loads((tmp_path / "run" / "results.json").read_text())["methods"]
     assert main(["compare", "run", "--data", str(test), "--output", "both"]) == 0
     assert list(json.loads((tmp_path / "both" / "results.json").read_text())["methods"]) == ["SRC", "NON", "SolverLayer"]
+
+
+def test_a_training_that_is_not_finished_is_said_before_any_verdict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Interrupted in the first stage, and then between the first and the second."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train.yaml").write_text(yaml.safe_dump(values(tmp_path, checkpoint_every=1)))
+    test = line_data(tmp_path / "test.h5", 2, 9)
+
+    def interrupted_at(stage: str, step: int) -> Callable[..., Progress]:
+        def stop(progress: Progress) -> None:
+            if progress.step == step:
+                raise KeyboardInterrupt
+
+        def run(settings: TrainSettings, report: Any, **listeners: Any) -> Progress:
+            if settings.run.name != stage:
+                return train(settings, report, **listeners)
+            return train(settings, stop, **listeners) if step else stop(Progress()) or Progress()
+
+        return run
+
+    def evaluate(*command: str) -> tuple[str, dict[str, Any]]:
+        capsys.readouterr()
+        assert main([*command, "--data", str(test)]) == 0
+        folder = Path("both" if command[0] == "compare" else "run")
+        said = " ".join(capsys.readouterr().out.split())
+        results = json.loads((folder / "results.json").read_text())
+        assert (folder / "report.md").read_text().split("\n\n")[1] == results["answer"]
+        return said, results
+
+    monkeypatch.setattr(console, "train", interrupted_at("1-NON", 21))
+    assert main(["train", "--config", "train.yaml"]) == 2
+    first = (
+        "The training of run is not finished: 20 of 60 planned updates of NON are done, and the stage SolverLayer has not "
+        "begun; go on by the same call of 'deepzero-sim train' or dz.train."
+    )
+    said, results = evaluate("evaluate", "--run", "run")
+    assert results["unfinished"] == {"NON": {"updates": 20, "planned_updates": 60, "stages_not_begun": ["SolverLayer"]}}
+    assert results["answer"].startswith(f"{first} So far: ")
+    assert "of 20 done so far (60 are planned) is used" in results["networks"][0]
+    assert 0 <= said.index("The training of run is not finished") < said.index("MAE")
+    said, results = evaluate("compare", "run", "--output", "both")
+    assert results["answer"].startswith("The training of run is not finished: 20 of 60")
+    assert "20 updates (unfinished: 20 of 60 planned updates of NON are done, and the stage" in repr(dz.load_run("run"))
+    dz.load_run("run").save("saved")
+    assert "(unfinished: 20 of 60 planned updates of NON are done)" in repr(dz.load_run("saved"))
+
+    monkeypatch.setattr(console, "train", interrupted_at("2-SolverLayer", 0))
+    assert main(["train", "--config", "train.yaml"]) == 2
+    _, results = evaluate("evaluate", "--run", "run")
+    assert results["answer"].startswith("The training of run is not finished: the stage SolverLayer has not begun; go on")
+
+    monkeypatch.setattr(console, "train", train)
+    assert main(["train", "--config", "train.yaml"]) == 0
+    for command in (("evaluate", "--run", "run"), ("compare", "run", "--output", "both")):
+        said, results = evaluate(*command)
+        assert results["unfinished"] == {} and "not finished" not in said + results["answer"]
+    assert "unfinished" not in repr(dz.load_run("run"))
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"stages": 3}', '{"stages": [3]}'])
+def test_a_changed_list_of_stages_is_one_sentence(tmp_path: Path, text: str) -> None:
+    planned = plan(settings(tmp_path, stages=[{"updates": 1}, {"updates": 1}]))
+    note_stages(planned)
+    train(planned[0].settings)
+    (tmp_path / "run" / "stages.json").write_text(text)
+    with pytest.raises(RunError, match=r"stages\.json (was changed or damaged|must hold a list of).*restore"):
+        remainder_of(tmp_path / "run")
 
 
 # ---- the method that suits
