@@ -29,6 +29,8 @@ def report(folder: Path, title: str, comparison: Comparison, settings: Mapping[s
 
 def print_report(folder: Path, comparison: Comparison) -> None:
     """Show tables, warnings and answer of a comparison whose report lies in a folder."""
+    for sentence in sentences.unfinished_sentences(comparison):
+        console.print(sentence)
     print_table(tables.rows(comparison))
     if comparison.measure.is_relative:
         print_table(tables.channel_rows(comparison))

@@ -32,6 +32,9 @@ STATE = "state.json"
 SNAPSHOTS = "snapshots"
 STARTED = "started.json"
 
+#: Word in the state of a checkpoint that is of a loop which was saved, and of no run.
+SAVED = "saved"
+
 
 @dataclass(frozen=True)
 class Checkpoint:

@@ -150,8 +150,13 @@ class Record:
         steps = f" of {one.length} step{'' if one.length == 1 else 's'}" if one.length else ""
         return f"on rollouts{steps} of {self.rollouts.words}"
 
-    def choice(self, step: int) -> str:
-        """Say which network is used of a run of so many training steps; empty if it is simply the last one."""
+    def choice(self, step: int, planned: int | None = None) -> str:
+        """Say which network is used of a run of so many training steps; empty if it is simply the last one.
+
+        Args:
+            step: Number of training steps that are done.
+            planned: Number of training steps that the run is to have; as many as are done if None.
+        """
         best, first = self.best, self.first
         if best is None:
             return ""
@@ -160,8 +165,9 @@ class Record:
         others += [f"{_number(last)} after the last one"] if last.step not in (best.step, 0) else []
         others += [f"{_error(best.source)} of the solver alone"] if best.source is not None else []
         rest = f" ({', '.join(others)})" if others else ""
+        so_far = f" done so far ({planned} are planned)" if planned is not None and planned > step else ""
         return (
-            f"{_name(best, capital=True)} of {step} is used: {self._where(best)} its relative error is the smallest of "
+            f"{_name(best, capital=True)} of {step}{so_far} is used: {self._where(best)} its relative error is the smallest of "
             f"{len(self.measurements)} measured, {_number(best)}{rest}."
         )
 
@@ -224,8 +230,13 @@ class Findings(NamedTuple):
     warnings: Sequence[str] = ()
 
 
-def findings_of(checkpoint: Checkpoint, path: Path) -> Findings:
+def findings_of(checkpoint: Checkpoint, path: Path, planned: int | None = None) -> Findings:
     """Return what the validation of the training that left a checkpoint found, up to its last training step.
+
+    Args:
+        checkpoint: Checkpoint.
+        path: Folder of the run, for messages.
+        planned: Number of training steps that the run is to have; as many as are done if None.
 
     Raises:
         RunError: The checkpoint does not say it.
@@ -234,7 +245,7 @@ def findings_of(checkpoint: Checkpoint, path: Path) -> Findings:
     if record is None:
         return Findings()
     step = progress_of(checkpoint, path).step
-    return Findings(record.choice(step), record.warnings(step))
+    return Findings(record.choice(step, planned), record.warnings(step))
 
 
 def _read_record(written: Mapping[str, Any]) -> Record:

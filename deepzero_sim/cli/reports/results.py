@@ -30,6 +30,10 @@ def results(
     methods = comparison.methods
     return {
         "answer": answer(comparison),
+        "unfinished": {
+            name: {"updates": left.done, "planned_updates": left.planned, "stages_not_begun": list(left.stages)}
+            for name, left in comparison.unfinished.items()
+        },
         "warnings": all_warnings(comparison),
         "networks": list(comparison.choices),
         "methods": {

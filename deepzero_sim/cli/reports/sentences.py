@@ -26,7 +26,20 @@ WITHIN = "a difference within its spread over the simulations"
 
 
 def answer(comparison: Comparison) -> str:
-    """Say in a few sentences whether the best method pays: its error, the time of its steps, and how it stands to NON."""
+    """Say in a few sentences whether the best method pays: its error, the time of its steps, and how it stands to NON.
+
+    Of a training that is not finished, that comes first.
+    """
+    unfinished = unfinished_sentences(comparison)
+    return " ".join([*unfinished, f"So far: {_verdict(comparison)}"]) if unfinished else _verdict(comparison)
+
+
+def unfinished_sentences(comparison: Comparison) -> list[str]:
+    """Write a sentence for each training that is not finished."""
+    return [left.sentence for left in comparison.unfinished.values()]
+
+
+def _verdict(comparison: Comparison) -> str:
     best = best_method(comparison)
     if best is None:
         error = f"a {comparison.measure.words} of {_amount(comparison, 'SRC')}"

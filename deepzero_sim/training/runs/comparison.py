@@ -32,6 +32,7 @@ from deepzero_sim.training.ratios_file import RatiosRecord, load_ratios
 from deepzero_sim.training.runs.compared_starts import Start, find_starts, loops_of_others, name_starts
 from deepzero_sim.training.runs.folders import last_stage, stage_folders
 from deepzero_sim.training.runs.measure import Measure, measure_of
+from deepzero_sim.training.runs.remainder import Remainder, remainder_of
 from deepzero_sim.training.runs.speed import Speed, measure_speed
 from deepzero_sim.training.runs.trained_run import differences_accepted_by, run_settings, trained_loop
 from deepzero_sim.training.runs.warnings import code_warnings, data_warnings
@@ -127,6 +128,7 @@ class Comparison:
         warnings: Sentences on what may make the results say something else than they seem to.
         solver_steps: Number of solver steps of the comparison itself, by what they were taken for.
         choices: Sentences on which network is used of runs that kept the best one.
+        unfinished: Rest of each method's training that is not done, by the method's name.
         initial: First frames, from which the rollouts begin, `(S, C, *N)`; None where they are not known.
         numbers: Numbers of the simulations in their file; 0, 1, 2 and so on if None.
         times: Times of the first frame and of every step, `(T + 1,)`; multiples of the solver's step if None.
@@ -144,6 +146,7 @@ class Comparison:
     warnings: Sequence[str] = ()
     solver_steps: Mapping[str, int] = field(default_factory=dict)
     choices: Sequence[str] = ()
+    unfinished: Mapping[str, Remainder] = field(default_factory=dict)
     initial: torch.Tensor | None = None
     numbers: Sequence[int] | None = None
     times: NDArray[np.float64] | None = None
@@ -236,7 +239,11 @@ def compare(
         of_others = {start: measure_errors(loop, data, scales, lambda: report("")) for start, loop in others.items()}
     starts = name_starts(origins, trained, evaluations, of_others)
     speed = measure_speed(loops, evaluations, data, _folders_of(runs))
-    found = {name: findings_of(load(last_stage(path)), path) for name, path in trained.items()}
+    left = {name: remainder for name, path in trained.items() if (remainder := remainder_of(path, load)) is not None}
+    found = {
+        name: findings_of(load(last_stage(path)), path, left[name].planned if name in left else None)
+        for name, path in trained.items()
+    }
     solver_steps = {
         "rollouts": sum(one.solver_steps for one in evaluations.values()),
         "rollouts of what runs started from": sum(s.evaluation.solver_steps for s in starts.values() if s.name not in trained),
@@ -262,6 +269,7 @@ def compare(
         ],
         {what: count for what, count in solver_steps.items() if count},
         [f"{name}: {one.choice}" for name, one in found.items() if one.choice],
+        left,
         torch.from_numpy(data.frames[:, 0]),
         data.numbers,
         None if data.times is None else data.times[: data.frames.shape[1]],

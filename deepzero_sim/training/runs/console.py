@@ -12,6 +12,7 @@ from deepzero_sim.training.preparation import PREPARATION, Preparation
 from deepzero_sim.training.progress import Progress
 from deepzero_sim.training.run_folder import FAILURES
 from deepzero_sim.training.runs.defaults import Resolved
+from deepzero_sim.training.runs.remainder import note_stages
 from deepzero_sim.training.runs.settings import TrainSettings
 from deepzero_sim.training.runs.training import train
 from deepzero_sim.training.validation_record import Findings, findings_of
@@ -42,6 +43,7 @@ def train_stages(stages: Sequence[Resolved], *, name_folders: bool) -> None:
         name_folders: True to say where each one is.
     """
     speaker = Speaker()
+    note_stages(stages)
     for stage in stages:
         for sentence in stage.choices:
             speaker.note(sentence)
@@ -87,6 +89,7 @@ def train_in_silence(stages: Sequence[Resolved]) -> None:
             said.add(sentence)
             warnings.warn(sentence, TrainingWarning, stacklevel=2)
 
+    note_stages(stages)
     for stage in stages:
         train(stage.settings, say=warn)
         for sentence in _findings(stage.settings).warnings:

@@ -36,6 +36,7 @@ from deepzero_sim.training.runs.handed_over import (
     is_in_memory,
     keep_data,
 )
+from deepzero_sim.training.runs.remainder import remainder_of
 from deepzero_sim.training.runs.saved_loop import TrainedLoop, TrainingRecord, differences_to_saved
 from deepzero_sim.training.runs.settings import MethodChoice, TrainSettings
 from deepzero_sim.training.runs.stages import plan
@@ -216,4 +217,8 @@ def _wrap(loop: SolverLoop, path: Path, spent: Any = None) -> TrainedLoop:
     progress = progress_of(load_checkpoint(path), path)
     start = read_start(path) or Start(None, settings["updates"])
     start = start._replace(folder=str(origin_of(path) or os.getcwd()))  # noqa: PTH109
-    return TrainedLoop(loop, TrainingRecord(settings, start, progress, lambda: cost(path) if spent is None else spent))
+    left = remainder_of(path)
+    unfinished = "" if left is None else left.words
+    return TrainedLoop(
+        loop, TrainingRecord(settings, start, progress, lambda: cost(path) if spent is None else spent, unfinished)
+    )

@@ -19,6 +19,7 @@ from deepzero_sim.solver.spec import SolverSpec, entries_but_mask
 from deepzero_sim.training.checkpoints import (
     CHECKPOINT,
     CONFIG,
+    SAVED,
     STARTED,
     STATE,
     Checkpoint,
@@ -34,9 +35,6 @@ from deepzero_sim.training.progress import Progress
 
 if TYPE_CHECKING:
     from deepzero_sim.training.runs.comparison import Cost
-
-#: Word in a checkpoint's state by which :meth:`TrainedLoop.save` knows its own.
-SAVED = "saved"
 
 #: Files that it writes.
 _FILES = (CONFIG, CHECKPOINT, STATE, PREPARATION, STARTED)
@@ -54,12 +52,14 @@ class TrainingRecord:
         start: Start of its run: the folder where relative names in the settings are found, and the code as it was.
         progress: Progress of its last stage.
         cost: Function that returns what the training cost, that of runs it started from included.
+        unfinished: Clauses on what of the training is not done; empty if it is finished.
     """
 
     settings: Mapping[str, Any]
     start: Start
     progress: Progress
     cost: Callable[[], Cost]
+    unfinished: str = ""
 
 
 class TrainedLoop(SolverLoop):
@@ -82,7 +82,8 @@ class TrainedLoop(SolverLoop):
         settings, updates = self._record.settings, self._record.progress.step
         way = {"SolverLayer": "vjp", "ZO-SOL": "estimator"}.get(settings["method"])
         by = f" with {settings[way]['name'].rpartition('.')[2]}" if way else ""
-        return f"trained by {settings['method']}{by}, {updates} updates"
+        unfinished = f" (unfinished: {self._record.unfinished})" if self._record.unfinished else ""
+        return f"trained by {settings['method']}{by}, {updates} updates{unfinished}"
 
     def save(self, path: str | Path) -> None:
         """Save the loop, with the network as it is now, in a folder that `dz.load_run` reads.

@@ -184,7 +184,12 @@ def test_frames_alone_are_enough_for_a_solver_without_parameters() -> None:
 
 def test_a_run_folder_is_one_of_the_command_line(tmp_path: Path) -> None:
     loop = dz.train(file_solver(tmp_path), arrays(), run=tmp_path / "run", tensorboard=False, **FEW)
-    assert {folder.name for folder in (tmp_path / "run").iterdir()} == {"1-NON", "2-SolverLayer", "train_data.h5"}
+    assert {folder.name for folder in (tmp_path / "run").iterdir()} == {
+        "1-NON",
+        "2-SolverLayer",
+        "stages.json",
+        "train_data.h5",
+    }
     assert same(dz.load_run(tmp_path / "run"), loop) and same(dz.load_run(str(tmp_path / "run" / "2-SolverLayer")), loop)
 
 
