@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepzero_sim.cli.reports import layer_ratios
-from deepzero_sim.cli.reports.figures import COLOURS, Figure, name_below, pyplot, save, styles
+from deepzero_sim.cli.reports.figures import (
+    COLOURS,
+    Figure,
+    name_below,
+    note_within,
+    pyplot,
+    save,
+    scale_logarithmically,
+    styles,
+)
 from deepzero_sim.cli.reports.layouts import layout_of_comparison, plain
 from deepzero_sim.cli.reports.numbers import write_milliseconds
 from deepzero_sim.training.ratios_file import RatiosRecord
@@ -29,8 +38,11 @@ MOST_CHANNELS = 6
 #: Quantiles over the simulations that a band of errors reaches between.
 BAND = (0.1, 0.9)
 
-#: How many times the largest error of the solver alone an axis may show: what grows beyond leaves the figure.
-BEYOND = 3.0
+#: How many times the largest error of the solver alone an axis may show: what grows beyond leaves the figure, which says so.
+BEYOND = 5.0
+
+#: Factor by which an axis of costs is longer at either end than the costs.
+ROOM = 2.5
 
 #: Ratio of the largest and the least value from which on an axis is logarithmic.
 LOGARITHMIC = 20.0
@@ -69,7 +81,7 @@ def draw_error_over_time(folder: Path, comparison: Comparison) -> list[Figure]:
         for name, values in errors.items():
             _draw_with_spread(ax, times, values, labels[name], drawn[name])
         ax.set_ylabel(label, fontsize=9)
-        _limit(ax, list(errors.values()))
+        _limit(ax, errors)
         ax.grid(alpha=0.3)
     for column in range(columns):  # of an incomplete last row, the panels above
         lowest = max(place for place in range(len(panels)) if place % columns == column)
@@ -109,13 +121,20 @@ def _with_losses(name: str, evaluation: Evaluation) -> str:
     return f"{plain(name)} ({lost} of {len(evaluation.errors)} diverged)" if lost else plain(name)
 
 
-def _limit(ax: Any, series: Sequence[NDArray[np.float64]]) -> None:
-    """Begin an axis of errors at zero, and end it where the methods are that did not diverge: the first one, if it did not."""
-    tops = [float(values[np.isfinite(values)].max(initial=0.0)) for values in series]
-    top = max(tops)
-    if 0 < tops[0] < top / BEYOND:
-        top = BEYOND * tops[0]
+def _limit(ax: Any, series: Mapping[str, NDArray[np.float64]]) -> None:
+    """Begin an axis of errors at zero, and end it where the methods are that did not diverge; say what lies far beyond.
+
+    Args:
+        ax: Axes.
+        series: Errors by method, the solver alone first.
+    """
+    tops = {name: float(values[np.isfinite(values)].max(initial=0.0)) for name, values in series.items()}
+    first, top = next(iter(tops.values())), max(tops.values())
+    if 0 < first < top / BEYOND:
+        top = BEYOND * first
     ax.set_ylim(0, 1.05 * top or 1.0)
+    cut = [f"{plain(name)} reaches {value:.3g}" for name, value in tops.items() if value > 1.05 * top]
+    note_within(ax, "\n".join(cut))
 
 
 def draw_error_over_cost(folder: Path, comparison: Comparison) -> list[Figure]:
@@ -132,8 +151,13 @@ def draw_error_over_cost(folder: Path, comparison: Comparison) -> list[Figure]:
             ax.axhline(error, color=drawn[name][0]["color"], linestyle="--", label=label)
         else:
             ax.plot(steps, error, linestyle="none", label=plain(name), markersize=8, **drawn[name][1])
-    _limit(ax, [np.array([measure.mean(result.evaluation)]) for result in comparison.methods.values()])
-    ax.set(xscale="log", xlabel="solver steps of training", ylabel=plain(measure.label))
+    _limit(ax, {name: np.array([measure.mean(result.evaluation)]) for name, result in comparison.methods.items()})
+    trained = [result.cost.solver_steps for result in comparison.methods.values() if result.cost.solver_steps]
+    if trained:
+        scale_logarithmically(ax.xaxis, min(trained) / ROOM, max(trained) * ROOM)
+    else:
+        ax.set_xticks([])
+    ax.set(xlabel="solver steps of training", ylabel=plain(measure.label))
     ax.grid(alpha=0.3, which="both")
     name_below(figure, dict(zip(*ax.get_legend_handles_labels()[::-1], strict=True)))
     save(plot, folder / "error_over_cost.png", figure)
@@ -195,35 +219,32 @@ def draw_speed(folder: Path, comparison: Comparison) -> list[Figure]:
     plot, drawn = pyplot(), styles(times)
     figure, ax = plot.subplots(figsize=(8, 1.2 + 0.45 * len(times)), layout="constrained")
     milliseconds = [1e3 * seconds for seconds in times.values()]
+    spans = [_quartiles(speed, name) or (milli, milli) for name, milli in zip(times, milliseconds, strict=True)]
     colours = ["#808080" if name == REFERENCE else drawn[name][0]["color"] or f"C{i}" for i, name in enumerate(times)]
-    words = [f"  {write_milliseconds(seconds)} ms" for seconds in times.values()]
-    if min(milliseconds) > 0 and max(milliseconds) > LOGARITHMIC * min(milliseconds):  # where bars would begin nowhere
+    least, most = min(low for low, _ in spans), max(high for _, high in spans)
+    if 0 < LOGARITHMIC * least < most:  # where bars would begin nowhere
         ax.scatter(milliseconds, range(len(times)), color=colours, s=60)
-        ax.set_xscale("log")
-        ax.set_xlim(min(milliseconds) / 2, max(milliseconds) * 4)
+        scale_logarithmically(ax.xaxis, least / 2, most * (most / least) ** 0.3)
     else:
         ax.barh(range(len(times)), milliseconds, color=colours)
-        ax.set_xlim(0, 1.25 * max(milliseconds))
-    ends = [_draw_quartiles(ax, place, speed, name) for place, name in enumerate(times)]
-    for place, (milli, word) in enumerate(zip(milliseconds, words, strict=True)):
-        ax.text(max(milli, ends[place]), place, word, va="center", fontsize=9)
+        ax.set_xlim(0, 1.25 * most)
+    for place, ((low, high), milli) in enumerate(zip(spans, milliseconds, strict=True)):
+        if low < high:
+            ax.plot([low, high], [place, place], color="#404040", linewidth=1.5, marker="|", markersize=8, zorder=3)
+        words = f"{write_milliseconds(milli / 1e3)} ms"
+        ax.annotate(words, (max(milli, high), place), (7, 0), textcoords="offset points", va="center", fontsize=9)
     ax.set_yticks(range(len(times)), [fill(plain(_bar_name(name)), 34) for name in times])
-    ax.set(xlabel="milliseconds of a step, on one thread")
-    ax.invert_yaxis()
+    ax.set(xlabel="milliseconds of a step, on one thread", ylim=(len(times) - 0.45, -0.55))
     ax.grid(axis="x", alpha=0.3)
     ax.set_axisbelow(True)
     save(plot, folder / "speed.png", figure)
     return [Figure("speed.png", "Time of a step; half of the calls lie between the ends of a line")]
 
 
-def _draw_quartiles(ax: Any, place: int, speed: Speed | None, name: str) -> float:
-    """Draw between which times half of the calls lie, and return the longer one in milliseconds; 0 if they are not known."""
+def _quartiles(speed: Speed | None, name: str) -> tuple[float, float] | None:
+    """Return between which milliseconds half of the calls lie; None if that is not known."""
     quartiles = None if speed is None else speed.times[name][0].quartiles
-    if quartiles is None:
-        return 0.0
-    low, high = (1e3 * seconds for seconds in quartiles)
-    ax.plot([low, high], [place, place], color="#404040", linewidth=1.5, marker="|", markersize=8, zorder=3)
-    return high
+    return None if quartiles is None else (1e3 * quartiles[0], 1e3 * quartiles[1])
 
 
 def _bar_name(name: str) -> str:

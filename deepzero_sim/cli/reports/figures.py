@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from textwrap import fill
 from typing import Any, NamedTuple
@@ -30,6 +30,9 @@ MARK = "deepzero-sim report"
 
 #: Dots an inch of a figure.
 DPI = 144
+
+#: Ratio of an axis' ends below which it is too short for powers of ten alone.
+SHORT = 1000.0
 
 #: Lines and points that tell runs of one method apart.
 LINES, MARKERS = ("-", "--", ":", "-."), "osD^"
@@ -94,6 +97,32 @@ def name_below(figure: Any, drawn: Mapping[str, Any]) -> None:
     names = [fill(name, 40) for name in drawn]
     across = max(1, int(figure.get_figwidth() / (0.07 * max(map(len, names), default=0) + 0.6)))
     figure.legend(list(drawn.values()), names, loc="outside lower center", ncols=min(len(names), across), fontsize=9)
+
+
+def note_within(ax: Any, words: str) -> None:
+    """Write a note into the upper right corner of axes; nothing if it is empty."""
+    if words:
+        around = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1.5}
+        ax.text(0.98, 0.97, words, transform=ax.transAxes, ha="right", va="top", fontsize=7, color="#a00000", bbox=around)
+
+
+def scale_logarithmically(axis: Any, low: float, high: float, numbers: Callable[[float], str] = "{:,.4g}".format) -> None:
+    """Make an axis logarithmic from one value to another, with two numbers along it or more, whatever lies between them.
+
+    Args:
+        axis: Axis of a plot, such as its `xaxis`.
+        low: Least value, positive.
+        high: Largest value.
+        numbers: Function that writes a number of a short axis; a long one has powers of ten.
+    """
+    from matplotlib.ticker import LogLocator, NullFormatter  # noqa: PLC0415 - optional, and slow to import
+
+    name = axis.axis_name
+    axis.axes.set(**{f"{name}scale": "log", f"{name}lim": (low, high)})
+    if high < SHORT * low:
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.set_major_formatter(lambda value, _: numbers(value))
+        axis.set_minor_formatter(NullFormatter())
 
 
 def save(plot: Any, path: Path, figure: Any) -> None:

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepzero_sim.cli.reports.figures import name_below
+from deepzero_sim.cli.reports.figures import name_below, note_within
 from deepzero_sim.cli.reports.layouts import Axis, plain
 from deepzero_sim.cli.reports.panels import Panel, draw_grid, limits, scale_of, scale_of_errors, values_of
 from deepzero_sim.cli.reports.views import Picture, View
 
-#: How many times the range of the reference a line of another method may leave it before it is cut off.
-ROOM = 0.3
+#: How many times a typical range an axis may leave it to hold a method whole, and how far it goes for one that is cut off.
+FURTHEST, ROOM = 10.0, 0.3
 
 
 def draw_lines(
@@ -52,14 +52,14 @@ def draw_lines(
         ax.set_title(plain(columns[column]), fontsize=9)
         for name in order:
             draw_line(ax, view, pictures[name][column], name, drawn[name])
-    every = [one for series in bounds.values() for one in series]
-    _limit(axes[0, 0], every, every if reference is None else bounds[reference], view)
+    typical = [one for series in bounds.values() for one in series] if reference is None else bounds[reference]
+    note_within(axes[0, -1], _limit(axes[0, 0], bounds, typical, view))
     axes[0, 0].set_ylabel(view.label)
     if rows == 2:
         assert reference is not None
         _draw_errors(axes[1], view, pictures, reference, drawn)
-        errors = [differences(bounds[name], bounds[reference]) for name in bounds if name != reference]
-        _limit(axes[1, 0], [one for series in errors for one in series], _typical(errors, view), view)
+        errors = {name: differences(bounds[name], bounds[reference]) for name in bounds if name != reference}
+        note_within(axes[1, -1], _limit(axes[1, 0], errors, [*_typical(list(errors.values()), view), view.active * 0.0], view))
     for ax in axes[-1]:
         ax.set_xlabel(view.across.label)
     lines = dict(zip(*axes[0, -1].get_legend_handles_labels()[::-1], strict=True))
@@ -109,15 +109,27 @@ def _typical(errors: Sequence[Sequence[Picture]], view: View) -> Sequence[Pictur
     return errors[0]
 
 
-def _limit(ax: Any, pictures: Sequence[Picture], typical: Sequence[Picture], view: View) -> None:
-    """Make room for all lines, but for what lies far beyond typical ones, as those of a method that diverges do."""
+def _limit(ax: Any, series: Mapping[str, Sequence[Picture]], typical: Sequence[Picture], view: View) -> str:
+    """Make room for all lines, but for what lies far beyond typical ones, and return words on what is cut off."""
     low, high = limits(typical, view.active)
     width = (high - low) or abs(low) or 1.0
-    values = np.concatenate([values_of(one, view.active) for one in pictures])
-    least, largest = (float(values.min()), float(values.max())) if values.size else (low, high)
-    bottom, top = max(least, low - ROOM * width), min(largest, high + ROOM * width)
+    bottom, top, ends = low, high, dict[str, tuple[float, float]]()
+    for name, pictures in series.items():
+        values = np.concatenate([values_of(one, view.active) for one in pictures])
+        if values.size:
+            least, largest = ends[name] = float(values.min()), float(values.max())
+            far = max(low - least, largest - high) > FURTHEST * width
+            bottom = min(bottom, max(least, low - ROOM * width) if far else least)
+            top = max(top, min(largest, high + ROOM * width) if far else largest)
     margin = 0.05 * (top - bottom) or 0.05 * width
     ax.set_ylim(bottom - margin, top + margin)
+    cut = {name: (least, largest) for name, (least, largest) in ends.items() if least < bottom or largest > top}
+    return "\n".join(f"{plain(name)} reaches {_furthest(*pair, bottom, top):.3g}" for name, pair in cut.items())
+
+
+def _furthest(least: float, largest: float, bottom: float, top: float) -> float:
+    """Return which of two values lies further outside of a range."""
+    return least if bottom - least > largest - top else largest
 
 
 def draw_space_time(

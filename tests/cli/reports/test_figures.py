@@ -16,7 +16,7 @@ from deepzero_sim.cli.reports import curves, error_maps, fields, learning_curves
 from deepzero_sim.cli.reports.figures import Figure
 from deepzero_sim.cli.reports.views import MOST_CHANNELS
 from deepzero_sim.solver.spec import SolverSpec
-from deepzero_sim.training.runs.comparison import Comparison
+from deepzero_sim.training.runs.comparison import Comparison, Cost
 from deepzero_sim.training.runs.learning import read_history
 from deepzero_sim.training.runs.speed import REFERENCE, Speed, StepTime
 
@@ -221,6 +221,51 @@ def test_speeds_are_drawn_as_they_were_measured(
     assert {"1.00 ms", "2.00 ms", "SRC, the solver alone", "NON, corrected"} <= set(words)
     assert ("reference solver" in words) == (reference is not None)
     assert kept["speed.png"].axes[0].get_xscale() == ("log" if reference == 0.5 else "linear")
+
+
+@pytest.mark.parametrize(
+    "spans", [(0.47, 2.68), (0.47, 152.0), (1.1, 1.2)], ids=["wide quartiles", "a very long call", "narrow quartiles"]
+)
+def test_times_and_their_quartiles_lie_within_the_axes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spans: tuple[float, float]
+) -> None:
+    kept = keep_figures(monkeypatch, curves)
+    times = {name: [StepTime(1, 9, 0.4e-3, (0.35e-3, 1e-3 * high))] for name, high in zip(("SRC", "NON"), spans, strict=True)}
+    comparison = river()
+    object.__setattr__(comparison, "speed", Speed(times))
+    curves.draw_speed(tmp_path, comparison)
+    figure = kept["speed.png"]
+    (ax,) = figure.axes
+    assert ax.get_xlim()[0] <= 0.35 and ax.get_xlim()[1] > max(spans)
+    figure.canvas.draw()
+    frame = ax.get_window_extent()
+    words = [text.get_window_extent() for text in ax.texts]
+    assert len(words) == 2 and all(frame.x0 < one.x0 < one.x1 < frame.x1 for one in words)
+
+
+@pytest.mark.parametrize("costs", [(2100, 2100), (1300, 1900), (640, 5_120), (100, 10**7)])
+def test_an_axis_of_costs_has_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, costs: tuple[int, int]) -> None:
+    kept = keep_figures(monkeypatch, curves)
+    comparison = river(SolverLayer=river().references)
+    for name, cost in zip(("NON", "SolverLayer"), costs, strict=True):
+        object.__setattr__(comparison.methods[name], "cost", Cost(cost, 1.0))
+    curves.draw_error_over_cost(tmp_path, comparison)
+    (ax,) = kept["error_over_cost.png"].axes
+    kept["error_over_cost.png"].canvas.draw()
+    low, high = ax.get_xlim()
+    ticks = ax.xaxis.get_major_ticks() + ax.xaxis.get_minor_ticks()
+    shown = [tick for tick in ticks if low <= tick.get_loc() <= high and tick.label1.get_text()]
+    assert len(shown) >= 2 and low < min(costs) and high > max(costs)
+
+
+def test_what_leaves_an_axis_of_errors_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = keep_figures(monkeypatch, curves)
+    comparison = worse_by([100.0, 100.0])
+    curves.draw(tmp_path, comparison)
+    for name in ("error_over_time.png", "error_over_cost.png"):
+        assert "SolverLayer reaches 100" in words_of(kept[name])
+    curves.draw_error_over_time(tmp_path, worse_by([3.0, 3.0]))
+    assert kept["error_over_time.png"].axes[0].get_ylim()[1] > 3 and not kept["error_over_time.png"].axes[0].texts
 
 
 def test_error_maps_are_means_over_what_stayed_finite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

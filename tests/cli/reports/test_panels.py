@@ -217,3 +217,22 @@ def test_space_and_time_has_time_upwards() -> None:
 def test_captions_are_text() -> None:
     page = markdown([Figure("a.png", r"u_x of [a](b) *c* in \$"), Figure("", "No <b>spectra</b>.")])
     assert page == "![u\\_x of \\[a\\](b) \\*c\\* in $](a.png)\n\nNo \\<b\\>spectra\\</b\\>.\n"
+
+
+def test_axes_hold_a_method_that_is_worse_and_say_what_they_cut_off() -> None:
+    pytest.importorskip("matplotlib")
+    true = np.sin(LINE.across.positions)
+    pictures = {"reference": [true], "SRC": [true + 0.1], "NON": [true - 0.6], "ZO-SOL": [true + 50.0]}
+    figure = draw_lines(pyplot(), LINE, pictures, "reference", {name: {} for name in pictures}, ["t"], "title")
+    fields, errors = figure.axes[:2]
+    assert fields.get_ylim()[0] < true.min() - 0.6 and errors.get_ylim()[0] < -0.6 < 0.1 < errors.get_ylim()[1] < 1.0
+    assert [ax.texts[0].get_text() for ax in (fields, errors)] == [f"ZO-SOL reaches {50 + true.max():.3g}", "ZO-SOL reaches 50"]
+
+
+def test_axes_of_identical_and_of_constant_errors_have_room() -> None:
+    pytest.importorskip("matplotlib")
+    true = np.zeros(16)
+    pictures = {"reference": [true], "SRC": [true + 1.0], "NON": [true + 3.0]}
+    figure = draw_lines(pyplot(), LINE, pictures, "reference", {name: {} for name in pictures}, ["t"], "title")
+    low, high = figure.axes[1].get_ylim()
+    assert low < 0 and high > 3 and not figure.axes[1].texts
