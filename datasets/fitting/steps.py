@@ -16,6 +16,9 @@ from deepzero_sim.datasets.times import NEAR, ROUNDING, rounding_of_step
 from deepzero_sim.datasets.units import conversion, same_unit, unit_to_show, with_amount
 from deepzero_sim.solver.spec import SolverSpec
 
+#: Ratios of units of time, and most steps from one frame to the next that are taken for meant.
+_UNIT_RATIOS, _MOST_STEPS = frozenset({24, 60, 365, 1000, 1440, 3600, 86400}), 1000
+
 
 class Steps(NamedTuple):
     """Frames that are taken.
@@ -133,7 +136,7 @@ def steps_between_frames(
     else:
         steps = _match(spacing, recording, spec, settings.every)
     apart = "" if spacing is None else f" {with_amount(f'{spacing:.6g}', recording.time_unit)} apart"
-    longer = f"use a longer file{_unit_advice(recording, spec)}"
+    longer = _remedy("use a longer file", steps.every, recording, spec)
     require_data(
         frames == 1 or frames > steps.every,
         f"{what} has {frames} frames{apart}, but one step of solver {spec.name!r} (dt {spec.dt:.6g}) takes {steps.every} of "
@@ -142,14 +145,25 @@ def steps_between_frames(
     return steps
 
 
+def _remedy(otherwise: str, ratio: float, recording: Recording, spec: SolverSpec) -> str:
+    """Say what to do: first of all about units of time, if they seem to differ, and last, if nobody says that they do not."""
+    units = _unit_advice(recording, spec)
+    if round(ratio) in _UNIT_RATIOS or ratio > _MOST_STEPS:
+        return f"units of time seem to differ: {units}; if they do not, {otherwise}"
+    return otherwise if spec.time_unit else f"{otherwise}, or, {units}"
+
+
 def _unit_advice(recording: Recording, spec: SolverSpec) -> str:
-    """Say what to do if times are of another unit than the solver's, as long as nobody says that they are not."""
+    """Say what to do if times are of another unit than the solver's."""
     if spec.time_unit:
-        return ""
+        return (
+            f"check that dt is in {spec.time_unit}, as time_unit of its spec says, and that times are, or give their factor by "
+            f"scale, as in {{{TIME}: 3600}}, where the file names no unit"
+        )
     theirs = recording.time_unit
     whose = f"{theirs}, the unit of time of the file" if theirs else "the file's unit of time"
     remedy = "say so by time_unit in its spec, or " if theirs else ""
-    return f", or, if the solver's dt is not in {whose}, {remedy}give the factor by scale, as in {{{TIME}: 3600}}"
+    return f"if the solver's dt is not in {whose}, {remedy}give the factor by scale, as in {{{TIME}: 3600}}"
 
 
 def _spacing(recording: Recording, settings: DataSource) -> float | None:
@@ -169,8 +183,7 @@ def _match(spacing: float, recording: Recording, spec: SolverSpec, asked: int | 
     tolerance = ROUNDING * spec.dt + min(every * rounding_of_step(recording.times), NEAR * spacing)
     whole = abs(every * spacing - spec.dt) <= tolerance
     apart = f"frames of {what} lie {with_amount(f'{spacing:.6g}', recording.time_unit)} apart in time"
-    advice = _unit_advice(recording, spec) if recording.time_unit else ""
-    require_data(whole, f"{apart}, {_why_not(spacing, spec)}{advice}.")
+    require_data(whole, f"{apart}, but solver {spec.name!r} takes steps of {spec.dt:.6g}{_why_not(spacing, recording, spec)}.")
     require_data(
         asked is None or asked == every,
         f"{apart}, so {every} of them make a step of solver {spec.name!r} "
@@ -180,16 +193,16 @@ def _match(spacing: float, recording: Recording, spec: SolverSpec, asked: int | 
     return Steps(every, float(spec.dt), (note,) * bool(note))
 
 
-def _why_not(spacing: float, spec: SolverSpec) -> str:
-    solver, steps = f"solver {spec.name!r} takes steps of {spec.dt:.6g}", spacing / spec.dt
+def _why_not(spacing: float, recording: Recording, spec: SolverSpec) -> str:
+    """Say why no number of frames makes a step, and what to do: the end of a sentence."""
+    steps = spacing / spec.dt
     if steps < 1:
-        return (
-            f"but {solver}, which is no whole multiple of that: give the solver a dt of {spacing:.6g} or a multiple, or add dt "
-            "to data_may_differ"
-        )
-    if abs(steps - round(steps)) <= 10 * ROUNDING * steps:
-        return (
-            f"but {solver}, {round(steps)} from one frame to the next: let each step of the solver take {round(steps)} of its "
-            f"own at once and say dt {spacing:.6g} in its spec"
-        )
-    return f"but {solver}, which never meet the next frame: give the solver a dt of {spacing:.6g}, or add dt to data_may_differ"
+        why = "which is no whole multiple of that"
+        remedy = f"give the solver a dt of {spacing:.6g} or a multiple, or add dt to data_may_differ"
+    elif abs(steps - round(steps)) <= 10 * ROUNDING * steps:
+        why = f"{round(steps)} from one frame to the next"
+        remedy = f"let each step of the solver take {round(steps)} of its own at once and say dt {spacing:.6g} in its spec"
+    else:
+        why = "which never meet the next frame"
+        remedy = f"give the solver a dt of {spacing:.6g}, or add dt to data_may_differ"
+    return f", {why}: {_remedy(remedy, steps, recording, spec)}"

@@ -69,7 +69,9 @@ class Store:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # what they say of a file is not for our users
                 opened = require_extra(self.engine).open_dataset
-                self._dataset = opened(self.path, engine=self.engine, decode_times=False, **options)
+                dataset = opened(self.path, engine=self.engine, decode_times=False, **options)
+            # Zarr lists arrays in the order in which a store happens to answer
+            self._dataset = dataset[sorted(dataset.data_vars)] if self.engine == "zarr" else dataset
         return self._dataset
 
     def explain(self) -> AbstractContextManager[None]:

@@ -33,9 +33,9 @@ def read(path: Path, options: ReadingOptions) -> Recording:
     store = Store(path, "zarr")
     with store.explain():
         root = importlib.import_module("zarr").open(path, mode="r")
-        arrays = dict(root.arrays()) if hasattr(root, "arrays") else {"": root}
+        arrays = dict(sorted(root.arrays())) if hasattr(root, "arrays") else {"": root}
         notes = _absent_chunks(arrays)
-        groups = [name for name, _ in root.groups()] if hasattr(root, "groups") else []
+        groups = sorted(name for name, _ in root.groups()) if hasattr(root, "groups") else []
         notes += [f"Its groups {shorten(groups)} were left out."] if groups else []
         if _has_names(arrays):
             content = NamedReader(store, options).read()

@@ -77,8 +77,12 @@ def test_a_unit_of_time_that_is_assumed_is_said() -> None:
 @pytest.mark.parametrize(
     ("given", "solver", "words", "says"),
     [
-        ({}, {"time_unit": "", "dt": 3600.0 * 6}, {}, "6 frames 1 hours apart, .*dt 21600. takes 21600 of them: use a longer file, or, if the solver's dt is not in hours, the unit of time of the file, say so by time_unit in its spec, or give the factor by scale, as in {time: 3600}"),  # noqa: E501
+        ({}, {"time_unit": "", "dt": 3600.0 * 6}, {}, "6 frames 1 hours apart, .*dt 21600. takes 21600 of them: units of time seem to differ: if the solver's dt is not in hours, the unit of time of the file, say so by time_unit in its spec, or give the factor by scale, as in {time: 3600}; if they do not, use a longer file"),  # noqa: E501
         ({}, {"time_unit": "", "dt": 0.5}, {}, "1 hours apart in time, .*if the solver's dt is not in hours"),
+        ({"times": np.arange(6) * 24.0}, {"dt": 2.0}, {}, "86400 s apart in time, .* steps of 2, 43200 from one frame to the next: units of time seem to differ: check that dt is in s, as time_unit .* or give .*scale.*; if they do not, let each step"),  # noqa: E501
+        ({}, {"dt": 1.0}, {}, "3600 from one frame to the next: units of time seem to differ: check that dt is in s"),
+        ({}, {"dt": 900.0}, {}, "steps of 900, 4 from one frame to the next: let each step of the solver take 4 of its own at once and say dt 3600 in its spec.$"),  # noqa: E501
+        ({"time_unit": ""}, {"dt": 86400.0}, {}, "takes 86400 of them: units of time seem to differ: check that dt is in s"),
         ({"time_unit": "m"}, {}, {}, "counts time in m, but solver 'air' in s: give the factor by scale, as in {time: 3600}"),
         ({"time_unit": "1"}, {}, {}, "counts time in no unit, but solver 'air' in s"),
         ({}, {}, {"scale": {"time": 60}}, "in hours, but solver 'air' in s, which is a factor of 3600, not the 60.* of scale"),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from deepzero_sim.common.components import Component
 from deepzero_sim.common.types import Array
 from deepzero_sim.datasets import trajectories
 from deepzero_sim.datasets.frames import IN_MEMORY
+from deepzero_sim.datasets.generation import simulation_tasks
 from deepzero_sim.datasets.generation.batch import MOST_NUMBERS, TOGETHER, Batch, batches
 from deepzero_sim.datasets.generation.ensembles import Member
 from deepzero_sim.datasets.generation.generate import generate
@@ -100,7 +102,7 @@ def test_parts_that_a_kill_left_change_no_bit_of_those_made_later(folder: Path) 
     whole = frames_of(folder / "whole.h5", simulations(folder))
     file, said = folder / "killed.h5", list[str]()
     with pytest.raises(KeyboardInterrupt):
-        generate(file, simulations(folder), RATES, SerialExecutor(), _kill_at_the_end)
+        generate(file, simulations(folder), RATES, SerialExecutor(), _kill_at_the_end())
     (parts,) = folder.glob("killed.h5.*.parts")
     for number in (1, 2, 3):  # of the first batch and of the second
         (parts / f"{number:04d}.h5").unlink()
@@ -109,8 +111,29 @@ def test_parts_that_a_kill_left_change_no_bit_of_those_made_later(folder: Path) 
     assert np.array_equal(np.asarray(trajectories.load(file).frames), whole)
 
 
-def _kill_at_the_end(word: str) -> None:
-    raise KeyboardInterrupt
+def _kill_at_the_end() -> Callable[[str], None]:
+    said: list[str] = []
+
+    def report(word: str) -> None:
+        said.append(word)
+        if len(said) == len(RATES):
+            raise KeyboardInterrupt
+
+    return report
+
+
+def test_a_batch_is_reported_before_the_next_one_begins(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this thread, too: a bar that moves only at the end tells nobody how long it takes."""
+    order: list[str] = []
+    run = simulation_tasks._simulate
+
+    def note(task: simulation_tasks.Task) -> Any:
+        order.append("begun")
+        return run(task)
+
+    monkeypatch.setattr(simulation_tasks, "_simulate", note)
+    generate(folder / "data.h5", simulations(folder), RATES, SerialExecutor(), order.append)
+    assert order == (["begun"] + ["made"] * 3) * 2
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
