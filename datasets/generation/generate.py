@@ -62,7 +62,7 @@ def generate(
         simulations: Solvers, initial states, restriction and length.
         params: Scenario parameters, one row a scenario; none for a solver without parameters.
         executor: Executor of the simulations.
-        report: Function that is called with a word whenever a simulation is done.
+        report: Function that is called with a word whenever a simulation is done; a bar of a pool is told of batches, too.
         on_failure: Response to a step that fails; failures are listed in a file beside the data, `.failures.jsonl`.
         starts: Number of simulations of each scenario, from initial states that differ; one if None.
         seed: Seed of the initial states.

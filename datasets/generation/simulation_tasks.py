@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepzero_sim.common import hdf5_objects
+from deepzero_sim.common.bars import PoolReport
 from deepzero_sim.common.components import Component
 from deepzero_sim.common.types import Array
 from deepzero_sim.datasets import frames as frames_module
@@ -26,7 +27,7 @@ from deepzero_sim.datasets.generation.restrictions import restriction_of
 from deepzero_sim.datasets.generation.simulations import Simulations
 from deepzero_sim.datasets.hdf5 import open_to_read, open_to_write
 from deepzero_sim.errors import DeepZeroError, SolverError
-from deepzero_sim.execution.tasks import outcome, submit
+from deepzero_sim.execution.tasks import SerialExecutor, outcome, submit
 from deepzero_sim.solver.build import build_solver
 from deepzero_sim.solver.contract import Solver
 from deepzero_sim.solver.failure_policy import NOTHING as NO_COST
@@ -86,10 +87,10 @@ def run_missing(tasks: Sequence[Task], executor: Executor, report: Callable[[str
     missing = [task.missing for task in tasks]
     for _ in range(sum(len(task.members) for task in tasks) - sum(missing)):
         report("found")
-    futures = {submit(executor, _simulate, task): (task, count) for task, count in zip(tasks, missing, strict=True) if count}
+    if isinstance(report, PoolReport):
+        report.expect([count for count in missing if count])
     account = NO_COST
-    for future in as_completed(futures):
-        (task, count), result = futures[future], outcome(future)
+    for task, count, result in _outcomes(tasks, missing, executor):
         if isinstance(result, Exception):
             raise _name_simulation(result, task.describe(spec)) from result.__cause__
         for place in sorted(result.failures):
@@ -98,6 +99,20 @@ def run_missing(tasks: Sequence[Task], executor: Executor, report: Callable[[str
         for _ in range(count):
             report("made")
     return account
+
+
+def _outcomes(
+    tasks: Sequence[Task], missing: Sequence[int], executor: Executor
+) -> Iterator[tuple[Task, int, _Outcome | Exception]]:
+    """Run all tasks that miss something; yields each at once with the number of simulations it missed and what came of it."""
+    todo = [(task, count) for task, count in zip(tasks, missing, strict=True) if count]
+    if isinstance(executor, SerialExecutor):  # it runs a task when it is submitted
+        for task, count in todo:
+            yield task, count, outcome(submit(executor, _simulate, task))
+        return
+    futures = {submit(executor, _simulate, task): (task, count) for task, count in todo}
+    for future in as_completed(futures):
+        yield *futures[future], outcome(future)
 
 
 def _name_simulation(error: Exception, name: str) -> Exception:

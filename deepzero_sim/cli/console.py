@@ -7,9 +7,9 @@ from collections.abc import Collection, Sequence
 from rich.cells import cell_len
 from rich.table import Table
 
-from deepzero_sim.common.bars import console, progress_bar, training_bar
+from deepzero_sim.common.bars import console, pool_bar, progress_bar, training_bar
 
-__all__ = ["console", "print_table", "progress_bar", "training_bar"]
+__all__ = ["console", "pool_bar", "print_table", "progress_bar", "training_bar"]
 
 
 def print_table(rows: Sequence[Sequence[str]], words: Collection[int] = (0,)) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deepzero_sim.cli.console import console, progress_bar
+from deepzero_sim.cli.console import console, pool_bar
 from deepzero_sim.cli.settings.generate import GenerateSettings
 from deepzero_sim.datasets.generation.generate import generate, require_free
 from deepzero_sim.datasets.hdf5 import NOTHING, not_a_file
@@ -17,10 +17,11 @@ def make_data(settings: GenerateSettings) -> None:
         if not_a_file(file.output) == NOTHING:
             require_free(file.output)  # before anything is computed
     trust_parts(parts_of_simulations(settings.simulations))  # whoever generates data has named the code: it may be timed later
+    workers = 1 if settings.workers.backend == "serial" else settings.workers.count
     with open_executor(settings.workers.backend, settings.workers.count) as executor:
         for file in settings.files:
             sentences: list[str] = []
-            with progress_bar(f"simulating {file.output.name}", file.simulations) as report:
+            with pool_bar(f"simulating {file.output.name}", file.simulations, workers) as report:
                 made = generate(
                     file.output,
                     settings.simulations,

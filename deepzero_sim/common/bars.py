@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, Protocol
@@ -12,6 +12,8 @@ from typing import Any, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
 from rich.text import Text
+
+from deepzero_sim.common.pool_rate import PoolRate
 
 console = Console(markup=False)  # names of folders may look like markup
 
@@ -110,8 +112,8 @@ def _advance(progress: Progress, task: TaskID, done: int, **fields: Any) -> None
     progress.update(task, completed=done, **fields)
 
 
-def _log(title: str, total: int) -> _Log:
-    return _NotebookLine(title, total) if console.is_jupyter else _Log(title, total)
+def _log(title: str, total: int, rate: Rate | PoolRate | None = None) -> _Log:
+    return _NotebookLine(title, total, rate) if console.is_jupyter else _Log(title, total, rate)
 
 
 class _Log:
@@ -120,12 +122,13 @@ class _Log:
     Args:
         title: Title of the work.
         total: Number of things to do.
+        rate: Estimate of the time left; None for that of things done one after the other.
     """
 
-    def __init__(self, title: str, total: int) -> None:
+    def __init__(self, title: str, total: int, rate: Rate | PoolRate | None = None) -> None:
         self._title, self._total = title, total
         self._begun = self._said = time.monotonic()
-        self._rate = Rate(total)
+        self._rate = Rate(total) if rate is None else rate
         self._last: int | None = None
         self._print(f"{title}: {total} in all")
 
@@ -184,15 +187,55 @@ def _short(number: int) -> str:
 
 @contextmanager
 def progress_bar(title: str, total: int) -> Iterator[Callable[[str], None]]:
-    """Show a bar of things done; yields what to call after each."""
+    """Show a bar of things done one after the other; yields what to call after each."""
     done = itertools.count(1)
+    with _shown(title, total, Rate(total)) as show:
+        yield lambda _: show(next(done))
+
+
+class PoolReport:
+    """Report on things that workers do side by side, in batches: to be called after each thing.
+
+    Args:
+        show: Function that shows the number of things done.
+        rate: Estimate of the time left.
+    """
+
+    def __init__(self, show: Callable[[int], None], rate: PoolRate) -> None:
+        self._show, self._rate, self._done = show, rate, 0
+
+    def __call__(self, word: str) -> None:
+        self._done += 1
+        self._show(self._done)
+
+    def expect(self, sizes: Sequence[int]) -> None:
+        """Note that batches of these sizes begin now."""
+        self._rate.begin(sizes, self._done, time.monotonic())
+
+
+@contextmanager
+def pool_bar(title: str, total: int, workers: int) -> Iterator[PoolReport]:
+    """Show a bar of things that workers do side by side; yields what to call after each, and before they begin.
+
+    Args:
+        title: Title of the work.
+        total: Number of things to do.
+        workers: Number of workers.
+    """
+    rate = PoolRate(workers)
+    with _shown(title, total, rate) as show:
+        yield PoolReport(show, rate)
+
+
+@contextmanager
+def _shown(title: str, total: int, rate: Rate | PoolRate) -> Iterator[Callable[[int], None]]:
+    """Show a bar, or lines in its place; yields what to call with the number of things done."""
     if not console.is_terminal:
-        log = _log(title, total)
-        yield lambda _: log.report(next(done))
+        yield _log(title, total, rate).report
         return
     with _bar() as progress:
-        task = progress.add_task(title, total=total, rate=Rate(total))
-        yield lambda _: _advance(progress, task, next(done))
+        task = progress.add_task(title, total=total, rate=rate)
+        yield lambda done: _advance(progress, task, done)
 
 
 class _TimeLeft(ProgressColumn):

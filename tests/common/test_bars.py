@@ -7,11 +7,13 @@ from io import StringIO
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from rich.console import Console
 from rich.progress import Progress as RichProgress
 
 from deepzero_sim.common import bars
+from deepzero_sim.common.pool_rate import PoolRate
 from deepzero_sim.training.progress import Progress
 
 
@@ -94,6 +96,76 @@ def test_the_time_left_of_a_resumed_run_is_that_of_this_start() -> None:
     assert rate.left(now) == pytest.approx(2.0 * 480)
     assert rate.left(now + 1.5) == pytest.approx(2.0 * 480 - 1.5)  # it runs down while the next one is awaited
     assert rate.left(now + 1000.0) == pytest.approx(2.0 * 479)  # and not to nothing
+
+
+def pool_times(durations: list[float], size: int, workers: int, start: float = 0.0) -> list[tuple[float, float | None]]:
+    """True and estimated time left when each simulation is reported, of batches that workers take in turn, on a fake clock."""
+    free, ends = [start] * workers, []
+    for duration in durations:
+        worker = free.index(min(free))
+        free[worker] = min(free) + duration
+        ends.append(free[worker])
+    rate, done, found = PoolRate(workers), 0, []
+    rate.begin([size] * len(durations), 0, 0.0)
+    for end in sorted(ends):
+        for place in range(size):  # a batch is reported simulation by simulation, within a moment
+            done += 1
+            rate.add(done, end + 1e-4 * place)
+            found.append((max(ends) - end, rate.left(end + 1e-4 * place)))
+    return found
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+@pytest.mark.parametrize("batches", [2, 3, 5, 12])
+def test_the_time_left_counts_batches_in_progress(batches: int, workers: int) -> None:
+    random = np.random.default_rng(0)
+    found = pool_times(list(20.0 * random.uniform(0.95, 1.05, batches)), 4, workers)
+    for true, left in found:  # amid a burst, too
+        assert left is not None and left == pytest.approx(true, rel=0.15, abs=0.11 * 20.0)
+    first = found[3]
+    assert first[1] is not None and (batches <= workers or first[1] > 18.0)  # never nothing while a batch has not begun
+    assert found[-1][1] == 0.0
+
+
+def test_a_start_that_takes_long_is_forgotten_and_a_batch_that_takes_longer_is_not_over() -> None:
+    found = pool_times([10.0, 10.1] * 10, 1, 2, start=60.0)
+    assert found[0][1] == pytest.approx(9 * 70.0, rel=0.1)  # from the first alone, it cannot be told
+    assert found[5][1] == pytest.approx(found[5][0], rel=0.02) and found[5][0] > 60
+    rate = PoolRate(1)
+    rate.begin([4, 4], 0, 0.0)
+    rate.add(4, 10.0)
+    assert rate.left(12.0) == pytest.approx(8.0) and rate.left(60.0) == pytest.approx(5.0)
+
+
+def test_simulations_that_were_there_say_nothing_of_the_time_left() -> None:
+    rate = PoolRate(2)
+    for done in range(1, 5):
+        rate.add(done, 0.0)
+    rate.begin([4, 4], 4, 0.01)
+    assert rate.left(1.0) is None
+    rate.add(8, 20.01)
+    assert rate.left(20.01) == pytest.approx(0.0, abs=2.1)  # the other worker has the last batch
+    lines: list[float | None] = []
+    for now in (25.0, 30.0):
+        lines.append(rate.left(now))
+    assert all(left is not None and left > 0 for left in lines)
+
+
+def test_lines_of_a_log_say_it_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = Console(width=200, file=(said := StringIO()))
+    now = [0.0]
+    monkeypatch.setattr(bars, "console", shown)
+    monkeypatch.setattr(bars.time, "monotonic", lambda: now[0])
+    with bars.pool_bar("simulating", 16, 2) as report:
+        for place, at in enumerate([0.0] * 4 + [20.0] * 4 + [20.5] * 4 + [40.0] * 4):
+            if place == 4:
+                report.expect([4, 4, 4])
+            now[0] = at
+            report("made")
+    lines = [line.split(": ")[1] for line in said.getvalue().splitlines()]
+    assert lines[:3] == ["16 in all", "2 of 16", "4 of 16"]
+    assert lines[3:7] == ["6 of 16, 20 s left", "8 of 16, 20 s left", "10 of 16, 20 s left", "12 of 16, 20 s left"]
+    assert lines[-1] == "16 of 16, after 40 s"
 
 
 def test_a_bar_at_a_terminal_has_no_estimate_before_it_is_stable(monkeypatch: pytest.MonkeyPatch) -> None:
