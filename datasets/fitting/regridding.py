@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -201,11 +202,35 @@ def _sentence(name: str | None, fine: Grid, coarse: Grid, what: str, solver: str
     suited = [one for one in RESTRICTIONS if one != name and _suits(one, fine, coarse)]
     if "block_mean" in suited and "face_mean" in suited:
         suited.remove("face_mean")  # all points are in cells
-    remedy = f"set restrict to what suits ({', '.join(suited)})" if suited else _BY_FUNCTION
+    remedy = f"set restrict to what suits ({', '.join(suited)})" if suited else _swapped(name, fine, coarse) or _BY_FUNCTION
     remedy = f"{advice}, or {remedy}" if advice else remedy
     if name is None:
         return f"{what} is not on the grid of solver {solver!r}: {reason}: {remedy}, or use the solver on the grid of the data."
     return f"{what} cannot be brought to the grid of solver {solver!r} by {name}: {reason}: {remedy}."
+
+
+def _swapped(name: str | None, fine: Grid, coarse: Grid) -> str:
+    """Say that axes look swapped, if the points of each are on the solver's grid along another; else nothing."""
+    for order in itertools.permutations(range(len(coarse.axes))):
+        moved = [place for place, axis in enumerate(order) if place != axis]
+        known = all((channel, axis) in fine.positions for channel in range(len(coarse.channels)) for axis in moved)
+        if moved and known and _suits(name, _reorder(fine, order), coarse):
+            return (
+                f"its axes {' and '.join(coarse.axes[place] for place in moved)} look swapped, as positions along each fit the "
+                "solver along another: say which is which by axes, or correct the order of axes in the spec of the solver"
+            )
+    return ""
+
+
+def _reorder(grid: Grid, order: Sequence[int]) -> Grid:
+    """Return a grid with its axes in another order."""
+    return replace(
+        grid,
+        mask=grid.mask.transpose(0, *(axis + 1 for axis in order)),
+        positions={(channel, order.index(axis)): points for (channel, axis), points in grid.positions.items()},
+        periodic=tuple(grid.periodic[axis] for axis in order) if grid.periodic else (),
+        on_faces={(channel, order.index(axis)): face for (channel, axis), face in grid.on_faces.items()},
+    )
 
 
 def _suits(name: str | None, fine: Grid, coarse: Grid) -> bool:

@@ -213,3 +213,25 @@ def test_an_axis_of_one_point_that_the_solver_has_or_the_user_names_is_kept() ->
     assert drop_single_points(given, both, DataSource(Path("a"))) is given
     line = dz.SolverSpec(name="line", state_shape=(1, 4), dt=1.0, axes=("x",))
     assert drop_single_points(given, line, DataSource(Path("a"))).axes == ("x",)
+
+
+@pytest.mark.parametrize("restrict", [None, "block_mean"])
+def test_axes_that_are_swapped_are_named(restrict: str | None) -> None:
+    """Whether the settings swap them, or the solver's spec has them in another order than its points."""
+    fine = 1 if restrict is None else 2
+    lat, lon = (np.arange(6 * fine) + 0.5) * 10 / fine, (np.arange(5 * fine) + 0.5) * 3 / fine
+    given = Recording(
+        frames=np.zeros((1, 3, 1, 6 * fine, 5 * fine)), channels=("sst",), name="a.nc", times=np.arange(3.0),
+        axes=("lat", "lon"), coordinates=(lat, lon),
+    )  # fmt: skip
+    facts: dict[str, Any] = {"name": "ocean", "state_shape": (1, 6, 5), "dt": 1.0, "channels": ("sst",)}
+    grid = {"spacing": (10.0, 3.0), "offsets": ((0.5, 0.5),)}
+    spec = dz.SolverSpec(**facts, **grid, axes=("y", "x"))
+    ways = {"lat": "y", "lon": "x"}, {"lat": "x", "lon": "y"}
+    right, wrong = (DataSource(Path("a.nc"), axes=axes, restrict=restrict) for axes in ways)
+    assert fit(given, spec, right).frames.shape == (1, 3, 1, 6, 5)
+    says = "its axes y and x look swapped, as positions along each fit the solver along another: say which is which by axes, or"
+    with pytest.raises(DataError, match=says):
+        fit(given, spec, wrong)
+    with pytest.raises(DataError, match=says.replace("y and x", "lon and lat")):
+        fit(given, dz.SolverSpec(**facts, **grid, axes=("lon", "lat")), DataSource(Path("a.nc"), restrict=restrict))
