@@ -13,6 +13,9 @@ from deepzero_sim.errors import RunError
 from deepzero_sim.training.checkpoints import Checkpoint
 from deepzero_sim.training.progress import progress_of
 
+#: Share of the solver's error from which on training has gained little.
+HARDLY = 0.9
+
 
 @dataclass(frozen=True)
 class Measurement:
@@ -119,7 +122,7 @@ class Record:
         first, last = self.first, self.measurements[-1] if self.measurements else None
         if first is None or last is None or last.step != step:
             return leap
-        return [*leap, *self._worse(first, last), *self._useless(last)]
+        return [*leap, *self._worse(first, last), *(self._useless(last) or self._little(first, last))]
 
     def _worse(self, first: Measurement, last: Measurement) -> list[str]:
         """Say that training made the network worse, if it did: which one is used for all that, and what is likely to help."""
@@ -128,11 +131,25 @@ class Record:
         origin, best = "the one it started from" if self.rollouts.started else "the untrained one", self.best
         kept = ", which is kept and used" if best is first else ""
         before = f"{_name(best)} is the best one, which is kept and used; after it " if best not in (None, first) else ""
-        causes = () if self.leap is not None else self.rollouts.causes
-        advice = "; or ".join((*causes, "take a smaller learning rate, or more updates"))
         return [
             f"{before}training made the network worse than {origin}{kept}: {self._where(last)} its relative error is "
-            f"{_number(last)} after update {last.step}, and was {_number(first)} before the first: {advice}."
+            f"{_number(last)} after update {last.step}, and was {_number(first)} before the first: {self._advice}."
+        ]
+
+    @property
+    def _advice(self) -> str:
+        """Likely causes, each with a remedy, and what may help in any case."""
+        causes = () if self.leap is not None else self.rollouts.causes
+        return "; or ".join((*causes, "take a smaller learning rate, or more updates"))
+
+    def _little(self, first: Measurement, last: Measurement) -> list[str]:
+        """Say that training gained little, if it did, and what is likely to help."""
+        used = self.best or last
+        if last.rank > first.rank or used.source is None or not used.error > HARDLY * used.source:
+            return []
+        return [
+            f"training gained little: {self._where(used)} the relative error of the network that is used is {_number(used)}, "
+            f"and that of the solver alone {_error(used.source)}: {self._advice}."
         ]
 
     def _useless(self, last: Measurement) -> list[str]:

@@ -16,16 +16,24 @@ class EvaluateSettings(Settings):
     """An evaluation of a trained run on unseen data.
 
     Args:
-        run: Run folder; results.json and report.md go there.
+        run: Run folder.
         data: Trajectories: a path, or a path with keys that say more of it.
         steps: Steps of the rollout; all that the data have if none are given.
+        output: Folder of results.json, report.md and figures; none for the run folder, where one on other data is replaced,
+            and that is said.
         data_may_differ: Things that the data may say otherwise than the solver: name, dt, channels, mask and so on.
     """
 
     run: Path
     data: Source
     steps: int | None = None
+    output: Path | None = None
     data_may_differ: list[MetadataKey] = field(default_factory=list)
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the report."""
+        return self.run if self.output is None else self.output
 
 
 COMMANDS = {"evaluate": Command(EvaluateSettings, "evaluate.run", runs=lambda settings: [settings.run])}

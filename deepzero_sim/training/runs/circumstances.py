@@ -16,6 +16,7 @@ from deepzero_sim.training.runs.held_back import (
     numbers_in_record,
     numbers_of,
     outside,
+    shared,
 )
 from deepzero_sim.training.runs.one_step_error import OneStepError
 from deepzero_sim.training.runs.settings import TrainSettings
@@ -26,6 +27,12 @@ FEW = 4
 
 #: Factor by which rollouts of a validation are longer than those of training where the difference is likely to matter.
 FARTHER = 2
+
+#: Steps of rollouts in training beyond which longer ones are no advice: they cost more than they bring.
+LONG = 8
+
+#: Names of networks that see no coordinates.
+_WITHOUT_PLACE = ("small", "mercury", "mars_moon")
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +81,7 @@ class Circumstances:
         beyond = self._outside(names)
         return [
             *self._note_on_choice(),
+            *self._note_on_shared_parameters(),
             *([f"{beyond}: errors there say how far the network carries beyond that."] if beyond else []),
             self._cost_note(),
         ]
@@ -86,6 +94,17 @@ class Circumstances:
         return [
             f"{name_simulations(numbers)} of {len(self.division.all_numbers)} (numbered as in the file, from 0) {verb} held "
             "back from training; the network that is best there is used (held_back sets how many, held_back_simulations which)."
+        ]
+
+    def _note_on_shared_parameters(self) -> list[str]:
+        """Say that errors are of parameters that training sees, where they are."""
+        found = shared(self.division.trained, self.rollouts) if self._is_unseen else []
+        if not found:
+            return []
+        verb = "has" if len(found) == 1 else "have"
+        return [
+            f"{name_simulations(found)} {verb} parameters that are trained on, too: errors there say nothing of values in "
+            "between (held_back_simulations or validation_data with parameters that training does not see would)."
         ]
 
     def _cost_note(self) -> str:
@@ -115,10 +134,19 @@ class Circumstances:
             causes.append(f"{beyond}, so train on a wider range, or hold others back")
         if self._is_unseen and few < FEW:
             causes.append(f"{_count(few, 'simulation')} to learn from {'is' if few == 1 else 'are'} few, so make more")
-        if self._length >= FARTHER * steps:
+        if self._length >= FARTHER * steps and steps < LONG:
             longer = "train through the loop after it" if self.settings.method == "NON" else "unroll more"
             causes.append(f"training looks {_count(steps, 'step')} ahead and these rollouts {self._length}, so {longer}")
-        return tuple(causes)
+        return (*causes, *self._cause_in_place())
+
+    def _cause_in_place(self) -> tuple[str, ...]:
+        """Name what a convolution cannot see; a network of the user's own may see it."""
+        if self.settings.network.name.rpartition(".")[2] not in _WITHOUT_PLACE:
+            return ()
+        return (
+            "an error that depends on the place (a forcing, an obstacle, a velocity field) is not seen by a convolution "
+            "without coordinates, so give the network these fields as inputs (docs/training/networks.md)",
+        )
 
 
 def _count(number: int, thing: str) -> str:

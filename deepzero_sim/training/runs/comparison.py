@@ -173,20 +173,34 @@ class Comparison:
 
 
 def by_name(paths: Sequence[Path]) -> dict[str, Path]:
-    """Name runs by their methods, with their folders' names where two have the same, and by their paths at last.
+    """Name runs by their methods, and where two have the same by as much of their paths as tells them apart.
 
     Raises:
         RunError: A folder holds no run of `deepzero-sim train`.
     """
-    folders = [folder for path in paths for folder in stage_folders(path) or [path]]
+    folders = list(dict.fromkeys(folder for path in paths for folder in stage_folders(path) or [path]))
     methods: dict[Path, str] = {path: run_settings(path).method for path in folders}
-    counts = Counter(methods.values())
-    names = {
-        path: method if counts[method] == 1 or path.name == method else f"{method}, {path.name}"
-        for path, method in methods.items()
-    }
-    counts = Counter(names.values())
-    return {name if counts[name] == 1 else f"{methods[path]}, {path}": path for path, name in names.items()}
+    return {_name_among(path, methods): path for path in folders}
+
+
+def _name_among(path: Path, methods: Mapping[Path, str]) -> str:
+    """Name a run by its method, and by the shortest end of its path that no other run of this method has."""
+    method = methods[path]
+    others = [other for other, theirs in methods.items() if theirs == method and other != path]
+    if not others or (path.name == method and all(other.name != method for other in others)):
+        return method
+    ours, theirs = _without_stage(path, method), [_without_stage(other, method) for other in others]
+    if len({ours, *theirs}) <= len(others):  # several stages of one method in one run
+        ours, theirs = path, others
+    lengths = range(1, len(ours.parts) + 1)
+    unlike = (count for count in lengths if all(other.parts[-count:] != ours.parts[-count:] for other in theirs))
+    return f"{method}, {Path(*ours.parts[-next(unlike, len(ours.parts)) :])}"
+
+
+def _without_stage(path: Path, method: str) -> Path:
+    """Return the folder of all stages of that of one, by which runs are told apart; the path itself if it is of no stage."""
+    number = path.name.removesuffix(f"-{method}")
+    return path.parent if number != path.name and number.isdecimal() and len(path.parts) > 1 else path
 
 
 #: Function that shows the progress of so many things to do under a title, and yields what to call after each.

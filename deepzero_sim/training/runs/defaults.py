@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -10,13 +12,16 @@ from torch import nn
 
 from deepzero_sim.common.components import Component
 from deepzero_sim.common.module_state import preserve_state
+from deepzero_sim.common.types import is_number
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.execution.threads import single_threaded
 from deepzero_sim.solver.build import build_solver
 from deepzero_sim.solver.spec import SolverSpec
-from deepzero_sim.training.checkpoints import CONFIG, read_settings
+from deepzero_sim.training.checkpoints import CHECKPOINT, CONFIG, load_checkpoint, read_settings
+from deepzero_sim.training.runs.folders import last_stage
 from deepzero_sim.training.runs.settings import SUITABLE, MethodName, TrainSettings
-from deepzero_sim.training.runs.trained_run import build_corrector
+from deepzero_sim.training.runs.trained_run import build_corrector, run_settings
+from deepzero_sim.training.validation_record import record_of
 
 #: Learning rates of Adam, as docs/training/stages.md measures them: of single steps, of rollouts from an untrained network, and
 #: of a network that goes on from another run, which a larger rate throws off in its first updates.
@@ -46,11 +51,9 @@ def resolve(settings: TrainSettings) -> Resolved:
         raise ConfigError("validate_steps needs something to validate on: give held_back or validation_data, or leave it out.")
     method, choices = choose_method(settings)
     settings = replace(settings, method=method, held_back=settings.held_back or 0)
-    settings = replace(
-        settings, optimiser=_with_rate(settings.optimiser, suitable_rate(method, started=settings.start is not None))
-    )
+    optimiser, said = _with_rate(settings, method)
     every = _validate_every(settings) if validated else None
-    return Resolved(replace(settings, validate_every=every), choices)
+    return Resolved(replace(settings, optimiser=optimiser, validate_every=every), (*choices, *said))
 
 
 def count_held_back(settings: TrainSettings) -> TrainSettings:
@@ -80,15 +83,56 @@ def suitable_rate(method: MethodName, *, started: bool) -> float:
 
     Args:
         method: Way to train.
-        started: True if the network comes from another run.
+        started: True if the network comes from another run, and is a trained one.
     """
     if started:
         return WARM_RATE
     return SINGLE_STEP_RATE if method == "NON" else COLD_RATE
 
 
-def _with_rate(optimiser: Component, rate: float) -> Component:
-    return replace(optimiser, args={key: rate if value == SUITABLE else value for key, value in optimiser.args.items()})
+def _with_rate(settings: TrainSettings, method: MethodName) -> tuple[Component, tuple[str, ...]]:
+    """Return the optimiser with the suitable rate, and a sentence on that where the start is no trained network.
+
+    A run goes on with the rate that it was begun with.
+    """
+    optimiser = settings.optimiser
+    if SUITABLE not in [value for value in optimiser.args.values() if isinstance(value, str)]:
+        return optimiser, ()
+    begun = _rates_in_record(settings)
+    untrained = not begun and settings.start is not None and is_untrained(settings.start)
+    rate = suitable_rate(method, started=settings.start is not None and not untrained)
+    args = {key: begun.get(key, rate) if value == SUITABLE else value for key, value in optimiser.args.items()}
+    said = f"the network of {settings.start} is an untrained one, and {method} begins with the rate of such, {rate:g}."
+    return replace(optimiser, args=args), (said,) if untrained else ()
+
+
+def _rates_in_record(settings: TrainSettings) -> dict[str, float]:
+    """Return the numbers among the arguments of the optimiser that the run was begun with; none of a new run."""
+    recorded = read_settings(settings.run).get("optimiser") if (settings.run / CONFIG).exists() else None
+    args = recorded.get("args") if isinstance(recorded, Mapping) else None
+    return {key: value for key, value in args.items() if is_number(value)} if isinstance(args, Mapping) else {}
+
+
+def is_untrained(start: Path) -> bool:
+    """Tell whether the network that a run hands on is untrained: its best one is that before the first update.
+
+    Args:
+        start: Run folder; one that is not there yet hands on a trained network.
+
+    Raises:
+        RunError: Its checkpoint is damaged.
+    """
+    folder, seen = last_stage(start), set[Path]()
+    while (folder / CHECKPOINT).exists() and folder.resolve() not in seen:
+        seen.add(folder.resolve())
+        record = record_of(load_checkpoint(folder), folder)
+        if record is None or record.best is None or record.best.step > 0:
+            return False
+        before = run_settings(folder).start
+        if before is None:
+            return True
+        folder = last_stage(before)
+    return False
 
 
 def _validate_every(settings: TrainSettings) -> int:

@@ -18,6 +18,9 @@ from deepzero_sim.training.runs.settings import TrainSettings
 #: Numbers that a sentence lists; of the others it says how many they are.
 MOST_LISTED = 8
 
+#: Groups of simulations that share parameters, from which on whole groups are held back.
+LEAST_GROUPS = 4
+
 
 @dataclass(frozen=True, eq=False)
 class Division:
@@ -41,6 +44,18 @@ def suitable_held_back(simulations: int) -> int:
     return max(1, round(simulations / 5)) if simulations >= 3 else 0
 
 
+def suitable_count(data: Trajectories) -> int:
+    """Return how many simulations of these data are held back where nobody said: whole groups of those that share parameters.
+
+    Args:
+        data: Trajectories.
+    """
+    groups = _groups(data)
+    if not groups:
+        return suitable_held_back(data.frames.shape[0])
+    return sum(len(groups[one]) for one in _choose_rows(_rows_of(data, groups), suitable_held_back(len(groups))))
+
+
 def numbers_of(data: Trajectories) -> list[int]:
     """Return the numbers that simulations have in their file."""
     return list(range(data.frames.shape[0])) if data.numbers is None else [int(number) for number in data.numbers]
@@ -50,7 +65,9 @@ def choose(data: Trajectories, count: int) -> list[int]:
     """Choose simulations to hold back, spread evenly over those whose parameters lie within the range of the others.
 
     The first simulation of the smallest and of the largest value of each parameter is left to training, unless too few would
-    remain. The choice depends on the order and the parameters of the simulations alone.
+    remain. Where simulations share parameters, all of some parameters are held back, so that training sees none of these, if
+    there are at least :data:`LEAST_GROUPS` groups and whole ones make up the number. The choice depends on the order and the
+    parameters of the simulations alone.
 
     Args:
         data: Trajectories.
@@ -59,12 +76,36 @@ def choose(data: Trajectories, count: int) -> list[int]:
     Returns:
         Their numbers in the file, in the order of the data.
     """
-    numbers, params = numbers_of(data), np.asarray(data.params)
+    numbers, groups = numbers_of(data), _groups(data)
+    for several in range(1, len(groups)):
+        places = sorted(place for one in _choose_rows(_rows_of(data, groups), several) for place in groups[one])
+        if len(places) == count:
+            return [numbers[place] for place in places]
+    return [numbers[place] for place in _choose_rows(np.asarray(data.params), count)]
+
+
+def _groups(data: Trajectories) -> list[list[int]]:
+    """Return the places of simulations that share parameters, in the order of the data; none if there are too few groups."""
+    found: dict[tuple[float, ...], list[int]] = {}
+    for place, row in enumerate(np.asarray(data.params).tolist()):
+        found.setdefault(tuple(row), []).append(place)
+    groups = list(found.values())
+    return groups if LEAST_GROUPS <= len(groups) < data.frames.shape[0] else []
+
+
+def _rows_of(data: Trajectories, groups: Sequence[Sequence[int]]) -> Array:
+    """Return the parameters of each group, `(G, K)`."""
+    rows: Array = np.asarray(data.params)[[group[0] for group in groups]]
+    return rows
+
+
+def _choose_rows(params: Array, count: int) -> list[int]:
+    """Choose so many rows of parameters, spread evenly over those within the range of the others, where there are enough."""
     varied = [values for values in params.T if values.min() < values.max()]
     extremes = {int(place) for values in varied for place in (values.argmin(), values.argmax())}
-    inner = [place for place in range(len(numbers)) if place not in extremes]
-    places = inner if len(inner) >= count else list(range(len(numbers)))
-    return [numbers[places[one]] for one in _spread_evenly(len(places), count)]
+    inner = [place for place in range(len(params)) if place not in extremes]
+    places = inner if len(inner) >= count else list(range(len(params)))
+    return [places[one] for one in _spread_evenly(len(places), count)]
 
 
 def _spread_evenly(length: int, count: int) -> list[int]:
@@ -179,6 +220,20 @@ def outside(trained: Trajectories, others: Trajectories, names: Sequence[str]) -
     ]
     verb = "lies" if len(found) == 1 else "lie"
     return f"{name_simulations(list(found))} {verb} outside what is trained on ({'; '.join(which)})"
+
+
+def shared(trained: Trajectories, others: Trajectories) -> list[int]:
+    """Return the numbers of simulations whose parameters are trained on, too; none of data without parameters.
+
+    Args:
+        trained: Data that are trained on.
+        others: Data that are not.
+    """
+    if not others.params.shape[1]:
+        return []
+    known = {tuple(row) for row in np.asarray(trained.params).tolist()}
+    rows = zip(numbers_of(others), np.asarray(others.params).tolist(), strict=True)
+    return list(dict.fromkeys(number for number, row in rows if tuple(row) in known))
 
 
 def _limits(params: Array, limit: str) -> Array:

@@ -26,7 +26,7 @@ from deepzero_sim.training.build import build_estimator, build_optimiser, build_
 from deepzero_sim.training.checkpoints import CONFIG, read_settings
 from deepzero_sim.training.runs.defaults import Resolved, choose_method, count_held_back, resolve, steps_of_rollout
 from deepzero_sim.training.runs.folders import stage_folders, within
-from deepzero_sim.training.runs.held_back import divide, suitable_held_back
+from deepzero_sim.training.runs.held_back import divide, suitable_count
 from deepzero_sim.training.runs.origin import in_words_of_run, with_whole_paths
 from deepzero_sim.training.runs.settings import TrainSettings
 from deepzero_sim.training.runs.validation import ROLLOUTS, TRAINING_ROLLOUTS, require_steps, suitable_steps
@@ -79,7 +79,7 @@ def _plan_stages(settings: TrainSettings, recorded: Mapping[str, Any]) -> list[R
     """Resolve settings with stages to those of each; the folder of the first has recorded settings, or there is none."""
     spec = build_solver(settings.solver).spec
     data = open_trajectories(settings.train_data, spec, settings.data_may_differ)
-    settings, said = _hold_back(settings, data)
+    settings, said = _hold_back(settings, data, recorded)
     division = divide(data, settings, recorded)
     length = settings.validate_steps
     settings = replace(settings, held_back_simulations=list(division.numbers) or None, validate_steps=None)
@@ -94,6 +94,8 @@ def _plan_stages(settings: TrainSettings, recorded: Mapping[str, Any]) -> list[R
             _require_parts(resolved)
         except ConfigError as error:
             raise ConfigError(f"stage {number}: {error}") from error
+        # an open rate is chosen when the stage begins: it depends on what the one before it has come to
+        resolved = resolved if number == 1 else replace(resolved, optimiser=named.optimiser)
         planned.append(Resolved(resolved, (*(said if number == 1 else ()), *choices)))
     _require_same_folders(settings, planned)
     _require_long_enough(planned, division.trained)
@@ -104,13 +106,15 @@ def _plan_stages(settings: TrainSettings, recorded: Mapping[str, Any]) -> list[R
     return _choose_steps(planned, division.trained if measured is None else measured, length, recorded, seen=seen)
 
 
-def _hold_back(settings: TrainSettings, data: Trajectories) -> tuple[TrainSettings, tuple[str, ...]]:
-    """Choose how many simulations are held back, where the settings do not say."""
+def _hold_back(
+    settings: TrainSettings, data: Trajectories, recorded: Mapping[str, Any]
+) -> tuple[TrainSettings, tuple[str, ...]]:
+    """Choose how many simulations are held back, where the settings do not say; a run goes on with as many as it began with."""
     settings = count_held_back(settings)
     if settings.held_back is not None or settings.validation_data is not None:
         return settings, ()
     simulations = data.frames.shape[0]
-    count = suitable_held_back(simulations)
+    count = int(recorded.get("held_back", 0)) if recorded else suitable_count(data)
     too_few = (
         f"{simulations} simulations are too few to hold one back: stages are measured on the training data, and hand on their "
         "last network; give validation_data to have the best one."

@@ -110,7 +110,9 @@ def train(
     for sentence in begun.notes:
         note(sentence)
     with within(begun.origin):
-        settings = resolve(begun.settings).settings
+        settings, choices = resolve(begun.settings)
+        for sentence in choices:
+            note(sentence)
         if settings.method == "SRC":  # the solver alone: nothing is trained
             claim_folder(settings)
             return Progress()

@@ -20,7 +20,8 @@ from deepzero_sim.datasets.source import DataSource
 from deepzero_sim.datasets.trajectories import Trajectories
 from deepzero_sim.training import checkpoints
 from deepzero_sim.training.runs import compared_starts
-from deepzero_sim.training.runs.comparison import compare
+from deepzero_sim.training.runs.comparison import by_name, compare
+from deepzero_sim.training.runs.start import claim_folder
 from deepzero_sim.training.runs.training import train
 
 SGD = {"scheduler": None, "held_back": 0}
@@ -143,3 +144,21 @@ def test_every_checkpoint_is_read_once_and_every_step_is_a_step_of_the_bar(
     assert totals == [7 * 4] and len(steps) == 7 * 4  # SRC, both, and the network that they started from
     assert found.starts["a"].evaluation is found.starts["b"].evaluation and found.starts["a"].name == "NON"
     assert found.starts["a"].evaluation.mae == compare({"NON": first.run}, data, 7).methods["NON"].evaluation.mae
+
+
+def test_runs_of_one_method_are_told_apart_by_what_differs(tmp_path: Path) -> None:
+    data = line_data(tmp_path / "line.h5", 3, 12)
+
+    def made(*folders: str) -> list[Path]:
+        for folder in folders:
+            claim_folder(train_settings(tmp_path / folder, data, method="NON"))
+        return [tmp_path / folder for folder in folders]
+
+    def names(*folders: str) -> list[str]:
+        return list(by_name(made(*folders)))
+
+    assert names("runs/first/1-NON", "runs/second/1-NON") == ["NON, first", "NON, second"]
+    assert names("a/x", "b/x", "NON") == ["NON, a/x", "NON, b/x", "NON"]
+    assert names("c/1-NON", "c/2-NON") == ["NON, 1-NON", "NON, 2-NON"]
+    (only,) = made("runs/first/1-NON")
+    assert by_name([only, only]) == {"NON": only}

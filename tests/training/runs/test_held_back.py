@@ -17,9 +17,10 @@ from deepzero_sim.datasets.source import DataSource
 from deepzero_sim.errors import ConfigError, DataError
 from deepzero_sim.training.checkpoints import CONFIG, read_settings
 from deepzero_sim.training.run_folder import VALIDATION, read_metrics
+from deepzero_sim.training.runs.circumstances import Circumstances
 from deepzero_sim.training.runs.comparison import compare
 from deepzero_sim.training.runs.defaults import resolve
-from deepzero_sim.training.runs.held_back import choose, divide, outside, suitable_held_back
+from deepzero_sim.training.runs.held_back import choose, divide, outside, shared, suitable_count, suitable_held_back
 from deepzero_sim.training.runs.settings import TrainSettings
 from deepzero_sim.training.runs.stages import plan
 from deepzero_sim.training.runs.start import claim_folder
@@ -93,6 +94,41 @@ def test_simulations_that_are_named_are_taken(tmp_path: Path, data: Path) -> Non
     with pytest.raises(DataError, match="held_back must leave a simulation to train on"):
         train(settings(tmp_path / "b", data, held_back=None, held_back_simulations=[0, 1, 2, 3, 4, 5]))
     assert not (tmp_path / "b").exists()
+
+
+def test_whole_groups_of_shared_parameters_are_held_back() -> None:
+    """Training sees nothing of the parameters that are held back, and those lie within the range of what it sees."""
+    values = [value for value in (1.0, 2.0, 3.0, 4.0, 5.0) for _ in range(3)]
+    given = data_with(*values)
+    assert suitable_count(given) == 3 and choose(given, 3) == [6, 7, 8]
+    assert choose(given, 6) == [3, 4, 5, 9, 10, 11]
+    mixed = data_with(*values[::3], *values[::3], *values[::3])  # in another order
+    assert choose(mixed, 3) == [2, 7, 12]
+    uneven = data_with(1, 2, 2, 3, 4, 4, 4, 5)
+    assert suitable_count(uneven) == 1 and choose(uneven, 1) == [3]
+    assert suitable_held_back(15) == 3 and suitable_count(data_with(*range(15))) == 3
+
+
+def test_parameters_that_are_trained_on_too_are_said() -> None:
+    """Where groups are too few, or the number makes up no whole ones."""
+    few, many = data_with(1, 1, 2, 2, 3, 3), data_with(*[value for value in range(5) for _ in range(3)])
+    for data, count, numbers in ((few, 1, [3]), (many, 2, [5, 9])):
+        made = settings(Path("run"), Path("data.h5"), held_back=count)
+        division = divide(data, made, {})
+        assert list(division.numbers) == numbers and division.held_back is not None
+        assert shared(division.trained, division.held_back) == numbers
+        (said,) = [one for one in Circumstances(made, division, division.held_back, None).notes(["nu"]) if "too" in one]
+        assert said.endswith("with parameters that training does not see would).") and "nothing of values in between" in said
+    whole = divide(many, settings(Path("run"), Path("data.h5"), held_back=3), {})
+    assert whole.held_back is not None and not shared(whole.trained, whole.held_back)
+    without = data_with([], [], [])
+    assert not shared(without, without)
+
+
+def test_a_run_that_was_begun_with_other_rules_keeps_its_choice(tmp_path: Path) -> None:
+    given = data_with(*[value for value in range(5) for _ in range(3)])
+    recorded = {"held_back": 3, "held_back_simulations": [3, 7, 11]}
+    assert divide(given, settings(tmp_path, tmp_path / "d.h5", held_back=3), recorded).numbers == (3, 7, 11)
 
 
 def test_parameters_outside_what_is_trained_on_are_said() -> None:

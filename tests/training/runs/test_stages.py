@@ -30,7 +30,7 @@ from deepzero_sim.training.progress import Progress
 from deepzero_sim.training.run_folder import METRICS, VALIDATION, read_metrics
 from deepzero_sim.training.runs import console
 from deepzero_sim.training.runs.comparison import cost
-from deepzero_sim.training.runs.defaults import resolve, suitable_rate
+from deepzero_sim.training.runs.defaults import is_untrained, resolve, suitable_rate
 from deepzero_sim.training.runs.folders import last_stage, stage_folders
 from deepzero_sim.training.runs.remainder import note_stages, remainder_of
 from deepzero_sim.training.runs.settings import TrainSettings
@@ -84,6 +84,25 @@ def test_every_stage_starts_from_the_best_network_of_the_one_before(tmp_path: Pa
     assert run_settings(tmp_path / "run").method == "SolverLayer"
     ours, last = (dict(trained_loop(path).corrector.state_dict()) for path in (tmp_path / "run", second))
     assert_same_tensors(ours, last)
+
+
+def test_the_rate_of_a_stage_is_that_of_the_network_it_starts_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where the first stage is discarded the second one starts from scratch, and goes on with that rate."""
+    useless = [{"updates": 6, "optimiser.args.lr": 0.03}, {"updates": 12}]
+    given = settings(tmp_path, stages=useless)
+    console.train_stages(plan(given), name_folders=True)
+    folders = stage_folders(tmp_path / "run")
+    assert "1-NON is an untrained one, and SolverLayer begins" in " ".join(capsys.readouterr().out.split())
+    assert is_untrained(folders[0])
+    assert read_settings(folders[1])["optimiser"]["args"]["lr"] == suitable_rate("SolverLayer", started=False)
+    run_all(settings(tmp_path, stages=[useless[0], {"updates": 12}]))  # the same settings find the same rate
+
+    old = tmp_path / "old"  # begun when every start counted as trained
+    old.mkdir()
+    begun = settings(old, stages=[useless[0], {"updates": 12, "optimiser.args.lr": 3e-4}])
+    run_all(begun)
+    run_all(settings(old, stages=useless))
+    assert read_settings(stage_folders(old / "run")[1])["optimiser"]["args"]["lr"] == 3e-4
 
 
 def test_a_stage_that_has_ended_is_not_trained_again(tmp_path: Path) -> None:
