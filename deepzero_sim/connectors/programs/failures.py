@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -16,11 +17,27 @@ from deepzero_sim.errors import (
     WorkingFolderError,
 )
 
+#: What to do besides where a program may have diverged.
+_DIVERGED = "; where it diverged, use a smaller step or correction"
+
+#: Words on what a program gets or lacks, which tell of no state that diverged; and words on one that did, which outweigh them.
+_OF_INPUT = re.compile(
+    r"\busage\b|not found|no such file|cannot (open|read|find|execute)|can't (open|find)|cannot be (read|opened|found)"
+    r"|could not (open|read|find)|(unknown|unrecogni[sz]ed|missing|required) (keyword|option|argument|command|card|variable)"
+    r"|\breading\b|input (deck|file|error)|card image|syntax ?error|parse error|while loading shared libraries"
+    r"|permission denied|\b(Import|ModuleNotFound|FileNotFound|Name|Syntax|Attribute)Error\b|is undefined|licen[cs]e",
+    re.IGNORECASE,
+)
+_OF_STATE = re.compile(r"\bnan\b|\binf(inity)?\b|diverg|converg|overflow|floating|negative|unstable|\bCFL\b", re.IGNORECASE)
+
+#: Exit statuses of shells and loaders for a program that cannot be run, or is not there.
+_NOT_RUN = (126, 127)
+
 #: What to do about each kind of failure.
 REMEDIES: dict[FailureKind | None, str] = {
     "timeout": "raise timeout if it only needs longer, or find out what it waits for",
-    "signal": "run its command {there} to find out why; where it diverged, use a smaller step or correction",
-    "exit-code": "run its command {there} to find out why; where it diverged, use a smaller step or correction",
+    "signal": f"run its command {{there}} to find out why{_DIVERGED}",
+    "exit-code": f"run its command {{there}} to find out why{_DIVERGED}",
     "non-finite": "it diverged or fails on such a state; use a smaller step, a smaller correction or another initial state",
     "missing-output": "check the path in outputs, and that the program writes it in the folder that it starts in",
     "unreadable-output": "check the format of this file in outputs, and that the program writes all of it",
@@ -77,4 +94,13 @@ def complete_message(error: SolverError, name: str, excerpt: str, kept: Path | s
     elif kept:
         message += f"; of its folder: {kept}"
     remedy = REMEDIES.get(error.kind, "look into it {there}").format(there="there" if isinstance(kept, Path) else "by hand")
+    if _is_no_divergence(str(error), excerpt):
+        remedy = remedy.removesuffix(_DIVERGED)
     error.args = (f"{message}: {remedy}.",)
+
+
+def _is_no_divergence(said: str, excerpt: str) -> bool:
+    """Tell failures that clearly come from what a program was given: its arguments, input or files."""
+    if any(f"exit status {status}," in said for status in _NOT_RUN):
+        return True
+    return bool(_OF_INPUT.search(excerpt)) and not _OF_STATE.search(excerpt)

@@ -146,9 +146,9 @@ def error_lines(stderr: str, stdout: str) -> list[str]:
     """
     err, out = _classify_lines(stderr), _classify_lines(stdout)
     own = _of_kind(_Kind.OTHER, err)
-    if lines := _last_error(err):
+    if lines := _first_and_last_error(err):
         return lines
-    if lines := _last_error(out):
+    if lines := _first_and_last_error(out):
         return [*lines[: LINES - 1], own[-1]] if own else lines
     everything = [line for _, line in (*out, *err) if line]
     choices = (own, _of_kind(_Kind.OTHER, out), _of_kind(_Kind.END, err)[:LINES], everything)
@@ -157,6 +157,18 @@ def error_lines(stderr: str, stdout: str) -> list[str]:
 
 def _of_kind(wanted: _Kind, lines: _Lines) -> list[str]:
     return [line for kind, line in lines if kind is wanted]
+
+
+def _first_and_last_error(lines: _Lines) -> list[str]:
+    """Select the first error with what is said about it, which often causes the others, and as much of the last as fits."""
+    last = _last_error(lines)
+    places = [place for place, (kind, _) in enumerate(lines) if kind is _Kind.ERROR]
+    if not last:
+        return []
+    first = [line for kind, line in lines[places[0] : places[0] + LINES - 1] if kind in (_Kind.ERROR, _Kind.OTHER)]
+    if first[0] in last or places == list(range(places[0], places[-1] + 1)):
+        return last
+    return [*first, *(line for line in last if line not in first)][:LINES]
 
 
 def _last_error(lines: _Lines) -> list[str]:

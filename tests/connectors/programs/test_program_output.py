@@ -172,6 +172,14 @@ SAID = {
         "",
         "[0]PETSC ERROR: Argument out of range",
     ),
+    "CalculiX, whose first error tells": (
+        "",
+        " *ERROR reading *INITIAL CONDITIONS. Card image:\n        1,-6.777373346967305E-05\n\n"
+        " *INFO reading the rest of the deck\n\n"
+        " *ERROR in calinput: at least one fatal\n        error message while reading the\n"
+        "        input deck: CalculiX stops.\n",
+        "*ERROR reading *INITIAL CONDITIONS. Card image:",
+    ),
     "words on errors that are none": (
         "error tolerance 1e-3 set\nreading mesh\nmesh read\nno residual below the limit\nthe depth is negative\n",
         "L2 error: 1e-3\n",
@@ -203,6 +211,33 @@ SAID = {
 def test_the_telling_line_is_among_three(stderr: str, stdout: str, telling: str) -> None:
     lines = error_lines(stderr, stdout)
     assert telling in lines and len(lines) <= 3 and len(set(lines)) == len(lines)
+
+
+def test_the_first_error_is_told_with_what_it_says_and_the_last_one_too() -> None:
+    said = SAID["CalculiX, whose first error tells"]
+    told = ["*ERROR reading *INITIAL CONDITIONS. Card image:", "1,-6.777373346967305E-05"]
+    assert error_lines(*said[:2]) == [*told, "*ERROR in calinput: at least one fatal"]
+
+
+@pytest.mark.parametrize(
+    ("code", "diverged"),
+    [
+        ("echo 'usage: burgers points nu' >&2; exit 2", False),
+        ("echo '*ERROR reading *INITIAL CONDITIONS. Card image: 1,-6.7'; exit 201", False),
+        ("cat /no/such/mesh.txt; exit 1", False),
+        ("exit 127", False),
+        ("echo 'the pressure is negative' >&2; exit 3", True),
+        ("echo 'error reading nothing: residual is nan' >&2; exit 3", True),
+        ("exit 3", True),
+        ("kill -FPE $$", True),
+    ],
+)
+def test_a_smaller_step_is_advised_only_where_it_may_help(tmp_path: Path, code: str, *, diverged: bool) -> None:
+    solver = dz.ExecutableSolver(SPEC, ["/bin/sh", "-c", code], [{"path": "u.raw"}], [{"path": "v.raw"}], keep="never")
+    with pytest.raises(dz.StatesFailedError) as failed:
+        solver.step(np.ones((1, 1, 4)))
+    said = str(failed.value.failures[0])
+    assert ("where it diverged, use a smaller step" in said) == diverged and said.endswith(".") and "to find out why" in said
 
 
 @pytest.mark.parametrize("end", ["STOP 1\n", RULE * 3, "", "#0  0x7f in main\n", "\n"])
