@@ -313,3 +313,26 @@ def test_code_that_a_folder_of_others_was_begun_with_is_not_run(project: Path, e
     settings = train_settings(path, Path("line.h5"), method="NON", solver=Component("mine.py:Mine"), updates=9)
     with pytest.raises(RunError, match=r"was not made by you on this machine, and would import or run solver .* from .*evil"):
         train(settings)
+
+
+# ---- reports
+
+
+def test_a_report_on_other_data_is_never_replaced_in_silence(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In the run folder it is replaced and that is said; another folder keeps both, but for one that is something else."""
+    line_data(project / "other.h5", 2, 7)
+
+    def evaluate(*words: str) -> str:
+        assert main(["evaluate", "--run", "runs/NON", *words]) == 0
+        return " ".join(capsys.readouterr().out.replace("\n", "").split())
+
+    capsys.readouterr()
+    assert "takes the place" not in evaluate("--data", "test.h5") + evaluate("--data", "test.h5")
+    said = evaluate("--data", "other.h5").replace(" ", "")
+    assert f"inruns/NON,on{project}/test.h5:--outputFOLDERkeepsboth." in said
+    kept = (project / "runs/NON/report.md").read_text()
+    assert "takes the place" not in evaluate("--data", "test.h5", "--output", "reports/test")
+    assert (project / "runs/NON/report.md").read_text() == kept and (project / "reports/test/report.html").exists()
+    assert "takes the place" in evaluate("--data", "test.h5", "--steps", "3", "--output", "reports/test")
+    assert main(["evaluate", "--run", "runs/NON", "--data", "test.h5", "--output", "runs/more"]) == 2
+    assert "is a run, with a report of its own: name another with --output." in capsys.readouterr().err
