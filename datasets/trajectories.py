@@ -317,8 +317,9 @@ def load(path: Path | str, spec: SolverSpec | None = None, data_may_differ: Coll
 
 
 def describe(trajectories: Trajectories) -> dict[str, Any]:
-    """Describe how a file was made, in plain values: for which solver, by which reference, with which software."""
-    return describe_origin(trajectories.attributes)
+    """Describe how a file was made, for which solver, by which reference, with which software, and notes; in plain values."""
+    notes = {"notes": trajectories.notes} if trajectories.notes else {}
+    return describe_origin(trajectories.attributes) | notes
 
 
 class Summary(NamedTuple):

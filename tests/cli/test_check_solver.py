@@ -244,6 +244,14 @@ def test_a_solver_with_arguments_from_a_file_and_frames_of_data(folder: Path, ca
     assert "  vjp: {name: deepzero_sim.vjp.ReferenceJacobian, args: {step_size: " in out  # the default stays
 
 
+def test_what_was_left_out_or_assumed_of_the_data_is_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with h5py.File(line_data(folder / "line.h5")) as file:
+        np.savez(folder / "line.npz", u=file["frames"][:, :, 0], extra=0.5)
+    status, out, err = call(capsys, "problems.Burgers", "--data", "{path: line.npz, axes: [simulation, time, x]}")
+    assert (status, err) == (0, "") and "- data: " in out
+    assert "extra" in out and "line.npz says no times: its frames are taken to lie one step of solver" in " ".join(out.split())
+
+
 def test_frames_that_no_step_of_the_solver_follows_are_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line_data(folder / "line.h5", frames=60)
     _, out, _ = call(capsys, "problems.Burgers", "--data", "line.h5")

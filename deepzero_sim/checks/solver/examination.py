@@ -168,6 +168,8 @@ def run_parts(parts: Iterable[Part], make: Callable[[], Subject], record: Record
 def _run_parts(parts: Iterable[Part], subject: Subject, record: Record, channel: Connection) -> None:
     trial = Trial(subject.solver, subject.states, subject.params, subject.places, record.seconds_left)
     record.solver, record.made_up = subject.solver.spec.name, subject.made_up
+    if subject.data is not None and subject.data.notes:
+        record.findings["data"] = Finding("info", " ".join(subject.data.notes))
     for part in parts:
         if part.name in record.done and part.name not in ALWAYS:
             continue

@@ -35,6 +35,7 @@ def results(
             for name, left in comparison.unfinished.items()
         },
         "warnings": all_warnings(comparison),
+        "notes": list(comparison.data.get("notes", ())),
         "networks": list(comparison.choices),
         "methods": {
             name: {

@@ -19,14 +19,14 @@ from deepzero_sim.training.runs.trained_run import run_settings
 
 
 def data_warnings(data: Trajectories, source: str | Path | DataSource | Trajectories, runs: Mapping[str, Path]) -> list[str]:
-    """Return sentences on data that were completed, that are those of training, that repeat themselves, or that stand still.
+    """Return sentences on data that are those of training, that repeat themselves, or that stand still.
 
     Args:
         data: First frames and references.
         source: Origin of the data, for messages.
         runs: Run folder of each method that was trained.
     """
-    return [*data.notes, *_of_training(source, runs), *_identical(data), *_still(data)]
+    return [*_of_training(source, runs), *_identical(data), *_still(data)]
 
 
 def code_warnings(runs: Mapping[str, Path]) -> list[str]:
