@@ -41,13 +41,16 @@ OFFERED: dict[Kind, tuple[str, ...]] = {
         "params_input",
         "channels",
         "channel_units",
+        "axes",
+        "spacing",
         "reference_shape",
         "reference_command",
         "reference_values",
         "params",
+        "initial",
         "periodic",
     ),
-    "python": ("args", "reference_args", "params", "periodic"),
+    "python": ("args", "reference_args", "params", "initial", "periodic"),
     "data": ("solver", "args", "periodic"),
 }
 
@@ -138,10 +141,11 @@ def _ask(settings: InitSettings, name: str, *, optional: bool = False) -> InitSe
 def _write(folder: Path, files: dict[str, str | bytes]) -> None:
     """Write all files, or none."""
     there = [str(folder / name) for name in files if os.path.lexists(folder / name)]
+    own = ", or name your function of initial states by --initial FILE:NAME" if str(folder / "states.py") in there else ""
     require_that(
         not there,
         f"{', '.join(there)} {'is' if len(there) == 1 else 'are'} there already, and nothing is replaced: name another "
-        "--folder, or move them.",
+        f"--folder, or move them{own}.",
     )
     written: list[Path] = []
     try:

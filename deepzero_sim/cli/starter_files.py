@@ -115,13 +115,14 @@ def train_file(start: Start) -> str:
     """Write the file of `deepzero-sim train`: a network trained step by step, then through the solver."""
     known = descriptions(TrainSettings)
     padding = "circular" if start.periodic else "zeros"
+    walls = " Grids of nodes end at walls: replicate suits those." if _ends_at_walls(start) else ""
     block: dict[str, Commented] = {
         "run": Commented(start.path("runs/first"), known["run"]),
         "train_data": _source(start),
         "network": Commented(
             {"name": "small", "args": {"width": 16, "padding": padding}},
             f"{known['network']} The padding is zeros, circular (a periodic domain) or replicate; all args are on the page "
-            "docs/reference/components.md.",
+            f"docs/reference/components.md.{walls}",
         ),
         "stages": Commented(
             [
@@ -185,6 +186,11 @@ def _spec(start: Start) -> Block:
     known, given = descriptions(SolverSpec), start.solver.args["spec"]
     more = {key: Commented(value, known[key], is_offer=True) for key, value in start.spec_offers.items() if key not in given}
     return {**{key: Commented(value, known[key]) for key, value in given.items()}, **more}
+
+
+def _ends_at_walls(start: Start) -> bool:
+    """Tell grids between nodes, of which the coarse one has points of the fine one: their ends are points of the boundary."""
+    return start.restrict == "injection" and not start.periodic
 
 
 def _initial(start: Start) -> str:

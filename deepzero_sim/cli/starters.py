@@ -52,8 +52,17 @@ def _of_program(settings: InitSettings) -> _Known:
     spec = build_solver(solver).spec
     _require_params(spec, settings)
     start = Start(settings.folder, solver, spec, params=settings.params, periodic=settings.periodic, in_processes=False)
+    start = _with_initial(start, settings.initial)
     comments = descriptions(ExecutableSolver)
     return _Known(replace(_with_reference(start, changes), comments=comments, offers=OFFERS, spec_offers=SPEC_OFFERS))
+
+
+def _with_initial(start: Start, initial: str | None) -> Start:
+    """Take the user's function of initial states, if there is one."""
+    if initial is None:
+        return start
+    require_that(callable(load(initial)), f"initial must name a function, such as states.py:initial, not {initial}.")
+    return replace(start, initial=initial, takes_seed=takes_seed(initial))
 
 
 def _with_reference(start: Start, changes: Mapping[str, Any] | None) -> Start:
@@ -76,8 +85,8 @@ def _of_python(settings: InitSettings) -> _Known:
     spec = build_solver(solver).spec
     _require_params(spec, settings)
     initial, restrict = (_function_beside(settings.solver, name) for name in ("initial", "restrict"))
-    start = Start(settings.folder, solver, spec, params=settings.params, periodic=settings.periodic, initial=initial)
-    start = replace(start, takes_seed=initial is None or takes_seed(initial), restrict=restrict)
+    start = Start(settings.folder, solver, spec, params=settings.params, periodic=settings.periodic, restrict=restrict)
+    start = _with_initial(start, settings.initial or initial)
     return _Known(_with_reference(start, settings.reference_args or None))
 
 

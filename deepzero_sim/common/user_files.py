@@ -57,6 +57,14 @@ def _module_name(resolved: Path, stem: str) -> str:
     return f"{PREFIX}{stem}_{hashlib.sha256(str(resolved).encode()).hexdigest()[:8]}"
 
 
+def _remedy(error: BaseException) -> str:
+    """Say what to do about an error of an import: a package that is missing is no fault of the file."""
+    package = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    if not package or package in sys.modules:
+        return "mend the file"
+    return f"{package} is not installed: pip install it, or put its folder on PYTHONPATH, or mend the file"
+
+
 def _execute(key: str, path: Path, resolved: Path) -> ModuleType:
     _require_unambiguous(path, resolved)
     spec = _spec(key, resolved)
@@ -70,7 +78,7 @@ def _execute(key: str, path: Path, resolved: Path) -> ModuleType:
         for new in [entry for entry in sys.modules if entry.startswith(PREFIX) and entry not in before]:
             del sys.modules[new]  # mended, they are imported anew
         words = _OWN_NAME.sub(r"\1", str(error))
-        raise ConfigError(f"importing {path} raised {type(error).__name__}: {words}; mend the file.") from error
+        raise ConfigError(f"importing {path} raised {type(error).__name__}: {words}; {_remedy(error)}.") from error
     return module
 
 

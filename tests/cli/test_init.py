@@ -312,3 +312,50 @@ def test_commented_yaml_is_read_as_it_was_written() -> None:
         }
     )
     assert max(map(len, text.splitlines())) <= 115
+
+
+def test_axes_spacing_and_a_function_of_the_users_are_taken(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "burgers.c").write_text(block("programs.md", "burgers.c"))
+    compiled(folder / "burgers.c", folder)
+    (folder / "states.py").write_text(FUNCTIONS.replace("def initial", "def begin"))
+    assert_refused(capsys, "name your function of initial states by --initial FILE:NAME", *PROGRAM, *REFERENCE)
+    given = (*PROGRAM, *REFERENCE, "--initial", "states.py:begin", "--axes", "[x]", "--spacing", "[0.03125]")
+    assert_refused(capsys, "no function|has no|begins", *given, "--initial", "states.py:begins")
+    status, out, err = call(capsys, "init", *given)
+    assert (status, err) == (0, "") and "initial states to replace" not in out
+    spec = yaml.safe_load((folder / "solver.yaml").read_text())["solver"]["args"]["spec"]
+    assert spec["axes"] == ["x"] and spec["spacing"] == [0.03125]
+    made = printed(capsys, "generate", "solver.yaml", "data.yaml")
+    assert made["simulations"]["initial"] == "states.py:begin" and made["files"][0]["starts"] > 1
+    assert call(capsys, "generate", *GENERATE)[0] == 0
+    status, _, err = call(capsys, "check", "--config", "solver.yaml", "--config", "check.yaml", "--seconds", "5")
+    assert (status, err) == (0, "")
+
+
+NODES = """
+import numpy as np
+import deepzero_sim as dz
+
+class Nodes(dz.Solver):
+    def __init__(self, n=5):
+        self.spec = dz.SolverSpec(name="nodes", state_shape=(1, n), dt=0.5)
+
+    def step(self, states, params=None):
+        return 0.9 * states
+"""
+
+
+@pytest.mark.parametrize(("reference", "walls"), [("{n: 9}", True), ("{n: 10}", False)])
+def test_walls_are_told_where_grids_end_at_them(
+    folder: Path, capsys: pytest.CaptureFixture[str], reference: str, *, walls: bool
+) -> None:
+    (folder / "nodes.py").write_text(NODES)
+    assert call(capsys, "init", "python", "--solver", "nodes.py:Nodes", "--reference_args", reference)[0] == 0
+    said = " ".join((folder / "train.yaml").read_text().replace("#", "").split())
+    assert ("Grids of nodes end at walls: replicate suits those." in said) == walls
+
+
+def test_a_package_that_is_missing_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "fem.py").write_text("import no_such_package.meshes\n")
+    says = "no_such_package.* is not installed: pip install it, or put its folder on PYTHONPATH"
+    assert_refused(capsys, says, "python", "--solver", "fem.py:Fem")

@@ -54,6 +54,8 @@ class InitSettings(Settings):
         dt: Length of one step in the solver's unit of time (program).
         channels: Names of the channels (program): [density, momentum].
         channel_units: Units of the channels (program): [kg/m^3, kg/m^2/s]. Reports name them, and compare channels by them.
+        axes: Names of the axes (program): [x, y]. Figures name them; "axis 0 (index)" without.
+        spacing: Distances of points along the axes (program): [0.1, 0.1].
         parameters: Names of scenario parameters (program): [nu]; if none are given, those that command and templates have as
             {{ params.nu }}.
         template: Input deck with placeholders such as {{ params.nu }}, of jinja2 (program): deck.txt.j2 becomes deck.txt.
@@ -70,6 +72,8 @@ class InitSettings(Settings):
         reference_values: Values of placeholders that differ in the reference (program): {points: 256}.
         reference_args: Keyword arguments that differ in the reference, the same solver on a finer grid (python): {points: 256}.
         params: Values of the parameters, one row a simulation: [[0.001], [0.002], [0.003]]. The last one is for the test.
+        initial: Function of yours that makes initial states, as file.py:name (program, python); states.py has one if none is
+            given.
         periodic: True if the domain is periodic, for the padding of the network.
     """
 
@@ -84,6 +88,8 @@ class InitSettings(Settings):
     dt: _Step = None
     channels: list[str] = field(default_factory=list)
     channel_units: list[str] = field(default_factory=list)
+    axes: list[str] = field(default_factory=list)
+    spacing: list[float] = field(default_factory=list)
     parameters: list[str] = field(default_factory=list)
     template: Path | None = None
     templates: list[Path] = field(default_factory=list)
@@ -98,6 +104,7 @@ class InitSettings(Settings):
     reference_values: dict[str, Any] = field(default_factory=dict)
     reference_args: dict[str, Any] = field(default_factory=dict)
     params: list[list[float]] = field(default_factory=list)
+    initial: str | None = None
     periodic: bool = False
 
 
