@@ -166,7 +166,7 @@ def spec_of_recording(
     require_that(
         not absent,
         f"{recording.name} has no parameter {shorten(absent)}, which parameters names: it has "
-        f"{shorten(recording.parameters) or 'none'}, each one number, or one for each simulation.",
+        f"{shorten(recording.parameters) or 'none'}: a parameter of a file is one number, or one for each simulation.",
     )
     kept = [name for name in recording.parameters if name not in renamed_parameters and name not in given]
     grid, positions = _grid(recording)

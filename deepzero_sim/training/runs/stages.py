@@ -116,8 +116,8 @@ def _hold_back(
     simulations = data.frames.shape[0]
     count = int(recorded.get("held_back", 0)) if recorded else suitable_count(data)
     too_few = (
-        f"{simulations} simulations are too few to hold one back: stages are measured on the training data, and hand on their "
-        "last network; give validation_data to have the best one."
+        f"{simulations} {'simulation is' if simulations == 1 else 'simulations are'} too few to hold one back: stages are "
+        "measured on the training data, and hand on their last network; give validation_data to have the best one."
     )
     return replace(settings, held_back=count), () if count else (too_few,)
 

@@ -105,7 +105,9 @@ def test_a_name_of_no_parameter_is_refused(tmp_path: Path, ending: str) -> None:
     SAVE[ending](path := tmp_path / f"a.{ending}", one(Cd=0.3))
     with pytest.raises(DataError, match=r"no parameter cd, only \(Cd\).*, which parameters.Cd names: a parameter of a file"):
         open_trajectories(DataSource(path, parameters={"Cd": "cd"}), SPEC)
-    with pytest.raises(ConfigError, match="has no parameter cd, which parameters names: it has Cd, each one number"):
+    with pytest.raises(
+        ConfigError, match="has no parameter cd, which parameters names: it has Cd: a parameter of a file is one number"
+    ):
         convert(DataSource(path, parameters={"drag": "cd"}), tmp_path / "made.h5")
     assert convert(DataSource(path, parameters={"drag": "Cd"}), tmp_path / "made.h5").spec.parameters == ("drag",)
 

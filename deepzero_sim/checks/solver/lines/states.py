@@ -194,25 +194,30 @@ def check_stencil(trial: Trial, reach: Reach, looked_at: int) -> Finding:
         nearer = f" (all but {reach.beyond:.1g} of it over {reach.most})" if less else ""
         return Finding(
             "info",
-            f"the spec has no stencil. A step carries a change of a point over {reach.farthest} points of {longest}{nearer}, "
+            f"the spec has no stencil. A step carries a change of a point over {_points(reach.farthest)} of {longest}{nearer}, "
             f"{at}; {_stencil_advice(trial.spec, reach)}.",
         )
     if reach.most > stencil:
         right = None if is_wide(reach.farthest, trial.spec) else reach.farthest
         return Finding(
             "fail",
-            f"the spec's stencil is {stencil}, but a step carries information over {reach.most} points: Coloured and its like "
-            f"would find wrong gradients. Say stencil={right}.",
+            f"the spec's stencil is {stencil}, but a step carries information over {_points(reach.most)}: Coloured and its "
+            f"like would find wrong gradients. Say stencil={right}.",
         )
     if reach.farthest > stencil:
         return Finding(
             "info",
-            f"the spec's stencil is {stencil}, but a step carries a little over {reach.farthest} points (all but "
+            f"the spec's stencil is {stencil}, but a step carries a little over {_points(reach.farthest)} (all but "
             f"{reach.beyond:.1g} of a change over {reach.most}): gradients by Coloured are approximate.",
         )
     return Finding(
-        "pass", f"a step carries information over {reach.farthest} points, no farther than the stencil of {stencil}, {at}."
+        "pass",
+        f"a step carries information over {_points(reach.farthest)}, no farther than the stencil of {stencil}, {at}.",
     )
+
+
+def _points(count: int) -> str:
+    return "1 point" if count == 1 else f"{count} points"
 
 
 def _stencil_advice(spec: SolverSpec, reach: Reach) -> str:
