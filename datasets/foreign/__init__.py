@@ -14,7 +14,8 @@ hdf5                 any other HDF5: named arrays                           none
 
 A folder of files of one format (but for Zarr and Solver-in-the-Loop) holds one set of simulations, joined in the order of
 their names. Arrays whose axes nothing names (npy, npz, matlab, hdf5, plain Zarr) need the option `axes`, unless every length
-is that of one known thing.
+is that of one known thing, or all but that of the simulations are. Single numbers, and lists of one for each simulation, are
+scenario parameters.
 """
 
 from deepzero_sim.datasets.foreign.options import ReadingOptions
