@@ -206,7 +206,10 @@ def _name_and_count(name: str, errors: Mapping[str, NDArray[np.float64]], base: 
     if name == base:
         return words
     found = pair(errors[name].tolist(), errors[base].tolist())
-    return f"{words}\nbetter than {base}\nin {found.better} of {found.simulations}"
+    if found.equal == found.simulations:
+        return f"{words}\nequal to {base}"
+    equal = f",\nequal in {found.equal}" if found.equal else ""
+    return f"{words}\nbetter than {base}\nin {found.better} of {found.simulations}{equal}"
 
 
 def draw_speed(folder: Path, comparison: Comparison) -> list[Figure]:

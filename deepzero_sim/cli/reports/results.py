@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from deepzero_sim.cli.reports.sentences import all_warnings, answer
+from deepzero_sim.cli.reports.squares import channel_rmse
 from deepzero_sim.cli.reports.tables import channel_names, channel_units, pairings, parameter_values
 from deepzero_sim.training.runs.learning import Learning, thin
 from deepzero_sim.training.runs.pairing import Pairing
@@ -52,6 +53,10 @@ def results(
             for name, result in methods.items()
         },
         "channels": _channels(comparison),
+        "rmse": {
+            name: dict(zip(channel_names(comparison), map(or_null, channel_rmse(comparison, name)), strict=True))
+            for name in methods
+        },
         "paired": _pairs(comparison),
         "started_from": {
             name: {"name": start.name, "mae": or_null(start.evaluation.mae), "relative": or_null(start.evaluation.relative)}
@@ -122,4 +127,5 @@ def _speed(speed: Speed) -> dict[str, Any]:
         "threads": 1,
         "solver_steps": dict(speed.solver_steps),
         "without_reference": speed.without_reference,
+        "shared": [list(names) for names in speed.shared],
     }

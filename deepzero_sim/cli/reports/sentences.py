@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from deepzero_sim.cli.reports.numbers import write_error, write_milliseconds, write_multiple, write_share, write_speed
-from deepzero_sim.cli.reports.tables import channel_names, pairings
+from deepzero_sim.cli.reports.squares import mean_rmse
+from deepzero_sim.cli.reports.tables import channel_names, count_better, pairings
 from deepzero_sim.datasets.units import with_amount
 from deepzero_sim.training.runs.pairing import Pairing, pair
 from deepzero_sim.training.runs.speed import REFERENCE
@@ -20,6 +22,9 @@ FEW = 8
 
 #: Share of the solver's error from which on a method hardly pays, and from which on it is no better, as rounded.
 HARDLY, NO_BETTER = 0.9, 0.995
+
+#: Difference of two shares of the solver's error, by means and by root mean squares, from which on both are told.
+DIFFERENT = 0.1
 
 #: End of a sentence on a difference that the simulations do not bear out.
 WITHIN = "a difference within its spread over the simulations"
@@ -46,6 +51,7 @@ def _verdict(comparison: Comparison) -> str:
         return f"The solver alone has {error} over {comparison.horizon} of {_count(len(comparison.references))}."
     parts = (
         _error_sentence(comparison, best),
+        _squares_sentence(comparison, best),
         _speed_sentence(comparison, best),
         _non_sentence(comparison, best),
         _peers_sentence(comparison, best),
@@ -79,7 +85,7 @@ def _against(comparison: Comparison, name: str, other: str, theirs: Evaluation) 
     """Write two errors, their horizon, in how many simulations the first is smaller, and whether that says something."""
     measure, found = comparison.measure, pairings(comparison)[name][other]
     amounts = f"{measure.words} {_amount(comparison, name)} against {_with_unit(comparison, measure.mean(theirs))}"
-    better = f"better in {found.better} of {_count(found.simulations)}"
+    better = count_better(found, _count(found.simulations))
     return f"{amounts} over {comparison.horizon}, {better}{_within(found)}"
 
 
@@ -120,6 +126,22 @@ def _error_sentence(comparison: Comparison, best: str) -> str:
     return f"It hardly pays: {leaves}" if share >= HARDLY else leaves
 
 
+def _squares_sentence(comparison: Comparison, best: str) -> str:
+    """Say how the root mean square error stands where it tells something else than the mean; empty if it does not."""
+    ours, source = _mean(comparison, best), _mean(comparison, "SRC")
+    if not (0 < source < math.inf and math.isfinite(ours)):
+        return ""
+    square, of_source = mean_rmse(comparison, best), mean_rmse(comparison, "SRC")
+    if not 0 < of_source < math.inf:
+        return ""
+    share, by_squares = ours / source, square / of_source
+    otherwise = (share < 1) != (by_squares < 1) and abs(share - by_squares) > 1 - NO_BETTER
+    if not otherwise and abs(share - by_squares) <= DIFFERENT * max(1.0, share):
+        return ""
+    amount = f"{write_share(by_squares)} of" if by_squares < 1 else write_multiple(by_squares)
+    return f"By the root mean square error, which training minimises, it is {amount} the solver's."
+
+
 def _speed_sentence(comparison: Comparison, best: str) -> str:
     """Say what a step takes, corrected, coarse and fine; empty if that was not measured."""
     speed = comparison.speed
@@ -129,10 +151,14 @@ def _speed_sentence(comparison: Comparison, best: str) -> str:
     assert speed is not None
     times = f"Corrected: {write_milliseconds(corrected)} ms a step, coarse {write_milliseconds(coarse)}"
     times += "" if fine is None else f", fine {write_milliseconds(fine)}"
-    if speed.is_noise(best):
-        times += f" (what the correction costs is within the noise of the timing: {_ranges(comparison, best)})"
+    if speed.is_noise(best) and (fine is None or speed.is_apart(best)):
+        ranges = _ranges(comparison, {"corrected": best, "coarse": "SRC"})
+        times += f" (what the correction costs is within the noise of the timing: {ranges})"
     if fine is None:
         return f"{times}; the reference was not timed."
+    if not speed.is_apart(best):
+        ranges = _ranges(comparison, {"corrected": best, "coarse": "SRC", "fine": REFERENCE})
+        return f"{times}; which of corrected and fine is faster is within the noise of the timing ({ranges})."
     if corrected >= fine:
         return f"{times}: it does not pay, for the reference itself is {write_speed(corrected / fine)} the corrected solver."
     share = _mean(comparison, best) / _mean(comparison, "SRC") if _mean(comparison, "SRC") > 0 else math.nan
@@ -140,14 +166,18 @@ def _speed_sentence(comparison: Comparison, best: str) -> str:
     return f"{times}: {write_speed(fine / corrected)} the reference{error}."
 
 
-def _ranges(comparison: Comparison, best: str) -> str:
-    """Write between which times half of the calls lie; that there was one series of calls where no more are known."""
+def _ranges(comparison: Comparison, names: Mapping[str, str]) -> str:
+    """Write between which times half of the calls lie; that there was one series of calls where no more are known.
+
+    Args:
+        comparison: Results.
+        names: Methods by what their steps are called.
+    """
     assert comparison.speed is not None
-    words = {"corrected": best, "coarse": "SRC"}
-    found = {word: comparison.speed.times[name][0].quartiles for word, name in words.items()}
-    if not all(found.values()):
+    found = {word: comparison.speed.times[name][0].quartiles for word, name in names.items()}
+    listed = [f"{word} {write_milliseconds(pair[0])} to {write_milliseconds(pair[1])}" for word, pair in found.items() if pair]
+    if len(listed) < min(2, len(names)):
         return "they were timed one after the other, in rollouts"
-    listed = (f"{word} {write_milliseconds(pair[0])} to {write_milliseconds(pair[1])}" for word, pair in found.items() if pair)
     return f"half of the calls take {', '.join(listed)} ms"
 
 
@@ -164,6 +194,8 @@ def _non_sentence(comparison: Comparison, best: str) -> str:
     if best == "NON" or not 0 < theirs < math.inf or not math.isfinite(ours):
         return ""
     share, against = ours / theirs, _against(comparison, best, "NON", non)
+    if ours == theirs:
+        return f"It has the error of NON ({against})."
     if NO_BETTER <= share <= 1 / NO_BETTER:
         return f"It is no better than NON ({against})."
     amount = f"{write_share(share)} of" if share < 1 else write_multiple(share)
@@ -276,6 +308,7 @@ def speed_sentences(comparison: Comparison) -> list[str]:
         if taken
         else "A step takes so long that its time is that of the rollouts, on one thread."
     ]
+    sentences += [f"Steps of {' and '.join(names)} are one computation, and share their calls." for names in speed.shared]
     if speed.without_reference:
         sentences.append(f"The reference was not timed: {speed.without_reference.removesuffix('.')}.")
     return sentences

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from deepzero_sim.cli.reports.numbers import write_error, write_milliseconds, write_ratio, write_times
+from deepzero_sim.cli.reports.squares import channel_rmse
 from deepzero_sim.datasets.units import with_unit
 from deepzero_sim.training.runs.learning import Learning
 from deepzero_sim.training.runs.pairing import Pairing, pair
-from deepzero_sim.training.runs.speed import REFERENCE, StepTime
+from deepzero_sim.training.runs.speed import REFERENCE, Speed, StepTime
 
 if TYPE_CHECKING:
     from deepzero_sim.training.runs.comparison import Comparison
@@ -58,16 +59,18 @@ def channel_units(comparison: Comparison) -> list[str]:
 
 
 def channel_rows(comparison: Comparison) -> Table:
-    """Return mean absolute errors of each channel in its unit, by method; nothing but a head for a single channel."""
+    """Return mean absolute and root mean square errors of each channel in its unit, by method."""
     methods = comparison.methods
-    errors = {name: result.evaluation.channel_mae.tolist() for name, result in methods.items()}
+    sizes = {name: result.evaluation.channel_mae.tolist() for name, result in methods.items()}
+    squares = {name: channel_rmse(comparison, name) for name in methods}
     named = list(zip(channel_names(comparison), channel_units(comparison), strict=True))
     body = [
-        (with_unit(channel, unit), *(write_error(values[c]) for values in errors.values()))
+        (f"{word} of {with_unit(channel, unit)}", *(write_error(values[c]) for values in errors.values()))
         for c, (channel, unit) in enumerate(named)
-        if not math.isnan(errors["SRC"][c])
+        if not math.isnan(sizes["SRC"][c])
+        for word, errors in (("MAE", sizes), ("RMSE", squares))
     ]
-    return [("MAE of channel", *methods), *(body if len(named) > 1 else [])]
+    return [("error of channel", *methods), *body]
 
 
 def parameter_values(comparison: Comparison, simulation: int) -> dict[str, float]:
@@ -103,8 +106,24 @@ def pair_rows(comparison: Comparison) -> Table:
         for other, found in found_by_other.items():
             difference = "-" if math.isnan(found.difference) else f"{found.difference:+.3g}"
             spread = "-" if math.isnan(found.spread) else f"{found.spread:.3g}"
-            table.append((name, other, difference, spread, f"{found.better} of {found.simulations}", f"{found.p:.2g}"))
+            table.append((name, other, difference, spread, _better(found), f"{found.p:.2g}"))
     return table
+
+
+def _better(found: Pairing) -> str:
+    return f"{found.better} of {found.simulations}{f' ({found.equal} equal)' if found.equal else ''}"
+
+
+def count_better(found: Pairing, simulations: str) -> str:
+    """Write in how many simulations a method is better than another, and in how many it is neither better nor worse.
+
+    Args:
+        found: Counts.
+        simulations: Number of simulations, perhaps with the word.
+    """
+    if found.equal == found.simulations:
+        return f"equal in {found.equal} of {simulations}"
+    return f"better in {found.better} of {simulations}{f', equal in {found.equal}' if found.equal else ''}"
 
 
 def pairings(comparison: Comparison) -> dict[str, dict[str, Pairing]]:
@@ -133,7 +152,7 @@ def speed_rows(comparison: Comparison) -> Table:
         seconds = speed.seconds(name)
         if seconds is not None:
             cells = [_write_time(found[states]) if states in found else "-" for states in sizes]
-            faster = [write_times(reference / seconds)] if reference is not None else []
+            faster = [] if reference is None else [_write_faster(speed, name, reference / seconds)]
             body.append((_who(name), *cells, *faster))
     heads = ["ms, 1 state a call" if states == 1 else f"ms a state, {states} a call" for states in sizes]
     return [("step of", *heads, *(["times as fast as the reference"] if reference is not None else [])), *body]
@@ -145,6 +164,11 @@ def _write_time(time: StepTime) -> str:
         return write_milliseconds(time.seconds)
     low, high = map(write_milliseconds, time.quartiles)
     return f"{write_milliseconds(time.seconds)} ({low} to {high})"
+
+
+def _write_faster(speed: Speed, name: str, ratio: float) -> str:
+    """Write how many times as fast as the reference a step is, as far as the timing tells."""
+    return write_times(ratio) if name == REFERENCE or speed.is_apart(name) else "within the noise"
 
 
 def _who(name: str) -> str:

@@ -22,6 +22,7 @@ from deepzero_sim.execution.threads import single_threaded
 from deepzero_sim.models.corrector import NoCorrection
 from deepzero_sim.solver.spec import SolverSpec
 from deepzero_sim.solver.stepping import step_all
+from deepzero_sim.training.runs.computations import alike
 from deepzero_sim.training.runs.reference import Reference, reference_of
 
 #: Name of the reference solver among the methods.
@@ -60,11 +61,13 @@ class Speed:
         times: Times by method, one state first: SRC is the solver alone, `reference` the data's, if it could be run.
         solver_steps: Number of states that the solver, and the reference, advanced to measure this.
         without_reference: Reason why the reference was not timed; empty if it was.
+        shared: Methods whose steps are one computation, which share their calls, each group with two methods or more.
     """
 
     times: Mapping[str, Sequence[StepTime]]
     solver_steps: Mapping[str, int] = field(default_factory=dict)
     without_reference: str = ""
+    shared: Sequence[Sequence[str]] = ()
 
     def seconds(self, name: str) -> float | None:
         """Return the seconds of a step of one state, or of the fewest that were timed together; None if it was not timed."""
@@ -77,6 +80,21 @@ class Speed:
         if ours.seconds <= source.seconds:  # impossible but for noise
             return True
         return ours.quartiles is not None and source.quartiles is not None and ours.quartiles[0] < source.quartiles[1]
+
+    def is_apart(self, name: str) -> bool:
+        """Tell whether a method's time differs from the reference's by more than the timing varies: else a ratio says nothing.
+
+        A corrected step contains a coarse one: where it was timed as the faster one of them, the coarse one has to differ, too.
+        """
+        noisy = name != "SRC" and "SRC" in self.times and self.times[name][0].seconds < self.times["SRC"][0].seconds
+        return self._spans_differ(name, REFERENCE) and not (noisy and not self._spans_differ("SRC", REFERENCE))
+
+    def _spans_differ(self, name: str, other: str) -> bool:
+        """Tell whether the times between which half of the calls lie do not overlap; single times are taken as they are."""
+        (low, high), (least, largest) = (
+            one.quartiles or (one.seconds, one.seconds) for one in (self.times[name][0], self.times[other][0])
+        )
+        return high < least or largest < low
 
 
 #: Function that takes one step of some states, and returns the number of states that its solver was called for.
@@ -100,7 +118,8 @@ def measure_speed(
         data: First frames, parameters and attributes.
         folders: Folders besides the current one where the data may have been made.
     """
-    stopwatch, simulations = _Stopwatch(), len(data.frames)
+    shared = alike(loops)
+    stopwatch, simulations = _Stopwatch(shared), len(data.frames)
     steps_of: dict[str, Callable[[int], _Step]] = {name: partial(_step_of, loop, data) for name, loop in loops.items()}
     reference, why = _reference_or_reason(data, next(iter(loops.values())).solver.spec, folders)
     of_reference = {} if reference is None else {REFERENCE: reference.steps}
@@ -108,12 +127,13 @@ def measure_speed(
         for states in dict.fromkeys((1, simulations)):
             round_of_loops = states * sum(_seconds_in_rollout(evaluations[name]) for name in loops)
             stopwatch.measure({**(steps_of if round_of_loops <= LONGEST else {}), **of_reference}, states)
-    for name, evaluation in evaluations.items():
+    for name in evaluations:
         times = stopwatch.times.setdefault(name, [])
         if simulations not in [one.states for one in times]:
-            times.append(_time_in_rollout(evaluation))
+            group = next((names for names in shared if name in names), [name])
+            times.append(_time_in_rollouts([evaluations[one] for one in group]))
     without = "" if REFERENCE in stopwatch.times else why or stopwatch.failures[REFERENCE]
-    return Speed(stopwatch.times, dict(stopwatch.solver_steps), without)
+    return Speed(stopwatch.times, dict(stopwatch.solver_steps), without, shared)
 
 
 def _reference_or_reason(data: Trajectories, spec: SolverSpec, folders: Sequence[Path]) -> tuple[Reference | None, str]:
@@ -138,9 +158,11 @@ def _seconds_in_rollout(evaluation: Evaluation) -> float:
     return evaluation.seconds / evaluation.solver_steps
 
 
-def _time_in_rollout(evaluation: Evaluation) -> StepTime:
-    simulations, steps = evaluation.errors.shape
-    return StepTime(simulations, steps, _seconds_in_rollout(evaluation))
+def _time_in_rollouts(evaluations: Sequence[Evaluation]) -> StepTime:
+    """Return the time of a step in rollouts of methods whose steps are one computation."""
+    simulations, steps = evaluations[0].errors.shape
+    seconds = float(np.mean([_seconds_in_rollout(one) for one in evaluations]))
+    return StepTime(simulations, steps * len(evaluations), seconds)
 
 
 def _summarise(seconds: Sequence[float], states: int) -> StepTime:
@@ -152,7 +174,8 @@ def _summarise(seconds: Sequence[float], states: int) -> StepTime:
 class _Stopwatch:
     """Times of calls, taken in turns, so that a machine that is busy for a while slows all of them down."""
 
-    def __init__(self) -> None:
+    def __init__(self, shared: Sequence[Sequence[str]] = ()) -> None:
+        self._shared = shared
         self.times: dict[str, list[StepTime]] = {}
         self.solver_steps: Counter[str] = Counter()
         self.failures: dict[str, str] = {}
@@ -184,9 +207,16 @@ class _Stopwatch:
                     samples[name].append(self._time(name, step))
             steps = {name: step for name, step in steps.items() if name not in self.failures}
             rounds += 1
-        for name, seconds in samples.items():
+        for name, seconds in self._pool(samples).items():
             if seconds:
                 self.times.setdefault(name, []).append(_summarise(seconds, states))
+
+    def _pool(self, samples: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
+        """Give methods whose steps are one computation the calls of all of them."""
+        groups = {name: group for group in self._shared for name in group}
+        return {
+            name: [second for one in groups.get(name, [name]) if one in samples for second in samples[one]] for name in samples
+        }
 
     @contextmanager
     def _note_failure(self, name: str) -> Iterator[None]:

@@ -215,3 +215,33 @@ def test_how_steps_were_timed_is_said() -> None:
     ]
     slow: dict[str, Any] = {"times": {"SRC": [StepTime(5, 40, 30.0)]}, "solver_steps": {}}
     assert "its time is that of the rollouts" in speed_sentences(replace(comparison, speed=Speed(**slow)))[0]
+
+
+def test_no_ratio_of_times_is_told_within_their_noise() -> None:
+    comparison = errors_of(SRC=0.2, NON=0.1)
+    noisy = {
+        "SRC": [StepTime(1, 9, 0.116, (0.09, 0.16))],
+        "NON": [StepTime(1, 9, 0.0938, (0.08, 0.13))],
+        "reference": [StepTime(1, 9, 0.152, (0.1, 0.4))],
+    }
+    said = answer(replace(comparison, speed=Speed(noisy)))
+    assert "as fast as" not in said and (
+        "fine 152; which of corrected and fine is faster is within the noise of the timing (half of the calls take corrected "
+        "80.0 to 130, coarse 90.0 to 160, fine 100 to 400 ms)." in said
+    )
+
+
+def test_equal_errors_are_called_equal() -> None:
+    said = answer(errors_of(SRC=0.2, NON=0.1, SolverLayer=0.1))
+    assert "better in 5 of 5 simulations)" in said
+    comparison = errors_of(SRC=0.2, NON=0.2)
+    assert "equal in 5 of 5 simulations" in answer(comparison)
+
+
+def test_root_mean_squares_are_told_where_they_say_something_else() -> None:
+    true = torch.zeros(2, 4, 1, 8)
+    even, uneven = true + 1.0, true.clone()
+    uneven[..., 0] = 4.0  # half the mean error of the other, and 1.4 times its root mean square
+    comparison = compare_states(LINE, true, {"SRC": even, "NON": uneven})
+    assert "By the root mean square error, which training minimises, it is 141 % of the solver's." in answer(comparison)
+    assert "root mean square" not in answer(errors_of(SRC=0.2, NON=0.1))

@@ -60,9 +60,11 @@ def test_channels_of_different_units_are_never_averaged() -> None:
     assert float(source[1]) == pytest.approx(float(expected), rel=1e-2) and source[3] == "1.00"
     assert float(non[3]) == pytest.approx(comparison.methods["NON"].evaluation.relative / found.relative, abs=5e-3)
     assert channel_rows(comparison) == [
-        ("MAE of channel", "SRC", "NON"),
-        ("h (m)", "0.1000", "0.3833"),
-        ("q (m^2/s)", "1.0000", "1.3333"),
+        ("error of channel", "SRC", "NON"),
+        ("MAE of h (m)", "0.1000", "0.3833"),
+        ("RMSE of h (m)", "0.1000", "0.6076"),
+        ("MAE of q (m^2/s)", "1.0000", "1.3333"),
+        ("RMSE of q (m^2/s)", "1.0000", "1.4142"),
     ]
 
 
@@ -74,13 +76,17 @@ def test_the_unit_stands_in_the_head_where_all_channels_share_it(units: tuple[st
     table = rows(water(spec))
     assert table[0][1] == head and table[0][3] == f"{head.partition(' (')[0]} / SRC"
     assert (table[1][1] == "0.5500") == (head != "relative error")
-    assert channel_rows(water(spec))[1][0].startswith("channel 0")
+    assert channel_rows(water(spec))[1][0].startswith("MAE of channel 0")
 
 
-def test_a_single_channel_has_no_table_of_channels() -> None:
+def test_a_single_channel_has_a_table_of_both_errors() -> None:
     spec = SolverSpec(name="one", state_shape=(1, 8), dt=0.1)
     references = torch.randn(2, 3, 1, 8)
-    assert len(channel_rows(compare_states(spec, references, {"SRC": references + 1}))) == 1
+    mixed = references + torch.tensor([1.0, 7.0])[:, None, None, None]
+    assert channel_rows(compare_states(spec, references, {"SRC": mixed}))[1:] == [
+        ("MAE of channel 0", "4.0000"),
+        ("RMSE of channel 0", "5.0000"),
+    ]
 
 
 def test_every_simulation_is_named_by_its_parameters() -> None:
@@ -104,7 +110,7 @@ def test_methods_are_paired_with_the_solver_and_with_non() -> None:
     start = Start("DETACHED", comparison.methods["NON"].evaluation)
     table = pair_rows(replace(better, starts={"ZO-SOL": start}))
     assert [row[:2] for row in table[2:]] == [("ZO-SOL", "SRC"), ("ZO-SOL", "NON"), ("ZO-SOL", "DETACHED")]
-    assert table[2][2:] == ("+0", "0", "0 of 3", "1") and table[3][2:] == table[4][2:]
+    assert table[2][2:] == ("+0", "0", "0 of 3 (3 equal)", "1") and table[3][2:] == table[4][2:]
 
 
 def test_a_rollout_that_diverged_has_no_difference() -> None:
@@ -174,3 +180,13 @@ def test_learning_begins_and_ends_with_a_tenth_of_its_losses() -> None:
 )
 def test_numbers_are_written_with_the_digits_that_say_something(written: str, expected: str) -> None:
     assert written == expected
+
+
+def test_a_ratio_to_the_reference_is_not_told_where_their_times_overlap() -> None:
+    known = {
+        "SRC": [StepTime(1, 25, 0.116, (0.09, 0.16))],
+        "NON": [StepTime(1, 25, 0.0938, (0.08, 0.09))],  # faster than the solver that it contains: noise
+        "reference": [StepTime(1, 25, 0.152, (0.1, 0.4))],
+    }
+    table = speed_rows(replace(water(), speed=Speed(known)))
+    assert [row[-1] for row in table[1:]] == ["within the noise", "within the noise", "1"]

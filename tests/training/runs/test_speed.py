@@ -26,6 +26,7 @@ from deepzero_sim.execution.executors import open_executor
 from deepzero_sim.models.corrector import NoCorrection
 from deepzero_sim.solver.contract import Solver
 from deepzero_sim.training.runs import speed
+from deepzero_sim.training.runs.computations import alike
 from deepzero_sim.training.runs.reference import parts_of_simulations, reference_of
 from deepzero_sim.training.runs.speed import Speed, StepTime, measure_speed
 from deepzero_sim.training.runs.trust import trust_parts
@@ -286,3 +287,32 @@ def test_networks_that_fail_to_step_leave_their_rollouts_time() -> None:
     broken = replace(line(), frames=np.full((3, 4, 1, 16), np.nan))
     found = measure_speed(loops, evaluations, broken)
     assert [one.states for one in found.times["SRC"]] == [3] and found.times["SRC"][0].calls == 3
+
+
+def test_methods_of_one_computation_share_their_calls() -> None:
+    solver, data = Burgers(), line()
+    correctors = {
+        "SRC": NoCorrection(),
+        "NON": conv_corrector(),
+        "SolverLayer": conv_corrector(),
+        "wide": conv_corrector(width=9),
+    }
+    loops = {name: SolverLoop(solver, corrector) for name, corrector in correctors.items()}
+    evaluations = {name: measure_errors(loop, data, np.ones(1)) for name, loop in loops.items()}
+    found = measure_speed(loops, evaluations, data)
+    assert found.shared == [["NON", "SolverLayer"]]
+    assert found.times["NON"] == found.times["SolverLayer"] and found.times["NON"] != found.times["wide"]
+    assert all(one.calls >= 2 * speed.LEAST_CALLS for one in found.times["NON"])
+
+
+def test_layers_with_other_settings_are_another_computation() -> None:
+    class Repeated(torch.nn.Module):
+        def __init__(self, times: int) -> None:
+            super().__init__()
+            self.times = times
+
+        def forward(self, states: torch.Tensor, params: torch.Tensor | None) -> torch.Tensor:
+            return states * self.times
+
+    loops = {name: SolverLoop(Burgers(), Repeated(times)) for name, times in {"a": 1, "b": 2, "c": 1}.items()}
+    assert alike(loops) == [["a", "c"]]
