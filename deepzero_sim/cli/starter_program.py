@@ -73,6 +73,9 @@ def reference_args(settings: InitSettings) -> dict[str, Any] | None:
             require_that(not getattr(settings, name), f"{name} is of a reference: give its grid, too, by reference_shape.")
         return None
     args: dict[str, Any] = {"spec": {"state_shape": settings.reference_shape}}
+    if settings.spacing and settings.state_shape is not None:
+        pairs = zip(settings.spacing, settings.state_shape[1:], settings.reference_shape[1:], strict=False)
+        args["spec"]["spacing"] = [_finer(*pair) for pair in pairs]
     if settings.reference_command is not None:
         words = split_command(settings.reference_command)
         _require_known(_texts_of(words), "values", settings.values, "values", "--values '{{{}: 1}}'")
@@ -81,6 +84,12 @@ def reference_args(settings: InitSettings) -> dict[str, Any] | None:
         _require_differing(settings.reference_values, settings.values)
         args["values"] = settings.reference_values
     return args
+
+
+def _finer(spacing: float, points: int, fine: int) -> float:
+    """Return the distance of so many points on the same axis, of cells or, where only these fit, of nodes with both ends."""
+    nodes = fine % points != 0 and points > 1 and fine > 1 and (fine - 1) % (points - 1) == 0
+    return spacing * (points - nodes) / (fine - nodes)
 
 
 def _require_differing(fine: Mapping[str, Any], coarse: Mapping[str, Any]) -> None:

@@ -297,7 +297,8 @@ def test_what_there_is_no_time_for_is_said_first(folder: Path, capsys: pytest.Ca
     status, out, err = call(capsys, "user.py:Slow")
     said = " ".join(out.split())
     assert (status, err) == (0, "") and said.startswith("Solver 'burgers' keeps its contract, as far as it was tested (")
-    assert "Left out for time: largest batch, stencil, worker process, step sizes: give more --seconds." in said
+    assert "Left out for time: largest batch, stencil, step sizes: give more --seconds." in said
+    assert said.count("worker process") == 1 and "- worker process: not tried for want of time" in said
 
 
 def test_durations_are_readable() -> None:

@@ -326,6 +326,7 @@ def test_axes_spacing_and_a_function_of_the_users_are_taken(folder: Path, capsys
     spec = yaml.safe_load((folder / "solver.yaml").read_text())["solver"]["args"]["spec"]
     assert spec["axes"] == ["x"] and spec["spacing"] == [0.03125]
     made = printed(capsys, "generate", "solver.yaml", "data.yaml")
+    assert made["simulations"]["reference"]["args"]["spec"]["spacing"] == [0.03125 / 2]
     assert made["simulations"]["initial"] == "states.py:begin" and made["files"][0]["starts"] > 1
     assert call(capsys, "generate", *GENERATE)[0] == 0
     status, _, err = call(capsys, "check", "--config", "solver.yaml", "--config", "check.yaml", "--seconds", "5")

@@ -27,6 +27,9 @@ PAGE = "solver_check.md"
 #: Lines whose observations change nothing that one does.
 _ASIDE = ("result's memory", "extreme states")
 
+#: Line that takes the start of a process, and is the first that there is no time for.
+WORKER = "worker process"
+
 #: A head and rows, and the columns that hold words.
 _Table = tuple[list[tuple[str, ...]], tuple[int, ...]]
 
@@ -37,11 +40,13 @@ _Table = tuple[list[tuple[str, ...]], tuple[int, ...]]
 def verdict(check: SolverCheck) -> str:
     """Say whether the solver keeps its contract, and what there was no time to test."""
     failed = [entry.line for entry in check.verdicts if entry.outcome == "fail"]
-    late = check.out_of_time
+    late = [name for name in check.out_of_time if name != WORKER]
     if failed:
         judgement = f"breaks its contract: {', '.join(failed)}"
     else:
-        judgement = "keeps its contract" + (", as far as it was tested" if late or _reasons_not_to_test(check) else "")
+        judgement = "keeps its contract" + (
+            ", as far as it was tested" if check.out_of_time or _reasons_not_to_test(check) else ""
+        )
     left_out = f" Left out for time: {', '.join(late)}: give more --seconds." if late else ""
     return f"Solver {check.solver!r} {judgement} ({check.seconds:.0f} s).{left_out}"
 
@@ -63,6 +68,8 @@ def failures(check: SolverCheck) -> list[str]:
 def hints(check: SolverCheck) -> list[str]:
     """Say what is worth knowing though it breaks nothing."""
     words = [_sentence(entry) for entry in check.verdicts if entry.outcome == "info" and entry.line not in _ASIDE]
+    if WORKER in check.out_of_time:
+        words.append(f"{WORKER}: not tried for want of time: more --seconds, or the first command with workers, does it.")
     if check.made_up:
         words.append(
             "sample states: they are made up, smooth random fields of unit size: give data, or initial and params, for states "
