@@ -138,3 +138,11 @@ def test_whatever_a_template_says_is_filled_in_or_refused_in_a_sentence(pieces: 
         Text(f"{{{{ {text} }}}}" if inner else text, "the deck").render(VALUES).encode()
     except dz.ConfigError as error:
         assert str(error).startswith("the deck ") and str(error).endswith(".") and "\n" not in str(error)
+
+
+@pytest.mark.parametrize("number", [-6.777373346967305e-05, -2.2250738585072014e-308, 1 / 3, 1e5])
+def test_a_number_is_written_in_as_few_characters_as_a_program_reads(number: float) -> None:
+    values = Values(SPEC, np.zeros((1, 2, 3), np.float32), np.array([0.0, 0.0]), {"x": number})
+    whole, short = (Text(text, "the deck").render(values) for text in ("{{ values.x }}", '{{ "%.12g"|format(values.x) }}'))
+    assert float(whole) == number and len(whole) <= 24
+    assert float(short) == pytest.approx(number, rel=1e-11) and len(short) <= 19
