@@ -28,6 +28,7 @@ from deepzero_sim.training.runs.comparison import Comparison, Cost, MethodResult
 from deepzero_sim.training.runs.speed import Speed, StepTime
 
 WAKE = WakeGrid(16).spec("wake", "float32")
+PLANE = SolverSpec(name="heat", state_shape=(1, 12, 20), dt=1.0, channels=("T",), channel_units=("K",))
 FIGURES = ("fields.png", "error_over_time.png", "error_over_cost.png")
 
 
@@ -117,7 +118,7 @@ def test_learning_curves_are_thinned_and_damaged_ones_said(tmp_path: Path) -> No
     write_curves(tmp_path / "bad", 5)
     (tmp_path / "bad" / METRICS).write_text("{}\n" * 3)
     runs = {"NON": tmp_path / "good", "ZO-SOL": tmp_path / "bad"}
-    methods = comparison(WAKE, **{"ZO-SOL": result(WAKE, 0.05, Cost(5, 1.0))})
+    methods = comparison(PLANE, **{"ZO-SOL": result(PLANE, 0.05, Cost(5, 1.0))})
     (tmp_path / "page").mkdir()
     publish(tmp_path / "page", "Learnt", replace(methods, runs=runs), {})
     said = json.loads((tmp_path / "page" / "results.json").read_text())
@@ -131,9 +132,9 @@ def test_learning_curves_are_thinned_and_damaged_ones_said(tmp_path: Path) -> No
 
 def test_a_page_answers_first_and_goes_into_detail(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    harmful = result(WAKE, 0.2, Cost(5, 1.0))
+    harmful = result(PLANE, 0.2, Cost(5, 1.0))
     found = replace(
-        comparison(WAKE, **{"ZO-SOL": harmful}), speed=Speed({"SRC": [StepTime(1, 3, 0.001)]}, {"solver": 3}, "why.")
+        comparison(PLANE, **{"ZO-SOL": harmful}), speed=Speed({"SRC": [StepTime(1, 3, 0.001)]}, {"solver": 3}, "why.")
     )
     publish(tmp_path, "A title", found, {"steps": 10})
     page = (tmp_path / "report.md").read_text()
@@ -171,7 +172,7 @@ def test_a_report_has_numbers_a_page_and_figures(tmp_path: Path, kind: str) -> N
     spec = {
         "wake": WAKE,
         "line": Burgers().spec,
-        "plane": SolverSpec(name="heat", state_shape=(1, 12, 20), dt=1.0, channels=("T",), channel_units=("K",)),
+        "plane": PLANE,
         "volume": SolverSpec(name="heat", state_shape=(2, 6, 8, 10), dt=1.0, axes=("z", "y", "x"), spacing=(1.0, 0.5, 0.5)),
     }[kind]
     publish(tmp_path, "A title", comparison(spec), {"steps": 10, "path": "a/b"})
@@ -192,8 +193,11 @@ def test_a_report_has_numbers_a_page_and_figures(tmp_path: Path, kind: str) -> N
     assert shown == {path.name for path in tmp_path.glob("*.png")}
 
 
-@pytest.mark.parametrize("spec", [WAKE, Burgers().spec], ids=["wake", "line"])
-@pytest.mark.parametrize(("simulations", "steps"), [(1, 1), (1, 2), (2, 3)])
+@pytest.mark.parametrize(
+    ("spec", "simulations", "steps"),
+    [(WAKE, 1, 1), (Burgers().spec, 1, 2), (Burgers().spec, 2, 3)],
+    ids=["wake, one step", "line, two steps", "line, three steps"],
+)
 def test_short_rollouts_have_figures_too(tmp_path: Path, spec: SolverSpec, simulations: int, steps: int) -> None:
     pytest.importorskip("matplotlib")
     publish(tmp_path, "Short", comparison(spec, simulations, steps), {})
@@ -202,13 +206,12 @@ def test_short_rollouts_have_figures_too(tmp_path: Path, spec: SolverSpec, simul
 
 def test_the_solver_alone_has_a_report(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    alone = Comparison({"SRC": result(WAKE, 0.1, Cost())}, torch.randn(3, 10, *WAKE.state_shape), WAKE)
+    alone = Comparison({"SRC": result(PLANE, 0.1, Cost())}, torch.randn(3, 10, *PLANE.state_shape), PLANE)
     publish(tmp_path, "Alone", alone, {})
     assert png_size(tmp_path / "error_over_cost.png")[0] > 400
 
 
-@pytest.mark.parametrize("spec", [WAKE, Burgers().spec], ids=["wake", "line"])
-@pytest.mark.parametrize("from_step", [0, 5])
+@pytest.mark.parametrize(("spec", "from_step"), [(PLANE, 0), (PLANE, 5), (Burgers().spec, 5)])
 def test_a_method_that_diverged_has_a_report(tmp_path: Path, spec: SolverSpec, from_step: int) -> None:
     pytest.importorskip("matplotlib")
     diverged = result(spec, 0.1, Cost(500, 1.0))
@@ -221,8 +224,8 @@ def test_a_method_that_diverged_has_a_report(tmp_path: Path, spec: SolverSpec, f
 
 def test_a_solver_that_is_right_has_a_report(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    perfect = {"SRC": result(WAKE, 0.0, Cost()), "NON": result(WAKE, 0.0, Cost(5, 1.0))}
-    publish(tmp_path, "Perfect", Comparison(perfect, torch.zeros(3, 10, *WAKE.state_shape), WAKE), {})
+    perfect = {"SRC": result(PLANE, 0.0, Cost()), "NON": result(PLANE, 0.0, Cost(5, 1.0))}
+    publish(tmp_path, "Perfect", Comparison(perfect, torch.zeros(3, 10, *PLANE.state_shape), PLANE), {})
     assert "| NON | 0.0000 |" in (tmp_path / "report.md").read_text()
 
 
