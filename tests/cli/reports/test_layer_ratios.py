@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from test_rollouts import WAKE, comparison, png_size, result
+from test_rollouts import PLANE, comparison, png_size, result
 from training_cases import line_data, train_settings
 
 from deepzero_sim.cli.main import main
@@ -51,8 +51,8 @@ def test_the_heading_says_what_it_took() -> None:
 
 def test_a_report_shows_the_ratios_of_the_methods_that_have_them(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    sparse = replace(result(WAKE, 0.05, Cost(500, 3.0)), ratios=RECORD)
-    found = comparison(WAKE, **{"ZO-SOL": sparse})
+    sparse = replace(result(PLANE, 0.05, Cost(500, 3.0)), ratios=RECORD)
+    found = comparison(PLANE, **{"ZO-SOL": sparse})
     assert list(ratios_of(found.methods)) == ["ZO-SOL"]
     publish(tmp_path, "Sparse", found, {})
     page = (tmp_path / "report.md").read_text()
@@ -64,9 +64,9 @@ def test_a_report_shows_the_ratios_of_the_methods_that_have_them(tmp_path: Path)
 
 def test_several_methods_stand_side_by_side(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    sparse = replace(result(WAKE, 0.05, Cost(500, 3.0)), ratios=RECORD)
+    sparse = replace(result(PLANE, 0.05, Cost(500, 3.0)), ratios=RECORD)
     other = replace(RECORD, method="uniform", sizes={"w": 50}, densities=Densities({"w": 0.1}), always_active=0)
-    publish(tmp_path, "Two", comparison(WAKE, **{"ZO-SOL": sparse, "another": replace(sparse, ratios=other)}), {})
+    publish(tmp_path, "Two", comparison(PLANE, **{"ZO-SOL": sparse, "another": replace(sparse, ratios=other)}), {})
     page = (tmp_path / "report.md").read_text()
     assert (
         "ZO-SOL: layer ratios zo-grasp" in page and "another: layer ratios uniform" in page and page.count("(ratios.png)") == 1
@@ -76,15 +76,15 @@ def test_several_methods_stand_side_by_side(tmp_path: Path) -> None:
 
 def test_a_report_without_ratios_does_not_speak_of_them(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    publish(tmp_path, "Dense", comparison(WAKE), {})
+    publish(tmp_path, "Dense", comparison(PLANE), {})
     assert "coordinates" not in (tmp_path / "report.md").read_text() and not (tmp_path / "ratios.png").exists()
 
 
 def test_ratios_need_no_figures_to_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sparse = replace(result(WAKE, 0.05, Cost(500, 3.0)), ratios=RECORD)
+    sparse = replace(result(PLANE, 0.05, Cost(500, 3.0)), ratios=RECORD)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(MissingExtraError):
-        publish(tmp_path, "No figures", comparison(WAKE, **{"ZO-SOL": sparse}), {})
+        publish(tmp_path, "No figures", comparison(PLANE, **{"ZO-SOL": sparse}), {})
 
 
 def test_from_training_to_the_page(tmp_path: Path) -> None:
