@@ -258,7 +258,7 @@ def test_metadata_of_a_fit_calls_no_function_of_the_user_s(tmp_path: Path) -> No
     [
         ({"channels": ("v", "h")}, {}, r"channels \(v, h\), but solver 'coarse' takes \(u, h\).* such as \{v: u\}"),
         ({"channel_units": ("cm/s", "m")}, {}, r"u in cm/s, but solver 'coarse' takes u in m/s: .* \{u: 0.01\}.*channel_units"),
-        ({"parameter_units": ("cm2/s", "")}, {}, r"parameter nu in cm2/s, .*parameter_units"),
+        ({"parameter_units": ("cm2/s", "")}, {}, r"nu in cm2/s, .*, those of the file times 0.0001, by parameters.*_units"),
         ({"parameters": ("nue", "a")}, {}, r"has no parameter nu, only \(nue, a\) \(did you mean 'nue'\?\), .*\{nu: 0.01\}"),
         ({"axes": ("lat", "lon")}, {}, r"axes \(lat, lon\), but solver 'coarse' has \(y, x\).*\{lat: y, lon: x\}"),
         ({"times": 0.3 * np.arange(9)}, {}, "0.3 apart in time, but .* steps of 0.2, which never meet .*dt of 0.3"),
