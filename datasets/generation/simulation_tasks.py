@@ -108,11 +108,13 @@ def _outcomes(
     todo = [(task, count) for task, count in zip(tasks, missing, strict=True) if count]
     if isinstance(executor, SerialExecutor):  # it runs a task when it is submitted
         for task, count in todo:
-            yield task, count, outcome(submit(executor, _simulate, task))
+            made = outcome(submit(executor, _simulate, task))
+            yield task, count, made
         return
     futures = {submit(executor, _simulate, task): (task, count) for task, count in todo}
     for future in as_completed(futures):
-        yield *futures[future], outcome(future)
+        made = outcome(future)
+        yield *futures[future], made
 
 
 def _name_simulation(error: Exception, name: str) -> Exception:

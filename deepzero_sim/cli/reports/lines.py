@@ -59,7 +59,9 @@ def draw_lines(
         assert reference is not None
         _draw_errors(axes[1], view, pictures, reference, drawn)
         errors = {name: differences(bounds[name], bounds[reference]) for name in bounds if name != reference}
-        note_within(axes[1, -1], _limit(axes[1, 0], errors, [*_typical(list(errors.values()), view), view.active * 0.0], view))
+        note_within(
+            axes[1, -1], _limit(axes[1, 0], errors, [*_typical(list(errors.values()), view), np.zeros(view.active.shape)], view)
+        )
     for ax in axes[-1]:
         ax.set_xlabel(view.across.label)
     lines = dict(zip(*axes[0, -1].get_legend_handles_labels()[::-1], strict=True))

@@ -150,7 +150,7 @@ def draw_grid(
 
 
 def _draw_bar(plot: Any, figure: Any, scale: Scale, beyond: str, high: float) -> Any:
-    """Draw a bar of colours beside rows that are so high together, in inches, and return its axes."""
+    """Draw a bar of colours next to rows that are so high together, in inches, and return its axes."""
     ax = figure.add_axes((0.0, 0.0, 0.1, 0.9), label="<colorbar>")
     colours = plot.cm.ScalarMappable(norm=plot.Normalize(scale.low, scale.high), cmap=scale.colours)
     bar = figure.colorbar(colours, cax=ax, extend=beyond, extendfrac=0.03)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from textwrap import fill
 from typing import Any
 
-#: Inches: between rows, between columns, around the figure, beside a bar, across it, and below axes that end within the grid.
+#: Inches: between rows, between columns, around the figure, next to a bar, across it, and below axes that end within the grid.
 GAP, COLUMN_GAP, EDGE, BESIDE_BAR, BAR, NAMED_AXIS = 0.12, 0.2, 0.08, 0.14, 0.14, 0.3
 
 #: Inches: a line of the title, of the words above panels, and the narrowest figure that has room for a title.
@@ -65,7 +65,7 @@ class Grid:
     @property
     def across(self) -> float:
         """Width of all columns in inches."""
-        return self.pitch * (self.axes.shape[1] - 1) + self.width
+        return float(self.pitch * (self.axes.shape[1] - 1) + self.width)
 
 
 def place(figure: Any, grid: Grid, bars: Sequence[Sequence[tuple[Any, Sequence[int]]]], title: str) -> None:
@@ -116,7 +116,7 @@ def _set_panels(figure: Any, grid: Grid, tops: Sequence[float], left: float, top
 def _set_bar(
     figure: Any, ax: Any, grid: Grid, tops: Sequence[float], rows: Sequence[int], start: float, corner: tuple[float, float]
 ) -> None:
-    """Put a bar beside the middle of its rows."""
+    """Put a bar next to the middle of its rows."""
     left, top = corner
     high = tops[rows[-1]] + grid.height - tops[rows[0]]
     length = min(LONGEST_BAR, SHARE_OF_ROWS * high)
