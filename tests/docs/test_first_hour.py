@@ -11,7 +11,7 @@ from snippets import run_page
 
 PAGES = Path(__file__).parents[2] / "docs" / "first_hour"
 
-#: Share of the solver's error that the corrector of a page may leave; the pages say 0.10 to 0.16.
+#: Share of the solver's error that the corrector of a page may leave; the pages say 0.07 to 0.15.
 LEFT = 0.4
 
 
