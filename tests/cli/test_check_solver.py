@@ -255,7 +255,7 @@ def test_what_was_left_out_or_assumed_of_the_data_is_said(folder: Path, capsys: 
 def test_frames_that_no_step_of_the_solver_follows_are_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line_data(folder / "line.h5", frames=60)
     _, out, _ = call(capsys, "problems.Burgers", "--data", "line.h5")
-    assert re.search(r"pass: .*\bframes\b", out)
+    assert re.search(r"pass: .*\bframes\b", out, re.DOTALL)
     with h5py.File(folder / "line.h5", "a") as file:
         frames = file["frames"][:, ::4].copy()
         del file["frames"]
@@ -267,7 +267,7 @@ def test_frames_that_no_step_of_the_solver_follows_are_said(folder: Path, capsys
 
 def test_initial_states_with_parameters(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, out, err = call(capsys, "user.py:Rate", "--initial", "user.py:initial", "--params", "[[0.5], [1.0]]")
-    assert (status, err) == (0, "") and "no failure at 2 sample states" in out and re.search("pass: .*parameters", out)
+    assert (status, err) == (0, "") and "no failure at 2 sample states" in out and re.search("pass: .*parameters", out, re.DOTALL)
     assert call(capsys, "problems.Burgers", "--initial", "user.py:initial")[0] == 0
 
 

@@ -271,7 +271,7 @@ def test_a_terminal_is_asked(folder: Path) -> None:
     terminal = {**os.environ, "TERM": "xterm", "COLUMNS": "200"}
     program = subprocess.Popen(command, stdin=inner, stdout=inner, stderr=inner, env=terminal, close_fds=True)
     os.close(inner)
-    given = ["{points: 64}", "[[1], [2]]", "perhaps", "true"]
+    given = ["{points: 64}", "[[1], [2]]", "", "perhaps", "true"]
     answers = ["pyhton", "python", "tracer.py:Tracer", "{points: 32}", "points", *given]
     said = ""
     for answer in answers:

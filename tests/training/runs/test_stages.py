@@ -92,7 +92,8 @@ def test_the_rate_of_a_stage_is_that_of_the_network_it_starts_from(tmp_path: Pat
     given = settings(tmp_path, stages=useless)
     console.train_stages(plan(given), name_folders=True)
     folders = stage_folders(tmp_path / "run")
-    assert "1-NON is an untrained one, and SolverLayer begins" in " ".join(capsys.readouterr().out.split())
+    said = "".join(capsys.readouterr().out.split())  # lines end within long paths
+    assert "1-NONisanuntrainedone,andSolverLayerbegins" in said
     assert is_untrained(folders[0])
     assert read_settings(folders[1])["optimiser"]["args"]["lr"] == suitable_rate("SolverLayer", started=False)
     run_all(settings(tmp_path, stages=[useless[0], {"updates": 12}]))  # the same settings find the same rate
