@@ -199,7 +199,7 @@ def test_requests_that_are_half_sent_keep_nobody_out(port: int) -> None:
 def test_few_descriptors_are_shared_among_those_who_ask() -> None:
     with start_server(descriptors=96) as (_, port):
         with ExitStack() as stack:
-            half_sent(port, stack, 0.6)
+            half_sent(port, stack, 1.2)
         with ThreadPoolExecutor(50) as pool:
             found = list(pool.map(lambda number: evaluate(port, 0.02), range(100)))
         assert {status for status, _ in found} <= {200, 503} and sum(status == 200 for status, _ in found) > 20
