@@ -186,8 +186,19 @@ def half_sent(port: int, stack: ExitStack, pause: float = 0.0) -> None:
         if number % 50 == 49:
             time.sleep(pause)
             begun = time.monotonic()
-            assert umbridge.HTTPModel(f"http://localhost:{port}", "slow")([[0.0, 1.0]]) == [[0.0, 0.5]]
+            assert answer_in_time(port, begun + 5) == [[0.0, 0.5]]
             assert time.monotonic() - begun < 5
+
+
+def answer_in_time(port: int, until: float) -> Any:
+    """Ask as an honest client, again if the server says that it is busy, which UM-Bridge's client meets with a `KeyError`."""
+    while True:
+        try:
+            return umbridge.HTTPModel(f"http://localhost:{port}", "slow")([[0.0, 1.0]])
+        except KeyError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.1)
 
 
 def test_requests_that_are_half_sent_keep_nobody_out(port: int) -> None:
@@ -195,14 +206,21 @@ def test_requests_that_are_half_sent_keep_nobody_out(port: int) -> None:
         half_sent(port, stack)
 
 
+def status_or_busy(port: int) -> int:
+    """Status of an answer; a connection that is refused may be closed before all of the request is sent."""
+    with suppress(BrokenPipeError, ConnectionResetError):
+        return evaluate(port, 0.02)[0]
+    return 503
+
+
 @pytest.mark.slow
 def test_few_descriptors_are_shared_among_those_who_ask() -> None:
     with start_server(descriptors=96) as (_, port):
         with ExitStack() as stack:
-            half_sent(port, stack, 1.2)
+            half_sent(port, stack, 0.6)
         with ThreadPoolExecutor(50) as pool:
-            found = list(pool.map(lambda number: evaluate(port, 0.02), range(100)))
-        assert {status for status, _ in found} <= {200, 503} and sum(status == 200 for status, _ in found) > 20
+            found = list(pool.map(lambda number: status_or_busy(port), range(100)))
+        assert set(found) <= {200, 503} and found.count(200) > 20
 
 
 def test_fifty_honest_clients_are_all_answered(port: int) -> None:
