@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from deepzero_sim.common import machine
 from deepzero_sim.common.requirements import require_data
+from deepzero_sim.common.words import count_of
 from deepzero_sim.datasets.images.archives import Entry
 from deepzero_sim.datasets.images.decoder import Decoder, is_image
 from deepzero_sim.datasets.images.labelled_images import ImageData, Images
@@ -118,7 +119,7 @@ class ClassFolders:
                 "class must be there to train and to test on.",
             )
         train, test = (self._stack(part, classes) for part in PARTS)
-        changes = [words.format(_count(count)) for words, count in self._decoder.changes.items()]
+        changes = [words.format(count_of(count, "image")) for words, count in self._decoder.changes.items()]
         return ImageData(train, test, tuple(classes), (*self._skipped.sentences(), *changes))
 
     def _stack(self, part: str, classes: list[str]) -> Images:
@@ -126,10 +127,6 @@ class ClassFolders:
         pixels = np.stack([images[name] for images in by_class for name in sorted(images)])
         labels = np.repeat(np.arange(len(classes)), [len(images) for images in by_class])
         return Images(pixels, labels)
-
-
-def _count(images: int) -> str:
-    return "1 image" if images == 1 else f"{images} images"
 
 
 def reason_to_skip(entry: Entry) -> str | None:

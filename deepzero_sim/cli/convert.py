@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from deepzero_sim.cli.console import console, print_table, progress_bar
 from deepzero_sim.cli.settings.convert import ConvertSettings
+from deepzero_sim.common.words import count_of
 from deepzero_sim.datasets.conversion import Conversion, convert
 from deepzero_sim.datasets.units import unit_to_show, with_amount
 from deepzero_sim.solver.build import build_solver
@@ -55,10 +56,6 @@ def _span(values: NDArray[np.float64] | None, unit: str) -> str:
     return f"{ends}, {f'{steps.mean():.6g} apart' if even else 'uneven'}"
 
 
-def _count(points: int) -> str:
-    return "1 point" if points == 1 else f"{points} points"
-
-
 def _list(names: Sequence[str], units: Sequence[str]) -> str:
     given = map(unit_to_show, units or [""] * len(names))
     return ", ".join(f"{name} [{unit}]" if unit else name for name, unit in zip(names, given, strict=True))
@@ -79,11 +76,11 @@ def _axes(conversion: Conversion) -> list[list[str]]:
     """Return a row for each axis that is written: numbers of points, and where those of the first channel lie."""
     recording, spec = conversion.recording, conversion.spec
     theirs = [
-        f"{axis}: {_count(count)}, {_span(recording.positions(0, place), recording.axis_units[place])}"
+        f"{axis}: {count_of(count, 'point')}, {_span(recording.positions(0, place), recording.axis_units[place])}"
         for place, (axis, count) in enumerate(zip(recording.axes, recording.frames.shape[3:], strict=True))
     ]
     ours = [
-        f"{spec.axes[place] if spec.axes else f'axis_{place}'}: {_count(count)}, "
+        f"{spec.axes[place] if spec.axes else f'axis_{place}'}: {count_of(count, 'point')}, "
         f"{_span(spec.coordinates(0, place) if spec.spacing else conversion.positions.get((0, place)), '')}"
         for place, count in enumerate(spec.state_shape[1:])
     ]

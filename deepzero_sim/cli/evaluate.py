@@ -26,7 +26,8 @@ def run(settings: EvaluateSettings) -> None:
     trained = last_stage(settings.run)
     method = run_settings(trained).method
     comparison = compare({method: trained}, settings.data, settings.steps, settings.data_may_differ, progress_bar)
-    listed = {**settings_to_dict(settings), "data": whole(settings_to_dict(settings)["data"], None)}
+    listed = settings_to_dict(settings)
+    listed["data"] = whole(listed["data"], None)
     replaced = _report_on_others(settings.folder / rollouts.RESULTS, listed)
     report(settings.folder, f"{settings.run.resolve().name}: {method}", comparison, listed)
     if replaced:

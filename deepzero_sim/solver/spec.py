@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from deepzero_sim.common.requirements import Words, is_count, require
 from deepzero_sim.common.types import is_number, read_only_copy
+from deepzero_sim.common.words import count_of
 from deepzero_sim.errors import ConfigError
 
 DTYPES = ("float32", "float64")
@@ -93,7 +94,7 @@ class SolverSpec:
     def __repr__(self) -> str:
         """Show what a person asks first: the fields, the grid and the step."""
         count = self.state_shape[0]
-        channels = ", ".join(self.channels) or f"{count} channel{'' if count == 1 else 's'}"
+        channels = ", ".join(self.channels) or count_of(count, "channel")
         takes = f", parameters {', '.join(self.parameters)}" if self.parameters else ""
         shape = " x ".join(map(str, self.state_shape[1:]))
         masked = "" if self.mask is None else f", {int(self.mask.sum())} of {self.mask.size} values in the mask"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from deepzero_sim.common.types import is_integer, is_number
+from deepzero_sim.common.words import count_of
 from deepzero_sim.errors import RunError
 from deepzero_sim.training.checkpoints import Checkpoint
 from deepzero_sim.training.progress import progress_of
@@ -164,7 +165,7 @@ class Record:
 
     def _where(self, one: Measurement) -> str:
         """Name the rollouts of a measurement, and how far they go."""
-        steps = f" of {one.length} step{'' if one.length == 1 else 's'}" if one.length else ""
+        steps = f" of {count_of(one.length, 'step')}" if one.length else ""
         return f"on rollouts{steps} of {self.rollouts.words}"
 
     def choice(self, step: int, planned: int | None = None) -> str:

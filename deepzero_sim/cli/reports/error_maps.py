@@ -14,6 +14,7 @@ from deepzero_sim.cli.reports.layouts import layout_of_comparison, plain
 from deepzero_sim.cli.reports.lines import draw_line
 from deepzero_sim.cli.reports.panels import SIZES, Panel, Scale, draw_grid, limits
 from deepzero_sim.cli.reports.views import Picture, View, channel_views
+from deepzero_sim.common.words import count_of
 
 if TYPE_CHECKING:
     from deepzero_sim.training.runs.comparison import Comparison
@@ -63,8 +64,7 @@ def mean_error(view: View, comparison: Comparison, name: str) -> tuple[Picture, 
 
 
 def _over(comparison: Comparison) -> str:
-    simulations = len(comparison.references)
-    return f"{comparison.horizon} of {simulations} simulation{'s' if simulations > 1 else ''}"
+    return f"{comparison.horizon} of {count_of(len(comparison.references), 'simulation')}"
 
 
 def _draw_maps(plot: Any, view: View, maps: dict[str, tuple[Picture, str]], title: str) -> Any:

@@ -20,6 +20,7 @@ from deepzero_sim.cli.reports.sentences import (
 )
 from deepzero_sim.common.documents import markdown_table, write_yaml
 from deepzero_sim.common.files import write_text
+from deepzero_sim.common.words import count_of
 from deepzero_sim.errors import MissingExtraError, RunError
 from deepzero_sim.training.ratios_file import RatiosRecord
 from deepzero_sim.training.runs.learning import Learning, read_history
@@ -134,10 +135,10 @@ class _Page:
         return "\n\n".join(parts) + "\n"
 
     def _what_is_measured(self) -> str:
-        simulations = len(self.comparison.references)
+        simulations = count_of(len(self.comparison.references), "simulation")
         measured = _RELATIVE if self.comparison.measure.is_relative else "Mean absolute error of the state"
         return (
-            f"{measured} over {self.comparison.horizon} of {simulations} simulation{'s' if simulations > 1 else ''}.\n"
+            f"{measured} over {self.comparison.horizon} of {simulations}.\n"
             "Solver steps and seconds are those of training, the run each method started from included; SRC is the solver "
             "alone."
         )

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 from deepzero_sim.cli.reports.numbers import write_error, write_milliseconds, write_multiple, write_share, write_speed
 from deepzero_sim.cli.reports.squares import mean_rmse
 from deepzero_sim.cli.reports.tables import channel_names, count_better, pairings
+from deepzero_sim.common.words import count_of
 from deepzero_sim.datasets.units import with_amount
 from deepzero_sim.training.runs.pairing import Pairing, pair
 from deepzero_sim.training.runs.speed import REFERENCE
+from deepzero_sim.training.validation_record import HARDLY
 
 if TYPE_CHECKING:
     from deepzero_sim.coupling.evaluation import Evaluation
@@ -20,8 +22,8 @@ if TYPE_CHECKING:
 #: Simulations below which a sign test can say little: with eight of them, chance alone favours one side 1 time in 128.
 FEW = 8
 
-#: Share of the solver's error from which on a method hardly pays, and from which on it is no better, as rounded.
-HARDLY, NO_BETTER = 0.9, 0.995
+#: Share of the solver's error from which on a method is no better, as rounded.
+NO_BETTER = 0.995
 
 #: Difference of two shares of the solver's error, by means and by root mean squares, from which on both are told.
 DIFFERENT = 0.1
@@ -48,7 +50,9 @@ def _verdict(comparison: Comparison) -> str:
     best = best_method(comparison)
     if best is None:
         error = f"a {comparison.measure.words} of {_amount(comparison, 'SRC')}"
-        return f"The solver alone has {error} over {comparison.horizon} of {_count(len(comparison.references))}."
+        return (
+            f"The solver alone has {error} over {comparison.horizon} of {count_of(len(comparison.references), 'simulation')}."
+        )
     parts = (
         _error_sentence(comparison, best),
         _squares_sentence(comparison, best),
@@ -77,15 +81,11 @@ def _with_unit(comparison: Comparison, error: float) -> str:
     return with_amount(write_error(error), comparison.measure.unit)
 
 
-def _count(simulations: int) -> str:
-    return f"{simulations} simulation{'s' if simulations > 1 else ''}"
-
-
 def _against(comparison: Comparison, name: str, other: str, theirs: Evaluation) -> str:
     """Write two errors, their horizon, in how many simulations the first is smaller, and whether that says something."""
     measure, found = comparison.measure, pairings(comparison)[name][other]
     amounts = f"{measure.words} {_amount(comparison, name)} against {_with_unit(comparison, measure.mean(theirs))}"
-    better = count_better(found, _count(found.simulations))
+    better = count_better(found, count_of(found.simulations, "simulation"))
     return f"{amounts} over {comparison.horizon}, {better}{_within(found)}"
 
 
@@ -104,8 +104,8 @@ def _error_sentence(comparison: Comparison, best: str) -> str:
     ours, source = _mean(comparison, best), _mean(comparison, "SRC")
     if lost:
         return (
-            f"It does not pay yet: {best} diverges or fails in {lost} of {_count(simulations)}, the solver alone in "
-            f"{without or 'none'}."
+            f"It does not pay yet: {best} diverges or fails in {lost} of {count_of(simulations, 'simulation')}, the solver "
+            f"alone in {without or 'none'}."
         )
     if without:
         return (

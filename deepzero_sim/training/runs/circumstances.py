@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from deepzero_sim.common.words import count_of
 from deepzero_sim.datasets.trajectories import Trajectories
 from deepzero_sim.training.checkpoints import load_with_identity, read_settings
 from deepzero_sim.training.runs.defaults import steps_of_rollout
@@ -58,7 +59,7 @@ class Circumstances:
             return f"{name_simulations(self._simulations)}, which training did not see,"
         if not self._is_unseen:
             return "the training data"
-        return f"{_count(len(self._simulations), 'simulation')} of validation_data, which training did not see,"
+        return f"{count_of(len(self._simulations), 'simulation')} of validation_data, which training did not see,"
 
     @property
     def _is_unseen(self) -> bool:
@@ -113,8 +114,8 @@ class Circumstances:
         times = 2 if every is None else 1 + -(-settings.updates // every)
         steps = rollouts * self._length * (times + 1)
         return (
-            f"{times} measurements of {_count(rollouts, 'rollout')} of {_count(self._length, 'step')}, and one of the solver "
-            f"alone, take {steps:,} solver steps (validate_steps sets how far)."
+            f"{times} measurements of {count_of(rollouts, 'rollout')} of {count_of(self._length, 'step')}, and one of the "
+            f"solver alone, take {steps:,} solver steps (validate_steps sets how far)."
         )
 
     def _outside(self, names: Sequence[str]) -> str:
@@ -133,10 +134,10 @@ class Circumstances:
         if beyond := self._outside(names):
             causes.append(f"{beyond}, so train on a wider range, or hold others back")
         if self._is_unseen and few < FEW:
-            causes.append(f"{_count(few, 'simulation')} to learn from {'is' if few == 1 else 'are'} few, so make more")
+            causes.append(f"{count_of(few, 'simulation')} to learn from {'is' if few == 1 else 'are'} few, so make more")
         if self._length >= FARTHER * steps and steps < LONG:
             longer = "train through the loop after it" if self.settings.method == "NON" else "unroll more"
-            causes.append(f"training looks {_count(steps, 'step')} ahead and these rollouts {self._length}, so {longer}")
+            causes.append(f"training looks {count_of(steps, 'step')} ahead and these rollouts {self._length}, so {longer}")
         return (*causes, *self._cause_in_place())
 
     def _cause_in_place(self) -> tuple[str, ...]:
@@ -147,10 +148,6 @@ class Circumstances:
             "an error that depends on the place (a forcing, an obstacle, a velocity field) is not seen by a convolution "
             "without coordinates, so give the network these fields as inputs (docs/training/networks.md)",
         )
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 def overlap_with_start(settings: TrainSettings, division: Division, content: str) -> str | None:

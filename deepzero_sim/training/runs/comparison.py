@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from deepzero_sim.common.types import Array
+from deepzero_sim.common.words import count_of
 from deepzero_sim.coupling.evaluation import Evaluation, measure_errors, read_first_frames
 from deepzero_sim.coupling.loop import SolverLoop
 from deepzero_sim.datasets import trajectories
@@ -164,7 +165,7 @@ class Comparison:
     def horizon(self) -> str:
         """Length of the rollouts in steps and time."""
         steps = self.references.shape[1]
-        return f"{steps} step{'s' if steps > 1 else ''} to t = {with_amount(f'{self.time(steps):.6g}', self.time_unit)}"
+        return f"{count_of(steps, 'step')} to t = {with_amount(f'{self.time(steps):.6g}', self.time_unit)}"
 
     @property
     def measure(self) -> Measure:

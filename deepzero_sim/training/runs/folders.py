@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -62,14 +62,28 @@ def locate(value: Any, origin: Path | None) -> Any:
         value: Plain value.
         origin: Folder where relative paths are found; None for the current one.
     """
+    return map_texts(value, lambda text: _locate_text(text, origin))
+
+
+def map_texts(value: Any, change: Callable[[str], str]) -> Any:
+    """Change the texts in plain values.
+
+    Args:
+        value: Plain value.
+        change: Function from a text to the one that takes its place.
+    """
     if isinstance(value, Mapping):
-        return {key: locate(item, origin) for key, item in value.items()}
+        return {key: map_texts(item, change) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [locate(item, origin) for item in value]
-    if not isinstance(value, str) or not value or "\0" in value or len(value) > LONGEST_PATH:
-        return value
-    path = (origin or Path()) / value
-    return str(path.resolve()) if path.exists() else value
+        return [map_texts(item, change) for item in value]
+    return change(value) if isinstance(value, str) else value
+
+
+def _locate_text(text: str, origin: Path | None) -> str:
+    if not text or "\0" in text or len(text) > LONGEST_PATH:
+        return text
+    path = (origin or Path()) / text
+    return str(path.resolve()) if path.exists() else text
 
 
 @contextmanager

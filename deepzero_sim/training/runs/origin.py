@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +9,7 @@ from typing import Any, NamedTuple
 from deepzero_sim.common.settings import hints, read, settings_to_dict
 from deepzero_sim.errors import RunError
 from deepzero_sim.training.checkpoints import CONFIG, read_settings
-from deepzero_sim.training.runs.folders import locate, origin_of
+from deepzero_sim.training.runs.folders import locate, map_texts, origin_of
 from deepzero_sim.training.runs.settings import TrainSettings
 from deepzero_sim.training.runs.trained_run import parts_without_trust
 from deepzero_sim.training.runs.trust import words_of
@@ -98,11 +97,9 @@ def whole(value: Any, origin: Path | None) -> Any:
         value: Plain value.
         origin: Folder where relative paths are found; None for the current one.
     """
-    if isinstance(value, Mapping):
-        return {key: whole(item, origin) for key, item in value.items()}
-    if isinstance(value, list):
-        return [whole(item, origin) for item in value]
-    if not isinstance(value, str):
-        return value
-    file, colon, name = value.rpartition(":")
-    return f"{locate(file, origin)}:{name}" if colon and file else locate(value, origin)
+
+    def lead_there(text: str) -> str:
+        file, colon, name = text.rpartition(":")
+        return f"{locate(file, origin)}:{name}" if colon and file else str(locate(text, origin))
+
+    return map_texts(value, lead_there)

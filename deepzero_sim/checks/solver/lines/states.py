@@ -10,6 +10,7 @@ from deepzero_sim.checks.solver.record import Finding, NotApplicableError, Skipp
 from deepzero_sim.checks.solver.results import at_states
 from deepzero_sim.checks.solver.trial import FirstStep, Trial, stack
 from deepzero_sim.common.types import Array
+from deepzero_sim.common.words import count_of
 from deepzero_sim.coupling.probes import TOGETHER, SolverProbe
 from deepzero_sim.coupling.vjp.differences import Differences
 from deepzero_sim.coupling.vjp.stencil_radius import POINTS, STATES, Reach, is_wide, measure_reach
@@ -194,30 +195,26 @@ def check_stencil(trial: Trial, reach: Reach, looked_at: int) -> Finding:
         nearer = f" (all but {reach.beyond:.1g} of it over {reach.most})" if less else ""
         return Finding(
             "info",
-            f"the spec has no stencil. A step carries a change of a point over {_points(reach.farthest)} of {longest}{nearer}, "
-            f"{at}; {_stencil_advice(trial.spec, reach)}.",
+            f"the spec has no stencil. A step carries a change of a point over {count_of(reach.farthest, 'point')} of "
+            f"{longest}{nearer}, {at}; {_stencil_advice(trial.spec, reach)}.",
         )
     if reach.most > stencil:
         right = None if is_wide(reach.farthest, trial.spec) else reach.farthest
         return Finding(
             "fail",
-            f"the spec's stencil is {stencil}, but a step carries information over {_points(reach.most)}: Coloured and its "
-            f"like would find wrong gradients. Say stencil={right}.",
+            f"the spec's stencil is {stencil}, but a step carries information over {count_of(reach.most, 'point')}: Coloured "
+            f"and its like would find wrong gradients. Say stencil={right}.",
         )
     if reach.farthest > stencil:
         return Finding(
             "info",
-            f"the spec's stencil is {stencil}, but a step carries a little over {_points(reach.farthest)} (all but "
+            f"the spec's stencil is {stencil}, but a step carries a little over {count_of(reach.farthest, 'point')} (all but "
             f"{reach.beyond:.1g} of a change over {reach.most}): gradients by Coloured are approximate.",
         )
     return Finding(
         "pass",
-        f"a step carries information over {_points(reach.farthest)}, no farther than the stencil of {stencil}, {at}.",
+        f"a step carries information over {count_of(reach.farthest, 'point')}, no farther than the stencil of {stencil}, {at}.",
     )
-
-
-def _points(count: int) -> str:
-    return "1 point" if count == 1 else f"{count} points"
 
 
 def _stencil_advice(spec: SolverSpec, reach: Reach) -> str:
