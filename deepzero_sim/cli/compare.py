@@ -36,7 +36,7 @@ def print_report(folder: Path, comparison: Comparison) -> None:
         print_table(tables.channel_rows(comparison))
     for sentence in comparison.choices:
         console.print(sentence)
-    for sentence in comparison.data.get("notes", ()):
+    for sentence in sentences.all_notes(comparison):
         console.print(f"note: {sentence}")
     for sentence in sentences.all_warnings(comparison):
         console.print(f"warning: {sentence}")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from deepzero_sim.cli.reports.sentences import all_warnings, answer
+from deepzero_sim.cli.reports.sentences import all_notes, all_warnings, answer
 from deepzero_sim.cli.reports.squares import channel_rmse
 from deepzero_sim.cli.reports.tables import channel_names, channel_units, pairings, parameter_values
 from deepzero_sim.training.runs.learning import Learning, thin
@@ -36,7 +36,7 @@ def results(
             for name, left in comparison.unfinished.items()
         },
         "warnings": all_warnings(comparison),
-        "notes": list(comparison.data.get("notes", ())),
+        "notes": all_notes(comparison),
         "networks": list(comparison.choices),
         "methods": {
             name: {

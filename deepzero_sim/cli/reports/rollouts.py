@@ -24,6 +24,7 @@ from deepzero_sim.common.words import count_of
 from deepzero_sim.errors import MissingExtraError, RunError
 from deepzero_sim.training.ratios_file import RatiosRecord
 from deepzero_sim.training.runs.learning import Learning, read_history
+from deepzero_sim.training.runs.measure import explain_measure
 
 if TYPE_CHECKING:
     from deepzero_sim.training.runs.comparison import Comparison, MethodResult
@@ -85,11 +86,6 @@ def _draw(folder: Path, comparison: Comparison, histories: Mapping[str, Mapping[
     return figures
 
 
-_RELATIVE = (
-    "Relative error of the state, the mean over channels of each one's mean absolute error divided by its standard deviation "
-    "in the reference data,"
-)
-
 #: Explanation of the table of pairs.
 _TEST = (
     "Errors over {horizon}. A negative difference is an improvement; its spread is the standard deviation over the "
@@ -136,12 +132,14 @@ class _Page:
 
     def _what_is_measured(self) -> str:
         simulations = count_of(len(self.comparison.references), "simulation")
-        measured = _RELATIVE if self.comparison.measure.is_relative else "Mean absolute error of the state"
-        return (
-            f"{measured} over {self.comparison.horizon} of {simulations}.\n"
+        measured = "Relative error" if self.comparison.measure.is_relative else "Mean absolute error"
+        sentences = (
+            f"{measured} of the state over {self.comparison.horizon} of {simulations}.",
+            explain_measure(self.comparison.spec),
             "Solver steps and seconds are those of training, the run each method started from included; SRC is the solver "
-            "alone."
+            "alone.",
         )
+        return "\n".join(filter(None, sentences))
 
     def _details(self) -> Iterator[str]:
         """Yield errors by channel and by simulation, pairs, times of steps, and learning curves."""

@@ -11,6 +11,7 @@ from deepzero_sim.cli.reports.squares import mean_rmse
 from deepzero_sim.cli.reports.tables import channel_names, count_better, pairings
 from deepzero_sim.common.words import count_of
 from deepzero_sim.datasets.units import with_amount
+from deepzero_sim.training.runs.measure import RELATIVE, explain_measure
 from deepzero_sim.training.runs.pairing import Pairing, pair
 from deepzero_sim.training.runs.speed import REFERENCE
 from deepzero_sim.training.validation_record import HARDLY
@@ -18,6 +19,7 @@ from deepzero_sim.training.validation_record import HARDLY
 if TYPE_CHECKING:
     from deepzero_sim.coupling.evaluation import Evaluation
     from deepzero_sim.training.runs.comparison import Comparison
+    from deepzero_sim.training.runs.measure import Measure
 
 #: Simulations below which a sign test can say little: with eight of them, chance alone favours one side 1 time in 128.
 FEW = 8
@@ -55,6 +57,7 @@ def _verdict(comparison: Comparison) -> str:
         )
     parts = (
         _error_sentence(comparison, best),
+        _choice_sentence(comparison, best),
         _squares_sentence(comparison, best),
         _speed_sentence(comparison, best),
         _non_sentence(comparison, best),
@@ -65,7 +68,11 @@ def _verdict(comparison: Comparison) -> str:
 
 def best_method(comparison: Comparison) -> str | None:
     """Return the trained method of the smallest error; None if none was trained."""
-    errors = {name: comparison.measure.mean(r.evaluation) for name, r in comparison.methods.items() if name != "SRC"}
+    return _best_by(comparison, comparison.measure)
+
+
+def _best_by(comparison: Comparison, measure: Measure) -> str | None:
+    errors = {name: measure.mean(one.evaluation) for name, one in comparison.methods.items() if name != "SRC"}
     return min(errors, key=lambda name: math.inf if math.isnan(errors[name]) else errors[name], default=None)
 
 
@@ -124,6 +131,20 @@ def _error_sentence(comparison: Comparison, best: str) -> str:
         return f"It does not pay: {best} is no better than the solver alone ({against})."
     leaves = f"{best} leaves {write_share(share)} of the error of the solver alone ({against})."
     return f"It hardly pays: {leaves}" if share >= HARDLY else leaves
+
+
+def _choice_sentence(comparison: Comparison, best: str) -> str:
+    """Name the method of the smallest relative error, by which training chooses networks; empty if it is the best one."""
+    chosen = _best_by(comparison, RELATIVE)
+    if chosen in (None, best):
+        return ""
+    ours, theirs = (RELATIVE.mean(comparison.methods[name].evaluation) for name in (best, chosen))
+    if not theirs < ours:
+        return ""
+    return (
+        f"By the {RELATIVE.words}, in which each channel counts in its own size and by which training chooses networks, "
+        f"{chosen} is best ({write_error(theirs)} against {write_error(ours)})."
+    )
 
 
 def _squares_sentence(comparison: Comparison, best: str) -> str:
@@ -223,6 +244,11 @@ def few_simulations(count: int) -> str:
         f"These are few simulations: even {count} of {count} come about by chance alone 1 time in {chance} (a sign test that "
         f"cannot give less than p = {1 / chance:.2g})."
     )
+
+
+def all_notes(comparison: Comparison) -> list[str]:
+    """Return sentences on what errors are, and on what was left out or assumed when the data were read."""
+    return [*filter(None, [explain_measure(comparison.spec)]), *comparison.data.get("notes", ())]
 
 
 def all_warnings(comparison: Comparison) -> list[str]:

@@ -1,4 +1,7 @@
-"""The error that methods are compared by: absolute where all channels have one unit, relative where they do not."""
+"""The error that methods are compared by: absolute where all channels have one unit, relative where they do not.
+
+Relative is also the error by which training chooses networks: each channel counts by its own size.
+"""
 
 from __future__ import annotations
 
@@ -62,10 +65,33 @@ RELATIVE = Measure("relative error", "mean relative error")
 
 
 def measure_of(spec: SolverSpec) -> Measure:
-    """Return the measure that mixes no units: the mean absolute error if all channels share a unit, or none has one.
+    """Return the measure that mixes no units: the mean absolute error of a single channel, or of channels that share a unit.
+
+    Channels of which nobody says the unit may be of any: a temperature in mK would outweigh all others.
 
     Args:
         spec: Spec of the solver.
     """
-    units = set(spec.channel_units)
-    return RELATIVE if len(units) > 1 else Measure("MAE", "mean absolute error", next(iter(units), ""))
+    units = _units(spec)
+    is_absolute = len(units) == 1 and (spec.state_shape[0] == 1 or units != {""})
+    return Measure("MAE", "mean absolute error", units.pop()) if is_absolute else RELATIVE
+
+
+def explain_measure(spec: SolverSpec) -> str:
+    """Say why errors are relative, and what that is; empty if they are not.
+
+    Args:
+        spec: Spec of the solver.
+    """
+    if not measure_of(spec).is_relative:
+        return ""
+    units = _units(spec)
+    why = "have no units (channel_units of the solver's spec)" if units == {""} else "have different units"
+    return (
+        f"The channels {why}, so that each counts in its own size: the relative error is the mean over channels of each one's "
+        "mean absolute error divided by its standard deviation in the reference data. Training chooses networks by it, too."
+    )
+
+
+def _units(spec: SolverSpec) -> set[str]:
+    return set(spec.channel_units or [""])

@@ -12,7 +12,7 @@ import pytest
 import torch
 from comparisons import compare_states
 
-from deepzero_sim.cli.reports.sentences import all_warnings, answer, best_method, few_simulations, speed_sentences
+from deepzero_sim.cli.reports.sentences import all_notes, all_warnings, answer, best_method, few_simulations, speed_sentences
 from deepzero_sim.solver.spec import SolverSpec
 from deepzero_sim.training.runs.compared_starts import Start
 from deepzero_sim.training.runs.comparison import Comparison
@@ -126,6 +126,29 @@ def test_methods_that_are_as_good_within_the_spread_are_named() -> None:
     assert said.startswith("DETACHED leaves 50 %") and said.endswith(
         "Its error differs from that of SolverLayer by less than the spread over the simulations."
     )
+
+
+def two_channels(units: tuple[str, ...]) -> Comparison:
+    """Dye of size 1 and heat of size 1000: A is better for heat, B by far for dye."""
+    spec = SolverSpec(name="two", state_shape=(2, 8), dt=0.1, channels=("dye", "heat"), channel_units=units)
+    references = torch.zeros(3, 4, 2, 8, dtype=torch.float64)
+    references[..., ::2] = torch.tensor([2.0, 2000.0])[:, None]
+    errors = {"SRC": (0.4, 400.0), "A": (0.38, 100.0), "B": (0.1, 120.0)}
+    return compare_states(spec, references, {name: references + torch.tensor(of)[:, None] for name, of in errors.items()})
+
+
+def test_channels_without_units_are_not_mixed_by_the_answer() -> None:
+    without = two_channels(())
+    assert best_method(without) == "B"
+    assert answer(without).startswith("B leaves 27 % of the error of the solver alone (mean relative error 0.1094 against 0.3979")
+    assert any("no units" in note for note in all_notes(without))
+    assert any("different units" in note for note in all_notes(two_channels(("1", "mK"))))
+
+
+def test_another_best_method_by_the_error_of_training_is_named() -> None:
+    shared = two_channels(("mK", "mK"))
+    assert best_method(shared) == "A" and not all_notes(shared)
+    assert "by which training chooses networks, B is best (0.1094 against 0.2387)" in answer(shared)
 
 
 def test_a_unit_of_one_is_no_unit() -> None:
