@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import yaml
 from problems import LogisticSolver
-from training_cases import line_data, unfinished
+from training_cases import line_data, train_settings, unfinished
 
 import deepzero_sim as dz
 from deepzero_sim.cli.check_solver import _samples
@@ -30,6 +30,7 @@ from deepzero_sim.common.components import load
 from deepzero_sim.datasets.generation.ensembles import ensemble
 from deepzero_sim.solver.build import build_solver
 from deepzero_sim.training.build import build_vjp
+from deepzero_sim.training.runs.training import train
 
 USER = """
     import ctypes, os, threading, time
@@ -52,6 +53,10 @@ USER = """
         def step(self, states, params=None):
             time.sleep(0.05 * len(states))
             return super().step(states, params)
+
+    class Backwards(Burgers):
+        def step(self, states, params=None):
+            return 2 * states - super().step(states, params)
 
     class Dies(Burgers):
         def step(self, states, params=None):
@@ -263,6 +268,29 @@ def test_frames_that_no_step_of_the_solver_follows_are_said(folder: Path, capsys
     status, out, err = call(capsys, "problems.Burgers", "--data", "line.h5")
     assert (status, err) == (0, "") and re.search(r"- frames: frames seem to lie \d( or more)? steps", out)
     assert "frames" not in call(capsys, "problems.Burgers")[1]
+
+
+def test_what_a_step_misses_of_the_next_frame_is_said_as_training_says_it(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line_data(folder / "line.h5", frames=20)
+    said = re.compile(
+        r"one step of the solver alone misses the next frame by \S+ standard deviations .* of what a step changes"
+    )
+    status, out, _ = call(capsys, "problems.Burgers", "--data", "line.h5")
+    notes: list[str] = []
+    train(train_settings(folder / "run", folder / "line.h5", method="NON"), note=notes.append)
+    (ours,), (theirs,) = said.findall(" ".join(out.split())), said.findall(" ".join(notes))
+    assert status == 0 and "- error of a step: " + ours in " ".join(out.split())
+    figures = [float(re.search(r"by (\S+) standard", one)[1]) for one in (ours, theirs)]  # type: ignore[index]
+    assert figures[0] == pytest.approx(figures[1], rel=0.2)  # some frames, and all of those that are trained on
+    assert "error of a step" not in call(capsys, "problems.Burgers")[1]
+
+
+def test_a_step_that_leads_away_from_the_data_is_said_before_training(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line_data(folder / "line.h5", frames=20)
+    status, out, _ = call(capsys, "user.py:Backwards", "--data", "line.h5")
+    assert status == 0 and "more than it changes: check parameters, units and the solver's dt" in " ".join(out.split())
 
 
 def test_initial_states_with_parameters(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

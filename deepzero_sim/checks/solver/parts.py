@@ -14,15 +14,20 @@ from deepzero_sim.checks.solver.record import Finding, Record, SkippedError, Wor
 from deepzero_sim.checks.solver.step_sizes import measure_step_sizes
 from deepzero_sim.checks.solver.subject import Subject
 from deepzero_sim.checks.solver.trial import Trial
+from deepzero_sim.datasets.fitting.one_step_error import COMPARED, of_some_frames
 from deepzero_sim.datasets.fitting.spacing import MOST_STEPS, spacing_warning
 from deepzero_sim.errors import ConfigError, DeepZeroError
 from deepzero_sim.execution.workers import explain_pickling_errors
+from deepzero_sim.solver.failure_policy import FailurePolicy
 
 #: Seconds that a worker process may take to make the solver anew.
 WORKER_START = 2.5
 
 #: Lines of the contract that several parts contribute to.
 PARAMETERS, EXTREMES = "parameters", "extreme states"
+
+#: Line that says what there is to correct.
+ERROR_OF_A_STEP = "error of a step"
 
 #: Lines that must not fail where answers are compared with each other, and where those of a batch are, too.
 _SAME = ("deterministic", "no hidden state")
@@ -129,6 +134,21 @@ def _frames(examination: Examination) -> None:
     examination.record.findings["frames"] = Finding("pass" if finding.warning is None else "info", words)
 
 
+def _error_of_a_step(examination: Examination) -> None:
+    """Say what a step from the data's frames misses of the next ones, as training says it, if there are data."""
+    data, trial = examination.subject.data, examination.trial
+    if data is None or data.frames.shape[1] < 2:
+        return
+    examination.require_answers(_SAME)
+    trial.require_time(COMPARED, at_once=COMPARED)
+    found, account = of_some_frames(trial.shielded, data, FailurePolicy())
+    if found is None:
+        raise SkippedError("a step from a frame of the data failed, or the frames do not differ.")
+    warning = found.warning(trial.spec.name)
+    said = [*([] if warning is None else [warning]), *found.notes(), f"{account.steps} steps were compared."]
+    examination.record.findings[ERROR_OF_A_STEP] = Finding("info", " ".join(said))
+
+
 def _worker(examination: Examination) -> None:
     examination.require_answers(_SAME)
     trial, record = examination.trial, examination.record
@@ -203,6 +223,7 @@ _PARTS = (
     Part("times", _times, "when calls of many states were timed", "set max_batch in the spec to what the solver takes"),
     Part("stencil", _stencil, "when a state was changed at one point", line="stencil"),
     Part("frames", _frames, "when steps were compared with the data's frames", line="frames"),
+    Part(ERROR_OF_A_STEP, _error_of_a_step, "when steps were compared with the data's frames", line=ERROR_OF_A_STEP),
     _line("spec", states.describe_spec, "when its spec was read"),
     _line(
         "threads",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deepzero_sim.common.words import count_of
+from deepzero_sim.datasets.fitting.one_step_error import OneStepError
 from deepzero_sim.datasets.trajectories import Trajectories
 from deepzero_sim.training.checkpoints import load_with_identity, read_settings
 from deepzero_sim.training.runs.defaults import steps_of_rollout
@@ -19,7 +20,6 @@ from deepzero_sim.training.runs.held_back import (
     outside,
     shared,
 )
-from deepzero_sim.training.runs.one_step_error import OneStepError
 from deepzero_sim.training.runs.settings import TrainSettings
 from deepzero_sim.training.runs.trained_run import run_settings
 

@@ -19,6 +19,7 @@ from deepzero_sim.connectors.programs.working_folder import default_kept_folder
 from deepzero_sim.coupling.loop import SolverGradient, SolverLoop
 from deepzero_sim.coupling.vjp.reference.reference_jacobian import ReferenceJacobian
 from deepzero_sim.datasets.batches import UnrolledBatches, require_long_enough
+from deepzero_sim.datasets.fitting.one_step_error import OneStepError, of_first_steps, of_some_frames
 from deepzero_sim.datasets.fitting.spacing import spacing_of_first_steps
 from deepzero_sim.datasets.metadata import require_twin
 from deepzero_sim.datasets.opening import open_trajectories
@@ -42,7 +43,6 @@ from deepzero_sim.training.runs.defaults import resolve, steps_of_rollout
 from deepzero_sim.training.runs.first_steps import FirstSteps
 from deepzero_sim.training.runs.folders import stage_folders, within
 from deepzero_sim.training.runs.held_back import divide, with_choice
-from deepzero_sim.training.runs.one_step_error import OneStepError, of_first_steps, of_some_frames
 from deepzero_sim.training.runs.origin import in_words_of_run
 from deepzero_sim.training.runs.settings import MethodChoice, TrainSettings
 from deepzero_sim.training.runs.start import Start, claim_folder

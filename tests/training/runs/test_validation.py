@@ -34,7 +34,7 @@ from deepzero_sim.training.runs import validation
 from deepzero_sim.training.runs.circumstances import Circumstances
 from deepzero_sim.training.runs.comparison import cost
 from deepzero_sim.training.runs.held_back import divide, suitable_held_back
-from deepzero_sim.training.runs.one_step_error import OneStepError
+from deepzero_sim.datasets.fitting.one_step_error import OneStepError
 from deepzero_sim.training.runs.settings import TrainSettings
 from deepzero_sim.training.runs.trained_run import trained_loop
 from deepzero_sim.training.runs.training import train

@@ -20,8 +20,11 @@ from deepzero_sim.solver.contract import Solver
 from deepzero_sim.solver.failure_policy import Account, FailurePolicy, account_of
 from deepzero_sim.solver.stepping import step_with_policy
 
-#: Simulations, and frames of each, that a step is taken from where frames lie on disk.
+#: Simulations, and frames of each, that a step is taken from where not all of them are known: a check, or frames on disk.
 SIMULATIONS, FRAMES = 4, 8
+
+#: Most states that are advanced where only some frames are looked at.
+COMPARED = SIMULATIONS * FRAMES
 
 #: Share of what a step changes below which its error is nearly nothing.
 NEARLY_NOTHING = 1e-3

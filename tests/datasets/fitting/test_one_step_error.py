@@ -13,9 +13,9 @@ from training_cases import line_data, train_settings
 import deepzero_sim as dz
 from deepzero_sim.common.types import Array
 from deepzero_sim.datasets import Trajectories, frames, trajectories
+from deepzero_sim.datasets.fitting.one_step_error import FRAMES, SIMULATIONS, OneStepError, of_first_steps, of_some_frames
 from deepzero_sim.solver.failure_policy import FailurePolicy
 from deepzero_sim.training.runs.comparison import cost
-from deepzero_sim.training.runs.one_step_error import FRAMES, SIMULATIONS, OneStepError, of_first_steps, of_some_frames
 from deepzero_sim.training.runs.training import train
 
 SPEC = dz.SolverSpec(name="decay", state_shape=(2, 8), dt=0.1, dtype="float64", stencil=0)
