@@ -5,6 +5,7 @@ from deepzero_sim.coupling.vjp.analytic import Detached, Exact, StraightThrough
 from deepzero_sim.coupling.vjp.base import StepTaken, VectorJacobianProduct
 from deepzero_sim.coupling.vjp.coloured import Coloured
 from deepzero_sim.coupling.vjp.directional_probes import CoordinateProbes, RandomProbes
+from deepzero_sim.coupling.vjp.field.jacobian_field import JacobianField
 from deepzero_sim.coupling.vjp.reference.reference_jacobian import ReferenceJacobian
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "CoordinateProbes",
     "Detached",
     "Exact",
+    "JacobianField",
     "RandomProbes",
     "ReferenceJacobian",
     "StepTaken",

@@ -53,6 +53,25 @@ class Differences:
             return np.asarray((plus - advanced) / step)
         return np.asarray((plus - probes(state - step * directions, many)) / (2 * step))
 
+    def pairs(self, probes: SolverProbe, states: Array, params: Array | None, directions: Array) -> tuple[Array, Array]:
+        """Measure one product at each state by central differences, whose two steps give the state's own step too.
+
+        Args:
+            probes: Means of asking the solver for steps, which it counts: two a state.
+            states: Solver states `s`, `(P, C, *N)`.
+            params: Scenario parameters, `(P, K)`, or None.
+            directions: Direction at each state, `v`, `(P, C, *N)`.
+
+        Returns:
+            `P(s)` as the mean of the two steps, to second order in their distance, and `J(s) v`, each `(P, C, *N)`.
+        """
+        step = np.concatenate(
+            [self._steps(state, direction[None]) for state, direction in zip(states, directions, strict=True)]
+        )
+        both = None if params is None else np.concatenate([params, params])
+        ahead, behind = np.split(probes(np.concatenate([states + step * directions, states - step * directions]), both), 2)
+        return (ahead + behind) / 2, (ahead - behind) / (2 * step)
+
     def lengths(self, state: Array, directions: Array) -> Array:
         """Return the distance between the two states whose steps are compared along each direction, `(n, 1, ...)`."""
         steps = self._steps(state, directions)

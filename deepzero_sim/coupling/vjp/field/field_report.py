@@ -1,0 +1,56 @@
+"""Error bar of a Jacobian field."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+import numpy as np
+
+
+class Reason(enum.Enum):
+    """Reason why no more products were measured."""
+
+    TOLERANCE = "the error is below the tolerance"
+    NO_GAIN = "more products did not lower the error"
+    ALL_USED = "all probes were used"
+
+
+@dataclass(frozen=True, eq=False)
+class FieldReport:
+    """Error bar of a Jacobian field, from chains of products that it was not fitted to.
+
+    Args:
+        probes: Number of products that it was fitted to.
+        steps: Solver steps of all products.
+        rank: Number of features that its coefficients depend on.
+        periodic: Flag of each axis, True if the field takes its ends to meet.
+        cosines: Mean cosine of its products through 1, 2, ... steps to those measured.
+        identity: The same of the identity's products.
+        reason: Reason why no more was measured.
+    """
+
+    probes: int
+    steps: int
+    rank: int
+    periodic: tuple[bool, ...]
+    cosines: tuple[float, ...]
+    identity: tuple[float, ...]
+    reason: Reason
+
+    @property
+    def error(self) -> float:
+        """Share by which products through the most steps are off in direction, `(1 - cos^2)^(1/2)`."""
+        return direction_error(self.cosines[-1])
+
+    def __str__(self) -> str:
+        return (
+            f"cosine {self.cosines[0]:.4f} through 1 step and {self.cosines[-1]:.4f} through {len(self.cosines)} "
+            f"({self.identity[-1]:.4f} with the identity), from {self.probes} products and {self.steps} solver steps; "
+            f"{self.reason.value}"
+        )
+
+
+def direction_error(cosine: float) -> float:
+    """Compute the share by which a product is off in direction, `(1 - cos^2)^(1/2)`; 1 where it points away."""
+    return float(np.sqrt(max(0.0, 1 - max(0.0, float(cosine)) ** 2)))

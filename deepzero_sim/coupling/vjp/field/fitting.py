@@ -1,0 +1,152 @@
+"""Fit of a Jacobian field to products with known directions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from deepzero_sim.common.types import Array
+from deepzero_sim.coupling.vjp.field.kernel_grid import KernelGrid
+from deepzero_sim.coupling.vjp.field.least_squares import KernelEquations, Term, pieces
+from deepzero_sim.coupling.vjp.field.operators import FieldOperators
+from deepzero_sim.coupling.vjp.field.projection import (
+    Sample,
+    find_directions,
+    gather_neighbours,
+    refine_directions,
+    sample_places,
+)
+from deepzero_sim.coupling.vjp.field.state_features import FeatureMap, StateFeatures
+
+#: Solutions for the kernels of given features: each takes the exponential's second order from the one before.
+SWEEPS = 2
+
+
+@dataclass(frozen=True, eq=False)
+class Products:
+    """Products `y = J(s) v` at states, in units of each channel.
+
+    Args:
+        states: States `s`, `(P, C, *N)`.
+        advanced: States after their step, `(P, C, *N)`.
+        params: Scenario parameters, `(P, K)`, or None.
+        directions: Directions `v`, `(P, C, *N)`.
+        answers: Products `y`, `(P, C, *N)`.
+    """
+
+    states: Array
+    advanced: Array
+    params: Array | None
+    directions: Array
+    answers: Array
+
+    def join(self, others: Products) -> Products:
+        """Append other products to these."""
+        params = None if self.params is None or others.params is None else np.concatenate([self.params, others.params])
+        return Products(
+            np.concatenate([self.states, others.states]),
+            np.concatenate([self.advanced, others.advanced]),
+            params,
+            np.concatenate([self.directions, others.directions]),
+            np.concatenate([self.answers, others.answers]),
+        )
+
+    def coefficients(self, features: FeatureMap) -> Array:
+        """Evaluate features at all states, `(P, r, *N)`."""
+        parts = pieces(len(self.states), self.states[0].size * max(1, len(features.constants)))
+        found = [
+            features(self.states[part], self.advanced[part], None if self.params is None else self.params[part])
+            for part in parts
+        ]
+        return np.concatenate(found)
+
+
+@dataclass(frozen=True, eq=False)
+class Field:
+    """Jacobian field: features of the state, and the operators that they weigh."""
+
+    features: FeatureMap
+    operators: FieldOperators
+
+    def jvp(self, states: Array, advanced: Array, params: Array | None, directions: Array) -> Array:
+        """Compute `J(s) v`, `(P, C, *N)`."""
+        return self.operators.jvp(self.features(states, advanced, params), directions)
+
+    def of(self, products: Products) -> Array:
+        """Compute what the field makes of measured products' states and directions, `(P, C, *N)`."""
+        coefficients = products.coefficients(self.features)
+        parts = pieces(len(coefficients), products.states[0].size)
+        return np.concatenate([self.operators.jvp(coefficients[part], products.directions[part]) for part in parts])
+
+    def vjp(self, states: Array, advanced: Array, params: Array | None, cotangents: Array) -> Array:
+        """Compute `J(s)^T w`, `(P, C, *N)`."""
+        return self.operators.vjp(self.features(states, advanced, params), cotangents)
+
+
+class FieldFit:
+    """Fits of fields of several ranks to the same products.
+
+    Args:
+        grid: Grid of the kernels.
+        features: Features of the states.
+        products: Products to fit.
+        seed: Seed of the points at which features are compared.
+    """
+
+    def __init__(self, grid: KernelGrid, features: StateFeatures, products: Products, seed: int) -> None:
+        self._grid, self._features, self._products = grid, features, products
+        self._sample = self._sample_features(np.random.default_rng(seed))
+        self._common = self._solve(np.zeros(0), None)
+        residual = products.answers - self._common.apply_base(products.directions)
+        neighbours = gather_neighbours(products.directions, features.grid, self._sample)
+        self.directions = find_directions(self._sample, neighbours, self._sample.at(residual))
+
+    def _sample_features(self, generator: np.random.Generator) -> Sample:
+        products, everything = self._products, self._features.combine(np.eye(self._features.count))
+        places = sample_places(len(products.states), int(np.prod(self._grid.points)), generator)
+        found = []
+        for p, row in enumerate(places):
+            params = None if products.params is None else products.params[p : p + 1]
+            values = everything(products.states[p : p + 1], products.advanced[p : p + 1], params)
+            found.append(values.reshape(values.shape[1], -1)[:, row].T)
+        return Sample(places, np.concatenate(found).astype(np.float64))
+
+    def fit(self, rank: int) -> Field:
+        """Fit a field with so many features that vary."""
+        operators, directions = self._common, self.directions.vectors[:, :rank]
+        features = self._features.combine(directions)
+        if rank:
+            coefficients = self._products.coefficients(features)
+            operators = self._solve(coefficients, operators)
+            features = self._features.combine(self._refine(operators))
+            coefficients = self._products.coefficients(features)
+            for _ in range(SWEEPS):
+                operators = self._solve(coefficients, operators)
+        return Field(features, operators)
+
+    def _solve(self, coefficients: Array, before: FieldOperators | None) -> FieldOperators:
+        """Solve for all kernels, with the second order of the exponential taken from those before.
+
+        Kernels of `B - 1` are sought, so that the ridge draws a step to the identity.
+        """
+        products, terms = self._products, [Term(None, self._products.directions)]
+        targets = products.answers - products.directions
+        if before is not None:
+            inputs = before.apply_base(products.directions)
+            terms += [Term(np.ascontiguousarray(coefficients[:, r]), inputs) for r in range(coefficients.shape[1])]
+        if before is not None and len(before.varying):
+            first_order = inputs + before.apply_varying(coefficients, inputs)
+            targets = targets - (before.correct(coefficients, inputs) - first_order)
+        kernels = KernelEquations(self._grid, terms, products.states.shape[1]).solve(targets)
+        identity = np.eye(products.states.shape[1]).reshape(*kernels.shape[1:3], *[1] * len(self._grid.axes))
+        return FieldOperators(self._grid, (kernels[0] + identity).astype(kernels.dtype), kernels[1:])
+
+    def _refine(self, operators: FieldOperators) -> Array:
+        """Choose the combinations of features anew for the kernels that were found."""
+        products, inputs = self._products, operators.apply_base(self._products.directions)
+        outputs = []
+        for kernels in operators.varying:
+            alone = FieldOperators(self._grid, kernels, operators.varying[:0])
+            outputs.append(self._sample.at(alone.apply_base(inputs)))
+        return refine_directions(self._sample, np.stack(outputs, axis=2), self._sample.at(products.answers - inputs))

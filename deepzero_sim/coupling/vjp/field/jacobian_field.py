@@ -1,0 +1,228 @@
+"""Products with a Jacobian that depends on the state, fitted to a few dozen measured products."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, final
+
+import numpy as np
+
+from deepzero_sim.common.requirements import is_count, require, require_that
+from deepzero_sim.common.types import Array, is_number
+from deepzero_sim.common.words import count_of
+from deepzero_sim.coupling.vjp.base import StepTaken, VectorJacobianProduct
+from deepzero_sim.coupling.vjp.differences import Differences
+from deepzero_sim.coupling.vjp.field.field_report import FieldReport, Reason, direction_error
+from deepzero_sim.coupling.vjp.field.fitting import Field, FieldFit, Products
+from deepzero_sim.coupling.vjp.field.kernel_grid import KernelGrid
+from deepzero_sim.coupling.vjp.field.probing import Chains, Measurement
+from deepzero_sim.coupling.vjp.field.saved_field import field_from_tensors, field_tensors
+from deepzero_sim.coupling.vjp.field.state_features import StateFeatures
+from deepzero_sim.coupling.vjp.reference.jacobian_file import JacobianFile
+from deepzero_sim.solver.validation import require_states
+
+if TYPE_CHECKING:
+    from deepzero_sim.coupling.probes import SolverProbe
+
+logger = logging.getLogger(__name__)
+
+#: Probes of a round, and least probes a channel.
+ROUND, LEAST = 32, 4
+
+#: Share by which a round must lower the error for another one.
+FALLS = 0.05
+
+#: Share of the largest strength from which on a feature may be noise, and points near an end of an axis.
+NOISE, NEAR_END = 0.15, 2
+
+
+@final
+class JacobianField(VectorJacobianProduct):
+    """Jacobian that depends on the state, learnt from products with random directions at states of the data.
+
+        J(s) = exp(A(s)) B,   A(s) = sum_r diag(psi_r(s)) G_r
+
+    `psi_r` are a few linear features of the state and of its increment `P(s) - s` around each point, near and far; `G_r` and
+    `B` are convolutions. That holds what a Jacobian at fixed states cannot: how a flow carries a change, and how a change
+    carries the flow. Each measured product gives an equation for every point of the grid, so that a few dozen suffice on any grid. All
+    are fitted by least squares; the features, by a singular value decomposition and one refinement.
+
+    Chains of products that the fit has not seen tell its error. Products are measured in rounds until that is below
+    `tolerance`, or no longer falls. A product of the field takes no solver steps.
+
+    Args:
+        probes: Most products to measure, of two solver steps each, besides those of the chains.
+        tolerance: Error of products through 8 steps, as a share, at which no more are measured.
+        step_size: Length of a probe, see :class:`~deepzero_sim.coupling.vjp.differences.Differences`.
+        seed: Seed of states and directions.
+        file: File to store the field in, and to find it again. It is only used for a solver that gives the same steps.
+
+    Attributes:
+        report: Error bar of the field, :class:`FieldReport`; None before it is measured.
+
+    Raises:
+        ConfigError: An argument cannot be used.
+    """
+
+    def __init__(
+        self,
+        probes: int = 96,
+        tolerance: float = 0.05,
+        *,
+        step_size: float | None = None,
+        seed: int = 0,
+        file: Path | str | None = None,
+    ) -> None:
+        require(is_count(probes), "probes must be a positive whole number", probes)
+        require(is_number(tolerance) and tolerance > 0, "tolerance must be a positive share of a product", tolerance)
+        require(is_count(seed, least=0), "seed must be 0 or a positive whole number", seed)
+        fits = file is None or (isinstance(file, str | Path) and bool(str(file)))
+        require(fits, "file must be a path, or None to keep nothing", file)
+        self.probes = probes
+        self.tolerance = float(tolerance)
+        self.seed = int(seed)
+        self.file = None if file is None else Path(file)
+        self.report: FieldReport | None = None
+        self._differences = Differences(step_size, "central")
+        self._tensors: dict[str, Array] = {}
+        self._field: Field | None = None
+
+    def prepare(self, states: Array, params: Array | None, probes: SolverProbe) -> None:
+        """Measure products at states of the data, and fit the field to them.
+
+        Raises:
+            ConfigError: There are fewer probes than a solver of so many channels needs.
+            SolverError: The states are none of the solver's, or the solver failed.
+        """
+        require_states(probes.spec, states, params)
+        self.bind(probes.solver)
+        least = LEAST * states.shape[1]
+        require_that(
+            self.probes >= least,
+            f"a JacobianField of solver {probes.spec.name!r} with its {count_of(states.shape[1], 'channel')} needs {least} probes "
+            f"or more, not {self.probes}: raise probes, or take StraightThrough, which needs none.",
+        )
+        file = JacobianFile(self.file)
+        some = np.where(probes.spec.active(), np.random.default_rng(0).choice([-1, 1], states.shape[1:]), 0)
+        first = None if params is None else params[:1]
+        fingerprint = self._differences.pairs(probes, states[:1], first, some[None].astype(states.dtype))
+        settings = [f"field 1 {self.probes} {self.tolerance} {self._differences.step_size} {self.seed}"]
+        identity = [probes.spec.active(), states, *([] if params is None else [params]), *fingerprint]
+        self._tensors = file.get(settings, identity, probes, lambda: self._measure(states, params, probes))
+        file.save()
+        self._load()
+        logger.info("JacobianField of solver %r: %s.", probes.spec.name, self.report)
+        self._warn(probes.spec.name)
+
+    def _measure(self, states: Array, params: Array | None, probes: SolverProbe) -> dict[str, Array]:
+        before = probes.steps
+        generator = np.random.default_rng(self.seed)
+        measurement = Measurement(states, params, probes, self._differences, generator)
+        chains, products = measurement.chain(), measurement.products(min(ROUND, self.probes))
+        periodic = find_periodic_axes(products, self.seed)
+        field, cosines = _fit_best(products, periodic, chains, self.seed)
+        while True:
+            reason = self._reason_to_stop(len(products.states), cosines)
+            if reason:
+                break
+            products = products.join(measurement.products(min(ROUND, self.probes - len(products.states))))
+            worse = direction_error(cosines[-1])
+            field, cosines = _fit_best(products, periodic, chains, self.seed)
+            if direction_error(cosines[-1]) > (1 - FALLS) * worse:
+                reason = Reason.NO_GAIN
+                break
+        report = FieldReport(
+            probes=len(products.states),
+            steps=probes.steps - before,
+            rank=len(field.features.constants),
+            periodic=periodic,
+            cosines=tuple(cosines),
+            identity=tuple(chains.cosines_of_identity().mean(0)),
+            reason=reason,
+        )
+        return field_tensors(field, measurement.sizes, report)
+
+    def _reason_to_stop(self, measured: int, cosines: Array) -> Reason | None:
+        if direction_error(cosines[-1]) <= self.tolerance:
+            return Reason.TOLERANCE
+        return None if measured < self.probes else Reason.ALL_USED
+
+    def _load(self) -> None:
+        self._field, self._sizes, self.report = field_from_tensors(self._tensors)
+
+    def _warn(self, solver: str) -> None:
+        assert self.report is not None
+        if self.report.cosines[-1] <= max(self.report.identity[-1], 0.5):
+            warnings.warn(
+                f"JacobianField found no Jacobian of solver {solver!r} that depends on the state as it expects: {self.report}. "
+                "Take Coloured if a step carries information over few points, ReferenceJacobian if its Jacobian changes "
+                "little, or StraightThrough.",
+                stacklevel=3,
+            )
+
+    def product(self, taken: StepTaken, cotangents: Array, probes: SolverProbe) -> Array:
+        if self._field is None:
+            if self._tensors:
+                self._load()
+            else:
+                self.prepare(taken.states, taken.params, probes)
+        assert self._field is not None
+        sizes, params = self._sizes, taken.params
+        product = self._field.vjp(taken.states / sizes, taken.advanced / sizes, params, cotangents * sizes)
+        return np.asarray(product / sizes, dtype=cotangents.dtype)
+
+    def state_dict(self) -> dict[str, Array]:
+        return self._tensors
+
+    def load_state_dict(self, state_dict: dict[str, Array]) -> None:
+        self._tensors, self._field = state_dict, None
+
+
+def find_periodic_axes(products: Products, seed: int) -> tuple[bool, ...]:
+    """Find the axes whose ends meet: those where a fit that joins them explains products near the ends better."""
+    axes = products.states.ndim - 2
+    together = (True,) * axes
+    joined = _errors_of(products, together, seed)
+    found = []
+    for axis in range(axes):
+        apart = tuple(other != axis for other in range(axes))
+        near = [slice(None)] * joined.ndim
+        ends = np.r_[0:NEAR_END, products.states.shape[2 + axis] - NEAR_END : products.states.shape[2 + axis]]
+        near[axis] = ends  # type: ignore[call-overload]
+        found.append(bool(joined[tuple(near)].sum() <= _errors_of(products, apart, seed)[tuple(near)].sum()))
+    return tuple(found)
+
+
+def _errors_of(products: Products, periodic: tuple[bool, ...], seed: int) -> Array:
+    """Compute the sum of squared errors of a fit at each point, `(*N)`."""
+    fit = _begin_fit(products, periodic, seed)
+    field = fit.fit(_rank(fit, products))
+    return np.square(field.of(products) - products.answers).sum((0, 1))
+
+
+def _begin_fit(products: Products, periodic: tuple[bool, ...], seed: int) -> FieldFit:
+    features = StateFeatures(products.states, products.advanced, products.params, periodic)
+    return FieldFit(KernelGrid(products.states.shape[2:], periodic), features, products, seed)
+
+
+def _rank(fit: FieldFit, products: Products) -> int:
+    """Choose the rank where strengths fall most, among those above noise and not more than products can tell apart."""
+    strengths = fit.directions.strengths
+    most = max(1, len(products.states) // (2 * products.states.shape[1]) - 1)
+    clear = int((strengths > NOISE * strengths[0]).sum())
+    candidates = strengths[: min(clear, most) + 1]
+    if len(candidates) < 2 or not strengths[0] > 0:
+        return int(strengths[0] > 0)
+    return 1 + int(np.argmax(candidates[:-1] / np.maximum(candidates[1:], 1e-12 * candidates[0])))
+
+
+def _fit_best(products: Products, periodic: tuple[bool, ...], chains: Chains, seed: int) -> tuple[Field, Array]:
+    """Fit fields of the rank that stands out and of twice that: the one whose chains are nearest, and its cosines."""
+    fit = _begin_fit(products, periodic, seed)
+    rank = _rank(fit, products)
+    fields = [fit.fit(r) for r in sorted({rank, min(2 * rank, len(fit.directions.strengths))})]
+    cosines = [chains.cosines(field).mean(0) for field in fields]
+    best = max(range(len(fields)), key=lambda i: cosines[i][-1])
+    return fields[best], cosines[best]

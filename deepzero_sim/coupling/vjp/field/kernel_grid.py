@@ -1,0 +1,83 @@
+"""Grid on which the kernels of convolutions live, and convolutions by fast Fourier transforms."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import scipy.fft
+
+from deepzero_sim.common.types import Array
+
+
+class KernelGrid:
+    """Points of a state, and the offsets of kernels between them.
+
+    A periodic axis has as many offsets as points. Along any other axis, a state is continued by zeros, so that a convolution
+    does not carry anything around its ends.
+
+    Args:
+        points: Number of points along each axis, `(*N)`.
+        periodic: Flag of each axis, True if its ends meet.
+        radius: Largest offset along each axis, in points; None for all.
+    """
+
+    def __init__(self, points: Sequence[int], periodic: Sequence[bool], radius: int | None = None) -> None:
+        self.points, self.periodic, self.radius = tuple(points), tuple(periodic), radius
+        self.shape = tuple(
+            size if ends_meet else scipy.fft.next_fast_len(size + min(size - 1, radius or size - 1), real=True)
+            for size, ends_meet in zip(points, periodic, strict=True)
+        )
+        self.axes = tuple(range(-len(self.points), 0))
+
+    @property
+    def size(self) -> int:
+        """Number of offsets."""
+        return math.prod(self.shape)
+
+    @functools.cached_property
+    def distance(self) -> Array:
+        """Distance of every offset from 0, along the axis where it is largest, `(*E)`."""
+        distance = np.zeros(self.shape)
+        for axis, size in enumerate(self.shape):
+            along = np.minimum(np.arange(size), size - np.arange(size))
+            distance = np.maximum(distance, along.reshape([-1 if other == axis else 1 for other in range(len(self.shape))]))
+        return distance
+
+    @functools.cached_property
+    def support(self) -> np.ndarray:
+        """Mask of the offsets that kernels may use, bool `(*E)`."""
+        inside = np.ones(self.shape, dtype=bool)
+        for axis, (size, count, ends_meet) in enumerate(zip(self.shape, self.points, self.periodic, strict=True)):
+            along = np.minimum(np.arange(size), size - np.arange(size))
+            most = count if self.radius is None else self.radius
+            near = along <= (most if ends_meet else min(most, count - 1))
+            inside &= near.reshape([-1 if other == axis else 1 for other in range(len(self.shape))])
+        return inside
+
+    def transform(self, values: Array) -> Array:
+        """Transform values on the points, `(..., *N)`, or kernels, `(..., *E)`, to Fourier space."""
+        return np.asarray(scipy.fft.rfftn(values, s=self.shape, axes=self.axes))
+
+    def values(self, transform: Array) -> Array:
+        """Transform back to the points, `(..., *N)`."""
+        whole = scipy.fft.irfftn(transform, s=self.shape, axes=self.axes)
+        return np.asarray(whole[(..., *(slice(size) for size in self.points))])
+
+    def kernels(self, transform: Array) -> Array:
+        """Transform back to kernels, `(..., *E)`, zero outside their support."""
+        return np.asarray(scipy.fft.irfftn(transform, s=self.shape, axes=self.axes) * self.support)
+
+
+def convolve(kernels: Array, inputs: Array) -> Array:
+    """Multiply transforms of kernels `(C, C', *K)` with those of inputs `(P, C', *K)`: transforms of outputs `(P, C, *K)`."""
+    channels = range(kernels.shape[1])
+    products = [sum(kernel[c] * inputs[:, c] for c in channels) for kernel in kernels]
+    return np.stack(products, axis=1)
+
+
+def correlate(kernels: Array, outputs: Array) -> Array:
+    """Apply the adjoint of :func:`convolve`: transforms of outputs `(P, C, *K)` to those of inputs `(P, C', *K)`."""
+    return convolve(np.conj(kernels.swapaxes(0, 1)), outputs)

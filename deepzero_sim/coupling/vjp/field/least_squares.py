@@ -1,0 +1,123 @@
+"""Least squares for the kernels of convolutions, by conjugate gradients in Fourier space."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy.sparse.linalg import LinearOperator, cg
+
+from deepzero_sim.common.types import Array
+from deepzero_sim.coupling.vjp.field.kernel_grid import KernelGrid, convolve
+
+#: Ridge, as a share of an unknown's own part of the normal equations, at offset 0, and the offset where it has doubled.
+RIDGE, NEAR = 1e-2, 2.0
+
+#: Most iterations, the share of the right-hand side at which they end, and the least share of the mean of a diagonal.
+ITERATIONS, ENOUGH, FLOOR = 60, 1e-4, 1e-3
+
+#: Most values of a piece of work, which bounds temporary arrays.
+PIECE = 2**22
+
+
+class Term(NamedTuple):
+    """Term `diag(weight_p) K u_p` of a model, with unknown kernels `K`.
+
+    Args:
+        weights: Coefficient at each point, `(P, *N)`, or None for 1.
+        inputs: What the kernels are convolved with, `(P, C', *N)`.
+    """
+
+    weights: Array | None
+    inputs: Array
+
+
+def pieces(count: int, size: int) -> Iterator[slice]:
+    """Divide `count` things of a size into slices of at most :data:`PIECE` values, or of one thing."""
+    step = max(1, PIECE // size)
+    return (slice(start, min(start + step, count)) for start in range(0, count, step))
+
+
+class KernelEquations:
+    """Least-squares problem `min_K sum_p |y_p - sum_t diag(w_tp) K_t u_tp|^2 + ridge`.
+
+    Args:
+        grid: Grid of the kernels.
+        terms: Terms of the model.
+        channels: Number of channels of the outputs, `C`.
+    """
+
+    def __init__(self, grid: KernelGrid, terms: Sequence[Term], channels: int) -> None:
+        self._grid, self._terms, self._channels = grid, terms, channels
+        self._count = len(terms[0].inputs)
+        self._size = grid.size * max(channels, terms[0].inputs.shape[1])
+        power = [self._power(term) for term in terms]
+        self._diagonal = np.stack(power)[:, None, None]
+        growth = 1 + (grid.distance / NEAR) ** 2
+        self._ridge = RIDGE * growth * np.array([one.mean() for one in power]).reshape(-1, *[1] * (2 + growth.ndim))
+
+    def _pieces(self) -> Iterator[slice]:
+        return pieces(self._count, self._size)
+
+    def _power(self, term: Term) -> Array:
+        """Sum the inputs' spectra, times the mean square of the weight: `(*K)`, a diagonal of the normal equations."""
+        total: Array | float = 0.0
+        for part in self._pieces():
+            total = total + np.square(np.abs(self._grid.transform(term.inputs[part]))).mean(1).sum(0)
+        square = 1.0 if term.weights is None else float(np.square(term.weights, dtype=np.float64).mean())
+        return np.asarray(total * square)
+
+    def predict(self, kernels: Array, part: slice) -> Array:
+        """Compute the model's outputs for some probes, `(P, C, *N)`, from the transforms of kernels `(t, C, C', *K)`."""
+        result, inputs, transform = 0.0, None, np.zeros(0)
+        for term, kernel in zip(self._terms, kernels, strict=True):
+            if term.inputs is not inputs:
+                inputs, transform = term.inputs, self._grid.transform(term.inputs[part])
+            values = self._grid.values(convolve(kernel, transform))
+            result = result + (values if term.weights is None else term.weights[part, None] * values)
+        return np.asarray(result)
+
+    def adjoint(self, residual: Array, part: slice) -> Array:
+        """Apply the transpose of :meth:`predict`: transforms of kernels, `(t, C, C', *K)`."""
+        found, inputs, transform = [], None, np.zeros(0)
+        for term in self._terms:
+            if term.inputs is not inputs:
+                inputs, transform = term.inputs, np.conj(self._grid.transform(term.inputs[part]))
+            outputs = self._grid.transform(residual if term.weights is None else term.weights[part, None] * residual)
+            found.append(np.einsum("po...,pc...->oc...", outputs, transform))
+        return np.stack(found)
+
+    def _accumulate(self, residual: Callable[[slice], Array]) -> Array:
+        total: Array | float = 0.0
+        for part in self._pieces():
+            total = total + self.adjoint(residual(part), part)
+        return self._grid.kernels(np.asarray(total))
+
+    def solve(self, targets: Array) -> Array:
+        """Find the kernels for targets `y`, `(P, C, *N)`: their transforms, `(t, C, C', *K)`.
+
+        Conjugate gradients on the normal equations, preconditioned by their diagonal in Fourier space.
+        """
+        grid = self._grid
+        right = self._accumulate(lambda part: targets[part])
+        floor = FLOOR * self._diagonal.mean(axis=grid.axes, keepdims=True)
+        diagonal = np.where(self._diagonal + floor > 0, self._diagonal + floor, 1.0)
+
+        def apply(unknowns: Array) -> Array:
+            kernels = unknowns.reshape(right.shape)
+            transforms = grid.transform(kernels)
+            return (self._accumulate(lambda part: self.predict(transforms, part)) + self._ridge * kernels).reshape(-1)
+
+        def precondition(residual: Array) -> Array:
+            return grid.kernels(grid.transform(residual.reshape(right.shape)) / diagonal).reshape(-1)
+
+        size = (right.size, right.size)
+        solution, _ = cg(
+            LinearOperator(size, apply, dtype=right.dtype),
+            right.reshape(-1),
+            rtol=ENOUGH,
+            maxiter=ITERATIONS,
+            M=LinearOperator(size, precondition, dtype=right.dtype),
+        )
+        return grid.transform(solution.reshape(right.shape))

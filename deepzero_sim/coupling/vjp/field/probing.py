@@ -1,0 +1,130 @@
+"""Products that a field is fitted to, and chains of products that it is judged by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from deepzero_sim.common.types import Array
+from deepzero_sim.coupling.vjp.differences import Differences
+from deepzero_sim.coupling.vjp.field.fitting import Field, Products
+from deepzero_sim.coupling.vjp.field.state_features import FilterGrid, Stencil, count_levels
+
+if TYPE_CHECKING:
+    from deepzero_sim.coupling.probes import SolverProbe
+
+#: Chains that a field is judged by, and products in each.
+CHAINS, LENGTH = 4, 8
+
+
+class Measurement:
+    """Measures products of a solver in units of each channel.
+
+    Args:
+        states: States like those to come, `(B, C, *N)`.
+        params: Scenario parameters, `(B, K)`, or None.
+        probes: Means of asking the solver for steps, which it counts.
+        differences: Finite differences.
+        generator: Generator of states and directions.
+    """
+
+    def __init__(
+        self,
+        states: Array,
+        params: Array | None,
+        probes: SolverProbe,
+        differences: Differences,
+        generator: np.random.Generator,
+    ) -> None:
+        self._states, self._params, self._probes = states, params, probes
+        self._differences, self._generator = differences, generator
+        self._active = probes.spec.active()
+        self.sizes = channel_deviations(states, self._active)
+
+    def _choose(self, count: int) -> np.ndarray:
+        """Choose states, each once as long as there are others."""
+        rounds = -(-count // len(self._states))
+        return np.concatenate([self._generator.permutation(len(self._states)) for _ in range(rounds)])[:count]
+
+    def products(self, count: int) -> Products:
+        """Measure products at states chosen at random: half of the directions are white noise, the others smoothed noise."""
+        chosen = self._choose(count)
+        params = None if self._params is None else self._params[chosen]
+        noise = self._generator.standard_normal((count, *self._states.shape[1:])).astype(self._states.dtype)
+        directions = smooth_every_other(noise) * self._active
+        advanced, answers = self._differences.pairs(self._probes, self._states[chosen], params, directions * self.sizes)
+        return Products(self._states[chosen] / self.sizes, advanced / self.sizes, params, directions, answers / self.sizes)
+
+    def chain(self) -> Chains:
+        """Measure chains of products along rollouts from random states, first along the difference to another state."""
+        chosen, others = self._choose(CHAINS), self._choose(CHAINS)
+        others = np.where(others == chosen, (others + 1) % len(self._states), others)
+        state, params = self._states[chosen], None if self._params is None else self._params[chosen]
+        direction = (self._states[others] - state) * self._active
+        noise = self._generator.standard_normal(direction.shape).astype(direction.dtype) * self._active * self.sizes
+        first = direction = np.where(_norms(direction) > 0, direction, noise)
+        states, answers = [state], []
+        for _ in range(LENGTH):
+            state, direction = self._differences.pairs(self._probes, state, params, direction)
+            states.append(state)
+            answers.append(direction)
+        return Chains(np.stack(states, 1) / self.sizes, params, first / self.sizes, np.stack(answers, 1) / self.sizes)
+
+
+@dataclass(frozen=True, eq=False)
+class Chains:
+    """Products `J_t ... J_1 v` along rollouts, in units of each channel.
+
+    Args:
+        states: States of each rollout, `(R, T + 1, C, *N)`.
+        params: Scenario parameters, `(R, K)`, or None.
+        directions: First directions `v`, `(R, C, *N)`.
+        answers: Products through 1 to `T` steps, `(R, T, C, *N)`.
+    """
+
+    states: Array
+    params: Array | None
+    directions: Array
+    answers: Array
+
+    def cosines(self, field: Field) -> Array:
+        """Compute the cosine of a field's products to those measured, through 1 to `T` steps, `(R, T)`."""
+        found, direction = [], self.directions
+        for t in range(self.answers.shape[1]):
+            direction = field.jvp(self.states[:, t], self.states[:, t + 1], self.params, direction)
+            found.append(_cosines(direction, self.answers[:, t]))
+        return np.stack(found, axis=1)
+
+    def cosines_of_identity(self) -> Array:
+        """Compute the cosine of the first directions to the products measured, `(R, T)`."""
+        return np.stack([_cosines(self.directions, answer) for answer in self.answers.swapaxes(0, 1)], axis=1)
+
+
+def channel_deviations(states: Array, active: np.ndarray) -> Array:
+    """Compute each channel's root mean square deviation from the mean state, `(C, *1)`; 1 where nothing varies."""
+    moved = np.square(states - states.mean(0, dtype=np.float64)).mean(0).reshape(len(active), -1).sum(1)
+    sizes = np.sqrt(moved / np.maximum(active.reshape(len(active), -1).sum(1), 1))
+    return np.where(sizes > 0, sizes, 1.0).astype(states.dtype).reshape(-1, *[1] * (states.ndim - 2))
+
+
+def smooth_every_other(noise: Array) -> Array:
+    """Smooth every other direction, `(P, C, *N)`, ever more often, each of mean square 1."""
+    grid = FilterGrid(noise.shape[2:], [True] * (noise.ndim - 2))
+    waves, levels = grid.waves(), max(1, count_levels(grid.points))
+    smoothed = noise.copy()
+    for p in range(1, len(noise), 2):
+        response = Stencil(0, 1 + (p // 2) % levels, (0,) * len(grid.points)).response(waves)
+        smoothed[p] = grid.values(grid.transform(noise[p]) * response)
+    return smoothed / np.sqrt(np.square(smoothed).mean(tuple(range(1, noise.ndim)), keepdims=True))
+
+
+def _norms(values: Array) -> Array:
+    return np.sqrt(np.square(values, dtype=np.float64).sum(tuple(range(1, values.ndim)), keepdims=True))
+
+
+def _cosines(one: Array, other: Array) -> Array:
+    products = (one.astype(np.float64) * other).reshape(len(one), -1).sum(1)
+    sizes = (_norms(one) * _norms(other)).reshape(-1)
+    return products / np.where(sizes > 0, sizes, 1.0)

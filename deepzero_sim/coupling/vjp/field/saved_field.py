@@ -1,0 +1,54 @@
+"""Jacobian fields as named arrays of real numbers, for checkpoints and files."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from deepzero_sim.common.types import Array
+from deepzero_sim.coupling.vjp.field.field_report import FieldReport, Reason
+from deepzero_sim.coupling.vjp.field.fitting import Field
+from deepzero_sim.coupling.vjp.field.kernel_grid import KernelGrid
+from deepzero_sim.coupling.vjp.field.operators import FieldOperators
+from deepzero_sim.coupling.vjp.field.state_features import FeatureMap, FilterGrid
+
+_REASONS = tuple(Reason)
+
+
+def field_tensors(field: Field, sizes: Array, report: FieldReport) -> dict[str, Array]:
+    """Write a field, the sizes of channels `(C, *1)` that its units are, and its error bar as arrays."""
+    features, operators = field.features, field.operators
+    return {
+        "points": np.array(operators.grid.points, dtype=np.float64),
+        "periodic": np.array(report.periodic, dtype=np.float64),
+        "base": _to_real(operators.base),
+        "varying": _to_real(operators.varying),
+        "filters": _to_real(features.filters),
+        "slopes": features.slopes,
+        "constants": features.constants,
+        "sizes": sizes,
+        "counts": np.array([report.probes, report.steps, _REASONS.index(report.reason)], dtype=np.float64),
+        "cosines": np.array([report.cosines, report.identity]),
+    }
+
+
+def field_from_tensors(tensors: dict[str, Array]) -> tuple[Field, Array, FieldReport]:
+    """Restore what :func:`field_tensors` wrote."""
+    points, periodic = [int(size) for size in tensors["points"]], tuple(bool(flag) for flag in tensors["periodic"])
+    features = FeatureMap(
+        FilterGrid(points, periodic), _to_complex(tensors["filters"]), tensors["slopes"], tensors["constants"]
+    )
+    grid = KernelGrid(points, periodic)
+    operators = FieldOperators(grid, _to_complex(tensors["base"]), _to_complex(tensors["varying"]))
+    probes, steps, reason = (int(count) for count in tensors["counts"])
+    cosines, identity = (tuple(float(cosine) for cosine in row) for row in tensors["cosines"])
+    report = FieldReport(probes, steps, len(features.constants), periodic, cosines, identity, _REASONS[reason])
+    return Field(features, operators), tensors["sizes"], report
+
+
+def _to_real(values: Array) -> Array:
+    """View complex values `(...)` as real ones, `(..., 2)`."""
+    return np.stack([values.real, values.imag], axis=-1)
+
+
+def _to_complex(values: Array) -> Array:
+    return np.asarray(values[..., 0] + 1j * values[..., 1])
