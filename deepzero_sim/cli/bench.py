@@ -6,9 +6,10 @@ import json
 import sys
 
 from deepzero_sim.benchmarks.cge import bench_cge
+from deepzero_sim.benchmarks.flows.bench import bench_flows
 from deepzero_sim.benchmarks.wake import bench_wake
 from deepzero_sim.cli.console import console, print_table
-from deepzero_sim.cli.settings.bench import BenchSettings, BenchWakeSettings
+from deepzero_sim.cli.settings.bench import BenchFlowsSettings, BenchSettings, BenchWakeSettings
 
 
 def run_cge(settings: BenchSettings) -> None:
@@ -19,4 +20,11 @@ def run_cge(settings: BenchSettings) -> None:
 def run_wake(settings: BenchWakeSettings) -> None:
     """Compare ways to train through the wake, with a report."""
     print_table(bench_wake(settings))
+    console.print(f"report: {settings.output / 'report.md'}")
+
+
+def run_flows(settings: BenchFlowsSettings) -> None:
+    """Compare gradients past the solver on many flows, with a report."""
+    for table in bench_flows(settings):
+        print_table(table)
     console.print(f"report: {settings.output / 'report.md'}")

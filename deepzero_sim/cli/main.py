@@ -56,6 +56,7 @@ COMMANDS = {
     "compare": _Entry("compare", "trained runs side by side, correctors on unseen data, with a report"),
     "bench cge": _Entry("bench", "measure coordinate-wise gradients against a plain loop, as JSON"),
     "bench wake": _Entry("bench", "compare ways to train through the wake by what they cost"),
+    "bench flows": _Entry("bench", "compare gradients past the solver on many flows, against exact ones"),
 }
 
 #: First words of several commands.

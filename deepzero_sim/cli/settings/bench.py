@@ -30,6 +30,27 @@ WakeMethod: TypeAlias = Literal[
     "ES",
 ]
 
+#: Flows of `bench flows`, each with a coarse solver, a fine reference and a differentiable twin.
+FlowName: TypeAlias = Literal[
+    "burgers-1d",
+    "korteweg-de-vries-1d",
+    "kuramoto-sivashinsky-1d",
+    "kuramoto-sivashinsky-2d",
+    "navier-stokes-2d",
+    "kolmogorov-2d",
+    "burgers-2d",
+    "gray-scott-2d",
+    "burgers-3d",
+    "wake-2d",
+    "channel-2d",
+    "burgers-mesh",
+]
+
+#: Gradients past the solver of `bench flows`, from none to exact.
+FlowMethod: TypeAlias = Literal[
+    "DETACHED", "STRAIGHT-THROUGH", "EMULATOR", "Coloured", "ReferenceJacobian", "JacobianField", "FO-SOL"
+]
+
 
 @dataclass
 class BenchSettings(Settings):
@@ -115,7 +136,42 @@ class BenchWakeSettings(Settings):
             raise SettingError("methods", "name one or more, each once", ", ".join(self.methods) or "none", remedy="")
 
 
+_Seeds: TypeAlias = Annotated[
+    int, Rule(lambda seeds: 0 <= seeds < 2**31, "0, for products alone, or a positive number below 2**31")
+]
+
+
+@dataclass
+class BenchFlowsSettings(Settings):
+    """A comparison of gradients past the solver on many flows: products against exact ones, and what training gains by them.
+
+    Args:
+        output: Folder of its data, runs and report; what is there already is not computed again.
+        flows: Flows to compare on, all by default.
+        methods: Methods to compare; of Coloured only products are measured, which take many solver steps each.
+        seeds: Number of seeds; each trains NON and, from its network, every method. With 0 only products are measured.
+        updates: Updates of each training from NON's network.
+        unroll: Solver steps of a rollout in training.
+        steps: Steps of the rollouts that are compared.
+    """
+
+    output: Path = Path("runs/bench_flows")
+    flows: list[FlowName] = field(default_factory=lambda: list(get_args(FlowName)))
+    methods: list[FlowMethod] = field(default_factory=lambda: list(get_args(FlowMethod)))
+    seeds: _Seeds = 3
+    updates: Positive = 500
+    unroll: _Unroll = 16
+    steps: Positive = 48
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, named in (("flows", self.flows), ("methods", self.methods)):
+            if not named or len(set(named)) < len(named):
+                raise SettingError(name, "name one or more, each once", ", ".join(named) or "none", remedy="")
+
+
 COMMANDS = {
     "bench cge": Command(BenchSettings, "bench.run_cge"),
     "bench wake": Command(BenchWakeSettings, "bench.run_wake"),
+    "bench flows": Command(BenchFlowsSettings, "bench.run_flows"),
 }

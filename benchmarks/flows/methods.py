@@ -1,0 +1,107 @@
+"""Methods that are compared: their products for a flow, and the runs that train a corrector with them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from deepzero_sim.benchmarks.flows.catalogue import Flow
+from deepzero_sim.cli.settings.bench import BenchFlowsSettings, FlowMethod
+from deepzero_sim.common.components import Component
+from deepzero_sim.coupling import vjp
+from deepzero_sim.training.runs.settings import MethodName, TrainSettings, Workers
+
+#: Methods that the package trains by a name of their own; all others are products of a `SolverLayer`.
+NAMED: dict[FlowMethod, MethodName] = {
+    "DETACHED": "DETACHED",
+    "STRAIGHT-THROUGH": "STRAIGHT-THROUGH",
+    "FO-SOL": "FO-SOL",
+}
+
+#: Run that all methods start from.
+START = "NON"
+
+#: Single steps see no state that their own corrections lead to; some weight decay keeps rollouts from blowing up.
+START_OPTIMISER = Component("torch.optim.AdamW", {"lr": 3e-3, "weight_decay": 0.01})
+
+#: Optimiser of the others; its rate falls along half a cosine.
+OPTIMISER = Component("torch.optim.Adam", {"lr": 1e-3})
+
+#: Updates of the start, and its single steps in a batch.
+START_UPDATES, START_BATCH = 1000, 32
+
+#: Rollouts of a gradient.
+BATCH = 4
+
+
+@dataclass(frozen=True)
+class Place:
+    """Files of a flow's trainings from one seed.
+
+    Args:
+        runs: Folder with one folder a run.
+        train_data: HDF5 trajectories.
+        seed: Seed of weights and batches.
+    """
+
+    runs: Path
+    train_data: Path
+    seed: int
+
+
+def missing(method: FlowMethod) -> str:
+    """Return a sentence on why a method cannot be measured by this version of the package; empty if it can."""
+    absent = method == "JacobianField" and not hasattr(vjp, "JacobianField")
+    return "JacobianField is not part of this version of the package, and was skipped." if absent else ""
+
+
+def product_of(method: FlowMethod, flow: Flow, seed: int = 0) -> Component | None:
+    """Return the component of a method's vector-Jacobian product; None if it has none, or none that suits the flow.
+
+    Args:
+        method: Name of the method.
+        flow: Flow whose solver it differentiates.
+        seed: Seed of what is drawn.
+    """
+    if method == "STRAIGHT-THROUGH":
+        return Component("deepzero_sim.vjp.StraightThrough")
+    if method == "EMULATOR":
+        args = {"network": flow.network.name, "args": flow.network.args, "seed": seed}
+        return Component("deepzero_sim.benchmarks.flows.emulator.Emulator", args)
+    if method == "Coloured":
+        return None if flow.radius is None else Component("deepzero_sim.vjp.Coloured", {"radius": flow.radius})
+    if method == "ReferenceJacobian":
+        return Component("deepzero_sim.vjp.ReferenceJacobian", flow.reference)
+    return Component("deepzero_sim.vjp.JacobianField") if method == "JacobianField" else None
+
+
+def start_run(flow: Flow, place: Place) -> TrainSettings:
+    """Make the settings of NON, from whose network all others start."""
+    run = _run(flow, place, START, "NON", START_OPTIMISER)
+    return replace(run, updates=START_UPDATES, batch_size=START_BATCH)
+
+
+def run_of(method: FlowMethod, flow: Flow, place: Place, settings: BenchFlowsSettings) -> TrainSettings:
+    """Make the settings of a method's run."""
+    run = _run(flow, place, method, NAMED.get(method, "SolverLayer"), OPTIMISER)
+    product = product_of(method, flow, place.seed)
+    own: dict[str, Any] = {"vjp": product} if method not in NAMED and product is not None else {}
+    sizes: dict[str, Any] = {"updates": settings.updates, "batch_size": BATCH, "unroll": settings.unroll}
+    return replace(run, start=place.runs / START, **sizes, **own)
+
+
+def _run(flow: Flow, place: Place, name: str, method: MethodName, optimiser: Component) -> TrainSettings:
+    return TrainSettings(
+        run=place.runs / name,
+        train_data=place.train_data,
+        solver=flow.coarse,
+        differentiable_solver=flow.twin,
+        method=method,
+        network=flow.network,
+        optimiser=optimiser,
+        workers=Workers("serial", 1),
+        seed=place.seed,
+        tensorboard=False,
+        checkpoint_every=200,
+    )

@@ -1,0 +1,373 @@
+"""Report of `bench flows`: results.json, tables, two figures and a page of Markdown, of all that an output folder has."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import yaml
+
+from deepzero_sim.benchmarks.flows.catalogue import FLOWS
+from deepzero_sim.benchmarks.flows.figures import draw_errors, draw_products
+from deepzero_sim.benchmarks.flows.methods import START
+from deepzero_sim.benchmarks.flows.products import THROUGH, products_path
+from deepzero_sim.benchmarks.flows.trainings import ALONE, Outcome, read_outcomes
+from deepzero_sim.cli.reports.figures import pyplot, save
+from deepzero_sim.cli.settings.bench import BenchFlowsSettings, FlowMethod
+from deepzero_sim.common.documents import markdown_table
+from deepzero_sim.common.files import write_text
+from deepzero_sim.common.settings import settings_to_dict
+from deepzero_sim.common.words import count_of
+from deepzero_sim.datasets.generation.generate import software
+
+#: Upper bound, and the method without a gradient past the solver.
+BOUND, WITHOUT = "FO-SOL", "DETACHED"
+
+#: Differences to the bound's error, and multiples of its solver steps, within which a method counts as equal to it.
+NEAR, DEAR = 1.05, 1.5
+
+PRODUCTS_FIGURE, ERRORS_FIGURE = "products.png", "errors.png"
+
+Table = list[tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Summary of a method's trainings on a flow.
+
+    Args:
+        error: Mean error over the seeds; infinite if one diverged.
+        std: Standard deviation over the seeds, of a sample; 0 of a single one.
+        least, most: Errors of the best and the worst seed.
+        seeds: Number of seeds.
+        solver_steps: Mean number of solver steps of training.
+        seconds: Mean seconds of training.
+        by_step: Mean error after each step of the rollouts, None where one diverged.
+        why: Sentences on why there is no result of a seed.
+    """
+
+    error: float
+    std: float
+    least: float
+    most: float
+    seeds: int
+    solver_steps: float
+    seconds: float
+    by_step: list[float | None]
+    why: list[str]
+
+
+def summarise(outcomes: Sequence[Outcome]) -> Summary:
+    """Summarise a method's outcomes over the seeds."""
+    errors = np.array([outcome.error for outcome in outcomes])
+    finite = bool(np.isfinite(errors).all())
+    return Summary(
+        error=float(errors.mean()),
+        std=float(errors.std(ddof=1)) if finite and len(errors) > 1 else 0.0,
+        least=float(errors.min()),
+        most=float(errors.max()),
+        seeds=len(outcomes),
+        solver_steps=float(np.mean([outcome.solver_steps for outcome in outcomes])),
+        seconds=float(np.mean([outcome.seconds for outcome in outcomes])),
+        by_step=[
+            None if None in at_step else float(np.mean([error for error in at_step if error is not None]))
+            for at_step in zip(*(outcome.errors for outcome in outcomes), strict=False)
+        ],
+        why=[f"seed {outcome.seed}: {outcome.why}" for outcome in outcomes if outcome.why],
+    )
+
+
+@dataclass(frozen=True)
+class Found:
+    """Results of a flow.
+
+    Args:
+        name: Name of the flow.
+        products: Measurements of products by method.
+        trainings: Summaries of trainings by method, SRC and NON among them.
+        outcomes: All outcomes.
+    """
+
+    name: str
+    products: dict[str, dict[str, Any]]
+    trainings: dict[str, Summary]
+    outcomes: list[Outcome]
+
+
+def collect(output: Path) -> list[Found]:
+    """Collect the results of all flows that an output folder has any of, in the order of the catalogue."""
+    found = []
+    for name in FLOWS:
+        paths = {method: products_path(output, name, method) for method in get_args(FlowMethod)}
+        products = {method: json.loads(path.read_text(encoding="utf-8")) for method, path in paths.items() if path.exists()}
+        outcomes = read_outcomes(output, name)
+        methods = [m for m in (ALONE, START, *get_args(FlowMethod)) if any(outcome.method == m for outcome in outcomes)]
+        trainings = {method: summarise([one for one in outcomes if one.method == method]) for method in methods}
+        if products or trainings:
+            found.append(Found(name, products, trainings, outcomes))
+    return found
+
+
+# ---- what is said
+
+
+def gain(trainings: dict[str, Summary]) -> tuple[float, str]:
+    """Compare the bound with training without a gradient past the solver.
+
+    Returns:
+        Ratio of their errors, not a number if there is none, and a few words on whether the gradient pays.
+    """
+    if BOUND not in trainings or WITHOUT not in trainings:
+        return math.nan, "not measured"
+    bound, without = trainings[BOUND], trainings[WITHOUT]
+    if not math.isfinite(bound.error):
+        return math.nan, "no: FO-SOL diverged"
+    if not math.isfinite(without.error):
+        return math.inf, "yes: DETACHED diverged"
+    ratio = without.error / bound.error
+    if min(without.seeds, bound.seeds) < 2:
+        return ratio, f"{ratio:.2f}, one seed"
+    spread = max(without.std, bound.std)
+    return ratio, f"{'yes' if without.error - bound.error > spread else 'no, within the seeds'}: {ratio:.2f}"
+
+
+def near_bound(found: Sequence[Found], method: str) -> tuple[int, int]:
+    """Count the flows on which a method is as good as the bound at little more cost, and those on which both are known."""
+    both = [one.trainings for one in found if method in one.trainings and BOUND in one.trainings]
+    both = [trainings for trainings in both if math.isfinite(trainings[BOUND].error)]
+    near = [
+        trainings
+        for trainings in both
+        if trainings[method].error <= NEAR * trainings[BOUND].error
+        and trainings[method].solver_steps <= DEAR * trainings[BOUND].solver_steps
+    ]
+    return len(near), len(both)
+
+
+def products_table(found: Sequence[Found]) -> Table:
+    """Make the table of products: a head, then a row for each method of a flow."""
+    steps = [str(t) for t in THROUGH]
+    head = ("flow, product", *(f"difference, {t}" for t in steps), *(f"noise, {t}" for t in steps))
+    costs = ("steps to prepare", "s to prepare", "steps a product", "time of a product / of a step")
+    body = []
+    for one in found:
+        for method, measured in one.products.items():
+            if "why" in measured:
+                body.append((f"{one.name}, {method}", *["-"] * (2 * len(steps) + len(costs))))
+                continue
+            cosines = [_mean_cosine(measured["cosines"][kind][t]) for kind in ("difference", "noise") for t in steps]
+            ratio = measured["seconds_per_product"] / measured["seconds_per_step"]
+            body.append(
+                (
+                    f"{one.name}, {method}",
+                    *cosines,
+                    f"{measured['solver_steps_to_prepare']:,}",
+                    f"{measured['seconds_to_prepare']:.1f}",
+                    f"{measured['solver_steps_per_product']:.3g}",
+                    f"{ratio:.2g}",
+                )
+            )
+    return [(*head, *costs), *body]
+
+
+def _mean_cosine(cosines: Sequence[float | None]) -> str:
+    known = [cosine for cosine in cosines if cosine is not None]
+    return f"{np.mean(known):.4f}" if len(known) == len(cosines) > 0 else "not finite"
+
+
+def errors_table(found: Sequence[Found]) -> Table:
+    """Make the table of errors: a head, then a row a flow."""
+    methods = _methods(found)
+    body = [
+        (one.name, *(_error(one.trainings.get(method)) for method in methods), gain(one.trainings)[1])
+        for one in found
+        if one.trainings
+    ]
+    return [("flow", *methods, "a gradient pays: DETACHED / FO-SOL"), *body]
+
+
+def _methods(found: Sequence[Found]) -> list[str]:
+    trained = {method for one in found for method in one.trainings}
+    return [method for method in (ALONE, START, *get_args(FlowMethod)) if method in trained]
+
+
+def _error(summary: Summary | None) -> str:
+    if summary is None:
+        return "-"
+    if not math.isfinite(summary.error):
+        return "failed" if summary.why else "diverged"
+    spread = f" ± {summary.std:.4f}" if summary.seeds > 1 else ""
+    return f"{summary.error:.4f}{spread}"
+
+
+def costs_table(found: Sequence[Found]) -> Table:
+    """Make the table of costs: a head, then a row a flow with solver steps and seconds of each method."""
+    methods = [method for method in _methods(found) if method != ALONE]
+    body = []
+    for one in found:
+        if one.trainings:
+            cells = []
+            for method in methods:
+                summary = one.trainings.get(method)
+                none = summary is None or not math.isfinite(summary.error)
+                cells.append("-" if summary is None or none else f"{summary.solver_steps:,.0f} / {summary.seconds:.0f}")
+            body.append((one.name, *cells))
+    return [("flow", *methods), *body]
+
+
+# ---- files
+
+
+def results(settings: BenchFlowsSettings, found: Sequence[Found], skipped: Sequence[str]) -> dict[str, Any]:
+    """Assemble `results.json`, with null for what is not finite."""
+    flows = {
+        one.name: {
+            "description": FLOWS[one.name].description,  # type: ignore[index] # a name of the catalogue
+            "products": one.products,
+            "trainings": {method: _plain(summary) for method, summary in one.trainings.items()},
+            "outcomes": [_plain(outcome) for outcome in one.outcomes],
+            "detached_to_fo_sol": _finite(gain(one.trainings)[0]),
+            "verdict": gain(one.trainings)[1],
+        }
+        for one in found
+    }
+    return {
+        "flows": flows,
+        "skipped": list(skipped),
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}",
+        "software": {**software(), **_versions("exponax", "jax", "scikit-fem")},
+        "settings": _portable_settings(settings),
+    }
+
+
+def _versions(*names: str) -> dict[str, str]:
+    found = {}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # not needed by the flows that were asked for
+            continue
+    return found
+
+
+def _portable_settings(settings: BenchFlowsSettings) -> dict[str, Any]:
+    return {key: value for key, value in settings_to_dict(settings).items() if key != "output"}  # a folder may be moved
+
+
+def _plain(summary: Summary | Outcome) -> dict[str, Any]:
+    return {key: _finite(value) if isinstance(value, float) else value for key, value in vars(summary).items()}
+
+
+def _finite(number: float) -> float | None:
+    return number if math.isfinite(number) else None
+
+
+def publish(settings: BenchFlowsSettings, skipped: Sequence[str]) -> Sequence[Table]:
+    """Write `results.json`, `report.md` and its figures into the output folder. Returns the tables that are not empty.
+
+    Raises:
+        ConfigError: A file of results was changed.
+    """
+    found = collect(settings.output)
+    write_text(settings.output / "results.json", json.dumps(results(settings, found, skipped), indent=1) + "\n")
+    plot = pyplot()
+    measured = {one.name: one.products for one in found if one.products}
+    trained = {one.name: one.trainings for one in found if BOUND in one.trainings}
+    if measured:
+        save(plot, settings.output / PRODUCTS_FIGURE, draw_products(plot, measured))
+    if trained:
+        save(plot, settings.output / ERRORS_FIGURE, draw_errors(plot, trained, BOUND))
+    tables = [products_table(found), errors_table(found), costs_table(found)]
+    write_text(settings.output / "report.md", _page(settings, found, skipped, tables, bool(measured), bool(trained)))
+    return [table for table in tables if len(table) > 1]
+
+
+def _page(
+    settings: BenchFlowsSettings,
+    found: Sequence[Found],
+    skipped: Sequence[str],
+    tables: Sequence[Table],
+    measured: bool,
+    trained: bool,
+) -> str:
+    products, errors, costs = (markdown_table(table) if len(table) > 1 else "Not measured." for table in tables)
+    flows = markdown_table([("flow", "equation and grid"), *((one.name, FLOWS[one.name].description) for one in found)])  # type: ignore[index]
+    settings_yaml = yaml.safe_dump(_portable_settings(settings), sort_keys=False, allow_unicode=True)
+    return f"""# Gradients past the solver on {count_of(len(found), "flow")}
+
+Command: `deepzero-sim bench flows`. Every flow has a coarse solver, a fine reference that is cut to the coarse grid, and a
+differentiable twin of the coarse solver, which gives exact products and FO-SOL. States of tests are from initial conditions, or
+Reynolds numbers, that nothing was prepared or trained with.
+
+{flows}
+
+## Products
+
+Mean cosine of `J_1^T ... J_T^T w` through 1, 8 and 32 steps to the exact product, over unseen simulations: `w` is the
+difference of two simulations' states, or white noise. Then what the method takes: solver steps and seconds to prepare it,
+solver steps of a product, and the time of a product in units of the solver's own step of the same states.
+
+{products}
+{_figure("Distance of products from exact ones", PRODUCTS_FIGURE, measured)}
+## Trainings
+
+A corrector, trained through {settings.unroll} steps with the error at every step as loss, {settings.updates} updates from the
+network of its seed's NON. Errors are mean absolute errors over rollouts of {settings.steps} steps from unseen initial states,
+in standard deviations of the reference: mean over the seeds ± their standard deviation. SRC is the solver alone, EMULATOR
+back-propagates through a network that imitates the solver (Frezat et al., arXiv 2310.19385), FO-SOL through the twin. A
+gradient past the solver pays where the error of DETACHED, which has none, exceeds FO-SOL's by more than the seeds differ.
+
+{errors}
+{_figure("Errors in units of those of FO-SOL", ERRORS_FIGURE, trained)}
+{_counts(found)}
+## Costs
+
+Solver steps / seconds of training, those of NON and of preparing the product included.
+
+{costs}
+{_notes(found, skipped)}
+## Settings
+
+```yaml
+{settings_yaml}```
+"""
+
+
+def _figure(caption: str, name: str, drawn: bool) -> str:
+    return f"\n![{caption}]({name})\n" if drawn else ""
+
+
+def _counts(found: Sequence[Found]) -> str:
+    """Say on how many flows each method is as good as the bound, and on how many a gradient pays."""
+    lines = []
+    for method in _methods(found):
+        near, both = near_bound(found, method)
+        if both and method not in (ALONE, BOUND, START):
+            lines.append(
+                f"- {method}: within 5 % of FO-SOL's error at no more than {DEAR} times its solver steps on {near} of {both}."
+            )
+    verdicts = [gain(one.trainings)[1] for one in found if one.trainings]
+    pays = sum(verdict.startswith("yes") for verdict in verdicts)
+    not_paid = sum(verdict.startswith("no,") for verdict in verdicts)
+    if pays + not_paid:
+        lines.append(f"- A gradient past the solver pays on {pays} of {pays + not_paid} flows with two seeds or more.")
+    return "\n".join([*lines, ""]) if lines else ""
+
+
+def _notes(found: Sequence[Found], skipped: Sequence[str]) -> str:
+    """List what was skipped, and why there is no result where there is none."""
+    lines = [f"- {sentence}" for sentence in skipped]
+    for one in found:
+        lines += [
+            f"- {one.name}, products of {m}: {measured['why']}" for m, measured in one.products.items() if "why" in measured
+        ]
+        lines += [f"- {one.name}, {method}, {why}" for method, summary in one.trainings.items() for why in summary.why]
+    return "\n".join(["", "## Without a result", "", *lines, ""]) if lines else ""

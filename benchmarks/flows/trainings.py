@@ -1,0 +1,147 @@
+"""Trainings of correctors on a flow, coarse against fine: from one start by every method, evaluated on unseen simulations.
+
+Every run has a folder of its own, from which an interrupted one resumes, and its result is kept beside it, so that the report
+can be made of what is there.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from deepzero_sim.benchmarks.flows.catalogue import Flow
+from deepzero_sim.benchmarks.flows.methods import START, Place, missing, run_of, start_run
+from deepzero_sim.cli.console import console, training_bar
+from deepzero_sim.cli.settings.bench import BenchFlowsSettings, FlowName
+from deepzero_sim.common.files import write_text
+from deepzero_sim.coupling.evaluation import Evaluation
+from deepzero_sim.coupling.loop import SolverLoop
+from deepzero_sim.datasets.trajectories import Trajectories
+from deepzero_sim.errors import ConfigError, DivergedError, NonFiniteError
+from deepzero_sim.models.corrector import NoCorrection
+from deepzero_sim.solver.contract import Solver
+from deepzero_sim.training.runs.comparison import cost, evaluate_on
+from deepzero_sim.training.runs.settings import TrainSettings
+from deepzero_sim.training.runs.trained_run import trained_loop
+from deepzero_sim.training.runs.training import train
+
+#: The solver alone, which is not trained.
+ALONE = "SRC"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Outcome of a training, or of the solver alone.
+
+    Args:
+        method: Name of the method.
+        seed: Seed of weights and batches.
+        errors: Mean absolute error after each step of the rollouts, over unseen simulations, in standard deviations of the
+            reference; None from where a rollout diverged.
+        solver_steps: Solver steps of training, those of the start and the first step from every frame included.
+        seconds: Seconds of training, likewise.
+        why: Sentence on why there is no result; empty if there is one.
+    """
+
+    method: str
+    seed: int
+    errors: list[float | None]
+    solver_steps: int = 0
+    seconds: float = 0.0
+    why: str = ""
+
+    @property
+    def error(self) -> float:
+        """Mean over the steps; infinite if a rollout or the training diverged."""
+        known = [error for error in self.errors if error is not None]
+        return sum(known) / len(known) if len(known) == len(self.errors) > 0 else math.inf
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """Trainings on a flow.
+
+    Args:
+        name: Name of the flow.
+        flow: The flow.
+        solver: Its coarse solver.
+        train_data: File of the training data.
+        test: Unseen simulations.
+    """
+
+    name: FlowName
+    flow: Flow
+    solver: Solver
+    train_data: Path
+    test: Trajectories
+
+
+def train_all(task: Task, settings: BenchFlowsSettings) -> None:
+    """Train and evaluate by every method from every seed, but what is there already."""
+    folder = outcomes_folder(settings.output, task.name)
+    if not (folder / f"{ALONE}.json").exists():
+        evaluation = evaluate_on(SolverLoop(task.solver, NoCorrection()), task.test, settings.steps)
+        _keep(folder / f"{ALONE}.json", Outcome(ALONE, 0, _errors(evaluation)))
+    for seed in range(settings.seeds):
+        place = Place(settings.output / "runs" / task.name / f"seed{seed}", task.train_data, seed)
+        _train(task, settings, START, start_run(task.flow, place))
+        for method in settings.methods:
+            if method != "Coloured" and not missing(method):
+                _train(task, settings, method, run_of(method, task.flow, place, settings))
+
+
+def outcomes_folder(output: Path, flow: str) -> Path:
+    """Return the folder of a flow's outcomes."""
+    return output / "outcomes" / flow
+
+
+def _train(task: Task, settings: BenchFlowsSettings, method: str, run: TrainSettings) -> None:
+    """Train by one method from one seed, and keep the outcome. A training that diverges, or cannot begin, is one too."""
+    path = outcomes_folder(settings.output, task.name) / f"seed{run.seed}-{method}.json"
+    if path.exists():
+        return
+    why = ""
+    with training_bar(f"{task.name}, seed {run.seed}: {method}", run.updates) as report:
+        try:
+            train(run, report)
+        except (DivergedError, NonFiniteError, ConfigError) as error:  # a method may refuse a solver
+            why = str(error)
+            console.print(f"{task.name}, {method}: {why}")
+    if why:
+        _keep(path, Outcome(method, run.seed, [], why=why))
+        return
+    spent = cost(run.run)
+    evaluation = evaluate_on(trained_loop(run.run), task.test, settings.steps)
+    # every method is charged the first step from all frames, even if it was copied from NON, whose steps are no others
+    _keep(path, Outcome(method, run.seed, _errors(evaluation), spent.solver_steps + spent.found, spent.seconds))
+
+
+def _errors(evaluation: Evaluation) -> list[float | None]:
+    by_step = evaluation.relative_errors.mean(dim=0).tolist()
+    return [error if math.isfinite(error) else None for error in by_step]
+
+
+def _keep(path: Path, outcome: Outcome) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(asdict(outcome), indent=1) + "\n")
+
+
+def read_outcomes(output: Path, flow: str) -> list[Outcome]:
+    """Read what is kept of a flow, in the order of seeds.
+
+    Raises:
+        ConfigError: A file was changed.
+    """
+    found = [_read(path) for path in sorted(outcomes_folder(output, flow).glob("*.json"))]
+    return sorted(found, key=lambda outcome: outcome.seed)
+
+
+def _read(path: Path) -> Outcome:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return Outcome(**content)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{path} was changed: delete it, and its training is evaluated again.") from error
