@@ -27,7 +27,13 @@ from deepzero_sim.datasets.fitting.fitted_frames import (
     without_values,
 )
 from deepzero_sim.datasets.fitting.matching import Match, match
-from deepzero_sim.datasets.fitting.regridding import Grid, Restriction, grid_of_recording, grid_of_solver
+from deepzero_sim.datasets.fitting.regridding import (
+    Grid,
+    Restriction,
+    explain_offsets,
+    grid_of_recording,
+    grid_of_solver,
+)
 from deepzero_sim.datasets.fitting.steps import Steps, convert_times, steps_between_frames
 from deepzero_sim.datasets.frames import Frames, MappedFrames, load_if_small, select
 from deepzero_sim.datasets.metadata import Metadata, metadata_of_solver, require_metadata_keys
@@ -66,6 +72,8 @@ def fit(
     frames = select(recording.frames, simulations.tolist(), slice(None, None, plan.steps.every))
     missing = find_missing(frames, recording, plan.match.channels, simulations.tolist(), plan.steps.every)
     notes = list(plan.notes)
+    shifted = "" if "offsets" in may_differ else explain_offsets(settings.restrict, spec)
+    notes += [shifted] if shifted else []
     if settings.function is None:
         whole = keep_whole(missing, settings.missing, recording.name)
         frames = select(frames, whole.tolist()) if len(whole) < len(simulations) else frames

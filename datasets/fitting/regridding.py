@@ -89,6 +89,22 @@ def grid_of_solver(
     )
 
 
+def explain_offsets(name: str | None, spec: SolverSpec) -> str:
+    """Say that positions are half a cell off, where points are centres of cells and a spec says no offsets; empty elsewhere.
+
+    Args:
+        name: Restriction to the solver's grid.
+        spec: Spec of the solver.
+    """
+    if name != "block_mean" or not spec.spacing or spec.offsets:
+        return ""
+    row = [0.5] * len(spec.spacing)
+    return (
+        f"the spec of solver {spec.name!r} has a spacing but no offsets, so that positions begin at 0, while block_mean makes "
+        f"means over cells: give it offsets of {row} for each channel, or positions are half a cell off."
+    )
+
+
 def grid_of_recording(recording: Recording, arrangement: Arrangement, axes: tuple[str, ...]) -> Grid:
     """Collect the grid of a recording as it is arranged.
 

@@ -27,6 +27,7 @@ from deepzero_sim.common import hdf5_objects
 from deepzero_sim.common.files import write_text
 from deepzero_sim.common.requirements import require_data, require_that
 from deepzero_sim.datasets import trajectories
+from deepzero_sim.datasets.fitting.regridding import explain_offsets
 from deepzero_sim.datasets.frames import Frames, load_if_small
 from deepzero_sim.datasets.generation.batch import batches
 from deepzero_sim.datasets.generation.dataset_card import card_path, card_text, is_signed
@@ -98,6 +99,9 @@ def generate(
     _write_failures(failures_path(path), run_missing(tasks, executor, report, source).incidents)
     frames = load_if_small(PartFrames(files, simulations.frames, source))
     _publish(path, frames, members, settings, source, say)
+    shifted = explain_offsets(simulations.restrict, source)
+    if shifted:
+        say(f"{show(path)}: {shifted}")
     _remove(parts)
     return True
 

@@ -43,6 +43,7 @@ OFFERED: dict[Kind, tuple[str, ...]] = {
         "channel_units",
         "axes",
         "spacing",
+        "offsets",
         "reference_shape",
         "reference_command",
         "reference_values",

@@ -48,7 +48,8 @@ def program_of(settings: InitSettings) -> Component:
     inputs += [{**_file(settings.params_input, settings), "of": "params"}] if settings.params_input is not None else []
     spec: dict[str, Any] = {"name": Path(words[0]).stem, "state_shape": settings.state_shape, "dt": settings.dt}
     told: dict[str, Any] = {"channels": settings.channels, "channel_units": settings.channel_units}
-    told |= {"axes": settings.axes, "spacing": settings.spacing, "parameters": parameters}
+    told |= {"axes": settings.axes, "spacing": settings.spacing}
+    told |= {"offsets": settings.offsets, "parameters": parameters}
     args = {
         "spec": {**spec, "dtype": "float64", **{key: value for key, value in told.items() if value}},
         "command": words,

@@ -25,6 +25,9 @@ from deepzero_sim.errors import ConfigError
 from deepzero_sim.solver.build import build_solver
 from deepzero_sim.solver.spec import SolverSpec
 
+#: Offsets of points by the restriction that suits their grid: centres of cells, or nodes.
+OFFSETS = {"block_mean": 0.5, "injection": 0.0}
+
 
 @dataclass(frozen=True)
 class _Known:
@@ -52,9 +55,9 @@ def _of_program(settings: InitSettings) -> _Known:
     spec = build_solver(solver).spec
     _require_params(spec, settings)
     start = Start(settings.folder, solver, spec, params=settings.params, periodic=settings.periodic, in_processes=False)
-    start = _with_initial(start, settings.initial)
+    start, notes = _with_offsets(_with_reference(_with_initial(start, settings.initial), changes))
     comments = descriptions(ExecutableSolver)
-    return _Known(replace(_with_reference(start, changes), comments=comments, offers=OFFERS, spec_offers=SPEC_OFFERS))
+    return _Known(replace(start, comments=comments, offers=OFFERS, spec_offers=SPEC_OFFERS), notes=notes)
 
 
 def _with_initial(start: Start, initial: str | None) -> Start:
@@ -76,6 +79,21 @@ def _with_reference(start: Start, changes: Mapping[str, Any] | None) -> Start:
     name = start.restrict or _restriction_between(fine, start.spec)
     restriction_of(name, fine, start.spec)(np.ones((1, *fine.state_shape), fine.dtype))  # a function of the user's may not fit
     return replace(start, reference_args=changes, restrict=name)
+
+
+def _with_offsets(start: Start) -> tuple[Start, tuple[str, ...]]:
+    """Say in the spec where the first points lie, if it says how far apart points lie; returns a sentence on it, too."""
+    spec = start.spec
+    if not spec.spacing or spec.offsets:
+        return start, ()
+    offset = OFFSETS.get(start.restrict or "")
+    example = [[0.5] * len(spec.spacing)] * spec.state_shape[0]
+    if offset is None:
+        return start, (f"positions begin at 0, as nobody says where the first points lie: --offsets '{example}' if in cells",)
+    told = {"offsets": [[offset] * len(spec.spacing)] * spec.state_shape[0]}
+    solver = replace(start.solver, args=merge(start.solver.args, {"spec": told}))
+    said = f"offsets of {offset:g} are written, as {start.restrict} suits the grid of the reference: --offsets says otherwise"
+    return replace(start, solver=solver, spec=build_solver(solver).spec), (said,)
 
 
 def _of_python(settings: InitSettings) -> _Known:

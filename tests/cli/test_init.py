@@ -17,6 +17,7 @@ import pytest
 import yaml
 from programs import compiled
 
+import deepzero_sim as dz
 from deepzero_sim.cli.commented_yaml import Commented, plain_values, write_commented
 from deepzero_sim.cli.main import main
 from deepzero_sim.cli.starter_files import FUNCTIONS
@@ -324,13 +325,48 @@ def test_axes_spacing_and_a_function_of_the_users_are_taken(folder: Path, capsys
     status, out, err = call(capsys, "init", *given)
     assert (status, err) == (0, "") and "initial states to replace" not in out
     spec = yaml.safe_load((folder / "solver.yaml").read_text())["solver"]["args"]["spec"]
-    assert spec["axes"] == ["x"] and spec["spacing"] == [0.03125]
+    assert spec["axes"] == ["x"] and spec["spacing"] == [0.03125] and spec["offsets"] == [[0.5]]
+    assert "offsets of 0.5 are written, as block_mean suits" in out
     made = printed(capsys, "generate", "solver.yaml", "data.yaml")
     assert made["simulations"]["reference"]["args"]["spec"]["spacing"] == [0.03125 / 2]
     assert made["simulations"]["initial"] == "states.py:begin" and made["files"][0]["starts"] > 1
-    assert call(capsys, "generate", *GENERATE)[0] == 0
+    status, out, _ = call(capsys, "generate", *GENERATE)
+    assert status == 0 and "offsets" not in out
+    data = dz.datasets.load("data/train.h5")
+    assert data.metadata is not None
+    np.testing.assert_allclose(data.metadata.positions[0, 0][:2], [0.5 * 0.03125, 1.5 * 0.03125])
     status, _, err = call(capsys, "check", "--config", "solver.yaml", "--config", "check.yaml", "--seconds", "5")
     assert (status, err) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("given", "offsets", "words"),
+    [
+        ((), [[0.5]], "offsets of 0.5 are written"),
+        (("--offsets", "[[0.5]]"), [[0.5]], ""),
+        (("--offsets", "[[0]]"), [[0.0]], ""),
+        (("--reference_shape", "[1, 63]"), [[0.0]], "offsets of 0 are written, as injection suits"),  # nodes: 32 and 2 * 31 + 1
+    ],
+)
+def test_offsets_are_those_of_the_grid(
+    folder: Path, capsys: pytest.CaptureFixture[str], given: tuple[str, ...], offsets: list[list[float]], words: str
+) -> None:
+    (folder / "burgers.c").write_text(block("programs.md", "burgers.c"))
+    compiled(folder / "burgers.c", folder)
+    status, out, err = call(capsys, "init", *PROGRAM, *REFERENCE, "--spacing", "[0.03125]", *given)
+    spec = yaml.safe_load((folder / "solver.yaml").read_text())["solver"]["args"]["spec"]
+    assert (status, err) == (0, "") and spec["offsets"] == offsets
+    assert words in out if words else "offsets" not in out
+
+
+def test_a_spacing_whose_offsets_nobody_can_tell_is_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "burgers.c").write_text(block("programs.md", "burgers.c"))
+    compiled(folder / "burgers.c", folder)
+    given = (*PROGRAM, "--params", "[[0.001], [0.002]]")
+    assert_refused(capsys, "offsets", *given, "--spacing", "[0.03125]", "--offsets", "[0.5]")
+    status, out, err = call(capsys, "init", *given, "--spacing", "[0.03125]")
+    spec = yaml.safe_load((folder / "solver.yaml").read_text())["solver"]["args"]["spec"]
+    assert (status, err) == (0, "") and "offsets" not in spec and "--offsets '[[0.5]]' if in cells" in out
 
 
 NODES = """

@@ -56,6 +56,8 @@ class InitSettings(Settings):
         channel_units: Units of the channels (program): [kg/m^3, kg/m^2/s]. Reports name them, and compare channels by them.
         axes: Names of the axes (program): [x, y]. Figures name them; "axis 0 (index)" without.
         spacing: Distances of points along the axes (program): [0.1, 0.1].
+        offsets: Places of each channel's first point along the axes, in units of the spacing (program): [[0.5, 0.5]], one row a
+            channel; 0.5 for centres of cells, 0 for nodes. With a reference, its grid tells which.
         parameters: Names of scenario parameters (program): [nu]; if none are given, those that command and templates have as
             {{ params.nu }}.
         template: Input deck with placeholders such as {{ params.nu }}, of jinja2 (program): deck.txt.j2 becomes deck.txt.
@@ -90,6 +92,7 @@ class InitSettings(Settings):
     channel_units: list[str] = field(default_factory=list)
     axes: list[str] = field(default_factory=list)
     spacing: list[float] = field(default_factory=list)
+    offsets: list[list[float]] = field(default_factory=list)
     parameters: list[str] = field(default_factory=list)
     template: Path | None = None
     templates: list[Path] = field(default_factory=list)

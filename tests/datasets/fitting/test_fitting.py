@@ -113,6 +113,17 @@ def test_falling_positions_are_turned_around() -> None:
     np.testing.assert_array_equal(fitted(turned, spec=same, restrict=None).frames, given.frames[:, ::2].astype(np.float32))
 
 
+def test_means_over_cells_whose_places_the_solver_does_not_say_are_said() -> None:
+    unsaid = dataclasses.replace(SPEC, offsets=())
+    said = [note for note in fitted(recording(), spec=unsaid).attributes["notes"] if "offsets" in note]
+    assert len(said) == 1 and "give it offsets of [0.5, 0.5] for each channel, or positions are half a cell off" in said[0]
+    assert not any("offsets" in note for note in fitted(recording()).attributes["notes"])
+    assert not any("offsets" in note for note in fitted(recording(), ("offsets",), unsaid).attributes["notes"])
+    assert not any(
+        "half a cell" in note for note in fitted(recording(), spec=dataclasses.replace(unsaid, spacing=())).attributes["notes"]
+    )
+
+
 def test_frames_on_the_solver_s_grid_need_no_restriction() -> None:
     same = dz.SolverSpec(**{**vars(SPEC), "state_shape": (2, 8, 12), "spacing": (0.125, 0.25), "dtype": "float64"})
     data = fitted(recording(), spec=same, restrict=None)

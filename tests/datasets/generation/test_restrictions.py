@@ -121,3 +121,34 @@ def test_values_that_the_source_cannot_hold_are_refused() -> None:
 def test_padding_of_the_source_is_zero() -> None:
     masked = spec(4, mask=np.array([[True, False, True, True]]))
     assert restriction_of("block_mean", spec(8), masked)(np.ones((1, 1, 8))).tolist() == [[[1, 0, 1, 1]]]
+
+
+CELLS = """
+import deepzero_sim as dz
+
+class Cells(dz.Solver):
+    def __init__(self, points, offsets=()):
+        self.spec = dz.SolverSpec(name="cells", state_shape=(1, points), dt=1.0, spacing=(1 / points,), offsets=offsets)
+
+    def step(self, states, params=None):
+        return 0.9 * states
+
+def initial(spec, params):
+    return 1 + spec.coordinates(0, 0)[None, None].astype(spec.dtype)
+"""
+
+
+@pytest.mark.parametrize(
+    ("offsets", "restrict", "said"), [([], "block_mean", True), ([[0.5]], "block_mean", False), ([], "injection", False)]
+)
+def test_means_over_cells_whose_places_nobody_says_are_said(
+    tmp_path: Path, offsets: list[list[float]], restrict: str, said: bool
+) -> None:
+    (tmp_path / "cells.py").write_text(CELLS)
+    reference, source = (
+        Component(f"{tmp_path / 'cells.py'}:Cells", {"points": points, "offsets": offsets}) for points in (8, 4)
+    )
+    settings = Simulations(reference, source, f"{tmp_path / 'cells.py'}:initial", restrict, steps=2, discard=0)
+    sentences: list[str] = []
+    generate(tmp_path / "cells.h5", settings, [[]], SerialExecutor(), lambda word: None, say=sentences.append)
+    assert any("give it offsets of [0.5]" in one for one in sentences) == said == bool(sentences)
