@@ -121,8 +121,8 @@ def train_file(start: Start) -> str:
         "train_data": _source(start),
         "network": Commented(
             {"name": "small", "args": {"width": 16, "padding": padding}},
-            f"{known['network']} The padding is zeros, circular (a periodic domain) or replicate; all args are on the page "
-            f"docs/reference/components.md.{walls}",
+            f"{known['network']} The padding is zeros, circular (a periodic domain) or replicate, or a list with one of "
+            f"these for each axis; all args are on the page docs/reference/components.md.{walls}",
         ),
         "stages": Commented(
             [

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -20,13 +20,8 @@ from deepzero_sim.common.requirements import require_that
 from deepzero_sim.common.types import to_array
 from deepzero_sim.errors import ConfigError, ScaleWarning
 from deepzero_sim.models.layers import require_sizes
+from deepzero_sim.models.padding import Padding, convolution
 from deepzero_sim.solver.spec import SolverSpec
-
-#: Values outside the domain, for convolutions: zeros, the other side of a periodic domain, or the nearest value inside.
-Padding: TypeAlias = Literal["zeros", "circular", "replicate"]
-
-_CONVOLUTIONS: dict[int, type[nn.Conv1d | nn.Conv2d | nn.Conv3d]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
-
 
 #: Number of standard deviations from zero beyond which a mean is taken away: nearer to it, zero is often a value of its own,
 #: such as that of a field at rest, and what convolutions see outside the domain.
@@ -231,15 +226,6 @@ class _ResidualBlock(nn.Module):
         return result
 
 
-def _convolution(spec: SolverSpec, inputs: int, outputs: int, kernel: int, padding: Padding) -> nn.Module:
-    dims = len(spec.state_shape) - 1
-    if dims not in _CONVOLUTIONS:
-        raise ConfigError(
-            f"the built-in correctors handle 1 to 3 spatial axes, not {dims} as in {spec.name!r}: bring a network of your own."
-        )
-    return _CONVOLUTIONS[dims](inputs, outputs, kernel, padding=kernel // 2, padding_mode=padding)
-
-
 def _channels(spec: SolverSpec) -> tuple[int, int]:
     """Count the channels in (states and parameters) and out (states)."""
     return spec.state_shape[0] + len(spec.parameters), spec.state_shape[0]
@@ -256,7 +242,7 @@ def _residual(spec: SolverSpec, width: int, blocks: int, kernel: int, padding: P
     inputs, outputs = _channels(spec)
 
     def conv(i: int, o: int) -> nn.Module:
-        return _convolution(spec, i, o, kernel, padding)
+        return convolution(spec, i, o, kernel, padding)
 
     layers = [conv(inputs, width), nn.LeakyReLU(0.3)]
     layers += [_ResidualBlock(conv(width, width), conv(width, width), 0.3) for _ in range(blocks)]
@@ -278,7 +264,8 @@ def small(
         width: Channels between.
         blocks: Number of residual blocks.
         kernel: Points of a convolution along each axis; an odd number.
-        padding: Values outside the domain: zeros, circular (of a periodic domain) or replicate (the nearest inside).
+        padding: Values outside the domain: zeros, circular (of a periodic domain) or replicate (the nearest inside); or a list
+            with one of these for each axis.
         data: Trajectories that scale its inputs and outputs; `deepzero-sim train` and `dz.train` do this themselves.
     """
     require_sizes(width=width, kernel=kernel)
@@ -295,11 +282,11 @@ def mercury(spec: SolverSpec, padding: Padding = "zeros", data: Scaled | None = 
     """Make Um et al.'s smaller network: three 5 x 5 convolutions, 32 and 64 channels between; 56,898 parameters on the wake."""
     inputs, outputs = _channels(spec)
     layers = [
-        _convolution(spec, inputs, 32, 5, padding),
+        convolution(spec, inputs, 32, 5, padding),
         nn.LeakyReLU(0.3),
-        _convolution(spec, 32, 64, 5, padding),
+        convolution(spec, 32, 64, 5, padding),
         nn.LeakyReLU(0.3),
-        _zero(_convolution(spec, 64, outputs, 5, padding)),
+        _zero(convolution(spec, 64, outputs, 5, padding)),
     ]
     return Corrector(spec, nn.Sequential(*layers), data)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import nn
 from deepzero_sim.datasets import Trajectories
 from deepzero_sim.errors import ConfigError, ScaleWarning
 from deepzero_sim.models import CORRECTORS, Corrector, mars_moon, small
-from deepzero_sim.models.corrector import Padding
+from deepzero_sim.models.padding import Padding, convolution
 from deepzero_sim.solver.spec import SolverSpec
 from deepzero_sim.solvers.wake import WakeGrid
 
@@ -214,3 +215,50 @@ def test_scales_that_are_none_are_refused() -> None:
         corrector.set_scales([1.0], [1.0], [0.0, 0.0])
     with pytest.raises(ConfigError, match="takes trajectories alone"):
         corrector.set_scales(Trajectories(np.ones((1, 2, 1, 8)), np.ones((1, 1))), [1.0])
+
+
+@ALL
+def test_each_axis_has_a_padding_of_its_own(name: str) -> None:
+    grid = spec(1, 14, 12)
+    corrector = randomised(CORRECTORS[name](grid, padding=["replicate", "circular"]))
+    states = torch.randn(2, 1, 14, 12)
+    with torch.no_grad():
+        given = corrector(states)
+        torch.testing.assert_close(corrector(states.roll(3, -1)), given.roll(3, -1))  # periodic along the last axis
+        assert not torch.allclose(corrector(states.roll(3, -2)), given.roll(3, -2))  # walls along the other
+        level = torch.randn(2, 1, 1, 12).expand(-1, -1, 14, -1)
+        torch.testing.assert_close(corrector(level), corrector(level)[:, :, :1].expand(-1, -1, 14, -1))  # which it goes on over
+
+
+@pytest.mark.parametrize("padding", ["zeros", "circular", "replicate"])
+@pytest.mark.parametrize("shape", [(1, 9), (2, 8, 7), (1, 5, 6, 7)])
+def test_a_list_of_one_padding_is_that_padding(padding: Padding, shape: tuple[int, ...]) -> None:
+    whole = randomised(small(spec(*shape), padding=padding))
+    listed = small(spec(*shape), padding=[padding] * (len(shape) - 1))  # type: ignore[list-item]
+    listed.load_state_dict(whole.state_dict())
+    states = torch.randn(2, *shape)
+    assert torch.equal(listed(states), whole(states))
+
+
+@pytest.mark.parametrize("modes", list(itertools.permutations(["zeros", "circular", "replicate"])))
+def test_axes_are_padded_one_after_the_other(modes: tuple[str, str, str]) -> None:
+    states = torch.randn(2, 1, 5, 6, 7)
+    layer = convolution(spec(1, 5, 6, 7), 1, 1, 3, modes)  # type: ignore[arg-type]
+    padded = states.numpy()
+    for axis, mode in enumerate(modes):
+        width = [(0, 0)] * (2 + axis) + [(1, 1)] + [(0, 0)] * (2 - axis)
+        padded = np.pad(padded, width, {"zeros": "constant", "circular": "wrap", "replicate": "edge"}[mode])  # type: ignore[call-overload]
+    weight, bias = layer.state_dict().values()
+    torch.testing.assert_close(layer(states), nn.functional.conv3d(torch.from_numpy(padded), weight, bias))
+
+
+@pytest.mark.parametrize(
+    "padding", ["round", 3, None, [], ["circular"], ["circular"] * 3, ["circular", 1], [["circular"], "zeros"]]
+)
+def test_a_padding_that_is_none_is_refused_in_one_sentence(padding: Any) -> None:
+    grid = spec(1, 8, 8, axes=("y", "x"))
+    with pytest.raises(
+        ConfigError, match=r"padding must be zeros, .* or a list with one of these for each axis \(y, x\), "
+    ) as found:
+        small(grid, padding=padding)
+    assert "\n" not in str(found.value)
