@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from deepzero_sim.benchmarks.flows.catalogue import FLOWS, TEST_SEED, TRAIN_SEED, Flow
-from deepzero_sim.benchmarks.flows.methods import missing, product_of
+from deepzero_sim.benchmarks.flows.methods import collect_warnings, missing, product_of
 from deepzero_sim.benchmarks.flows.products import ExactProducts, measure_products, products_path
 from deepzero_sim.benchmarks.flows.report import publish
 from deepzero_sim.benchmarks.flows.trainings import Task, train_all
@@ -114,8 +114,10 @@ def _measure(name: FlowName, flow: Flow, settings: BenchFlowsSettings, train: Tr
             continue
         exact = exact or ExactProducts(build_solver(flow.twin), test)
         console.print(f"{name}: products of {method}")
+        with collect_warnings(f"{name}, {method}") as sentences:
+            measured = _products(product, flow, train, exact)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, json.dumps(_products(product, flow, train, exact), indent=1) + "\n")
+        write_text(path, json.dumps({**measured, "warnings": sentences}, indent=1) + "\n")
 
 
 def _products(product: Component, flow: Flow, train: Trajectories, exact: ExactProducts) -> dict[str, Any]:

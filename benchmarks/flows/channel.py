@@ -9,6 +9,7 @@ for each step of the solver. Cells in the obstacle are padding.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, NamedTuple, final
 
 import jax
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.sparse.linalg import spsolve
 
-from deepzero_sim.benchmarks.flows.jax_solver import JaxSolver
+from deepzero_sim.benchmarks.flows.jax_solver import Advance, JaxSolver
 from deepzero_sim.common.types import Array
 from deepzero_sim.solver.spec import SolverSpec
 
@@ -79,7 +80,7 @@ class ChannelSolver(JaxSolver):
             mask=fluid[None],
             stencil=substeps,
         )
-        super().__init__(spec, _advance_by(fluid, substeps))
+        super().__init__(spec, _advance_of(factor, substeps))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ChannelSolver, self._settings
@@ -92,8 +93,10 @@ def _fluid(factor: int) -> NDArray[np.bool_]:
     return fluid
 
 
-def _advance_by(fluid: NDArray[np.bool_], substeps: int) -> Any:
-    """Return the step of a state `(1, n, n)`, in jax."""
+@cache
+def _advance_of(factor: int, substeps: int) -> Advance:
+    """Return the step of a state `(1, n, n)` in jax, always the same function."""
+    fluid = _fluid(factor)
     points = len(fluid)
     v, u, k_rows, k_columns = (jnp.asarray(array, dtype=np.float32) for array in _faces(fluid))
     inflow = jnp.asarray(0.5 + 0.4 * np.sin(4 * np.pi * _centres(points)), dtype=np.float32)
@@ -160,7 +163,7 @@ def _stream_function(fluid: NDArray[np.bool_]) -> _Numbers:
     given, free = known.ravel(), ~known.ravel()
     stream = values.ravel().copy()
     stream[free] = spsolve(sparse.csc_array(laplace[free][:, free]), -laplace[free][:, given] @ stream[given])
-    return stream.reshape(corners, corners)
+    return np.asarray(stream.reshape(corners, corners))
 
 
 def initial(spec: SolverSpec, params: Array, seed: int) -> Array:

@@ -72,7 +72,8 @@ class Emulator(VectorJacobianProduct):
 
     def _train(self, spec: SolverSpec, before: Array, after: Array, params: Array | None) -> None:
         network = build_corrector(self._component, spec, self._seed)
-        data = Trajectories(before[:, None], params, spec.active())
+        rows = np.empty((len(before), 0), dtype=before.dtype) if params is None else params
+        data = Trajectories(before[:, None], rows, spec.active())
         if not isinstance(network, Corrector):
             raise ConfigError(f"an emulator needs one of the correctors, not {self._component.name!r}: name another network.")
         network.set_scales(data)
@@ -80,16 +81,16 @@ class Emulator(VectorJacobianProduct):
         increments = (torch.from_numpy(after - before) / scale) * network.active
         self._size = float(increments.square().mean().sqrt())
         targets, states = increments / self._size, torch.from_numpy(before)
-        rows = None if params is None else torch.from_numpy(params)
+        scenario = None if params is None else torch.from_numpy(params)
         optimiser = torch.optim.Adam(network.parameters(), lr=self._rate)
         schedule = warm_up_cosine(optimiser, self._updates)
         random = np.random.default_rng(self._seed)
         for _ in range(self._updates):
             batch = torch.from_numpy(random.integers(len(states), size=self._batch_size))
-            made = network(states[batch], None if rows is None else rows[batch]) / scale
+            made = network(states[batch], None if scenario is None else scenario[batch]) / scale
             loss = (made - targets[batch]).square().mean()
             optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimiser.step()
             schedule.step()
         self._network = network

@@ -6,6 +6,7 @@ Nothing of jax's configuration is touched: arithmetic is that of the arrays, flo
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any, TypeAlias
 
 import jax
@@ -26,7 +27,7 @@ class JaxSolver(DifferentiableSolver):
 
     Args:
         spec: Description of the solver.
-        advance: Step of one state.
+        advance: Step of one state; solvers with the same function share what is compiled.
 
     Attributes:
         advance: Step of one state, as it was given: jax runs it operation by operation.
@@ -35,8 +36,7 @@ class JaxSolver(DifferentiableSolver):
     def __init__(self, spec: SolverSpec, advance: Advance) -> None:
         self.spec = spec
         self.advance = advance
-        self._step = jax.jit(jax.vmap(advance))
-        self._pull_back = jax.jit(jax.vmap(lambda state, w: jax.vjp(advance, state)[1](w)[0]))
+        self._step, self._pull_back = _compile(advance)
 
     def step(self, states: Array, params: Array | None = None) -> Array:
         check_call(self.spec, states, params)
@@ -48,6 +48,12 @@ class JaxSolver(DifferentiableSolver):
 
     def differentiable_step(self, states: torch.Tensor, params: torch.Tensor | None = None) -> torch.Tensor:
         return differentiate(self.step, self.pull_back, states)
+
+
+@cache
+def _compile(advance: Advance) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Compile a step and its product for many states; once in a process, as every run builds its solver anew."""
+    return jax.jit(jax.vmap(advance)), jax.jit(jax.vmap(lambda state, w: jax.vjp(advance, state)[1](w)[0]))
 
 
 #: Functions of a step and of its product, `J(s)^T w`.

@@ -142,7 +142,7 @@ def coarse_mesh() -> Any:
     """Triangulate points of the unit square: those inside lie on no grid."""
     axis = np.linspace(0, 1, SIDE)
     points = np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1).reshape(-1, 2)
-    inside = ((points > 0) & (points < 1)).all(axis=1)
+    inside = np.asarray(((points > 0) & (points < 1)).all(axis=1))
     moves = np.random.default_rng(MESH_SEED).uniform(-JITTER, JITTER, points.shape) / (SIDE - 1)
     points = points + inside[:, None] * moves
     return skfem.MeshTri(points.T, Delaunay(points).simplices.T)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from deepzero_sim.benchmarks.flows.catalogue import Flow
+from deepzero_sim.cli.console import console
 from deepzero_sim.cli.settings.bench import BenchFlowsSettings, FlowMethod
 from deepzero_sim.common.components import Component
 from deepzero_sim.coupling import vjp
@@ -31,6 +35,9 @@ OPTIMISER = Component("torch.optim.Adam", {"lr": 1e-3})
 #: Updates of the start, and its single steps in a batch.
 START_UPDATES, START_BATCH = 1000, 32
 
+#: Updates between checkpoints.
+CHECKPOINT_EVERY = 200
+
 #: Rollouts of a gradient.
 BATCH = 4
 
@@ -48,6 +55,24 @@ class Place:
     runs: Path
     train_data: Path
     seed: int
+
+
+@contextmanager
+def collect_warnings(what: str) -> Iterator[list[str]]:
+    """Collect what is warned of inside, and print it as lines.
+
+    Args:
+        what: Beginning of each line.
+    """
+    sentences: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        try:
+            yield sentences
+        finally:
+            sentences += dict.fromkeys(str(one.message) for one in caught)
+            for sentence in sentences:
+                console.print(f"{what}: {sentence}")
 
 
 def missing(method: FlowMethod) -> str:
@@ -103,5 +128,5 @@ def _run(flow: Flow, place: Place, name: str, method: MethodName, optimiser: Com
         workers=Workers("serial", 1),
         seed=place.seed,
         tensorboard=False,
-        checkpoint_every=200,
+        checkpoint_every=CHECKPOINT_EVERY,
     )

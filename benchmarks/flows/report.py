@@ -363,11 +363,13 @@ def _counts(found: Sequence[Found]) -> str:
 
 
 def _notes(found: Sequence[Found], skipped: Sequence[str]) -> str:
-    """List what was skipped, and why there is no result where there is none."""
+    """List what was skipped, why there is no result where there is none, and what methods said of their own errors."""
     lines = [f"- {sentence}" for sentence in skipped]
     for one in found:
-        lines += [
-            f"- {one.name}, products of {m}: {measured['why']}" for m, measured in one.products.items() if "why" in measured
-        ]
-        lines += [f"- {one.name}, {method}, {why}" for method, summary in one.trainings.items() for why in summary.why]
-    return "\n".join(["", "## Without a result", "", *lines, ""]) if lines else ""
+        for method, measured in one.products.items():
+            said = [measured.get("why"), measured.get("says"), *measured.get("warnings", [])]
+            lines += [f"- {one.name}, products of {method}: {sentence}" for sentence in said if sentence]
+        for outcome in one.outcomes:
+            said = [outcome.why, *outcome.warnings]
+            lines += [f"- {one.name}, {outcome.method}, seed {outcome.seed}: {sentence}" for sentence in said if sentence]
+    return "\n".join(["", "## What the methods said", "", *lines, ""]) if lines else ""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any, final
 
 import exponax as ex
@@ -120,8 +120,6 @@ class SpectralSolver(JaxSolver):
         self._settings = (flow, fine)
         given = SPECTRAL[flow]
         points = given.points * (given.finer if fine else 1)
-        stepper = given.stepper(points, given.dt / given.substeps if fine else given.dt)
-        advance: Advance = ex.RepeatedStepper(stepper, given.substeps) if fine else stepper
         spec = SolverSpec(
             name=f"{flow}{FINE if fine else ''}",
             state_shape=(len(given.channels), *[points] * len(given.axes)),
@@ -131,15 +129,25 @@ class SpectralSolver(JaxSolver):
             spacing=(given.extent / points,) * len(given.axes),
             thread_safe=True,
         )
-        super().__init__(spec, partial(_without_mean, advance) if given.mean_free else advance)
+        super().__init__(spec, _advance_of(flow, fine))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return SpectralSolver, self._settings
 
 
-def _without_mean(advance: Advance, state: Any) -> Any:
-    advanced = advance(state)
-    return advanced - advanced.mean(axis=tuple(range(1, advanced.ndim)), keepdims=True)
+@cache
+def _advance_of(flow: str, fine: bool) -> Advance:
+    """Return the step of a flow's state in jax, always the same function."""
+    given = SPECTRAL[flow]
+    points, substeps = (given.points * given.finer, given.substeps) if fine else (given.points, 1)
+    stepper = given.stepper(points, given.dt / substeps)
+    repeated = ex.RepeatedStepper(stepper, substeps) if substeps > 1 else stepper
+
+    def advance(state: Any) -> Any:
+        advanced = repeated(state)
+        return advanced - advanced.mean(axis=tuple(range(1, advanced.ndim)), keepdims=True) if given.mean_free else advanced
+
+    return advance
 
 
 def initial(spec: SolverSpec, params: Array, seed: int) -> Array:

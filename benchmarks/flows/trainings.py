@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from deepzero_sim.benchmarks.flows.catalogue import Flow
-from deepzero_sim.benchmarks.flows.methods import START, Place, missing, run_of, start_run
+from deepzero_sim.benchmarks.flows.methods import START, Place, collect_warnings, missing, run_of, start_run
 from deepzero_sim.cli.console import console, training_bar
 from deepzero_sim.cli.settings.bench import BenchFlowsSettings, FlowName
 from deepzero_sim.common.files import write_text
@@ -44,6 +44,7 @@ class Outcome:
         solver_steps: Solver steps of training, those of the start and the first step from every frame included.
         seconds: Seconds of training, likewise.
         why: Sentence on why there is no result; empty if there is one.
+        warnings: Sentences that training warned with.
     """
 
     method: str
@@ -52,6 +53,7 @@ class Outcome:
     solver_steps: int = 0
     seconds: float = 0.0
     why: str = ""
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def error(self) -> float:
@@ -103,20 +105,21 @@ def _train(task: Task, settings: BenchFlowsSettings, method: str, run: TrainSett
     path = outcomes_folder(settings.output, task.name) / f"seed{run.seed}-{method}.json"
     if path.exists():
         return
-    why = ""
-    with training_bar(f"{task.name}, seed {run.seed}: {method}", run.updates) as report:
+    why, title = "", f"{task.name}, seed {run.seed}: {method}"
+    with collect_warnings(title) as sentences, training_bar(title, run.updates) as report:
         try:
-            train(run, report)
+            train(run, report, say=sentences.append)
         except (DivergedError, NonFiniteError, ConfigError) as error:  # a method may refuse a solver
             why = str(error)
-            console.print(f"{task.name}, {method}: {why}")
+            console.print(f"{title}: {why}")
     if why:
-        _keep(path, Outcome(method, run.seed, [], why=why))
+        _keep(path, Outcome(method, run.seed, [], why=why, warnings=sentences))
         return
     spent = cost(run.run)
     evaluation = evaluate_on(trained_loop(run.run), task.test, settings.steps)
     # every method is charged the first step from all frames, even if it was copied from NON, whose steps are no others
-    _keep(path, Outcome(method, run.seed, _errors(evaluation), spent.solver_steps + spent.found, spent.seconds))
+    steps = spent.solver_steps + spent.found
+    _keep(path, Outcome(method, run.seed, _errors(evaluation), steps, spent.seconds, warnings=sentences))
 
 
 def _errors(evaluation: Evaluation) -> list[float | None]:
