@@ -163,7 +163,8 @@ def _stream_function(fluid: NDArray[np.bool_]) -> _Numbers:
     given, free = known.ravel(), ~known.ravel()
     stream = values.ravel().copy()
     stream[free] = spsolve(sparse.csc_array(laplace[free][:, free]), -laplace[free][:, given] @ stream[given])
-    return np.asarray(stream.reshape(corners, corners))
+    shaped: _Numbers = stream.reshape(corners, corners)
+    return shaped
 
 
 def initial(spec: SolverSpec, params: Array, seed: int) -> Array:
