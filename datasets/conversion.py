@@ -77,7 +77,7 @@ def convert(
         ConfigError: Something that is said of them cannot be used.
     """
     _require_free(output)
-    recording = read_source(source)
+    recording = read_source(source, spec)
     made, own = spec_of_recording(recording, source) if spec is None else (spec, {})
     kept = drop_single_points(recording, None, source) if spec is None else recording
     data = fit(kept, made, source, may_differ, own)

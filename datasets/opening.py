@@ -49,7 +49,7 @@ def open_trajectories(
     source = as_source(source)
     if _is_loaded(source):
         return trajectories.load(source.path, spec, may_differ)
-    return fit(read_source(source), spec, source, may_differ)
+    return fit(read_source(source, spec), spec, source, may_differ)
 
 
 def metadata_of(source: str | Path | DataSource, spec: SolverSpec, may_differ: Collection[str] = ()) -> Metadata:
@@ -61,11 +61,15 @@ def metadata_of(source: str | Path | DataSource, spec: SolverSpec, may_differ: C
     source = as_source(source)
     if _is_loaded(source):
         return trajectories.summarise(source.path).metadata
-    return metadata_of_fit(read_source(source), spec, source, may_differ)
+    return metadata_of_fit(read_source(source, spec), spec, source, may_differ)
 
 
-def read_source(source: DataSource) -> Recording:
+def read_source(source: DataSource, spec: SolverSpec | None = None) -> Recording:
     """Read what a file says of itself, in whatever known layout it is.
+
+    Args:
+        source: Path, and what has to be said of it.
+        spec: Spec of the solver that it is for, whose axes a message may name; None for none.
 
     Raises:
         DataError: It cannot be read.
@@ -74,7 +78,8 @@ def read_source(source: DataSource) -> Recording:
     if layout == OWN:
         return _recording_of_own(source.path)
     axes = source.axes if isinstance(source.axes, list) else ()
-    return read_recording(source.path, ReadingOptions(format=layout, axes=axes, channels=source.channels))
+    space = () if spec is None else spec.axes or ("z", "y", "x")[1 - len(spec.state_shape) :]
+    return read_recording(source.path, ReadingOptions(format=layout, axes=axes, channels=source.channels, space=space))
 
 
 def _detect(path: Path) -> str:

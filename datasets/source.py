@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
@@ -33,11 +34,12 @@ class DataSource(Settings):
     Args:
         path: File or folder.
         format: Layout of the file, by name; none to find it out.
-        channels: Channels to take, or the solver's names of them by the file's: {density: rho}; all if none are given.
-        axes: The solver's names of the file's axes, by the file's: {lat: y}; or, for arrays that do not say, the role of each
-            axis in order: [simulation, time, channel, y, x].
-        parameters: Values of parameters that the file lacks, by the solver's name: a number, a list with one a simulation, or
-            the file's name for it.
+        channels: Channels to take, or the solver's names of them by the file's, {theirs: ours}: {density: rho}; all if none are
+            given.
+        axes: The solver's names of the file's axes, by the file's, {theirs: ours}: {lat: y}; or, for arrays that do not say,
+            the role of each axis in order: [simulation, time, channel, y, x].
+        parameters: Values of parameters that the file lacks, by the solver's name, {ours: value}: a number, a list with one a
+            simulation, or the file's name for it: {drag: 0.1, nu: viscosity}.
         scale: Factors from the file's units to the solver's, by the solver's channel: {rho: 0.001}; that of times by time:
             {time: 3600}.
         shift: Numbers that are added after that, likewise: {T: 273.15}.
@@ -104,6 +106,25 @@ def is_function(restrict: str) -> bool:
 
 #: Setting of a command that takes trajectories: a path, or a path with what has to be said of it.
 Source: TypeAlias = Path | DataSource
+
+
+def turn_around(given: Mapping[str, Any], known: Collection[str], others: Collection[str] | None, way: str) -> str:
+    """Say which way names go, and write out the other one where that fits; the end of a sentence.
+
+    Args:
+        given: Names of one side by those of the other, as the user gave them.
+        known: Names of the side that the keys are to be of.
+        others: Names of the other side; None where they are not known.
+        way: Words on the way that they go, such as `channels go from the file's names to the solver's`.
+    """
+
+    def fits(key: str, value: Any) -> bool:
+        return key not in known and value in known and (others is None or key in others)
+
+    turned = dict((value, key) if fits(key, value) else (key, value) for key, value in given.items())
+    entries = ", ".join(f"{key}: {value}" for key, value in turned.items())
+    is_whole = turned.keys() <= {*known} and len(turned) == len(given)
+    return f"; {way}{f': write {{{entries}}}' if is_whole else ''}"
 
 
 def as_source(source: str | Path | DataSource) -> DataSource:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from deepzero_sim.common.requirements import did_you_mean, require_data, require_known, require_that
 from deepzero_sim.datasets.fitting.fitted_frames import UnitConversion
-from deepzero_sim.datasets.fitting.name_examples import example_of_axes, example_of_channels
+from deepzero_sim.datasets.fitting.name_examples import example_of_axes, example_of_channels, require_side
 from deepzero_sim.datasets.recording import Recording
 from deepzero_sim.datasets.source import TIME, DataSource
 from deepzero_sim.datasets.units import Conversion, conversion, same_unit, unit_to_show
@@ -174,7 +174,8 @@ def _match_axes(
 ) -> tuple[tuple[int, ...], tuple[str, ...]]:
     """Find the axes: by name where both name them, else in the file's order."""
     renamed = settings.axes if isinstance(settings.axes, dict) else {}
-    require_known(renamed, recording.axes, f"axes of {recording.name}")
+    way = "axes go from the file's names to the solver's"
+    require_side(renamed, recording.axes, spec.axes, f"axes of {recording.name}", way)
     theirs = tuple(renamed.get(name, name) for name in recording.axes)
     count, what = len(spec.state_shape) - 1, recording.name
     in_order = tuple(range(len(theirs)))
@@ -207,7 +208,8 @@ def _match_parameters(
         bool(spec.parameters) or not given,
         f"solver {spec.name!r} takes no parameters: leave out parameters ({', '.join(given)}).",
     )
-    require_known(given, spec.parameters, f"parameters of solver {spec.name!r}")
+    way = "parameters go from the solver's names to values, or to the file's names"
+    require_side(given, spec.parameters, recording.parameters, f"parameters of solver {spec.name!r}", way)
     columns, units, used = [], [], set()
     for place, name in enumerate(spec.parameters):
         own = spec.parameter_units[place] if spec.parameter_units else ""

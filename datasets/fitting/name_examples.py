@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
+from deepzero_sim.common.requirements import did_you_mean, require_that
 from deepzero_sim.datasets.recording import Recording
+from deepzero_sim.datasets.source import turn_around
 from deepzero_sim.datasets.units import conversion, same_unit, unit_to_show
 from deepzero_sim.solver.spec import SolverSpec
 
@@ -47,6 +50,24 @@ def example_of_axes(theirs: Sequence[str], ours: Sequence[str]) -> str:
         alike = [own for own in lacking if any({name.lower(), own.lower()} <= names for names in _AXES.values())]
         found |= {name: alike[0]} if len(alike) == 1 else {}
     return _example(found, spare, lacking)
+
+
+def require_side(given: Mapping[str, Any], known: Sequence[str], others: Collection[str], what: str, way: str) -> None:
+    """Refuse keys that are no names of the side that they are to be of; the sentence says which, and turns around what fits.
+
+    Args:
+        given: Names or values by names.
+        known: Names that the keys may be.
+        others: Names of the other side.
+        what: Name of the setting, and whose it is.
+        way: Words on which side is which.
+    """
+    for name in given:
+        require_that(
+            name in known,
+            f"{what} may have {', '.join(known)}, not {name!r}{did_you_mean(name, known)}"
+            f"{turn_around(given, known, others, way)}.",
+        )
 
 
 def _example(found: dict[str, str], spare: Sequence[str], lacking: Sequence[str]) -> str:

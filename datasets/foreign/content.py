@@ -14,6 +14,7 @@ from deepzero_sim.datasets.foreign.options import CHANNEL, SIMULATION, TIME, Rea
 from deepzero_sim.datasets.foreign.variables import ChosenChannels, MaskedFrames, Variable, VariableFrames, is_numeric
 from deepzero_sim.datasets.frames import LazyFrames
 from deepzero_sim.datasets.recording import Recording
+from deepzero_sim.datasets.source import turn_around
 from deepzero_sim.errors import DataError
 
 #: Names and shapes that a message lists before it counts the rest.
@@ -125,10 +126,12 @@ def _choose(variables: Sequence[Variable], options: ReadingOptions, name: str, n
     """Choose the channels that the options name, or else all that change in time."""
     wanted = options.channel_names
     known = [*(variable.name for variable in variables), *(c for variable in variables for c in variable.channels)]
+    renames = isinstance(options.channels, Mapping)
+    turned = turn_around(wanted, known, None, "channels go from the file's names to the solver's") if renames else ""
     for channel in wanted:
         require_that(
             channel in known,
-            f"{name} holds no channel {channel!r}{did_you_mean(channel, known)}: it has {shorten(known)}.",
+            f"{name} holds no channel {channel!r}{did_you_mean(channel, known)}: it has {shorten(known)}{turned}.",
         )
     if not wanted:
         taken = [variable for variable in variables if not variable.is_constant]

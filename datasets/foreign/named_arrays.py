@@ -139,7 +139,7 @@ class _Arranger:
         """Find the fields: those that the user chose, else all arrays of numbers that are nothing else, of one shape."""
         wanted = [name for name in self.options.channel_names if name in self.arrays]
         if wanted:
-            return wanted
+            return wanted if len(wanted) == len(self.options.channel_names) else self._with_others_like(wanted)
         special = {*self.taken, *_DT}
         found = {n: a for n, a in self.arrays.items() if n not in special and is_numeric(a.dtype) and len(a.shape) >= 2}
         found = {n: a for n, a in found.items() if not (is_number(a) or is_list(a))} or found
@@ -157,6 +157,12 @@ class _Arranger:
         )
         return fields
 
+    def _with_others_like(self, wanted: list[str]) -> list[str]:
+        """Add the other fields of that shape where a chosen channel is not there, so that a message lists them."""
+        shape, known = self.arrays[wanted[0]].shape, {*self.taken, *_DT, *wanted}
+        others = [name for name, array in self.arrays.items() if name not in known and array.shape == shape]
+        return [*wanted, *(name for name in others if is_numeric(self.arrays[name].dtype))]
+
     def _roles(self, fields: list[str], known: dict[str, int]) -> dict[str, tuple[str, ...]]:
         """Find the roles of the axes of every field."""
         shapes, given = {field: self.arrays[field].shape for field in fields}, tuple(self.options.axes)
@@ -169,7 +175,8 @@ class _Arranger:
         lists = {name: max(array.shape) for name, array in self._others(fields).items() if is_list(array)}
         places = {name: length for name, length in lists.items() if name.lower() in _PLACES}
         counts = possible_counts(shapes, lists, places)
-        return {field: roles_by_length(field, shape, known, counts, self.name) for field, shape in shapes.items()}
+        space = self.options.space
+        return {field: roles_by_length(field, shape, known, counts, self.name, space) for field, shape in shapes.items()}
 
     def _others(self, fields: list[str]) -> dict[str, Source]:
         """Return the arrays of numbers that are neither fields nor anything that their names say."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from deepzero_sim.common.requirements import require_data
 from deepzero_sim.datasets.foreign.options import CHANNEL, SIMULATION, TIME
@@ -10,7 +10,9 @@ from deepzero_sim.datasets.foreign.options import CHANNEL, SIMULATION, TIME
 #: Most components that a vector in space has: an axis that is no longer may be one of components.
 _COMPONENTS = 3
 
-_EXAMPLES = {3: "[simulation, time, x]", 4: "[simulation, time, y, x]", 5: "[simulation, time, channel, y, x]"}
+#: Axes in space of a field of so many axes, where nobody knows them, and the other axes that a field may have.
+_SPACE = {2: ("x",), 3: ("x",), 4: ("y", "x"), 5: ("y", "x")}
+_OTHERS = {1: (TIME,), 2: (SIMULATION, TIME), 3: (SIMULATION, TIME, CHANNEL)}
 
 
 def roles_by_name(
@@ -47,7 +49,7 @@ def _without_simulations(shape: tuple[int, ...], given: tuple[str, ...]) -> str:
 
 
 def roles_by_length(
-    field: str, shape: tuple[int, ...], known: Mapping[str, int], counts: Collection[int], name: str
+    field: str, shape: tuple[int, ...], known: Mapping[str, int], counts: Collection[int], name: str, space: Sequence[str] = ()
 ) -> tuple[str, ...]:
     """Tell the axes of a field by their lengths, if each is the length of one known thing, and of one axis only.
 
@@ -59,6 +61,7 @@ def roles_by_length(
         known: Lengths of what is known, by role.
         counts: Lengths that an axis of simulations may have.
         name: Name of the file, for messages.
+        space: Names of the axes in space that are expected, for the example of a message; empty if nobody knows.
 
     Raises:
         DataError: They cannot be told.
@@ -75,9 +78,23 @@ def roles_by_length(
     require_data(
         TIME in names and not set(names) <= {SIMULATION, TIME, CHANNEL},
         f"what the axes of {field} of {name} are cannot be told from their lengths {shape}: name them in order by "
-        f"axes, such as {_EXAMPLES.get(len(shape), '[simulation, time, channel, z, y, x]')}.",
+        f"axes, such as {_examples(len(shape), space)}.",
     )
     return names
+
+
+def _examples(count: int, space: Sequence[str]) -> str:
+    """Write roles that so many axes may have: with the axes in space that are expected, or of one simulation or several."""
+    if space and count - len(space) in _OTHERS:
+        return _example((*_OTHERS[count - len(space)], *space))
+    usual = _SPACE.get(count, ("z", "y", "x"))
+    example = _example((*_OTHERS.get(count - len(usual), _OTHERS[3]), *usual))
+    single = _example((TIME, *("z", "y", "x")[1 - count :])) if count in {3, 4} else ""
+    return f"{example}, or {single} if it is one simulation" if single else example
+
+
+def _example(roles: Sequence[str]) -> str:
+    return f"[{', '.join(roles)}]"
 
 
 def possible_counts(

@@ -25,6 +25,7 @@ class ReadingOptions:
             the channels where the file has none; empty for all that change in time.
         parameters: Names of the scenario parameters to take, in this order, or a mapping to new names; None for all.
         dt: Time between frames, for files that have no times.
+        space: Names of the axes in space that are expected, for the example of a message; empty if nobody knows.
     """
 
     format: str | None = None
@@ -32,6 +33,7 @@ class ReadingOptions:
     channels: Sequence[str] | Mapping[str, str] = ()
     parameters: Sequence[str] | Mapping[str, str] | None = None
     dt: float | None = None
+    space: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "axes", names("the data", "axes", self.axes))

@@ -57,7 +57,7 @@ def read_data(data: Source, spec: SolverSpec | None) -> KnownData:
         DataError: They cannot be read.
     """
     source = as_source(data)
-    recording = read_source(source)
+    recording = read_source(source, spec)
     notes = [_summary(recording), *recording.notes]
     if spec is None:
         spec = _choose(spec_of_recording(recording, source)[0], source)

@@ -326,7 +326,10 @@ def test_infinite_values_are_refused() -> None:
         ({"scale": {"w": 2.0}}, "scale for solver 'coarse' may have u, h, time, not 'w'"),
         ({"parameters": {"mu": 2.0}}, "may have nu, not 'mu'"),
         ({"parameters": {"nu": [1.0, 2.0]}}, "nu has 2 values, but flow.nc has 3 simulations"),
-        ({"axes": {"z": "y"}}, "may have y, x, not 'z'"),
+        ({"axes": {"z": "y"}}, "may have y, x, not 'z'; axes go from the file's names to the solver's.$"),
+        ({"axes": {"a": "y", "x": "x"}}, "axes go from the file's names to the solver's.$"),  # the solver has no a, either
+        ({"parameters": {"amplitude": "nu"}}, "not 'amplitude'; parameters go from the .*: write {nu: amplitude}.$"),
+        ({"parameters": {"viscosity": "nu"}}, "parameters go from the solver's names to values, or to the file's names.$"),
     ],
 )
 def test_settings_that_name_what_is_not_there_are_refused(keys: dict[str, Any], words: str) -> None:
@@ -342,3 +345,10 @@ def test_what_a_solver_does_not_say_is_not_compared_and_said() -> None:
     data.require_fit(bare)
     assert data.metadata is not None
     assert data.metadata.channel_units == ("m s-1", "metres")
+
+
+def test_axes_the_wrong_way_round_are_written_the_right_way() -> None:
+    file = recording(axes=("lat", "lon"))
+    with pytest.raises(ConfigError, match=r"may have lat, lon, not 'y'; .*: write \{lat: y, lon: x\}\.$"):
+        fitted(file, axes={"y": "lat", "x": "lon"})
+    assert fitted(file, axes={"lat": "y", "lon": "x"}).frames.shape == (3, 5, 2, 4, 6)

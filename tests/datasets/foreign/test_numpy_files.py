@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,10 @@ import pytest
 from recordings import cut_short, numbers, refuse
 
 from deepzero_sim.datasets.foreign import ReadingOptions, detect, numpy_files, read_recording
+from deepzero_sim.datasets.opening import open_trajectories
+from deepzero_sim.datasets.source import DataSource
 from deepzero_sim.errors import ConfigError, DataError
+from deepzero_sim.solver.spec import SolverSpec
 
 ALL = ReadingOptions(axes=["simulation", "time", "channel", "y", "x"])
 
@@ -76,6 +80,43 @@ def test_lengths_that_could_be_either_are_not_guessed(tmp_path: Path) -> None:
     refuse(tmp_path / "data.npz", "cannot be told from their lengths")
     np.savez(tmp_path / "data.npz", u=numbers(4, 6, 5), times=np.arange(6.0), x=np.arange(5.0))
     refuse(tmp_path / "data.npz", "cannot be told from their lengths")  # 4: simulations, or channels?
+
+
+@pytest.mark.parametrize(
+    ("shape", "space", "example"),
+    [
+        ((6, 4), (), "such as [time, x]."),
+        ((8, 6, 4), (), "such as [simulation, time, x], or [time, y, x] if it is one simulation."),
+        ((8, 6, 4), ("y", "x"), "such as [time, y, x]."),
+        ((8, 6, 4), ("r",), "such as [simulation, time, r]."),
+        ((8, 6, 4), ("z", "y", "x"), "such as [simulation, time, x], or [time, y, x] if"),  # which leave no axis for the time
+        ((8, 6, 4, 5), ("z", "y", "x"), "such as [time, z, y, x]."),
+        ((8, 6, 4, 5), ("x",), "such as [simulation, time, channel, x]."),
+        ((9, 8, 6, 4, 5), (), "such as [simulation, time, channel, y, x]."),
+    ],
+)
+def test_the_example_of_axes_has_as_many_as_the_array(
+    tmp_path: Path, shape: tuple[int, ...], space: tuple[str, ...], example: str
+) -> None:
+    np.savez(tmp_path / "data.npz", u=numbers(*shape))
+    refuse(tmp_path / "data.npz", re.escape(f"by axes, {example}"), ReadingOptions(space=space))
+
+
+def test_a_solver_tells_how_many_axes_an_example_has(tmp_path: Path) -> None:
+    np.savez(tmp_path / "data.npz", u=numbers(8, 6, 4))
+    for axes, example in (((), "[time, y, x]"), (("r", "z"), "[time, r, z]")):
+        spec = SolverSpec(name="plane", state_shape=(1, 6, 4), dt=1.0, axes=axes)
+        with pytest.raises(DataError, match=re.escape(f"such as {example}.")):
+            open_trajectories(DataSource(tmp_path / "data.npz"), spec)
+
+
+def test_channels_the_wrong_way_round_are_written_the_right_way(tmp_path: Path) -> None:
+    np.savez(tmp_path / "data.npz", c=numbers(6, 4), T=numbers(6, 4), t=np.arange(6.0), x=np.arange(4.0))
+    turned = "holds no channel 'dye': it has T, c; channels go from the file's names to the solver's: write {c: dye, T: heat}."
+    refuse(tmp_path / "data.npz", re.escape(turned), ReadingOptions(channels={"dye": "c", "T": "heat"}))
+    refuse(tmp_path / "data.npz", "it has c, T; channels go .* to the solver's.$", ReadingOptions(channels={"dye": "ink"}))
+    refuse(tmp_path / "data.npz", "holds no channel 'dye': it has c, T.$", ReadingOptions(channels=["dye"]))
+    assert read_recording(tmp_path / "data.npz", ReadingOptions(channels={"c": "dye"})).channels == ("dye",)
 
 
 def test_parameters_are_those_of_all_simulations_or_of_the_only_one(tmp_path: Path) -> None:
