@@ -201,7 +201,33 @@ def test_an_evaluation_on_what_was_held_back_is_not_one_on_what_was_trained_on(t
         return " ".join(compare({"NON": given.run}, DataSource(data, simulations=simulations), 3).warnings)
 
     assert "is what NON was trained on" in warnings(None) and "is what NON was trained on" in warnings([0, held[0]])
+    assert (
+        f"simulation 0 of {data} is what NON was trained on, so that errors there say little of others: evaluate others."
+        in (warnings([held[0], 0]))
+    )
+    assert f"was chosen by its error on simulation {held[0]} of" in warnings([held[0], 0])
     assert "was trained on" not in warnings(held) and "was chosen by its error on simulations" in warnings(held)
+
+
+def test_simulations_of_an_evaluation_that_were_trained_on_are_named(tmp_path: Path, data: Path) -> None:
+    runs = {}
+    for name, simulations in (("one", [0, 1, 2]), ("other", [0, 2, 4])):
+        given = settings(tmp_path / name, DataSource(data, simulations=simulations), held_back=0)
+        train(given)
+        runs[name] = given.run
+
+    def warnings(simulations: list[int] | None, *names: str) -> list[str]:
+        found = compare({name: runs[name] for name in names}, DataSource(data, simulations=simulations), 3).warnings
+        return [one for one in found if "trained on" in one]
+
+    rest = "so that errors there say little of others: evaluate simulation"
+    assert warnings([0, 3], "one") == [f"simulation 0 of {data} is what one was trained on, {rest} 3 alone."]
+    assert warnings([2, 0, 5, 3], "one", "other") == [
+        f"simulations 2 and 0 of {data} are what one, other were trained on, {rest}s 5 and 3 alone."
+    ]
+    assert [one.partition(" of ")[0] for one in warnings([0, 1, 5], "one", "other")] == ["simulations 0 and 1", "simulation 0"]
+    assert warnings(None, "other")[0].startswith(f"simulations 0, 2 and 4 of {data} are what other was trained on, ")
+    assert not warnings([3, 5], "one", "other")
 
 
 def test_settings_of_a_run_can_be_given_again(tmp_path: Path, data: Path) -> None:

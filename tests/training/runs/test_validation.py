@@ -27,6 +27,7 @@ from training_cases import (
 
 from deepzero_sim.common.components import Component
 from deepzero_sim.datasets import Trajectories, trajectories
+from deepzero_sim.datasets.fitting.one_step_error import OneStepError
 from deepzero_sim.errors import ConfigError, DataError, ExitCodeError, RunError
 from deepzero_sim.training.checkpoints import Checkpoint, load_checkpoint
 from deepzero_sim.training.run_folder import METRICS, VALIDATION, read_metrics
@@ -34,7 +35,6 @@ from deepzero_sim.training.runs import validation
 from deepzero_sim.training.runs.circumstances import Circumstances
 from deepzero_sim.training.runs.comparison import cost
 from deepzero_sim.training.runs.held_back import divide, suitable_held_back
-from deepzero_sim.datasets.fitting.one_step_error import OneStepError
 from deepzero_sim.training.runs.settings import TrainSettings
 from deepzero_sim.training.runs.trained_run import trained_loop
 from deepzero_sim.training.runs.training import train
