@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
@@ -75,10 +75,11 @@ def convolution(spec: SolverSpec, inputs: int, outputs: int, kernel: int, paddin
     return nn.Sequential(_Surround(modes, width), make(inputs, outputs, kernel, padding=zeros))  # type: ignore[arg-type]
 
 
-def _modes_of(padding: Padding, spec: SolverSpec) -> tuple[str, ...]:
+def _modes_of(padding: Padding, spec: SolverSpec) -> tuple[AxisPadding, ...]:
     """Return the padding of each axis of a solver's states."""
     axes = spec.axis_names
-    modes = padding if isinstance(padding, Sequence) and not isinstance(padding, str) else [padding] * len(axes)
+    is_list = isinstance(padding, Sequence) and not isinstance(padding, str)
+    modes: Sequence[Any] = padding if is_list else [padding] * len(axes)
     require(
         len(modes) == len(axes) and all(isinstance(mode, str) and mode in _KNOWN for mode in modes),
         f"padding must be zeros, circular or replicate, or a list with one of these for each axis ({', '.join(axes)})",
