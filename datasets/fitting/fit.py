@@ -73,7 +73,7 @@ def fit(
     missing = find_missing(frames, recording, plan.match.channels, simulations.tolist(), plan.steps.every)
     notes = list(plan.notes)
     shifted = "" if "offsets" in may_differ else explain_offsets(settings.restrict, spec)
-    notes += [shifted] if shifted else []
+    notes += [f"{recording.name}: {shifted}"] if shifted else []
     if settings.function is None:
         whole = keep_whole(missing, settings.missing, recording.name)
         frames = select(frames, whole.tolist()) if len(whole) < len(simulations) else frames
