@@ -102,7 +102,7 @@ def draw_errors(plot: Any, flows: Mapping[str, Mapping[str, Spread]], bound: str
     ax.set(xscale="log", ylim=(len(flows) - 0.5, -0.5), yticks=range(len(flows)), yticklabels=list(flows))
     ax.set_xlabel(f"error / error of {bound} (bars: best to worst seed; grey: {bound}'s seeds)")
     low, high = ax.get_xlim()
-    ticks = [tick for tick in (0.5, 0.7, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 3, 5, 10, 20) if low <= tick <= high]
+    ticks = [tick for tick in (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 3, 5, 10, 20) if low <= tick <= high]
     ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     ax.minorticks_off()
     ax.grid(alpha=0.3, axis="x")

@@ -334,7 +334,7 @@ Solver steps / seconds of training, those of NON and of preparing the product in
 
 {costs}
 {_notes(found, skipped)}
-## Settings
+## Settings of the last call
 
 ```yaml
 {settings_yaml}```
