@@ -369,7 +369,7 @@ def _notes(found: Sequence[Found], skipped: Sequence[str]) -> str:
         for method, measured in one.products.items():
             said = [measured.get("why"), measured.get("says"), *measured.get("warnings", [])]
             lines += [f"- {one.name}, products of {method}: {sentence}" for sentence in said if sentence]
-        for outcome in one.outcomes:
-            said = [outcome.why, *outcome.warnings]
-            lines += [f"- {one.name}, {outcome.method}, seed {outcome.seed}: {sentence}" for sentence in said if sentence]
+        lines += [f"- {one.name}, {other.method}, seed {other.seed}: {other.why}" for other in one.outcomes if other.why]
+    if warned := sum(bool(outcome.warnings) for one in found for outcome in one.outcomes):
+        lines.append(f"- {count_of(warned, 'training')} warned of something, which results.json has.")
     return "\n".join(["", "## What the methods said", "", *lines, ""]) if lines else ""
