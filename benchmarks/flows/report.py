@@ -203,7 +203,7 @@ def _error(summary: Summary | None) -> str:
     if summary is None:
         return "-"
     if not math.isfinite(summary.error):
-        return "failed" if summary.why else "diverged"
+        return "no result" if summary.why else "diverged"
     spread = f" ± {summary.std:.4f}" if summary.seeds > 1 else ""
     return f"{summary.error:.4f}{spread}"
 

@@ -31,6 +31,9 @@ from deepzero_sim.training.runs.training import train
 #: The solver alone, which is not trained.
 ALONE = "SRC"
 
+#: Sentence on a method that a flow leaves out.
+TOO_SLOW = "its products take so much longer than steps of the solver that it was not trained with."
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -91,8 +94,14 @@ def train_all(task: Task, settings: BenchFlowsSettings) -> None:
         place = Place(settings.output / "runs" / task.name / f"seed{seed}", task.train_data, seed)
         _train(task, settings, START, start_run(task.flow, place))
         for method in settings.methods:
-            if method != "Coloured" and not missing(method):
+            if method in task.flow.untrained:
+                _keep(_path(settings, task, method, seed), Outcome(method, seed, [], why=TOO_SLOW))
+            elif method != "Coloured" and not missing(method):
                 _train(task, settings, method, run_of(method, task.flow, place, settings))
+
+
+def _path(settings: BenchFlowsSettings, task: Task, method: str, seed: int) -> Path:
+    return outcomes_folder(settings.output, task.name) / f"seed{seed}-{method}.json"
 
 
 def outcomes_folder(output: Path, flow: str) -> Path:
@@ -102,7 +111,7 @@ def outcomes_folder(output: Path, flow: str) -> Path:
 
 def _train(task: Task, settings: BenchFlowsSettings, method: str, run: TrainSettings) -> None:
     """Train by one method from one seed, and keep the outcome. A training that diverges, or cannot begin, is one too."""
-    path = outcomes_folder(settings.output, task.name) / f"seed{run.seed}-{method}.json"
+    path = _path(settings, task, method, run.seed)
     if path.exists():
         return
     why, title = "", f"{task.name}, seed {run.seed}: {method}"

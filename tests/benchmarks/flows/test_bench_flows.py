@@ -162,9 +162,16 @@ def test_a_method_that_refuses_a_solver_says_why(tmp_path: Path, monkeypatch: py
     flow = replace(FLOWS["burgers-1d"], reference={"memory": 1})
     monkeypatch.setitem(FLOWS, "burgers-1d", flow)
     _, errors, _ = bench_flows(short(tmp_path, ["burgers-1d"], ["STRAIGHT-THROUGH", "ReferenceJacobian", "FO-SOL"]))
-    assert errors[1][errors[0].index("ReferenceJacobian")] == "failed"
+    assert errors[1][errors[0].index("ReferenceJacobian")] == "no result"
     page = (tmp_path / "report.md").read_text()
     assert "burgers-1d, products of ReferenceJacobian: " in page and "burgers-1d, ReferenceJacobian, seed 0: " in page
+
+
+def test_a_method_too_slow_for_a_flow_is_left_out_with_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(FLOWS, "burgers-1d", replace(FLOWS["burgers-1d"], untrained=("STRAIGHT-THROUGH",)))
+    products, errors, _ = bench_flows(short(tmp_path, ["burgers-1d"], ["STRAIGHT-THROUGH"]))
+    assert products[1][0] == "burgers-1d, STRAIGHT-THROUGH" and errors[1][errors[0].index("STRAIGHT-THROUGH")] == "no result"
+    assert f"burgers-1d, STRAIGHT-THROUGH, seed 0: {trainings.TOO_SLOW}" in (tmp_path / "report.md").read_text()
 
 
 @pytest.mark.parametrize("changes", [{"flows": []}, {"methods": ["FO-SOL", "FO-SOL"]}, {"seeds": -1}, {"unroll": 1}])
