@@ -100,17 +100,20 @@ def test_from_settings_to_report(folder: Path, capsys: pytest.CaptureFixture[str
         and "gradient_check.md" in out.replace("\n", "")
     )
     said = json.loads((folder / "check" / "gradient_check.json").read_text())
-    names = ["Detached", "StraightThrough", "Coloured", "ReferenceJacobian", "CGE(step_size=0.0001)"]
+    names = ["Detached", "StraightThrough", "Coloured", "ReferenceJacobian", "JacobianField", "CGE(step_size=0.0001)"]
     assert list(said["methods"]) == names and not said["left_out"] and said["settings"]["unroll"] == 3
     for name in ("Coloured", "CGE(step_size=0.0001)"):
         assert said["methods"][name]["cosine"] == pytest.approx(1, abs=1e-6)
     assert said["methods"]["Detached"]["norm_ratio"] < said["methods"]["ReferenceJacobian"]["norm_ratio"]
+    assert 0.999 < said["methods"]["JacobianField"]["cosine"] < 1
     assert all(method["exact"] is (twin is not None) for method in said["methods"].values())
     # of two gradients, two states each: two steps more than the first; two more queries a parameter; or 2 * 4 probes of each
-    # step; once to 24 references, 2 * 16 at the first and 2 * 4 colours at each
+    # step; once to 24 references, 2 * 16 at the first and 2 * 4 colours at each; once to
+    # 4 chains of 8 products and to 32 more, whose fit is good enough
     steps = {name: method["steps_per_gradient"] for name, method in said["methods"].items()}
-    assert steps == dict(zip(names, (4, 4, 4 + 4 * 8, 4, 4 + 4 * 2 * 82), strict=True))
-    assert [method["steps"]["once"] for method in said["methods"].values()] == [0, 0, 0, 26 + 2 * 16 + 24 * 2 * 4, 0]
+    assert steps == dict(zip(names, (4, 4, 4 + 4 * 8, 4, 4, 4 + 4 * 2 * 82), strict=True))
+    once = [method["steps"]["once"] for method in said["methods"].values()]
+    assert once == [0, 0, 0, 26 + 2 * 16 + 24 * 2 * 4, 2 + 2 * 4 * 8 + 2 * 32, 0]
     text = (folder / "check" / "gradient_check.md").read_text()
     assert all(f"| {name} |" in text for name in names) and ("standard errors" in text) is (twin is None)
     assert (folder / "check" / "gradient_check.png").read_bytes().startswith(b"\x89PNG") and not unfinished(folder)
@@ -140,9 +143,8 @@ def test_what_does_not_suit_a_solver_is_left_out_unless_asked_for(folder: Path, 
     status, out, err = call(capsys, "--solver.name", "user.py:Global")
     assert (status, err) == (0, "") and "left out Coloured: a step of solver 'burgers' carries information over" in out
     said = json.loads((folder / "check" / "gradient_check.json").read_text())
-    assert list(said["methods"]) == ["Detached", "StraightThrough", "ReferenceJacobian"] and list(said["left_out"]) == [
-        "Coloured"
-    ]
+    assert list(said["methods"]) == ["Detached", "StraightThrough", "ReferenceJacobian", "JacobianField"]
+    assert list(said["left_out"]) == ["Coloured"]
     assert (
         "Left out: Coloured. a step of solver 'burgers' carries information over"
         in (folder / "check" / "gradient_check.md").read_text()

@@ -16,6 +16,8 @@ from deepzero_sim.checks.solver.trial import Trial
 from deepzero_sim.coupling.loop import SolverLoop
 from deepzero_sim.coupling.probes import TOGETHER
 from deepzero_sim.coupling.vjp.coloured import Coloured
+from deepzero_sim.coupling.vjp.field.jacobian_field import LEAST, JacobianField
+from deepzero_sim.coupling.vjp.field.probing import CHAINS, LENGTH
 from deepzero_sim.coupling.vjp.reference.reference_jacobian import ReferenceJacobian
 from deepzero_sim.coupling.vjp.stencil_radius import is_wide
 from deepzero_sim.errors import ConfigError, SolverError
@@ -72,7 +74,7 @@ class _Steps(NamedTuple):
     Args:
         forward: Steps of the rollouts.
         more: Steps that a gradient takes besides.
-        once: Steps before all gradients.
+        once: Steps before all gradients, at most.
         at_once: Number of states in a call of `more`.
     """
 
@@ -134,6 +136,14 @@ def _count_reference_jacobian(rollouts: _Rollouts) -> _Steps:
     return _Steps(rollouts.forward, once=ReferenceJacobian().steps_to_measure(rollouts.solver.spec))
 
 
+def _count_jacobian_field(rollouts: _Rollouts) -> _Steps:
+    field = JacobianField()
+    if LEAST * rollouts.solver.spec.state_shape[0] > field.probes:
+        raise ConfigError(f"it needs {LEAST} probes a channel, more than its {field.probes}.")
+    products = field.probes + CHAINS * LENGTH + 1  # the last tells the solver from others
+    return _Steps(rollouts.forward, once=2 * products)
+
+
 def _count_exact(rollouts: _Rollouts) -> _Steps:
     if not isinstance(rollouts.solver, DifferentiableSolver):
         raise ConfigError("the solver is no DifferentiableSolver.")
@@ -144,6 +154,7 @@ _METHODS: Mapping[str, Callable[[_Rollouts], _Steps]] = {
     "NON": lambda rollouts: _Steps(0),  # the only step of its rollouts is known
     "DETACHED, STRAIGHT-THROUGH": lambda rollouts: _Steps(rollouts.forward),
     "SolverLayer, ReferenceJacobian": _count_reference_jacobian,
+    "SolverLayer, JacobianField": _count_jacobian_field,
     "SolverLayer, Coloured": _count_coloured,
     "ZO-SOL, CGE central": _count_cge,
     f"ZO-SOL, RGE of {RGE().num_directions} directions, central": _count_rge,

@@ -153,7 +153,7 @@ class GradientCost:
 
     Args:
         steps: States advanced by one step for every gradient.
-        once: States advanced once, before all gradients.
+        once: States advanced once, before all gradients, at most.
         seconds: Seconds that the steps take, in one process; None if that was not measured.
         seconds_once: Seconds that the steps before all gradients take, likewise.
     """

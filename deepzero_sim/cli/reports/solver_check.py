@@ -126,7 +126,7 @@ def _cost_of_a_step(check: SolverCheck) -> str:
 
 def gradients(costs: GradientCosts) -> _Table:
     """Lay out the cost of a gradient by each method."""
-    head = ("one gradient by", "solver steps", "their time", "once, before all")
+    head = ("one gradient by", "solver steps", "their time", "once before all, at most")
     body = [(name, f"{cost.steps:,}", _duration(cost.seconds), _once(cost)) for name, cost in costs.methods.items()]
     return [head, *body], (0,)
 

@@ -16,7 +16,8 @@ from deepzero_sim.training.runs.settings import Positive, Seed, Workers, small_n
 
 def default_vjps() -> list[Component]:
     """Return the vector-Jacobian products that are compared if none are named, as far as they suit the solver."""
-    return [Component(f"deepzero_sim.vjp.{name}") for name in ("Detached", "StraightThrough", "Coloured", "ReferenceJacobian")]
+    names = ("Detached", "StraightThrough", "Coloured", "ReferenceJacobian", "JacobianField")
+    return [Component(f"deepzero_sim.vjp.{name}") for name in names]
 
 
 @dataclass

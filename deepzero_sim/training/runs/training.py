@@ -17,6 +17,7 @@ from deepzero_sim.common.module_state import preserve_state
 from deepzero_sim.common.types import Array
 from deepzero_sim.connectors.programs.working_folder import default_kept_folder
 from deepzero_sim.coupling.loop import SolverGradient, SolverLoop
+from deepzero_sim.coupling.vjp.field.jacobian_field import JacobianField
 from deepzero_sim.coupling.vjp.reference.reference_jacobian import ReferenceJacobian
 from deepzero_sim.datasets.batches import UnrolledBatches, require_long_enough
 from deepzero_sim.datasets.fitting.one_step_error import OneStepError, of_first_steps, of_some_frames
@@ -230,7 +231,7 @@ class _Training:
                 validation=self._validation(oracle, listener),
                 schedule_length=settings.updates if depends_on_length else None,
             )
-            self._prepare_vjp(loop, run)
+            self._prepare_vjp(loop, run, listener)
             resumption_seconds, seconds = start.finish()
             spent = replace(active.spent, solver_steps=active.spent.solver_steps + loop.backward_steps)
             return trainer.train(
@@ -288,14 +289,18 @@ class _Training:
         settings = self._settings
         return UnrolledBatches(self._data, first_steps, settings.batch_size, self._unroll, settings.seed)
 
-    def _prepare_vjp(self, loop: SolverLoop, run: RunFolder) -> None:
+    def _prepare_vjp(self, loop: SolverLoop, run: RunFolder, listener: _Listener) -> None:
         """Let a vector-Jacobian product learn of the solver what it needs, at states of the training data."""
-        if isinstance(loop.gradient, ReferenceJacobian) and loop.gradient.file is None:
-            loop.gradient.file = run.path / JACOBIANS
-        if self._start.done is None:
-            states, params = sample_states(self._data)
-            with single_threaded():
-                loop.layer.vjp.prepare(states, params, loop.layer.probes)
+        vjp = loop.gradient
+        if isinstance(vjp, ReferenceJacobian | JacobianField) and vjp.file is None:
+            vjp.file = run.path / JACOBIANS
+        if self._start.done is not None:
+            return
+        states, params = sample_states(self._data)
+        with single_threaded():
+            vjp.prepare(states, params, loop.layer.probes)
+        if isinstance(vjp, JacobianField):
+            listener.note(f"JacobianField of solver {self._solver.spec.name!r}: {vjp.report}.")
 
     def _build_ratios(self) -> LayerRatios:
         settings, ratios = self._settings, build_ratios(self._settings.layer_ratios)

@@ -12,7 +12,7 @@ from problems import Burgers, Counting, DifferentiableBurgers, conv_corrector, i
 from deepzero_sim.checks.solver import BatchTime, gradient_costs
 from deepzero_sim.checks.solver.results import best_batch, seconds_of
 from deepzero_sim.coupling.loop import SolverGradient, SolverLoop
-from deepzero_sim.coupling.vjp import Coloured, ReferenceJacobian, VectorJacobianProduct
+from deepzero_sim.coupling.vjp import Coloured, JacobianField, ReferenceJacobian, VectorJacobianProduct
 from deepzero_sim.estimators import CGE, RGE, BackPropagation, Estimator
 from deepzero_sim.oracle.loop import LoopOracle
 from deepzero_sim.oracle.parameters import trainable
@@ -26,7 +26,7 @@ def count(unroll: int, batch: int, gradient: SolverGradient | VectorJacobianProd
     """States advanced for one gradient, and before it, by a solver that counts them."""
     solver = Counting(Burgers())
     states = initial_states(40)
-    if isinstance(gradient, ReferenceJacobian | Coloured):
+    if isinstance(gradient, ReferenceJacobian | JacobianField | Coloured):
         loop = SolverLoop(solver, NETWORK, unroll, gradient)
         assert loop.layer is not None
         gradient.prepare(states, None, loop.layer.probes)
@@ -66,6 +66,13 @@ def test_solver_steps_are_those_that_are_taken(
     assert estimate(Burgers(), unroll, batch, method) == count(unroll, batch, gradient(), estimator())
 
 
+def test_a_field_is_said_to_take_the_steps_of_all_its_probes() -> None:
+    steps, once = estimate(Burgers(), 4, 3, "SolverLayer, JacobianField")
+    taken, by_few = count(4, 3, JacobianField(probes=32, tolerance=1e-12), BackPropagation())
+    assert (steps, once) == (taken, by_few + 2 * (JacobianField().probes - 32))
+    assert count(4, 3, JacobianField(), BackPropagation())[1] < once, "fewer do for a tolerance of a tenth"
+
+
 def test_non_takes_no_step_but_the_known_one() -> None:
     assert estimate(Burgers(), 4, 2, "NON") == count(1, 2, "detached", BackPropagation()) == (0, 0)
 
@@ -88,6 +95,10 @@ def test_what_does_not_suit_the_solver_is_left_out() -> None:
         return gradient_costs(solver, NETWORK, 4, 2, reach, []).left_out.get("SolverLayer, Coloured", "")
 
     assert "needs a stencil" in left_out(None) and "over 20 points, too far" in left_out(20) and not left_out(3)
+    many = Burgers()
+    many.spec = type(many.spec)(name="many", state_shape=(25, 16), dt=1.0, dtype="float64", stencil=1)
+    left = gradient_costs(many, NETWORK, 4, 2, 1, []).left_out
+    assert left["SolverLayer, JacobianField"] == "it needs 4 probes a channel, more than its 96."
     big = Burgers(100_000)
     assert "GiB of memory" in gradient_costs(big, NETWORK, 4, 2, 1, []).left_out["SolverLayer, ReferenceJacobian"]
 

@@ -1,0 +1,75 @@
+"""Products that measure the solver once: where a training keeps what they found, and what it says of it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from training_cases import assert_same_tensors, line_data, tensors, train_settings, without_seconds
+
+from deepzero_sim.common.components import Component
+from deepzero_sim.training.run_folder import JACOBIANS
+from deepzero_sim.training.runs.training import train
+from deepzero_sim.training.trainer import Trainer
+
+NAMES = ("ReferenceJacobian", "JacobianField")
+
+
+class KilledError(Exception):
+    """Ends a run before its first update."""
+
+
+def product(name: str, **args: Any) -> Component:
+    return Component(f"deepzero_sim.vjp.{name}", args)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return line_data(tmp_path / "line.h5")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_run_that_ends_before_its_first_update_measures_once(
+    tmp_path: Path, data: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: Any, **__: Any) -> None:
+        raise KilledError
+
+    settings, whole = (train_settings(tmp_path / run, data, method="SolverLayer", vjp=product(name)) for run in ("a", "b"))
+    with monkeypatch.context() as patch, pytest.raises(KilledError):
+        patch.setattr(Trainer, "train", killed)
+        train(settings)
+    measured = (settings.run / JACOBIANS).stat().st_mtime_ns
+    resumed, undisturbed = train(settings), train(whole)
+    assert (settings.run / JACOBIANS).stat().st_mtime_ns == measured, "written only when something was measured"
+    assert without_seconds(vars(resumed)) == without_seconds(vars(undisturbed))
+    assert_same_tensors(tensors(settings.run), tensors(whole.run))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_file_that_is_named_is_taken(tmp_path: Path, data: Path, name: str) -> None:
+    named = tmp_path / "shared.safetensors"
+    first, second = (
+        train_settings(tmp_path / run, data, method="SolverLayer", vjp=product(name, file=str(named))) for run in ("a", "b")
+    )
+    progress = train(first)
+    written = named.stat().st_mtime_ns
+    assert without_seconds(vars(train(second))) == without_seconds(vars(progress)), "what is found counts like what is measured"
+    assert named.stat().st_mtime_ns == written
+    assert not (first.run / JACOBIANS).exists() and not (second.run / JACOBIANS).exists()
+    assert_same_tensors(tensors(tmp_path / "a"), tensors(tmp_path / "b"))
+
+
+def test_a_training_says_once_what_a_field_found(tmp_path: Path, data: Path) -> None:
+    settings = train_settings(tmp_path / "run", data, method="SolverLayer", vjp=product("JacobianField"))
+    first: list[str] = []
+    again: list[str] = []
+    train(settings, note=first.append)
+    train(settings, note=again.append)  # it has ended
+    (about,) = (sentence for sentence in first if "JacobianField" in sentence)
+    assert re.fullmatch(
+        r"JacobianField of solver 'burgers': cosine [01]\.\d{4} through 1 step and .* solver steps; .*\.", about
+    )
+    assert not any("JacobianField" in sentence for sentence in again)
