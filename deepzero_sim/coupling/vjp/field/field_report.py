@@ -16,7 +16,7 @@ class Reason(enum.Enum):
     ALL_USED = "all probes were used"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class FieldReport:
     """Error bar of a Jacobian field, from chains of products that it was not fitted to.
 

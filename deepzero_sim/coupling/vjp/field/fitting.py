@@ -19,9 +19,6 @@ from deepzero_sim.coupling.vjp.field.projection import (
 )
 from deepzero_sim.coupling.vjp.field.state_features import FeatureMap, StateFeatures
 
-#: Solutions for the kernels of given features: each takes the exponential's second order from the one before.
-SWEEPS = 2
-
 
 @dataclass(frozen=True, eq=False)
 class Products:
@@ -95,58 +92,58 @@ class FieldFit:
     """
 
     def __init__(self, grid: KernelGrid, features: StateFeatures, products: Products, seed: int) -> None:
-        self._grid, self._features, self._products = grid, features, products
+        self._grid, self._features, self.products = grid, features, products
         self._sample = self._sample_features(np.random.default_rng(seed))
-        self._common = self._solve(np.zeros(0), None)
+        self._common = self._solve(np.zeros(0), None, 1)
         residual = products.answers - self._common.apply_base(products.directions)
         neighbours = gather_neighbours(products.directions, features.grid, self._sample)
         self.directions = find_directions(self._sample, neighbours, self._sample.at(residual))
 
     def _sample_features(self, generator: np.random.Generator) -> Sample:
-        products, everything = self._products, self._features.combine(np.eye(self._features.count))
-        places = sample_places(len(products.states), int(np.prod(self._grid.points)), generator)
+        products, everything = self.products, self._features.combine(np.eye(self._features.count))
+        size = int(np.prod(self._grid.points))
+        places = sample_places(len(products.states), size, generator)
         found = []
         for p, row in enumerate(places):
             params = None if products.params is None else products.params[p : p + 1]
             values = everything(products.states[p : p + 1], products.advanced[p : p + 1], params)
-            found.append(values.reshape(values.shape[1], -1)[:, row].T)
+            found.append(values.reshape(self._features.count, size)[:, row].T)
         return Sample(places, np.concatenate(found).astype(np.float64))
 
-    def fit(self, rank: int) -> Field:
-        """Fit a field with so many features that vary."""
-        operators, directions = self._common, self.directions.vectors[:, :rank]
+    def fit(self, rank: int) -> list[Field]:
+        """Fit fields with so many features that vary: one whose exponential is of first order, then one of second order."""
+        directions = self.directions.vectors[:, :rank]
+        if not rank:
+            return [Field(self._features.combine(directions), self._common)]
         features = self._features.combine(directions)
-        if rank:
-            coefficients = self._products.coefficients(features)
-            operators = self._solve(coefficients, operators)
-            features = self._features.combine(self._refine(operators))
-            coefficients = self._products.coefficients(features)
-            for _ in range(SWEEPS):
-                operators = self._solve(coefficients, operators)
-        return Field(features, operators)
+        operators = self._solve(self.products.coefficients(features), self._common, 1)
+        features = self._features.combine(self._refine(operators))
+        coefficients, fields = self.products.coefficients(features), []
+        for order in (1, 2):
+            operators = self._solve(coefficients, operators, order)
+            fields.append(Field(features, operators))
+        return fields
 
-    def _solve(self, coefficients: Array, before: FieldOperators | None) -> FieldOperators:
-        """Solve for all kernels, with the second order of the exponential taken from those before.
+    def _solve(self, coefficients: Array, before: FieldOperators | None, order: int) -> FieldOperators:
+        """Solve for all kernels; a second order of the exponential is that of those before.
 
         Kernels of `B - 1` are sought, so that the ridge draws a step to the identity.
         """
-        products, terms = self._products, [Term(None, self._products.directions)]
+        products, terms = self.products, [Term(None, self.products.directions)]
         targets = products.answers - products.directions
         if before is not None:
             inputs = before.apply_base(products.directions)
             terms += [Term(np.ascontiguousarray(coefficients[:, r]), inputs) for r in range(coefficients.shape[1])]
-        if before is not None and len(before.varying):
-            first_order = inputs + before.apply_varying(coefficients, inputs)
-            targets = targets - (before.correct(coefficients, inputs) - first_order)
+            targets = targets - (before.second_order(coefficients, inputs) if order > 1 else 0)
         kernels = KernelEquations(self._grid, terms, products.states.shape[1]).solve(targets)
         identity = np.eye(products.states.shape[1]).reshape(*kernels.shape[1:3], *[1] * len(self._grid.axes))
-        return FieldOperators(self._grid, (kernels[0] + identity).astype(kernels.dtype), kernels[1:])
+        return FieldOperators(self._grid, (kernels[0] + identity).astype(kernels.dtype), kernels[1:], order)
 
     def _refine(self, operators: FieldOperators) -> Array:
         """Choose the combinations of features anew for the kernels that were found."""
-        products, inputs = self._products, operators.apply_base(self._products.directions)
+        products, inputs = self.products, operators.apply_base(self.products.directions)
         outputs = []
         for kernels in operators.varying:
-            alone = FieldOperators(self._grid, kernels, operators.varying[:0])
+            alone = FieldOperators(self._grid, kernels, operators.varying[:0], 1)
             outputs.append(self._sample.at(alone.apply_base(inputs)))
         return refine_directions(self._sample, np.stack(outputs, axis=2), self._sample.at(products.answers - inputs))

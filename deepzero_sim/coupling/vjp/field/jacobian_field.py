@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, NamedTuple, final
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from deepzero_sim.coupling.vjp.field.probing import Chains, Measurement
 from deepzero_sim.coupling.vjp.field.saved_field import field_from_tensors, field_tensors
 from deepzero_sim.coupling.vjp.field.state_features import StateFeatures
 from deepzero_sim.coupling.vjp.reference.jacobian_file import JacobianFile
+from deepzero_sim.execution.threads import single_threaded
 from deepzero_sim.solver.validation import require_states
 
 if TYPE_CHECKING:
@@ -31,11 +32,14 @@ logger = logging.getLogger(__name__)
 #: Probes of a round, and least probes a channel.
 ROUND, LEAST = 32, 4
 
-#: Share by which a round must lower the error for another one.
+#: Cosine through the chains' steps from which on a field is worth its name.
+POOR = 0.9
+
+#: Share by which another round, or a higher rank, must lower the error.
 FALLS = 0.05
 
-#: Share of the largest strength from which on a feature may be noise, and points near an end of an axis.
-NOISE, NEAR_END = 0.15, 2
+#: Share of the largest strength below which a feature may be noise, one below which it is, and points near an end of an axis.
+NOISE, NEGLIGIBLE, NEAR_END = 0.15, 1e-12, 2
 
 
 @final
@@ -46,8 +50,8 @@ class JacobianField(VectorJacobianProduct):
 
     `psi_r` are a few linear features of the state and of its increment `P(s) - s` around each point, near and far; `G_r` and
     `B` are convolutions. That holds what a Jacobian at fixed states cannot: how a flow carries a change, and how a change
-    carries the flow. Each measured product gives an equation for every point of the grid, so that a few dozen suffice on any grid. All
-    are fitted by least squares; the features, by a singular value decomposition and one refinement.
+    carries the flow. Each measured product gives an equation for every point of the grid, so that a few dozen suffice on any
+    grid. All are fitted by least squares; the features, by a singular value decomposition and one refinement.
 
     Chains of products that the fit has not seen tell its error. Products are measured in rounds until that is below
     `tolerance`, or no longer falls. A product of the field takes no solver steps.
@@ -69,7 +73,7 @@ class JacobianField(VectorJacobianProduct):
     def __init__(
         self,
         probes: int = 96,
-        tolerance: float = 0.05,
+        tolerance: float = 0.1,
         *,
         step_size: float | None = None,
         seed: int = 0,
@@ -101,8 +105,8 @@ class JacobianField(VectorJacobianProduct):
         least = LEAST * states.shape[1]
         require_that(
             self.probes >= least,
-            f"a JacobianField of solver {probes.spec.name!r} with its {count_of(states.shape[1], 'channel')} needs {least} probes "
-            f"or more, not {self.probes}: raise probes, or take StraightThrough, which needs none.",
+            f"a JacobianField of a solver with {count_of(states.shape[1], 'channel')}, {probes.spec.name!r}, needs {least} "
+            f"probes or more, not {self.probes}: raise probes, or take StraightThrough, which needs none.",
         )
         file = JacobianFile(self.file)
         some = np.where(probes.spec.active(), np.random.default_rng(0).choice([-1, 1], states.shape[1:]), 0)
@@ -110,7 +114,8 @@ class JacobianField(VectorJacobianProduct):
         fingerprint = self._differences.pairs(probes, states[:1], first, some[None].astype(states.dtype))
         settings = [f"field 1 {self.probes} {self.tolerance} {self._differences.step_size} {self.seed}"]
         identity = [probes.spec.active(), states, *([] if params is None else [params]), *fingerprint]
-        self._tensors = file.get(settings, identity, probes, lambda: self._measure(states, params, probes))
+        with single_threaded():  # many small products of matrices, which several threads slow down
+            self._tensors = file.get(settings, identity, probes, lambda: self._measure(states, params, probes))
         file.save()
         self._load()
         logger.info("JacobianField of solver %r: %s.", probes.spec.name, self.report)
@@ -122,39 +127,47 @@ class JacobianField(VectorJacobianProduct):
         measurement = Measurement(states, params, probes, self._differences, generator)
         chains, products = measurement.chain(), measurement.products(min(ROUND, self.probes))
         periodic = find_periodic_axes(products, self.seed)
-        field, cosines = _fit_best(products, periodic, chains, self.seed)
-        while True:
-            reason = self._reason_to_stop(len(products.states), cosines)
-            if reason:
-                break
+        judged = self._fit(products, periodic, chains, 0)
+        reason = self._reason_to_stop(judged)
+        while reason is None:
             products = products.join(measurement.products(min(ROUND, self.probes - len(products.states))))
-            worse = direction_error(cosines[-1])
-            field, cosines = _fit_best(products, periodic, chains, self.seed)
-            if direction_error(cosines[-1]) > (1 - FALLS) * worse:
-                reason = Reason.NO_GAIN
-                break
+            new = self._fit(products, periodic, chains, judged.rank)
+            gains = new.error <= (1 - FALLS) * judged.error
+            judged = min(judged, new, key=lambda one: one.error)
+            reason = self._reason_to_stop(new) if gains else Reason.NO_GAIN
         report = FieldReport(
-            probes=len(products.states),
+            probes=judged.probes,
             steps=probes.steps - before,
-            rank=len(field.features.constants),
+            rank=judged.rank,
             periodic=periodic,
-            cosines=tuple(cosines),
+            cosines=tuple(judged.cosines),
             identity=tuple(chains.cosines_of_identity().mean(0)),
             reason=reason,
         )
-        return field_tensors(field, measurement.sizes, report)
+        return field_tensors(judged.field, measurement.sizes, report)
 
-    def _reason_to_stop(self, measured: int, cosines: Array) -> Reason | None:
-        if direction_error(cosines[-1]) <= self.tolerance:
+    def _fit(self, products: Products, periodic: tuple[bool, ...], chains: Chains, least: int) -> _Judged:
+        """Fit a field of the rank that stands out, at least `least`, then of twice the rank as long as the error falls."""
+        fit = _begin_fit(products, periodic, self.seed)
+        judged = _judge(fit, max(_rank(fit), min(least, _most(fit))), chains)
+        while judged.error > self.tolerance and 0 < 2 * judged.rank <= _most(fit):
+            new = _judge(fit, 2 * judged.rank, chains)
+            if new.error > (1 - FALLS) * judged.error:
+                break
+            judged = new
+        return judged
+
+    def _reason_to_stop(self, judged: _Judged) -> Reason | None:
+        if judged.error <= self.tolerance:
             return Reason.TOLERANCE
-        return None if measured < self.probes else Reason.ALL_USED
+        return None if judged.probes < self.probes else Reason.ALL_USED
 
     def _load(self) -> None:
         self._field, self._sizes, self.report = field_from_tensors(self._tensors)
 
     def _warn(self, solver: str) -> None:
         assert self.report is not None
-        if self.report.cosines[-1] <= max(self.report.identity[-1], 0.5):
+        if self.report.cosines[-1] <= max(self.report.identity[-1], POOR):
             warnings.warn(
                 f"JacobianField found no Jacobian of solver {solver!r} that depends on the state as it expects: {self.report}. "
                 "Take Coloured if a step carries information over few points, ReferenceJacobian if its Jacobian changes "
@@ -190,7 +203,7 @@ def find_periodic_axes(products: Products, seed: int) -> tuple[bool, ...]:
         apart = tuple(other != axis for other in range(axes))
         near = [slice(None)] * joined.ndim
         ends = np.r_[0:NEAR_END, products.states.shape[2 + axis] - NEAR_END : products.states.shape[2 + axis]]
-        near[axis] = ends  # type: ignore[call-overload]
+        near[axis] = ends
         found.append(bool(joined[tuple(near)].sum() <= _errors_of(products, apart, seed)[tuple(near)].sum()))
     return tuple(found)
 
@@ -198,8 +211,8 @@ def find_periodic_axes(products: Products, seed: int) -> tuple[bool, ...]:
 def _errors_of(products: Products, periodic: tuple[bool, ...], seed: int) -> Array:
     """Compute the sum of squared errors of a fit at each point, `(*N)`."""
     fit = _begin_fit(products, periodic, seed)
-    field = fit.fit(_rank(fit, products))
-    return np.square(field.of(products) - products.answers).sum((0, 1))
+    field = fit.fit(_rank(fit))[0]
+    return np.asarray(np.square(field.of(products) - products.answers).sum((0, 1)))
 
 
 def _begin_fit(products: Products, periodic: tuple[bool, ...], seed: int) -> FieldFit:
@@ -207,22 +220,39 @@ def _begin_fit(products: Products, periodic: tuple[bool, ...], seed: int) -> Fie
     return FieldFit(KernelGrid(products.states.shape[2:], periodic), features, products, seed)
 
 
-def _rank(fit: FieldFit, products: Products) -> int:
+def _rank(fit: FieldFit) -> int:
     """Choose the rank where strengths fall most, among those above noise and not more than products can tell apart."""
     strengths = fit.directions.strengths
-    most = max(1, len(products.states) // (2 * products.states.shape[1]) - 1)
+    if not len(strengths) or not strengths[0] > 0:
+        return 0
     clear = int((strengths > NOISE * strengths[0]).sum())
-    candidates = strengths[: min(clear, most) + 1]
-    if len(candidates) < 2 or not strengths[0] > 0:
-        return int(strengths[0] > 0)
-    return 1 + int(np.argmax(candidates[:-1] / np.maximum(candidates[1:], 1e-12 * candidates[0])))
+    candidates = strengths[: min(clear, _most(fit)) + 1]
+    return 1 + int(np.argmax(candidates[:-1] / np.maximum(candidates[1:], NEGLIGIBLE * candidates[0])))
 
 
-def _fit_best(products: Products, periodic: tuple[bool, ...], chains: Chains, seed: int) -> tuple[Field, Array]:
-    """Fit fields of the rank that stands out and of twice that: the one whose chains are nearest, and its cosines."""
-    fit = _begin_fit(products, periodic, seed)
-    rank = _rank(fit, products)
-    fields = [fit.fit(r) for r in sorted({rank, min(2 * rank, len(fit.directions.strengths))})]
-    cosines = [chains.cosines(field).mean(0) for field in fields]
-    best = max(range(len(fields)), key=lambda i: cosines[i][-1])
-    return fields[best], cosines[best]
+def _most(fit: FieldFit) -> int:
+    """Bound the rank: `(r + 1) C` unknowns a point and output channel, and half as many products at most."""
+    count, channels = fit.products.states.shape[:2]
+    found: int = max(0, len(fit.directions.strengths) - 1)
+    return min(found, max(1, count // (2 * channels) - 1))
+
+
+class _Judged(NamedTuple):
+    """Field, its rank, the number of products that it was fitted to, and the cosines of its chains."""
+
+    field: Field
+    rank: int
+    probes: int
+    cosines: Array
+
+    @property
+    def error(self) -> float:
+        """Error of products through all steps of the chains."""
+        return direction_error(self.cosines[-1])
+
+
+def _judge(fit: FieldFit, rank: int, chains: Chains) -> _Judged:
+    """Fit fields of a rank, and return the one that chains tell to be better; if little so, the cheaper one."""
+    fields = fit.fit(rank)
+    first, *others = (_Judged(field, rank, len(fit.products.states), chains.cosines(field).mean(0)) for field in fields)
+    return next((other for other in others if other.error < (1 - FALLS) * first.error), first)

@@ -80,4 +80,4 @@ def convolve(kernels: Array, inputs: Array) -> Array:
 
 def correlate(kernels: Array, outputs: Array) -> Array:
     """Apply the adjoint of :func:`convolve`: transforms of outputs `(P, C, *K)` to those of inputs `(P, C', *K)`."""
-    return convolve(np.conj(kernels.swapaxes(0, 1)), outputs)
+    return np.conj(convolve(kernels.swapaxes(0, 1), np.conj(outputs)))

@@ -15,7 +15,7 @@ from deepzero_sim.coupling.vjp.field.kernel_grid import KernelGrid, convolve
 RIDGE, NEAR = 1e-2, 2.0
 
 #: Most iterations, the share of the right-hand side at which they end, and the least share of the mean of a diagonal.
-ITERATIONS, ENOUGH, FLOOR = 60, 1e-4, 1e-3
+ITERATIONS, ENOUGH, FLOOR = 60, 3e-3, 1e-3
 
 #: Most values of a piece of work, which bounds temporary arrays.
 PIECE = 2**22
@@ -26,7 +26,7 @@ class Term(NamedTuple):
 
     Args:
         weights: Coefficient at each point, `(P, *N)`, or None for 1.
-        inputs: What the kernels are convolved with, `(P, C', *N)`.
+        inputs: Arrays that the kernels are convolved with, `(P, C', *N)`.
     """
 
     weights: Array | None
@@ -70,7 +70,8 @@ class KernelEquations:
 
     def predict(self, kernels: Array, part: slice) -> Array:
         """Compute the model's outputs for some probes, `(P, C, *N)`, from the transforms of kernels `(t, C, C', *K)`."""
-        result, inputs, transform = 0.0, None, np.zeros(0)
+        result: Array | float = 0.0
+        inputs, transform = None, np.zeros(0, dtype=self._terms[0].inputs.dtype)
         for term, kernel in zip(self._terms, kernels, strict=True):
             if term.inputs is not inputs:
                 inputs, transform = term.inputs, self._grid.transform(term.inputs[part])
@@ -80,7 +81,8 @@ class KernelEquations:
 
     def adjoint(self, residual: Array, part: slice) -> Array:
         """Apply the transpose of :meth:`predict`: transforms of kernels, `(t, C, C', *K)`."""
-        found, inputs, transform = [], None, np.zeros(0)
+        found: list[Array] = []
+        inputs, transform = None, np.zeros(0, dtype=residual.dtype)
         for term in self._terms:
             if term.inputs is not inputs:
                 inputs, transform = term.inputs, np.conj(self._grid.transform(term.inputs[part]))
@@ -120,4 +122,4 @@ class KernelEquations:
             maxiter=ITERATIONS,
             M=LinearOperator(size, precondition, dtype=right.dtype),
         )
-        return grid.transform(solution.reshape(right.shape))
+        return np.asarray(grid.transform(np.asarray(solution).reshape(right.shape)))

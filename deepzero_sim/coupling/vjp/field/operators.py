@@ -9,26 +9,25 @@ import numpy as np
 from deepzero_sim.common.types import Array
 from deepzero_sim.coupling.vjp.field.kernel_grid import KernelGrid, convolve, correlate
 
-#: Terms of the exponential's series after the first.
-ORDER = 2
-
 
 @dataclass(frozen=True, eq=False)
 class FieldOperators:
     """Jacobian of a step, `J = exp(A) B` with `A = sum_r diag(psi_r) G_r`, for given coefficients `psi`.
 
-    `B` is what all states have in common. The exponential, to second order, is what many small steps of a rate of change `A`
-    make of it: the first term of Magnus's series (Commun. Pure Appl. Math. 7, 1954).
+    `B` is what all states have in common. The exponential is what many small steps of a rate of change `A` make of it: the
+    first term of Magnus's series (Commun. Pure Appl. Math. 7, 1954), cut off after `A` or `A^2 / 2`.
 
     Args:
         grid: Grid of the kernels.
         base: Transforms of the kernels of `B`, `(C, C, *K)`.
         varying: Transforms of the kernels of `G_r`, `(r, C, C, *K)`.
+        order: Order of the exponential, 1 or 2.
     """
 
     grid: KernelGrid
     base: Array
     varying: Array
+    order: int
 
     def apply_base(self, directions: Array) -> Array:
         """Compute `B v`, `(P, C, *N)` to `(P, C, *N)`."""
@@ -41,28 +40,33 @@ class FieldOperators:
             result += coefficients[:, r : r + 1] * self.grid.values(convolve(kernels, inputs))
         return result
 
-    def correct(self, coefficients: Array, directions: Array) -> Array:
-        """Compute `exp(A) v`, to second order."""
-        term = result = directions
-        for order in range(1, ORDER + 1):
+    def second_order(self, coefficients: Array, directions: Array) -> Array:
+        """Compute `A^2 v / 2`."""
+        return self.apply_varying(coefficients, self.apply_varying(coefficients, directions)) / 2
+
+    def jvp(self, coefficients: Array, directions: Array) -> Array:
+        """Compute `J v` for coefficients `(P, r, *N)` and directions `(P, C, *N)`."""
+        term = result = self.apply_base(directions)
+        for order in range(1, self.order + 1):
             term = self.apply_varying(coefficients, term) / order
             result = result + term
         return result
 
-    def jvp(self, coefficients: Array, directions: Array) -> Array:
-        """Compute `J v` for coefficients `(P, r, *N)` and directions `(P, C, *N)`."""
-        return self.correct(coefficients, self.apply_base(directions))
-
     def vjp(self, coefficients: Array, cotangents: Array) -> Array:
         """Compute `J^T w` for coefficients `(P, r, *N)` and cotangents `(P, C, *N)`."""
-        term = result = cotangents
-        for order in range(1, ORDER + 1):
-            term = self._apply_varying_transposed(coefficients, term) / order
-            result = result + term
-        return self.grid.values(correlate(self.base, self.grid.transform(result)))
+        grid, term = self.grid, cotangents
+        result = grid.transform(cotangents)
+        for order in range(1, self.order + 1):
+            product = self._apply_varying_transposed(coefficients, term) / order
+            result = result + product
+            if order < self.order:
+                term = grid.values(product)
+        return grid.values(correlate(self.base, result))
 
     def _apply_varying_transposed(self, coefficients: Array, cotangents: Array) -> Array:
-        outputs: Array | float = 0.0
+        """Compute the transform of `A^T w`, `(P, C, *K)`."""
+        weighted = self.grid.transform(coefficients[:, :, None] * cotangents[:, None])
+        found = np.zeros((len(cotangents), cotangents.shape[1], *weighted.shape[3:]), weighted.dtype)
         for r, kernels in enumerate(self.varying):
-            outputs = outputs + correlate(kernels, self.grid.transform(coefficients[:, r : r + 1] * cotangents))
-        return np.zeros_like(cotangents) if isinstance(outputs, float) else self.grid.values(outputs)
+            found += correlate(kernels, weighted[:, r])
+        return found

@@ -106,7 +106,7 @@ def channel_deviations(states: Array, active: np.ndarray) -> Array:
     """Compute each channel's root mean square deviation from the mean state, `(C, *1)`; 1 where nothing varies."""
     moved = np.square(states - states.mean(0, dtype=np.float64)).mean(0).reshape(len(active), -1).sum(1)
     sizes = np.sqrt(moved / np.maximum(active.reshape(len(active), -1).sum(1), 1))
-    return np.where(sizes > 0, sizes, 1.0).astype(states.dtype).reshape(-1, *[1] * (states.ndim - 2))
+    return np.asarray(np.where(sizes > 0, sizes, 1.0), states.dtype).reshape(-1, *[1] * (states.ndim - 2))
 
 
 def smooth_every_other(noise: Array) -> Array:
@@ -117,14 +117,14 @@ def smooth_every_other(noise: Array) -> Array:
     for p in range(1, len(noise), 2):
         response = Stencil(0, 1 + (p // 2) % levels, (0,) * len(grid.points)).response(waves)
         smoothed[p] = grid.values(grid.transform(noise[p]) * response)
-    return smoothed / np.sqrt(np.square(smoothed).mean(tuple(range(1, noise.ndim)), keepdims=True))
+    return np.asarray(smoothed / np.sqrt(np.square(smoothed).mean(tuple(range(1, noise.ndim)), keepdims=True)))
 
 
 def _norms(values: Array) -> Array:
-    return np.sqrt(np.square(values, dtype=np.float64).sum(tuple(range(1, values.ndim)), keepdims=True))
+    return np.asarray(np.sqrt(np.square(values, dtype=np.float64).sum(tuple(range(1, values.ndim)), keepdims=True)))
 
 
 def _cosines(one: Array, other: Array) -> Array:
     products = (one.astype(np.float64) * other).reshape(len(one), -1).sum(1)
     sizes = (_norms(one) * _norms(other)).reshape(-1)
-    return products / np.where(sizes > 0, sizes, 1.0)
+    return np.asarray(products / np.where(sizes > 0, sizes, 1.0))

@@ -14,7 +14,7 @@ from deepzero_sim.coupling.vjp.field.state_features import FilterGrid, Stencil, 
 POINTS = 2**15
 
 #: Damping of least squares whose columns have mean squares of 1, a point, and most iterations: columns are nearly orthogonal.
-DAMPING, ITERATIONS = 1e-2, 30
+DAMPING, ITERATIONS = 1e-2, 12
 
 
 class Sample(NamedTuple):
@@ -76,8 +76,10 @@ def find_directions(sample: Sample, neighbours: Array, targets: Array) -> Direct
     Args:
         sample: Features at points.
         neighbours: Directions of the probes around them, `(n, A)`, uncorrelated.
-        targets: What is to be explained there, `(n, C)`.
+        targets: Parts of the products to explain there, `(n, C)`.
     """
+    if not sample.features.shape[1]:
+        return Directions(np.zeros((0, 0)), np.zeros(0))
     solution = np.stack([_fit(sample.features, neighbours, target) for target in targets.T], axis=2)
     vectors, strengths, _ = np.linalg.svd(solution.reshape(len(solution), -1), full_matrices=False)
     return Directions(vectors, strengths)
@@ -89,7 +91,7 @@ def refine_directions(sample: Sample, products: Array, targets: Array) -> Array:
     Args:
         sample: Features at points.
         products: Outputs of the kernels there, `(n, C, r)`.
-        targets: What is to be explained there, `(n, C)`.
+        targets: Parts of the products to explain there, `(n, C)`.
 
     Returns:
         Orthonormal combinations, `(M, r)`.

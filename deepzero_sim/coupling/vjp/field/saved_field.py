@@ -26,7 +26,7 @@ def field_tensors(field: Field, sizes: Array, report: FieldReport) -> dict[str, 
         "slopes": features.slopes,
         "constants": features.constants,
         "sizes": sizes,
-        "counts": np.array([report.probes, report.steps, _REASONS.index(report.reason)], dtype=np.float64),
+        "counts": np.array([report.probes, report.steps, _REASONS.index(report.reason), operators.order], dtype=np.float64),
         "cosines": np.array([report.cosines, report.identity]),
     }
 
@@ -38,8 +38,8 @@ def field_from_tensors(tensors: dict[str, Array]) -> tuple[Field, Array, FieldRe
         FilterGrid(points, periodic), _to_complex(tensors["filters"]), tensors["slopes"], tensors["constants"]
     )
     grid = KernelGrid(points, periodic)
-    operators = FieldOperators(grid, _to_complex(tensors["base"]), _to_complex(tensors["varying"]))
-    probes, steps, reason = (int(count) for count in tensors["counts"])
+    probes, steps, reason, order = (int(count) for count in tensors["counts"])
+    operators = FieldOperators(grid, _to_complex(tensors["base"]), _to_complex(tensors["varying"]), order)
     cosines, identity = (tuple(float(cosine) for cosine in row) for row in tensors["cosines"])
     report = FieldReport(probes, steps, len(features.constants), periodic, cosines, identity, _REASONS[reason])
     return Field(features, operators), tensors["sizes"], report

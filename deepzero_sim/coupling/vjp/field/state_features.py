@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -93,8 +94,8 @@ def star(axes: int) -> list[tuple[int, ...]]:
 
 
 def count_levels(points: Sequence[int]) -> int:
-    """Count the smoothings after which a grid of `(*N)` points still has four points along its shortest axis."""
-    return max(0, int(np.log2(min(points))) - 2)
+    """Count the smoothings after which a grid of `(*N)` points still has some four points along its shortest axis."""
+    return max(0, math.ceil(math.log2(min(points))) - 2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,10 +117,12 @@ class FeatureMap:
     def __call__(self, states: Array, advanced: Array, params: Array | None) -> Array:
         """Evaluate all features at states `(B, C, *N)`, their steps, and parameters `(B, K)` or None: `(B, r, *N)`."""
         sources = self.grid.transform(np.concatenate([states, advanced - states], axis=1))
-        local = [self.grid.values(np.einsum("bj...,j...->b...", sources, one)) for one in self.filters]
+        local = np.empty((len(states), len(self.filters), *states.shape[2:]), states.dtype)
+        for r, one in enumerate(self.filters):
+            local[:, r] = self.grid.values(np.einsum("bj...,j...->b...", sources, one))
         level = self.constants + (0 if params is None else params.astype(np.float64) @ self.slopes.T)
-        everywhere = np.broadcast_to(level, (len(states), len(self.filters))).astype(states.dtype)
-        return np.stack(local, axis=1) + everywhere.reshape(*everywhere.shape, *[1] * (states.ndim - 2))
+        everywhere = np.broadcast_to(level, local.shape[:2]).astype(states.dtype)
+        return local + everywhere.reshape(*local.shape[:2], *[1] * (states.ndim - 2))
 
 
 class StateFeatures:
@@ -155,7 +158,7 @@ class StateFeatures:
     @property
     def count(self) -> int:
         """Number of features, `M`."""
-        return self._weights.shape[1] + len(self._spans)
+        return int(self._weights.shape[1]) + len(self._spans)
 
     def _sample(self, states: Array, advanced: Array) -> Array:
         """Evaluate all stencils at points of some states, `(stencils, points)`, float64."""
