@@ -142,7 +142,8 @@ def _faces(fluid: NDArray[np.bool_]) -> _Faces:
 
 def _diffusivity(y: _Numbers, x: _Numbers) -> _Numbers:
     """Diffusivity at points: five times as large in the middle of the channel's end as at its walls and its beginning."""
-    return 0.001 * (1 + 4 * x * np.sin(np.pi * y) ** 2)
+    diffusivity: _Numbers = 0.001 * (1 + 4 * x * np.sin(np.pi * y) ** 2)
+    return diffusivity
 
 
 def _stream_function(fluid: NDArray[np.bool_]) -> _Numbers:
@@ -163,8 +164,7 @@ def _stream_function(fluid: NDArray[np.bool_]) -> _Numbers:
     given, free = known.ravel(), ~known.ravel()
     stream = values.ravel().copy()
     stream[free] = spsolve(sparse.csc_array(laplace[free][:, free]), -laplace[free][:, given] @ stream[given])
-    shaped: _Numbers = stream.reshape(corners, corners)
-    return shaped
+    return stream.reshape(corners, corners)
 
 
 def initial(spec: SolverSpec, params: Array, seed: int) -> Array:
