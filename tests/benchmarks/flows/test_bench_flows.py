@@ -20,11 +20,12 @@ pytest.importorskip("matplotlib")
 from training_cases import without_seconds
 
 from deepzero_sim import vjp
-from deepzero_sim.benchmarks.flows import bench, methods, report, trainings
+from deepzero_sim.benchmarks.flows import bench, methods, trainings
 from deepzero_sim.benchmarks.flows.bench import bench_flows
 from deepzero_sim.benchmarks.flows.catalogue import FLOWS, Ensemble
 from deepzero_sim.benchmarks.flows.figures import STYLES
-from deepzero_sim.benchmarks.flows.report import collect, errors_table, gain, near_bound, summarise
+from deepzero_sim.benchmarks.flows.report import errors_table
+from deepzero_sim.benchmarks.flows.summaries import Found, collect, gain, near_bound, summarise
 from deepzero_sim.benchmarks.flows.trainings import Outcome
 from deepzero_sim.cli.main import main
 from deepzero_sim.cli.settings.bench import BenchFlowsSettings, FlowMethod, FlowName
@@ -197,9 +198,9 @@ def outcomes(method: str, *errors: float, steps: int = 100) -> list[Outcome]:
     return [Outcome(method, seed, one, steps, 1.0) for seed, one in enumerate(given)]
 
 
-def found(**by_method: list[Outcome]) -> report.Found:
+def found(**by_method: list[Outcome]) -> Found:
     named = {name.replace("_", "-"): summarise(of_one) for name, of_one in by_method.items()}
-    return report.Found("burgers-1d", {}, named, [])
+    return Found("burgers-1d", {}, named, [])
 
 
 @pytest.mark.parametrize(

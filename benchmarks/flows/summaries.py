@@ -1,0 +1,134 @@
+"""Summaries of what `bench flows` has found: errors over seeds, and whether a gradient past the solver pays."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+
+from deepzero_sim.benchmarks.flows.catalogue import FLOWS
+from deepzero_sim.benchmarks.flows.methods import START
+from deepzero_sim.benchmarks.flows.products import products_path
+from deepzero_sim.benchmarks.flows.trainings import ALONE, Outcome, read_outcomes
+from deepzero_sim.cli.settings.bench import FlowMethod
+
+#: Upper bound, and the method without a gradient past the solver.
+BOUND, WITHOUT = "FO-SOL", "DETACHED"
+
+#: Differences to the bound's error, and multiples of its solver steps, within which a method counts as equal to it.
+NEAR, DEAR = 1.05, 1.5
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Summary of a method's trainings on a flow.
+
+    Args:
+        error: Mean error over the seeds; infinite if one diverged.
+        std: Standard deviation over the seeds, of a sample; 0 of a single one.
+        least, most: Errors of the best and the worst seed.
+        seeds: Number of seeds.
+        solver_steps: Mean number of solver steps of training.
+        seconds: Mean seconds of training.
+        by_step: Mean error after each step of the rollouts, None where one diverged.
+        why: Sentences on why there is no result of a seed.
+    """
+
+    error: float
+    std: float
+    least: float
+    most: float
+    seeds: int
+    solver_steps: float
+    seconds: float
+    by_step: list[float | None]
+    why: list[str]
+
+
+def summarise(outcomes: Sequence[Outcome]) -> Summary:
+    """Summarise a method's outcomes over the seeds."""
+    errors = np.array([outcome.error for outcome in outcomes])
+    finite = bool(np.isfinite(errors).all())
+    return Summary(
+        error=float(errors.mean()),
+        std=float(errors.std(ddof=1)) if finite and len(errors) > 1 else 0.0,
+        least=float(errors.min()),
+        most=float(errors.max()),
+        seeds=len(outcomes),
+        solver_steps=float(np.mean([outcome.solver_steps for outcome in outcomes])),
+        seconds=float(np.mean([outcome.seconds for outcome in outcomes])),
+        by_step=[
+            None if None in at_step else float(np.mean([error for error in at_step if error is not None]))
+            for at_step in zip(*(outcome.errors for outcome in outcomes), strict=False)
+        ],
+        why=[f"seed {outcome.seed}: {outcome.why}" for outcome in outcomes if outcome.why],
+    )
+
+
+@dataclass(frozen=True)
+class Found:
+    """Results of a flow.
+
+    Args:
+        name: Name of the flow.
+        products: Measurements of products by method.
+        trainings: Summaries of trainings by method, SRC and NON among them.
+        outcomes: All outcomes.
+    """
+
+    name: str
+    products: dict[str, dict[str, Any]]
+    trainings: dict[str, Summary]
+    outcomes: list[Outcome]
+
+
+def collect(output: Path) -> list[Found]:
+    """Collect the results of all flows that an output folder has any of, in the order of the catalogue."""
+    found = []
+    for name in FLOWS:
+        paths = {method: products_path(output, name, method) for method in get_args(FlowMethod)}
+        products = {method: json.loads(path.read_text(encoding="utf-8")) for method, path in paths.items() if path.exists()}
+        outcomes = read_outcomes(output, name)
+        methods = [m for m in (ALONE, START, *get_args(FlowMethod)) if any(outcome.method == m for outcome in outcomes)]
+        trainings = {method: summarise([one for one in outcomes if one.method == method]) for method in methods}
+        if products or trainings:
+            found.append(Found(name, products, trainings, outcomes))
+    return found
+
+
+def gain(trainings: dict[str, Summary]) -> tuple[float, str]:
+    """Compare the bound with training without a gradient past the solver.
+
+    Returns:
+        Ratio of their errors, not a number if there is none, and a few words on whether the gradient pays.
+    """
+    if BOUND not in trainings or WITHOUT not in trainings:
+        return math.nan, "not measured"
+    bound, without = trainings[BOUND], trainings[WITHOUT]
+    if not math.isfinite(bound.error):
+        return math.nan, "no: FO-SOL diverged"
+    if not math.isfinite(without.error):
+        return math.inf, "yes: DETACHED diverged"
+    ratio = without.error / bound.error
+    if min(without.seeds, bound.seeds) < 2:
+        return ratio, f"{ratio:.2f}, one seed"
+    spread = max(without.std, bound.std)
+    return ratio, f"{'yes' if without.error - bound.error > spread else 'no, within the seeds'}: {ratio:.2f}"
+
+
+def near_bound(found: Sequence[Found], method: str) -> tuple[int, int]:
+    """Count the flows on which a method is as good as the bound at little more cost, and those on which both are known."""
+    both = [one.trainings for one in found if method in one.trainings and BOUND in one.trainings]
+    both = [trainings for trainings in both if math.isfinite(trainings[BOUND].error)]
+    near = [
+        trainings
+        for trainings in both
+        if trainings[method].error <= NEAR * trainings[BOUND].error
+        and trainings[method].solver_steps <= DEAR * trainings[BOUND].solver_steps
+    ]
+    return len(near), len(both)
