@@ -223,9 +223,10 @@ def _stencil_advice(spec: SolverSpec, reach: Reach) -> str:
         less = reach.farthest > reach.most
         fewer = f", while {reach.most} would make its gradients approximate" if less else ""
         return f"say stencil={reach.farthest} if that holds for all states: Coloured suits it{fewer}"
+    suits = "ReferenceJacobian suits it, or JacobianField if the medium is uniform"
     if is_wide(reach.most, spec):
-        return "ReferenceJacobian suits it"
-    return f"ReferenceJacobian suits it; Coloured with radius {reach.most} would be an approximation"
+        return suits
+    return f"{suits}; Coloured with radius {reach.most} would be an approximation"
 
 
 # ---- extreme states
