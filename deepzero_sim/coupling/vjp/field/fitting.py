@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from deepzero_sim.common.types import Array
-from deepzero_sim.coupling.vjp.field.kernel_grid import KernelGrid
+from deepzero_sim.coupling.vjp.field.kernel_grid import KernelGrid, convolve
 from deepzero_sim.coupling.vjp.field.least_squares import KernelEquations, Term, pieces
+from deepzero_sim.coupling.vjp.field.local_stencils import LocalStencils
 from deepzero_sim.coupling.vjp.field.operators import FieldOperators
 from deepzero_sim.coupling.vjp.field.projection import (
     Sample,
@@ -94,7 +95,9 @@ class FieldFit:
     def __init__(self, grid: KernelGrid, features: StateFeatures, products: Products, seed: int) -> None:
         self._grid, self._features, self.products = grid, features, products
         self._sample = self._sample_features(np.random.default_rng(seed))
-        self._common = self._solve(np.zeros(0), None, 1)
+        kernels = self._solve_kernels([Term(None, products.directions)], products.answers - products.directions)
+        no_stencils = LocalStencils.none(grid, products.states.shape[1], products.states.dtype)
+        self._common = FieldOperators(grid, kernels[0], kernels[1:], no_stencils, 1)
         residual = products.answers - self._common.apply_base(products.directions)
         neighbours = gather_neighbours(products.directions, features.grid, self._sample)
         self.directions = find_directions(self._sample, neighbours, self._sample.at(residual))
@@ -110,40 +113,52 @@ class FieldFit:
             found.append(values.reshape(self._features.count, size)[:, row].T)
         return Sample(places, np.concatenate(found).astype(np.float64))
 
-    def fit(self, rank: int) -> list[Field]:
-        """Fit fields with so many features that vary: one whose exponential is of first order, then one of second order."""
+    def fit(self, rank: int, radius: int) -> list[Field]:
+        """Fit fields whose exponential is of first, then of second order.
+
+        Args:
+            rank: Number of features that vary; 0 leaves `A` out, and there is one field.
+            radius: Radius of stencils that differ from point to point; 0 leaves them out.
+        """
         directions = self.directions.vectors[:, :rank]
-        if not rank:
-            return [Field(self._features.combine(directions), self._common)]
         features = self._features.combine(directions)
-        operators = self._solve(self.products.coefficients(features), self._common, 1)
+        operators = self._solve(self.products.coefficients(features), self._common, 1, radius)
+        if not rank:
+            return [Field(features, operators)]
         features = self._features.combine(self._refine(operators))
         coefficients, fields = self.products.coefficients(features), []
         for order in (1, 2):
-            operators = self._solve(coefficients, operators, order)
+            operators = self._solve(coefficients, operators, order, radius)
             fields.append(Field(features, operators))
         return fields
 
-    def _solve(self, coefficients: Array, before: FieldOperators | None, order: int) -> FieldOperators:
-        """Solve for all kernels; a second order of the exponential is that of those before.
+    def _solve(self, coefficients: Array, before: FieldOperators, order: int, radius: int) -> FieldOperators:
+        """Solve for all kernels, then for local stencils; a second order of the exponential is that of the operators before.
 
         Kernels of `B - 1` are sought, so that the ridge draws a step to the identity.
         """
         products, terms = self.products, [Term(None, self.products.directions)]
-        targets = products.answers - products.directions
-        if before is not None:
-            inputs = before.apply_base(products.directions)
-            terms += [Term(np.ascontiguousarray(coefficients[:, r]), inputs) for r in range(coefficients.shape[1])]
-            targets = targets - (before.second_order(coefficients, inputs) if order > 1 else 0)
-        kernels = KernelEquations(self._grid, terms, products.states.shape[1]).solve(targets)
-        identity = np.eye(products.states.shape[1]).reshape(*kernels.shape[1:3], *[1] * len(self._grid.axes))
-        return FieldOperators(self._grid, (kernels[0] + identity).astype(kernels.dtype), kernels[1:], order)
+        inputs = before.apply_base(products.directions)
+        terms += [Term(np.ascontiguousarray(coefficients[:, r]), inputs) for r in range(coefficients.shape[1])]
+        targets = products.answers - (before.second_order(coefficients, inputs) if order > 1 else 0)
+        kernels = self._solve_kernels(terms, targets - products.directions - before.local.jvp(products.directions))
+        local = LocalStencils.none(self._grid, products.states.shape[1], products.states.dtype)
+        if radius:
+            uniform = FieldOperators(self._grid, kernels[0], kernels[1:], local, 1)
+            explained = uniform.apply_base(products.directions) + uniform.apply_varying(coefficients, inputs)
+            local = LocalStencils.fit(self._grid, radius, products.directions, targets - explained)
+        return FieldOperators(self._grid, kernels[0], kernels[1:], local, order)
+
+    def _solve_kernels(self, terms: list[Term], targets: Array) -> Array:
+        """Solve for kernels of `B - 1` and of `G`: transforms of those of `B` and `G`, `(1 + r, C, C, *K)`."""
+        kernels = KernelEquations(self._grid, terms, self.products.states.shape[1]).solve(targets)
+        kernels[0] += np.eye(len(kernels[0])).reshape(*kernels.shape[1:3], *[1] * len(self._grid.axes))
+        return kernels
 
     def _refine(self, operators: FieldOperators) -> Array:
         """Choose the combinations of features anew for the kernels that were found."""
         products, inputs = self.products, operators.apply_base(self.products.directions)
-        outputs = []
+        transform, outputs = self._grid.transform(inputs), []
         for kernels in operators.varying:
-            alone = FieldOperators(self._grid, kernels, operators.varying[:0], 1)
-            outputs.append(self._sample.at(alone.apply_base(inputs)))
+            outputs.append(self._sample.at(self._grid.values(convolve(kernels, transform))))
         return refine_directions(self._sample, np.stack(outputs, axis=2), self._sample.at(products.answers - inputs))

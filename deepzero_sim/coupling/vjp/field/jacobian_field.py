@@ -32,6 +32,9 @@ logger = logging.getLogger(__name__)
 #: Probes of a round, and least probes a channel.
 ROUND, LEAST = 32, 4
 
+#: Radii of stencils that differ from point to point, tried where a uniform medium does not explain enough.
+RADII = (1, 2)
+
 #: Cosine through the chains' steps from which on a field is worth its name.
 POOR = 0.9
 
@@ -155,6 +158,9 @@ class JacobianField(VectorJacobianProduct):
             if new.error > (1 - FALLS) * judged.error:
                 break
             judged = new
+        for radius in RADII if judged.error > self.tolerance else ():
+            new = _judge(fit, judged.rank, chains, radius)
+            judged = new if new.error <= (1 - FALLS) * judged.error else judged
         return judged
 
     def _reason_to_stop(self, judged: _Judged) -> Reason | None:
@@ -211,7 +217,7 @@ def find_periodic_axes(products: Products, seed: int) -> tuple[bool, ...]:
 def _errors_of(products: Products, periodic: tuple[bool, ...], seed: int) -> Array:
     """Compute the sum of squared errors of a fit at each point, `(*N)`."""
     fit = _begin_fit(products, periodic, seed)
-    field = fit.fit(_rank(fit))[0]
+    field = fit.fit(_rank(fit), 0)[0]
     return np.asarray(np.square(field.of(products) - products.answers).sum((0, 1)))
 
 
@@ -251,8 +257,8 @@ class _Judged(NamedTuple):
         return direction_error(self.cosines[-1])
 
 
-def _judge(fit: FieldFit, rank: int, chains: Chains) -> _Judged:
+def _judge(fit: FieldFit, rank: int, chains: Chains, radius: int = 0) -> _Judged:
     """Fit fields of a rank, and return the one that chains tell to be better; if little so, the cheaper one."""
-    fields = fit.fit(rank)
+    fields = fit.fit(rank, radius)
     first, *others = (_Judged(field, rank, len(fit.products.states), chains.cosines(field).mean(0)) for field in fields)
     return next((other for other in others if other.error < (1 - FALLS) * first.error), first)

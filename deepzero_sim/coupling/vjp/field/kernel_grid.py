@@ -57,6 +57,15 @@ class KernelGrid:
             inside &= near.reshape([-1 if other == axis else 1 for other in range(len(self.shape))])
         return inside
 
+    def shift(self, values: Array, offset: Sequence[int]) -> Array:
+        """Return the values at `x + offset` for each point `x`, `(..., *N)`, zero beyond ends that do not meet."""
+        shifted = np.roll(values, [-distance for distance in offset], axis=self.axes)
+        for axis, distance, ends_meet in zip(self.axes, offset, self.periodic, strict=True):
+            if distance and not ends_meet:
+                beyond = slice(-distance, None) if distance > 0 else slice(None, -distance)
+                shifted[(..., beyond, *[slice(None)] * (-axis - 1))] = 0
+        return shifted
+
     def transform(self, values: Array) -> Array:
         """Transform values on the points, `(..., *N)`, or kernels, `(..., *E)`, to Fourier space."""
         return np.asarray(scipy.fft.rfftn(values, s=self.shape, axes=self.axes))
@@ -65,6 +74,10 @@ class KernelGrid:
         """Transform back to the points, `(..., *N)`."""
         whole = scipy.fft.irfftn(transform, s=self.shape, axes=self.axes)
         return np.asarray(whole[(..., *(slice(size) for size in self.points))])
+
+    def crop(self, transform: Array) -> Array:
+        """Drop what lies beyond the ends of axes from a transform, `(..., *K)`."""
+        return transform if all(self.periodic) else self.transform(self.values(transform))
 
     def kernels(self, transform: Array) -> Array:
         """Transform back to kernels, `(..., *E)`, zero outside their support."""

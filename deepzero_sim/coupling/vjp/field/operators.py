@@ -8,6 +8,7 @@ import numpy as np
 
 from deepzero_sim.common.types import Array
 from deepzero_sim.coupling.vjp.field.kernel_grid import KernelGrid, convolve, correlate
+from deepzero_sim.coupling.vjp.field.local_stencils import LocalStencils
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,17 +22,19 @@ class FieldOperators:
         grid: Grid of the kernels.
         base: Transforms of the kernels of `B`, `(C, C, *K)`.
         varying: Transforms of the kernels of `G_r`, `(r, C, C, *K)`.
+        local: Stencils that add to `B` what differs from point to point.
         order: Order of the exponential, 1 or 2.
     """
 
     grid: KernelGrid
     base: Array
     varying: Array
+    local: LocalStencils
     order: int
 
     def apply_base(self, directions: Array) -> Array:
         """Compute `B v`, `(P, C, *N)` to `(P, C, *N)`."""
-        return self.grid.values(convolve(self.base, self.grid.transform(directions)))
+        return self.grid.values(convolve(self.base, self.grid.transform(directions))) + self.local.jvp(directions)
 
     def apply_varying(self, coefficients: Array, directions: Array) -> Array:
         """Compute `A v` for coefficients `(P, r, *N)` and directions `(P, C, *N)`."""
@@ -57,11 +60,12 @@ class FieldOperators:
         grid, term = self.grid, cotangents
         result = grid.transform(cotangents)
         for order in range(1, self.order + 1):
-            product = self._apply_varying_transposed(coefficients, term) / order
+            product = grid.crop(self._apply_varying_transposed(coefficients, term) / order)
             result = result + product
             if order < self.order:
                 term = grid.values(product)
-        return grid.values(correlate(self.base, result))
+        common = grid.values(correlate(self.base, result))
+        return common + self.local.vjp(grid.values(result)) if self.local.radius else common
 
     def _apply_varying_transposed(self, coefficients: Array, cotangents: Array) -> Array:
         """Compute the transform of `A^T w`, `(P, C, *K)`."""

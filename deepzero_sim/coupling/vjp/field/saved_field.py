@@ -8,6 +8,7 @@ from deepzero_sim.common.types import Array
 from deepzero_sim.coupling.vjp.field.field_report import FieldReport, Reason
 from deepzero_sim.coupling.vjp.field.fitting import Field
 from deepzero_sim.coupling.vjp.field.kernel_grid import KernelGrid
+from deepzero_sim.coupling.vjp.field.local_stencils import LocalStencils
 from deepzero_sim.coupling.vjp.field.operators import FieldOperators
 from deepzero_sim.coupling.vjp.field.state_features import FeatureMap, FilterGrid
 
@@ -22,11 +23,15 @@ def field_tensors(field: Field, sizes: Array, report: FieldReport) -> dict[str, 
         "periodic": np.array(report.periodic, dtype=np.float64),
         "base": _to_real(operators.base),
         "varying": _to_real(operators.varying),
+        "local": operators.local.weights,
         "filters": _to_real(features.filters),
         "slopes": features.slopes,
         "constants": features.constants,
         "sizes": sizes,
-        "counts": np.array([report.probes, report.steps, _REASONS.index(report.reason), operators.order], dtype=np.float64),
+        "counts": np.array(
+            [report.probes, report.steps, _REASONS.index(report.reason), operators.order, operators.local.radius],
+            dtype=np.float64,
+        ),
         "cosines": np.array([report.cosines, report.identity]),
     }
 
@@ -38,8 +43,14 @@ def field_from_tensors(tensors: dict[str, Array]) -> tuple[Field, Array, FieldRe
         FilterGrid(points, periodic), _to_complex(tensors["filters"]), tensors["slopes"], tensors["constants"]
     )
     grid = KernelGrid(points, periodic)
-    probes, steps, reason, order = (int(count) for count in tensors["counts"])
-    operators = FieldOperators(grid, _to_complex(tensors["base"]), _to_complex(tensors["varying"]), order)
+    probes, steps, reason, order, radius = (int(count) for count in tensors["counts"])
+    operators = FieldOperators(
+        grid,
+        _to_complex(tensors["base"]),
+        _to_complex(tensors["varying"]),
+        LocalStencils(grid, radius, tensors["local"]),
+        order,
+    )
     cosines, identity = (tuple(float(cosine) for cosine in row) for row in tensors["cosines"])
     report = FieldReport(probes, steps, len(features.constants), periodic, cosines, identity, _REASONS[reason])
     return Field(features, operators), tensors["sizes"], report

@@ -57,6 +57,20 @@ def walled(s: torch.Tensor) -> torch.Tensor:
     return s + 0.2 * along + 0.1 * around - 0.03 * s**2
 
 
+def varied(s: torch.Tensor) -> torch.Tensor:
+    """Diffusion whose coefficient varies from point to point, past an obstacle that nothing passes, and a reaction."""
+    size = s.shape[-1]
+    places = torch.arange(size, dtype=torch.float64)
+    open_faces = torch.ones(size, size, dtype=torch.float64)
+    open_faces[5:9, 6:10] = 0
+    coefficient = 0.1 * (1 + 0.8 * torch.sin(places / 3)[:, None] * torch.cos(places / 2)) * open_faces
+    down = coefficient[:-1] * (s[0, 1:] - s[0, :-1])
+    right = coefficient[:, :-1] * (s[0, :, 1:] - s[0, :, :-1])
+    change = torch.nn.functional.pad(down, (0, 0, 0, 1)) - torch.nn.functional.pad(down, (0, 0, 1, 0))
+    change = change + torch.nn.functional.pad(right, (0, 1)) - torch.nn.functional.pad(right, (1, 0))
+    return s + change[None] - 0.02 * s**2
+
+
 def heat(s: torch.Tensor) -> torch.Tensor:
     return s + 0.2 * (shift(s, -1, 1) - 2 * s + shift(s, 1, 1))
 
@@ -118,6 +132,7 @@ def cosine_through(step: Step, method: JacobianField, solver: Solver, start: Arr
         (burgers, (2, 16, 16), "float64", (0.995, 0.95), (True, True)),
         (vorticity, (1, 24, 24), "float64", (0.999, 0.99), (True, True)),
         (walled, (1, 20, 16), "float64", (0.999, 0.99), (False, True)),
+        (varied, (1, 16, 16), "float64", (0.998, 0.97), (False, False)),
         (heat, (1, 32), "float32", (0.9999, 0.9999), (True,)),
     ],
 )
