@@ -39,6 +39,12 @@ class Products:
     directions: Array
     answers: Array
 
+    def first(self, count: int) -> Products:
+        """Pick the first of them."""
+        params = None if self.params is None else self.params[:count]
+        arrays = (self.states[:count], self.advanced[:count], params, self.directions[:count], self.answers[:count])
+        return Products(*arrays)
+
     def join(self, others: Products) -> Products:
         """Append other products to these."""
         params = None if self.params is None or others.params is None else np.concatenate([self.params, others.params])
@@ -95,7 +101,7 @@ class FieldFit:
     def __init__(self, grid: KernelGrid, features: StateFeatures, products: Products, seed: int) -> None:
         self._grid, self._features, self.products = grid, features, products
         self._sample = self._sample_features(np.random.default_rng(seed))
-        kernels = self._solve_kernels([Term(None, products.directions)], products.answers - products.directions)
+        kernels = self._solve_kernels([Term(None, products.directions)], products.answers - products.directions, None)
         no_stencils = LocalStencils.none(grid, products.states.shape[1], products.states.dtype)
         self._common = FieldOperators(grid, kernels[0], kernels[1:], no_stencils, 1)
         residual = products.answers - self._common.apply_base(products.directions)
@@ -141,7 +147,8 @@ class FieldFit:
         inputs = before.apply_base(products.directions)
         terms += [Term(np.ascontiguousarray(coefficients[:, r]), inputs) for r in range(coefficients.shape[1])]
         targets = products.answers - (before.second_order(coefficients, inputs) if order > 1 else 0)
-        kernels = self._solve_kernels(terms, targets - products.directions - before.local.jvp(products.directions))
+        targets_of_kernels = targets - products.directions - before.local.jvp(products.directions)
+        kernels = self._solve_kernels(terms, targets_of_kernels, before)
         local = LocalStencils.none(self._grid, products.states.shape[1], products.states.dtype)
         if radius:
             uniform = FieldOperators(self._grid, kernels[0], kernels[1:], local, 1)
@@ -149,10 +156,15 @@ class FieldFit:
             local = LocalStencils.fit(self._grid, radius, products.directions, targets - explained)
         return FieldOperators(self._grid, kernels[0], kernels[1:], local, order)
 
-    def _solve_kernels(self, terms: list[Term], targets: Array) -> Array:
+    def _solve_kernels(self, terms: list[Term], targets: Array, before: FieldOperators | None) -> Array:
         """Solve for kernels of `B - 1` and of `G`: transforms of those of `B` and `G`, `(1 + r, C, C, *K)`."""
-        kernels = KernelEquations(self._grid, terms, self.products.states.shape[1]).solve(targets)
-        kernels[0] += np.eye(len(kernels[0])).reshape(*kernels.shape[1:3], *[1] * len(self._grid.axes))
+        channels = self.products.states.shape[1]
+        identity = np.eye(channels).reshape(channels, channels, *[1] * len(self._grid.axes))
+        guess = None
+        if before is not None and len(before.varying) == len(terms) - 1:
+            guess = np.concatenate([(before.base - identity)[None], before.varying])
+        kernels = KernelEquations(self._grid, terms, channels).solve(targets, guess)
+        kernels[0] += identity
         return kernels
 
     def _refine(self, operators: FieldOperators) -> Array:

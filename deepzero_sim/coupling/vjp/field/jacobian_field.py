@@ -44,6 +44,9 @@ FALLS = 0.05
 #: Share of the largest strength below which a feature may be noise, one below which it is, and points near an end of an axis.
 NOISE, NEGLIGIBLE, NEAR_END = 0.15, 1e-12, 2
 
+#: Least products, and equations on the whole, of the fits that tell which axes are periodic, and the radius of their kernels.
+FEWEST, EQUATIONS, SMALL_KERNEL = 8, 2**17, 4
+
 
 @final
 class JacobianField(VectorJacobianProduct):
@@ -200,30 +203,34 @@ class JacobianField(VectorJacobianProduct):
 
 
 def find_periodic_axes(products: Products, seed: int) -> tuple[bool, ...]:
-    """Find the axes whose ends meet: those where a fit that joins them explains products near the ends better."""
-    axes = products.states.ndim - 2
+    """Find the axes whose ends meet: those where a fit that joins them explains products near the ends better.
+
+    The fits have kernels of few points, which need few products on large grids.
+    """
+    size = products.states[0, 0].size
+    some, axes = products.first(max(FEWEST, EQUATIONS // size)), products.states.ndim - 2
     together = (True,) * axes
-    joined = _errors_of(products, together, seed)
+    joined = _errors_of(some, together, seed)
     found = []
     for axis in range(axes):
         apart = tuple(other != axis for other in range(axes))
-        near = [slice(None)] * joined.ndim
-        ends = np.r_[0:NEAR_END, products.states.shape[2 + axis] - NEAR_END : products.states.shape[2 + axis]]
-        near[axis] = ends
-        found.append(bool(joined[tuple(near)].sum() <= _errors_of(products, apart, seed)[tuple(near)].sum()))
+        points = products.states.shape[2 + axis]
+        ends = np.r_[0 : min(NEAR_END, points), max(0, points - NEAR_END) : points]
+        meeting, ending = (np.take(errors, ends, axis).sum() for errors in (joined, _errors_of(some, apart, seed)))
+        found.append(bool(meeting <= ending))
     return tuple(found)
 
 
 def _errors_of(products: Products, periodic: tuple[bool, ...], seed: int) -> Array:
-    """Compute the sum of squared errors of a fit at each point, `(*N)`."""
-    fit = _begin_fit(products, periodic, seed)
+    """Compute the sum of squared errors of a fit with small kernels at each point, `(*N)`."""
+    fit = _begin_fit(products, periodic, seed, SMALL_KERNEL)
     field = fit.fit(_rank(fit), 0)[0]
     return np.asarray(np.square(field.of(products) - products.answers).sum((0, 1)))
 
 
-def _begin_fit(products: Products, periodic: tuple[bool, ...], seed: int) -> FieldFit:
+def _begin_fit(products: Products, periodic: tuple[bool, ...], seed: int, radius: int | None = None) -> FieldFit:
     features = StateFeatures(products.states, products.advanced, products.params, periodic)
-    return FieldFit(KernelGrid(products.states.shape[2:], periodic), features, products, seed)
+    return FieldFit(KernelGrid(products.states.shape[2:], periodic, radius), features, products, seed)
 
 
 def _rank(fit: FieldFit) -> int:

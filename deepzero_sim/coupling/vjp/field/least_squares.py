@@ -96,10 +96,11 @@ class KernelEquations:
             total = total + self.adjoint(residual(part), part)
         return self._grid.kernels(np.asarray(total))
 
-    def solve(self, targets: Array) -> Array:
+    def solve(self, targets: Array, guess: Array | None = None) -> Array:
         """Find the kernels for targets `y`, `(P, C, *N)`: their transforms, `(t, C, C', *K)`.
 
-        Conjugate gradients on the normal equations, preconditioned by their diagonal in Fourier space.
+        Conjugate gradients on the normal equations, preconditioned by their diagonal in Fourier space, begin at a guess of the
+        transforms, or at zero.
         """
         grid = self._grid
         right = self._accumulate(lambda part: targets[part])
@@ -118,6 +119,7 @@ class KernelEquations:
         solution, _ = cg(
             LinearOperator(size, apply, dtype=right.dtype),
             right.reshape(-1),
+            x0=None if guess is None else grid.kernels(guess).reshape(-1),
             rtol=ENOUGH,
             maxiter=ITERATIONS,
             M=LinearOperator(size, precondition, dtype=right.dtype),
