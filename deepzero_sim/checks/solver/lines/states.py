@@ -223,7 +223,7 @@ def _stencil_advice(spec: SolverSpec, reach: Reach) -> str:
         less = reach.farthest > reach.most
         fewer = f", while {reach.most} would make its gradients approximate" if less else ""
         return f"say stencil={reach.farthest} if that holds for all states: Coloured suits it{fewer}"
-    suits = "ReferenceJacobian suits it, or JacobianField if the medium is uniform"
+    suits = "ReferenceJacobian suits it, or JacobianField if the medium is nearly uniform"
     if is_wide(reach.most, spec):
         return suits
     return f"{suits}; Coloured with radius {reach.most} would be an approximation"
