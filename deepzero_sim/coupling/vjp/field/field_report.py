@@ -13,6 +13,7 @@ class Reason(enum.Enum):
 
     TOLERANCE = "the error is below the tolerance"
     NO_GAIN = "more products did not lower the error"
+    NO_USE = "it is no better than the identity, so no more were measured"
     ALL_USED = "all probes were used"
 
 

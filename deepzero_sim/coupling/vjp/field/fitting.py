@@ -10,6 +10,7 @@ from deepzero_sim.common.types import Array
 from deepzero_sim.coupling.vjp.field.kernel_grid import KernelGrid, convolve
 from deepzero_sim.coupling.vjp.field.least_squares import KernelEquations, Term, pieces
 from deepzero_sim.coupling.vjp.field.local_stencils import LocalStencils
+from deepzero_sim.coupling.vjp.field.measured_base import MeasuredBase
 from deepzero_sim.coupling.vjp.field.operators import FieldOperators
 from deepzero_sim.coupling.vjp.field.projection import (
     Sample,
@@ -96,14 +97,23 @@ class FieldFit:
         features: Features of the states.
         products: Products to fit.
         seed: Seed of the points at which features are compared.
+        measured: Measured Jacobian that kernels are added to, or None: then they are added to the identity.
     """
 
-    def __init__(self, grid: KernelGrid, features: StateFeatures, products: Products, seed: int) -> None:
-        self._grid, self._features, self.products = grid, features, products
+    def __init__(
+        self,
+        grid: KernelGrid,
+        features: StateFeatures,
+        products: Products,
+        seed: int,
+        measured: MeasuredBase | None = None,
+    ) -> None:
+        self._grid, self._features, self.products, self._measured = grid, features, products, measured
+        self._known = products.directions if measured is None else measured.jvp(products.directions)
         self._sample = self._sample_features(np.random.default_rng(seed))
-        kernels = self._solve_kernels([Term(None, products.directions)], products.answers - products.directions, None)
+        kernels = self._solve_kernels([Term(None, products.directions)], products.answers - self._known, None)
         no_stencils = LocalStencils.none(grid, products.states.shape[1], products.states.dtype)
-        self._common = FieldOperators(grid, kernels[0], kernels[1:], no_stencils, 1)
+        self._common = FieldOperators(grid, kernels[0], kernels[1:], no_stencils, measured, 1)
         residual = products.answers - self._common.apply_base(products.directions)
         neighbours = gather_neighbours(products.directions, features.grid, self._sample)
         self.directions = find_directions(self._sample, neighbours, self._sample.at(residual))
@@ -141,25 +151,25 @@ class FieldFit:
     def _solve(self, coefficients: Array, before: FieldOperators, order: int, radius: int) -> FieldOperators:
         """Solve for all kernels, then for local stencils; a second order of the exponential is that of the operators before.
 
-        Kernels of `B - 1` are sought, so that the ridge draws a step to the identity.
+        What is sought of `B` is its difference from the measured Jacobian, or else from the identity, to which ridges draw it.
         """
         products, terms = self.products, [Term(None, self.products.directions)]
         inputs = before.apply_base(products.directions)
         terms += [Term(np.ascontiguousarray(coefficients[:, r]), inputs) for r in range(coefficients.shape[1])]
         targets = products.answers - (before.second_order(coefficients, inputs) if order > 1 else 0)
-        targets_of_kernels = targets - products.directions - before.local.jvp(products.directions)
+        targets_of_kernels = targets - self._known - before.local.jvp(products.directions)
         kernels = self._solve_kernels(terms, targets_of_kernels, before)
         local = LocalStencils.none(self._grid, products.states.shape[1], products.states.dtype)
         if radius:
-            uniform = FieldOperators(self._grid, kernels[0], kernels[1:], local, 1)
+            uniform = FieldOperators(self._grid, kernels[0], kernels[1:], local, self._measured, 1)
             explained = uniform.apply_base(products.directions) + uniform.apply_varying(coefficients, inputs)
             local = LocalStencils.fit(self._grid, radius, products.directions, targets - explained)
-        return FieldOperators(self._grid, kernels[0], kernels[1:], local, order)
+        return FieldOperators(self._grid, kernels[0], kernels[1:], local, self._measured, order)
 
     def _solve_kernels(self, terms: list[Term], targets: Array, before: FieldOperators | None) -> Array:
-        """Solve for kernels of `B - 1` and of `G`: transforms of those of `B` and `G`, `(1 + r, C, C, *K)`."""
+        """Solve for the kernels in `B` and those of `G`: their transforms, `(1 + r, C, C, *K)`."""
         channels = self.products.states.shape[1]
-        identity = np.eye(channels).reshape(channels, channels, *[1] * len(self._grid.axes))
+        identity = np.eye(channels).reshape(channels, channels, *[1] * len(self._grid.axes)) * (self._measured is None)
         guess = None
         if before is not None and len(before.varying) == len(terms) - 1:
             guess = np.concatenate([(before.base - identity)[None], before.varying])

@@ -17,6 +17,7 @@ from deepzero_sim.coupling.vjp.differences import Differences
 from deepzero_sim.coupling.vjp.field.field_report import FieldReport, Reason, direction_error
 from deepzero_sim.coupling.vjp.field.fitting import Field, FieldFit, Products
 from deepzero_sim.coupling.vjp.field.kernel_grid import KernelGrid
+from deepzero_sim.coupling.vjp.field.measured_base import MeasuredBase
 from deepzero_sim.coupling.vjp.field.probing import Chains, Measurement
 from deepzero_sim.coupling.vjp.field.saved_field import field_from_tensors, field_tensors
 from deepzero_sim.coupling.vjp.field.state_features import StateFeatures
@@ -65,6 +66,9 @@ class JacobianField(VectorJacobianProduct):
     Args:
         probes: Most products to measure, of two solver steps each, besides those of the chains.
         tolerance: Error of products through 8 steps, as a share, at which no more are measured.
+        block: Points along each axis of the blocks in which the Jacobian at one state is measured, as the common part `B` of a
+            medium that is not uniform, see :class:`~deepzero_sim.coupling.vjp.reference.measured_jacobians.BaseJacobian`; None
+            for a `B` that is fitted.
         step_size: Length of a probe, see :class:`~deepzero_sim.coupling.vjp.differences.Differences`.
         seed: Seed of states and directions.
         file: File to store the field in, and to find it again. It is only used for a solver that gives the same steps.
@@ -80,6 +84,7 @@ class JacobianField(VectorJacobianProduct):
         self,
         probes: int = 96,
         tolerance: float = 0.1,
+        block: int | None = None,
         *,
         step_size: float | None = None,
         seed: int = 0,
@@ -87,11 +92,13 @@ class JacobianField(VectorJacobianProduct):
     ) -> None:
         require(is_count(probes), "probes must be a positive whole number", probes)
         require(is_number(tolerance) and tolerance > 0, "tolerance must be a positive share of a product", tolerance)
+        require(block is None or is_count(block), "block must be a positive whole number of points, or None", block)
         require(is_count(seed, least=0), "seed must be 0 or a positive whole number", seed)
         fits = file is None or (isinstance(file, str | Path) and bool(str(file)))
         require(fits, "file must be a path, or None to keep nothing", file)
         self.probes = probes
         self.tolerance = float(tolerance)
+        self.block = block
         self.seed = int(seed)
         self.file = None if file is None else Path(file)
         self.report: FieldReport | None = None
@@ -118,7 +125,7 @@ class JacobianField(VectorJacobianProduct):
         some = np.where(probes.spec.active(), np.random.default_rng(0).choice([-1, 1], states.shape[1:]), 0)
         first = None if params is None else params[:1]
         fingerprint = self._differences.pairs(probes, states[:1], first, some[None].astype(states.dtype))
-        settings = [f"field 1 {self.probes} {self.tolerance} {self._differences.step_size} {self.seed}"]
+        settings = [f"field 1 {self.probes} {self.tolerance} {self.block} {self._differences.step_size} {self.seed}"]
         identity = [probes.spec.active(), states, *([] if params is None else [params]), *fingerprint]
         with single_threaded():  # many small products of matrices, which several threads slow down
             self._tensors = file.get(settings, identity, probes, lambda: self._measure(states, params, probes))
@@ -132,12 +139,18 @@ class JacobianField(VectorJacobianProduct):
         generator = np.random.default_rng(self.seed)
         measurement = Measurement(states, params, probes, self._differences, generator)
         chains, products = measurement.chain(), measurement.products(min(ROUND, self.probes))
-        periodic = find_periodic_axes(products, self.seed)
-        judged = self._fit(products, periodic, chains, 0)
+        periodic, measured = find_periodic_axes(products, self.seed), None
+        if self.block is not None:
+            measured = MeasuredBase.measure(states, params, probes, self._differences, self.block, measurement.sizes)
+        medium = _Medium(periodic, measured)
+        judged = self._fit(products, medium, chains, 0)
+        identity = chains.cosines_of_identity().mean(0)
         reason = self._reason_to_stop(judged)
+        if judged.cosines[-1] < identity[-1]:
+            reason = Reason.NO_USE
         while reason is None:
             products = products.join(measurement.products(min(ROUND, self.probes - len(products.states))))
-            new = self._fit(products, periodic, chains, judged.rank)
+            new = self._fit(products, medium, chains, judged.rank)
             gains = new.error <= (1 - FALLS) * judged.error
             judged = min(judged, new, key=lambda one: one.error)
             reason = self._reason_to_stop(new) if gains else Reason.NO_GAIN
@@ -147,20 +160,20 @@ class JacobianField(VectorJacobianProduct):
             rank=judged.rank,
             periodic=periodic,
             cosines=tuple(judged.cosines),
-            identity=tuple(chains.cosines_of_identity().mean(0)),
+            identity=tuple(identity),
             reason=reason,
         )
         return field_tensors(judged.field, measurement.sizes, report)
 
-    def _fit(self, products: Products, periodic: tuple[bool, ...], chains: Chains, least: int) -> _Judged:
-        """Fit a field of the rank that stands out, at least `least`, then of twice the rank as long as the error falls."""
-        fit = _begin_fit(products, periodic, self.seed)
-        judged = _judge(fit, max(_rank(fit), min(least, _most(fit))), chains)
-        while judged.error > self.tolerance and 0 < 2 * judged.rank <= _most(fit):
-            new = _judge(fit, 2 * judged.rank, chains)
+    def _fit(self, products: Products, medium: _Medium, chains: Chains, least: int) -> _Judged:
+        """Fit a constant field, one of the rank that stands out, at least `least`, and of twice that as long as errors fall."""
+        fit = _begin_fit(products, medium, self.seed)
+        judged, rank = _judge(fit, 0, chains), max(_rank(fit), min(least, _most(fit)))
+        while judged.rank < rank <= _most(fit) and (judged.rank == 0 or judged.error > self.tolerance):
+            new = _judge(fit, rank, chains)
             if new.error > (1 - FALLS) * judged.error:
                 break
-            judged = new
+            judged, rank = new, 2 * rank
         for radius in RADII if judged.error > self.tolerance else ():
             new = _judge(fit, judged.rank, chains, radius)
             judged = new if new.error <= (1 - FALLS) * judged.error else judged
@@ -176,7 +189,7 @@ class JacobianField(VectorJacobianProduct):
 
     def _warn(self, solver: str) -> None:
         assert self.report is not None
-        if self.report.cosines[-1] <= max(self.report.identity[-1], POOR):
+        if self.report.cosines[-1] < max(self.report.identity[-1], POOR):
             warnings.warn(
                 f"JacobianField found no Jacobian of solver {solver!r} that depends on the state as it expects: {self.report}. "
                 "Take Coloured if a step carries information over few points, ReferenceJacobian if its Jacobian changes "
@@ -223,31 +236,41 @@ def find_periodic_axes(products: Products, seed: int) -> tuple[bool, ...]:
 
 def _errors_of(products: Products, periodic: tuple[bool, ...], seed: int) -> Array:
     """Compute the sum of squared errors of a fit with small kernels at each point, `(*N)`."""
-    fit = _begin_fit(products, periodic, seed, SMALL_KERNEL)
+    fit = _begin_fit(products, _Medium(periodic), seed, SMALL_KERNEL)
     field = fit.fit(_rank(fit), 0)[0]
     return np.asarray(np.square(field.of(products) - products.answers).sum((0, 1)))
 
 
-def _begin_fit(products: Products, periodic: tuple[bool, ...], seed: int, radius: int | None = None) -> FieldFit:
-    features = StateFeatures(products.states, products.advanced, products.params, periodic)
-    return FieldFit(KernelGrid(products.states.shape[2:], periodic, radius), features, products, seed)
+class _Medium(NamedTuple):
+    """Facts of a medium that fits need: which axes are periodic, and its measured Jacobian, if there is one."""
+
+    periodic: tuple[bool, ...]
+    measured: MeasuredBase | None = None
+
+
+def _begin_fit(products: Products, medium: _Medium, seed: int, radius: int | None = None) -> FieldFit:
+    features = StateFeatures(products.states, products.advanced, products.params, medium.periodic)
+    grid = KernelGrid(products.states.shape[2:], medium.periodic, radius)
+    return FieldFit(grid, features, products, seed, medium.measured)
 
 
 def _rank(fit: FieldFit) -> int:
     """Choose the rank where strengths fall most, among those above noise and not more than products can tell apart."""
     strengths = fit.directions.strengths
-    if not len(strengths) or not strengths[0] > 0:
+    if not _most(fit) or not strengths[0] > 0:
         return 0
     clear = int((strengths > NOISE * strengths[0]).sum())
     candidates = strengths[: min(clear, _most(fit)) + 1]
-    return 1 + int(np.argmax(candidates[:-1] / np.maximum(candidates[1:], NEGLIGIBLE * candidates[0])))
+    drops: Array = candidates[:-1] / np.maximum(candidates[1:], NEGLIGIBLE * candidates[0])
+    return 1 + int(np.argmax(drops))
 
 
 def _most(fit: FieldFit) -> int:
     """Bound the rank: `(r + 1) C` unknowns a point and output channel, and half as many products at most."""
     count, channels = fit.products.states.shape[:2]
     found: int = max(0, len(fit.directions.strengths) - 1)
-    return min(found, max(1, count // (2 * channels) - 1))
+    told: int = count // (2 * channels) - 1
+    return min(found, max(1, told))
 
 
 class _Judged(NamedTuple):

@@ -110,7 +110,8 @@ class KernelEquations:
         def apply(unknowns: Array) -> Array:
             kernels = unknowns.reshape(right.shape)
             transforms = grid.transform(kernels)
-            return (self._accumulate(lambda part: self.predict(transforms, part)) + self._ridge * kernels).reshape(-1)
+            applied = self._accumulate(lambda part: self.predict(transforms, part)) + self._ridge * kernels
+            return np.asarray(applied).reshape(-1)
 
         def precondition(residual: Array) -> Array:
             return grid.kernels(grid.transform(residual.reshape(right.shape)) / diagonal).reshape(-1)
@@ -124,4 +125,4 @@ class KernelEquations:
             maxiter=ITERATIONS,
             M=LinearOperator(size, precondition, dtype=right.dtype),
         )
-        return np.asarray(grid.transform(np.asarray(solution).reshape(right.shape)))
+        return grid.transform(np.asarray(solution).reshape(right.shape))

@@ -9,6 +9,7 @@ import numpy as np
 from deepzero_sim.common.types import Array
 from deepzero_sim.coupling.vjp.field.kernel_grid import KernelGrid, convolve, correlate
 from deepzero_sim.coupling.vjp.field.local_stencils import LocalStencils
+from deepzero_sim.coupling.vjp.field.measured_base import MeasuredBase
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,6 +24,7 @@ class FieldOperators:
         base: Transforms of the kernels of `B`, `(C, C, *K)`.
         varying: Transforms of the kernels of `G_r`, `(r, C, C, *K)`.
         local: Stencils that add to `B` what differs from point to point.
+        measured: Measured Jacobian that adds to `B`, or None.
         order: Order of the exponential, 1 or 2.
     """
 
@@ -30,11 +32,13 @@ class FieldOperators:
     base: Array
     varying: Array
     local: LocalStencils
+    measured: MeasuredBase | None
     order: int
 
     def apply_base(self, directions: Array) -> Array:
         """Compute `B v`, `(P, C, *N)` to `(P, C, *N)`."""
-        return self.grid.values(convolve(self.base, self.grid.transform(directions))) + self.local.jvp(directions)
+        fitted = self.grid.values(convolve(self.base, self.grid.transform(directions))) + self.local.jvp(directions)
+        return fitted if self.measured is None else fitted + self.measured.jvp(directions)
 
     def apply_varying(self, coefficients: Array, directions: Array) -> Array:
         """Compute `A v` for coefficients `(P, r, *N)` and directions `(P, C, *N)`."""
@@ -65,7 +69,9 @@ class FieldOperators:
             if order < self.order:
                 term = grid.values(product)
         common = grid.values(correlate(self.base, result))
-        return common + self.local.vjp(grid.values(result)) if self.local.radius else common
+        if self.local.radius:
+            common = common + self.local.vjp(grid.values(result))
+        return common if self.measured is None else common + self.measured.vjp(grid.values(result))
 
     def _apply_varying_transposed(self, coefficients: Array, cotangents: Array) -> Array:
         """Compute the transform of `A^T w`, `(P, C, *K)`."""

@@ -9,6 +9,7 @@ from deepzero_sim.coupling.vjp.field.field_report import FieldReport, Reason
 from deepzero_sim.coupling.vjp.field.fitting import Field
 from deepzero_sim.coupling.vjp.field.kernel_grid import KernelGrid
 from deepzero_sim.coupling.vjp.field.local_stencils import LocalStencils
+from deepzero_sim.coupling.vjp.field.measured_base import MeasuredBase
 from deepzero_sim.coupling.vjp.field.operators import FieldOperators
 from deepzero_sim.coupling.vjp.field.state_features import FeatureMap, FilterGrid
 
@@ -18,7 +19,11 @@ _REASONS = tuple(Reason)
 def field_tensors(field: Field, sizes: Array, report: FieldReport) -> dict[str, Array]:
     """Write a field, the sizes of channels `(C, *1)` that its units are, and its error bar as arrays."""
     features, operators = field.features, field.operators
-    return {
+    measured = operators.measured
+    common = {} if measured is None else {f"measured.{name}": array for name, array in measured.jacobian.tensors().items()}
+    if measured is not None:
+        common |= {"active": measured.active.astype(np.float64), "block": np.array([measured.block], dtype=np.float64)}
+    return common | {
         "points": np.array(operators.grid.points, dtype=np.float64),
         "periodic": np.array(report.periodic, dtype=np.float64),
         "base": _to_real(operators.base),
@@ -49,11 +54,19 @@ def field_from_tensors(tensors: dict[str, Array]) -> tuple[Field, Array, FieldRe
         _to_complex(tensors["base"]),
         _to_complex(tensors["varying"]),
         LocalStencils(grid, radius, tensors["local"]),
+        _measured(tensors),
         order,
     )
     cosines, identity = (tuple(float(cosine) for cosine in row) for row in tensors["cosines"])
     report = FieldReport(probes, steps, len(features.constants), periodic, cosines, identity, _REASONS[reason])
     return Field(features, operators), tensors["sizes"], report
+
+
+def _measured(tensors: dict[str, Array]) -> MeasuredBase | None:
+    if "block" not in tensors:
+        return None
+    parts = {name.removeprefix("measured."): array for name, array in tensors.items() if name.startswith("measured.")}
+    return MeasuredBase.load(parts, int(tensors["block"][0]), tensors["active"] > 0, tensors["sizes"])
 
 
 def _to_real(values: Array) -> Array:

@@ -283,6 +283,7 @@ def test_the_error_bar_says_it_and_a_warning_names_the_fallback(step: Step, fitt
         ({"probes": 0}, "probes must be a positive whole number, not 0"),
         ({"probes": 2.5}, "probes must be a positive whole number, not 2.5"),
         ({"tolerance": 0}, "tolerance must be a positive share of a product, not 0"),
+        ({"block": 0}, "block must be a positive whole number of points, or None, not 0"),
         ({"seed": -1}, "seed must be 0 or a positive whole number, not -1"),
         ({"file": ""}, "file must be a path, or None to keep nothing, not ''"),
         ({"probes": 3}, "needs 4 probes or more, not 3: raise probes, or take StraightThrough"),
@@ -291,6 +292,39 @@ def test_the_error_bar_says_it_and_a_warning_names_the_fallback(step: Step, fitt
 def test_bad_arguments_get_one_sentence(arguments: dict[str, object], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         small_method(**arguments)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (2, 3), (1, 2, 2)])
+def test_the_smallest_states_are_taken(shape: tuple[int, ...]) -> None:
+    solver = solver_of(lambda s: 0.9 * s - 0.1 * s**2, shape)
+    method, states = JacobianField(), np.random.default_rng(0).normal(size=(20, *shape))
+    method.prepare(states, None, SolverProbe(solver))
+    assert method.product(StepTaken(states, None, solver.step(states)), states, SolverProbe(solver)).shape == states.shape
+
+
+def test_a_measured_jacobian_is_the_common_part_of_a_medium_that_is_not_uniform() -> None:
+    """Points far apart are coupled as they please, and a local reaction depends on the state."""
+    coupling = 0.05 * np.random.default_rng(3).normal(size=(40, 40)) / np.sqrt(40)
+    mixing = torch.from_numpy(np.eye(40) + coupling)
+
+    def step(s: torch.Tensor) -> torch.Tensor:
+        return (s - 0.1 * s**2) @ mixing
+
+    solver = solver_of(step, (1, 40))
+    method, probes = JacobianField(block=1), SolverProbe(solver)
+    frames = [0.5 + 0.3 * waves((1, 40), 10)]
+    for _ in range(7):
+        frames.append(solver.step(frames[-1]))
+    states = np.concatenate(frames)
+    method.prepare(states, None, probes)
+    assert probes.steps <= 300 + 2 * 40 + 1, "a whole Jacobian by central differences, and the step of its state"
+    assert cosine_through(step, method, solver, states[:1], 8) > 0.99
+    restored = JacobianField()
+    restored.load_state_dict(method.state_dict())
+    start = states[:2]
+    taken = StepTaken(start, None, solver.step(start))
+    found = [one.product(taken, waves((1, 40), 2, 8), SolverProbe(solver)) for one in (method, restored)]
+    np.testing.assert_array_equal(*found)
 
 
 def test_states_of_another_shape_are_refused() -> None:

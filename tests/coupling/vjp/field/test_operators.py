@@ -33,7 +33,7 @@ def operators_on(points: tuple[int, ...], periodic: tuple[bool, ...], order: int
     grid = KernelGrid(points, periodic)
     kernels = grid.transform(draw(1 + rank, 2, 2, *grid.shape) * grid.support) * 0.1
     local = LocalStencils(grid, 1, draw(2, 2, 3 ** len(points), *points, seed=4))
-    return FieldOperators(grid, kernels[0], kernels[1:], local, order)
+    return FieldOperators(grid, kernels[0], kernels[1:], local, None, order)
 
 
 @pytest.mark.parametrize(("points", "periodic"), GRIDS)
