@@ -55,8 +55,8 @@ class JacobianField(VectorJacobianProduct):
 
         J(s) = exp(A(s)) B,   A(s) = sum_r diag(psi_r(s)) G_r
 
-    `psi_r` are a few linear features of the state and of its increment `P(s) - s` around each point, near and far; `G_r` and
-    `B` are convolutions. That holds what a Jacobian at fixed states cannot: how a flow carries a change, and how a change
+    `psi_r` are a few features of the state and of its increment `P(s) - s` around each point, near and far; `G_r` and `B` are
+    convolutions. That holds what a Jacobian at fixed states cannot: how a flow carries a change, and how a change
     carries the flow. Each measured product gives an equation for every point of the grid, so that a few dozen suffice on any
     grid. All are fitted by least squares; the features, by a singular value decomposition and one refinement.
 
@@ -166,17 +166,30 @@ class JacobianField(VectorJacobianProduct):
         return field_tensors(judged.field, measurement.sizes, report)
 
     def _fit(self, products: Products, medium: _Medium, chains: Chains, least: int) -> _Judged:
-        """Fit a constant field, one of the rank that stands out, at least `least`, and of twice that as long as errors fall."""
+        """Fit fields, each less simple than the one before as long as errors are above the tolerance, and return the best.
+
+        They have features that are linear in the state, of rank `least` at least; products of channels too; and stencils that
+        differ from point to point.
+        """
         fit = _begin_fit(products, medium, self.seed)
+        judged = self._raise_rank(fit, chains, least)
+        if judged.error > self.tolerance:
+            other_fit = _begin_fit(products, medium, self.seed, squares=True)
+            other = self._raise_rank(other_fit, chains, least)
+            fit, judged = (other_fit, other) if other.error <= (1 - FALLS) * judged.error else (fit, judged)
+        for radius in RADII if judged.error > self.tolerance else ():
+            new = _judge(fit, judged.rank, chains, radius)
+            judged = new if new.error <= (1 - FALLS) * judged.error else judged
+        return judged
+
+    def _raise_rank(self, fit: FieldFit, chains: Chains, least: int) -> _Judged:
+        """Fit a constant field, one of the rank that stands out, at least `least`, and of twice that as long as errors fall."""
         judged, rank = _judge(fit, 0, chains), max(_rank(fit), min(least, _most(fit)))
         while judged.rank < rank <= _most(fit) and (judged.rank == 0 or judged.error > self.tolerance):
             new = _judge(fit, rank, chains)
             if new.error > (1 - FALLS) * judged.error:
                 break
             judged, rank = new, 2 * rank
-        for radius in RADII if judged.error > self.tolerance else ():
-            new = _judge(fit, judged.rank, chains, radius)
-            judged = new if new.error <= (1 - FALLS) * judged.error else judged
         return judged
 
     def _reason_to_stop(self, judged: _Judged) -> Reason | None:
@@ -248,8 +261,8 @@ class _Medium(NamedTuple):
     measured: MeasuredBase | None = None
 
 
-def _begin_fit(products: Products, medium: _Medium, seed: int, radius: int | None = None) -> FieldFit:
-    features = StateFeatures(products.states, products.advanced, products.params, medium.periodic)
+def _begin_fit(products: Products, medium: _Medium, seed: int, radius: int | None = None, squares: bool = False) -> FieldFit:
+    features = StateFeatures(products.states, products.advanced, products.params, medium.periodic, squares)
     grid = KernelGrid(products.states.shape[2:], medium.periodic, radius)
     return FieldFit(grid, features, products, seed, medium.measured)
 

@@ -49,11 +49,18 @@ class Measurement:
         return np.concatenate([self._generator.permutation(len(self._states)) for _ in range(rounds)])[:count]
 
     def products(self, count: int) -> Products:
-        """Measure products at states chosen at random: half of the directions are white noise, the others smoothed noise."""
+        """Measure products at states chosen at random.
+
+        A third of the directions are white noise, a third smoothed noise, a third differences of two states: these are large
+        where states differ, as errors of a rollout are.
+        """
         chosen = self._choose(count)
         params = None if self._params is None else self._params[chosen]
-        noise = self._generator.standard_normal((count, *self._states.shape[1:])).astype(self._states.dtype)
-        directions = smooth_every_other(noise) * self._active
+        directions = self._generator.standard_normal((count, *self._states.shape[1:])).astype(self._states.dtype)
+        directions[1::3] = smooth(directions[1::3])
+        differences = (self._states[self._choose(count)] - self._states[chosen]) / self.sizes
+        directions[2::3] = np.where(_norms(differences) > 0, differences, directions)[2::3]
+        directions = unit_size(directions * self._active)
         advanced, answers = self._differences.pairs(self._probes, self._states[chosen], params, directions * self.sizes)
         return Products(self._states[chosen] / self.sizes, advanced / self.sizes, params, directions, answers / self.sizes)
 
@@ -109,15 +116,21 @@ def channel_deviations(states: Array, active: np.ndarray) -> Array:
     return np.asarray(np.where(sizes > 0, sizes, 1.0), states.dtype).reshape(-1, *[1] * (states.ndim - 2))
 
 
-def smooth_every_other(noise: Array) -> Array:
-    """Smooth every other direction, `(P, C, *N)`, ever more often, each of mean square 1."""
+def smooth(noise: Array) -> Array:
+    """Smooth noise, `(P, C, *N)`, once, twice, and so on, over ever more points."""
     grid = FilterGrid(noise.shape[2:], [True] * (noise.ndim - 2))
     waves, levels = grid.waves(), max(1, count_levels(grid.points))
     smoothed = noise.copy()
-    for p in range(1, len(noise), 2):
-        response = Stencil(0, 1 + (p // 2) % levels, (0,) * len(grid.points)).response(waves)
+    for p in range(len(noise)):
+        response = Stencil(0, 1 + p % levels, (0,) * len(grid.points)).response(waves)
         smoothed[p] = grid.values(grid.transform(noise[p]) * response)
-    return np.asarray(smoothed / np.sqrt(np.square(smoothed).mean(tuple(range(1, noise.ndim)), keepdims=True)))
+    return smoothed
+
+
+def unit_size(directions: Array) -> Array:
+    """Scale directions, `(P, C, *N)`, to a mean square of 1; those of zeros stay."""
+    sizes = np.sqrt(np.square(directions).mean(tuple(range(1, directions.ndim)), keepdims=True))
+    return np.asarray(directions / np.where(sizes > 0, sizes, 1))
 
 
 def _norms(values: Array) -> Array:

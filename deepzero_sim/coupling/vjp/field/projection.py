@@ -71,7 +71,8 @@ class Directions(NamedTuple):
 def find_directions(sample: Sample, neighbours: Array, targets: Array) -> Directions:
     """Find the combinations of features that matter.
 
-    Least squares `y_c = sum_ma F_mac phi_m u_a`, then a singular value decomposition of `F`.
+    Least squares `y_c = sum_ma F_mac phi_m u_a` with a constant feature `phi_0`, then a singular value decomposition of the
+    other features' `F`.
 
     Args:
         sample: Features at points.
@@ -80,8 +81,10 @@ def find_directions(sample: Sample, neighbours: Array, targets: Array) -> Direct
     """
     if not sample.features.shape[1]:
         return Directions(np.zeros((0, 0)), np.zeros(0))
-    solution = np.stack([_fit(sample.features, neighbours, target) for target in targets.T], axis=2)
-    vectors, strengths, _ = np.linalg.svd(solution.reshape(len(solution), -1), full_matrices=False)
+    features = np.concatenate([np.ones((len(targets), 1)), sample.features], axis=1)
+    solution = np.stack([_fit(features, neighbours, target) for target in targets.T], axis=2)
+    varying = solution[1:]
+    vectors, strengths, _ = np.linalg.svd(varying.reshape(len(varying), -1), full_matrices=False)
     return Directions(vectors, strengths)
 
 

@@ -52,15 +52,15 @@ class FilterGrid:
 
 
 class Stencil(NamedTuple):
-    """Neighbour of a point in a channel that was smoothed so many times, each time over twice as many points as before.
+    """Neighbour of a point in a source that was smoothed so many times, each time over twice as many points as before.
 
     Args:
-        channel: Number of the channel; those of increments follow those of states.
+        source: Number of the source, see :func:`sources_of`.
         level: Number of smoothings.
         offset: Offset of the neighbour along each axis, in points.
     """
 
-    channel: int
+    source: int
     level: int
     offset: tuple[int, ...]
 
@@ -73,8 +73,8 @@ class Stencil(NamedTuple):
         return response
 
 
-def stencils(points: Sequence[int], channels: int) -> list[Stencil]:
-    """List the stencils of `C` channels and of their increments on a grid of `(*N)` points."""
+def stencils(points: Sequence[int], channels: int, sources: int) -> list[Stencil]:
+    """List the stencils of `C` channels, of their increments and of further sources, `S` in all, on a grid of `(*N)` points."""
     box = list(itertools.product((-1, 0, 1), repeat=len(points)))
     found = []
     for channel in range(channels):
@@ -85,7 +85,7 @@ def stencils(points: Sequence[int], channels: int) -> list[Stencil]:
         ]
         found += [Stencil(channel, 0, tuple(2 * distance for distance in offset)) for offset in star(len(points))]
         found += [Stencil(channels + channel, 0, offset) for offset in box]
-    return found
+    return found + [Stencil(source, 0, (0,) * len(points)) for source in range(2 * channels, sources)]
 
 
 def star(axes: int) -> list[tuple[int, ...]]:
@@ -100,11 +100,11 @@ def count_levels(points: Sequence[int]) -> int:
 
 @dataclass(frozen=True, eq=False)
 class FeatureMap:
-    """Map from states to features, `psi_r(s, p)(x) = sum_j (h_rj * y_j)(x) + b_rk p_k + c_r`, `y` the state and its increment.
+    """Map from states to features, `psi_r(s, p)(x) = sum_j (h_rj * y_j)(x) + b_rk p_k + c_r`.
 
     Args:
         grid: Grid on which states are filtered.
-        filters: Transfer functions of `h`, `(r, 2 C, *K)`, complex.
+        filters: Transfer functions of `h`, `(r, S, *K)`, complex, one for each of the `S` sources `y`, see :func:`sources_of`.
         slopes: Weights of the scenario parameters, `b`, `(r, K)`.
         constants: Constants `c`, `(r,)`.
     """
@@ -116,13 +116,36 @@ class FeatureMap:
 
     def __call__(self, states: Array, advanced: Array, params: Array | None) -> Array:
         """Evaluate all features at states `(B, C, *N)`, their steps, and parameters `(B, K)` or None: `(B, r, *N)`."""
-        sources = self.grid.transform(np.concatenate([states, advanced - states], axis=1))
+        sources = self.grid.transform(sources_of(states, advanced, self.filters.shape[1]))
         local = np.empty((len(states), len(self.filters), *states.shape[2:]), states.dtype)
         for r, one in enumerate(self.filters):
             local[:, r] = self.grid.values(np.einsum("bj...,j...->b...", sources, one))
         level = self.constants + (0 if params is None else params.astype(np.float64) @ self.slopes.T)
         everywhere = np.broadcast_to(level, local.shape[:2]).astype(states.dtype)
         return local + everywhere.reshape(*local.shape[:2], *[1] * (states.ndim - 2))
+
+
+def count_sources(channels: int, squares: bool) -> int:
+    """Count the sources of features of so many channels, with products of channels or without."""
+    return 2 * channels + (channels * (channels + 1) // 2 if squares else 0)
+
+
+def sources_of(states: Array, advanced: Array, count: int) -> Array:
+    """Stack the channels of states, of their increments and, if so many are asked for, all products of two of the states'.
+
+    Args:
+        states: States `(B, C, *N)`.
+        advanced: States after their step, `(B, C, *N)`.
+        count: Number of sources, `S`.
+
+    Returns:
+        Sources, `(B, S, *N)`.
+    """
+    sources, channels = [states, advanced - states], states.shape[1]
+    if count > 2 * channels:
+        first, second = np.triu_indices(channels)
+        sources.append(states[:, first] * states[:, second])
+    return np.concatenate(sources, axis=1)
 
 
 class StateFeatures:
@@ -137,13 +160,16 @@ class StateFeatures:
         advanced: States after their step, `(B, C, *N)`.
         params: Scenario parameters, `(B, K)`, or None.
         periodic: Flag of each axis, True if its ends meet.
+        squares: Flag to take products of two channels at a point too, which reactions depend on.
     """
 
-    def __init__(self, states: Array, advanced: Array, params: Array | None, periodic: Sequence[bool]) -> None:
+    def __init__(
+        self, states: Array, advanced: Array, params: Array | None, periodic: Sequence[bool], squares: bool = False
+    ) -> None:
         self.grid = FilterGrid(states.shape[2:], periodic)
-        self._stencils = stencils(states.shape[2:], states.shape[1])
+        self._sources = count_sources(states.shape[1], squares)
+        self._stencils = stencils(states.shape[2:], states.shape[1], self._sources)
         self._complex = np.result_type(states.dtype, np.complex64)
-        self._channels = 2 * states.shape[1]
         values = self._sample(states, advanced)
         means, scales = values.mean(1), _or_infinite(values.std(1), np.abs(values).max())
         scaled = (values - means[:, None]) / scales[:, None]
@@ -164,9 +190,9 @@ class StateFeatures:
         """Evaluate all stencils at points of some states, `(stencils, points)`, float64."""
         size = int(np.prod(self.grid.points))
         some = np.unique(np.linspace(0, len(states) - 1, max(1, SAMPLED // size)).astype(int))
-        sources = self.grid.transform(np.concatenate([states[some], advanced[some] - states[some]], axis=1))
+        sources = self.grid.transform(sources_of(states[some], advanced[some], self._sources))
         every, waves = max(1, len(some) * size // SAMPLED), self.grid.waves()
-        rows = [self.grid.values(sources[:, stencil.channel] * stencil.response(waves)) for stencil in self._stencils]
+        rows = [self.grid.values(sources[:, stencil.source] * stencil.response(waves)) for stencil in self._stencils]
         return np.stack([row.reshape(-1)[::every] for row in rows]).astype(np.float64)
 
     def combine(self, directions: Array) -> FeatureMap:
@@ -175,9 +201,9 @@ class StateFeatures:
         weights, slopes = self._weights @ directions[:local], directions[local:] / self._spans[:, None]
         waves = self.grid.waves()
         shape = np.broadcast_shapes(*(wave.shape for wave in waves))
-        summed = np.zeros((directions.shape[1], self._channels, *shape), self._complex)
+        summed = np.zeros((directions.shape[1], self._sources, *shape), self._complex)
         for stencil, row in zip(self._stencils, weights, strict=True):
-            summed[:, stencil.channel] += np.multiply.outer(row, stencil.response(waves)).astype(self._complex)
+            summed[:, stencil.source] += np.multiply.outer(row, stencil.response(waves)).astype(self._complex)
         return FeatureMap(self.grid, summed, slopes.T, -self._means @ weights - self._centres @ slopes)
 
 

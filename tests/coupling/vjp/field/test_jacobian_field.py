@@ -223,7 +223,7 @@ def test_scenario_parameters_are_features() -> None:
     states, params, w = waves((1, 32), 5, 1), rng.uniform(0.05, 0.4, (5, 1)), rng.normal(size=(5, 1, 32))
     found = method.product(StepTaken(states, params, advance(states, params)), w, probes)
     expected = advance(w, params)  # the step is linear and symmetric
-    assert np.linalg.norm(found - expected) < 0.1 * np.linalg.norm(expected - w)
+    assert np.linalg.norm(found - expected) < 0.15 * np.linalg.norm(expected - w)
 
 
 def test_padding_has_no_gradient_and_does_not_disturb() -> None:
