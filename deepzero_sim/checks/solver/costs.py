@@ -16,8 +16,7 @@ from deepzero_sim.checks.solver.trial import Trial
 from deepzero_sim.coupling.loop import SolverLoop
 from deepzero_sim.coupling.probes import TOGETHER
 from deepzero_sim.coupling.vjp.coloured import Coloured
-from deepzero_sim.coupling.vjp.field.jacobian_field import LEAST, JacobianField
-from deepzero_sim.coupling.vjp.field.probing import CHAINS, LENGTH
+from deepzero_sim.coupling.vjp.field.jacobian_field import JacobianField
 from deepzero_sim.coupling.vjp.reference.reference_jacobian import ReferenceJacobian
 from deepzero_sim.coupling.vjp.stencil_radius import is_wide
 from deepzero_sim.errors import ConfigError, SolverError
@@ -137,11 +136,7 @@ def _count_reference_jacobian(rollouts: _Rollouts) -> _Steps:
 
 
 def _count_jacobian_field(rollouts: _Rollouts) -> _Steps:
-    field = JacobianField()
-    if LEAST * rollouts.solver.spec.state_shape[0] > field.probes:
-        raise ConfigError(f"it needs {LEAST} probes a channel, more than its {field.probes}.")
-    products = field.probes + CHAINS * LENGTH + 1  # the last tells the solver from others
-    return _Steps(rollouts.forward, once=2 * products)
+    return _Steps(rollouts.forward, once=JacobianField().steps_to_measure(rollouts.solver.spec))
 
 
 def _count_exact(rollouts: _Rollouts) -> _Steps:

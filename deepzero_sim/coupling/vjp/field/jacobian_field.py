@@ -18,11 +18,13 @@ from deepzero_sim.coupling.vjp.field.field_report import FieldReport, Reason, di
 from deepzero_sim.coupling.vjp.field.fitting import Field, FieldFit, Products
 from deepzero_sim.coupling.vjp.field.kernel_grid import KernelGrid
 from deepzero_sim.coupling.vjp.field.measured_base import MeasuredBase
-from deepzero_sim.coupling.vjp.field.probing import Chains, Measurement
+from deepzero_sim.coupling.vjp.field.probing import CHAINS, LENGTH, Chains, Measurement
 from deepzero_sim.coupling.vjp.field.saved_field import field_from_tensors, field_tensors
 from deepzero_sim.coupling.vjp.field.state_features import StateFeatures
 from deepzero_sim.coupling.vjp.reference.jacobian_file import JacobianFile
+from deepzero_sim.coupling.vjp.reference.measured_jacobians import BaseJacobian
 from deepzero_sim.execution.threads import single_threaded
+from deepzero_sim.solver.spec import SolverSpec
 from deepzero_sim.solver.validation import require_states
 
 if TYPE_CHECKING:
@@ -115,12 +117,7 @@ class JacobianField(VectorJacobianProduct):
         """
         require_states(probes.spec, states, params)
         self.bind(probes.solver)
-        least = LEAST * states.shape[1]
-        require_that(
-            self.probes >= least,
-            f"a JacobianField of a solver with {count_of(states.shape[1], 'channel')}, {probes.spec.name!r}, needs {least} "
-            f"probes or more, not {self.probes}: raise probes, or take StraightThrough, which needs none.",
-        )
+        self._require_enough(probes.spec)
         file = JacobianFile(self.file)
         some = np.where(probes.spec.active(), np.random.default_rng(0).choice([-1, 1], states.shape[1:]), 0)
         first = None if params is None else params[:1]
@@ -220,6 +217,26 @@ class JacobianField(VectorJacobianProduct):
         sizes, params = self._sizes, taken.params
         product = self._field.vjp(taken.states / sizes, taken.advanced / sizes, params, cotangents * sizes)
         return np.asarray(product / sizes, dtype=cotangents.dtype)
+
+    def steps_to_measure(self, spec: SolverSpec) -> int:
+        """Count the solver steps to measure a field of a solver, at most.
+
+        Raises:
+            ConfigError: There are fewer probes than a solver of so many channels needs.
+        """
+        self._require_enough(spec)
+        products = self.probes + CHAINS * LENGTH + 1  # the last tells the solver from others
+        base = 0 if self.block is None else 1 + 2 * BaseJacobian(spec.active(), self.block).direction_count
+        return 2 * products + base
+
+    def _require_enough(self, spec: SolverSpec) -> None:
+        channels = spec.state_shape[0]
+        least = LEAST * channels
+        require_that(
+            self.probes >= least,
+            f"a JacobianField of a solver with {count_of(channels, 'channel')}, {spec.name!r}, needs {least} probes or more, "
+            f"not {self.probes}: raise probes, or take StraightThrough, which needs none.",
+        )
 
     def state_dict(self) -> dict[str, Array]:
         return self._tensors
