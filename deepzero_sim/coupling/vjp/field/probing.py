@@ -41,6 +41,7 @@ class Measurement:
         self._states, self._params, self._probes = states, params, probes
         self._differences, self._generator = differences, generator
         self._active = probes.spec.active()
+        self._mean = states.mean(0, dtype=np.float64).astype(states.dtype)
         self.sizes = channel_deviations(states, self._active)
 
     def _choose(self, count: int) -> np.ndarray:
@@ -51,15 +52,16 @@ class Measurement:
     def products(self, count: int) -> Products:
         """Measure products at states chosen at random.
 
-        A third of the directions are white noise, a third smoothed noise, a third differences of two states: these are large
-        where states differ, as errors of a rollout are.
+        Half of the directions are white noise, half smoothed noise; a third of both is largest where the state is farthest
+        from the mean, as errors of a rollout are. None depends on the state's sign, which features could be mistaken for.
         """
         chosen = self._choose(count)
         params = None if self._params is None else self._params[chosen]
         directions = self._generator.standard_normal((count, *self._states.shape[1:])).astype(self._states.dtype)
-        directions[1::3] = smooth(directions[1::3])
-        differences = (self._states[self._choose(count)] - self._states[chosen]) / self.sizes
-        directions[2::3] = np.where(_norms(differences) > 0, differences, directions)[2::3]
+        directions[1::2] = smooth(directions[1::2])
+        deviations = (self._states[chosen] - self._mean) / self.sizes
+        distances = np.sqrt(np.square(deviations).mean(1, keepdims=True))
+        directions[2::3] *= np.where(_norms(distances) > 0, distances, 1)[2::3]
         directions = unit_size(directions * self._active)
         advanced, answers = self._differences.pairs(self._probes, self._states[chosen], params, directions * self.sizes)
         return Products(self._states[chosen] / self.sizes, advanced / self.sizes, params, directions, answers / self.sizes)
