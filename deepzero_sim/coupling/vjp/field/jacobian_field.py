@@ -85,7 +85,7 @@ class JacobianField(VectorJacobianProduct):
     def __init__(
         self,
         probes: int = 96,
-        tolerance: float = 0.1,
+        tolerance: float = 0.05,
         block: int | None = None,
         *,
         step_size: float | None = None,
