@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from deepzero_sim.benchmarks.black_box_training import BlackBoxSettings, train_black_box
-from deepzero_sim.benchmarks.wake_methods import Folders, Run, run_of, start_run, updates_of
+from deepzero_sim.benchmarks.seed_folders import Folders
+from deepzero_sim.benchmarks.wake_methods import Run, run_of, start_run, updates_of
 from deepzero_sim.benchmarks.wake_report import Comparison, Point, Training, publish, rows
 from deepzero_sim.cli import demo
 from deepzero_sim.cli.console import console, training_bar

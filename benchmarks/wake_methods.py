@@ -6,14 +6,14 @@ optimiser and schedule too, except for RGE's rate.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import torch
 
 from deepzero_sim.benchmarks.black_box import BLACK_BOXES, usual_population
 from deepzero_sim.benchmarks.black_box_training import BlackBoxSettings
+from deepzero_sim.benchmarks.seed_folders import Folders
 from deepzero_sim.cli import demo
 from deepzero_sim.cli.settings.bench import BenchWakeSettings, WakeMethod
 from deepzero_sim.common.components import Component
@@ -54,21 +54,6 @@ RGE_RATE = 5e-4
 #: solver steps, 0.071 and 0.083 with the last two after 20,000; ES 0.135 and 0.081 with 0.1 and 0.02 after 40,000 (at a rate
 #: of 2e-3); Nevergrad 0.24 and 0.21 with 0.1 and 0.02 after 40,000, and 0.089 with 0.004 after 20,000.
 SPREADS: dict[WakeMethod, float] = {"CMA-ES": 0.02, "Nevergrad": 0.004, "ES": 0.02}
-
-
-@dataclass(frozen=True)
-class Folders:
-    """Folders of the runs of a seed.
-
-    Args:
-        runs: Folder with one folder a run.
-        train_data: HDF5 trajectories.
-        seed: Seed of all of them.
-    """
-
-    runs: Path
-    train_data: Path
-    seed: int
 
 
 def start_run(settings: BenchWakeSettings, folders: Folders) -> TrainSettings:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 from deepzero_sim.benchmarks.flows.catalogue import Flow
+from deepzero_sim.benchmarks.seed_folders import Folders
 from deepzero_sim.cli.console import console
 from deepzero_sim.cli.settings.bench import BenchFlowsSettings, FlowMethod
 from deepzero_sim.common.components import Component
@@ -43,21 +43,6 @@ CHECKPOINT_EVERY = 200
 
 #: Rollouts of a gradient.
 BATCH = 4
-
-
-@dataclass(frozen=True)
-class Place:
-    """Files of a flow's trainings from one seed.
-
-    Args:
-        runs: Folder with one folder a run.
-        train_data: HDF5 trajectories.
-        seed: Seed of weights and batches.
-    """
-
-    runs: Path
-    train_data: Path
-    seed: int
 
 
 @contextmanager
@@ -104,32 +89,32 @@ def product_of(method: FlowMethod, flow: Flow, seed: int = 0) -> Component | Non
     return Component("deepzero_sim.vjp.JacobianField") if method == "JacobianField" else None
 
 
-def start_run(flow: Flow, place: Place) -> TrainSettings:
+def start_run(flow: Flow, folders: Folders) -> TrainSettings:
     """Make the settings of NON, from whose network all others start."""
-    run = _run(flow, place, START, "NON", START_OPTIMISER)
+    run = _run(flow, folders, START, "NON", START_OPTIMISER)
     return replace(run, updates=START_UPDATES, batch_size=START_BATCH)
 
 
-def run_of(method: FlowMethod, flow: Flow, place: Place, settings: BenchFlowsSettings) -> TrainSettings:
+def run_of(method: FlowMethod, flow: Flow, folders: Folders, settings: BenchFlowsSettings) -> TrainSettings:
     """Make the settings of a method's run."""
-    run = _run(flow, place, method, NAMED.get(method, "SolverLayer"), OPTIMISER)
-    product = product_of(method, flow, place.seed)
+    run = _run(flow, folders, method, NAMED.get(method, "SolverLayer"), OPTIMISER)
+    product = product_of(method, flow, folders.seed)
     own: dict[str, Any] = {"vjp": product} if method not in NAMED and product is not None else {}
     sizes: dict[str, Any] = {"updates": settings.updates, "batch_size": BATCH, "unroll": settings.unroll}
-    return replace(run, start=place.runs / START, scheduler=SCHEDULER, **sizes, **own)
+    return replace(run, start=folders.runs / START, scheduler=SCHEDULER, **sizes, **own)
 
 
-def _run(flow: Flow, place: Place, name: str, method: MethodName, optimiser: Component) -> TrainSettings:
+def _run(flow: Flow, folders: Folders, name: str, method: MethodName, optimiser: Component) -> TrainSettings:
     return TrainSettings(
-        run=place.runs / name,
-        train_data=place.train_data,
+        run=folders.runs / name,
+        train_data=folders.train_data,
         solver=flow.coarse,
         differentiable_solver=flow.twin,
         method=method,
         network=flow.network,
         optimiser=optimiser,
         workers=Workers("serial", 1),
-        seed=place.seed,
+        seed=folders.seed,
         tensorboard=False,
         checkpoint_every=CHECKPOINT_EVERY,
     )

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from deepzero_sim.benchmarks.flows.catalogue import Flow
-from deepzero_sim.benchmarks.flows.methods import START, Place, collect_warnings, missing, run_of, start_run
+from deepzero_sim.benchmarks.flows.methods import START, collect_warnings, missing, run_of, start_run
+from deepzero_sim.benchmarks.seed_folders import Folders
 from deepzero_sim.cli.console import console, training_bar
 from deepzero_sim.cli.settings.bench import BenchFlowsSettings, FlowName
 from deepzero_sim.common.files import write_text
@@ -91,13 +92,13 @@ def train_all(task: Task, settings: BenchFlowsSettings) -> None:
         evaluation = evaluate_on(SolverLoop(task.solver, NoCorrection()), task.test, settings.steps)
         _keep(folder / f"{ALONE}.json", Outcome(ALONE, 0, _errors(evaluation)))
     for seed in range(settings.seeds):
-        place = Place(settings.output / "runs" / task.name / f"seed{seed}", task.train_data, seed)
-        _train(task, settings, START, start_run(task.flow, place))
+        folders = Folders(settings.output / "runs" / task.name / f"seed{seed}", task.train_data, seed)
+        _train(task, settings, START, start_run(task.flow, folders))
         for method in settings.methods:
             if method in task.flow.untrained:
                 _keep(_path(settings, task, method, seed), Outcome(method, seed, [], why=TOO_SLOW))
             elif method != "Coloured" and not missing(method):
-                _train(task, settings, method, run_of(method, task.flow, place, settings))
+                _train(task, settings, method, run_of(method, task.flow, folders, settings))
 
 
 def _path(settings: BenchFlowsSettings, task: Task, method: str, seed: int) -> Path:

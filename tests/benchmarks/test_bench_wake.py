@@ -13,8 +13,9 @@ import pytest
 from training_cases import coarse_data, coarse_training, without_seconds
 
 from deepzero_sim.benchmarks import wake
+from deepzero_sim.benchmarks.seed_folders import Folders
 from deepzero_sim.benchmarks.wake import bench_wake, points_of
-from deepzero_sim.benchmarks.wake_methods import Folders, run_of, updates_of
+from deepzero_sim.benchmarks.wake_methods import run_of, updates_of
 from deepzero_sim.benchmarks.wake_report import Comparison, Point, Training, publish, results, rows, summarise
 from deepzero_sim.cli import demo
 from deepzero_sim.cli.generate import GenerateSettings

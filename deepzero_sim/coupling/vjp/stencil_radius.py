@@ -115,7 +115,7 @@ def _reach_at(state: Array, params: Array | None, probes: SolverProbe, differenc
     radii = max(state.shape[1:])
     size, exact, rounded = np.zeros((len(places), radii)), 0, 0
     for row, (answer, place) in enumerate(zip(answers, places, strict=True)):
-        distance = _distance(answer.shape[1:], place[1:])
+        distance = wrapped_distance(answer.shape[1:], place[1:])
         size[row] = np.bincount(distance.reshape(-1), np.square(answer, dtype=np.float64).sum(0).reshape(-1), radii)
         exact = max(exact, int(distance[(answer != 0).any(0)].max(initial=0)))
         rounded = max(rounded, int(distance[(np.abs(answer) > noise[row]).any(0)].max(initial=0)))
@@ -147,7 +147,7 @@ def _places(state: Array, active: np.ndarray) -> np.ndarray:
     return np.concatenate(places)
 
 
-def _distance(points: tuple[int, ...], place: np.ndarray) -> np.ndarray:
+def wrapped_distance(points: tuple[int, ...], place: np.ndarray) -> np.ndarray:
     """Compute the distance of each point from a place, along the axis where it is largest, `(*N)`."""
     distance = np.zeros(points, dtype=int)
     for axis, (size, at) in enumerate(zip(points, place, strict=True)):

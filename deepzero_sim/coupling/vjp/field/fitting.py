@@ -138,6 +138,8 @@ class FieldFit:
         """
         directions = self.directions.vectors[:, :rank]
         features = self._features.combine(directions)
+        if not rank and not radius:
+            return [Field(features, self._common)]
         operators = self._solve(self.products.coefficients(features), self._common, 1, radius)
         if not rank:
             return [Field(features, operators)]

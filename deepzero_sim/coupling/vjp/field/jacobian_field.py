@@ -21,7 +21,7 @@ from deepzero_sim.coupling.vjp.field.measured_base import MeasuredBase
 from deepzero_sim.coupling.vjp.field.probing import CHAINS, LENGTH, Chains, Measurement
 from deepzero_sim.coupling.vjp.field.saved_field import field_from_tensors, field_tensors
 from deepzero_sim.coupling.vjp.field.state_features import StateFeatures
-from deepzero_sim.coupling.vjp.reference.jacobian_file import JacobianFile
+from deepzero_sim.coupling.vjp.reference.jacobian_file import JacobianFile, fingerprint_direction, path_or_none
 from deepzero_sim.coupling.vjp.reference.measured_jacobians import BaseJacobian
 from deepzero_sim.execution.threads import single_threaded
 from deepzero_sim.solver.spec import SolverSpec
@@ -96,13 +96,11 @@ class JacobianField(VectorJacobianProduct):
         require(is_number(tolerance) and tolerance > 0, "tolerance must be a positive share of a product", tolerance)
         require(block is None or is_count(block), "block must be a positive whole number of points, or None", block)
         require(is_count(seed, least=0), "seed must be 0 or a positive whole number", seed)
-        fits = file is None or (isinstance(file, str | Path) and bool(str(file)))
-        require(fits, "file must be a path, or None to keep nothing", file)
         self.probes = probes
         self.tolerance = float(tolerance)
         self.block = block
         self.seed = int(seed)
-        self.file = None if file is None else Path(file)
+        self.file = path_or_none(file)
         self.report: FieldReport | None = None
         self._differences = Differences(step_size, "central")
         self._tensors: dict[str, Array] = {}
@@ -119,9 +117,8 @@ class JacobianField(VectorJacobianProduct):
         self.bind(probes.solver)
         self._require_enough(probes.spec)
         file = JacobianFile(self.file)
-        some = np.where(probes.spec.active(), np.random.default_rng(0).choice([-1, 1], states.shape[1:]), 0)
         first = None if params is None else params[:1]
-        fingerprint = self._differences.pairs(probes, states[:1], first, some[None].astype(states.dtype))
+        fingerprint = self._differences.pairs(probes, states[:1], first, fingerprint_direction(probes.spec)[None])
         settings = [f"field 1 {self.probes} {self.tolerance} {self.block} {self._differences.step_size} {self.seed}"]
         identity = [probes.spec.active(), states, *([] if params is None else [params]), *fingerprint]
         with single_threaded():  # many small products of matrices, which several threads slow down

@@ -10,6 +10,7 @@ import numpy as np
 import scipy.fft
 
 from deepzero_sim.common.types import Array
+from deepzero_sim.coupling.vjp.stencil_radius import wrapped_distance
 
 
 class KernelGrid:
@@ -38,13 +39,9 @@ class KernelGrid:
         return math.prod(self.shape)
 
     @functools.cached_property
-    def distance(self) -> Array:
+    def distance(self) -> np.ndarray:
         """Distance of every offset from 0, along the axis where it is largest, `(*E)`."""
-        distance = np.zeros(self.shape)
-        for axis, size in enumerate(self.shape):
-            along = np.minimum(np.arange(size), size - np.arange(size))
-            distance = np.maximum(distance, along.reshape([-1 if other == axis else 1 for other in range(len(self.shape))]))
-        return distance
+        return wrapped_distance(self.shape, np.zeros(len(self.shape), dtype=int))
 
     @functools.cached_property
     def support(self) -> np.ndarray:

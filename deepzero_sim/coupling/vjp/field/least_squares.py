@@ -49,7 +49,7 @@ class KernelEquations:
     """
 
     def __init__(self, grid: KernelGrid, terms: Sequence[Term], channels: int) -> None:
-        self._grid, self._terms, self._channels = grid, terms, channels
+        self._grid, self._terms = grid, terms
         self._count = len(terms[0].inputs)
         self._size = grid.size * max(channels, terms[0].inputs.shape[1])
         power = [self._power(term) for term in terms]

@@ -58,10 +58,14 @@ class LocalStencils:
         weights = np.moveaxis(np.concatenate(found), 0, 2).reshape(channels, around.shape[2], channels, *grid.points)
         return cls(grid, radius, np.ascontiguousarray(np.moveaxis(weights, 2, 0), dtype=directions.dtype))
 
+    def _numbered(self) -> list[tuple[int, tuple[int, ...]]]:
+        """List the number and offset of each neighbour that has weights."""
+        return list(enumerate(_neighbours(self.grid, self.radius))) if self.radius else []
+
     def jvp(self, directions: Array) -> Array:
         """Compute `D v`, `(P, C, *N)`."""
         result = np.zeros_like(directions)
-        for number, offset in enumerate(_neighbours(self.grid, self.radius) if self.weights.shape[2] else ()):
+        for number, offset in self._numbered():
             shifted = self.grid.shift(directions, offset)
             result += np.einsum("ck...,pk...->pc...", self.weights[:, :, number], shifted)
         return result
@@ -69,7 +73,7 @@ class LocalStencils:
     def vjp(self, cotangents: Array) -> Array:
         """Compute `D^T w`, `(P, C, *N)`."""
         result = np.zeros_like(cotangents)
-        for number, offset in enumerate(_neighbours(self.grid, self.radius) if self.weights.shape[2] else ()):
+        for number, offset in self._numbered():
             weighted = np.einsum("ck...,pc...->pk...", self.weights[:, :, number], cotangents)
             result += self.grid.shift(weighted, [-distance for distance in offset])
         return result

@@ -38,7 +38,7 @@ class MeasuredBase:
     ) -> MeasuredBase:
         """Measure at the state nearest to the mean of `(B, C, *N)`, with its parameters, `(B, K)` or None."""
         metric, active = Metric.of(states, params), probes.spec.active()
-        (middle,) = medoids(metric.coordinates(states, params), 1) if len(states) > 1 else (0,)
+        middle = medoids(metric.coordinates(states, params), 1)[0]
         at = None if params is None else params[middle]
         jacobian = BaseJacobian(active, block)
         advanced = probes(states[middle : middle + 1], None if at is None else at[None])[0]

@@ -29,7 +29,7 @@ class FilterGrid:
     """
 
     def __init__(self, points: Sequence[int], periodic: Sequence[bool]) -> None:
-        self.points, self.periodic = tuple(points), tuple(periodic)
+        self.points = tuple(points)
         self._margins = [0 if ends_meet else size // 2 for size, ends_meet in zip(points, periodic, strict=True)]
         self._shape = [size + 2 * margin for size, margin in zip(points, self._margins, strict=True)]
         self._axes = tuple(range(-len(self.points), 0))

@@ -14,10 +14,11 @@ from safetensors.numpy import save_file
 
 from deepzero_sim.common.documents import read_json
 from deepzero_sim.common.files import digest, digest_of_named, replace_tensor_file, require_regular
-from deepzero_sim.common.requirements import require_that
+from deepzero_sim.common.requirements import require, require_that
 from deepzero_sim.common.types import Array
 from deepzero_sim.errors import RunError
 from deepzero_sim.solver.failure_policy import Account
+from deepzero_sim.solver.spec import SolverSpec
 
 if TYPE_CHECKING:
     from deepzero_sim.coupling.probes import SolverProbe
@@ -104,6 +105,23 @@ class JacobianFile:
         with replace_tensor_file(self._path, f"the Jacobians in {self._path}") as aside:
             save_file(self._arrays, aside, metadata={"format": FORMAT, "facts": facts, "sha256": digest([facts])})
         self._changed = False
+
+
+def path_or_none(file: Path | str | None) -> Path | None:
+    """Convert a user's name of a file of Jacobians.
+
+    Raises:
+        ConfigError: It is neither a path nor None.
+    """
+    fits = file is None or (isinstance(file, str | Path) and bool(str(file)))
+    require(fits, "file must be a path, or None to keep nothing", file)
+    return None if file is None else Path(file)
+
+
+def fingerprint_direction(spec: SolverSpec) -> Array:
+    """Draw the direction of random signs, `(C, *N)`, whose product tells a solver from others; always the same one."""
+    signs = np.random.default_rng(0).choice([-1, 1], spec.state_shape)
+    return np.where(spec.active(), signs, 0).astype(spec.dtype)
 
 
 def _require_writable(path: Path) -> None:

@@ -12,7 +12,7 @@ from deepzero_sim.common.requirements import is_count, require, require_flag, re
 from deepzero_sim.common.types import Array, Scheme, is_number
 from deepzero_sim.coupling.vjp.base import StepTaken, VectorJacobianProduct
 from deepzero_sim.coupling.vjp.differences import Differences
-from deepzero_sim.coupling.vjp.reference.jacobian_file import JacobianFile
+from deepzero_sim.coupling.vjp.reference.jacobian_file import JacobianFile, fingerprint_direction, path_or_none
 from deepzero_sim.coupling.vjp.reference.measured_jacobians import BaseJacobian, MeasuredJacobians, Reference
 from deepzero_sim.coupling.vjp.reference.reference_states import Metric, medoids
 from deepzero_sim.coupling.vjp.windows import Windows, colours
@@ -83,8 +83,6 @@ class ReferenceJacobian(VectorJacobianProduct):
         fits = tolerance is None or (is_number(tolerance) and tolerance > 0)
         require(fits, "tolerance must be a positive share of a step's answer, or None", tolerance)
         require_flag(secants, "secants")
-        fits = file is None or (isinstance(file, str | Path) and bool(str(file)))
-        require(fits, "file must be a path, or None to keep nothing", file)
         self.references = references
         self.radius = radius
         self.block = block
@@ -92,7 +90,7 @@ class ReferenceJacobian(VectorJacobianProduct):
         self.tolerance = tolerance
         self.secants = secants
         self.memory = memory
-        self.file = None if file is None else Path(file)
+        self.file = path_or_none(file)
         self._differences = Differences(step_size, scheme)
         self._measured: MeasuredJacobians | None = None
         self._products = 0
@@ -127,9 +125,9 @@ class ReferenceJacobian(VectorJacobianProduct):
         self.bind(probes.solver)
         self._require_fits(len(states), probes.spec)
         taken = StepTaken(states, params, probes(states, params))
-        some = np.where(probes.spec.active(), np.random.default_rng(0).choice([-1, 1], states.shape[1:]), 0)
         first = None if params is None else params[0]
-        answer = self._differences.jvp(probes, states[0], first, taken.advanced[0], some[None].astype(states.dtype))
+        direction = fingerprint_direction(probes.spec)
+        answer = self._differences.jvp(probes, states[0], first, taken.advanced[0], direction[None])
         self._measure(taken, metric, answer, probes)
 
     def _measure(
