@@ -13,6 +13,7 @@ from deepzero_sim.common.requirements import is_count, require, require_that
 from deepzero_sim.common.types import Array, is_number
 from deepzero_sim.common.words import count_of
 from deepzero_sim.coupling.vjp.base import StepTaken, VectorJacobianProduct
+from deepzero_sim.coupling.vjp.base_jacobian import BaseJacobian
 from deepzero_sim.coupling.vjp.differences import Differences
 from deepzero_sim.coupling.vjp.field.field_report import FieldReport, Reason, direction_error
 from deepzero_sim.coupling.vjp.field.fitting import Field, FieldFit, Products
@@ -21,8 +22,7 @@ from deepzero_sim.coupling.vjp.field.measured_base import MeasuredBase
 from deepzero_sim.coupling.vjp.field.probing import CHAINS, LENGTH, Chains, Measurement
 from deepzero_sim.coupling.vjp.field.saved_field import field_from_tensors, field_tensors
 from deepzero_sim.coupling.vjp.field.state_features import StateFeatures
-from deepzero_sim.coupling.vjp.reference.jacobian_file import JacobianFile, fingerprint_direction, path_or_none
-from deepzero_sim.coupling.vjp.reference.measured_jacobians import BaseJacobian
+from deepzero_sim.coupling.vjp.jacobian_file import JacobianFile, fingerprint_direction, path_or_none
 from deepzero_sim.execution.threads import single_threaded
 from deepzero_sim.solver.spec import SolverSpec
 from deepzero_sim.solver.validation import require_states
@@ -69,8 +69,8 @@ class JacobianField(VectorJacobianProduct):
         probes: Most products to measure, of two solver steps each, besides those of the chains.
         tolerance: Error of products through 8 steps, as a share, at which no more are measured.
         block: Points along each axis of the blocks in which the Jacobian at one state is measured, as the common part `B` of a
-            medium that is not uniform, see :class:`~deepzero_sim.coupling.vjp.reference.measured_jacobians.BaseJacobian`; None
-            for a `B` that is fitted.
+            medium that is not uniform, see :class:`~deepzero_sim.coupling.vjp.base_jacobian.BaseJacobian`; None for a `B`
+            that is fitted.
         step_size: Length of a probe, see :class:`~deepzero_sim.coupling.vjp.differences.Differences`.
         seed: Seed of states and directions.
         file: File to store the field in, and to find it again. It is only used for a solver that gives the same steps.

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from deepzero_sim.common.types import Array
+from deepzero_sim.coupling.vjp.base_jacobian import BaseJacobian
 from deepzero_sim.coupling.vjp.differences import Differences
-from deepzero_sim.coupling.vjp.reference.measured_jacobians import BaseJacobian
 from deepzero_sim.coupling.vjp.reference.reference_states import Metric, medoids
 
 if TYPE_CHECKING:

@@ -11,9 +11,10 @@ import numpy as np
 from deepzero_sim.common.requirements import is_count, require, require_flag, require_that
 from deepzero_sim.common.types import Array, Scheme, is_number
 from deepzero_sim.coupling.vjp.base import StepTaken, VectorJacobianProduct
+from deepzero_sim.coupling.vjp.base_jacobian import BaseJacobian
 from deepzero_sim.coupling.vjp.differences import Differences
-from deepzero_sim.coupling.vjp.reference.jacobian_file import JacobianFile, fingerprint_direction, path_or_none
-from deepzero_sim.coupling.vjp.reference.measured_jacobians import BaseJacobian, MeasuredJacobians, Reference
+from deepzero_sim.coupling.vjp.jacobian_file import JacobianFile, fingerprint_direction, path_or_none
+from deepzero_sim.coupling.vjp.reference.measured_jacobians import MeasuredJacobians, Reference
 from deepzero_sim.coupling.vjp.reference.reference_states import Metric, medoids
 from deepzero_sim.coupling.vjp.windows import Windows, colours
 from deepzero_sim.errors import ConfigError

@@ -1,0 +1,105 @@
+"""Jacobian at one state, measured whole or in blocks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.sparse import csr_array
+
+from deepzero_sim.common.types import Array
+from deepzero_sim.coupling.vjp.differences import Differences
+from deepzero_sim.coupling.vjp.windows import Windows
+
+if TYPE_CHECKING:
+    from deepzero_sim.coupling.probes import SolverProbe
+
+#: Directions that are probed together: their states, and what the solver makes of them, take memory.
+TOGETHER = 256
+
+
+class BaseJacobian:
+    """Jacobian of the first reference, `J ~ G R + W` over `n` active points: `G` `(n, k)`, `R` `(k, n)`, `W` `(n, n)`, sparse.
+
+    A block is a cube of `b` points of one channel along every axis. `R` adds up what a block holds, the columns of `G` are the
+    step's answers to a change of all of a block's points, divided by their number, and `W` is what is left of `J` within
+    `2 b + 1` points of each: far away, a block's points have the same answer. With `b = 1`, `G` is the Jacobian itself.
+
+    Args:
+        active: Mask of the points where a state holds values, bool `(C, *N)`.
+        block: Points of a block along each axis, `b`.
+    """
+
+    def __init__(self, active: np.ndarray, block: int) -> None:
+        self._active = active
+        self._blocks = _blocks(active, block)
+        self._near = Windows(active, 2 * block + 1) if block > 1 else None
+        self._coarse: Array = np.empty((0, 0))
+        self._within: csr_array | None = None
+
+    @property
+    def value_count(self) -> int:
+        """Number of stored values."""
+        blocks, points = map(int, self._blocks.shape)
+        return blocks * points + (0 if self._near is None else self._near.entries)
+
+    @property
+    def direction_count(self) -> int:
+        """Number of directions that a measurement probes."""
+        return int(self._blocks.shape[0]) + (0 if self._near is None else len(self._near.directions))
+
+    def measure(
+        self, state: Array, params: Array | None, advanced: Array, probes: SolverProbe, differences: Differences
+    ) -> None:
+        """Measure at a state, `(C, *N)`, whose step gave `advanced`.
+
+        It takes `k` solver steps and as many as the windows have colours, twice that with central differences.
+        """
+        blocks, points = self._blocks.shape
+        coarse = np.empty((blocks, points), state.dtype)
+        for start in range(0, blocks, TOGETHER):
+            some = self._blocks[start : start + TOGETHER].toarray().astype(state.dtype)
+            directions = np.zeros((len(some), *state.shape), state.dtype)
+            directions[:, self._active] = some
+            answers = differences.jvp(probes, state, params, advanced, directions)[:, self._active]
+            coarse[start : start + len(some)] = answers / some.sum(1, keepdims=True)
+        self._coarse, self._blocks, self._within = coarse, self._blocks.astype(state.dtype), None
+        if self._near is not None:
+            answers = differences.jvp(probes, state, params, advanced, self._near.directions.astype(state.dtype))
+            self._within = self._near.transpose(self.residual(answers, self._near.directions))
+
+    def residual(self, answers: Array, directions: Array) -> Array:
+        """Subtract this Jacobian's answers: `J' v - J v` from `J' v`, `(m, C, *N)`, and the directions `v`, likewise."""
+        residual = np.zeros_like(answers)
+        residual[:, self._active] = answers[:, self._active] - self.jvp(directions[:, self._active].astype(answers.dtype))
+        return residual
+
+    def jvp(self, directions: Array) -> Array:
+        """Compute `J v` along directions, `(m, n)` to `(m, n)`."""
+        answers: Array = (self._blocks @ directions.T).T @ self._coarse
+        return answers if self._within is None else answers + (self._within.T @ directions.T).T
+
+    def vjp(self, cotangents: Array) -> Array:
+        """Compute `J^T w` for cotangents, `(m, n)` to `(m, n)`."""
+        products: Array = (self._blocks.T @ (self._coarse @ cotangents.T)).T
+        return products if self._within is None else products + (self._within @ cotangents.T).T
+
+    def tensors(self) -> dict[str, Array]:
+        """Return what was measured, for a file."""
+        return {"coarse": self._coarse} | ({} if self._within is None else {"within": self._within.data})
+
+    def load(self, tensors: dict[str, Array]) -> None:
+        """Restore what :meth:`tensors` gave."""
+        self._coarse = tensors["coarse"]
+        self._blocks = self._blocks.astype(self._coarse.dtype)
+        self._within = None if self._near is None else self._near.matrix(tensors["within"])
+
+
+def _blocks(active: np.ndarray, block: int) -> csr_array:
+    """Assign active points to blocks, `(k, n)`; blocks without any are left out."""
+    channel, *places = np.nonzero(active)
+    counts = [-(-size // block) for size in active.shape[1:]]
+    numbers = np.ravel_multi_index((channel, *(place // block for place in places)), (len(active), *counts))
+    occupied, rows = np.unique(numbers, return_inverse=True)
+    points = np.arange(len(rows))
+    return csr_array((np.ones(len(rows), np.float32), (rows, points)), shape=(len(occupied), len(rows)))
