@@ -2,6 +2,7 @@
 
 from deepzero_sim.common.arguments import guard_calls as _guard_calls
 from deepzero_sim.coupling.vjp.analytic import Detached, Exact, StraightThrough
+from deepzero_sim.coupling.vjp.auto.auto import Auto
 from deepzero_sim.coupling.vjp.base import StepTaken, VectorJacobianProduct
 from deepzero_sim.coupling.vjp.coloured import Coloured
 from deepzero_sim.coupling.vjp.directional_probes import CoordinateProbes, RandomProbes
@@ -9,6 +10,7 @@ from deepzero_sim.coupling.vjp.field.jacobian_field import JacobianField
 from deepzero_sim.coupling.vjp.reference.reference_jacobian import ReferenceJacobian
 
 __all__ = [
+    "Auto",
     "Coloured",
     "CoordinateProbes",
     "Detached",

@@ -38,6 +38,9 @@ class StraightThrough(VectorJacobianProduct):
     def product(self, taken: StepTaken, cotangents: Array, probes: SolverProbe) -> Array:
         return cotangents.copy()
 
+    def jvp(self, taken: StepTaken, directions: Array, probes: SolverProbe) -> Array:
+        return directions.copy()
+
 
 @final
 class Exact(VectorJacobianProduct):

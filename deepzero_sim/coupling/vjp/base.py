@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -12,6 +13,7 @@ import torch
 from deepzero_sim.common.types import Array, read_only_copy
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.solver.contract import Solver
+from deepzero_sim.solver.spec import SolverSpec
 
 if TYPE_CHECKING:
     from deepzero_sim.coupling.probes import SolverProbe
@@ -52,7 +54,13 @@ class VectorJacobianProduct(abc.ABC):
     """
 
     #: Products with a constant, symmetric Jacobian are their own derivatives, so that autograd can go back through them again.
-    self_adjoint: ClassVar[bool] = False
+    self_adjoint: bool = False
+
+    #: Products by differences of steps need a solver that is deterministic; a layer refuses others.
+    requires_determinism: ClassVar[bool] = True
+
+    #: What was found when the solver was measured, as text in one line; None where nothing was.
+    report: object | None = None
 
     _solver: Solver | None = None
 
@@ -111,6 +119,39 @@ class VectorJacobianProduct(abc.ABC):
             ConfigError: The method does not suit the solver.
             SolverError: The solver failed.
         """
+
+    def jvp(self, taken: StepTaken, directions: Array, probes: SolverProbe) -> Array:
+        """Estimate `J(s) v` at every state, with the Jacobian whose transpose :meth:`product` takes: what chains judge it by.
+
+        Args:
+            taken: Steps with their states `s`.
+            directions: Directions `v`, `(B, C, *N)`, zero in padding.
+            probes: Means of asking the solver for further steps, which it counts.
+
+        Returns:
+            Products, `(B, C, *N)`.
+
+        Raises:
+            ConfigError: The method has no such products.
+            SolverError: The solver failed.
+        """
+        raise ConfigError(f"{type(self).__name__} has no products J v, only J^T w: judge it by check-gradient.")
+
+    def adopt_defaults(self, file: Path, most_steps: int) -> None:  # noqa: B027 - most need nothing
+        """Take from a training what was left open.
+
+        Args:
+            file: File to store in what is measured.
+            most_steps: Most solver steps to measure.
+        """
+
+    def steps_to_measure(self, spec: SolverSpec) -> int:
+        """Count the solver steps that :meth:`prepare` takes for a solver, at most; 0 if it measures nothing.
+
+        Raises:
+            ConfigError: The method does not suit the solver.
+        """
+        return 0
 
     def prepare(self, states: Array, params: Array | None, probes: SolverProbe) -> None:  # noqa: B027 - most need nothing
         """Learn what is needed once, from states like those to come; otherwise the first product does it with its own.

@@ -9,7 +9,7 @@ from scipy.sparse import csr_array
 
 from deepzero_sim.common.types import Array
 from deepzero_sim.coupling.vjp.differences import Differences
-from deepzero_sim.coupling.vjp.windows import Windows
+from deepzero_sim.coupling.vjp.windows import Windows, count_colours
 
 if TYPE_CHECKING:
     from deepzero_sim.coupling.probes import SolverProbe
@@ -33,7 +33,8 @@ class BaseJacobian:
     def __init__(self, active: np.ndarray, block: int) -> None:
         self._active = active
         self._blocks = _blocks(active, block)
-        self._near = Windows(active, 2 * block + 1) if block > 1 else None
+        self._near = Windows(active, _near_radius(block)) if block > 1 else None
+        self._block = block
         self._coarse: Array = np.empty((0, 0))
         self._within: csr_array | None = None
 
@@ -46,7 +47,12 @@ class BaseJacobian:
     @property
     def direction_count(self) -> int:
         """Number of directions that a measurement probes."""
-        return int(self._blocks.shape[0]) + (0 if self._near is None else len(self._near.directions))
+        return int(self._blocks.shape[0]) + self.near_direction_count
+
+    @property
+    def near_direction_count(self) -> int:
+        """Number of directions among them that tell what is near: the larger the blocks are, the more."""
+        return 0 if self._near is None else count_colours(self._active, _near_radius(self._block))
 
     def measure(
         self, state: Array, params: Array | None, advanced: Array, probes: SolverProbe, differences: Differences
@@ -93,6 +99,10 @@ class BaseJacobian:
         self._coarse = tensors["coarse"]
         self._blocks = self._blocks.astype(self._coarse.dtype)
         self._within = None if self._near is None else self._near.matrix(tensors["within"])
+
+
+def _near_radius(block: int) -> int:
+    return 2 * block + 1
 
 
 def _blocks(active: np.ndarray, block: int) -> csr_array:

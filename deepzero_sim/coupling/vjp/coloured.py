@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, final
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from deepzero_sim.common.requirements import is_count, require
 from deepzero_sim.common.types import Array, Scheme
 from deepzero_sim.coupling.vjp.base import StepTaken, VectorJacobianProduct
 from deepzero_sim.coupling.vjp.differences import Differences
-from deepzero_sim.coupling.vjp.stencil_radius import local_radius
+from deepzero_sim.coupling.vjp.stencil_radius import local_radius, steps_of_reach
 from deepzero_sim.coupling.vjp.windows import Windows, colours
 from deepzero_sim.solver.spec import SolverSpec
 
@@ -46,26 +48,45 @@ class Coloured(VectorJacobianProduct):
     def prepare(self, states: Array, params: Array | None, probes: SolverProbe) -> None:
         """Measure how far a step carries information, if neither the caller nor the solver declared it."""
         self.bind(probes.solver)
-        if self.radius is None and probes.spec.stencil is None and self._measured_radius is None:
+        if self.known_radius(probes.spec) is None:
             self._measured_radius = local_radius(states, params, probes, self._differences)
 
     def product(self, taken: StepTaken, cotangents: Array, probes: SolverProbe) -> Array:
         active = probes.spec.active()
+        result = np.zeros_like(cotangents)
+        for b, transposed in enumerate(self._transposed_jacobians(taken, probes)):
+            result[b, active] = transposed @ cotangents[b, active]
+        return result
+
+    def jvp(self, taken: StepTaken, directions: Array, probes: SolverProbe) -> Array:
+        active = probes.spec.active()
+        result = np.zeros_like(directions)
+        for b, transposed in enumerate(self._transposed_jacobians(taken, probes)):
+            result[b, active] = transposed.T @ directions[b, active]
+        return result
+
+    def _transposed_jacobians(self, taken: StepTaken, probes: SolverProbe) -> Iterator[csr_array]:
+        """Measure `J^T` at every state, `(n, n)`, over the active points."""
         if self._windows is None:
             self.prepare(taken.states, taken.params, probes)
-            radii = (self.radius, probes.spec.stencil, self._measured_radius)
-            self._windows = Windows(active, next(radius for radius in radii if radius is not None))
-        directions = self._windows.directions.astype(cotangents.dtype)
-        result = np.zeros_like(cotangents)
+            radius = self.known_radius(probes.spec)
+            assert radius is not None
+            self._windows = Windows(probes.spec.active(), radius)
+        directions = self._windows.directions.astype(taken.states.dtype)
         for b in range(len(taken.states)):
-            state, params, advanced = taken.at(b)
-            changes = self._differences.jvp(probes, state, params, advanced, directions)
-            result[b, active] = self._windows.transpose(changes) @ cotangents[b, active]
-        return result
+            yield self._windows.transpose(self._differences.jvp(probes, *taken.at(b), directions))
+
+    def known_radius(self, spec: SolverSpec) -> int | None:
+        """Return the stencil radius of a solver's step as far as it is known: from the caller, the spec, or probes."""
+        radii = (self.radius, spec.stencil, self._measured_radius)
+        return next((radius for radius in radii if radius is not None), None)
 
     def steps_per_product(self, spec: SolverSpec, radius: int) -> int:
         """Count the solver steps of a product at one state, for a step of this stencil radius."""
         return self._differences.steps_per_direction * len(colours(spec.active(), radius))
+
+    def steps_to_measure(self, spec: SolverSpec) -> int:
+        return 0 if self.known_radius(spec) is not None else steps_of_reach(spec, self._differences)
 
     def state_dict(self) -> dict[str, Array]:
         return {} if self._measured_radius is None else {"radius": np.array(self._measured_radius, dtype=np.float64)}

@@ -16,6 +16,7 @@ from deepzero_sim.common.documents import read_json
 from deepzero_sim.common.files import digest, digest_of_named, replace_tensor_file, require_regular
 from deepzero_sim.common.requirements import require, require_that
 from deepzero_sim.common.types import Array
+from deepzero_sim.coupling.vjp.differences import Differences
 from deepzero_sim.errors import RunError
 from deepzero_sim.solver.failure_policy import Account
 from deepzero_sim.solver.spec import SolverSpec
@@ -122,6 +123,20 @@ def fingerprint_direction(spec: SolverSpec) -> Array:
     """Draw the direction of random signs, `(C, *N)`, whose product tells a solver from others; always the same one."""
     signs = np.random.default_rng(0).choice([-1, 1], spec.state_shape)
     return np.where(spec.active(), signs, 0).astype(spec.dtype)
+
+
+def identify(states: Array, params: Array | None, probes: SolverProbe, differences: Differences) -> list[Array]:
+    """Return arrays that tell a solver and states of it from others, for two solver steps.
+
+    Args:
+        states: Solver states, `(B, C, *N)`.
+        params: Scenario parameters, `(B, K)`, or None.
+        probes: Means of asking the solver for steps, which it counts.
+        differences: Finite differences by which the solver is known.
+    """
+    first, given = (None, []) if params is None else (params[:1], [params])
+    fingerprint = differences.pairs(probes, states[:1], first, fingerprint_direction(probes.spec)[None])
+    return [probes.spec.active(), states, *given, *fingerprint]
 
 
 def _require_writable(path: Path) -> None:

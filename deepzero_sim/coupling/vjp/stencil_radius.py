@@ -89,6 +89,11 @@ def measure_reach(states: Array, params: Array | None, probes: SolverProbe, diff
     return Reach(most, farthest, max(float(reach.shares[most]) for reach in reaches))
 
 
+def steps_of_reach(spec: SolverSpec, differences: Differences) -> int:
+    """Count the solver steps of :func:`measure_reach`, at most."""
+    return STATES * (1 + differences.steps_per_direction * POINTS * spec.state_shape[0])
+
+
 class _StateReach(NamedTuple):
     """Reach at one state.
 

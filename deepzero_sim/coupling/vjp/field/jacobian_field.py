@@ -22,7 +22,7 @@ from deepzero_sim.coupling.vjp.field.measured_base import MeasuredBase
 from deepzero_sim.coupling.vjp.field.probing import CHAINS, LENGTH, Chains, Measurement
 from deepzero_sim.coupling.vjp.field.saved_field import field_from_tensors, field_tensors
 from deepzero_sim.coupling.vjp.field.state_features import StateFeatures
-from deepzero_sim.coupling.vjp.jacobian_file import JacobianFile, fingerprint_direction, path_or_none
+from deepzero_sim.coupling.vjp.jacobian_file import JacobianFile, identify, path_or_none
 from deepzero_sim.execution.threads import single_threaded
 from deepzero_sim.solver.spec import SolverSpec
 from deepzero_sim.solver.validation import require_states
@@ -117,10 +117,8 @@ class JacobianField(VectorJacobianProduct):
         self.bind(probes.solver)
         self._require_enough(probes.spec)
         file = JacobianFile(self.file)
-        first = None if params is None else params[:1]
-        fingerprint = self._differences.pairs(probes, states[:1], first, fingerprint_direction(probes.spec)[None])
         settings = [f"field 1 {self.probes} {self.tolerance} {self.block} {self._differences.step_size} {self.seed}"]
-        identity = [probes.spec.active(), states, *([] if params is None else [params]), *fingerprint]
+        identity = identify(states, params, probes, self._differences)
         with single_threaded():  # many small products of matrices, which several threads slow down
             self._tensors = file.get(settings, identity, probes, lambda: self._measure(states, params, probes))
         file.save()
@@ -205,15 +203,27 @@ class JacobianField(VectorJacobianProduct):
             )
 
     def product(self, taken: StepTaken, cotangents: Array, probes: SolverProbe) -> Array:
+        field, sizes, params = self._begin(taken, probes), self._sizes, taken.params
+        product = field.vjp(taken.states / sizes, taken.advanced / sizes, params, cotangents * sizes)
+        return np.asarray(product / sizes, dtype=cotangents.dtype)
+
+    def jvp(self, taken: StepTaken, directions: Array, probes: SolverProbe) -> Array:
+        field, sizes = self._begin(taken, probes), self._sizes
+        product = field.jvp(taken.states / sizes, taken.advanced / sizes, taken.params, directions / sizes)
+        return np.asarray(product * sizes, dtype=directions.dtype)
+
+    def _begin(self, taken: StepTaken, probes: SolverProbe) -> Field:
+        """Return the field; measure or restore it if there is none yet."""
         if self._field is None:
             if self._tensors:
                 self._load()
             else:
                 self.prepare(taken.states, taken.params, probes)
         assert self._field is not None
-        sizes, params = self._sizes, taken.params
-        product = self._field.vjp(taken.states / sizes, taken.advanced / sizes, params, cotangents * sizes)
-        return np.asarray(product / sizes, dtype=cotangents.dtype)
+        return self._field
+
+    def adopt_defaults(self, file: Path, most_steps: int) -> None:
+        self.file = self.file or file
 
     def steps_to_measure(self, spec: SolverSpec) -> int:
         """Count the solver steps to measure a field of a solver, at most.

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from deepzero_sim.common.types import Array
 from deepzero_sim.coupling.vjp.differences import Differences
-from deepzero_sim.coupling.vjp.field.fitting import Field, Products
+from deepzero_sim.coupling.vjp.field.fitting import Products
 from deepzero_sim.coupling.vjp.field.state_features import FilterGrid, Stencil, count_levels
 
 if TYPE_CHECKING:
@@ -82,6 +82,12 @@ class Measurement:
         return Chains(np.stack(states, 1) / self.sizes, params, first / self.sizes, np.stack(answers, 1) / self.sizes)
 
 
+class ForwardProduct(Protocol):
+    """Products `J(s) v`, in units of each channel, with the arguments of :meth:`Field.jvp`."""
+
+    def jvp(self, states: Array, advanced: Array, params: Array | None, directions: Array) -> Array: ...
+
+
 @dataclass(frozen=True, eq=False)
 class Chains:
     """Products `J_t ... J_1 v` along rollouts, in units of each channel.
@@ -98,8 +104,23 @@ class Chains:
     directions: Array
     answers: Array
 
-    def cosines(self, field: Field) -> Array:
-        """Compute the cosine of a field's products to those measured, through 1 to `T` steps, `(R, T)`."""
+    def tensors(self) -> dict[str, Array]:
+        """Return them as arrays by name, for a file."""
+        params = {} if self.params is None else {"params": self.params}
+        return {"states": self.states, "directions": self.directions, "answers": self.answers} | params
+
+    @classmethod
+    def load(cls, tensors: dict[str, Array]) -> Chains:
+        """Restore what :meth:`tensors` gave."""
+        return cls(tensors["states"], tensors.get("params"), tensors["directions"], tensors["answers"])
+
+    def first(self, count: int) -> Chains:
+        """Pick the first of them."""
+        params = None if self.params is None else self.params[:count]
+        return Chains(self.states[:count], params, self.directions[:count], self.answers[:count])
+
+    def cosines(self, field: ForwardProduct) -> Array:
+        """Compute the cosine of products to those measured, through 1 to `T` steps, `(R, T)`."""
         found, direction = [], self.directions
         for t in range(self.answers.shape[1]):
             direction = field.jvp(self.states[:, t], self.states[:, t + 1], self.params, direction)

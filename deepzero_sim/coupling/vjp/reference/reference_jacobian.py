@@ -159,6 +159,16 @@ class ReferenceJacobian(VectorJacobianProduct):
         result[:, active] = products
         return result
 
+    def jvp(self, taken: StepTaken, directions: Array, probes: SolverProbe) -> Array:
+        measured, active = self._measured or self._begin(taken, probes), probes.spec.active()
+        result = np.zeros_like(directions)
+        for b in range(len(taken.states)):
+            result[b, active] = measured.jvp(measured.nearest(*taken.at(b)[:2]), directions[b, active])
+        return result
+
+    def adopt_defaults(self, file: Path, most_steps: int) -> None:
+        self.file = self.file or file
+
     def _begin(self, taken: StepTaken, probes: SolverProbe) -> MeasuredJacobians:
         if self._known:
             known = self._known

@@ -1,0 +1,1 @@
+"""Choice of a vector-Jacobian product by measured products and their cost."""

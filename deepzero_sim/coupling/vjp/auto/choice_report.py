@@ -1,0 +1,63 @@
+"""Choice of a product, with what it was made by."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from deepzero_sim.common.types import Array
+from deepzero_sim.coupling.vjp.auto.candidates import IDENTITY, Candidate
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Product that was tried, or left out.
+
+    Args:
+        name: Product, with its arguments.
+        cosine: Mean cosine of its products through all steps of the chains to those measured; None if it was left out.
+        left_out: Reason why it was left out; empty if it was tried.
+    """
+
+    name: str
+    cosine: float | None
+    left_out: str = ""
+
+    def __str__(self) -> str:
+        name = "the identity" if self.name == str(IDENTITY) else self.name
+        return f"{name} has {self.cosine:.4f}" if self.cosine is not None else f"{name} was left out: {self.left_out}"
+
+
+@dataclass(frozen=True)
+class ChoiceReport:
+    """Choice of a product; as text, one line.
+
+    Args:
+        chosen: Product that was chosen.
+        reason: Reason, in words.
+        steps: Solver steps of all that was measured, also for products that were not chosen.
+        trials: Products that were tried or left out, in that order, the chosen one among them.
+    """
+
+    chosen: Candidate
+    reason: str
+    steps: int = 0
+    trials: tuple[Trial, ...] = ()
+
+    def __str__(self) -> str:
+        cost = f", {self.steps:,} solver steps to measure" if self.steps else ""
+        others = "".join(f"; {trial}" for trial in self.trials if trial.name != str(self.chosen))
+        return f"{self.chosen} was chosen: {self.reason}{cost}{others}"
+
+    def as_array(self) -> Array:
+        """Write it as the numbers of its bytes in UTF-8, for checkpoints, which hold numbers alone."""
+        return np.frombuffer(json.dumps(asdict(self)).encode(), np.uint8).astype(np.float64)
+
+    @classmethod
+    def from_array(cls, array: Array) -> ChoiceReport:
+        """Restore what :meth:`as_array` wrote."""
+        told = json.loads(array.astype(np.uint8).tobytes())
+        trials = tuple(Trial(**trial) for trial in told.pop("trials"))
+        return cls(Candidate(**told.pop("chosen")), trials=trials, **told)

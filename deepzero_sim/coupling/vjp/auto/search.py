@@ -1,0 +1,245 @@
+"""Search for the product that suits a solver: each candidate is judged by the same chains of measured products."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from deepzero_sim.common.requirements import require_that
+from deepzero_sim.common.types import Array
+from deepzero_sim.coupling.vjp.auto.candidates import COLOURED, DETACHED, EXACT, FIELD, IDENTITY, Candidate, Common
+from deepzero_sim.coupling.vjp.auto.choice_report import ChoiceReport, Trial
+from deepzero_sim.coupling.vjp.base import StepTaken, VectorJacobianProduct
+from deepzero_sim.coupling.vjp.base_jacobian import BaseJacobian
+from deepzero_sim.coupling.vjp.coloured import Coloured
+from deepzero_sim.coupling.vjp.differences import Differences
+from deepzero_sim.coupling.vjp.field.probing import CHAINS, LENGTH, Chains, Measurement
+from deepzero_sim.coupling.vjp.jacobian_file import JacobianFile, identify
+from deepzero_sim.errors import ConfigError, SolverError
+from deepzero_sim.solver.contract import DifferentiableSolver, Solver
+from deepzero_sim.solver.spec import SolverSpec
+
+if TYPE_CHECKING:
+    from deepzero_sim.coupling.probes import SolverProbe
+
+#: Cosines through all steps of the chains: from which on the identity does, nothing better is sought, products are not asked
+#: for at every state, and a gradient is followed rather than none.
+SAME, GOOD, FAIR, LEAST = 0.999, 0.95, 0.9, 0.5
+
+#: Solver steps of the chains, and of the product that tells the solver from others.
+CHAIN_STEPS = 2 * CHAINS * LENGTH + 2
+
+#: Most solver steps of a product at one state, for one that takes some.
+MOST_A_STATE = 32
+
+#: Products that measure a Jacobian at one state in blocks, in the order of their cost.
+BLOCKWISE = ("JacobianField", "ReferenceJacobian")
+
+#: Most values of a Jacobian measured at one state: every product reads them all.
+MOST_VALUES = 2**26
+
+
+class _Judged(NamedTuple):
+    """Product whose cosine is known."""
+
+    cosine: float
+    candidate: Candidate
+    product: VectorJacobianProduct
+
+
+class Found(NamedTuple):
+    """Product that was chosen, ready for use, and the report of the choice."""
+
+    report: ChoiceReport
+    product: VectorJacobianProduct
+
+
+def choose_by_spec(solver: Solver, common: Common) -> Found | None:
+    """Choose where no probes are needed: for a solver that has its own gradient, or none that probes could tell.
+
+    Returns:
+        The choice; None if probes must tell.
+    """
+    if isinstance(solver, DifferentiableSolver):
+        return Found(ChoiceReport(EXACT, "the solver is a DifferentiableSolver"), EXACT.build(common))
+    if not solver.spec.deterministic:
+        reason = "the solver is not deterministic, so that differences of its steps say nothing"
+        return Found(ChoiceReport(DETACHED, reason), DETACHED.build(common))
+    return None
+
+
+def most_steps_of_search(spec: SolverSpec, common: Common) -> int:
+    """Count the solver steps that a search takes, at most, where their number is not limited."""
+    steps = CHAIN_STEPS + LENGTH * MOST_A_STATE
+    for candidate in (FIELD, *(Candidate(name, {"block": 1}) for name in BLOCKWISE), COLOURED):
+        try:
+            steps += candidate.build(common).steps_to_measure(spec)
+        except ConfigError:  # it is left out
+            continue
+    return steps
+
+
+class Search:
+    """Search for the product of a deterministic solver, at states like those to come.
+
+    Args:
+        states: Solver states, `(B, C, *N)`.
+        params: Scenario parameters, `(B, K)`, or None.
+        probes: Means of asking the solver for steps, which it counts.
+        common: Arguments that all candidates share.
+        most_steps: Most solver steps of the search.
+    """
+
+    def __init__(self, states: Array, params: Array | None, probes: SolverProbe, common: Common, most_steps: int) -> None:
+        self._states, self._params, self._probes = states, params, probes
+        self._common, self._most_steps = common, most_steps
+        self._before = probes.steps
+        self._trials: list[Trial] = []
+        self._judged: list[_Judged] = []
+        self._said: dict[str, list[warnings.WarningMessage]] = {}
+
+    def choose(self) -> Found:
+        """Try candidates in the order of their cost, until one is good."""
+        if self._left < CHAIN_STEPS:
+            return self._settle(IDENTITY, f"to tell which suits takes {CHAIN_STEPS} solver steps, more than {self._limit}")
+        try:
+            self._measure_chains()
+        except (ConfigError, SolverError) as error:
+            return self._settle(DETACHED, f"probes of the solver failed ({error})")
+        identity = self._judge(IDENTITY, IDENTITY.build(self._common))
+        if identity < SAME and not any(self._try(candidate) >= GOOD for candidate in self._candidates()):
+            self._try_coloured()
+        best = self._best
+        if best.cosine < LEAST:
+            return self._settle(DETACHED, f"no product has a cosine of {LEAST} through {LENGTH} steps")
+        for warning in self._said.get(str(best.candidate), []):
+            warnings.warn(warning.message, warning.category, stacklevel=4)
+        return Found(self._report(best.candidate, f"cosine {best.cosine:.4f} through {LENGTH} steps"), best.product)
+
+    @property
+    def _left(self) -> int:
+        """Number of solver steps that may still be taken."""
+        return self._most_steps - (self._probes.steps - self._before)
+
+    @property
+    def _limit(self) -> str:
+        return f"the {max(0, self._left):,} that are left of most_steps"
+
+    @property
+    def _best(self) -> _Judged:
+        """Product of the largest cosine; of several, the cheapest, which was tried first."""
+        return max(self._judged, key=lambda judged: judged.cosine)
+
+    def _settle(self, candidate: Candidate, reason: str) -> Found:
+        """Choose what takes no measurement, for want of a better product; warn where it is no gradient at all."""
+        report = self._report(candidate, reason)
+        if candidate == DETACHED:
+            warnings.warn(f"no gradient passes solver {self._probes.spec.name!r}: {report}.", stacklevel=5)
+        return Found(report, candidate.build(self._common))
+
+    def _report(self, candidate: Candidate, reason: str) -> ChoiceReport:
+        return ChoiceReport(candidate, reason, self._probes.steps - self._before, tuple(self._trials))
+
+    def _measure_chains(self) -> None:
+        """Measure chains of products, or find them in the file."""
+        states, params, probes, common = self._states, self._params, self._probes, self._common
+        differences = Differences(common.step_size, "central")
+        # not the numbers that a field draws, which its own chains and products are made of
+        measurement = Measurement(states, params, probes, differences, np.random.default_rng([common.seed, 1]))
+        file, settings = JacobianFile(common.file), [f"chains 1 {common.step_size} {common.seed}"]
+        identity = identify(states, params, probes, differences)
+        self._chains = Chains.load(file.get(settings, identity, probes, lambda: measurement.chain().tensors()))
+        file.save()
+        self._sizes = measurement.sizes
+
+    def _judge(self, candidate: Candidate, product: VectorJacobianProduct, chains: int = CHAINS) -> float:
+        """Compute the cosine of a product through all steps of the chains, and note it."""
+        judged = _ProductInUnits(product, self._sizes, self._probes)
+        cosines = self._chains.first(chains).cosines(judged)[:, -1]
+        cosine = float(np.nan_to_num(cosines.mean(), nan=-1.0))
+        self._trials.append(Trial(str(candidate), cosine))
+        self._judged.append(_Judged(cosine, candidate, product))
+        return cosine
+
+    def _candidates(self) -> Iterator[Candidate]:
+        """List products that take solver steps once, in the order of their cost; blocks are as small as steps allow."""
+        yield FIELD
+        for name in BLOCKWISE:
+            block = self._smallest_block(name)
+            if block is not None:
+                yield Candidate(name, {"block": block})
+
+    def _smallest_block(self, name: str) -> int | None:
+        active = self._probes.spec.active()
+        for block in range(1, max(active.shape[1:]) + 1):
+            base = BaseJacobian(active, block)
+            if 2 * base.near_direction_count > self._left:
+                break  # more than that for larger blocks
+            if base.value_count <= MOST_VALUES and self._fits(Candidate(name, {"block": block})):
+                return block
+        why = f"with blocks of any size it takes too much memory, or more solver steps than {self._limit}"
+        self._trials.append(Trial(f"{name} in blocks", None, why))
+        return None
+
+    def _fits(self, candidate: Candidate) -> bool:
+        try:
+            return candidate.build(self._common).steps_to_measure(self._probes.spec) <= self._left
+        except ConfigError:
+            return False
+
+    def _try(self, candidate: Candidate) -> float:
+        """Prepare a candidate and judge it; one that cannot be used has a cosine of -1."""
+        with self._leave_out_unsuitable(candidate):
+            return self._judge(candidate, self._prepare(candidate))
+        return -1.0
+
+    def _try_coloured(self) -> None:
+        """Try the product that takes solver steps at every state, where no other is fair and the step is local."""
+        if self._best.cosine >= FAIR:
+            return
+        spec = self._probes.spec
+        with self._leave_out_unsuitable(COLOURED):
+            product = self._prepare(COLOURED)
+            assert isinstance(product, Coloured)
+            radius = product.known_radius(spec)
+            assert radius is not None
+            steps = product.steps_per_product(spec, radius)
+            require_that(steps <= MOST_A_STATE, f"a product takes {steps:,} solver steps a state, more than {MOST_A_STATE}")
+            self._require_left(LENGTH * steps)
+            self._judge(COLOURED, product, chains=1)
+
+    @contextmanager
+    def _leave_out_unsuitable(self, candidate: Candidate) -> Iterator[None]:
+        try:
+            yield
+        except (ConfigError, SolverError) as error:
+            self._trials.append(Trial(str(candidate), None, str(error).rstrip(".")))
+
+    def _prepare(self, candidate: Candidate) -> VectorJacobianProduct:
+        """Build a product and let it measure; its warnings wait until it is chosen."""
+        product = candidate.build(self._common)
+        self._require_left(product.steps_to_measure(self._probes.spec))
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            product.prepare(self._states, self._params, self._probes)
+        self._said[str(candidate)] = said
+        return product
+
+    def _require_left(self, steps: int) -> None:
+        require_that(steps <= self._left, f"it takes {steps:,} solver steps, more than {self._limit}")
+
+
+class _ProductInUnits:
+    """Product as chains ask it: in units of each channel, whose sizes are `(C, *1)`."""
+
+    def __init__(self, product: VectorJacobianProduct, sizes: Array, probes: SolverProbe) -> None:
+        self._product, self._sizes, self._probes = product, sizes, probes
+
+    def jvp(self, states: Array, advanced: Array, params: Array | None, directions: Array) -> Array:
+        sizes = self._sizes
+        taken = StepTaken(states * sizes, params, advanced * sizes)
+        return np.asarray(self._product.jvp(taken, directions * sizes, self._probes) / sizes)
