@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import logging
 import uuid
+import warnings
 from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Any, TypeAlias
@@ -20,11 +22,17 @@ from deepzero_sim.solver.lost_workers import run_with_policy
 from deepzero_sim.solver.spec import SolverSpec
 from deepzero_sim.solver.stepping import step_all
 
+logger = logging.getLogger(__name__)
+
 #: States `(B, C, *N)` and their parameters, `(B, K)` or None.
 _Task: TypeAlias = tuple[Array, Array | None]
 
 #: Most states of one call: as many as a fast solver advances together without leaving the cache.
 TOGETHER = 64
+
+
+def _warn(sentence: str) -> None:
+    warnings.warn(sentence, stacklevel=2)
 
 
 class SolverProbe:
@@ -37,7 +45,12 @@ class SolverProbe:
 
     Attributes:
         account: Solver steps and failures so far. It only grows: what a piece of work took is the difference.
+        note: Function that is told in a sentence what is found on the way; it logs.
+        warn: Function that is told in a sentence what may be wrong; it warns as Python does.
     """
+
+    note: Callable[[str], None] = staticmethod(logger.info)
+    warn: Callable[[str], None] = staticmethod(_warn)
 
     def __init__(self, solver: Solver, executor: Executor | None = None, on_failure: FailurePolicy | None = None) -> None:
         require_thread_safe(solver, executor)

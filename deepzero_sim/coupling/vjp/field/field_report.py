@@ -7,6 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+#: Products to take where a field is poor, in words.
+FALLBACK = (
+    "Coloured if a step carries information over few points, ReferenceJacobian if its Jacobian changes little, or "
+    "StraightThrough"
+)
+
 
 class Reason(enum.Enum):
     """Reason why no more products were measured."""
@@ -29,6 +35,9 @@ class FieldReport:
         cosines: Mean cosine of its products through 1, 2, ... steps to those measured.
         identity: The same of the identity's products.
         reason: Reason why no more was measured.
+        unseen: Error of one product of each kind of direction, as a share, that it was not fitted to either.
+        refits: Number of times that it was fitted again, to states that it was used at.
+        refitted_after: Number of states that it was used at before the last of these.
     """
 
     probes: int
@@ -38,6 +47,9 @@ class FieldReport:
     cosines: tuple[float, ...]
     identity: tuple[float, ...]
     reason: Reason
+    unseen: tuple[float, ...] = ()
+    refits: int = 0
+    refitted_after: int = 0
 
     @property
     def error(self) -> float:
@@ -45,11 +57,16 @@ class FieldReport:
         return direction_error(self.cosines[-1])
 
     def __str__(self) -> str:
+        refitted = f"; refitted {_times(self.refits)}, last after {self.refitted_after:,} products" if self.refits else ""
         return (
             f"cosine {self.cosines[0]:.4f} through 1 step and {self.cosines[-1]:.4f} through {len(self.cosines)} "
             f"({self.identity[-1]:.4f} with the identity), from {self.probes} products and {self.steps} solver steps; "
-            f"{self.reason.value}"
+            f"{self.reason.value}{refitted}"
         )
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
 
 
 def direction_error(cosine: float) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, final
 
@@ -15,14 +16,31 @@ from deepzero_sim.common.words import count_of
 from deepzero_sim.coupling.vjp.base import StepTaken, VectorJacobianProduct
 from deepzero_sim.coupling.vjp.base_jacobian import BaseJacobian
 from deepzero_sim.coupling.vjp.differences import Differences
-from deepzero_sim.coupling.vjp.field.field_report import FieldReport, Reason, direction_error
+from deepzero_sim.coupling.vjp.field.drift import (
+    CHECK_EVERY,
+    FACTOR,
+    PREFIX,
+    UNSEEN,
+    Drift,
+    Units,
+    count_failure,
+    errors_of,
+    keep_some,
+)
+from deepzero_sim.coupling.vjp.field.field_report import FALLBACK, FieldReport, Reason, direction_error
 from deepzero_sim.coupling.vjp.field.fitting import Field, FieldFit, Products
 from deepzero_sim.coupling.vjp.field.kernel_grid import KernelGrid
 from deepzero_sim.coupling.vjp.field.measured_base import MeasuredBase
 from deepzero_sim.coupling.vjp.field.probing import CHAINS, LENGTH, Chains, Measurement
-from deepzero_sim.coupling.vjp.field.saved_field import field_from_tensors, field_tensors
+from deepzero_sim.coupling.vjp.field.saved_field import (
+    field_from_tensors,
+    field_tensors,
+    product_tensors,
+    products_from_tensors,
+)
 from deepzero_sim.coupling.vjp.field.state_features import StateFeatures
 from deepzero_sim.coupling.vjp.jacobian_file import JacobianFile, identify, path_or_none
+from deepzero_sim.errors import DeepZeroError
 from deepzero_sim.execution.threads import single_threaded
 from deepzero_sim.solver.spec import SolverSpec
 from deepzero_sim.solver.validation import require_states
@@ -65,6 +83,11 @@ class JacobianField(VectorJacobianProduct):
     Chains of products that the fit has not seen tell its error. Products are measured in rounds until that is below
     `tolerance`, or no longer falls. A product of the field takes no solver steps.
 
+    In use, the field is checked now and then: one product along a random direction, for two solver steps, is compared with
+    the solver's. Where half of the last checks are off by twice as much as products that were not fitted at measuring, and by
+    more than `tolerance` allows, the field has drifted, and is fitted again, to products at the states it was last used at
+    and some of the first. All refits take at most as many solver steps as measuring did.
+
     Args:
         probes: Most products to measure, of two solver steps each, besides those of the chains.
         tolerance: Error of products through 8 steps, as a share, at which no more are measured.
@@ -72,11 +95,12 @@ class JacobianField(VectorJacobianProduct):
             medium that is not uniform, see :class:`~deepzero_sim.coupling.vjp.base_jacobian.BaseJacobian`; None for a `B`
             that is fitted.
         step_size: Length of a probe, see :class:`~deepzero_sim.coupling.vjp.differences.Differences`.
+        check_every: Number of states whose products are asked for from one check to the next; None never checks.
         seed: Seed of states and directions.
         file: File to store the field in, and to find it again. It is only used for a solver that gives the same steps.
 
     Attributes:
-        report: Error bar of the field, :class:`FieldReport`; None before it is measured.
+        report: Error bar of the field, :class:`FieldReport`, as of its last fit; None before it is measured.
 
     Raises:
         ConfigError: An argument cannot be used.
@@ -89,22 +113,30 @@ class JacobianField(VectorJacobianProduct):
         block: int | None = None,
         *,
         step_size: float | None = None,
+        check_every: int | None = CHECK_EVERY,
         seed: int = 0,
         file: Path | str | None = None,
     ) -> None:
         require(is_count(probes), "probes must be a positive whole number", probes)
         require(is_number(tolerance) and tolerance > 0, "tolerance must be a positive share of a product", tolerance)
         require(block is None or is_count(block), "block must be a positive whole number of points, or None", block)
+        fits = check_every is None or is_count(check_every)
+        require(fits, "check_every must be a positive whole number of states, or None", check_every)
         require(is_count(seed, least=0), "seed must be 0 or a positive whole number", seed)
         self.probes = probes
         self.tolerance = float(tolerance)
         self.block = block
+        self.check_every = check_every
         self.seed = int(seed)
         self.file = path_or_none(file)
         self.report: FieldReport | None = None
         self._differences = Differences(step_size, "central")
         self._tensors: dict[str, Array] = {}
         self._field: Field | None = None
+        self._drift = self._no_drift()
+
+    def _no_drift(self) -> Drift:
+        return Drift(self.check_every or CHECK_EVERY, self.seed)
 
     def prepare(self, states: Array, params: Array | None, probes: SolverProbe) -> None:
         """Measure products at states of the data, and fit the field to them.
@@ -117,45 +149,47 @@ class JacobianField(VectorJacobianProduct):
         self.bind(probes.solver)
         self._require_enough(probes.spec)
         file = JacobianFile(self.file)
-        settings = [f"field 1 {self.probes} {self.tolerance} {self.block} {self._differences.step_size} {self.seed}"]
+        settings = [f"field 2 {self.probes} {self.tolerance} {self.block} {self._differences.step_size} {self.seed}"]
         identity = identify(states, params, probes, self._differences)
         with single_threaded():  # many small products of matrices, which several threads slow down
             self._tensors = file.get(settings, identity, probes, lambda: self._measure(states, params, probes))
         file.save()
+        self._drift = self._no_drift()
         self._load()
         logger.info("JacobianField of solver %r: %s.", probes.spec.name, self.report)
         self._warn(probes.spec.name)
 
     def _measure(self, states: Array, params: Array | None, probes: SolverProbe) -> dict[str, Array]:
         before = probes.steps
-        generator = np.random.default_rng(self.seed)
-        measurement = Measurement(states, params, probes, self._differences, generator)
+        measurement = Measurement(states, params, probes, self._differences, np.random.default_rng(self.seed))
         chains, products = measurement.chain(), measurement.products(min(ROUND, self.probes))
         periodic, measured = find_periodic_axes(products, self.seed), None
         if self.block is not None:
             measured = MeasuredBase.measure(states, params, probes, self._differences, self.block, measurement.sizes)
         medium = _Medium(periodic, measured)
+        field, report = self._search(measurement, chains, products, medium, self.probes)
+        unseen = errors_of(field, measurement.products(UNSEEN))
+        report = replace(report, steps=probes.steps - before, unseen=tuple(unseen))
+        common = {"mean": measurement.mean} | product_tensors("kept", keep_some(products))
+        return field_tensors(field, measurement.sizes, report) | common
+
+    def _search(
+        self, measurement: Measurement, chains: Chains, products: Products, medium: _Medium, most: int
+    ) -> tuple[Field, FieldReport]:
+        """Fit fields to ever more products, up to so many, and return the best of them with what chains tell of it."""
         judged = self._fit(products, medium, chains, 0)
         identity = chains.cosines_of_identity().mean(0)
-        reason = self._reason_to_stop(judged)
+        reason = self._reason_to_stop(judged, most)
         if judged.cosines[-1] < identity[-1]:
             reason = Reason.NO_USE
         while reason is None:
-            products = products.join(measurement.products(min(ROUND, self.probes - len(products.states))))
+            products = products.join(measurement.products(min(ROUND, most - len(products.states))))
             new = self._fit(products, medium, chains, judged.rank)
             gains = new.error <= (1 - FALLS) * judged.error
             judged = min(judged, new, key=lambda one: one.error)
-            reason = self._reason_to_stop(new) if gains else Reason.NO_GAIN
-        report = FieldReport(
-            probes=judged.probes,
-            steps=probes.steps - before,
-            rank=judged.rank,
-            periodic=periodic,
-            cosines=tuple(judged.cosines),
-            identity=tuple(identity),
-            reason=reason,
-        )
-        return field_tensors(judged.field, measurement.sizes, report)
+            reason = self._reason_to_stop(new, most) if gains else Reason.NO_GAIN
+        cosines = tuple(judged.cosines), tuple(identity)
+        return judged.field, FieldReport(judged.probes, 0, judged.rank, medium.periodic, *cosines, reason)
 
     def _fit(self, products: Products, medium: _Medium, chains: Chains, least: int) -> _Judged:
         """Fit fields, each less simple than the one before as long as errors are above the tolerance, and return the best.
@@ -184,10 +218,10 @@ class JacobianField(VectorJacobianProduct):
             judged, rank = new, 2 * rank
         return judged
 
-    def _reason_to_stop(self, judged: _Judged) -> Reason | None:
+    def _reason_to_stop(self, judged: _Judged, most: int) -> Reason | None:
         if judged.error <= self.tolerance:
             return Reason.TOLERANCE
-        return None if judged.probes < self.probes else Reason.ALL_USED
+        return None if judged.probes < most else Reason.ALL_USED
 
     def _load(self) -> None:
         self._field, self._sizes, self.report = field_from_tensors(self._tensors)
@@ -197,12 +231,13 @@ class JacobianField(VectorJacobianProduct):
         if self.report.cosines[-1] < max(self.report.identity[-1], POOR):
             warnings.warn(
                 f"JacobianField found no Jacobian of solver {solver!r} that depends on the state as it expects: {self.report}. "
-                "Take Coloured if a step carries information over few points, ReferenceJacobian if its Jacobian changes "
-                "little, or StraightThrough.",
+                f"Take {FALLBACK}.",
                 stacklevel=3,
             )
 
     def product(self, taken: StepTaken, cotangents: Array, probes: SolverProbe) -> Array:
+        self._begin(taken, probes)
+        self._look_for_drift(taken, probes)
         field, sizes, params = self._begin(taken, probes), self._sizes, taken.params
         product = field.vjp(taken.states / sizes, taken.advanced / sizes, params, cotangents * sizes)
         return np.asarray(product / sizes, dtype=cotangents.dtype)
@@ -222,6 +257,72 @@ class JacobianField(VectorJacobianProduct):
         assert self._field is not None
         return self._field
 
+    def _look_for_drift(self, taken: StepTaken, probes: SolverProbe) -> None:
+        """Check at some of the states that products are asked for, and fit the field again if it has drifted."""
+        if self.check_every is None or "mean" not in self._tensors:  # a field of the first versions has no such errors
+            return
+        for visit in self._drift.visit(taken):
+            field, units = self._begin(taken, probes), Units(self._sizes, self._tensors["mean"])
+            assert self.report is not None
+            if self._drift.over:
+                return
+            errors = self._drift.check(visit, field, units, self._differences, probes)
+            self._drift.record(visit, errors, self.report.unseen, self.tolerance)
+            if self._drift.factor > FACTOR:
+                self._refit(field, self.report, probes)
+
+    def _refit(self, field: Field, report: FieldReport, probes: SolverProbe) -> None:
+        """Fit a field anew, to products at the last states too, and take it if it is better there; else do not check again."""
+        drift, before = self._drift, probes.steps
+        off = (
+            f"after {drift.seen:,} products, those of the JacobianField of solver {probes.spec.name!r} are off "
+            f"{drift.factor:,.1f} times as far as expected"
+        )
+        most = (report.steps - 2 * drift.spent) // 2 - CHAINS * LENGTH - UNSEEN  # report.steps holds those of refits, too
+        if most < min(ROUND, self.probes):
+            drift.stop(f"{off}, and refits may take no more solver steps than measuring did", probes)
+            return
+        try:
+            with single_threaded():
+                tensors, was, now = self._measure_again(field, report, min(most, self.probes), probes)
+        except DeepZeroError as error:
+            count_failure(error, probes)
+            drift.stop(f"{off}, and a refit failed ({error})", probes)
+            return
+        finally:
+            drift.spent += probes.steps - before
+        if now > (1 - FALLS) * was:
+            drift.stop(f"{off}, and a refit of {probes.steps - before} solver steps did not mend it", probes)
+            return
+        self._tensors = tensors
+        self._load()
+        drift.begin_anew()
+        probes.note(
+            f"{off}: a refit of {probes.steps - before} solver steps lowered their error through 1 step from {was:.2g} to "
+            f"{now:.2g} ({self.report})."
+        )
+
+    def _measure_again(
+        self, field: Field, report: FieldReport, most: int, probes: SolverProbe
+    ) -> tuple[dict[str, Array], float, float]:
+        """Fit a field to at most so many products at the last states, and those that were kept.
+
+        Returns:
+            The new field's arrays, and the error of the old and of the new one at the last states.
+        """
+        before, generator = probes.steps, np.random.default_rng([self.seed, self._drift.seen, 1])
+        measurement = Measurement(*self._drift.states(), probes, self._differences, generator, self._sizes)
+        chains, kept = measurement.chain(), products_from_tensors("kept", self._tensors)
+        products = kept.join(measurement.products(min(ROUND, most)))
+        medium = _Medium(report.periodic, field.operators.measured)
+        new, found = self._search(measurement, chains, products, medium, most + len(kept.states))
+        others = measurement.products(UNSEEN)
+        was, errors = float(np.median(errors_of(field, others))), errors_of(new, others)
+        steps, refits = report.steps + probes.steps - before, report.refits + 1
+        found = replace(found, steps=steps, unseen=tuple(errors), refits=refits, refitted_after=self._drift.seen)
+        common = {"mean": measurement.mean} | product_tensors("kept", kept)
+        return field_tensors(new, self._sizes, found) | common, was, float(np.median(errors))
+
     def adopt_defaults(self, file: Path, most_steps: int) -> None:
         self.file = self.file or file
 
@@ -232,7 +333,7 @@ class JacobianField(VectorJacobianProduct):
             ConfigError: There are fewer probes than a solver of so many channels needs.
         """
         self._require_enough(spec)
-        products = self.probes + CHAINS * LENGTH + 1  # the last tells the solver from others
+        products = self.probes + CHAINS * LENGTH + UNSEEN + 1  # the last tells the solver from others
         base = 0 if self.block is None else 1 + 2 * BaseJacobian(spec.active(), self.block).direction_count
         return 2 * products + base
 
@@ -246,10 +347,13 @@ class JacobianField(VectorJacobianProduct):
         )
 
     def state_dict(self) -> dict[str, Array]:
-        return self._tensors
+        return self._tensors | self._drift.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Array]) -> None:
-        self._tensors, self._field = state_dict, None
+        self._drift = self._no_drift()
+        self._drift.load_state_dict(state_dict)
+        self._tensors = {name: array for name, array in state_dict.items() if not name.startswith(PREFIX)}
+        self._field = None
 
 
 def find_periodic_axes(products: Products, seed: int) -> tuple[bool, ...]:

@@ -28,6 +28,11 @@ class Measurement:
         probes: Means of asking the solver for steps, which it counts.
         differences: Finite differences.
         generator: Generator of states and directions.
+        sizes: Unit of each channel, `(C, *1)`; by default the states' deviation from their mean.
+
+    Attributes:
+        sizes: Unit of each channel, `(C, *1)`.
+        mean: Mean of the states, `(C, *N)`.
     """
 
     def __init__(
@@ -37,12 +42,13 @@ class Measurement:
         probes: SolverProbe,
         differences: Differences,
         generator: np.random.Generator,
+        sizes: Array | None = None,
     ) -> None:
         self._states, self._params, self._probes = states, params, probes
         self._differences, self._generator = differences, generator
         self._active = probes.spec.active()
-        self._mean = states.mean(0, dtype=np.float64).astype(states.dtype)
-        self.sizes = channel_deviations(states, self._active)
+        self.mean = states.mean(0, dtype=np.float64).astype(states.dtype)
+        self.sizes = channel_deviations(states, self._active) if sizes is None else sizes
 
     def _choose(self, count: int) -> np.ndarray:
         """Choose states, each once as long as there are others."""
@@ -50,21 +56,12 @@ class Measurement:
         return np.concatenate([self._generator.permutation(len(self._states)) for _ in range(rounds)])[:count]
 
     def products(self, count: int) -> Products:
-        """Measure products at states chosen at random.
-
-        Half of the directions are white noise, half smoothed noise; a third of both is largest where the state is farthest
-        from the mean, as errors of a rollout are. None depends on the state's sign, which features could be mistaken for.
-        """
+        """Measure products at states chosen at random, with directions of all kinds, see :func:`draw_directions`."""
         chosen = self._choose(count)
         params = None if self._params is None else self._params[chosen]
-        directions = self._generator.standard_normal((count, *self._states.shape[1:])).astype(self._states.dtype)
-        directions[1::2] = smooth(directions[1::2])
-        deviations = (self._states[chosen] - self._mean) / self.sizes
-        distances = np.sqrt(np.square(deviations).mean(1, keepdims=True))
-        directions[2::3] *= np.where(_norms(distances) > 0, distances, 1)[2::3]
-        directions = unit_size(directions * self._active)
-        advanced, answers = self._differences.pairs(self._probes, self._states[chosen], params, directions * self.sizes)
-        return Products(self._states[chosen] / self.sizes, advanced / self.sizes, params, directions, answers / self.sizes)
+        states, mean = self._states[chosen] / self.sizes, self.mean / self.sizes
+        directions = draw_directions(self._generator, states, mean, self._active)
+        return measure_products(self._probes, self._differences, self._states[chosen], params, directions, self.sizes)
 
     def chain(self) -> Chains:
         """Measure chains of products along rollouts from random states, first along the difference to another state."""
@@ -80,6 +77,37 @@ class Measurement:
             states.append(state)
             answers.append(direction)
         return Chains(np.stack(states, 1) / self.sizes, params, first / self.sizes, np.stack(answers, 1) / self.sizes)
+
+
+def draw_directions(generator: np.random.Generator, states: Array, mean: Array, active: np.ndarray, first: int = 0) -> Array:
+    """Draw directions at states, `(P, C, *N)`, of kinds that follow each other.
+
+    Half of them are white noise, half smoothed noise; a third of both is largest where the state is farthest from the mean, as
+    errors of a rollout are. None depends on the state's sign, which features could be mistaken for.
+
+    Args:
+        generator: Generator of the noise.
+        states: States in units of each channel, `(P, C, *N)`.
+        mean: Mean of the data's states, in the same units, `(C, *N)`.
+        active: Mask of the points where a state holds values, bool `(C, *N)`.
+        first: Number of the first direction, which says its kind.
+    """
+    directions = generator.standard_normal(states.shape).astype(states.dtype)
+    numbers = first + np.arange(len(states))
+    smoothed = numbers % 2 == 1
+    directions[smoothed] = smooth(directions[smoothed], numbers[smoothed] // 2)
+    distances = np.sqrt(np.square(states - mean).mean(1, keepdims=True))
+    modulated = numbers % 3 == 2
+    directions[modulated] *= np.where(_norms(distances) > 0, distances, 1)[modulated]
+    return unit_size(directions * active)
+
+
+def measure_products(
+    probes: SolverProbe, differences: Differences, states: Array, params: Array | None, directions: Array, sizes: Array
+) -> Products:
+    """Measure the product of each state, `(P, C, *N)`, with a direction in units of each channel."""
+    advanced, answers = differences.pairs(probes, states, params, directions * sizes)
+    return Products(states / sizes, advanced / sizes, params, directions, answers / sizes)
 
 
 class ForwardProduct(Protocol):
@@ -139,13 +167,13 @@ def channel_deviations(states: Array, active: np.ndarray) -> Array:
     return np.asarray(np.where(sizes > 0, sizes, 1.0), states.dtype).reshape(-1, *[1] * (states.ndim - 2))
 
 
-def smooth(noise: Array) -> Array:
-    """Smooth noise, `(P, C, *N)`, once, twice, and so on, over ever more points."""
+def smooth(noise: Array, numbers: np.ndarray) -> Array:
+    """Smooth noise, `(P, C, *N)`, once, twice, and so on, over ever more points, as the number of each says."""
     grid = FilterGrid(noise.shape[2:], [True] * (noise.ndim - 2))
     waves, levels = grid.waves(), max(1, count_levels(grid.points))
     smoothed = noise.copy()
-    for p in range(len(noise)):
-        response = Stencil(0, 1 + p % levels, (0,) * len(grid.points)).response(waves)
+    for p, number in enumerate(numbers):
+        response = Stencil(0, 1 + int(number) % levels, (0,) * len(grid.points)).response(waves)
         smoothed[p] = grid.values(grid.transform(noise[p]) * response)
     return smoothed
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import numpy as np
 
 from deepzero_sim.common.types import Array
 from deepzero_sim.coupling.vjp.field.field_report import FieldReport, Reason
-from deepzero_sim.coupling.vjp.field.fitting import Field
+from deepzero_sim.coupling.vjp.field.fitting import Field, Products
 from deepzero_sim.coupling.vjp.field.kernel_grid import KernelGrid
 from deepzero_sim.coupling.vjp.field.local_stencils import LocalStencils
 from deepzero_sim.coupling.vjp.field.measured_base import MeasuredBase
@@ -38,6 +40,8 @@ def field_tensors(field: Field, sizes: Array, report: FieldReport) -> dict[str, 
             dtype=np.float64,
         ),
         "cosines": np.array([report.cosines, report.identity]),
+        "unseen": np.array(report.unseen),
+        "refits": np.array([report.refits, report.refitted_after], dtype=np.float64),
     }
 
 
@@ -58,8 +62,21 @@ def field_from_tensors(tensors: dict[str, Array]) -> tuple[Field, Array, FieldRe
         order,
     )
     cosines, identity = (tuple(float(cosine) for cosine in row) for row in tensors["cosines"])
-    report = FieldReport(probes, steps, len(features.constants), periodic, cosines, identity, _REASONS[reason])
+    unseen = tuple(float(error) for error in tensors.get("unseen", ()))
+    refits, after = (int(count) for count in tensors.get("refits", (0, 0)))  # there were none in the first versions
+    rank = len(features.constants)
+    report = FieldReport(probes, steps, rank, periodic, cosines, identity, _REASONS[reason], unseen, refits, after)
     return Field(features, operators), tensors["sizes"], report
+
+
+def product_tensors(name: str, products: Products) -> dict[str, Array]:
+    """Write products as arrays whose names begin with one."""
+    return {f"{name}.{part}": array for part, array in vars(products).items() if array is not None}
+
+
+def products_from_tensors(name: str, tensors: dict[str, Array]) -> Products:
+    """Restore what :func:`product_tensors` wrote."""
+    return Products(**{part.name: tensors.get(f"{name}.{part.name}") for part in fields(Products)})
 
 
 def _measured(tensors: dict[str, Array]) -> MeasuredBase | None:
