@@ -207,6 +207,7 @@ class _Training:
         asks = self._method.by_queries or self._method.gradient is None
         with open_executor(settings.workers.backend if asks else "serial", settings.workers.count) as executor:
             loop = SolverLoop(self._solver, self._corrector, self._unroll, self._gradient, executor, self._policy)
+            loop.layer.probes.note, loop.layer.probes.warn = listener.note, listener.say
             oracle = LoopOracle(loop, rollout_loss(self._data), executor, settings.queries_per_chunk)
             estimator = build_estimator(settings.estimator) if self._method.by_queries else BackPropagation()
             scheduler = build_scheduler(settings.scheduler, self._optimiser, settings.updates)
