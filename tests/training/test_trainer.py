@@ -325,11 +325,13 @@ SPARSE_ADAM = Component("torch.optim.SparseAdam", {"lr": 0.01, "betas": [0.9, 0.
 ZO: dict[str, Any] = {"method": "ZO-SOL", "optimiser": SPARSE_ADAM, "sparsity": 0.5, "checkpoint_every": 7}
 #: So small a tolerance that references are added all the time.
 DRIFTING = Component("deepzero_sim.vjp.ReferenceJacobian", {"references": 2, "tolerance": 1e-9})
-FIELD = Component("deepzero_sim.vjp.JacobianField")
+FIELD = Component("deepzero_sim.vjp.JacobianField", {"check_every": 4})
+AUTO = Component("deepzero_sim.vjp.Auto", {"most_steps": 1000})
 KILLED: dict[str, dict[str, Any]] = {
     "NON": {"method": "NON", "updates": 400, "checkpoint_every": 13},
     "SolverLayer": {"method": "SolverLayer", "updates": 300, "checkpoint_every": 13, "vjp": DRIFTING},
     "JacobianField": {"method": "SolverLayer", "updates": 300, "checkpoint_every": 13, "vjp": FIELD},
+    "Auto": {"method": "SolverLayer", "updates": 300, "checkpoint_every": 13, "vjp": AUTO},
     "ZO-SOL": {**ZO, "updates": 45, "workers": Workers("process", 2)},
     "ZO-GraSP": {**ZO, "updates": 45, "layer_ratios": Component("zo-grasp", {"num_directions": 9}), "mask_refresh": 3},
     "RGE": {**ZO, "updates": 50, "estimator": Component("deepzero_sim.RGE", {"num_directions": 20}), "sparsity": 0.0},
@@ -349,10 +351,7 @@ def kill_at_some_moment(settings: TrainSettings, config: Path, after: int) -> No
 
 @pytest.mark.parametrize(
     "case",
-    [
-        "NON",
-        *(pytest.param(case, marks=pytest.mark.slow) for case in ("SolverLayer", "JacobianField", "ZO-SOL", "ZO-GraSP", "RGE")),
-    ],
+    ["NON", *(pytest.param(case, marks=pytest.mark.slow) for case in KILLED if case != "NON")],
 )
 def test_killed_and_resumed_it_ends_the_same(tmp_path: Path, case: str) -> None:
     (tmp_path / "killed").mkdir()

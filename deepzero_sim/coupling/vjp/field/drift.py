@@ -75,7 +75,7 @@ class Drift:
         self.seen = self.spent = 0
         self.over = False
         self._failed = 0
-        self._ratios: list[float] = []
+        self._factors: list[float] = []
         self._states: list[Array] = []
         self._params: list[Array] = []
 
@@ -122,21 +122,14 @@ class Drift:
         return errors_of(field, products)
 
     def record(self, visit: Visit, errors: Array, unseen: tuple[float, ...], tolerance: float) -> None:
-        """Record the error of a check.
-
-        Args:
-            visit: State that was checked at.
-            errors: Its error, or none.
-            unseen: Errors at measuring, of each kind of direction.
-            tolerance: Error through :data:`LENGTH` steps that is no drift.
-        """
-        least = max(unseen[visit.number % UNSEEN], tolerance / LENGTH)
-        self._ratios = [*self._ratios, *(float(error) / least for error in errors)][-CHECKS:]
+        """Record the error of a check, or none, as a factor of what is expected; see :func:`factors_of`."""
+        kind = visit.number % UNSEEN
+        self._factors = [*self._factors, *factors_of(errors, unseen[kind : kind + 1], tolerance)][-CHECKS:]
 
     @property
     def factor(self) -> float:
         """Factor by which errors of the last checks exceed those at measuring, their median; 0 until there are enough."""
-        return float(np.median(self._ratios)) if len(self._ratios) == CHECKS else 0.0
+        return float(np.median(self._factors)) if len(self._factors) == CHECKS else 0.0
 
     def stop(self, sentence: str, probes: SolverProbe) -> None:
         """Check no more, and say why and what else there is."""
@@ -144,16 +137,17 @@ class Drift:
         self._states, self._params = [], []
         probes.warn(f"{sentence}; it is not checked again: take {FALLBACK}.")
 
-    def begin_anew(self) -> None:
-        """Forget errors of a field that was replaced."""
-        self._ratios = []
+    def begin_anew(self, steps: int = 0) -> None:
+        """Forget errors, after a refit of so many solver steps or a false alarm."""
+        self.spent += steps
+        self._factors = []
 
     def state_dict(self) -> dict[str, Array]:
         """Return all that checks to come depend on, as arrays by name; none if there was no state."""
         if not self.seen:
             return {}
         counts = {"counts": np.array([self.seen, self.spent, self.over, self._failed], dtype=np.float64)}
-        lists = {"ratios": self._ratios, "states": self._states, "params": self._params}
+        lists = {"factors": self._factors, "states": self._states, "params": self._params}
         found = counts | {name: np.array(values) for name, values in lists.items() if values}
         return {PREFIX + name: array for name, array in found.items()}
 
@@ -162,8 +156,19 @@ class Drift:
         found = {name.removeprefix(PREFIX): array for name, array in state_dict.items() if name.startswith(PREFIX)}
         self.seen, self.spent, over, self._failed = (int(count) for count in found.get("counts", np.zeros(4)))
         self.over = bool(over)
-        self._ratios = [float(ratio) for ratio in found.get("ratios", ())]
+        self._factors = [float(factor) for factor in found.get("factors", ())]
         self._states, self._params = list(found.get("states", ())), list(found.get("params", ()))
+
+
+def factors_of(errors: Array, unseen: tuple[float, ...], tolerance: float) -> list[float]:
+    """Divide errors by those of the same kinds of directions at measuring, or by what the tolerance allows if that is more.
+
+    Args:
+        errors: Errors of products through one step, as shares.
+        unseen: Errors at measuring.
+        tolerance: Error through :data:`LENGTH` steps that is no drift.
+    """
+    return [float(error) / max(least, tolerance / LENGTH) for error, least in zip(errors, unseen, strict=False)]
 
 
 def errors_of(field: Field, products: Products) -> Array:

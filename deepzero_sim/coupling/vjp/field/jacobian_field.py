@@ -25,6 +25,7 @@ from deepzero_sim.coupling.vjp.field.drift import (
     Units,
     count_failure,
     errors_of,
+    factors_of,
     keep_some,
 )
 from deepzero_sim.coupling.vjp.field.field_report import FALLBACK, FieldReport, Reason, direction_error
@@ -227,13 +228,16 @@ class JacobianField(VectorJacobianProduct):
         self._field, self._sizes, self.report = field_from_tensors(self._tensors)
 
     def _warn(self, solver: str) -> None:
-        assert self.report is not None
-        if self.report.cosines[-1] < max(self.report.identity[-1], POOR):
+        if self._is_poor():
             warnings.warn(
                 f"JacobianField found no Jacobian of solver {solver!r} that depends on the state as it expects: {self.report}. "
                 f"Take {FALLBACK}.",
                 stacklevel=3,
             )
+
+    def _is_poor(self) -> bool:
+        assert self.report is not None
+        return self.report.cosines[-1] < max(self.report.identity[-1], POOR)
 
     def product(self, taken: StepTaken, cotangents: Array, probes: SolverProbe) -> Array:
         self._begin(taken, probes)
@@ -284,44 +288,46 @@ class JacobianField(VectorJacobianProduct):
             return
         try:
             with single_threaded():
-                tensors, was, now = self._measure_again(field, report, min(most, self.probes), probes)
+                refit = self._measure_again(field, report, min(most, self.probes), probes)
         except DeepZeroError as error:
             count_failure(error, probes)
             drift.stop(f"{off}, and a refit failed ({error})", probes)
             return
-        finally:
-            drift.spent += probes.steps - before
-        if now > (1 - FALLS) * was:
-            drift.stop(f"{off}, and a refit of {probes.steps - before} solver steps did not mend it", probes)
-            return
-        self._tensors = tensors
-        self._load()
-        drift.begin_anew()
-        probes.note(
-            f"{off}: a refit of {probes.steps - before} solver steps lowered their error through 1 step from {was:.2g} to "
-            f"{now:.2g} ({self.report})."
-        )
+        steps = probes.steps - before
+        if refit is None:
+            drift.begin_anew()
+        elif refit.now > (1 - FALLS) * refit.was:
+            drift.stop(f"{off}, and a refit of {steps} solver steps did not mend it", probes)
+        else:
+            self._tensors = refit.tensors
+            self._load()
+            drift.begin_anew(steps)
+            errors = f"from {refit.was:.2g} to {refit.now:.2g}"
+            mended = f"{off}: a refit of {steps} solver steps lowered the error of single ones {errors} ({self.report})"
+            if self._is_poor():
+                probes.warn(f"{mended}, which is poor: take {FALLBACK}.")
+            else:
+                probes.note(f"{mended}.")
 
-    def _measure_again(
-        self, field: Field, report: FieldReport, most: int, probes: SolverProbe
-    ) -> tuple[dict[str, Array], float, float]:
-        """Fit a field to at most so many products at the last states, and those that were kept.
+    def _measure_again(self, field: Field, report: FieldReport, most: int, probes: SolverProbe) -> _Refit | None:
+        """Fit a field to at most so many products at the last states, and those that were kept; None if that is not called for.
 
-        Returns:
-            The new field's arrays, and the error of the old and of the new one at the last states.
+        A few more products at the last states confirm first that the field has drifted, and the new one is judged by them.
         """
         before, generator = probes.steps, np.random.default_rng([self.seed, self._drift.seen, 1])
         measurement = Measurement(*self._drift.states(), probes, self._differences, generator, self._sizes)
+        others = measurement.products(UNSEEN)
+        was = errors_of(field, others)
+        if np.median(factors_of(was, report.unseen, self.tolerance)) <= FACTOR:
+            return None
         chains, kept = measurement.chain(), products_from_tensors("kept", self._tensors)
         products = kept.join(measurement.products(min(ROUND, most)))
         medium = _Medium(report.periodic, field.operators.measured)
         new, found = self._search(measurement, chains, products, medium, most + len(kept.states))
-        others = measurement.products(UNSEEN)
-        was, errors = float(np.median(errors_of(field, others))), errors_of(new, others)
-        steps, refits = report.steps + probes.steps - before, report.refits + 1
-        found = replace(found, steps=steps, unseen=tuple(errors), refits=refits, refitted_after=self._drift.seen)
+        steps, now = report.steps + probes.steps - before, errors_of(new, others)
+        found = replace(found, steps=steps, unseen=tuple(now), refits=report.refits + 1, refitted_after=self._drift.seen)
         common = {"mean": measurement.mean} | product_tensors("kept", kept)
-        return field_tensors(new, self._sizes, found) | common, was, float(np.median(errors))
+        return _Refit(field_tensors(new, self._sizes, found) | common, float(np.median(was)), float(np.median(now)))
 
     def adopt_defaults(self, file: Path, most_steps: int) -> None:
         self.file = self.file or file
@@ -412,6 +418,14 @@ def _most(fit: FieldFit) -> int:
     found: int = max(0, len(fit.directions.strengths) - 1)
     told: int = count // (2 * channels) - 1
     return min(found, max(1, told))
+
+
+class _Refit(NamedTuple):
+    """Arrays of a field that was fitted again, and the errors of single products of the old and of the new one."""
+
+    tensors: dict[str, Array]
+    was: float
+    now: float
 
 
 class _Judged(NamedTuple):

@@ -313,3 +313,17 @@ def test_parameters_outside_the_data_are_drift() -> None:
 def test_a_bad_interval_gets_one_sentence(value: object) -> None:
     with pytest.raises(ConfigError, match="check_every must be a positive whole number of states, or None, not "):
         JacobianField(check_every=value)  # type: ignore[arg-type]
+
+
+def test_a_false_alarm_is_told_from_drift_by_a_few_products_more() -> None:
+    """Checks that happened to be at the worst states."""
+    use = Use(burgers)
+    use.measure()
+    use.go_on(0.2, 128)
+    before, drift = use.probes.steps, use.field._drift
+    drift._factors = [3.0] * 16
+    use.go_on(0.2, 8)
+    assert use.probes.steps - before == 2 + 16
+    assert not use.notes and not use.warnings
+    assert use.field.report is not None and use.field.report.refits == 0
+    assert drift.factor == 0.0, "it waits for as many checks again"
