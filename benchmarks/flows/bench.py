@@ -1,32 +1,35 @@
-"""Gradients past the solver on many flows: products against exact ones, and what training gains by them.
+"""Gradients past the solver on many flows: products against exact ones, what training gains by them, and what they cost.
 
 Run: deepzero-sim bench flows
-Prints tables and writes results.json, report.md and two figures, after some hours with the default settings on 2 cores.
-Data, products, runs and their outcomes have files of their own: an interrupted benchmark resumes, and parts of it that are
-asked for one after the other are reported together.
+Prints tables and writes results.json, report.md and figures, after some hours with the default settings on 2 cores. Data,
+measurements, runs and their outcomes have files of their own: an interrupted benchmark resumes, and parts of it that are asked
+for one after the other are reported together.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
 from deepzero_sim.benchmarks.flows.catalogue import FLOWS, TEST_SEED, TRAIN_SEED, Flow
-from deepzero_sim.benchmarks.flows.methods import collect_warnings, missing, product_of
-from deepzero_sim.benchmarks.flows.products import ExactProducts, measure_products, products_path
+from deepzero_sim.benchmarks.flows.error_bars import measure_error_bars
+from deepzero_sim.benchmarks.flows.measurements import measure_once
+from deepzero_sim.benchmarks.flows.methods import missing, product_of
+from deepzero_sim.benchmarks.flows.products import ExactProducts, first_frames, measure_products, products_path
 from deepzero_sim.benchmarks.flows.report import publish
+from deepzero_sim.benchmarks.flows.sizes import measure_sizes
 from deepzero_sim.benchmarks.flows.trainings import Task, train_all
 from deepzero_sim.cli.console import console
 from deepzero_sim.cli.generate import make_data
 from deepzero_sim.cli.settings.bench import BenchFlowsSettings, FlowName
 from deepzero_sim.cli.settings.generate import GenerateSettings
-from deepzero_sim.common.components import Component
 from deepzero_sim.common.files import write_text
 from deepzero_sim.datasets import trajectories
 from deepzero_sim.datasets.trajectories import Trajectories
-from deepzero_sim.errors import ConfigError, MissingExtraError, SolverError
+from deepzero_sim.errors import ConfigError, MissingExtraError
 from deepzero_sim.solver.build import build_solver
 from deepzero_sim.training.runs.settings import Workers
 
@@ -94,13 +97,23 @@ def _in_words(shared: Any) -> str:
 
 def _bench(name: FlowName, flow: Flow, settings: BenchFlowsSettings) -> None:
     """Measure and train on one flow."""
+    if set(settings.parts) - {"sizes"}:
+        _bench_on_data(name, flow, settings)
+    if "sizes" in settings.parts:
+        measure_sizes(name, settings.methods, settings.output)
+
+
+def _bench_on_data(name: FlowName, flow: Flow, settings: BenchFlowsSettings) -> None:
     train_path, test_path = (settings.output / "data" / f"{name}_{part}.h5" for part in ("train", "test"))
     files = [flow.train.file(train_path, TRAIN_SEED), flow.test.file(test_path, TEST_SEED)]
     make_data(GenerateSettings(flow.simulations, files, Workers("serial", 1)))
     solver = build_solver(flow.coarse)
     train, test = (trajectories.load(path, solver.spec) for path in (train_path, test_path))
-    _measure(name, flow, settings, train, test)
-    if settings.seeds:
+    if "products" in settings.parts:
+        _measure(name, flow, settings, train, test)
+    if "error-bars" in settings.parts and "JacobianField" in settings.methods:
+        measure_error_bars(name, flow, settings.output, train, test)
+    if "trainings" in settings.parts and settings.seeds:
         train_all(Task(name, flow, solver, train_path, test), settings)
 
 
@@ -110,20 +123,6 @@ def _measure(name: FlowName, flow: Flow, settings: BenchFlowsSettings, train: Tr
     for method in settings.methods:
         path = products_path(settings.output, name, method)
         product = None if missing(method) or path.exists() else product_of(method, flow)
-        if product is None:
-            continue
-        exact = exact or ExactProducts(build_solver(flow.twin), test)
-        console.print(f"{name}: products of {method}")
-        with collect_warnings(f"{name}, {method}") as sentences:
-            measured = _products(product, flow, train, exact)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, json.dumps({**measured, "warnings": sentences}, indent=1) + "\n")
-
-
-def _products(product: Component, flow: Flow, train: Trajectories, exact: ExactProducts) -> dict[str, Any]:
-    """Measure a method's products; one that refuses the solver says why in its own words."""
-    try:
-        return measure_products(product, flow.coarse, train, exact)
-    except (ConfigError, SolverError) as error:
-        console.print(str(error))
-        return {"why": str(error)}
+        if product is not None:
+            exact = exact or ExactProducts(build_solver(flow.twin), first_frames(test))
+            measure_once(path, f"{name}: products of {method}", partial(measure_products, product, flow.coarse, train, exact))

@@ -59,6 +59,7 @@ class Flow:
         reference: Arguments of the reference Jacobian.
         radius: Radius of the coloured product, in points; None where points have no order in space or are too many.
         untrained: Methods whose products are measured, but take so long that a training would take hours.
+        larger: Ratios of larger domains, and grids, to its own, on which costs are measured too; 1 among them.
     """
 
     description: str
@@ -76,6 +77,7 @@ class Flow:
     reference: dict[str, Any] = field(default_factory=dict)
     radius: int | None = None
     untrained: tuple[FlowMethod, ...] = ()
+    larger: tuple[int, ...] = ()
 
     @property
     def simulations(self) -> Simulations:
@@ -131,7 +133,9 @@ FLOWS: dict[FlowName, Flow] = {
     "korteweg-de-vries-1d": _spectral_1d("korteweg-de-vries-1d", "Korteweg-de Vries, 64 points, dt 0.02", 20),
     "kuramoto-sivashinsky-1d": _spectral_1d("kuramoto-sivashinsky-1d", "Kuramoto-Sivashinsky, 64 points, dt 0.25", 200),
     "kuramoto-sivashinsky-2d": _spectral("kuramoto-sivashinsky-2d", "Kuramoto-Sivashinsky, 32 x 32, dt 0.1", 200),
-    "navier-stokes-2d": _spectral("navier-stokes-2d", "Navier-Stokes, decaying vorticity, 32 x 32, dt 0.1", 10),
+    "navier-stokes-2d": _spectral(
+        "navier-stokes-2d", "Navier-Stokes, decaying vorticity, 32 x 32, dt 0.1", 10, larger=(1, 2, 4, 8, 16)
+    ),
     "kolmogorov-2d": _spectral("kolmogorov-2d", "Navier-Stokes, Kolmogorov forcing, vorticity, 32 x 32, dt 0.1", 200),
     "burgers-2d": _spectral("burgers-2d", "Burgers, 2 channels, 32 x 32, dt 0.02"),
     "gray-scott-2d": _spectral("gray-scott-2d", "Gray-Scott, 2 channels, 32 x 32, dt 2.5", 20),
@@ -143,6 +147,7 @@ FLOWS: dict[FlowName, Flow] = {
         network=_network(width=8, blocks=1),
         reference={"block": 4},
         untrained=("ReferenceJacobian",),  # 0.8 s for the products of four states, which the solver advances in 2 ms
+        larger=(1, 2, 4),
     ),
     "wake-2d": _wake(),
     "channel-2d": _own(

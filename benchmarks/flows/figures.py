@@ -67,7 +67,7 @@ def draw_products(plot: Any, flows: Mapping[str, Mapping[str, Mapping[str, Any]]
             ax.tick_params(labelbottom=True)
     for ax in axes[:, 0]:
         ax.set_ylabel("1 - cosine")
-    _legend(figure, axes.flat)
+    legend(figure, axes.flat)
     return figure
 
 
@@ -106,16 +106,18 @@ def draw_errors(plot: Any, flows: Mapping[str, Mapping[str, Spread]], bound: str
     ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     ax.minorticks_off()
     ax.grid(alpha=0.3, axis="x")
-    _legend(figure, [ax])
+    legend(figure, [ax])
     return figure
 
 
-def _legend(figure: Any, axes: Any) -> None:
-    """Put one legend of all panels below them."""
+def legend(figure: Any, axes: Any, title: str | None = None) -> None:
+    """Put one legend of all panels' methods below them."""
     by_name = {}
     for ax in axes:
         handles, names = ax.get_legend_handles_labels()
         by_name.update(dict(zip(names, handles, strict=True)))
     ordered = [method for method in STYLES if method in by_name]
     if ordered:
-        figure.legend([by_name[m] for m in ordered], ordered, loc="outside lower center", ncols=4, fontsize="small")
+        figure.legend(
+            [by_name[m] for m in ordered], ordered, title=title, loc="outside lower center", ncols=4, fontsize="small"
+        )

@@ -1,13 +1,14 @@
 """Products through one and more steps against those of the exact twin, and what they cost.
 
-The states are unseen ones: rollouts of the coarse solver from the first frames of the test simulations. Two kinds of `w`: the
-difference of two simulations' states, as errors of a rollout are, and white noise.
+The states are those of rollouts of the coarse solver from frames of unseen simulations. Two kinds of `w`: the difference of two
+states, as errors of a rollout are, and white noise.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -28,11 +29,61 @@ from deepzero_sim.training.runs.trained_run import sample_states
 #: Numbers of steps that products go through.
 THROUGH = (1, 8, 32)
 
-#: Repeated calls whose fastest is a time.
-REPEATS = 5
+#: Most repeated calls whose fastest is a time, and seconds after which they are enough.
+REPEATS, ENOUGH = 5, 20.0
 
 #: Products `J_1^T ... J_T^T w` by kind of `w` and number of steps, `(B, n)` each.
 _Products: TypeAlias = dict[str, dict[int, torch.Tensor]]
+
+
+@dataclass(frozen=True, eq=False)
+class Cases:
+    """States to compare products at.
+
+    Args:
+        states: First states of rollouts, `(B, C, *N)`.
+        params: Their scenario parameters, `(B, K)`, or None.
+        differences: Differences to other states, `(B, C, *N)`.
+    """
+
+    states: Array
+    params: Array | None
+    differences: Array
+
+
+def first_frames(test: Trajectories) -> Cases:
+    """Take the first frames of simulations, and their differences to each other."""
+    states = np.ascontiguousarray(test.frames[:, 0])
+    if not test.params.shape[1]:
+        return Cases(states, None, states - np.roll(states, 1, 0))
+    later = test.frames[:, test.frames.shape[1] // 2]  # simulations of one initial state hardly differ at first
+    return Cases(states, test.params, states - later)
+
+
+def random_frames(test: Trajectories, count: int, seed: int) -> Cases:
+    """Draw frames of simulations, and others that they differ from, as a Jacobian field draws from its data."""
+    generator = np.random.default_rng(seed)
+    simulations, frames = test.frames.shape[:2]
+    chosen = generator.choice(simulations * frames, min(2 * count, simulations * frames), replace=False)
+    one, other = (np.unravel_index(part, (simulations, frames)) for part in np.array_split(chosen[: len(chosen) // 2 * 2], 2))
+    params = test.params[one[0]] if test.params.shape[1] else None
+    return Cases(test.frames[one], params, test.frames[one] - test.frames[other])
+
+
+def prepare(layer: SolverLayer, states: Array, params: Array | None) -> dict[str, Any]:
+    """Prepare a method at states of the data.
+
+    Returns:
+        Solver steps, seconds, and seconds of a core, which other work on the machine makes no longer.
+    """
+    began, began_on_core = time.perf_counter(), time.process_time()
+    with single_threaded():
+        layer.vjp.prepare(states, params, layer.probes)
+    return {
+        "solver_steps_to_prepare": layer.backward_steps,
+        "seconds_to_prepare": time.perf_counter() - began,
+        "core_seconds_to_prepare": time.process_time() - began_on_core,
+    }
 
 
 def measure_products(product: Component, solver: Component, train: Trajectories, exact: ExactProducts) -> dict[str, Any]:
@@ -45,40 +96,47 @@ def measure_products(product: Component, solver: Component, train: Trajectories,
         exact: Products of the twin.
 
     Returns:
-        Cosines of every simulation by kind of `w` and number of steps; solver steps and seconds to prepare; solver steps and
-        seconds of a product, and the seconds of the solver's step of as many states; what the method says of its own error.
+        What :func:`prepare` and :func:`compare` return.
     """
     layer = SolverLayer(build_solver(solver), build_vjp(product))
-    states, params = sample_states(train)
-    began = time.perf_counter()
-    with single_threaded():
-        layer.vjp.prepare(states, params, layer.probes)
-    seconds, steps = time.perf_counter() - began, layer.backward_steps
-    cosines = exact.compare(layer)
+    return {**prepare(layer, *sample_states(train)), **compare(layer, exact)}
+
+
+def compare(layer: SolverLayer, exact: ExactProducts) -> dict[str, Any]:
+    """Compare a method that is prepared with the exact products.
+
+    Returns:
+        Cosines of every state by kind of `w` and number of steps; solver steps and seconds of a product, and the seconds of the
+        solver's step of as many states; what the method says of its own error.
+    """
+    cosines, cases = exact.cosines(layer), exact.cases
     before = layer.backward_steps
-    per_product = _seconds(lambda: exact.one_product(layer))
+    calls, per_product = _time(lambda: exact.one_product(layer))
     asked = layer.backward_steps - before
     return {
         "cosines": cosines,
-        "solver_steps_to_prepare": steps,
-        "seconds_to_prepare": seconds,
-        "solver_steps_per_product": asked / (REPEATS + 1) / len(exact.states),
+        "solver_steps_per_product": asked / calls / len(cases.states),
         "seconds_per_product": per_product,
-        "seconds_per_step": _seconds(lambda: layer.solver.step(exact.states, exact.params)),
-        "states": len(exact.states),
+        "seconds_per_step": seconds_per_step(layer, cases),
+        "states": len(cases.states),
         "says": "" if (report := getattr(layer.vjp, "report", None)) is None else str(report),
     }
 
 
-def _seconds(call: Callable[[], object]) -> float:
-    """Time a call: the fastest of some, after one that compiles and fills caches."""
-    times = []
+def seconds_per_step(layer: SolverLayer, cases: Cases) -> float:
+    """Time the solver's step of all states."""
+    return _time(lambda: layer.solver.step(cases.states, cases.params))[1]
+
+
+def _time(call: Callable[[], object]) -> tuple[int, float]:
+    """Time a call: the number of calls, and the fastest, after one that compiles and fills caches."""
+    times: list[float] = []
     with single_threaded():
-        for _ in range(REPEATS + 1):
+        while len(times) <= REPEATS and (len(times) < 2 or sum(times) < ENOUGH):
             began = time.perf_counter()
             call()
             times.append(time.perf_counter() - began)
-    return min(times[1:])
+    return len(times), min(times[1:])
 
 
 class ExactProducts:
@@ -86,27 +144,23 @@ class ExactProducts:
 
     Args:
         twin: Differentiable solver.
-        test: Unseen simulations.
+        cases: States, and what they are multiplied with besides white noise.
+        through: Numbers of steps that products go through.
 
     Attributes:
-        states: First states, `(B, C, *N)`.
-        params: Their parameters `(B, K)`, or None.
+        cases: States, as they were given.
     """
 
-    def __init__(self, twin: Solver, test: Trajectories) -> None:
-        self.states: Array = np.ascontiguousarray(test.frames[:, 0])
-        self.params: Array | None = test.params if test.params.shape[1] else None
-        self._advanced = twin.step(self.states, self.params)
+    def __init__(self, twin: Solver, cases: Cases, through: Sequence[int] = THROUGH) -> None:
+        self.cases = cases
+        self._through = through
+        self._advanced = twin.step(cases.states, cases.params)
         active = torch.from_numpy(twin.spec.active())
-        start = torch.from_numpy(self.states)
-        noise = torch.randn(start.shape, generator=torch.Generator().manual_seed(0))
-        self._w = {"difference": (start - start.roll(1, 0)) * active, "noise": noise * active}
-        if self.params is not None:  # simulations of one initial state hardly differ at first
-            later = torch.from_numpy(np.ascontiguousarray(test.frames[:, test.frames.shape[1] // 2]))
-            self._w["difference"] = (start - later) * active
+        noise = torch.randn(cases.states.shape, generator=torch.Generator().manual_seed(0))
+        self._w = {"difference": torch.from_numpy(cases.differences) * active, "noise": noise * active}
         self._exact = self._products(SolverLayer(twin, Exact()))
 
-    def compare(self, layer: SolverLayer) -> dict[str, dict[str, list[float | None]]]:
+    def cosines(self, layer: SolverLayer) -> dict[str, dict[str, list[float | None]]]:
         """Compute a layer's cosines to the exact products, by kind and number of steps; None for what is not finite."""
         products = self._products(layer)
         return {
@@ -116,15 +170,15 @@ class ExactProducts:
 
     def one_product(self, layer: SolverLayer) -> None:
         """Ask a layer for the product of one step."""
-        taken = StepTaken(self.states, self.params, self._advanced)
+        taken = StepTaken(self.cases.states, self.cases.params, self._advanced)
         layer.vjp.product(taken, self._w["difference"].numpy(), layer.probes)
 
     def _products(self, layer: SolverLayer) -> _Products:
         """Roll out once for every number of steps, and go back with each `w`."""
         products: _Products = {kind: {} for kind in self._w}
-        params = None if self.params is None else torch.from_numpy(self.params)
-        for steps in THROUGH:
-            first = torch.from_numpy(self.states.copy()).requires_grad_()
+        params = None if self.cases.params is None else torch.from_numpy(self.cases.params)
+        for steps in self._through:
+            first = torch.from_numpy(self.cases.states.copy()).requires_grad_()
             with single_threaded():
                 states = first
                 for _ in range(steps):

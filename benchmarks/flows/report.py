@@ -1,4 +1,4 @@
-"""Report of `bench flows`: results.json, tables, two figures and a page of Markdown, of all that an output folder has."""
+"""Report of `bench flows`: results.json, tables, figures and a page of Markdown, of all that an output folder has."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 import os
 import platform
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, get_args
 
@@ -14,9 +15,17 @@ import numpy as np
 import yaml
 
 from deepzero_sim.benchmarks.flows.catalogue import FLOWS
+from deepzero_sim.benchmarks.flows.error_bar_report import (
+    ErrorBarFound,
+    draw_error_bars,
+    error_bars_section,
+    error_bars_table,
+    read_error_bars,
+)
 from deepzero_sim.benchmarks.flows.figures import draw_errors, draw_products
 from deepzero_sim.benchmarks.flows.methods import START
 from deepzero_sim.benchmarks.flows.products import THROUGH
+from deepzero_sim.benchmarks.flows.size_report import SizeFound, draw_sizes, read_sizes, sizes_section, sizes_table
 from deepzero_sim.benchmarks.flows.summaries import BOUND, DEAR, Found, Summary, collect, gain, near_bound
 from deepzero_sim.benchmarks.flows.trainings import ALONE, Outcome
 from deepzero_sim.cli.reports.figures import pyplot, save
@@ -27,7 +36,7 @@ from deepzero_sim.common.settings import settings_to_dict
 from deepzero_sim.common.words import count_of
 from deepzero_sim.datasets.generation.generate import software
 
-PRODUCTS_FIGURE, ERRORS_FIGURE = "products.png", "errors.png"
+PRODUCTS_FIGURE, ERRORS_FIGURE, SIZES_FIGURE, ERROR_BARS_FIGURE = "products.png", "errors.png", "sizes.png", "error_bars.png"
 
 Table = list[tuple[str, ...]]
 
@@ -106,7 +115,24 @@ def costs_table(found: Sequence[Found]) -> Table:
 # ---- files
 
 
-def results(settings: BenchFlowsSettings, found: Sequence[Found], skipped: Sequence[str]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Everything:
+    """All that an output folder has.
+
+    Args:
+        flows: Products and trainings by flow.
+        sizes: Costs by the number of cells.
+        error_bars: Error bars of Jacobian fields.
+        skipped: Sentences on what was skipped.
+    """
+
+    flows: list[Found]
+    sizes: list[SizeFound]
+    error_bars: list[ErrorBarFound]
+    skipped: Sequence[str]
+
+
+def results(settings: BenchFlowsSettings, everything: Everything) -> dict[str, Any]:
     """Assemble `results.json`, with null for what is not finite."""
     flows = {
         one.name: {
@@ -117,11 +143,13 @@ def results(settings: BenchFlowsSettings, found: Sequence[Found], skipped: Seque
             "detached_to_fo_sol": _finite(gain(one.trainings)[0]),
             "verdict": gain(one.trainings)[1],
         }
-        for one in found
+        for one in everything.flows
     }
     return {
         "flows": flows,
-        "skipped": list(skipped),
+        "sizes": [vars(one) for one in everything.sizes],
+        "error_bars": [vars(one) for one in everything.error_bars],
+        "skipped": list(everything.skipped),
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}",
         "software": {**software(), **_versions("exponax", "jax", "scikit-fem")},
         "settings": _portable_settings(settings),
@@ -157,7 +185,8 @@ def publish(settings: BenchFlowsSettings, skipped: Sequence[str]) -> Sequence[Ta
         ConfigError: A file of results was changed.
     """
     found = collect(settings.output)
-    write_text(settings.output / "results.json", json.dumps(results(settings, found, skipped), indent=1) + "\n")
+    everything = Everything(found, read_sizes(settings.output), read_error_bars(settings.output), skipped)
+    write_text(settings.output / "results.json", json.dumps(results(settings, everything), indent=1) + "\n")
     plot = pyplot()
     measured = {one.name: one.products for one in found if one.products}
     trained = {one.name: one.trainings for one in found if BOUND in one.trainings}
@@ -165,19 +194,20 @@ def publish(settings: BenchFlowsSettings, skipped: Sequence[str]) -> Sequence[Ta
         save(plot, settings.output / PRODUCTS_FIGURE, draw_products(plot, measured))
     if trained:
         save(plot, settings.output / ERRORS_FIGURE, draw_errors(plot, trained, BOUND))
+    if everything.sizes:
+        save(plot, settings.output / SIZES_FIGURE, draw_sizes(plot, everything.sizes))
+    if everything.error_bars:
+        save(plot, settings.output / ERROR_BARS_FIGURE, draw_error_bars(plot, everything.error_bars))
     tables = [products_table(found), errors_table(found), costs_table(found)]
-    write_text(settings.output / "report.md", _page(settings, found, skipped, tables, bool(measured), bool(trained)))
+    write_text(settings.output / "report.md", _page(settings, everything, tables, bool(measured), bool(trained)))
+    tables += [sizes_table(everything.sizes), error_bars_table(everything.error_bars)]
     return [table for table in tables if len(table) > 1]
 
 
-def _page(
-    settings: BenchFlowsSettings,
-    found: Sequence[Found],
-    skipped: Sequence[str],
-    tables: Sequence[Table],
-    measured: bool,
-    trained: bool,
-) -> str:
+def _page(settings: BenchFlowsSettings, everything: Everything, tables: Sequence[Table], measured: bool, trained: bool) -> str:
+    found = everything.flows
+    sizes = sizes_section(everything.sizes, SIZES_FIGURE)
+    error_bars = error_bars_section(everything.error_bars, ERROR_BARS_FIGURE)
     products, errors, costs = (markdown_table(table) if len(table) > 1 else "Not measured." for table in tables)
     flows = markdown_table([("flow", "equation and grid"), *((one.name, FLOWS[one.name].description) for one in found)])  # type: ignore[index]
     settings_yaml = yaml.safe_dump(_portable_settings(settings), sort_keys=False, allow_unicode=True)
@@ -213,7 +243,7 @@ gradient past the solver pays where the error of DETACHED, which has none, excee
 Solver steps / seconds of training, those of NON and of preparing the product included.
 
 {costs}
-{_notes(found, skipped)}
+{sizes}{error_bars}{_notes(everything)}
 ## Settings of the last call
 
 ```yaml
@@ -242,9 +272,9 @@ def _counts(found: Sequence[Found]) -> str:
     return "\n".join([*lines, ""]) if lines else ""
 
 
-def _notes(found: Sequence[Found], skipped: Sequence[str]) -> str:
+def _notes(everything: Everything) -> str:
     """List what was skipped, why there is no result where there is none, and what methods said of their own errors."""
-    lines = [f"- {sentence}" for sentence in skipped]
+    found, lines = everything.flows, [f"- {sentence}" for sentence in everything.skipped]
     for one in found:
         for method, measured in one.products.items():
             said = [measured.get("why"), measured.get("says"), *measured.get("warnings", [])]

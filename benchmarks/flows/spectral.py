@@ -18,12 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from deepzero_sim.benchmarks.flows.jax_solver import Advance, JaxSolver
-from deepzero_sim.common.requirements import require_known
+from deepzero_sim.common.requirements import is_count, require, require_known
 from deepzero_sim.common.types import Array
 from deepzero_sim.solver.spec import SolverSpec
 
-#: Maker of a stepper: of a number of points along each axis and a length of a step.
-MakeStepper = Callable[[int, float], Any]
+#: Maker of a stepper: of the domain's length, a number of points along each axis and a length of a step.
+MakeStepper = Callable[[float, int, float], Any]
 
 _CIRCLE = 2 * float(np.pi)
 
@@ -70,34 +70,34 @@ _S = ex.stepper
 #: Discretisations by the name of the flow.
 SPECTRAL: dict[str, Spectral] = {
     "burgers-1d": Spectral(
-        lambda n, dt: _S.Burgers(1, 1.0, n, dt, diffusivity=0.005), 1.0, 64, 0.01, 4, 4, _X, _VELOCITY[:1]
+        lambda length, n, dt: _S.Burgers(1, length, n, dt, diffusivity=0.005), 1.0, 64, 0.01, 4, 4, _X, _VELOCITY[:1]
     ),
     "korteweg-de-vries-1d": Spectral(
-        lambda n, dt: _S.KortewegDeVries(1, 20.0, n, dt), 20.0, 64, 0.02, 4, 4, _X, ("elevation",)
+        lambda length, n, dt: _S.KortewegDeVries(1, length, n, dt), 20.0, 64, 0.02, 4, 4, _X, ("elevation",)
     ),
     "kuramoto-sivashinsky-1d": Spectral(
-        lambda n, dt: _S.KuramotoSivashinskyConservative(1, 60.0, n, dt), 60.0, 64, 0.25, 4, 4, _X, ("slope",)
+        lambda length, n, dt: _S.KuramotoSivashinskyConservative(1, length, n, dt), 60.0, 64, 0.25, 4, 4, _X, ("slope",)
     ),
     "kuramoto-sivashinsky-2d": Spectral(
-        lambda n, dt: _S.KuramotoSivashinsky(2, 30.0, n, dt),
+        lambda length, n, dt: _S.KuramotoSivashinsky(2, length, n, dt),
         30.0, 32, 0.1, 2, 4, _XY, ("height",), cutoff=3, mean_free=True,
     ),
     "navier-stokes-2d": Spectral(
-        lambda n, dt: _S.NavierStokesVorticity(2, _CIRCLE, n, dt, diffusivity=0.003),
+        lambda length, n, dt: _S.NavierStokesVorticity(2, length, n, dt, diffusivity=0.003),
         _CIRCLE, 32, 0.1, 3, 4, _XY, ("vorticity",), amplitude=3.0,
     ),
     "kolmogorov-2d": Spectral(
-        lambda n, dt: _S.KolmogorovFlowVorticity(2, _CIRCLE, n, dt, diffusivity=0.005, injection_scale=0.2),
+        lambda length, n, dt: _S.KolmogorovFlowVorticity(2, length, n, dt, diffusivity=0.005, injection_scale=0.2),
         _CIRCLE, 32, 0.1, 2, 4, _XY, ("vorticity",), amplitude=2.0,
     ),
     "burgers-2d": Spectral(
-        lambda n, dt: _S.Burgers(2, 1.0, n, dt, diffusivity=0.005), 1.0, 32, 0.02, 3, 4, _XY, _VELOCITY[:2], cutoff=3
+        lambda length, n, dt: _S.Burgers(2, length, n, dt, diffusivity=0.005), 1.0, 32, 0.02, 3, 4, _XY, _VELOCITY[:2], cutoff=3
     ),
     "gray-scott-2d": Spectral(
-        lambda n, dt: _S.reaction.GrayScott(2, 0.8, n, dt), 0.8, 32, 2.5, 2, 4, _XY, ("substrate", "activator")
+        lambda length, n, dt: _S.reaction.GrayScott(2, length, n, dt), 0.8, 32, 2.5, 2, 4, _XY, ("substrate", "activator")
     ),
     "burgers-3d": Spectral(
-        lambda n, dt: _S.Burgers(3, 1.0, n, dt, diffusivity=0.01, conservative=True),
+        lambda length, n, dt: _S.Burgers(3, length, n, dt, diffusivity=0.01, conservative=True),
         1.0, 16, 0.02, 2, 2, _XYZ, _VELOCITY, cutoff=2,
     ),
 }  # fmt: skip
@@ -110,37 +110,40 @@ class SpectralSolver(JaxSolver):
     Args:
         flow: Name of the flow, one of :data:`SPECTRAL`.
         fine: True for the reference, on the finer grid.
+        larger: Ratio of the domain's length to the flow's: as many times the points along each axis, of the same size, hold
+            as many times the waves of the initial states.
 
     Raises:
         ConfigError: There is no such flow.
     """
 
-    def __init__(self, flow: str, fine: bool = False) -> None:
+    def __init__(self, flow: str, fine: bool = False, larger: int = 1) -> None:
         require_known([flow], list(SPECTRAL), "flow")
-        self._settings = (flow, fine)
+        require(is_count(larger), "larger must be a positive whole number", larger)
+        self._settings = (flow, fine, larger)
         given = SPECTRAL[flow]
-        points = given.points * (given.finer if fine else 1)
+        points = larger * given.points * (given.finer if fine else 1)
         spec = SolverSpec(
             name=f"{flow}{FINE if fine else ''}",
             state_shape=(len(given.channels), *[points] * len(given.axes)),
             dt=given.dt,
             channels=given.channels,
             axes=given.axes,
-            spacing=(given.extent / points,) * len(given.axes),
+            spacing=(larger * given.extent / points,) * len(given.axes),
             thread_safe=True,
         )
-        super().__init__(spec, _advance_of(flow, fine))
+        super().__init__(spec, _advance_of(flow, fine, larger))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return SpectralSolver, self._settings
 
 
 @cache
-def _advance_of(flow: str, fine: bool) -> Advance:
+def _advance_of(flow: str, fine: bool, larger: int) -> Advance:
     """Return the step of a flow's state in jax, always the same function."""
     given = SPECTRAL[flow]
     points, substeps = (given.points * given.finer, given.substeps) if fine else (given.points, 1)
-    stepper = given.stepper(points, given.dt / substeps)
+    stepper = given.stepper(larger * given.extent, larger * points, given.dt / substeps)
     repeated = ex.RepeatedStepper(stepper, substeps) if substeps > 1 else stepper
 
     def advance(state: Any) -> Any:
@@ -160,12 +163,17 @@ def initial(spec: SolverSpec, params: Array, seed: int) -> Array:
     """
     flow = spec.name.removesuffix(FINE)
     keys = jax.random.split(jax.random.PRNGKey(seed), len(params))
-    make = _blobs if flow == "gray-scott-2d" else partial(_fourier_series, SPECTRAL[flow])
+    make = _blobs if flow == "gray-scott-2d" else partial(_fourier_series, SPECTRAL[flow], _larger(spec, SPECTRAL[flow]))
     return np.stack([np.asarray(make(spec.state_shape[1], key), dtype=spec.dtype) for key in keys])
 
 
-def _fourier_series(given: Spectral, points: int, key: Any) -> Any:
-    series = ex.ic.RandomTruncatedFourierSeries(len(given.axes), cutoff=given.cutoff, max_one=True)
+def _larger(spec: SolverSpec, given: Spectral) -> int:
+    assert spec.spacing is not None
+    return round(spec.spacing[0] * spec.state_shape[1] / given.extent)
+
+
+def _fourier_series(given: Spectral, larger: int, points: int, key: Any) -> Any:
+    series = ex.ic.RandomTruncatedFourierSeries(len(given.axes), cutoff=larger * given.cutoff, max_one=True)
     keys = jax.random.split(key, len(given.channels))
     return given.amplitude * jnp.concatenate([series(points, key=one) for one in keys])
 

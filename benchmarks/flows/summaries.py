@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any, get_args
 import numpy as np
 
 from deepzero_sim.benchmarks.flows.catalogue import FLOWS
+from deepzero_sim.benchmarks.flows.measurements import read_measurement
 from deepzero_sim.benchmarks.flows.methods import START
 from deepzero_sim.benchmarks.flows.products import products_path
 from deepzero_sim.benchmarks.flows.trainings import ALONE, Outcome, read_outcomes
@@ -88,11 +88,15 @@ class Found:
 
 
 def collect(output: Path) -> list[Found]:
-    """Collect the results of all flows that an output folder has any of, in the order of the catalogue."""
+    """Collect the results of all flows that an output folder has any of, in the order of the catalogue.
+
+    Raises:
+        ConfigError: A file was changed.
+    """
     found = []
     for name in FLOWS:
         paths = {method: products_path(output, name, method) for method in get_args(FlowMethod)}
-        products = {method: json.loads(path.read_text(encoding="utf-8")) for method, path in paths.items() if path.exists()}
+        products = {method: read_measurement(path) for method, path in paths.items() if path.exists()}
         outcomes = read_outcomes(output, name)
         methods = [m for m in (ALONE, START, *get_args(FlowMethod)) if any(outcome.method == m for outcome in outcomes)]
         trainings = {method: summarise([one for one in outcomes if one.method == method]) for method in methods}

@@ -140,6 +140,10 @@ _Seeds: TypeAlias = Annotated[
     int, Rule(lambda seeds: 0 <= seeds < 2**31, "0, for products alone, or a positive number below 2**31")
 ]
 
+#: Parts of `bench flows`: products through many steps and what is gained by training with them; the fields' own error bars
+#: against their true errors; costs by the number of cells.
+FlowPart: TypeAlias = Literal["products", "trainings", "error-bars", "sizes"]
+
 
 @dataclass
 class BenchFlowsSettings(Settings):
@@ -149,7 +153,9 @@ class BenchFlowsSettings(Settings):
         output: Folder of its data, runs and report; what is there already is not computed again.
         flows: Flows to compare on, all by default.
         methods: Methods to compare; of Coloured only products are measured, which take many solver steps each.
-        seeds: Number of seeds; each trains NON and, from its network, every method. With 0 only products are measured.
+        parts: Parts to measure, all by default: products, trainings, error-bars (what JacobianField says of its error against
+            the truth) and sizes (costs by the number of cells, of navier-stokes-2d and burgers-3d).
+        seeds: Number of seeds; each trains NON and, from its network, every method. With 0 nothing is trained.
         updates: Updates of each training from NON's network.
         unroll: Solver steps of a rollout in training.
         steps: Steps of the rollouts that are compared.
@@ -158,6 +164,7 @@ class BenchFlowsSettings(Settings):
     output: Path = Path("runs/bench_flows")
     flows: list[FlowName] = field(default_factory=lambda: list(get_args(FlowName)))
     methods: list[FlowMethod] = field(default_factory=lambda: list(get_args(FlowMethod)))
+    parts: list[FlowPart] = field(default_factory=lambda: list(get_args(FlowPart)))
     seeds: _Seeds = 3
     updates: Positive = 500
     unroll: _Unroll = 16
@@ -165,7 +172,7 @@ class BenchFlowsSettings(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, named in (("flows", self.flows), ("methods", self.methods)):
+        for name, named in (("flows", self.flows), ("methods", self.methods), ("parts", self.parts)):
             if not named or len(set(named)) < len(named):
                 raise SettingError(name, "name one or more, each once", ", ".join(named) or "none", remedy="")
 
