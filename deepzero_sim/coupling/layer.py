@@ -13,6 +13,7 @@ from torch import nn
 from deepzero_sim.common.requirements import require_executor, require_type
 from deepzero_sim.common.types import Array, read_only_copy, to_array, to_array_or_none
 from deepzero_sim.coupling.probes import SolverProbe
+from deepzero_sim.coupling.vjp.auto.auto import Auto
 from deepzero_sim.coupling.vjp.base import StepTaken, VectorJacobianProduct
 from deepzero_sim.errors import ConfigError, InvalidStateError, NonFiniteError
 from deepzero_sim.execution.thread_trial import note_rollout
@@ -36,7 +37,7 @@ class SolverLayer(nn.Module):
 
     Args:
         solver: Solver that advances states by one step.
-        vjp: Estimator of its vector-Jacobian product.
+        vjp: Estimator of its vector-Jacobian product; None for :class:`~deepzero_sim.vjp.Auto`, which chooses one.
         executor: Executor of the solver steps of the backward pass; this thread if None.
         on_failure: Policy that says how often a step that fails is taken again, see :class:`FailurePolicy`; what fails all the
             same is raised.
@@ -54,16 +55,17 @@ class SolverLayer(nn.Module):
     def __init__(
         self,
         solver: Solver,
-        vjp: VectorJacobianProduct,
+        vjp: VectorJacobianProduct | None = None,
         executor: Executor | None = None,
         on_failure: FailurePolicy | str | Mapping[str, str] = "abort",
         require_deterministic: bool = True,
     ) -> None:
         super().__init__()
         require_type(solver, Solver, "a SolverLayer holds a solver, which dz.as_solver makes of a function")
+        vjp = Auto() if vjp is None else vjp
         if not isinstance(vjp, VectorJacobianProduct):
             raise ConfigError(f"vjp must be a dz.vjp.VectorJacobianProduct, such as dz.vjp.ReferenceJacobian(), not {vjp!r}.")
-        if require_deterministic:
+        if require_deterministic and vjp.requires_determinism:
             require_repeatable_steps(solver.spec)
         require_executor(executor)
         vjp.bind(solver)

@@ -19,18 +19,20 @@ from deepzero_sim.common.requirements import is_count, require, require_type
 from deepzero_sim.common.types import Array
 from deepzero_sim.coupling.layer import SolverLayer
 from deepzero_sim.coupling.vjp.analytic import Detached, Exact, StraightThrough
+from deepzero_sim.coupling.vjp.auto.auto import Auto
 from deepzero_sim.coupling.vjp.base import VectorJacobianProduct
 from deepzero_sim.errors import ConfigError, DeepZeroError
 from deepzero_sim.solver.contract import Solver
 from deepzero_sim.solver.failure_policy import Account, FailurePolicy, add_account_to_error, total
 
-#: Gradients past the solver that have a name: none, as if its Jacobian were the identity, or exact.
-SolverGradient: TypeAlias = Literal["detached", "straight-through", "exact"]
+#: Gradients past the solver that have a name: none, as if its Jacobian were the identity, exact, or the one that suits.
+SolverGradient: TypeAlias = Literal["detached", "straight-through", "exact", "auto"]
 
 _BY_NAME: Mapping[str, type[VectorJacobianProduct]] = {
     "detached": Detached,
     "straight-through": StraightThrough,
     "exact": Exact,
+    "auto": Auto,
 }
 
 #: Place of steps that all queries share, for messages and incidents.
@@ -45,8 +47,9 @@ class SolverLoop:
         corrector: Module called as ``corrector(states, params)``, `(B, C, *N)` and `(B, K)` or None to `(B, C, *N)`.
             It computes in its own dtype, on its own device.
         unroll: Number of steps of a rollout when none are asked for, and in training.
-        gradient: Vector-Jacobian product that autograd asks of the solver, or the name of one of three: ``"detached"``,
-            ``"straight-through"`` or ``"exact"``, which only a :class:`DifferentiableSolver` offers.
+        gradient: Vector-Jacobian product that autograd asks of the solver, or the name of one of four: ``"detached"``,
+            ``"straight-through"``, ``"exact"``, which only a :class:`DifferentiableSolver` offers, or ``"auto"``, which
+            chooses the one that suits the solver, see :class:`~deepzero_sim.vjp.Auto`.
         executor: Executor of the solver steps that a vector-Jacobian product asks for; this thread if None.
         on_failure: Policy for solver steps that fail, see :class:`FailurePolicy`.
 
@@ -75,7 +78,7 @@ class SolverLoop:
                 f"gradient must be one of {', '.join(get_args(SolverGradient))}, or a vector-Jacobian product of dz.vjp, "
                 f"not {gradient!r}."
             )
-        # the named ones take no differences of steps
+        # the named ones take no differences of steps, or look at the spec before
         deterministic = isinstance(gradient, VectorJacobianProduct)
         self.gradient = gradient if isinstance(gradient, VectorJacobianProduct) else _BY_NAME[gradient]()
         self.layer = SolverLayer(solver, self.gradient, executor, on_failure, require_deterministic=deterministic)

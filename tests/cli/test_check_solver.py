@@ -246,7 +246,7 @@ def test_a_solver_with_arguments_from_a_file_and_frames_of_data(folder: Path, ca
     (folder / "check.yaml").write_text(yaml.safe_dump(said))
     status, out, err = call(capsys, "--config", "check.yaml")
     assert (status, err) == (0, "") and "made up" not in out and "no failure at 36 sample states" in out
-    assert "  vjp: {name: deepzero_sim.vjp.ReferenceJacobian, args: {step_size: " in out  # the default stays
+    assert "  vjp: {name: deepzero_sim.vjp.Auto, args: {step_size: " in out  # the default stays
 
 
 def test_what_was_left_out_or_assumed_of_the_data_is_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -319,7 +319,7 @@ def test_the_step_size_is_a_setting_of_train(folder: Path, capsys: pytest.Captur
     begin = "run: run\ntrain_data: line.h5\nmethod: SolverLayer\nsolver: {name: problems.Burgers}\n"
     (folder / "train.yaml").write_text(f"{begin}{line[2:]}\n")
     settings = read_command(["train", "--config", "train.yaml"])[1]
-    assert isinstance(build_vjp(settings.vjp), dz.vjp.ReferenceJacobian) and 1e-8 <= settings.vjp.args["step_size"] <= 0.1
+    assert isinstance(build_vjp(settings.vjp), dz.vjp.Auto) and 1e-8 <= settings.vjp.args["step_size"] <= 0.1
 
 
 def test_what_there_is_no_time_for_is_said_first(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -32,6 +32,7 @@ from deepzero_sim.training.runs.training import train
 #: Of the frames of `line_data` but the last, which are advanced once: 3 simulations, 12 frames.
 ALL_FRAMES = 3 * 11
 FORWARD = Component("deepzero_sim.CGE", {"step_size": 1e-4, "scheme": "forward"})
+REFERENCE = Component("deepzero_sim.vjp.ReferenceJacobian")
 
 
 @pytest.fixture
@@ -62,7 +63,7 @@ COMPARED = 2
 
 @pytest.mark.parametrize("method", COSTS)
 def test_a_method_trains_and_costs_what_it_asked(tmp_path: Path, data: Path, method: MethodName) -> None:
-    settings = train_settings(tmp_path / "run", data, method=method, estimator=FORWARD)
+    settings = train_settings(tmp_path / "run", data, method=method, estimator=FORWARD, vjp=REFERENCE)
     progress = train(settings)
     assert progress.step == 4 and progress.solver_steps == COSTS[method]
     assert cost(settings.run) == Cost(ALL_FRAMES + COSTS[method] + CHECKS.get(method, 0), progress.seconds)
@@ -73,7 +74,7 @@ def test_a_method_trains_and_costs_what_it_asked(tmp_path: Path, data: Path, met
 
 
 def test_a_run_that_has_ended_measures_nothing(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = train_settings(tmp_path / "run", data, method="SolverLayer")
+    settings = train_settings(tmp_path / "run", data, method="SolverLayer", vjp=REFERENCE)
     first = train(settings)
     monkeypatch.delattr("deepzero_sim.vjp.ReferenceJacobian.prepare")
     monkeypatch.delattr("deepzero_sim.vjp.ReferenceJacobian._measure")

@@ -87,7 +87,7 @@ def test_a_correction_of_wrong_shape_is_refused(corrector: nn.Module, came: str)
         SolverLoop(Burgers(), corrector.double()).rollout(initial_states(2))
 
 
-@pytest.mark.parametrize("gradient", ["detached", "straight-through"])
+@pytest.mark.parametrize("gradient", ["detached", "straight-through", "auto"])
 def test_a_solver_need_not_be_deterministic_where_nothing_is_asked_of_it(gradient: SolverGradient) -> None:
     loop = SolverLoop(Burgers(deterministic=False), conv_corrector(), gradient=gradient)
     assert loop.rollout(torch.from_numpy(initial_states(2)), steps=2).requires_grad

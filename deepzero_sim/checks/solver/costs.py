@@ -15,6 +15,8 @@ from deepzero_sim.checks.solver.results import BatchTime, GradientCost, Gradient
 from deepzero_sim.checks.solver.trial import Trial
 from deepzero_sim.coupling.loop import SolverLoop
 from deepzero_sim.coupling.probes import TOGETHER
+from deepzero_sim.coupling.vjp.auto.auto import Auto
+from deepzero_sim.coupling.vjp.base import VectorJacobianProduct
 from deepzero_sim.coupling.vjp.coloured import Coloured
 from deepzero_sim.coupling.vjp.field.jacobian_field import JacobianField
 from deepzero_sim.coupling.vjp.reference.reference_jacobian import ReferenceJacobian
@@ -131,12 +133,9 @@ def _count_coloured(rollouts: _Rollouts) -> _Steps:
     return _Steps(rollouts.forward, rollouts.forward * Coloured().steps_per_product(spec, radius))  # a product of every step
 
 
-def _count_reference_jacobian(rollouts: _Rollouts) -> _Steps:
-    return _Steps(rollouts.forward, once=ReferenceJacobian().steps_to_measure(rollouts.solver.spec))
-
-
-def _count_jacobian_field(rollouts: _Rollouts) -> _Steps:
-    return _Steps(rollouts.forward, once=JacobianField().steps_to_measure(rollouts.solver.spec))
+def _count_measured(product: VectorJacobianProduct) -> Callable[[_Rollouts], _Steps]:
+    """Count the steps with a product that takes steps once, and none afterwards."""
+    return lambda rollouts: _Steps(rollouts.forward, once=product.steps_to_measure(rollouts.solver.spec))
 
 
 def _count_exact(rollouts: _Rollouts) -> _Steps:
@@ -148,8 +147,9 @@ def _count_exact(rollouts: _Rollouts) -> _Steps:
 _METHODS: Mapping[str, Callable[[_Rollouts], _Steps]] = {
     "NON": lambda rollouts: _Steps(0),  # the only step of its rollouts is known
     "DETACHED, STRAIGHT-THROUGH": lambda rollouts: _Steps(rollouts.forward),
-    "SolverLayer, ReferenceJacobian": _count_reference_jacobian,
-    "SolverLayer, JacobianField": _count_jacobian_field,
+    "SolverLayer, Auto": _count_measured(Auto()),
+    "SolverLayer, ReferenceJacobian": _count_measured(ReferenceJacobian()),
+    "SolverLayer, JacobianField": _count_measured(JacobianField()),
     "SolverLayer, Coloured": _count_coloured,
     "ZO-SOL, CGE central": _count_cge,
     f"ZO-SOL, RGE of {RGE().num_directions} directions, central": _count_rge,

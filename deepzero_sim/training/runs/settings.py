@@ -21,7 +21,7 @@ from deepzero_sim.solver.failure_policy import FailurePolicy
 MethodName: TypeAlias = Literal["SRC", "NON", "ZO-SOL", "SolverLayer", "FO-SOL", "DETACHED", "STRAIGHT-THROUGH"]
 
 #: Vector-Jacobian product of a layer where none is named.
-PRODUCT = "deepzero_sim.vjp.ReferenceJacobian"
+PRODUCT = "deepzero_sim.vjp.Auto"
 
 #: Word that stands for what suits: the cheapest method of what was given, the learning rate of that method.
 SUITABLE = "suitable"
@@ -82,7 +82,7 @@ class TrainSettings(Settings):
         optimiser: Any of torch.optim; an argument "suitable" stands for the learning rate that suits the method.
         scheduler: Any of torch.optim.lr_scheduler; an argument "updates" stands for their number.
         estimator: CGE or RGE with their arguments, for ZO-SOL.
-        vjp: Vector-Jacobian product of the solver with its arguments, for SolverLayer.
+        vjp: Vector-Jacobian product of the solver with its arguments, for SolverLayer; Auto chooses one that suits.
         sparsity: Share of the weights of convolutions and linear layers that is left out of a gradient (ZO-SOL).
         layer_ratios: Division of what is left among layers: uniform, erdos-renyi, zo-grasp, grasp (needs a
             differentiable_solver), or an import path or file.py:Name of a LayerRatios.

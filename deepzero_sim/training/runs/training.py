@@ -17,8 +17,6 @@ from deepzero_sim.common.module_state import preserve_state
 from deepzero_sim.common.types import Array
 from deepzero_sim.connectors.programs.working_folder import default_kept_folder
 from deepzero_sim.coupling.loop import SolverGradient, SolverLoop
-from deepzero_sim.coupling.vjp.field.jacobian_field import JacobianField
-from deepzero_sim.coupling.vjp.reference.reference_jacobian import ReferenceJacobian
 from deepzero_sim.datasets.batches import UnrolledBatches, require_long_enough
 from deepzero_sim.datasets.fitting.one_step_error import OneStepError, of_first_steps, of_some_frames
 from deepzero_sim.datasets.fitting.spacing import spacing_of_first_steps
@@ -292,16 +290,16 @@ class _Training:
 
     def _prepare_vjp(self, loop: SolverLoop, run: RunFolder, listener: _Listener) -> None:
         """Let a vector-Jacobian product learn of the solver what it needs, at states of the training data."""
-        vjp = loop.gradient
-        if isinstance(vjp, ReferenceJacobian | JacobianField) and vjp.file is None:
-            vjp.file = run.path / JACOBIANS
+        vjp, settings = loop.gradient, self._settings
+        steps = settings.updates * settings.batch_size * self._unroll
+        vjp.adopt_defaults(run.path / JACOBIANS, steps // 2)
         if self._start.done is not None:
             return
         states, params = sample_states(self._data)
         with single_threaded():
             vjp.prepare(states, params, loop.layer.probes)
-        if isinstance(vjp, JacobianField):
-            listener.note(f"JacobianField of solver {self._solver.spec.name!r}: {vjp.report}.")
+        if vjp.report is not None:
+            listener.note(f"{type(vjp).__name__} of solver {self._solver.spec.name!r}: {vjp.report}.")
 
     def _build_ratios(self) -> LayerRatios:
         settings, ratios = self._settings, build_ratios(self._settings.layer_ratios)

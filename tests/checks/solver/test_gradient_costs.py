@@ -12,7 +12,7 @@ from problems import Burgers, Counting, DifferentiableBurgers, conv_corrector, i
 from deepzero_sim.checks.solver import BatchTime, gradient_costs
 from deepzero_sim.checks.solver.results import best_batch, seconds_of
 from deepzero_sim.coupling.loop import SolverGradient, SolverLoop
-from deepzero_sim.coupling.vjp import Coloured, JacobianField, ReferenceJacobian, VectorJacobianProduct
+from deepzero_sim.coupling.vjp import Auto, Coloured, JacobianField, ReferenceJacobian, VectorJacobianProduct
 from deepzero_sim.estimators import CGE, RGE, BackPropagation, Estimator
 from deepzero_sim.oracle.loop import LoopOracle
 from deepzero_sim.oracle.parameters import trainable
@@ -26,7 +26,7 @@ def count(unroll: int, batch: int, gradient: SolverGradient | VectorJacobianProd
     """States advanced for one gradient, and before it, by a solver that counts them."""
     solver = Counting(Burgers())
     states = initial_states(40)
-    if isinstance(gradient, ReferenceJacobian | JacobianField | Coloured):
+    if isinstance(gradient, ReferenceJacobian | JacobianField | Coloured | Auto):
         loop = SolverLoop(solver, NETWORK, unroll, gradient)
         assert loop.layer is not None
         gradient.prepare(states, None, loop.layer.probes)
@@ -71,6 +71,16 @@ def test_a_field_is_said_to_take_the_steps_of_all_its_probes() -> None:
     taken, by_few = count(4, 3, JacobianField(probes=32, tolerance=1e-12), BackPropagation())
     assert (steps, once) == (taken, by_few + 2 * (JacobianField().probes - 32))
     assert count(4, 3, JacobianField(), BackPropagation())[1] < once, "fewer do for a tolerance of a tenth"
+
+
+def test_a_choice_is_said_to_take_what_all_products_would_at_most() -> None:
+    steps, once = estimate(Burgers(), 4, 3, "SolverLayer, Auto")
+    method = Auto()
+    taken, measured = count(4, 3, method, BackPropagation())
+    assert isinstance(method.chosen, JacobianField)
+    assert steps == taken
+    assert measured < once < 1500
+    assert estimate(Burgers(10_000), 4, 3, "SolverLayer, Auto")[1] == 10_000, "no more than it may take"
 
 
 def test_non_takes_no_step_but_the_known_one() -> None:

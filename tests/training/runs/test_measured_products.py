@@ -7,14 +7,28 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from problems import Burgers
 from training_cases import assert_same_tensors, line_data, tensors, train_settings, without_seconds
 
 from deepzero_sim.common.components import Component
+from deepzero_sim.common.types import Array
+from deepzero_sim.training.progress import Progress
 from deepzero_sim.training.run_folder import JACOBIANS
 from deepzero_sim.training.runs.training import train
 from deepzero_sim.training.trainer import Trainer
 
-NAMES = ("ReferenceJacobian", "JacobianField")
+#: Arguments by name; a training as short as these would leave Auto too few steps to measure anything.
+NAMES: dict[str, dict[str, Any]] = {"ReferenceJacobian": {}, "JacobianField": {}, "Auto": {"most_steps": 1000}}
+
+
+class Counted(Burgers):
+    """Counts the states that all of them advance."""
+
+    steps = 0
+
+    def step(self, states: Array, params: Array | None = None) -> Array:
+        Counted.steps += len(states)
+        return super().step(states, params)
 
 
 class KilledError(Exception):
@@ -37,7 +51,9 @@ def test_a_run_that_ends_before_its_first_update_measures_once(
     def killed(*_: Any, **__: Any) -> None:
         raise KilledError
 
-    settings, whole = (train_settings(tmp_path / run, data, method="SolverLayer", vjp=product(name)) for run in ("a", "b"))
+    settings, whole = (
+        train_settings(tmp_path / run, data, method="SolverLayer", vjp=product(name, **NAMES[name])) for run in ("a", "b")
+    )
     with monkeypatch.context() as patch, pytest.raises(KilledError):
         patch.setattr(Trainer, "train", killed)
         train(settings)
@@ -52,7 +68,8 @@ def test_a_run_that_ends_before_its_first_update_measures_once(
 def test_a_file_that_is_named_is_taken(tmp_path: Path, data: Path, name: str) -> None:
     named = tmp_path / "shared.safetensors"
     first, second = (
-        train_settings(tmp_path / run, data, method="SolverLayer", vjp=product(name, file=str(named))) for run in ("a", "b")
+        train_settings(tmp_path / run, data, method="SolverLayer", vjp=product(name, file=str(named), **NAMES[name]))
+        for run in ("a", "b")
     )
     progress = train(first)
     written = named.stat().st_mtime_ns
@@ -60,6 +77,43 @@ def test_a_file_that_is_named_is_taken(tmp_path: Path, data: Path, name: str) ->
     assert named.stat().st_mtime_ns == written
     assert not (first.run / JACOBIANS).exists() and not (second.run / JACOBIANS).exists()
     assert_same_tensors(tensors(tmp_path / "a"), tensors(tmp_path / "b"))
+
+
+def test_a_run_that_is_resumed_keeps_its_choice_and_measures_nothing_again(tmp_path: Path, data: Path) -> None:
+    counted = Component(f"{__name__}.Counted")
+    settings, whole = (
+        train_settings(tmp_path / run, data, method="SolverLayer", vjp=product("Auto", most_steps=1000), solver=counted)
+        for run in ("a", "b")
+    )
+
+    def kill(progress: Progress) -> None:
+        if progress.step == 3:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        train(settings, kill)
+    Counted.steps = 0
+    resumed = train(settings)
+    assert Counted.steps < 2 * 2 * 3 + 2 * 2 + 3, "two updates and two first steps"
+    assert without_seconds(vars(resumed)) == without_seconds(vars(train(whole)))
+    assert_same_tensors(tensors(settings.run), tensors(whole.run))
+
+
+def test_without_a_product_a_training_chooses_one_for_at_most_half_of_its_own_steps(tmp_path: Path, data: Path) -> None:
+    said: dict[int, list[str]] = {4: [], 40: []}
+    for updates, sentences in said.items():
+        changes: dict[str, Any] = {"method": "SolverLayer", "updates": updates, "unroll": 8, "batch_size": 4}
+        settings = train_settings(tmp_path / str(updates), data, **changes)
+        progress = train(settings, note=sentences.append)
+        assert settings.vjp == product("Auto")
+        assert progress.solver_steps <= updates * 4 * 7 + updates * 4 * 8 // 2
+    (short,), (long,) = ([one for one in sentences if "was chosen" in one] for sentences in said.values())
+    assert short == (
+        "Auto of solver 'burgers': StraightThrough was chosen: to tell which suits takes 66, more than the 64 solver steps "
+        "that are left of most_steps."
+    )
+    assert long.startswith("Auto of solver 'burgers': ")
+    assert re.search(r" was chosen: cosine [01]\.\d{4} through 8 steps, \d+ solver steps to measure; the identity has ", long)
 
 
 def test_a_training_says_once_what_a_field_found(tmp_path: Path, data: Path) -> None:

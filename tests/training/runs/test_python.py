@@ -76,7 +76,7 @@ def test_one_call_trains_by_non_and_then_through_the_solver(temporary: Path, cap
     said = capsys.readouterr().out
     assert "SolverLayer begins with the network of NON, in two stages" in said
     assert "training NON: 60 of 60" in said and "training SolverLayer: 60 of 60" in said
-    assert improves(loop) and "unroll=2, trained by SolverLayer with ReferenceJacobian, 60 updates)" in repr(loop)
+    assert improves(loop) and "unroll=2, trained by SolverLayer with Auto, 60 updates)" in repr(loop)
     assert "Detached" not in repr(loop)
     assert not list(temporary.glob("deepzero-sim-*"))
 
@@ -418,7 +418,7 @@ def test_a_random_solver_is_refused_before_anything_is_trained(temporary: Path) 
         return decay(states, params)
 
     with pytest.raises(dz.ConfigError, match="is not deterministic, so that differences of its steps say nothing"):
-        dz.train(dz.as_solver(count, spec), arrays(), **FEW)
+        dz.train(dz.as_solver(count, spec), arrays(), vjp="deepzero_sim.vjp.ReferenceJacobian", **FEW)
     assert not asked and not list(temporary.glob("deepzero-sim-*"))
 
 

@@ -21,6 +21,7 @@ from deepzero_sim.coupling.vjp.field.probing import CHAINS, LENGTH, Chains, Meas
 from deepzero_sim.coupling.vjp.jacobian_file import JacobianFile, identify
 from deepzero_sim.errors import ConfigError, SolverError
 from deepzero_sim.solver.contract import DifferentiableSolver, Solver
+from deepzero_sim.solver.failure_policy import account_of
 from deepzero_sim.solver.spec import SolverSpec
 
 if TYPE_CHECKING:
@@ -105,10 +106,11 @@ class Search:
     def choose(self) -> Found:
         """Try candidates in the order of their cost, until one is good."""
         if self._left < CHAIN_STEPS:
-            return self._settle(IDENTITY, f"to tell which suits takes {CHAIN_STEPS} solver steps, more than {self._limit}")
+            return self._settle(IDENTITY, f"to tell which suits takes {CHAIN_STEPS}, more than {self._limit}")
         try:
             self._measure_chains()
         except (ConfigError, SolverError) as error:
+            self._count_failed(error)
             return self._settle(DETACHED, f"probes of the solver failed ({error})")
         identity = self._judge(IDENTITY, IDENTITY.build(self._common))
         if identity < SAME and not any(self._try(candidate) >= GOOD for candidate in self._candidates()):
@@ -117,7 +119,7 @@ class Search:
         if best.cosine < LEAST:
             return self._settle(DETACHED, f"no product has a cosine of {LEAST} through {LENGTH} steps")
         for warning in self._said.get(str(best.candidate), []):
-            warnings.warn(warning.message, warning.category, stacklevel=4)
+            self._probes.warn(str(warning.message))
         return Found(self._report(best.candidate, f"cosine {best.cosine:.4f} through {LENGTH} steps"), best.product)
 
     @property
@@ -127,7 +129,7 @@ class Search:
 
     @property
     def _limit(self) -> str:
-        return f"the {max(0, self._left):,} that are left of most_steps"
+        return f"the {max(0, self._left):,} solver steps that are left of most_steps"
 
     @property
     def _best(self) -> _Judged:
@@ -138,7 +140,7 @@ class Search:
         """Choose what takes no measurement, for want of a better product; warn where it is no gradient at all."""
         report = self._report(candidate, reason)
         if candidate == DETACHED:
-            warnings.warn(f"no gradient passes solver {self._probes.spec.name!r}: {report}.", stacklevel=5)
+            self._probes.warn(f"no gradient passes solver {self._probes.spec.name!r}: {report}.")
         return Found(report, candidate.build(self._common))
 
     def _report(self, candidate: Candidate, reason: str) -> ChoiceReport:
@@ -181,7 +183,7 @@ class Search:
                 break  # more than that for larger blocks
             if base.value_count <= MOST_VALUES and self._fits(Candidate(name, {"block": block})):
                 return block
-        why = f"with blocks of any size it takes too much memory, or more solver steps than {self._limit}"
+        why = f"no size of blocks fits into memory and {self._limit}"
         self._trials.append(Trial(f"{name} in blocks", None, why))
         return None
 
@@ -217,7 +219,13 @@ class Search:
         try:
             yield
         except (ConfigError, SolverError) as error:
+            self._count_failed(error)
             self._trials.append(Trial(str(candidate), None, str(error).rstrip(".")))
+
+    def _count_failed(self, error: ConfigError | SolverError) -> None:
+        """Count the steps that an error has the account of, which goes no further."""
+        if isinstance(error, SolverError):
+            self._probes.count(account_of(error))
 
     def _prepare(self, candidate: Candidate) -> VectorJacobianProduct:
         """Build a product and let it measure; its warnings wait until it is chosen."""
@@ -230,7 +238,7 @@ class Search:
         return product
 
     def _require_left(self, steps: int) -> None:
-        require_that(steps <= self._left, f"it takes {steps:,} solver steps, more than {self._limit}")
+        require_that(steps <= self._left, f"it takes {steps:,}, more than {self._limit}")
 
 
 class _ProductInUnits:
