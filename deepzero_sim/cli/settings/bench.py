@@ -166,7 +166,7 @@ class BenchFlowsSettings(Settings):
     methods: list[FlowMethod] = field(default_factory=lambda: list(get_args(FlowMethod)))
     parts: list[FlowPart] = field(default_factory=lambda: list(get_args(FlowPart)))
     seeds: _Seeds = 3
-    updates: Positive = 500
+    updates: Positive = 300
     unroll: _Unroll = 16
     steps: Positive = 48
 

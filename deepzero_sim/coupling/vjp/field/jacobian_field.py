@@ -150,7 +150,7 @@ class JacobianField(VectorJacobianProduct):
         self.bind(probes.solver)
         self._require_enough(probes.spec)
         file = JacobianFile(self.file)
-        settings = [f"field 2 {self.probes} {self.tolerance} {self.block} {self._differences.step_size} {self.seed}"]
+        settings = [f"field 3 {self.probes} {self.tolerance} {self.block} {self._differences.step_size} {self.seed}"]
         identity = identify(states, params, probes, self._differences)
         with single_threaded():  # many small products of matrices, which several threads slow down
             self._tensors = file.get(settings, identity, probes, lambda: self._measure(states, params, probes))
@@ -340,7 +340,7 @@ class JacobianField(VectorJacobianProduct):
         """
         self._require_enough(spec)
         products = self.probes + CHAINS * LENGTH + UNSEEN + 1  # the last tells the solver from others
-        base = 0 if self.block is None else 1 + 2 * BaseJacobian(spec.active(), self.block).direction_count
+        base = 0 if self.block is None else 1 + BaseJacobian(spec.active(), self.block).direction_count
         return 2 * products + base
 
     def _require_enough(self, spec: SolverSpec) -> None:

@@ -36,13 +36,16 @@ class MeasuredBase:
     def measure(
         cls, states: Array, params: Array | None, probes: SolverProbe, differences: Differences, block: int, sizes: Array
     ) -> MeasuredBase:
-        """Measure at the state nearest to the mean of `(B, C, *N)`, with its parameters, `(B, K)` or None."""
+        """Measure at the state nearest to the mean of `(B, C, *N)`, with its parameters, `(B, K)` or None.
+
+        Forward differences, with the same step size if one is given, suffice for a whole Jacobian.
+        """
         metric, active = Metric.of(states, params), probes.spec.active()
         middle = medoids(metric.coordinates(states, params), 1)[0]
         at = None if params is None else params[middle]
         jacobian = BaseJacobian(active, block)
         advanced = probes(states[middle : middle + 1], None if at is None else at[None])[0]
-        jacobian.measure(states[middle], at, advanced, probes, differences)
+        jacobian.measure(states[middle], at, advanced, probes, Differences(differences.step_size, "forward"))
         return cls(jacobian, block, active, sizes)
 
     @classmethod

@@ -60,7 +60,7 @@ class MeasuredJacobians:
         self.metric, self.fingerprint = metric, fingerprint
         self._active = probes.spec.active()
         self._base, self._windows = BaseJacobian(self._active, block), Windows(self._active, radius)
-        self._settings = f"1 {differences.scheme} {differences.step_size} {block}", f"1 {radius}"
+        self._settings = f"1 {differences.identity} {block}", f"1 {radius}"
         self.references: list[Reference] = []
         self._coordinates: Array = np.empty((0, 0))
 
