@@ -65,8 +65,8 @@ class SolverLayer(nn.Module):
         vjp = Auto() if vjp is None else vjp
         if not isinstance(vjp, VectorJacobianProduct):
             raise ConfigError(f"vjp must be a dz.vjp.VectorJacobianProduct, such as dz.vjp.ReferenceJacobian(), not {vjp!r}.")
-        if require_deterministic and vjp.requires_determinism:
-            require_repeatable_steps(solver.spec)
+        if require_deterministic:
+            require_repeatable_steps(solver.spec, vjp)
         require_executor(executor)
         vjp.bind(solver)
         self.solver = solver
@@ -148,13 +148,13 @@ class SolverLayer(nn.Module):
         return torch.from_numpy(np.where(active, product, np.zeros((), w.dtype)))
 
 
-def require_repeatable_steps(spec: SolverSpec) -> None:
-    """Refuse a solver that is not deterministic.
+def require_repeatable_steps(spec: SolverSpec, vjp: VectorJacobianProduct) -> None:
+    """Refuse a solver that is not deterministic for a product that needs one.
 
     Raises:
         ConfigError: It is not.
     """
-    if not spec.deterministic:
+    if vjp.requires_determinism and not spec.deterministic:
         raise ConfigError(
             f"solver {spec.name!r} is not deterministic, so that differences of its steps say nothing: fix its seed and say so "
             "in its spec."

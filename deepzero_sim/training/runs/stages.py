@@ -182,8 +182,7 @@ def _require_parts(stage: TrainSettings) -> None:
     if stage.method == "ZO-SOL":
         build_estimator(stage.estimator)
     if stage.method == "SolverLayer":
-        build_vjp(_without_file(stage.vjp))
-        require_repeatable_steps(build_solver(stage.solver).spec)
+        require_repeatable_steps(build_solver(stage.solver).spec, build_vjp(_without_file(stage.vjp)))
     if stage.method == "FO-SOL" and stage.differentiable_solver is None:
         raise ConfigError("method FO-SOL needs a differentiable_solver: name one, or choose another method.")
 

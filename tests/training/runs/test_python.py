@@ -422,6 +422,13 @@ def test_a_random_solver_is_refused_before_anything_is_trained(temporary: Path) 
     assert not asked and not list(temporary.glob("deepzero-sim-*"))
 
 
+def test_by_default_no_gradient_passes_a_random_solver(capsys: pytest.CaptureFixture[str]) -> None:
+    spec = dz.SolverSpec(name="decay", state_shape=(1, 8), dt=0.1, parameters=("rate",), deterministic=False)
+    dz.train(dz.as_solver(decay, spec), arrays(), **{**FEW, "progress": True})
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Auto of solver 'decay': Detached was chosen: the solver is not deterministic" in said
+
+
 def test_the_solver_alone_is_loaded_but_not_saved(tmp_path: Path) -> None:
     loop = dz.train(file_solver(tmp_path), arrays(), "SRC", run=tmp_path / "run", **FEW)
     assert same(dz.load_run(tmp_path / "run"), dz.SolverLoop(solver(), dz.models.NoCorrection()))
