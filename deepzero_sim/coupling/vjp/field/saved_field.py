@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-
 import numpy as np
 
 from deepzero_sim.common.types import Array
@@ -76,7 +74,10 @@ def product_tensors(name: str, products: Products) -> dict[str, Array]:
 
 def products_from_tensors(name: str, tensors: dict[str, Array]) -> Products:
     """Restore what :func:`product_tensors` wrote."""
-    return Products(**{part.name: tensors.get(f"{name}.{part.name}") for part in fields(Products)})
+    states, advanced, directions, answers = (
+        tensors[f"{name}.{part}"] for part in ("states", "advanced", "directions", "answers")
+    )
+    return Products(states, advanced, tensors.get(f"{name}.params"), directions, answers)
 
 
 def _measured(tensors: dict[str, Array]) -> MeasuredBase | None:
