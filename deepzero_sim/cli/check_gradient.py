@@ -39,6 +39,8 @@ def run(settings: CheckSettings) -> None:
     with progress_bar("checking gradients", 1 + len(settings.vjp) + (settings.estimator is not None)) as report:
         result = check_gradients(settings, report)
     print_table(gradient_check.rows(result.checks))
+    for name, words in result.found.items():
+        console.print(f"{name}: {words}.")
     for name, why in result.left_out.items():
         console.print(f"left out {name}: {why}")
     gradient_check.publish(settings.output, result, settings_to_dict(settings))
@@ -72,14 +74,17 @@ def check_gradients(settings: CheckSettings, report: Callable[[str], None] = lam
         report("the true gradients")
         checks: dict[str, GradientCheck] = {}
         left_out: dict[str, str] = {}
+        found: dict[str, str] = {}
         for component, name in zip(settings.vjp, _names(settings.vjp), strict=True):
             with _skip_unsuitable(settings, name, left_out):
-                checks[name] = comparison.product(truth, build_vjp(component))
+                product = build_vjp(component)
+                checks[name] = comparison.product(truth, product)
+                found |= {} if product.report is None else {name: str(product.report)}
             report(name)
         if settings.estimator is not None:
             checks[_name(settings.estimator)] = comparison.estimator(truth, settings.estimator)
             report(_name(settings.estimator))
-    return GradientChecks(checks, left_out)
+    return GradientChecks(checks, left_out, found)
 
 
 class _Comparison:

@@ -119,6 +119,19 @@ def test_from_settings_to_report(folder: Path, capsys: pytest.CaptureFixture[str
     assert (folder / "check" / "gradient_check.png").read_bytes().startswith(b"\x89PNG") and not unfinished(folder)
 
 
+def test_what_auto_chose_is_said_below_the_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib")
+    products = '[{"name": "deepzero_sim.vjp.Auto"}, {"name": "deepzero_sim.vjp.StraightThrough"}]'
+    status, out, err = call(capsys, "--vjp", products)
+    found = json.loads((folder / "check" / "gradient_check.json").read_text())
+    words = found["found"].pop("Auto")
+    assert (status, err, found["found"]) == (0, "", {})
+    assert words.startswith("JacobianField was chosen: cosine 0.99") and "; the identity has 0." in words
+    assert f"Auto: {words}." in " ".join(out.split())
+    assert f"\nAuto: {words}.\n" in (folder / "check" / "gradient_check.md").read_text()
+    assert found["methods"]["Auto"]["cosine"] > found["methods"]["StraightThrough"]["cosine"]
+
+
 def test_the_network_of_a_run_is_checked(folder: Path) -> None:
     train(train_settings(folder / "run", folder / "line.h5", method="NON", updates=2))
     trained, fresh = (

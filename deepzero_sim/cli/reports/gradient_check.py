@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,12 @@ class GradientChecks:
     Args:
         checks: Check of each method, by its name.
         left_out: Methods that do not suit the solver, and why.
+        found: Reports of methods that measured the solver, by their names: what Auto chose, the error bar of a field.
     """
 
     checks: dict[str, GradientCheck]
     left_out: dict[str, str]
+    found: dict[str, str] = field(default_factory=dict)
 
 
 def rows(checks: Mapping[str, GradientCheck]) -> list[tuple[str, ...]]:
@@ -70,12 +72,13 @@ def publish(folder: Path, result: GradientChecks, settings: Mapping[str, Any]) -
     """
     write_text(folder / "gradient_check.json", json.dumps(results(result, settings), indent=2) + "\n")
     left_out = "".join(f"\nLeft out: {name}. {why}\n" for name, why in result.left_out.items())
+    found = "".join(f"\n{name}: {words}.\n" for name, words in result.found.items())
     text = f"""# Gradients past a solver
 
 {_explain(next(iter(result.checks.values()))) if result.checks else "No method suits the solver."}
 
 {markdown_table(rows(result.checks))}
-{left_out}
+{found}{left_out}
 ![Cosine and norm ratio by method, and difference quotients over the step size](gradient_check.png)
 
 ## Settings
@@ -92,7 +95,7 @@ def publish(folder: Path, result: GradientChecks, settings: Mapping[str, Any]) -
 def results(result: GradientChecks, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the content of `gradient_check.json`."""
     methods = {name: check.as_dict() for name, check in result.checks.items()}
-    return {"methods": methods, "left_out": dict(result.left_out), "settings": dict(settings)}
+    return {"methods": methods, "left_out": dict(result.left_out), "found": dict(result.found), "settings": dict(settings)}
 
 
 def _explain(check: GradientCheck) -> str:

@@ -125,7 +125,7 @@ def fingerprint_direction(spec: SolverSpec) -> Array:
     return np.where(spec.active(), signs, 0).astype(spec.dtype)
 
 
-def identify(states: Array, params: Array | None, probes: SolverProbe, differences: Differences) -> list[Array]:
+def identify(states: Array, params: Array | None, probes: SolverProbe, differences: Differences) -> list[np.ndarray]:
     """Return arrays that tell a solver and states of it from others, for two solver steps.
 
     Args:

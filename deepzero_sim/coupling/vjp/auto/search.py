@@ -242,7 +242,7 @@ class Search:
 
 
 class _ProductInUnits:
-    """Product as chains ask it: in units of each channel, whose sizes are `(C, *1)`."""
+    """Product as chains ask it: in units of each channel, of sizes `(C, *1)`, and zero in padding, as a layer takes it."""
 
     def __init__(self, product: VectorJacobianProduct, sizes: Array, probes: SolverProbe) -> None:
         self._product, self._sizes, self._probes = product, sizes, probes
@@ -250,4 +250,4 @@ class _ProductInUnits:
     def jvp(self, states: Array, advanced: Array, params: Array | None, directions: Array) -> Array:
         sizes = self._sizes
         taken = StepTaken(states * sizes, params, advanced * sizes)
-        return np.asarray(self._product.jvp(taken, directions * sizes, self._probes) / sizes)
+        return np.asarray(self._product.jvp(taken, directions * sizes, self._probes) / sizes * self._probes.spec.active())
