@@ -12,7 +12,7 @@ state.json               the counters of the checkpoint, for people to read
 first_steps.safetensors  the solver's step from every frame of the data, with which all rollouts begin
 preparation.jsonl        what was asked of the solver besides training steps, and how long it took
 snapshots/<step>/        checkpoints of earlier training steps, if any were to be kept
-jacobians.safetensors    what a ReferenceJacobian or JacobianField measured of the solver, if it names no other file
+jacobians.safetensors    what Auto, a ReferenceJacobian or JacobianField measured of the solver, if it names no other file
 answers.jsonl            answers to the queries of a long gradient that is on its way
 ratios.json              how the active coordinates are divided among layers, if not all are active
 results.json, report.md  what `evaluate` found

@@ -179,8 +179,8 @@ class Search:
         active = self._probes.spec.active()
         for block in range(1, max(active.shape[1:]) + 1):
             base = BaseJacobian(active, block)
-            if 2 * base.near_direction_count > self._left:
-                break  # more than that for larger blocks
+            if base.near_direction_count > self._left:
+                break  # larger blocks have larger windows
             if base.value_count <= MOST_VALUES and self._fits(Candidate(name, {"block": block})):
                 return block
         why = f"no size of blocks fits into memory and {self._limit}"
