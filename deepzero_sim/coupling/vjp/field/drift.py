@@ -25,8 +25,9 @@ CHECK_EVERY = 256
 #: Products that a field is not fitted to, one of each kind of direction, and last checks that are compared with these.
 UNSEEN, CHECKS = 8, 16
 
-#: Factor by which errors of half the last checks exceed those at measuring where a field has drifted.
-FACTOR = 2.0
+#: Factor by which errors of half the last checks exceed those at measuring where a field has drifted, and share of the error
+#: through a chain that a refit may leave: one that leaves more is not worth what it loses where the first was good.
+FACTOR, MENDED = 2.0, 0.8
 
 #: States that are kept from one check to the next, and all that are; products that are; and bytes of either, beyond the least.
 BETWEEN, STATES, PRODUCTS, LEAST, BYTES = 8, 64, 32, 8, 2**26

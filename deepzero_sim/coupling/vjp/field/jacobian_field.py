@@ -19,6 +19,7 @@ from deepzero_sim.coupling.vjp.differences import Differences
 from deepzero_sim.coupling.vjp.field.drift import (
     CHECK_EVERY,
     FACTOR,
+    MENDED,
     PREFIX,
     UNSEEN,
     Drift,
@@ -276,7 +277,7 @@ class JacobianField(VectorJacobianProduct):
                 self._refit(field, self.report, probes)
 
     def _refit(self, field: Field, report: FieldReport, probes: SolverProbe) -> None:
-        """Fit a field anew, to products at the last states too, and take it if it is better there; else do not check again."""
+        """Fit a field anew, to products at the last states too, and take it if that mends it; else do not check again."""
         drift, before = self._drift, probes.steps
         off = (
             f"after {drift.seen:,} products, those of the JacobianField of solver {probes.spec.name!r} are off "
@@ -296,14 +297,14 @@ class JacobianField(VectorJacobianProduct):
         steps = probes.steps - before
         if refit is None:
             drift.begin_anew()
-        elif refit.now > (1 - FALLS) * refit.was:
+        elif refit.now > MENDED * refit.was:
             drift.stop(f"{off}, and a refit of {steps} solver steps did not mend it", probes)
         else:
             self._tensors = refit.tensors
             self._load()
             drift.begin_anew(steps)
-            errors = f"from {refit.was:.2g} to {refit.now:.2g}"
-            mended = f"{off}: a refit of {steps} solver steps lowered the error of single ones {errors} ({self.report})"
+            errors = f"through {LENGTH} steps from {refit.was:.2g} to {refit.now:.2g}"
+            mended = f"{off}: a refit of {steps} solver steps lowered their error {errors} ({self.report})"
             if self._is_poor():
                 probes.warn(f"{mended}, which is poor: take {FALLBACK}.")
             else:
@@ -312,22 +313,22 @@ class JacobianField(VectorJacobianProduct):
     def _measure_again(self, field: Field, report: FieldReport, most: int, probes: SolverProbe) -> _Refit | None:
         """Fit a field to at most so many products at the last states, and those that were kept; None if that is not called for.
 
-        A few more products at the last states confirm first that the field has drifted, and the new one is judged by them.
+        A few products at the last states confirm first that the field has drifted, and chains from there judge the two.
         """
         before, generator = probes.steps, np.random.default_rng([self.seed, self._drift.seen, 1])
         measurement = Measurement(*self._drift.states(), probes, self._differences, generator, self._sizes)
-        others = measurement.products(UNSEEN)
-        was = errors_of(field, others)
-        if np.median(factors_of(was, report.unseen, self.tolerance)) <= FACTOR:
+        unseen = measurement.products(UNSEEN)
+        if np.median(factors_of(errors_of(field, unseen), report.unseen, self.tolerance)) <= FACTOR:
             return None
         chains, kept = measurement.chain(), products_from_tensors("kept", self._tensors)
         products = kept.join(measurement.products(min(ROUND, most)))
         medium = _Medium(report.periodic, field.operators.measured)
         new, found = self._search(measurement, chains, products, medium, most + len(kept.states))
-        steps, now = report.steps + probes.steps - before, errors_of(new, others)
-        found = replace(found, steps=steps, unseen=tuple(now), refits=report.refits + 1, refitted_after=self._drift.seen)
+        steps, errors = report.steps + probes.steps - before, errors_of(new, unseen)
+        found = replace(found, steps=steps, unseen=tuple(errors), refits=report.refits + 1, refitted_after=self._drift.seen)
         common = {"mean": measurement.mean} | product_tensors("kept", kept)
-        return _Refit(field_tensors(new, self._sizes, found) | common, float(np.median(was)), float(np.median(now)))
+        was = direction_error(chains.cosines(field).mean(0)[-1])
+        return _Refit(field_tensors(new, self._sizes, found) | common, was, found.error)
 
     def adopt_defaults(self, file: Path, most_steps: int) -> None:
         self.file = self.file or file
@@ -421,7 +422,7 @@ def _most(fit: FieldFit) -> int:
 
 
 class _Refit(NamedTuple):
-    """Arrays of a field that was fitted again, and the errors of single products of the old and of the new one."""
+    """Arrays of a field that was fitted again, and the errors of the old and of the new one, through the steps of chains."""
 
     tensors: dict[str, Array]
     was: float
