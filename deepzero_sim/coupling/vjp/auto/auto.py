@@ -113,6 +113,7 @@ class Auto(VectorJacobianProduct):
         """Choose anew, by products at states of the data.
 
         Raises:
+            ConfigError: The step size cannot be used with these states.
             SolverError: The states are none of the solver's.
         """
         require_states(probes.spec, states, params)
@@ -154,6 +155,8 @@ class Auto(VectorJacobianProduct):
         self.report, self._chosen = None, None
         if not state_dict:
             return
+        known = f"a choice of Auto is restored from what its state_dict gave, which has {_REPORT!r}"
+        require(_REPORT in state_dict, known, list(state_dict), "load the state of an Auto")
         report = ChoiceReport.from_array(state_dict[_REPORT])
         product = report.chosen.build(self._common)
         product.load_state_dict(

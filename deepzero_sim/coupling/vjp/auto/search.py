@@ -104,14 +104,18 @@ class Search:
         self._said: dict[str, list[warnings.WarningMessage]] = {}
 
     def choose(self) -> Found:
-        """Try candidates in the order of their cost, until one is good."""
+        """Try candidates in the order of their cost, until one is good.
+
+        Raises:
+            ConfigError: The step size cannot be used with these states.
+        """
         if self._left < CHAIN_STEPS:
             return self._settle(IDENTITY, f"to tell which suits takes {CHAIN_STEPS}, more than {self._limit}")
         try:
             self._measure_chains()
-        except (ConfigError, SolverError) as error:
-            self._count_failed(error)
-            return self._settle(DETACHED, f"probes of the solver failed ({error})")
+        except SolverError as error:
+            self._probes.count(account_of(error))
+            return self._settle(DETACHED, f"probes of the solver failed ({_without_stop(error)})")
         identity = self._judge(IDENTITY, IDENTITY.build(self._common))
         if identity < SAME and not any(self._try(candidate) >= GOOD for candidate in self._candidates()):
             self._try_coloured()
@@ -219,13 +223,9 @@ class Search:
         try:
             yield
         except (ConfigError, SolverError) as error:
-            self._count_failed(error)
-            self._trials.append(Trial(str(candidate), None, str(error).rstrip(".")))
-
-    def _count_failed(self, error: ConfigError | SolverError) -> None:
-        """Count the steps that an error has the account of, which goes no further."""
-        if isinstance(error, SolverError):
-            self._probes.count(account_of(error))
+            if isinstance(error, SolverError):
+                self._probes.count(account_of(error))
+            self._trials.append(Trial(str(candidate), None, _without_stop(error)))
 
     def _prepare(self, candidate: Candidate) -> VectorJacobianProduct:
         """Build a product and let it measure; its warnings wait until it is chosen."""
@@ -239,6 +239,11 @@ class Search:
 
     def _require_left(self, steps: int) -> None:
         require_that(steps <= self._left, f"it takes {steps:,}, more than {self._limit}")
+
+
+def _without_stop(error: Exception) -> str:
+    """Return the sentence of an error as part of another."""
+    return str(error).rstrip(".")
 
 
 class _ProductInUnits:

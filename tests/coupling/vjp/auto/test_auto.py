@@ -266,6 +266,16 @@ def test_bad_arguments_get_one_sentence(arguments: dict[str, object], says: str)
         Auto(**arguments)  # type: ignore[arg-type]
 
 
+def test_a_step_size_that_the_states_cannot_take_is_refused() -> None:
+    with pytest.raises(ConfigError, match="step_size 1e-17 is below the noise floor of float64 states"):
+        Auto(step_size=1e-17).prepare(noise(), None, SolverProbe(solver_of(little)))
+
+
+def test_the_state_of_another_product_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"has 'choice', not \['radius'\]: load the state of an Auto"):
+        Auto().load_state_dict({"radius": np.ones(1)})
+
+
 def test_states_of_another_shape_are_refused() -> None:
     with pytest.raises(dz.SolverError, match="shape"):
         Auto().prepare(np.ones((4, 1, POINTS - 1)), None, SolverProbe(solver_of(little)))
