@@ -41,7 +41,7 @@ class Auto(VectorJacobianProduct):
       deterministic. Neither takes solver steps.
     - :class:`StraightThrough` if the identity has a cosine of 0.999 to measured products through eight steps.
     - The first of :class:`JacobianField`, the same on a Jacobian measured at one state, and :class:`ReferenceJacobian` whose
-      cosine is 0.95 or more; the last two with the smallest blocks that `most_steps` allows.
+      cosine is 0.95 or more, and no less than the identity's; the last two with the smallest blocks that `most_steps` allows.
     - The best of these and the identity; beside them :class:`Coloured`, if none has 0.9, the step is local, and a product
       takes at most 32 solver steps a state.
     - :class:`Detached` if none has 0.5, or the solver fails when it is probed.

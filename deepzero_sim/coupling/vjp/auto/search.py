@@ -117,7 +117,8 @@ class Search:
             self._probes.count(account_of(error))
             return self._settle(DETACHED, f"probes of the solver failed ({_without_stop(error)})")
         identity = self._judge(IDENTITY, IDENTITY.build(self._common))
-        if identity < SAME and not any(self._try(candidate) >= GOOD for candidate in self._candidates()):
+        good = max(GOOD, identity)
+        if identity < SAME and not any(self._try(candidate) >= good for candidate in self._candidates()):
             self._try_coloured()
         best = self._best
         if best.cosine < LEAST:
