@@ -89,12 +89,12 @@ def _in_child(size: Size, method: FlowMethod) -> dict[str, Any]:
     """Measure in a process that does not outlive this one, and add what can be counted without it."""
     counted = {"counted": count_costs(size, method), "cells": math.prod(build_solver(size.solver).spec.state_shape[1:])}
     with open_executor("process", 1) as executor:
-        future = submit(executor, _measure_within_limits, (size, method))
+        future = submit(executor, _measure_within_limits, (size, method, SECONDS, MEMORY))
         if not wait([future], MOST_SECONDS).done:
             return {**counted, WHY: f"it took more than {MOST_SECONDS:.0f} s, and was ended."}
         found = outcome(future)
     if isinstance(found, WorkerLostError):
-        return {**counted, WHY: f"its process died, most likely because it needs more than {MEMORY / 2**30:.0f} GiB of memory."}
+        return {**counted, WHY: f"its process died, most likely as it needs more than {MEMORY / 2**30:.3g} GiB of memory."}
     if isinstance(found, Exception):
         raise found
     return {**counted, **found}
@@ -122,11 +122,11 @@ def _require_product(method: FlowMethod, flow: FlowName) -> Component:
 # ---- in the process of a measurement
 
 
-def _measure_within_limits(task: tuple[Size, FlowMethod]) -> dict[str, Any]:
-    """Measure; a method that refuses, or needs too much memory, says why."""
-    size, method = task
+def _measure_within_limits(task: tuple[Size, FlowMethod, int, int]) -> dict[str, Any]:
+    """Measure within seconds of a core and bytes; a method that refuses, or needs more, says why."""
+    size, method, seconds, memory = task
     signal.signal(signal.SIGXCPU, _raise_out_of_time)
-    for kind, most in ((resource.RLIMIT_DATA, MEMORY), (resource.RLIMIT_CPU, SECONDS)):
+    for kind, most in ((resource.RLIMIT_DATA, memory), (resource.RLIMIT_CPU, seconds)):
         resource.setrlimit(kind, (most, resource.getrlimit(kind)[1]))
     with collect_warnings(method) as sentences:
         try:
@@ -134,11 +134,11 @@ def _measure_within_limits(task: tuple[Size, FlowMethod]) -> dict[str, Any]:
         except (ConfigError, SolverError) as error:
             found = {WHY: str(error)}
         except _OutOfTimeError:
-            found = {WHY: f"it took more than {SECONDS} s of a core, and was ended."}
+            found = {WHY: f"it took more than {seconds} s of a core, and was ended."}
         except (MemoryError, RuntimeError) as error:
             if not isinstance(error, MemoryError) and "memory" not in str(error):
                 raise
-            found = {WHY: f"it needs more than {MEMORY / 2**30:.0f} GiB of memory."}
+            found = {WHY: f"it needs more than {memory / 2**30:.3g} GiB of memory."}
     return {**found, "warnings": sentences}
 
 
