@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -129,26 +130,26 @@ class FieldFit:
             found.append(values.reshape(self._features.count, size)[:, row].T)
         return Sample(places, np.concatenate(found).astype(np.float64))
 
-    def fit(self, rank: int, radius: int) -> list[Field]:
-        """Fit fields whose exponential is of first, then of second order.
+    def fit(self, rank: int, radius: int) -> Iterator[Field]:
+        """Fit a field whose exponential is of first order, then one of second order.
 
         Args:
             rank: Number of features that vary; 0 leaves `A` out, and there is one field.
             radius: Radius of stencils that differ from point to point; 0 leaves them out.
         """
-        directions = self.directions.vectors[:, :rank]
-        features = self._features.combine(directions)
+        features = self._features.combine(self.directions.vectors[:, :rank])
         if not rank and not radius:
-            return [Field(features, self._common)]
+            yield Field(features, self._common)
+            return
         operators = self._solve(self.products.coefficients(features), self._common, 1, radius)
         if not rank:
-            return [Field(features, operators)]
+            yield Field(features, operators)
+            return
         features = self._features.combine(self._refine(operators))
-        coefficients, fields = self.products.coefficients(features), []
+        coefficients = self.products.coefficients(features)
         for order in (1, 2):
             operators = self._solve(coefficients, operators, order, radius)
-            fields.append(Field(features, operators))
-        return fields
+            yield Field(features, operators)
 
     def _solve(self, coefficients: Array, before: FieldOperators, order: int, radius: int) -> FieldOperators:
         """Solve for all kernels, then for local stencils; a second order of the exponential is that of the operators before.

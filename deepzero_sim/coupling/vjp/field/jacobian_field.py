@@ -29,18 +29,17 @@ from deepzero_sim.coupling.vjp.field.drift import (
     factors_of,
     keep_some,
 )
-from deepzero_sim.coupling.vjp.field.field_report import FALLBACK, FieldReport, Reason, direction_error
-from deepzero_sim.coupling.vjp.field.fitting import Field, FieldFit, Products
-from deepzero_sim.coupling.vjp.field.kernel_grid import KernelGrid
+from deepzero_sim.coupling.vjp.field.field_report import FALLBACK, FieldReport, direction_error
+from deepzero_sim.coupling.vjp.field.fitting import Field
 from deepzero_sim.coupling.vjp.field.measured_base import MeasuredBase
-from deepzero_sim.coupling.vjp.field.probing import CHAINS, LENGTH, Chains, Measurement
+from deepzero_sim.coupling.vjp.field.probing import CHAINS, LENGTH, Measurement
 from deepzero_sim.coupling.vjp.field.saved_field import (
     field_from_tensors,
     field_tensors,
     product_tensors,
     products_from_tensors,
 )
-from deepzero_sim.coupling.vjp.field.state_features import StateFeatures
+from deepzero_sim.coupling.vjp.field.search import ROUND, FieldSearch, Medium, find_periodic_axes
 from deepzero_sim.coupling.vjp.jacobian_file import JacobianFile, identify, path_or_none
 from deepzero_sim.errors import DeepZeroError
 from deepzero_sim.execution.threads import single_threaded
@@ -52,23 +51,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Probes of a round, and least probes a channel.
-ROUND, LEAST = 32, 4
-
-#: Radii of stencils that differ from point to point, tried where a uniform medium does not explain enough.
-RADII = (1, 2)
+#: Least probes a channel.
+LEAST = 4
 
 #: Cosine through the chains' steps from which on a field is worth its name.
 POOR = 0.9
-
-#: Share by which another round, or a higher rank, must lower the error.
-FALLS = 0.05
-
-#: Share of the largest strength below which a feature may be noise, one below which it is, and points near an end of an axis.
-NOISE, NEGLIGIBLE, NEAR_END = 0.15, 1e-12, 2
-
-#: Least products, and equations on the whole, of the fits that tell which axes are periodic, and the radius of their kernels.
-FEWEST, EQUATIONS, SMALL_KERNEL = 8, 2**17, 4
 
 
 @final
@@ -168,62 +155,12 @@ class JacobianField(VectorJacobianProduct):
         periodic, measured = find_periodic_axes(products, self.seed), None
         if self.block is not None:
             measured = MeasuredBase.measure(states, params, probes, self._differences, self.block, measurement.sizes)
-        medium = _Medium(periodic, measured)
-        field, report = self._search(measurement, chains, products, medium, self.probes)
+        search = FieldSearch(measurement, chains, Medium(periodic, measured), self.tolerance, self.seed)
+        field, report = search.run(products, self.probes)
         unseen = errors_of(field, measurement.products(UNSEEN))
         report = replace(report, steps=probes.steps - before, unseen=tuple(unseen))
         common = {"mean": measurement.mean} | product_tensors("kept", keep_some(products))
         return field_tensors(field, measurement.sizes, report) | common
-
-    def _search(
-        self, measurement: Measurement, chains: Chains, products: Products, medium: _Medium, most: int
-    ) -> tuple[Field, FieldReport]:
-        """Fit fields to ever more products, up to so many, and return the best of them with what chains tell of it."""
-        judged = self._fit(products, medium, chains, 0)
-        identity = chains.cosines_of_identity().mean(0)
-        reason = self._reason_to_stop(judged, most)
-        if judged.cosines[-1] < identity[-1]:
-            reason = Reason.NO_USE
-        while reason is None:
-            products = products.join(measurement.products(min(ROUND, most - len(products.states))))
-            new = self._fit(products, medium, chains, judged.rank)
-            gains = new.error <= (1 - FALLS) * judged.error
-            judged = min(judged, new, key=lambda one: one.error)
-            reason = self._reason_to_stop(new, most) if gains else Reason.NO_GAIN
-        cosines = tuple(judged.cosines), tuple(identity)
-        return judged.field, FieldReport(judged.probes, 0, judged.rank, medium.periodic, *cosines, reason)
-
-    def _fit(self, products: Products, medium: _Medium, chains: Chains, least: int) -> _Judged:
-        """Fit fields, each less simple than the one before as long as errors are above the tolerance, and return the best.
-
-        They have features that are linear in the state, of rank `least` at least; products of channels too; and stencils that
-        differ from point to point.
-        """
-        fit = _begin_fit(products, medium, self.seed)
-        judged = self._raise_rank(fit, chains, least)
-        if judged.error > self.tolerance:
-            other_fit = _begin_fit(products, medium, self.seed, squares=True)
-            other = self._raise_rank(other_fit, chains, least)
-            fit, judged = (other_fit, other) if other.error <= (1 - FALLS) * judged.error else (fit, judged)
-        for radius in RADII if judged.error > self.tolerance else ():
-            new = _judge(fit, judged.rank, chains, radius)
-            judged = new if new.error <= (1 - FALLS) * judged.error else judged
-        return judged
-
-    def _raise_rank(self, fit: FieldFit, chains: Chains, least: int) -> _Judged:
-        """Fit a constant field, one of the rank that stands out, at least `least`, and of twice that as long as errors fall."""
-        judged, rank = _judge(fit, 0, chains), max(_rank(fit), min(least, _most(fit)))
-        while judged.rank < rank <= _most(fit) and (judged.rank == 0 or judged.error > self.tolerance):
-            new = _judge(fit, rank, chains)
-            if new.error > (1 - FALLS) * judged.error:
-                break
-            judged, rank = new, 2 * rank
-        return judged
-
-    def _reason_to_stop(self, judged: _Judged, most: int) -> Reason | None:
-        if judged.error <= self.tolerance:
-            return Reason.TOLERANCE
-        return None if judged.probes < most else Reason.ALL_USED
 
     def _load(self) -> None:
         self._field, self._sizes, self.report = field_from_tensors(self._tensors)
@@ -322,8 +259,9 @@ class JacobianField(VectorJacobianProduct):
             return None
         chains, kept = measurement.chain(), products_from_tensors("kept", self._tensors)
         products = kept.join(measurement.products(min(ROUND, most)))
-        medium = _Medium(report.periodic, field.operators.measured)
-        new, found = self._search(measurement, chains, products, medium, most + len(kept.states))
+        medium = Medium(report.periodic, field.operators.measured)
+        search = FieldSearch(measurement, chains, medium, self.tolerance, self.seed)
+        new, found = search.run(products, most + len(kept.states))
         steps, errors = report.steps + probes.steps - before, errors_of(new, unseen)
         found = replace(found, steps=steps, unseen=tuple(errors), refits=report.refits + 1, refitted_after=self._drift.seen)
         common = {"mean": measurement.mean} | product_tensors("kept", kept)
@@ -363,88 +301,9 @@ class JacobianField(VectorJacobianProduct):
         self._field = None
 
 
-def find_periodic_axes(products: Products, seed: int) -> tuple[bool, ...]:
-    """Find the axes whose ends meet: those where a fit that joins them explains products near the ends better.
-
-    The fits have kernels of few points, which need few products on large grids.
-    """
-    size = products.states[0, 0].size
-    some, axes = products.first(max(FEWEST, EQUATIONS // size)), products.states.ndim - 2
-    together = (True,) * axes
-    joined = _errors_of(some, together, seed)
-    found = []
-    for axis in range(axes):
-        apart = tuple(other != axis for other in range(axes))
-        points = products.states.shape[2 + axis]
-        ends = np.r_[0 : min(NEAR_END, points), max(0, points - NEAR_END) : points]
-        meeting, ending = (np.take(errors, ends, axis).sum() for errors in (joined, _errors_of(some, apart, seed)))
-        found.append(bool(meeting <= ending))
-    return tuple(found)
-
-
-def _errors_of(products: Products, periodic: tuple[bool, ...], seed: int) -> Array:
-    """Compute the sum of squared errors of a fit with small kernels at each point, `(*N)`."""
-    fit = _begin_fit(products, _Medium(periodic), seed, SMALL_KERNEL)
-    field = fit.fit(_rank(fit), 0)[0]
-    return np.asarray(np.square(field.of(products) - products.answers).sum((0, 1)))
-
-
-class _Medium(NamedTuple):
-    """Facts of a medium that fits need: which axes are periodic, and its measured Jacobian, if there is one."""
-
-    periodic: tuple[bool, ...]
-    measured: MeasuredBase | None = None
-
-
-def _begin_fit(products: Products, medium: _Medium, seed: int, radius: int | None = None, squares: bool = False) -> FieldFit:
-    features = StateFeatures(products.states, products.advanced, products.params, medium.periodic, squares)
-    grid = KernelGrid(products.states.shape[2:], medium.periodic, radius)
-    return FieldFit(grid, features, products, seed, medium.measured)
-
-
-def _rank(fit: FieldFit) -> int:
-    """Choose the rank where strengths fall most, among those above noise and not more than products can tell apart."""
-    strengths = fit.directions.strengths
-    if not _most(fit) or not strengths[0] > 0:
-        return 0
-    clear = int((strengths > NOISE * strengths[0]).sum())
-    candidates = strengths[: min(clear, _most(fit)) + 1]
-    drops: Array = candidates[:-1] / np.maximum(candidates[1:], NEGLIGIBLE * candidates[0])
-    return 1 + int(np.argmax(drops))
-
-
-def _most(fit: FieldFit) -> int:
-    """Bound the rank: `(r + 1) C` unknowns a point and output channel, and half as many products at most."""
-    count, channels = fit.products.states.shape[:2]
-    found: int = max(0, len(fit.directions.strengths) - 1)
-    told: int = count // (2 * channels) - 1
-    return min(found, max(1, told))
-
-
 class _Refit(NamedTuple):
     """Arrays of a field that was fitted again, and the errors of the old and of the new one, through the steps of chains."""
 
     tensors: dict[str, Array]
     was: float
     now: float
-
-
-class _Judged(NamedTuple):
-    """Field, its rank, the number of products that it was fitted to, and the cosines of its chains."""
-
-    field: Field
-    rank: int
-    probes: int
-    cosines: Array
-
-    @property
-    def error(self) -> float:
-        """Error of products through all steps of the chains."""
-        return direction_error(self.cosines[-1])
-
-
-def _judge(fit: FieldFit, rank: int, chains: Chains, radius: int = 0) -> _Judged:
-    """Fit fields of a rank, and return the one that chains tell to be better; if little so, the cheaper one."""
-    fields = fit.fit(rank, radius)
-    first, *others = (_Judged(field, rank, len(fit.products.states), chains.cosines(field).mean(0)) for field in fields)
-    return next((other for other in others if other.error < (1 - FALLS) * first.error), first)

@@ -1,0 +1,184 @@
+"""Search for the field that explains measured products: its features, its rank, stencils of its own, the number of products."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from deepzero_sim.common.types import Array
+from deepzero_sim.coupling.vjp.field.field_report import FieldReport, Reason, direction_error
+from deepzero_sim.coupling.vjp.field.fitting import Field, FieldFit, Products
+from deepzero_sim.coupling.vjp.field.kernel_grid import KernelGrid
+from deepzero_sim.coupling.vjp.field.measured_base import MeasuredBase
+from deepzero_sim.coupling.vjp.field.probing import Chains, Measurement
+from deepzero_sim.coupling.vjp.field.state_features import StateFeatures
+
+#: Products of a round.
+ROUND = 32
+
+#: Radii of stencils that differ from point to point, tried where a uniform medium does not explain enough.
+RADII = (1, 2)
+
+#: Share by which another round, or a field less simple, must lower the error.
+FALLS = 0.05
+
+#: Share of the largest strength below which a feature may be noise, one below which it is, and points near an end of an axis.
+NOISE, NEGLIGIBLE, NEAR_END = 0.15, 1e-12, 2
+
+#: Least products, and equations on the whole, of the fits that tell which axes are periodic, and the radius of their kernels.
+FEWEST, EQUATIONS, SMALL_KERNEL = 8, 2**17, 4
+
+
+class Medium(NamedTuple):
+    """Facts of a medium that fits need: which axes are periodic, and its measured Jacobian, if there is one."""
+
+    periodic: tuple[bool, ...]
+    measured: MeasuredBase | None = None
+
+
+class _Judged(NamedTuple):
+    """Field, its rank, the number of products that it was fitted to, and the cosines of its chains."""
+
+    field: Field
+    rank: int
+    probes: int
+    cosines: Array
+
+    @property
+    def error(self) -> float:
+        """Error of products through all steps of the chains."""
+        return direction_error(self.cosines[-1])
+
+    def is_beaten_by(self, other: _Judged) -> bool:
+        """Tell whether another field is better by more than chance."""
+        return other.error <= (1 - FALLS) * self.error
+
+
+class FieldSearch:
+    """Search for the best field by chains of products that no fit has seen.
+
+    Args:
+        measurement: Means of measuring further products.
+        chains: Chains that judge.
+        medium: Facts of the medium.
+        tolerance: Error of products through the chains' steps at which the search ends.
+        seed: Seed of the points at which features are compared.
+    """
+
+    def __init__(self, measurement: Measurement, chains: Chains, medium: Medium, tolerance: float, seed: int) -> None:
+        self._measurement, self._chains, self._medium = measurement, chains, medium
+        self._tolerance, self._seed = tolerance, seed
+        self._identity = chains.cosines_of_identity().mean(0)
+        self._no_use = direction_error(self._identity[-1])
+
+    def run(self, products: Products, most: int) -> tuple[Field, FieldReport]:
+        """Fit fields to ever more products, up to so many, and return the best of them with what chains tell of it."""
+        judged = self._fit(products, 0)
+        reason = self._reason_to_stop(judged, most)
+        if judged.cosines[-1] < self._identity[-1]:
+            reason = Reason.NO_USE
+        while reason is None:
+            products = products.join(self._measurement.products(min(ROUND, most - len(products.states))))
+            new = self._fit(products, judged.rank)
+            reason = self._reason_to_stop(new, most) if judged.is_beaten_by(new) else Reason.NO_GAIN
+            judged = min(judged, new, key=lambda one: one.error)
+        cosines = tuple(judged.cosines), tuple(self._identity)
+        return judged.field, FieldReport(judged.probes, 0, judged.rank, self._medium.periodic, *cosines, reason)
+
+    def _reason_to_stop(self, judged: _Judged, most: int) -> Reason | None:
+        if judged.error <= self._tolerance:
+            return Reason.TOLERANCE
+        return None if judged.probes < most else Reason.ALL_USED
+
+    def _fit(self, products: Products, least: int) -> _Judged:
+        """Fit fields, each less simple than the one before as long as errors are above the tolerance, and return the best.
+
+        They have features that are linear in the state, of rank `least` at least; products of channels too, unless all so far
+        are worse than the identity, as where the medium is not uniform; and stencils that differ from point to point.
+        """
+        fit = _begin_fit(products, self._medium, self._seed)
+        judged = self._raise_rank(fit, least)
+        if self._tolerance < judged.error <= self._no_use:
+            other_fit = _begin_fit(products, self._medium, self._seed, squares=True)
+            other = self._raise_rank(other_fit, least)
+            fit, judged = (other_fit, other) if judged.is_beaten_by(other) else (fit, judged)
+        for radius in RADII if judged.error > self._tolerance else ():
+            new = self._judge(fit, judged.rank, radius)
+            judged = new if judged.is_beaten_by(new) else judged
+        return judged
+
+    def _raise_rank(self, fit: FieldFit, least: int) -> _Judged:
+        """Fit a constant field, one of the rank that stands out, at least `least`, and of twice that as long as errors fall."""
+        judged, rank = self._judge(fit, 0), max(_rank(fit), min(least, _most(fit)))
+        while judged.rank < rank <= _most(fit) and (judged.rank == 0 or judged.error > self._tolerance):
+            new = self._judge(fit, rank)
+            if not judged.is_beaten_by(new):
+                break
+            judged, rank = new, 2 * rank
+        return judged
+
+    def _judge(self, fit: FieldFit, rank: int, radius: int = 0) -> _Judged:
+        """Fit fields of a rank, of first and second order, and return the better one; if little so, the cheaper one.
+
+        No second order mends a first that is worse than the identity.
+        """
+        best: _Judged | None = None
+        for field in fit.fit(rank, radius):
+            judged = _Judged(field, rank, len(fit.products.states), self._chains.cosines(field).mean(0))
+            best = judged if best is None or best.is_beaten_by(judged) else best
+            if judged.error > self._no_use:
+                break
+        assert best is not None
+        return best
+
+
+def find_periodic_axes(products: Products, seed: int) -> tuple[bool, ...]:
+    """Find the axes whose ends meet: those where a fit that joins them explains products near the ends better.
+
+    The fits have kernels of few points, which need few products on large grids.
+    """
+    size = products.states[0, 0].size
+    some, axes = products.first(max(FEWEST, EQUATIONS // size)), products.states.ndim - 2
+    together = (True,) * axes
+    joined = _errors_of(some, together, seed)
+    found = []
+    for axis in range(axes):
+        apart = tuple(other != axis for other in range(axes))
+        points = products.states.shape[2 + axis]
+        ends = np.r_[0 : min(NEAR_END, points), max(0, points - NEAR_END) : points]
+        meeting, ending = (np.take(errors, ends, axis).sum() for errors in (joined, _errors_of(some, apart, seed)))
+        found.append(bool(meeting <= ending))
+    return tuple(found)
+
+
+def _errors_of(products: Products, periodic: tuple[bool, ...], seed: int) -> Array:
+    """Compute the sum of squared errors of a fit with small kernels at each point, `(*N)`."""
+    fit = _begin_fit(products, Medium(periodic), seed, SMALL_KERNEL)
+    field = next(iter(fit.fit(_rank(fit), 0)))
+    return np.asarray(np.square(field.of(products) - products.answers).sum((0, 1)))
+
+
+def _begin_fit(products: Products, medium: Medium, seed: int, radius: int | None = None, squares: bool = False) -> FieldFit:
+    features = StateFeatures(products.states, products.advanced, products.params, medium.periodic, squares)
+    grid = KernelGrid(products.states.shape[2:], medium.periodic, radius)
+    return FieldFit(grid, features, products, seed, medium.measured)
+
+
+def _rank(fit: FieldFit) -> int:
+    """Choose the rank where strengths fall most, among those above noise and not more than products can tell apart."""
+    strengths = fit.directions.strengths
+    if not _most(fit) or not strengths[0] > 0:
+        return 0
+    clear = int((strengths > NOISE * strengths[0]).sum())
+    candidates = strengths[: min(clear, _most(fit)) + 1]
+    drops: Array = candidates[:-1] / np.maximum(candidates[1:], NEGLIGIBLE * candidates[0])
+    return 1 + int(np.argmax(drops))
+
+
+def _most(fit: FieldFit) -> int:
+    """Bound the rank: `(r + 1) C` unknowns a point and output channel, and half as many products at most."""
+    count, channels = fit.products.states.shape[:2]
+    found: int = max(0, len(fit.directions.strengths) - 1)
+    told: int = count // (2 * channels) - 1
+    return min(found, max(1, told))
