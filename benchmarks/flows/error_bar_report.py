@@ -143,7 +143,7 @@ def draw_error_bars(plot: Any, found: Sequence[ErrorBarFound]) -> Any:
     """
     known = [one for one in found if WHY not in one.measured]
     flows = list(dict.fromkeys(one.flow for one in known))
-    colours = {flow: plot.get_cmap("tab20")(place) for place, flow in enumerate(flows)}
+    colours = {flow: plot.get_cmap("tab20")((2 * place + place // 10) % 20) for place, flow in enumerate(flows)}  # dark first
     panels = [(states, steps) for states in (DRAWN, FIRST) for steps in THROUGH]
     errors = [one.predicted(t) for one in known for t in THROUGH] + [one.true(*panel) for one in known for panel in panels]
     ends = np.array([min(errors) / 1.5, 1.5 * max(errors)])

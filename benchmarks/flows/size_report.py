@@ -186,9 +186,10 @@ def _draw_line(ax: Any, some: list[SizeFound], quantity: Callable[[SizeFound], f
         return
     cells, values, _ = zip(*points, strict=True)
     ax.plot(cells, values, color=style["color"], linewidth=1)
+    ax.plot([], [], linestyle="", markersize=5.5, label=label, **style)
     for measured in (True, False):
         chosen = [(x, y) for x, y, is_measured in points if is_measured == measured]
         if chosen:
             xs, ys = zip(*chosen, strict=True)
             fill = {} if measured else {"markerfacecolor": "white"}
-            ax.plot(xs, ys, linestyle="", markersize=5.5, label=label if measured else None, **style, **fill)
+            ax.plot(xs, ys, linestyle="", markersize=5.5, **style, **fill)
