@@ -134,7 +134,7 @@ def sizes_section(found: Sequence[SizeFound], figure: str) -> str:
     return f"""
 ## Cost by the number of cells
 
-Larger domains of cells of one size, with as many times the waves: products are as hard to find on all of them. Prepared with
+Larger domains of cells of one size, with waves of the same lengths: products are as hard to find on all of them. Prepared with
 {SIMULATIONS * FRAMES} states of {SIMULATIONS} simulations and compared at {UNSEEN} unseen states, each in a process of its own,
 whose largest memory is given, of which some 0.7 GiB are Python, torch and jax. Seconds of a core are those of the process;
 times of a product and a step are of a state. What was only counted is in brackets: its bytes are those of what it would store.

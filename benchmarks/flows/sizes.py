@@ -1,8 +1,8 @@
 """Cost of products by the number of cells: flows on ever larger domains of cells of one size.
 
-A larger domain holds as many times the waves, and a step carries a change as far in cells, so that products are as hard to find
-as on the flow's own grid; on a finer grid, whose steps are shorter, the identity would do. Each method is measured in a process
-of its own, whose largest memory is the method's, within limits of time and memory.
+A larger domain holds waves of the same lengths, and a step carries a change as far in cells, so that products are as hard to
+find as on the flow's own grid; on a finer grid, whose steps are shorter, the identity would do. Each method is measured in a
+process of its own, whose largest memory is the method's, within limits of time and memory.
 """
 
 from __future__ import annotations
@@ -208,6 +208,9 @@ def simulate(solver: Solver, flow: Flow, count: int, frames: int, seed: int) -> 
         count: Number of simulations.
         frames: Frames of each.
         seed: Seed of the initial states.
+
+    Raises:
+        SolverError: A simulation blew up.
     """
     state: Array = call_function(flow.initial, solver.spec, np.zeros((count, 0), np.float32), seed)
     found = []
@@ -215,7 +218,10 @@ def simulate(solver: Solver, flow: Flow, count: int, frames: int, seed: int) -> 
         state = solver.step(state) if step else state
         if step >= flow.warm_up and (step - flow.warm_up) % STEPS == 0:
             found.append(state)
-    return np.concatenate(found)
+    states = np.concatenate(found)
+    if not np.isfinite(states).all():
+        raise SolverError(f"simulations by solver {solver.spec.name!r} on {solver.spec.state_shape} values are not finite.")
+    return states
 
 
 def peak_memory() -> int:

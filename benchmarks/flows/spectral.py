@@ -111,7 +111,7 @@ class SpectralSolver(JaxSolver):
         flow: Name of the flow, one of :data:`SPECTRAL`.
         fine: True for the reference, on the finer grid.
         larger: Ratio of the domain's length to the flow's: as many times the points along each axis, of the same size, hold
-            as many times the waves of the initial states.
+            waves of the same lengths in their initial states.
 
     Raises:
         ConfigError: There is no such flow.
@@ -175,7 +175,20 @@ def _larger(spec: SolverSpec, given: Spectral) -> int:
 def _fourier_series(given: Spectral, larger: int, points: int, key: Any) -> Any:
     series = ex.ic.RandomTruncatedFourierSeries(len(given.axes), cutoff=larger * given.cutoff, max_one=True)
     keys = jax.random.split(key, len(given.channels))
-    return given.amplitude * jnp.concatenate([series(points, key=one) for one in keys])
+    made = jnp.concatenate([series(points, key=one) for one in keys])
+    return given.amplitude * (_without_longer_waves(made, larger) if larger > 1 else made)
+
+
+def _without_longer_waves(values: Any, larger: int) -> Any:
+    """Take away waves longer than the flow's own domain, `(C, *N)`, which would make its fluid faster; scale to 1 again."""
+    axes = tuple(range(1, values.ndim))
+    points = values.shape[1]
+    squares = jnp.zeros((1,) * values.ndim)
+    for axis in axes:
+        waves = points * jnp.fft.fftfreq(points)
+        squares = squares + jnp.expand_dims(waves, [other for other in range(values.ndim) if other != axis]) ** 2
+    filtered = jnp.fft.ifftn(jnp.where(squares < larger**2, 0, jnp.fft.fftn(values, axes=axes)), axes=axes).real
+    return filtered / jnp.abs(filtered).max(axis=axes, keepdims=True)
 
 
 #: Number of blobs, and their width as a share of the domain.
