@@ -129,7 +129,7 @@ def test_results_of_other_settings_are_not_mixed(tmp_path: Path, capsys: pytest.
     capsys.readouterr()
     assert main([*words, "--updates", "7"]) == 2
     said = capsys.readouterr().err
-    assert "updates 500" in said and "updates 7" in said and "name another output" in said and said.count("\n") == 1
+    assert "updates 300" in said and "updates 7" in said and "name another output" in said and said.count("\n") == 1
 
 
 @pytest.mark.parametrize("key", ["steps", "unroll"])

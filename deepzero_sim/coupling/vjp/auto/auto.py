@@ -40,13 +40,13 @@ class Auto(VectorJacobianProduct):
     - :class:`Exact` for a :class:`~deepzero_sim.DifferentiableSolver`; :class:`Detached` for a solver that is not
       deterministic. Neither takes solver steps.
     - :class:`StraightThrough` if the identity has a cosine of 0.999 to measured products through eight steps.
-    - The first of :class:`JacobianField`, the same on a Jacobian measured at one state, and :class:`ReferenceJacobian` whose
+    - The first of :class:`JacobianField`, :class:`ReferenceJacobian`, and a field on a Jacobian measured at one state, whose
       cosine is 0.95 or more, and no less than the identity's; the last two with the smallest blocks that `most_steps` allows.
-    - The best of these and the identity; beside them :class:`Coloured`, if none has 0.9, the step is local, and a product
+    - The best of these, the identity and :class:`Coloured`, which is tried if none has 0.9, the step is local, and a product
       takes at most 32 solver steps a state.
     - :class:`Detached` if none has 0.5, or the solver fails when it is probed.
 
-    Four chains of eight products along rollouts judge all of them; no candidate is fitted to these. A candidate that refuses
+    Chains of eight products along rollouts judge all of them; no candidate is fitted to these. A candidate that refuses
     the solver is left out. The choice is part of :meth:`state_dict`.
 
     Args:

@@ -56,11 +56,14 @@ class Candidate:
 DETACHED, IDENTITY, EXACT = Candidate("Detached"), Candidate("StraightThrough"), Candidate("Exact")
 COLOURED, FIELD = Candidate("Coloured"), Candidate("JacobianField")
 
+#: Forward differences measure a whole Jacobian as well as central ones, see :class:`Differences`.
 _BUILDERS: Mapping[str, Callable[[Common, Mapping[str, Any]], VectorJacobianProduct]] = {
     "Detached": lambda common, arguments: Detached(),
     "StraightThrough": lambda common, arguments: StraightThrough(),
     "Exact": lambda common, arguments: Exact(),
     "Coloured": lambda common, arguments: Coloured(step_size=common.step_size),
     "JacobianField": lambda common, arguments: JacobianField(**common._asdict(), **arguments),
-    "ReferenceJacobian": lambda common, arguments: ReferenceJacobian(step_size=common.step_size, file=common.file, **arguments),
+    "ReferenceJacobian": lambda common, arguments: ReferenceJacobian(
+        step_size=common.step_size, file=common.file, scheme="forward", **arguments
+    ),
 }

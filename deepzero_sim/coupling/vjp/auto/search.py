@@ -34,11 +34,11 @@ SAME, GOOD, FAIR, LEAST = 0.999, 0.95, 0.9, 0.5
 #: Solver steps of the chains, and of the product that tells the solver from others.
 CHAIN_STEPS = 2 * CHAINS * LENGTH + 2
 
-#: Most solver steps of a product at one state, for one that takes some.
-MOST_A_STATE = 32
+#: Most solver steps of a product at one state, for one that takes some, and chains that such a product is judged by.
+MOST_A_STATE, FEW = 32, 2
 
-#: Products that measure a Jacobian at one state in blocks, in the order of their cost.
-BLOCKWISE = ("JacobianField", "ReferenceJacobian")
+#: Products that measure a Jacobian at one state in blocks, in the order of the time that they take.
+BLOCKWISE = ("ReferenceJacobian", "JacobianField")
 
 #: Most values of a Jacobian measured at one state: every product reads them all.
 MOST_VALUES = 2**26
@@ -75,7 +75,7 @@ def choose_by_spec(solver: Solver, common: Common) -> Found | None:
 
 def most_steps_of_search(spec: SolverSpec, common: Common) -> int:
     """Count the solver steps that a search takes, at most, where their number is not limited."""
-    steps = CHAIN_STEPS + LENGTH * MOST_A_STATE
+    steps = CHAIN_STEPS + FEW * LENGTH * MOST_A_STATE
     for candidate in (FIELD, *(Candidate(name, {"block": 1}) for name in BLOCKWISE), COLOURED):
         try:
             steps += candidate.build(common).steps_to_measure(spec)
@@ -123,9 +123,13 @@ class Search:
         best = self._best
         if best.cosine < LEAST:
             return self._settle(DETACHED, f"no product has a cosine of {LEAST} through {LENGTH} steps")
-        for warning in self._said.get(str(best.candidate), []):
-            self._probes.warn(str(warning.message))
-        return Found(self._report(best.candidate, f"cosine {best.cosine:.4f} through {LENGTH} steps"), best.product)
+        report = self._report(best.candidate, f"cosine {best.cosine:.4f} through {LENGTH} steps")
+        said = [str(warning.message) for warning in self._said.get(str(best.candidate), [])]
+        if best.cosine < FAIR and not said:
+            said = [f"the best product found for solver {self._probes.spec.name!r} is poor: {report}."]
+        for sentence in said:
+            self._probes.warn(sentence)
+        return Found(report, best.product)
 
     @property
     def _left(self) -> int:
@@ -157,7 +161,7 @@ class Search:
         differences = Differences(common.step_size, "central")
         # not the numbers that a field draws, which its own chains and products are made of
         measurement = Measurement(states, params, probes, differences, np.random.default_rng([common.seed, 1]))
-        file, settings = JacobianFile(common.file), [f"chains 1 {common.step_size} {common.seed}"]
+        file, settings = JacobianFile(common.file), [f"chains 2 {common.step_size} {common.seed}"]
         identity = identify(states, params, probes, differences)
         self._chains = Chains.load(file.get(settings, identity, probes, lambda: measurement.chain().tensors()))
         file.save()
@@ -166,8 +170,7 @@ class Search:
     def _judge(self, candidate: Candidate, product: VectorJacobianProduct, chains: int = CHAINS) -> float:
         """Compute the cosine of a product through all steps of the chains, and note it."""
         judged = _ProductInUnits(product, self._sizes, self._probes)
-        cosines = self._chains.first(chains).cosines(judged)[:, -1]
-        cosine = float(np.nan_to_num(cosines.mean(), nan=-1.0))
+        cosine = float(np.nan_to_num(self._chains.first(chains).cosines(judged)[-1], nan=-1.0))
         self._trials.append(Trial(str(candidate), cosine))
         self._judged.append(_Judged(cosine, candidate, product))
         return cosine
@@ -216,8 +219,8 @@ class Search:
             assert radius is not None
             steps = product.steps_per_product(spec, radius)
             require_that(steps <= MOST_A_STATE, f"a product takes {steps:,} solver steps a state, more than {MOST_A_STATE}")
-            self._require_left(LENGTH * steps)
-            self._judge(COLOURED, product, chains=1)
+            self._require_left(FEW * LENGTH * steps)
+            self._judge(COLOURED, product, chains=FEW)
 
     @contextmanager
     def _leave_out_unsuitable(self, candidate: Candidate) -> Iterator[None]:

@@ -32,8 +32,8 @@ class FieldReport:
         steps: Solver steps of all products.
         rank: Number of features that its coefficients depend on.
         periodic: Flag of each axis, True if the field takes its ends to meet.
-        cosines: Mean cosine of its products through 1, 2, ... steps to those measured.
-        identity: The same of the identity's products.
+        cosines: Estimate of the mean cosine of its products through 1, 2, ... steps to the true ones, see :class:`Chains`.
+        identity: The same of the identity.
         reason: Reason why no more was measured.
         unseen: Error of one product of each kind of direction, as a share, that it was not fitted to either.
         refits: Number of times that it was fitted again, to states that it was used at.

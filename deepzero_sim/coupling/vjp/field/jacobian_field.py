@@ -138,7 +138,7 @@ class JacobianField(VectorJacobianProduct):
         self.bind(probes.solver)
         self._require_enough(probes.spec)
         file = JacobianFile(self.file)
-        settings = [f"field 3 {self.probes} {self.tolerance} {self.block} {self._differences.step_size} {self.seed}"]
+        settings = [f"field 4 {self.probes} {self.tolerance} {self.block} {self._differences.step_size} {self.seed}"]
         identity = identify(states, params, probes, self._differences)
         with single_threaded():  # many small products of matrices, which several threads slow down
             self._tensors = file.get(settings, identity, probes, lambda: self._measure(states, params, probes))
@@ -265,7 +265,7 @@ class JacobianField(VectorJacobianProduct):
         steps, errors = report.steps + probes.steps - before, errors_of(new, unseen)
         found = replace(found, steps=steps, unseen=tuple(errors), refits=report.refits + 1, refitted_after=self._drift.seen)
         common = {"mean": measurement.mean} | product_tensors("kept", kept)
-        was = direction_error(chains.cosines(field).mean(0)[-1])
+        was = direction_error(chains.cosines(field)[-1])
         return _Refit(field_tensors(new, self._sizes, found) | common, was, found.error)
 
     def adopt_defaults(self, file: Path, most_steps: int) -> None:

@@ -15,8 +15,8 @@ from deepzero_sim.coupling.vjp.field.state_features import FilterGrid, Stencil, 
 if TYPE_CHECKING:
     from deepzero_sim.coupling.probes import SolverProbe
 
-#: Chains that a field is judged by, and products in each.
-CHAINS, LENGTH = 4, 8
+#: Chains that a field is judged by, products in each, and most cotangents that they are compared along.
+CHAINS, LENGTH, COTANGENTS = 5, 8, 32
 
 
 class Measurement:
@@ -64,19 +64,26 @@ class Measurement:
         return measure_products(self._probes, self._differences, self._states[chosen], params, directions, self.sizes)
 
     def chain(self) -> Chains:
-        """Measure chains of products along rollouts from random states, first along the difference to another state."""
-        chosen, others = self._choose(CHAINS), self._choose(CHAINS)
-        others = np.where(others == chosen, (others + 1) % len(self._states), others)
+        """Measure chains of products along rollouts from random states, first along white noise."""
+        chosen = self._choose(CHAINS)
         state, params = self._states[chosen], None if self._params is None else self._params[chosen]
-        direction = (self._states[others] - state) * self._active
-        noise = self._generator.standard_normal(direction.shape).astype(direction.dtype) * self._active * self.sizes
-        first = direction = np.where(_norms(direction) > 0, direction, noise)
+        first = direction = self._noise(state.shape) * self.sizes
         states, answers = [state], []
         for _ in range(LENGTH):
             state, direction = self._differences.pairs(self._probes, state, params, direction)
             states.append(state)
             answers.append(direction)
-        return Chains(np.stack(states, 1) / self.sizes, params, first / self.sizes, np.stack(answers, 1) / self.sizes)
+        stacked = (np.stack(states, 1) / self.sizes, params, first / self.sizes, np.stack(answers, 1) / self.sizes)
+        return Chains(*stacked, self._cotangents())
+
+    def _noise(self, shape: tuple[int, ...]) -> Array:
+        return self._generator.standard_normal(shape).astype(self._states.dtype) * self._active
+
+    def _cotangents(self) -> Array:
+        """Take deviations of some states from the mean, as errors of a rollout are; noise where there is none."""
+        some = self._states[self._choose(min(COTANGENTS, len(self._states)))]
+        deviations = (some - self.mean) / self.sizes * self._active
+        return np.where(_norms(deviations) > 0, deviations, self._noise(some.shape))
 
 
 def draw_directions(generator: np.random.Generator, states: Array, mean: Array, active: np.ndarray, first: int = 0) -> Array:
@@ -118,46 +125,73 @@ class ForwardProduct(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Chains:
-    """Products `J_t ... J_1 v` along rollouts, in units of each channel.
+    """Products `J_t ... J_1 v` along rollouts, in units of each channel, which tell how good products with `J^T` are.
+
+    What training needs is `q = J_1^T ... J_t^T w` for cotangents `w` such as errors of a rollout. For a direction `v` of white
+    noise, `<q, v> = <w, J_t ... J_1 v>` is a random projection of it, which steps of the solver give for all `w` at once: over
+    many `v`, the correlation of two such projections is the cosine of what was projected. That of `J v` itself is another one:
+    where a step makes all directions alike it is close to 1, whatever the `q` are.
 
     Args:
         states: States of each rollout, `(R, T + 1, C, *N)`.
         params: Scenario parameters, `(R, K)`, or None.
         directions: First directions `v`, `(R, C, *N)`.
         answers: Products through 1 to `T` steps, `(R, T, C, *N)`.
+        cotangents: Cotangents `w`, `(W, C, *N)`.
     """
 
     states: Array
     params: Array | None
     directions: Array
     answers: Array
+    cotangents: Array
 
     def tensors(self) -> dict[str, Array]:
         """Return them as arrays by name, for a file."""
-        params = {} if self.params is None else {"params": self.params}
-        return {"states": self.states, "directions": self.directions, "answers": self.answers} | params
+        arrays = {"states": self.states, "directions": self.directions, "answers": self.answers, "cotangents": self.cotangents}
+        return arrays | ({} if self.params is None else {"params": self.params})
 
     @classmethod
     def load(cls, tensors: dict[str, Array]) -> Chains:
         """Restore what :meth:`tensors` gave."""
-        return cls(tensors["states"], tensors.get("params"), tensors["directions"], tensors["answers"])
+        names = ("directions", "answers", "cotangents")
+        return cls(tensors["states"], tensors.get("params"), *(tensors[name] for name in names))
 
     def first(self, count: int) -> Chains:
         """Pick the first of them."""
         params = None if self.params is None else self.params[:count]
-        return Chains(self.states[:count], params, self.directions[:count], self.answers[:count])
+        return Chains(self.states[:count], params, self.directions[:count], self.answers[:count], self.cotangents)
 
     def cosines(self, field: ForwardProduct) -> Array:
-        """Compute the cosine of products to those measured, through 1 to `T` steps, `(R, T)`."""
+        """Estimate the mean cosine of products with transposed Jacobians to the true ones, through 1 to `T` steps, `(T,)`."""
+        return self.compare(field)[0]
+
+    def compare(self, field: ForwardProduct) -> tuple[Array, float]:
+        """Compare a field's products with those measured.
+
+        Returns:
+            What :meth:`cosines` does, and the mean cosine of the products `J_T ... J_1 v` themselves: few projections scatter,
+            so that this one tells better which of two fields that are much alike is the better one.
+        """
         found, direction = [], self.directions
         for t in range(self.answers.shape[1]):
             direction = field.jvp(self.states[:, t], self.states[:, t + 1], self.params, direction)
-            found.append(_cosines(direction, self.answers[:, t]))
-        return np.stack(found, axis=1)
+            found.append(self._correlation(direction, self.answers[:, t]))
+        return np.array(found), float(_cosines(direction, self.answers[:, -1]).mean())
 
     def cosines_of_identity(self) -> Array:
-        """Compute the cosine of the first directions to the products measured, `(R, T)`."""
-        return np.stack([_cosines(self.directions, answer) for answer in self.answers.swapaxes(0, 1)], axis=1)
+        """Estimate the same of the identity, `(T,)`."""
+        return np.array([self._correlation(self.directions, answer) for answer in self.answers.swapaxes(0, 1)])
+
+    def _correlation(self, some: Array, others: Array) -> float:
+        """Average, over the cotangents, the correlation of two products' projections on each."""
+        one, other = self._projections(some), self._projections(others)
+        sizes = np.sqrt(np.square(one).sum(0) * np.square(other).sum(0))
+        return float(((one * other).sum(0) / np.where(sizes > 0, sizes, 1.0)).mean())
+
+    def _projections(self, products: Array) -> Array:
+        flat = self.cotangents.reshape(len(self.cotangents), -1)
+        return np.asarray((products.reshape(len(products), -1) @ flat.T).astype(np.float64))
 
 
 def channel_deviations(states: Array, active: np.ndarray) -> Array:

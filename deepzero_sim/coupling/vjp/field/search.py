@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -20,14 +21,23 @@ ROUND = 32
 #: Radii of stencils that differ from point to point, tried where a uniform medium does not explain enough.
 RADII = (1, 2)
 
-#: Share by which another round, or a field less simple, must lower the error.
-FALLS = 0.05
+#: Shares by which another round, or a field less simple, must lower the error, and one of twice the rank, whose products take
+#: twice the time.
+FALLS, FALLS_OF_RANK = 0.05, 0.2
+
+#: Ratio of error to tolerance beyond which fields of other kinds are tried, whose products take longer, and ratio of errors
+#: beyond which such a kind is not tried again with more products.
+FAR, HOPELESS = 3, 1.5
 
 #: Share of the largest strength below which a feature may be noise, one below which it is, and points near an end of an axis.
 NOISE, NEGLIGIBLE, NEAR_END = 0.15, 1e-12, 2
 
 #: Least products, and equations on the whole, of the fits that tell which axes are periodic, and the radius of their kernels.
 FEWEST, EQUATIONS, SMALL_KERNEL = 8, 2**17, 4
+
+
+#: Kind of fields with products of channels as features.
+_SQUARES = "squares"
 
 
 class Medium(NamedTuple):
@@ -38,21 +48,27 @@ class Medium(NamedTuple):
 
 
 class _Judged(NamedTuple):
-    """Field, its rank, the number of products that it was fitted to, and the cosines of its chains."""
+    """Field, its rank, the number of products that it was fitted to, and what :meth:`Chains.compare` tells of it."""
 
     field: Field
     rank: int
     probes: int
     cosines: Array
+    alignment: float
 
     @property
     def error(self) -> float:
-        """Error of products through all steps of the chains."""
+        """Error of transposed products through all steps of the chains."""
         return direction_error(self.cosines[-1])
 
-    def is_beaten_by(self, other: _Judged) -> bool:
-        """Tell whether another field is better by more than chance."""
-        return other.error <= (1 - FALLS) * self.error
+    @property
+    def score(self) -> float:
+        """Geometric mean of that error and the forward products', by which fields are compared: it scatters less."""
+        return math.sqrt(self.error * direction_error(self.alignment))
+
+    def is_beaten_by(self, other: _Judged, falls: float = FALLS) -> bool:
+        """Tell whether another field is better by more than a share."""
+        return other.score <= (1 - falls) * self.score
 
 
 class FieldSearch:
@@ -69,8 +85,9 @@ class FieldSearch:
     def __init__(self, measurement: Measurement, chains: Chains, medium: Medium, tolerance: float, seed: int) -> None:
         self._measurement, self._chains, self._medium = measurement, chains, medium
         self._tolerance, self._seed = tolerance, seed
-        self._identity = chains.cosines_of_identity().mean(0)
+        self._identity = chains.cosines_of_identity()
         self._no_use = direction_error(self._identity[-1])
+        self._hopeless: set[str] = set()
 
     def run(self, products: Products, most: int) -> tuple[Field, FieldReport]:
         """Fit fields to ever more products, up to so many, and return the best of them with what chains tell of it."""
@@ -82,7 +99,7 @@ class FieldSearch:
             products = products.join(self._measurement.products(min(ROUND, most - len(products.states))))
             new = self._fit(products, judged.rank)
             reason = self._reason_to_stop(new, most) if judged.is_beaten_by(new) else Reason.NO_GAIN
-            judged = min(judged, new, key=lambda one: one.error)
+            judged = min(judged, new, key=lambda one: one.score)
         cosines = tuple(judged.cosines), tuple(self._identity)
         return judged.field, FieldReport(judged.probes, 0, judged.rank, self._medium.periodic, *cosines, reason)
 
@@ -92,28 +109,44 @@ class FieldSearch:
         return None if judged.probes < most else Reason.ALL_USED
 
     def _fit(self, products: Products, least: int) -> _Judged:
-        """Fit fields, each less simple than the one before as long as errors are above the tolerance, and return the best.
-
-        They have features that are linear in the state, of rank `least` at least; products of channels too, unless all so far
-        are worse than the identity, as where the medium is not uniform; and stencils that differ from point to point.
-        """
+        """Fit fields linear in the state, of rank `least` at least, and others if their errors are far from tolerable."""
         fit = _begin_fit(products, self._medium, self._seed)
         judged = self._raise_rank(fit, least)
-        if self._tolerance < judged.error <= self._no_use:
+        return judged if judged.error <= FAR * self._tolerance else self._try_others(fit, judged, least)
+
+    def _try_others(self, fit: FieldFit, judged: _Judged, least: int) -> _Judged:
+        """Fit fields of products of channels, unless all so far are worse than the identity, as where the medium is not
+        uniform; then fields with stencils that differ from point to point. Return the best.
+        """
+        products = fit.products
+        if judged.error <= self._no_use and _SQUARES not in self._hopeless:
             other_fit = _begin_fit(products, self._medium, self._seed, squares=True)
             other = self._raise_rank(other_fit, least)
-            fit, judged = (other_fit, other) if judged.is_beaten_by(other) else (fit, judged)
-        for radius in RADII if judged.error > self._tolerance else ():
-            new = self._judge(fit, judged.rank, radius)
-            judged = new if judged.is_beaten_by(new) else judged
+            fit = other_fit if judged.is_beaten_by(other) else fit
+            judged = self._better(judged, other, _SQUARES)
+        for radius in self._radii(products):
+            judged = self._better(judged, self._judge(fit, judged.rank, radius), f"radius {radius}")
         return judged
+
+    def _better(self, judged: _Judged, other: _Judged, kind: str) -> _Judged:
+        """Return the better field, and note a kind that is far from being the better one."""
+        if other.score > HOPELESS * judged.score:
+            self._hopeless.add(kind)
+        return other if judged.is_beaten_by(other) else judged
+
+    def _radii(self, products: Products) -> list[int]:
+        """List the radii of stencils that there are products for, two a weight of a point."""
+        count, channels = products.states.shape[:2]
+        axes = products.states.ndim - 2
+        told = [radius for radius in RADII if 2 * channels * (2 * radius + 1) ** axes <= 2 * count]
+        return [radius for radius in told if f"radius {radius}" not in self._hopeless]
 
     def _raise_rank(self, fit: FieldFit, least: int) -> _Judged:
         """Fit a constant field, one of the rank that stands out, at least `least`, and of twice that as long as errors fall."""
         judged, rank = self._judge(fit, 0), max(_rank(fit), min(least, _most(fit)))
         while judged.rank < rank <= _most(fit) and (judged.rank == 0 or judged.error > self._tolerance):
             new = self._judge(fit, rank)
-            if not judged.is_beaten_by(new):
+            if not judged.is_beaten_by(new, FALLS_OF_RANK if judged.rank else FALLS):
                 break
             judged, rank = new, 2 * rank
         return judged
@@ -125,7 +158,7 @@ class FieldSearch:
         """
         best: _Judged | None = None
         for field in fit.fit(rank, radius):
-            judged = _Judged(field, rank, len(fit.products.states), self._chains.cosines(field).mean(0))
+            judged = _Judged(field, rank, len(fit.products.states), *self._chains.compare(field))
             best = judged if best is None or best.is_beaten_by(judged) else best
             if judged.error > self._no_use:
                 break
@@ -167,7 +200,7 @@ def _begin_fit(products: Products, medium: Medium, seed: int, radius: int | None
 
 def _rank(fit: FieldFit) -> int:
     """Choose the rank where strengths fall most, among those above noise and not more than products can tell apart."""
-    strengths = fit.directions.strengths
+    strengths = np.append(fit.directions.strengths, 0.0)
     if not _most(fit) or not strengths[0] > 0:
         return 0
     clear = int((strengths > NOISE * strengths[0]).sum())
@@ -179,6 +212,5 @@ def _rank(fit: FieldFit) -> int:
 def _most(fit: FieldFit) -> int:
     """Bound the rank: `(r + 1) C` unknowns a point and output channel, and half as many products at most."""
     count, channels = fit.products.states.shape[:2]
-    found: int = max(0, len(fit.directions.strengths) - 1)
     told: int = count // (2 * channels) - 1
-    return min(found, max(1, told))
+    return min(len(fit.directions.strengths), max(1, told))

@@ -119,7 +119,7 @@ class FeatureMap:
         sources = self.grid.transform(sources_of(states, advanced, self.filters.shape[1]))
         local = np.empty((len(states), len(self.filters), *states.shape[2:]), states.dtype)
         for r, one in enumerate(self.filters):
-            local[:, r] = self.grid.values(np.einsum("bj...,j...->b...", sources, one))
+            local[:, r] = self.grid.values((sources * one).sum(1))  # faster than einsum
         level = self.constants + (0 if params is None else params.astype(np.float64) @ self.slopes.T)
         everywhere = np.broadcast_to(level, local.shape[:2]).astype(states.dtype)
         return local + everywhere.reshape(*local.shape[:2], *[1] * (states.ndim - 2))
