@@ -67,7 +67,7 @@ class Measurement:
         """Measure chains of products along rollouts from random states, first along white noise."""
         chosen = self._choose(CHAINS)
         state, params = self._states[chosen], None if self._params is None else self._params[chosen]
-        first = direction = self._noise(state.shape) * self.sizes
+        first = direction = np.asarray(self._noise(state.shape) * self.sizes, state.dtype)
         states, answers = [state], []
         for _ in range(LENGTH):
             state, direction = self._differences.pairs(self._probes, state, params, direction)
