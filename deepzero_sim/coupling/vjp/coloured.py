@@ -13,7 +13,7 @@ from deepzero_sim.common.types import Array, Scheme
 from deepzero_sim.coupling.vjp.base import StepTaken, VectorJacobianProduct
 from deepzero_sim.coupling.vjp.differences import Differences
 from deepzero_sim.coupling.vjp.stencil_radius import local_radius, steps_of_reach
-from deepzero_sim.coupling.vjp.windows import Windows, colours
+from deepzero_sim.coupling.vjp.windows import Windows, count_colours
 from deepzero_sim.solver.spec import SolverSpec
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class Coloured(VectorJacobianProduct):
 
     def steps_per_product(self, spec: SolverSpec, radius: int) -> int:
         """Count the solver steps of a product at one state, for a step of this stencil radius."""
-        return self._differences.steps_per_direction * len(colours(spec.active(), radius))
+        return self._differences.steps_per_direction * count_colours(spec.active(), radius)
 
     def steps_to_measure(self, spec: SolverSpec) -> int:
         return 0 if self.known_radius(spec) is not None else steps_of_reach(spec, self._differences)

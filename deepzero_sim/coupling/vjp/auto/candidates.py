@@ -56,6 +56,9 @@ class Candidate:
 DETACHED, IDENTITY, EXACT = Candidate("Detached"), Candidate("StraightThrough"), Candidate("Exact")
 COLOURED, FIELD = Candidate("Coloured"), Candidate("JacobianField")
 
+#: References of a ReferenceJacobian: they cost little beside the first Jacobian.
+REFERENCES = 64
+
 #: Forward differences measure a whole Jacobian as well as central ones, see :class:`Differences`.
 _BUILDERS: Mapping[str, Callable[[Common, Mapping[str, Any]], VectorJacobianProduct]] = {
     "Detached": lambda common, arguments: Detached(),
@@ -64,6 +67,6 @@ _BUILDERS: Mapping[str, Callable[[Common, Mapping[str, Any]], VectorJacobianProd
     "Coloured": lambda common, arguments: Coloured(step_size=common.step_size),
     "JacobianField": lambda common, arguments: JacobianField(**common._asdict(), **arguments),
     "ReferenceJacobian": lambda common, arguments: ReferenceJacobian(
-        step_size=common.step_size, file=common.file, scheme="forward", **arguments
+        REFERENCES, step_size=common.step_size, file=common.file, scheme="forward", **arguments
     ),
 }

@@ -16,7 +16,7 @@ from deepzero_sim.coupling.vjp.differences import Differences
 from deepzero_sim.coupling.vjp.jacobian_file import JacobianFile, fingerprint_direction, path_or_none
 from deepzero_sim.coupling.vjp.reference.measured_jacobians import MeasuredJacobians, Reference
 from deepzero_sim.coupling.vjp.reference.reference_states import Metric, medoids
-from deepzero_sim.coupling.vjp.windows import Windows, colours
+from deepzero_sim.coupling.vjp.windows import Windows, count_colours
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.solver.spec import SolverSpec
 from deepzero_sim.solver.validation import require_states
@@ -237,7 +237,7 @@ class ReferenceJacobian(VectorJacobianProduct):
         """
         self._require_fits(self.references, spec)
         active = spec.active()
-        of_references = self.references * len(colours(active, self.radius))
+        of_references = self.references * count_colours(active, self.radius)
         directions = 1 + BaseJacobian(active, self.block).direction_count + of_references  # the first tells solvers apart
         return self.references + self._differences.steps_per_direction * directions
 
