@@ -43,9 +43,6 @@ ESTIMATOR = Component("deepzero_sim.CGE", {"step_size": 1e-5, "scheme": "forward
 #: NON sees no state that its own corrections lead to; without some weight decay its rollouts blow up for some seeds.
 DECAYING = Component("torch.optim.AdamW", {"lr": 5e-3, "weight_decay": 0.1})
 
-#: Far effects of two by two points are the same to a few percent, and cost a fourth of the solver steps.
-JACOBIAN = Component("deepzero_sim.vjp.ReferenceJacobian", {"block": 2})
-
 #: Adam that moves only what was measured; with a dense gradient it is Adam itself.
 LAZY = Component("torch.optim.SparseAdam", {"lr": 2e-3, "betas": [0.9, 0.99]})
 
@@ -78,8 +75,6 @@ def training_settings(folder: Path, data: Path, method: MethodName, workers: Wor
     }
     if method == "NON":
         return TrainSettings(**common, updates=3000, batch_size=16, optimiser=DECAYING, checkpoint_every=500)
-    if method == "SolverLayer":
-        common["vjp"] = JACOBIAN
     sparsity = 0.9 if method == "ZO-SOL" else 0.0
     return TrainSettings(**common, start=folder / "NON", updates=600, optimiser=LAZY, estimator=ESTIMATOR, sparsity=sparsity)
 

@@ -109,11 +109,11 @@ def test_from_settings_to_report(folder: Path, capsys: pytest.CaptureFixture[str
     assert all(method["exact"] is (twin is not None) for method in said["methods"].values())
     # of two gradients, two states each: two steps more than the first; two more queries a parameter; or 2 * 4 probes of each
     # step; once to 24 references, 2 * 16 at the first and 2 * 4 colours at each; once to
-    # 4 chains of 8 products and to 32 more, whose fit is good enough, and to 8 that are left out of it
+    # 5 chains of 8 products and to 32 more, whose fit is good enough, and to 8 that are left out of it
     steps = {name: method["steps_per_gradient"] for name, method in said["methods"].items()}
     assert steps == dict(zip(names, (4, 4, 4 + 4 * 8, 4, 4, 4 + 4 * 2 * 82), strict=True))
     once = [method["steps"]["once"] for method in said["methods"].values()]
-    assert once == [0, 0, 0, 26 + 2 * 16 + 24 * 2 * 4, 2 + 2 * 4 * 8 + 2 * 32 + 2 * 8, 0]
+    assert once == [0, 0, 0, 26 + 2 * 16 + 24 * 2 * 4, 2 + 2 * 5 * 8 + 2 * 32 + 2 * 8, 0]
     text = (folder / "check" / "gradient_check.md").read_text()
     assert all(f"| {name} |" in text for name in names) and ("standard errors" in text) is (twin is None)
     assert (folder / "check" / "gradient_check.png").read_bytes().startswith(b"\x89PNG") and not unfinished(folder)

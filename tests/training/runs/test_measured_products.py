@@ -109,7 +109,7 @@ def test_without_a_product_a_training_chooses_one_for_at_most_half_of_its_own_st
         assert progress.solver_steps <= updates * 4 * 7 + updates * 4 * 8 // 2
     (short,), (long,) = ([one for one in sentences if "was chosen" in one] for sentences in said.values())
     assert short == (
-        "Auto of solver 'burgers': StraightThrough was chosen: to tell which suits takes 66, more than the 64 solver steps "
+        "Auto of solver 'burgers': StraightThrough was chosen: to tell which suits takes 82, more than the 64 solver steps "
         "that are left of most_steps."
     )
     assert long.startswith("Auto of solver 'burgers': ")
