@@ -1,8 +1,7 @@
 """Error bars of Jacobian fields against their true errors: is what a field says of itself, without a twin, to be trusted?
 
-Fields are fitted to ever more products. Each tells its cosines from chains of products that begin at random states of its data,
-along the difference to another state; the truth is measured at frames of unseen simulations that are drawn likewise and, as
-training begins there, at first frames.
+Fields are fitted to ever more products. Each tells its cosines from chains of products that begin at random states of its data;
+the truth is measured at frames of unseen simulations that are drawn likewise and, as training begins there, at first frames.
 """
 
 from __future__ import annotations

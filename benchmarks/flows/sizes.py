@@ -29,6 +29,7 @@ from deepzero_sim.common.components import Component, call_function
 from deepzero_sim.common.types import Array
 from deepzero_sim.coupling.layer import SolverLayer
 from deepzero_sim.coupling.vjp import Coloured, JacobianField, ReferenceJacobian
+from deepzero_sim.coupling.vjp.windows import count_colours
 from deepzero_sim.errors import ConfigError, SolverError, WorkerLostError
 from deepzero_sim.execution.executors import open_executor
 from deepzero_sim.execution.tasks import outcome, submit
@@ -190,12 +191,8 @@ def _measure_coloured(layer: SolverLayer, product: Coloured, states: Array, case
 
 
 def _count_coloured(shape: Sequence[int], radius: int) -> dict[str, int]:
-    """Count a product's solver steps and the bytes of its directions, by the formula of :class:`Windows` of a box.
-
-    The class itself lists them, which takes more memory than there is where there are many.
-    """
-    channels, *points = shape
-    colours = channels * math.prod(-(-n // max(1, n // (2 * radius + 1))) for n in points)
+    """Count the solver steps of a product on a box, and the bytes of its directions, which would take too much memory."""
+    colours = count_colours(np.ones(shape, bool), radius)
     return {"solver_steps_to_prepare": 0, "solver_steps_per_product": 2 * colours, "bytes": 4 * colours * math.prod(shape)}
 
 

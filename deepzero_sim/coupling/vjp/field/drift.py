@@ -12,7 +12,7 @@ from deepzero_sim.coupling.vjp.base import StepTaken
 from deepzero_sim.coupling.vjp.differences import Differences
 from deepzero_sim.coupling.vjp.field.field_report import FALLBACK
 from deepzero_sim.coupling.vjp.field.fitting import Field, Products
-from deepzero_sim.coupling.vjp.field.probing import LENGTH, draw_directions, measure_products
+from deepzero_sim.coupling.vjp.field.probing import LENGTH, draw_directions, measure_products, norms
 from deepzero_sim.errors import DeepZeroError, SolverError
 from deepzero_sim.solver.failure_policy import account_of
 
@@ -176,10 +176,7 @@ def errors_of(field: Field, products: Products) -> Array:
     """Compute the error of a field's products, as shares of those measured, `(P,)`."""
     with np.errstate(over="ignore", invalid="ignore"):
         differences = (field.of(products) - products.answers).astype(np.float64)
-    sizes, errors = (
-        np.sqrt(np.square(values.astype(np.float64)).reshape(len(values), -1).sum(1))
-        for values in (products.answers, differences)
-    )
+    sizes, errors = (norms(values).reshape(-1) for values in (products.answers, differences))
     shares = np.where(errors == 0, 0.0, errors / np.where(sizes > 0, sizes, 1 / WORST))
     return np.where(shares < WORST, shares, WORST)
 

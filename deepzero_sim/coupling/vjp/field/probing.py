@@ -83,7 +83,7 @@ class Measurement:
         """Take deviations of some states from the mean, as errors of a rollout are; noise where there is none."""
         some = self._states[self._choose(min(COTANGENTS, len(self._states)))]
         deviations = (some - self.mean) / self.sizes * self._active
-        return np.where(_norms(deviations) > 0, deviations, self._noise(some.shape))
+        return np.where(norms(deviations) > 0, deviations, self._noise(some.shape))
 
 
 def draw_directions(generator: np.random.Generator, states: Array, mean: Array, active: np.ndarray, first: int = 0) -> Array:
@@ -105,7 +105,7 @@ def draw_directions(generator: np.random.Generator, states: Array, mean: Array, 
     directions[smoothed] = smooth(directions[smoothed], numbers[smoothed] // 2)
     distances = np.sqrt(np.square(states - mean).mean(1, keepdims=True))
     modulated = numbers % 3 == 2
-    directions[modulated] *= np.where(_norms(distances) > 0, distances, 1)[modulated]
+    directions[modulated] *= np.where(norms(distances) > 0, distances, 1)[modulated]
     return unit_size(directions * active)
 
 
@@ -218,11 +218,12 @@ def unit_size(directions: Array) -> Array:
     return np.asarray(directions / np.where(sizes > 0, sizes, 1))
 
 
-def _norms(values: Array) -> Array:
+def norms(values: Array) -> Array:
+    """Compute the norm of each of some arrays, `(P, ...)` to `(P, 1, ...)`, float64."""
     return np.asarray(np.sqrt(np.square(values, dtype=np.float64).sum(tuple(range(1, values.ndim)), keepdims=True)))
 
 
 def _cosines(one: Array, other: Array) -> Array:
     products = (one.astype(np.float64) * other).reshape(len(one), -1).sum(1)
-    sizes = (_norms(one) * _norms(other)).reshape(-1)
+    sizes = (norms(one) * norms(other)).reshape(-1)
     return np.asarray(products / np.where(sizes > 0, sizes, 1.0))

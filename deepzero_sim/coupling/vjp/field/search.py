@@ -35,7 +35,6 @@ NOISE, NEGLIGIBLE, NEAR_END = 0.15, 1e-12, 2
 #: Least products, and equations on the whole, of the fits that tell which axes are periodic, and the radius of their kernels.
 FEWEST, EQUATIONS, SMALL_KERNEL = 8, 2**17, 4
 
-
 #: Kind of fields with products of channels as features.
 _SQUARES = "squares"
 
@@ -122,8 +121,8 @@ class FieldSearch:
         if judged.error <= self._no_use and _SQUARES not in self._hopeless:
             other_fit = _begin_fit(products, self._medium, self._seed, squares=True)
             other = self._raise_rank(other_fit, least)
-            fit = other_fit if judged.is_beaten_by(other) else fit
             judged = self._better(judged, other, _SQUARES)
+            fit = other_fit if judged is other else fit
         for radius in self._radii(products):
             judged = self._better(judged, self._judge(fit, judged.rank, radius), f"radius {radius}")
         return judged
@@ -135,10 +134,10 @@ class FieldSearch:
         return other if judged.is_beaten_by(other) else judged
 
     def _radii(self, products: Products) -> list[int]:
-        """List the radii of stencils that there are products for, two a weight of a point."""
+        """List the radii of stencils that there are products for, one for each weight of an output at least."""
         count, channels = products.states.shape[:2]
         axes = products.states.ndim - 2
-        told = [radius for radius in RADII if 2 * channels * (2 * radius + 1) ** axes <= 2 * count]
+        told = [radius for radius in RADII if channels * (2 * radius + 1) ** axes <= count]
         return [radius for radius in told if f"radius {radius}" not in self._hopeless]
 
     def _raise_rank(self, fit: FieldFit, least: int) -> _Judged:
