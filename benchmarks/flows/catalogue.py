@@ -57,6 +57,7 @@ class Flow:
         train: Simulations to train on.
         test: Unseen simulations.
         reference: Arguments of the reference Jacobian.
+        jacobian_field: Arguments of the field.
         radius: Radius of the coloured product, in points; None where points have no order in space or are too many.
         untrained: Methods whose products are measured, but take so long that a training would take hours.
         larger: Ratios of larger domains, and grids, to its own, on which costs are measured too; 1 among them.
@@ -75,6 +76,7 @@ class Flow:
     train: Ensemble = Ensemble(16)
     test: Ensemble = Ensemble(6)
     reference: dict[str, Any] = field(default_factory=dict)
+    jacobian_field: dict[str, Any] = field(default_factory=dict)
     radius: int | None = None
     untrained: tuple[FlowMethod, ...] = ()
     larger: tuple[int, ...] = ()
@@ -123,6 +125,7 @@ def _wake() -> Flow:
         test=Ensemble(None, TEST_REYNOLDS),
         frames=128,
         reference={"block": 2},
+        jacobian_field={"block": 2},
         radius=2,
     )
 

@@ -86,7 +86,7 @@ def product_of(method: FlowMethod, flow: Flow, seed: int = 0) -> Component | Non
         return None if flow.radius is None else Component("deepzero_sim.vjp.Coloured", {"radius": flow.radius})
     if method == "ReferenceJacobian":
         return Component("deepzero_sim.vjp.ReferenceJacobian", flow.reference)
-    return Component("deepzero_sim.vjp.JacobianField") if method == "JacobianField" else None
+    return Component("deepzero_sim.vjp.JacobianField", flow.jacobian_field) if method == "JacobianField" else None
 
 
 def start_run(flow: Flow, folders: Folders) -> TrainSettings:

@@ -140,6 +140,8 @@ def _measure_within_limits(task: tuple[Size, FlowMethod, int, int]) -> dict[str,
             if not isinstance(error, MemoryError) and "memory" not in str(error):
                 raise
             found = {WHY: f"it needs more than {memory / 2**30:.3g} GiB of memory."}
+        finally:
+            signal.signal(signal.SIGXCPU, signal.SIG_IGN)
     return {**found, "warnings": sentences}
 
 
@@ -148,8 +150,7 @@ class _OutOfTimeError(BaseException):
 
 
 def _raise_out_of_time(number: int, frame: object) -> None:
-    signal.signal(number, signal.SIG_IGN)  # the system says it again every second
-    raise _OutOfTimeError
+    raise _OutOfTimeError  # again every second: a callback of a collection of garbage swallows what it raises
 
 
 def _measure(size: Size, method: FlowMethod) -> dict[str, Any]:

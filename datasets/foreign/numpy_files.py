@@ -107,6 +107,15 @@ class NpySource:
 
 
 def _read_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    start = file.tell()
+    try:
+        return _parse_header(file)
+    except SystemError:  # Python 3.11 counts how deep it parses for all threads at once, and another one parsed meanwhile
+        file.seek(start)
+        return _parse_header(file)
+
+
+def _parse_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     version = npy_format.read_magic(file)
     if version == (1, 0):
         return npy_format.read_array_header_1_0(file)

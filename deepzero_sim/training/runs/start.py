@@ -120,4 +120,11 @@ def claim_folder(settings: TrainSettings, contents: Mapping[str, str] | None = N
     validation = dict.fromkeys(("held_back_simulations", "validation_data", "validate_every", "validate_steps"))
     absent: dict[str, Any] = {"held_back": 0, **validation, "stages": []}
     recorded = {key: value for key, value in settings_to_dict(settings).items() if key not in absent or value != absent[key]}
-    return RunFolder(settings.run, recorded, free, contents, may_grow=True)
+    return RunFolder(settings.run, _with_unused(recorded, settings), free, contents, may_grow=True)
+
+
+def _with_unused(recorded: dict[str, Any], settings: TrainSettings) -> dict[str, Any]:
+    """Return settings with the product that the folder was made with where none is used: its default is another one since."""
+    if settings.stages or settings.method == "SolverLayer" or not (settings.run / CONFIG).exists():
+        return recorded
+    return {key: read_settings(settings.run).get(key, value) if key == "vjp" else value for key, value in recorded.items()}

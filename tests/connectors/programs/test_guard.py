@@ -112,8 +112,12 @@ def test_a_guard_that_was_killed_is_replaced(faults: Path, mark: str, tmp_path: 
     kill = (
         "import os, signal; from deepzero_sim.connectors.programs.guard import guard\n"
         "own = guard.new_mark().partition(':')[0].encode()\n"
-        "(found,) = [p for p in os.listdir('/proc') if p.isdecimal() and int(p) != os.getpid()"
-        " and own in open(f'/proc/{p}/cmdline', 'rb').read()]\n"
+        "def has_mark(pid):\n"
+        "    try:\n"
+        "        return own in open(f'/proc/{pid}/cmdline', 'rb').read()\n"
+        "    except OSError:  # it ended meanwhile\n"
+        "        return False\n"
+        "(found,) = [p for p in os.listdir('/proc') if p.isdecimal() and int(p) != os.getpid() and has_mark(p)]\n"
         "os.kill(int(found), signal.SIGKILL); os.waitpid(int(found), 0)\n"
     )
     hang = "solver._command._arguments[0] = 'children'; solver.step(np.ones((1, 1, 8)))\n"

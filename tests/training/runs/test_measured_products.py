@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from training_cases import assert_same_tensors, line_data, tensors, train_settin
 
 from deepzero_sim.common.components import Component
 from deepzero_sim.common.types import Array
+from deepzero_sim.errors import RunError
 from deepzero_sim.training.progress import Progress
 from deepzero_sim.training.run_folder import JACOBIANS
 from deepzero_sim.training.runs.training import train
@@ -127,3 +129,17 @@ def test_a_training_says_once_what_a_field_found(tmp_path: Path, data: Path) -> 
         r"JacobianField of solver 'burgers': cosine [01]\.\d{4} through 1 step and .* solver steps; .*\.", about
     )
     assert not any("JacobianField" in sentence for sentence in again)
+
+
+@pytest.mark.parametrize(("method", "refused"), [("STRAIGHT-THROUGH", False), ("SolverLayer", True)])
+def test_a_run_of_an_earlier_default_goes_on_where_it_uses_no_product(
+    tmp_path: Path, data: Path, method: str, refused: bool
+) -> None:
+    earlier = train_settings(tmp_path / "run", data, method=method, vjp=product("ReferenceJacobian"))
+    train(earlier)
+    settings = replace(earlier, vjp=product("Auto"), updates=earlier.updates + 1)
+    if refused:
+        with pytest.raises(RunError, match=r"vjp is .*ReferenceJacobian.* there, .*Auto.* here"):
+            train(settings)
+    else:
+        train(settings)
