@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -114,7 +114,7 @@ class FieldFit:
         self._sample = self._sample_features(np.random.default_rng(seed))
         kernels = self._solve_kernels([Term(None, products.directions)], products.answers - self._known, None)
         no_stencils = LocalStencils.none(grid, products.states.shape[1], products.states.dtype)
-        self._common = FieldOperators(grid, kernels[0], kernels[1:], no_stencils, measured, 1)
+        self._common = FieldOperators(grid, kernels[0], kernels[1:], None, no_stencils, measured, 1)
         residual = products.answers - self._common.apply_base(products.directions)
         neighbours = gather_neighbours(products.directions, features.grid, self._sample)
         self.directions = find_directions(self._sample, neighbours, self._sample.at(residual))
@@ -131,7 +131,7 @@ class FieldFit:
         return Sample(places, np.concatenate(found).astype(np.float64))
 
     def fit(self, rank: int, radius: int) -> Iterator[Field]:
-        """Fit a field whose exponential is of first order, then one of second order.
+        """Fit a field without `H`, whose exponential is of first order, one with it, then one of second order.
 
         Args:
             rank: Number of features that vary; 0 leaves `A` out, and there is one field.
@@ -147,9 +147,20 @@ class FieldFit:
             return
         features = self._features.combine(self._refine(operators))
         coefficients = self.products.coefficients(features)
+        operators = self._solve(coefficients, operators, 1, radius)
+        yield Field(features, operators)
         for order in (1, 2):
+            operators = replace(operators, after=self._solve_after(coefficients, operators))
             operators = self._solve(coefficients, operators, order, radius)
             yield Field(features, operators)
+
+    def _solve_after(self, coefficients: Array, operators: FieldOperators) -> Array:
+        """Solve for the kernels of `H`, for operators whose exponential is of first order: their transforms, `(C, C, *K)`."""
+        products, channels = self.products, self.products.states.shape[1]
+        inputs = operators.apply_base(products.directions)
+        rates = operators.apply_rates(coefficients, inputs)
+        targets = products.answers - inputs - rates
+        return KernelEquations(self._grid, [Term(None, rates)], channels).solve(targets)[0] + self._grid.identity(channels)
 
     def _solve(self, coefficients: Array, before: FieldOperators, order: int, radius: int) -> FieldOperators:
         """Solve for all kernels, then for local stencils; a second order of the exponential is that of the operators before.
@@ -164,19 +175,20 @@ class FieldFit:
         kernels = self._solve_kernels(terms, targets_of_kernels, before)
         local = LocalStencils.none(self._grid, products.states.shape[1], products.states.dtype)
         if radius:
-            uniform = FieldOperators(self._grid, kernels[0], kernels[1:], local, self._measured, 1)
+            uniform = FieldOperators(self._grid, kernels[0], kernels[1:], before.after, local, self._measured, 1)
             explained = uniform.apply_base(products.directions) + uniform.apply_varying(coefficients, inputs)
             local = LocalStencils.fit(self._grid, radius, products.directions, targets - explained)
-        return FieldOperators(self._grid, kernels[0], kernels[1:], local, self._measured, order)
+        return FieldOperators(self._grid, kernels[0], kernels[1:], before.after, local, self._measured, order)
 
     def _solve_kernels(self, terms: list[Term], targets: Array, before: FieldOperators | None) -> Array:
         """Solve for the kernels in `B` and those of `G`: their transforms, `(1 + r, C, C, *K)`."""
         channels = self.products.states.shape[1]
-        identity = np.eye(channels).reshape(channels, channels, *[1] * len(self._grid.axes)) * (self._measured is None)
+        identity = self._grid.identity(channels) * (self._measured is None)
         guess = None
         if before is not None and len(before.varying) == len(terms) - 1:
             guess = np.concatenate([(before.base - identity)[None], before.varying])
-        kernels = KernelEquations(self._grid, terms, channels).solve(targets, guess)
+        after = None if before is None else before.after
+        kernels = KernelEquations(self._grid, terms, channels, after).solve(targets, guess)
         kernels[0] += identity
         return kernels
 

@@ -138,7 +138,7 @@ class JacobianField(VectorJacobianProduct):
         self.bind(probes.solver)
         self._require_enough(probes.spec)
         file = JacobianFile(self.file)
-        settings = [f"field 4 {self.probes} {self.tolerance} {self.block} {self._differences.step_size} {self.seed}"]
+        settings = [f"field 5 {self.probes} {self.tolerance} {self.block} {self._differences.step_size} {self.seed}"]
         identity = identify(states, params, probes, self._differences)
         with single_threaded():  # many small products of matrices, which several threads slow down
             self._tensors = file.get(settings, identity, probes, lambda: self._measure(states, params, probes))

@@ -76,6 +76,10 @@ class KernelGrid:
         """Drop what lies beyond the ends of axes from a transform, `(..., *K)`."""
         return transform if all(self.periodic) else self.transform(self.values(transform))
 
+    def identity(self, channels: int) -> Array:
+        """Return the transforms of the identity's kernels, `(C, C, *1)`."""
+        return np.eye(channels).reshape(channels, channels, *[1] * len(self.points))
+
     def kernels(self, transform: Array) -> Array:
         """Transform back to kernels, `(..., *E)`, zero outside their support."""
         return np.asarray(scipy.fft.irfftn(transform, s=self.shape, axes=self.axes) * self.support)

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.sparse.linalg import LinearOperator, cg
 
 from deepzero_sim.common.types import Array
-from deepzero_sim.coupling.vjp.field.kernel_grid import KernelGrid, convolve
+from deepzero_sim.coupling.vjp.field.kernel_grid import KernelGrid, convolve, correlate
 
 #: Ridge, as a share of an unknown's own part of the normal equations, at offset 0, and the offset where it has doubled.
 RIDGE, NEAR = 1e-2, 2.0
@@ -40,16 +40,17 @@ def pieces(count: int, size: int) -> Iterator[slice]:
 
 
 class KernelEquations:
-    """Least-squares problem `min_K sum_p |y_p - sum_t diag(w_tp) K_t u_tp|^2 + ridge`.
+    """Least-squares problem `min_K sum_p |y_p - sum_t H_t diag(w_tp) K_t u_tp|^2 + ridge`.
 
     Args:
         grid: Grid of the kernels.
         terms: Terms of the model.
         channels: Number of channels of the outputs, `C`.
+        after: Transforms of the kernels of `H`, `(C, C, *K)`, for the terms that have weights; None for the identity.
     """
 
-    def __init__(self, grid: KernelGrid, terms: Sequence[Term], channels: int) -> None:
-        self._grid, self._terms = grid, terms
+    def __init__(self, grid: KernelGrid, terms: Sequence[Term], channels: int, after: Array | None = None) -> None:
+        self._grid, self._terms, self._after = grid, terms, after
         self._count = len(terms[0].inputs)
         self._size = grid.size * max(channels, terms[0].inputs.shape[1])
         power = [self._power(term) for term in terms]
@@ -70,23 +71,32 @@ class KernelEquations:
 
     def predict(self, kernels: Array, part: slice) -> Array:
         """Compute the model's outputs for some probes, `(P, C, *N)`, from the transforms of kernels `(t, C, C', *K)`."""
-        result: Array | float = 0.0
+        plain: Array | float = 0.0
+        weighted: Array | float = 0.0
         inputs, transform = None, np.zeros(0, dtype=self._terms[0].inputs.dtype)
         for term, kernel in zip(self._terms, kernels, strict=True):
             if term.inputs is not inputs:
                 inputs, transform = term.inputs, self._grid.transform(term.inputs[part])
             values = self._grid.values(convolve(kernel, transform))
-            result = result + (values if term.weights is None else term.weights[part, None] * values)
-        return np.asarray(result)
+            if term.weights is None:
+                plain = plain + values
+            else:
+                weighted = weighted + term.weights[part, None] * values
+        if self._after is not None and not isinstance(weighted, float):
+            weighted = self._grid.values(convolve(self._after, self._grid.transform(weighted)))
+        return np.asarray(plain + weighted)
 
     def adjoint(self, residual: Array, part: slice) -> Array:
         """Apply the transpose of :meth:`predict`: transforms of kernels, `(t, C, C', *K)`."""
         found: list[Array] = []
         inputs, transform = None, np.zeros(0, dtype=residual.dtype)
+        filtered = residual
+        if self._after is not None:
+            filtered = self._grid.values(correlate(self._after, self._grid.transform(residual)))
         for term in self._terms:
             if term.inputs is not inputs:
                 inputs, transform = term.inputs, np.conj(self._grid.transform(term.inputs[part]))
-            outputs = self._grid.transform(residual if term.weights is None else term.weights[part, None] * residual)
+            outputs = self._grid.transform(residual if term.weights is None else term.weights[part, None] * filtered)
             found.append(np.einsum("po...,pc...->oc...", outputs, transform))
         return np.stack(found)
 

@@ -14,15 +14,17 @@ from deepzero_sim.coupling.vjp.field.measured_base import MeasuredBase
 
 @dataclass(frozen=True, eq=False)
 class FieldOperators:
-    """Jacobian of a step, `J = exp(A) B` with `A = sum_r diag(psi_r) G_r`, for given coefficients `psi`.
+    """Jacobian of a step, `J = exp(A) B` with `A = H sum_r diag(psi_r) G_r`, for given coefficients `psi`.
 
-    `B` is what all states have in common. The exponential is what many small steps of a rate of change `A` make of it: the
+    `B` is what all states have in common. `H` is what the solver does to all rates of change alike: projection on fields
+    without divergence, removal of waves that a grid does not resolve, an implicit step. The exponential is what many small steps of a rate of change `A` make of it: the
     first term of Magnus's series (Commun. Pure Appl. Math. 7, 1954), cut off after `A` or `A^2 / 2`.
 
     Args:
         grid: Grid of the kernels.
         base: Transforms of the kernels of `B`, `(C, C, *K)`.
         varying: Transforms of the kernels of `G_r`, `(r, C, C, *K)`.
+        after: Transforms of the kernels of `H`, `(C, C, *K)`, or None for the identity.
         local: Stencils that add to `B` what differs from point to point.
         measured: Measured Jacobian that adds to `B`, or None.
         order: Order of the exponential, 1 or 2.
@@ -31,6 +33,7 @@ class FieldOperators:
     grid: KernelGrid
     base: Array
     varying: Array
+    after: Array | None
     local: LocalStencils
     measured: MeasuredBase | None
     order: int
@@ -42,6 +45,11 @@ class FieldOperators:
 
     def apply_varying(self, coefficients: Array, directions: Array) -> Array:
         """Compute `A v` for coefficients `(P, r, *N)` and directions `(P, C, *N)`."""
+        rates = self.apply_rates(coefficients, directions)
+        return rates if self.after is None else self.grid.values(convolve(self.after, self.grid.transform(rates)))
+
+    def apply_rates(self, coefficients: Array, directions: Array) -> Array:
+        """Compute `A v` without `H`."""
         inputs, result = self.grid.transform(directions), np.zeros_like(directions)
         for r, kernels in enumerate(self.varying):
             result += coefficients[:, r : r + 1] * self.grid.values(convolve(kernels, inputs))
@@ -75,6 +83,8 @@ class FieldOperators:
 
     def _apply_varying_transposed(self, coefficients: Array, cotangents: Array) -> Array:
         """Compute the transform of `A^T w`, `(P, C, *K)`."""
+        if self.after is not None:
+            cotangents = self.grid.values(correlate(self.after, self.grid.transform(cotangents)))
         weighted = self.grid.transform(coefficients[:, :, None] * cotangents[:, None])
         found = np.zeros((len(cotangents), cotangents.shape[1], *weighted.shape[3:]), weighted.dtype)
         for r, kernels in enumerate(self.varying):

@@ -23,6 +23,8 @@ def field_tensors(field: Field, sizes: Array, report: FieldReport) -> dict[str, 
     common = {} if measured is None else {f"measured.{name}": array for name, array in measured.jacobian.tensors().items()}
     if measured is not None:
         common |= {"active": measured.active.astype(np.float64), "block": np.array([measured.block], dtype=np.float64)}
+    if operators.after is not None:
+        common["after"] = _to_real(operators.after)
     return common | {
         "points": np.array(operators.grid.points, dtype=np.float64),
         "periodic": np.array(report.periodic, dtype=np.float64),
@@ -55,6 +57,7 @@ def field_from_tensors(tensors: dict[str, Array]) -> tuple[Field, Array, FieldRe
         grid,
         _to_complex(tensors["base"]),
         _to_complex(tensors["varying"]),
+        _to_complex(tensors["after"]) if "after" in tensors else None,
         LocalStencils(grid, radius, tensors["local"]),
         _measured(tensors),
         order,

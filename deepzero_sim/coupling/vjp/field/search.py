@@ -97,7 +97,7 @@ class FieldSearch:
         while reason is None:
             products = products.join(self._measurement.products(min(ROUND, most - len(products.states))))
             new = self._fit(products, judged.rank)
-            reason = self._reason_to_stop(new, most) if judged.is_beaten_by(new) else Reason.NO_GAIN
+            reason = self._reason_to_stop(new, most) if judged.is_beaten_by(new, 0) else Reason.NO_GAIN
             judged = min(judged, new, key=lambda one: one.score)
         cosines = tuple(judged.cosines), tuple(self._identity)
         return judged.field, FieldReport(judged.probes, 0, judged.rank, self._medium.periodic, *cosines, reason)

@@ -73,10 +73,28 @@ class Stencil(NamedTuple):
         return response
 
 
-def stencils(points: Sequence[int], channels: int, sources: int) -> list[Stencil]:
-    """List the stencils of `C` channels, of their increments and of further sources, `S` in all, on a grid of `(*N)` points."""
+class Potential(NamedTuple):
+    """Potential `u` of a source `y`, `-div grad u = y`, or its slope along an axis, such as the velocity of a vorticity.
+
+    Args:
+        source: Number of the source, see :func:`sources_of`.
+        axis: Axis of the slope; None for the potential itself.
+    """
+
+    source: int
+    axis: int | None
+
+    def response(self, waves: Sequence[Array]) -> Array:
+        """Compute the transfer function, 0 for a constant."""
+        squared = np.asarray(sum(np.square(wave) for wave in waves))
+        inverse = np.where(squared > 0, 1 / np.where(squared > 0, squared, 1), 0)
+        return inverse * (1 if self.axis is None else 1j * np.sin(waves[self.axis]))
+
+
+def stencils(points: Sequence[int], channels: int, sources: int) -> list[Stencil | Potential]:
+    """List the stencils and potentials of `C` channels, of their increments and of further sources, `S` in all, on a grid of `(*N)` points."""
     box = list(itertools.product((-1, 0, 1), repeat=len(points)))
-    found = []
+    found: list[Stencil | Potential] = []
     for channel in range(channels):
         found += [
             Stencil(channel, level, tuple(2**level * distance for distance in offset))
@@ -85,6 +103,7 @@ def stencils(points: Sequence[int], channels: int, sources: int) -> list[Stencil
         ]
         found += [Stencil(channel, 0, tuple(2 * distance for distance in offset)) for offset in star(len(points))]
         found += [Stencil(channels + channel, 0, offset) for offset in box]
+        found += [Potential(channel, axis) for axis in (None, *range(len(points)))]
     return found + [Stencil(source, 0, (0,) * len(points)) for source in range(2 * channels, sources)]
 
 
@@ -152,8 +171,8 @@ class StateFeatures:
     """Features of states and their steps: linear filters of `s` and of the increment `P(s) - s`, and scenario parameters.
 
     Filters reach neighbours on the grid and, after smoothing over 2, 4, 8, ... points, neighbours 2, 4, 8, ... points away:
-    some dozens of them hold a field's derivatives, and what a far field such as a velocity makes of it. They are centred, and
-    made uncorrelated by principal components of unit variance.
+    some dozens of them hold a field's derivatives, and, with its potential, what a far field such as a velocity makes of it.
+    They are centred, and made uncorrelated by principal components of unit variance.
 
     Args:
         states: Sample of states, `(B, C, *N)`, in units of each channel.

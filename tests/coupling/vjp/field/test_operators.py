@@ -28,12 +28,12 @@ def inner(one: Array, other: Array) -> Array:
     return np.asarray((one * other).reshape(len(one), -1).sum(1))
 
 
-def operators_on(points: tuple[int, ...], periodic: tuple[bool, ...], order: int = 2, rank: int = 3) -> FieldOperators:
-    """Random operators of two channels with stencils of radius 1."""
+def operators_on(points: tuple[int, ...], periodic: tuple[bool, ...], order: int, has_after: bool) -> FieldOperators:
+    """Random operators of rank 3 of two channels with stencils of radius 1."""
     grid = KernelGrid(points, periodic)
-    kernels = grid.transform(draw(1 + rank, 2, 2, *grid.shape) * grid.support) * 0.1
+    kernels = grid.transform(draw(5, 2, 2, *grid.shape) * grid.support) * 0.1
     local = LocalStencils(grid, 1, draw(2, 2, 3 ** len(points), *points, seed=4))
-    return FieldOperators(grid, kernels[0], kernels[1:], local, None, order)
+    return FieldOperators(grid, kernels[0], kernels[2:], kernels[1] if has_after else None, local, None, order)
 
 
 @pytest.mark.parametrize(("points", "periodic"), GRIDS)
@@ -52,18 +52,22 @@ def test_nothing_is_carried_around_ends_that_do_not_meet(points: tuple[int, ...]
             np.testing.assert_allclose(row[(0, *end)], kernel[offset], atol=1e-10)
 
 
+@pytest.mark.parametrize("has_after", [False, True])
 @pytest.mark.parametrize("order", [1, 2])
 @pytest.mark.parametrize(("points", "periodic"), GRIDS)
-def test_transposed_products_are_adjoint(points: tuple[int, ...], periodic: tuple[bool, ...], order: int) -> None:
-    operators, v, w = operators_on(points, periodic, order), draw(4, 2, *points, seed=1), draw(4, 2, *points, seed=2)
+def test_transposed_products_are_adjoint(
+    points: tuple[int, ...], periodic: tuple[bool, ...], order: int, has_after: bool
+) -> None:
+    operators, v, w = operators_on(points, periodic, order, has_after), draw(4, 2, *points, seed=1), draw(4, 2, *points, seed=2)
     coefficients = draw(4, 3, *points, seed=3)
     ahead, back = operators.jvp(coefficients, v), operators.vjp(coefficients, w)
     np.testing.assert_allclose(inner(w, ahead), inner(v, back), rtol=1e-10)
 
 
+@pytest.mark.parametrize("has_after", [False, True])
 @pytest.mark.parametrize(("points", "periodic"), GRIDS)
-def test_an_exponential_is_that_of_the_matrix(points: tuple[int, ...], periodic: tuple[bool, ...]) -> None:
-    operators = operators_on(points, periodic)
+def test_an_exponential_is_that_of_the_matrix(points: tuple[int, ...], periodic: tuple[bool, ...], has_after: bool) -> None:
+    operators = operators_on(points, periodic, 2, has_after)
     coefficients, size = draw(1, 3, *points, seed=3), 2 * int(np.prod(points))
     eye = np.eye(size).reshape(size, 2, *points)
     many = np.repeat(coefficients, size, axis=0)
@@ -74,14 +78,18 @@ def test_an_exponential_is_that_of_the_matrix(points: tuple[int, ...], periodic:
     np.testing.assert_allclose(whole, (np.eye(size) + varying + varying @ varying / 2) @ base, atol=1e-9)
 
 
-def test_kernels_are_found_again() -> None:
+@pytest.mark.parametrize("has_after", [False, True])
+def test_kernels_are_found_again(has_after: bool) -> None:
     grid = KernelGrid((10, 12), (True, False))
+    after = grid.identity(2) + grid.transform(draw(2, 2, *grid.shape, seed=5) * grid.support * np.exp(-2 * grid.distance)) / 4
     kernels = draw(2, 2, 2, *grid.shape) * grid.support * np.exp(-2 * grid.distance)
     v, weights = draw(60, 2, 10, 12, seed=1), draw(60, 10, 12, seed=2)
     transforms = grid.transform(kernels)
     products = [grid.values(convolve(kernel, grid.transform(v))) for kernel in transforms]
-    answers = products[0] + weights[:, None] * products[1]
-    found = grid.kernels(KernelEquations(grid, [Term(None, v), Term(weights, v)], 2).solve(answers))
+    rates = weights[:, None] * products[1]
+    answers = products[0] + (grid.values(convolve(after, grid.transform(rates))) if has_after else rates)
+    equations = KernelEquations(grid, [Term(None, v), Term(weights, v)], 2, after if has_after else None)
+    found = grid.kernels(equations.solve(answers))
     assert np.linalg.norm(found - kernels) < 0.02 * np.linalg.norm(kernels)
 
 
