@@ -18,7 +18,7 @@ from deepzero_sim.benchmarks.flows.catalogue import FLOWS, TEST_SEED, TRAIN_SEED
 from deepzero_sim.benchmarks.flows.error_bars import measure_error_bars
 from deepzero_sim.benchmarks.flows.measurements import measure_once
 from deepzero_sim.benchmarks.flows.methods import missing, product_of
-from deepzero_sim.benchmarks.flows.products import ExactProducts, first_frames, measure_products, products_path
+from deepzero_sim.benchmarks.flows.products import ExactProducts, first_frames, measure_products, products_path, with_errors
 from deepzero_sim.benchmarks.flows.report import publish
 from deepzero_sim.benchmarks.flows.sizes import measure_sizes
 from deepzero_sim.benchmarks.flows.trainings import Task, train_all
@@ -124,5 +124,7 @@ def _measure(name: FlowName, flow: Flow, settings: BenchFlowsSettings, train: Tr
         path = products_path(settings.output, name, method)
         product = None if missing(method) or path.exists() else product_of(method, flow)
         if product is not None:
-            exact = exact or ExactProducts(build_solver(flow.twin), first_frames(test))
+            exact = exact or ExactProducts(
+                build_solver(flow.twin), with_errors(first_frames(test), build_solver(flow.coarse), test)
+            )
             measure_once(path, f"{name}: products of {method}", partial(measure_products, product, flow.coarse, train, exact))

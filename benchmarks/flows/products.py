@@ -1,14 +1,14 @@
 """Products through one and more steps against those of the exact twin, and what they cost.
 
-The states are those of rollouts of the coarse solver from frames of unseen simulations. Two kinds of `w`: the difference of two
-states, as errors of a rollout are, and white noise.
+The states are those of rollouts of the coarse solver from frames of unseen simulations. Three kinds of `w`: the difference of
+two states, as errors of a long rollout are, the coarse solver's own error, which is rougher, and white noise.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -29,6 +29,9 @@ from deepzero_sim.training.runs.trained_run import sample_states
 #: Numbers of steps that products go through.
 THROUGH = (1, 8, 32)
 
+#: Kinds of `w`, and steps after which the coarse solver's own error is one.
+KINDS, ERROR_AFTER = ("difference", "error", "noise"), 8
+
 #: Most repeated calls whose fastest is a time, and seconds after which they are enough.
 REPEATS, ENOUGH = 5, 20.0
 
@@ -44,11 +47,13 @@ class Cases:
         states: First states of rollouts, `(B, C, *N)`.
         params: Their scenario parameters, `(B, K)`, or None.
         differences: Differences to other states, `(B, C, *N)`.
+        errors: Errors of the coarse solver, `(B, C, *N)`; None where there is no reference.
     """
 
     states: Array
     params: Array | None
     differences: Array
+    errors: Array | None = None
 
 
 def first_frames(test: Trajectories) -> Cases:
@@ -58,6 +63,14 @@ def first_frames(test: Trajectories) -> Cases:
         return Cases(states, None, states - np.roll(states, 1, 0))
     later = test.frames[:, test.frames.shape[1] // 2]  # simulations of one initial state hardly differ at first
     return Cases(states, test.params, states - later)
+
+
+def with_errors(cases: Cases, solver: Solver, test: Trajectories) -> Cases:
+    """Add the errors of a coarse solver, some steps after the first frames."""
+    states, steps = cases.states, min(ERROR_AFTER, test.frames.shape[1] - 1)
+    for _ in range(steps):
+        states = solver.step(states, cases.params)
+    return replace(cases, errors=states - test.frames[:, steps])
 
 
 def random_frames(test: Trajectories, count: int, seed: int) -> Cases:
@@ -158,6 +171,8 @@ class ExactProducts:
         active = torch.from_numpy(twin.spec.active())
         noise = torch.randn(cases.states.shape, generator=torch.Generator().manual_seed(0))
         self._w = {"difference": torch.from_numpy(cases.differences) * active, "noise": noise * active}
+        if cases.errors is not None:
+            self._w["error"] = torch.from_numpy(cases.errors) * active
         self._exact = self._products(SolverLayer(twin, Exact()))
 
     def cosines(self, layer: SolverLayer) -> dict[str, dict[str, list[float | None]]]:

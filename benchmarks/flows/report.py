@@ -24,7 +24,7 @@ from deepzero_sim.benchmarks.flows.error_bar_report import (
 )
 from deepzero_sim.benchmarks.flows.figures import draw_errors, draw_products
 from deepzero_sim.benchmarks.flows.methods import START
-from deepzero_sim.benchmarks.flows.products import THROUGH
+from deepzero_sim.benchmarks.flows.products import ERROR_AFTER, KINDS, THROUGH
 from deepzero_sim.benchmarks.flows.size_report import SizeFound, draw_sizes, read_sizes, sizes_section, sizes_table
 from deepzero_sim.benchmarks.flows.summaries import BOUND, DEAR, Found, Summary, collect, gain, near_bound
 from deepzero_sim.benchmarks.flows.trainings import ALONE, Outcome
@@ -44,15 +44,15 @@ Table = list[tuple[str, ...]]
 def products_table(found: Sequence[Found]) -> Table:
     """Make the table of products: a head, then a row for each method of a flow."""
     steps = [str(t) for t in THROUGH]
-    head = ("flow, product", *(f"difference, {t}" for t in steps), *(f"noise, {t}" for t in steps))
+    head = ("flow, product", *(f"{kind}, {t}" for kind in KINDS for t in steps))
     costs = ("steps to prepare", "s to prepare", "steps a product", "time of a product / of a step")
     body = []
     for one in found:
         for method, measured in one.products.items():
             if "why" in measured:
-                body.append((f"{one.name}, {method}", *["-"] * (2 * len(steps) + len(costs))))
+                body.append((f"{one.name}, {method}", *["-"] * (len(KINDS) * len(steps) + len(costs))))
                 continue
-            cosines = [_mean_cosine(measured["cosines"][kind][t]) for kind in ("difference", "noise") for t in steps]
+            cosines = [_mean_cosine(measured["cosines"][kind][t]) for kind in KINDS for t in steps]
             ratio = measured["seconds_per_product"] / measured["seconds_per_step"]
             body.append(
                 (
@@ -222,8 +222,9 @@ Reynolds numbers, that nothing was prepared or trained with.
 ## Products
 
 Mean cosine of `J_1^T ... J_T^T w` through 1, 8 and 32 steps to the exact product, over unseen simulations: `w` is the
-difference of two simulations' states, or white noise. Then what the method takes: solver steps and seconds to prepare it,
-solver steps of a product, and the time of a product in units of the solver's own step of the same states.
+difference of two simulations' states, the coarse solver's own error after {ERROR_AFTER} steps, or white noise. Then what the
+method takes: solver steps and seconds to prepare it, solver steps of a product, and the time of a product in units of the
+solver's own step of the same states.
 
 {products}
 {_figure("Distance of products from exact ones", PRODUCTS_FIGURE, measured)}

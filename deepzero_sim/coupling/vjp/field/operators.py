@@ -16,9 +16,10 @@ from deepzero_sim.coupling.vjp.field.measured_base import MeasuredBase
 class FieldOperators:
     """Jacobian of a step, `J = exp(A) B` with `A = H sum_r diag(psi_r) G_r`, for given coefficients `psi`.
 
-    `B` is what all states have in common. `H` is what the solver does to all rates of change alike: projection on fields
-    without divergence, removal of waves that a grid does not resolve, an implicit step. The exponential is what many small steps of a rate of change `A` make of it: the
-    first term of Magnus's series (Commun. Pure Appl. Math. 7, 1954), cut off after `A` or `A^2 / 2`.
+    `B` is what all states have in common. `H` is what the solver does to all changes alike: projection on fields without
+    divergence, removal of waves that a grid does not resolve, an implicit step. The exponential is what many small steps of a
+    rate of change `A` make of it: the first term of Magnus's series (Commun. Pure Appl. Math. 7, 1954), cut off after `A` or
+    `A^2 / 2`.
 
     Args:
         grid: Grid of the kernels.

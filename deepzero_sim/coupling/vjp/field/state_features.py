@@ -92,7 +92,7 @@ class Potential(NamedTuple):
 
 
 def stencils(points: Sequence[int], channels: int, sources: int) -> list[Stencil | Potential]:
-    """List the stencils and potentials of `C` channels, of their increments and of further sources, `S` in all, on a grid of `(*N)` points."""
+    """List what filters make of `C` channels, of their increments and of further sources, `S` in all, on `(*N)` points."""
     box = list(itertools.product((-1, 0, 1), repeat=len(points)))
     found: list[Stencil | Potential] = []
     for channel in range(channels):
