@@ -23,6 +23,7 @@ from deepzero_sim import vjp
 from deepzero_sim.benchmarks.flows import bench, methods, trainings
 from deepzero_sim.benchmarks.flows.bench import bench_flows
 from deepzero_sim.benchmarks.flows.catalogue import FLOWS, Ensemble
+from deepzero_sim.benchmarks.flows.emulator import Emulator
 from deepzero_sim.benchmarks.flows.figures import STYLES
 from deepzero_sim.benchmarks.flows.report import errors_table
 from deepzero_sim.benchmarks.flows.summaries import Found, collect, gain, near_bound, summarise
@@ -109,6 +110,7 @@ def _kill_after_two(title: str, updates: int) -> Iterator[Callable[[Any], None]]
 @pytest.mark.parametrize("method", ["EMULATOR", "FO-SOL"])
 def test_interrupted_it_resumes_and_finds_the_same(method: FlowMethod, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(methods, "CHECKPOINT_EVERY", 1)
+    monkeypatch.setattr(Emulator.__init__, "__defaults__", (2, 20, 16, 3e-3, 0))  # few steps and updates
     bench_flows(short(tmp_path / "whole", ["burgers-1d"], [method]))
     with monkeypatch.context() as within:
         within.setattr(trainings, "training_bar", _kill_after_two)

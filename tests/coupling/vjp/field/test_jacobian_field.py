@@ -184,8 +184,8 @@ def test_products_are_those_of_the_state(
 
 @pytest.mark.parametrize("step", [dealiased, projected])
 def test_what_a_solver_does_to_all_changes_is_found(step: Step) -> None:
-    shape = (2, 18, 18)
-    solver, method = solver_of(step, shape), JacobianField()
+    shape = (2, 16, 16)
+    solver, method = solver_of(step, shape), JacobianField(64)
     method.prepare(rollouts(solver), None, SolverProbe(solver))
     w = np.random.default_rng(0).normal(size=(1, *shape))  # rough, as errors of a coarse solver are
     found = [cosine_through(step, method, solver, waves(shape, 1, 5), steps, w) for steps in (1, 8)]
