@@ -66,9 +66,10 @@ class JacobianField(VectorJacobianProduct):
 
     `psi_r` are a few features of the state and of its increment `P(s) - s` around each point, near and far; `G_r`, `H` and `B`
     are convolutions. That holds what a Jacobian at fixed states cannot: how a flow carries a change, and how a change
-    carries the flow. `H`, fitted where it lowers the error, is what the solver does to all changes alike, such as a projection,
-    or the removal of short waves: without it, rough cotangents, such as a coarse solver's own errors, lose their way. Each measured product gives an equation for every point of the grid, so that a few dozen suffice on any
-    grid. All are fitted by least squares; the features, by a singular value decomposition and one refinement.
+    carries the flow. `H` is what the solver does to all changes alike, such as a projection, or the removal of short waves:
+    without it, products with rough cotangents, such as a coarse solver's own errors, are far worse. Each measured product gives
+    an equation for every point of the grid, so that a few dozen suffice on any grid. All are fitted by least squares; the
+    features, by a singular value decomposition and one refinement.
 
     Chains of products that the fit has not seen tell its error. Products are measured in rounds until that is below
     `tolerance`, or no longer falls. A product of the field takes no solver steps.
