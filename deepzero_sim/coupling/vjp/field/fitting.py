@@ -160,7 +160,8 @@ class FieldFit:
         inputs = operators.apply_base(products.directions)
         rates = operators.apply_rates(coefficients, inputs)
         targets = products.answers - inputs - rates
-        return KernelEquations(self._grid, [Term(None, rates)], channels).solve(targets)[0] + self._grid.identity(channels)
+        found: Array = KernelEquations(self._grid, [Term(None, rates)], channels).solve(targets)[0]
+        return found + self._grid.identity(channels)
 
     def _solve(self, coefficients: Array, before: FieldOperators, order: int, radius: int) -> FieldOperators:
         """Solve for all kernels, then for local stencils; a second order of the exponential is that of the operators before.

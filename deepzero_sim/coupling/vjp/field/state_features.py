@@ -88,7 +88,7 @@ class Potential(NamedTuple):
         """Compute the transfer function, 0 for a constant."""
         squared = np.asarray(sum(np.square(wave) for wave in waves))
         inverse = np.where(squared > 0, 1 / np.where(squared > 0, squared, 1), 0)
-        return inverse * (1 if self.axis is None else 1j * np.sin(waves[self.axis]))
+        return np.asarray(inverse if self.axis is None else inverse * 1j * np.sin(waves[self.axis]), complex)
 
 
 def stencils(points: Sequence[int], channels: int, sources: int) -> list[Stencil | Potential]:

@@ -63,6 +63,7 @@ class MeasuredJacobians:
         self._settings = f"1 {differences.identity} {block}", f"1 {radius}"
         self.references: list[Reference] = []
         self._coordinates: Array = np.empty((0, 0))
+        self._squares: Array = np.empty(0)
 
     def add(self, state: Array, params: Array | None, advanced: Array) -> None:
         """Measure at a state, `(C, *N)`, whose step gave `advanced`: at the first one, the whole Jacobian too."""
@@ -75,8 +76,9 @@ class MeasuredJacobians:
             self._settings, [*identity, *new.identity], self._probes, lambda: self._measure_difference(new)
         )
         self.references.append(new._replace(difference=self._windows.matrix(measured["difference"])))
-        place = self._place(state, params)
+        place = self.metric.coordinates(state[None], None if params is None else params[None])
         self._coordinates = np.concatenate([self._coordinates, place]) if len(self.references) > 1 else place
+        self._squares = np.square(self._coordinates).sum(1)
 
     def _measure_base(self, at: Reference) -> dict[str, Array]:
         self._base.measure(at.state, at.params, at.advanced, self._probes, self._differences)
@@ -87,12 +89,11 @@ class MeasuredJacobians:
         answers = self._differences.jvp(self._probes, at.state, at.params, at.advanced, directions)
         return {"difference": self._windows.transpose(self._base.residual(answers, directions)).data}
 
-    def nearest(self, state: Array, params: Array | None) -> Reference:
-        """Find the reference nearest to a state, `(C, *N)`, and its parameters."""
-        return self.references[int(np.square(self._coordinates - self._place(state, params)).sum(1).argmin())]
-
-    def _place(self, state: Array, params: Array | None) -> Array:
-        return self.metric.coordinates(state[None], None if params is None else params[None])
+    def nearest(self, states: Array, params: Array | None) -> list[Reference]:
+        """Find the references nearest to states, `(B, C, *N)`, and their parameters, `(B, K)` or None."""
+        places = self.metric.coordinates(states, params)
+        distances = self._squares - 2 * (places @ self._coordinates.T)  # less the squares of the places themselves
+        return [self.references[int(r)] for r in distances.argmin(1)]
 
     def vjp(self, references: list[Reference], cotangents: Array) -> Array:
         """Compute `J(s_r)^T w` at a reference for each cotangent, `(B, n)` to `(B, n)`."""

@@ -150,7 +150,7 @@ class ReferenceJacobian(VectorJacobianProduct):
         if self.tolerance is not None:
             self._check(taken, probes, measured)
         active = probes.spec.active()
-        nearest = [measured.nearest(*taken.at(b)[:2]) for b in range(len(taken.states))]
+        nearest = measured.nearest(taken.states, taken.params)
         products = measured.vjp(nearest, cotangents[:, active])
         if self.secants:
             for b, reference in enumerate(nearest):
@@ -162,8 +162,8 @@ class ReferenceJacobian(VectorJacobianProduct):
     def jvp(self, taken: StepTaken, directions: Array, probes: SolverProbe) -> Array:
         measured, active = self._measured or self._begin(taken, probes), probes.spec.active()
         result = np.zeros_like(directions)
-        for b in range(len(taken.states)):
-            result[b, active] = measured.jvp(measured.nearest(*taken.at(b)[:2]), directions[b, active])
+        for b, reference in enumerate(measured.nearest(taken.states, taken.params)):
+            result[b, active] = measured.jvp(reference, directions[b, active])
         return result
 
     def adopt_defaults(self, file: Path, most_steps: int) -> None:
@@ -188,11 +188,12 @@ class ReferenceJacobian(VectorJacobianProduct):
         if self._products % CHECK_EVERY:
             return
         generator = np.random.default_rng(self._products)  # the same in a run that is resumed
-        state, params, advanced = taken.at(int(generator.integers(len(taken.states))))
+        b = int(generator.integers(len(taken.states)))
+        state, params, advanced = taken.at(b)
         active = probes.spec.active()
         direction = np.where(active, generator.choice([-1, 1], size=active.shape), 0).astype(state.dtype)
         answer = self._differences.jvp(probes, state, params, advanced, direction[None])[0, active]
-        error = np.linalg.norm(answer - measured.jvp(measured.nearest(state, params), direction[active]))
+        error = np.linalg.norm(answer - measured.jvp(measured.nearest(taken.states, taken.params)[b], direction[active]))
         if error > self.tolerance * np.linalg.norm(answer):
             self._add_if_it_fits(measured, (state, params, advanced), probes)
 
