@@ -70,22 +70,19 @@ class FieldOperators:
 
     def vjp(self, coefficients: Array, cotangents: Array) -> Array:
         """Compute `J^T w` for coefficients `(P, r, *N)` and cotangents `(P, C, *N)`."""
-        grid, term = self.grid, cotangents
-        result = grid.transform(cotangents)
+        grid = self.grid
+        term = result = grid.transform(cotangents)
         for order in range(1, self.order + 1):
-            product = grid.crop(self._apply_varying_transposed(coefficients, term) / order)
-            result = result + product
-            if order < self.order:
-                term = grid.values(product)
+            term = grid.crop(self._apply_varying_transposed(coefficients, term) / order)
+            result = result + term
         common = grid.values(correlate(self.base, result))
         if self.local.radius:
             common = common + self.local.vjp(grid.values(result))
         return common if self.measured is None else common + self.measured.vjp(grid.values(result))
 
-    def _apply_varying_transposed(self, coefficients: Array, cotangents: Array) -> Array:
-        """Compute the transform of `A^T w`, `(P, C, *K)`."""
-        if self.after is not None:
-            cotangents = self.grid.values(correlate(self.after, self.grid.transform(cotangents)))
+    def _apply_varying_transposed(self, coefficients: Array, transform: Array) -> Array:
+        """Compute the transform of `A^T w` from that of `w`, `(P, C, *K)`."""
+        cotangents = self.grid.values(transform if self.after is None else correlate(self.after, transform))
         weighted = self.grid.transform(coefficients[:, :, None] * cotangents[:, None])
         found = np.zeros((len(cotangents), cotangents.shape[1], *weighted.shape[3:]), weighted.dtype)
         for r, kernels in enumerate(self.varying):
