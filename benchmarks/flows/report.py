@@ -93,7 +93,7 @@ def _error(summary: Summary | None) -> str:
         return "-"
     if not math.isfinite(summary.error):
         return "no result" if summary.why else "diverged"
-    spread = f" ± {summary.std:.4f}" if summary.seeds > 1 else ""
+    spread = f" ± {summary.std:.4f}" if len(summary.by_seed) > 1 else ""
     return f"{summary.error:.4f}{spread}"
 
 
@@ -171,7 +171,10 @@ def _portable_settings(settings: BenchFlowsSettings) -> dict[str, Any]:
 
 
 def _plain(summary: Summary | Outcome) -> dict[str, Any]:
-    return {key: _finite(value) if isinstance(value, float) else value for key, value in vars(summary).items()}
+    plain = {key: _finite(value) if isinstance(value, float) else value for key, value in vars(summary).items()}
+    if isinstance(summary, Summary):
+        plain["by_seed"] = {seed: _finite(error) for seed, error in summary.by_seed.items()}
+    return plain
 
 
 def _finite(number: float) -> float | None:
@@ -234,7 +237,8 @@ A corrector, trained through {settings.unroll} steps with the error at every ste
 network of its seed's NON. Errors are mean absolute errors over rollouts of {settings.steps} steps from unseen initial states,
 in standard deviations of the reference: mean over the seeds ± their standard deviation. SRC is the solver alone, EMULATOR
 back-propagates through a network that imitates the solver (Frezat et al., arXiv 2310.19385), FO-SOL through the twin. A
-gradient past the solver pays where the error of DETACHED, which has none, exceeds FO-SOL's by more than the seeds differ.
+gradient past the solver pays where the error of DETACHED, which has none, exceeds that of FO-SOL from the same start: the mean
+ratio over the seeds is above 1 by more than twice its standard error.
 
 {errors}
 {_figure("Errors in units of those of FO-SOL", ERRORS_FIGURE, trained)}

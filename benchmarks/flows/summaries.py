@@ -32,7 +32,7 @@ class Summary:
         error: Mean error over the seeds; infinite if one diverged.
         std: Standard deviation over the seeds, of a sample; 0 of a single one.
         least, most: Errors of the best and the worst seed.
-        seeds: Number of seeds.
+        by_seed: Error of each seed.
         solver_steps: Mean number of solver steps of training.
         seconds: Mean seconds of training.
         by_step: Mean error after each step of the rollouts, None where one diverged.
@@ -43,7 +43,7 @@ class Summary:
     std: float
     least: float
     most: float
-    seeds: int
+    by_seed: dict[int, float]
     solver_steps: float
     seconds: float
     by_step: list[float | None]
@@ -59,7 +59,7 @@ def summarise(outcomes: Sequence[Outcome]) -> Summary:
         std=float(errors.std(ddof=1)) if finite and len(errors) > 1 else 0.0,
         least=float(errors.min()),
         most=float(errors.max()),
-        seeds=len(outcomes),
+        by_seed={outcome.seed: outcome.error for outcome in outcomes},
         solver_steps=float(np.mean([outcome.solver_steps for outcome in outcomes])),
         seconds=float(np.mean([outcome.seconds for outcome in outcomes])),
         by_step=[
@@ -106,10 +106,11 @@ def collect(output: Path) -> list[Found]:
 
 
 def gain(trainings: dict[str, Summary]) -> tuple[float, str]:
-    """Compare the bound with training without a gradient past the solver.
+    """Compare the bound with training without a gradient past the solver, which began at the same networks.
 
     Returns:
-        Ratio of their errors, not a number if there is none, and a few words on whether the gradient pays.
+        Mean ratio of their errors from the same seed, not a number if there is none, and a few words on whether the gradient
+        pays: the ratio is above 1 by more than twice its standard error.
     """
     if BOUND not in trainings or WITHOUT not in trainings:
         return math.nan, "not measured"
@@ -118,11 +119,11 @@ def gain(trainings: dict[str, Summary]) -> tuple[float, str]:
         return math.nan, "no: FO-SOL diverged"
     if not math.isfinite(without.error):
         return math.inf, "yes: DETACHED diverged"
-    ratio = without.error / bound.error
-    if min(without.seeds, bound.seeds) < 2:
-        return ratio, f"{ratio:.2f}, one seed"
-    spread = max(without.std, bound.std)
-    return ratio, f"{'yes' if without.error - bound.error > spread else 'no, within the seeds'}: {ratio:.2f}"
+    ratios = np.array([error / bound.by_seed[seed] for seed, error in without.by_seed.items() if seed in bound.by_seed])
+    if len(ratios) < 2:
+        return (float(ratios[0]), f"{ratios[0]:.2f}, one seed") if len(ratios) else (math.nan, "not measured")
+    ratio, uncertain = float(ratios.mean()), 2 * float(ratios.std(ddof=1)) / math.sqrt(len(ratios))
+    return ratio, f"{'yes' if ratio - 1 > uncertain else 'no, within the seeds'}: {ratio:.2f}"
 
 
 def near_bound(found: Sequence[Found], method: str) -> tuple[int, int]:

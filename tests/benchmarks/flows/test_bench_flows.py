@@ -210,8 +210,9 @@ def found(**by_method: list[Outcome]) -> Found:
     ("detached", "bound", "words"),
     [
         ((1.2, 1.25, 1.22), (1.0, 1.02, 1.01), "yes: 1.21"),
-        ((1.0, 1.3, 1.15), (1.0, 1.1, 1.05), "no, within the seeds: 1.10"),
+        ((1.0, 1.3, 1.15), (1.0, 1.1, 1.05), "no, within the seeds: 1.09"),
         ((1.2,), (1.0,), "1.20, one seed"),
+        ((1.1, 2.2, 3.4), (1.0, 2.0, 3.0), "yes: 1.11"),
         ((math.inf, 1.0), (1.0, 1.0), "yes: DETACHED diverged"),
         ((1.0, 1.0), (math.inf, 1.0), "no: FO-SOL diverged"),
     ],
