@@ -15,7 +15,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, chdir
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,43 +57,45 @@ def _title(words: str) -> str | None:
     return None if found is None else found[1].strip("\"'")
 
 
-def run_page(page: Path, folder: Path, environment: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """Run a page as its reader would.
-
-    Args:
-        page: Markdown file.
-        folder: Empty folder.
-        environment: Variables for the lines of `sh`, in addition to this process's.
-
-    Returns:
-        Names that blocks of Python left.
-    """
-    return run_pages([page], folder, environment)
+def run_page(
+    page: Path, folder: Path, environment: Mapping[str, str] | None = None, shorter: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """Run a page as its reader would; see :func:`run_pages`."""
+    return run_pages([page], folder, environment, shorter)
 
 
-def run_pages(pages: Sequence[Path], folder: Path, environment: Mapping[str, str] | None = None) -> dict[str, Any]:
+def run_pages(
+    pages: Sequence[Path],
+    folder: Path,
+    environment: Mapping[str, str] | None = None,
+    shorter: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
     """Run pages that continue each other, in one folder and one Python session.
 
     Args:
         pages: Markdown files, in the order of reading.
         folder: Empty folder.
         environment: Variables for the lines of `sh`, in addition to this process's.
+        shorter: Texts that make trainings short, in place of those of the pages, each of which must be there.
 
     Returns:
         Names that blocks of Python left.
     """
     names: dict[str, Any] = {"__name__": "page"}
+    found = [(page, block) for page in pages for block in blocks(page)]
+    for text, short in (shorter or {}).items():
+        assert any(text in block.code for _, block in found), f"{text!r} is on none of the pages"
+        found = [(page, replace(block, code=block.code.replace(text, short))) for page, block in found]
     with ExitStack() as stack:
         stack.enter_context(chdir(folder))
-        for page in pages:
-            for block in blocks(page):
-                where = f"{page.name}, line {block.line}"
-                if block.title is not None:
-                    _write(folder / block.title, block.code)
-                elif block.language == "sh":
-                    _run_lines(block.code, where, _environment(environment), stack)
-                elif block.language == "python":
-                    exec(compile(block.code, where, "exec"), names)  # noqa: S102 - our own text
+        for page, block in found:
+            where = f"{page.name}, line {block.line}"
+            if block.title is not None:
+                _write(folder / block.title, block.code)
+            elif block.language == "sh":
+                _run_lines(block.code, where, _environment(environment), stack)
+            elif block.language == "python":
+                exec(compile(block.code, where, "exec"), names)  # noqa: S102 - our own text
     return names
 
 

@@ -19,7 +19,7 @@ def test_the_networks_of_the_page_have_the_scales_of_their_data(tmp_path: Path) 
 
 @pytest.mark.slow
 def test_the_page_ends_with_a_corrected_tracer(tmp_path: Path) -> None:
-    run_page(PAGE, tmp_path)
+    run_page(PAGE, tmp_path, shorter={"updates=300": "updates=80", "range(200)": "range(50)", "updates: 300": "updates: 100"})
     methods = json.loads((tmp_path / "runs" / "tracer" / "results.json").read_text())["methods"]
     assert methods["DETACHED"]["mae"] < 0.7 * methods["SRC"]["mae"]
 

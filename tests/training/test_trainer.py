@@ -329,9 +329,9 @@ FIELD = Component("deepzero_sim.vjp.JacobianField", {"check_every": 4})
 AUTO = Component("deepzero_sim.vjp.Auto", {"most_steps": 1000})
 KILLED: dict[str, dict[str, Any]] = {
     "NON": {"method": "NON", "updates": 400, "checkpoint_every": 13},
-    "SolverLayer": {"method": "SolverLayer", "updates": 300, "checkpoint_every": 13, "vjp": DRIFTING},
-    "JacobianField": {"method": "SolverLayer", "updates": 300, "checkpoint_every": 13, "vjp": FIELD},
-    "Auto": {"method": "SolverLayer", "updates": 300, "checkpoint_every": 13, "vjp": AUTO},
+    "SolverLayer": {"method": "SolverLayer", "updates": 150, "checkpoint_every": 13, "vjp": DRIFTING},
+    "JacobianField": {"method": "SolverLayer", "updates": 150, "checkpoint_every": 13, "vjp": FIELD},
+    "Auto": {"method": "SolverLayer", "updates": 150, "checkpoint_every": 13, "vjp": AUTO},
     "ZO-SOL": {**ZO, "updates": 45, "workers": Workers("process", 2)},
     "ZO-GraSP": {**ZO, "updates": 45, "layer_ratios": Component("zo-grasp", {"num_directions": 9}), "mask_refresh": 3},
     "RGE": {**ZO, "updates": 50, "estimator": Component("deepzero_sim.RGE", {"num_directions": 20}), "sparsity": 0.0},

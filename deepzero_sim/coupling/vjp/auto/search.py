@@ -27,9 +27,9 @@ from deepzero_sim.solver.spec import SolverSpec
 if TYPE_CHECKING:
     from deepzero_sim.coupling.probes import SolverProbe
 
-#: Cosines through all steps of the chains: from which on the identity does, nothing better is sought, products are not asked
-#: for at every state, and a gradient is followed rather than none.
-SAME, GOOD, FAIR, LEAST = 0.999, 0.95, 0.9, 0.5
+#: Cosines through all steps of the chains: from which on the identity does, nothing better is sought, and a gradient is
+#: followed rather than none.
+SAME, GOOD, LEAST = 0.999, 0.9, 0.5
 
 #: Solver steps of the chains, and of the product that tells the solver from others.
 CHAIN_STEPS = 2 * CHAINS * LENGTH + 2
@@ -125,7 +125,7 @@ class Search:
             return self._settle(DETACHED, f"no product has a cosine of {LEAST} through {LENGTH} steps")
         report = self._report(best.candidate, f"cosine {best.cosine:.4f} through {LENGTH} steps")
         said = [str(warning.message) for warning in self._said.get(str(best.candidate), [])]
-        if best.cosine < FAIR and not said:
+        if best.cosine < GOOD and not said:
             said = [f"the best product found for solver {self._probes.spec.name!r} is poor: {report}."]
         for sentence in said:
             self._probes.warn(sentence)
@@ -208,8 +208,8 @@ class Search:
         return -1.0
 
     def _try_coloured(self) -> None:
-        """Try the product that takes solver steps at every state, where no other is fair and the step is local."""
-        if self._best.cosine >= FAIR:
+        """Try the product that takes solver steps at every state, where no other is good and the step is local."""
+        if self._best.cosine >= GOOD:
             return
         spec = self._probes.spec
         with self._leave_out_unsuitable(COLOURED):
