@@ -123,31 +123,39 @@ def compress(matrix: Array, rows: np.ndarray, columns: np.ndarray, shape: tuple[
     side = max(1, round((TILE / channels) ** (1 / len(shape))))
     grid = tuple(-(-size // side) for size in shape)
     row_tiles, column_tiles = Tiles.of(rows // side, grid), Tiles.of(columns // side, grid)
-    near = _near_tiles(row_tiles.places, grid)
-    padded = np.pad(matrix, ((0, 1), (0, 1)))
-    touching = np.zeros((len(near) + 1, len(near) + 1), bool)
-    touching[np.arange(len(near))[:, None], near] = True
-    touching = touching[:-1, :-1]
-    allowed = LOST**2 * float(np.square(matrix, dtype=np.float64).sum()) / len(matrix)
-    row_basis = _bases(padded, row_tiles, column_tiles, touching, allowed)
-    column_basis = _bases(padded.T, column_tiles, row_tiles, touching, allowed)
-    coupling = _couple(padded, row_tiles, column_tiles, touching, row_basis, column_basis)
+    touching = _find_touching(row_tiles.places, grid)
+    allowed = LOST**2 * float(np.einsum("ij,ij->", matrix, matrix, dtype=np.float64)) / len(matrix)  # makes no copy
+    row_basis = _bases(matrix, row_tiles, column_tiles, touching, allowed)
+    column_basis = _bases(matrix.T, column_tiles, row_tiles, touching, allowed)
+    coupling = _couple(matrix, row_tiles, column_tiles, touching, row_basis, column_basis)
+    near = _neighbours(touching)
     beyond = np.full((1, column_tiles.members.shape[1]), matrix.shape[1])
     around = np.concatenate([column_tiles.members, beyond])[near].reshape(len(near), -1)
-    blocks = padded[row_tiles.members[:, :, None], around[:, None]]
+    blocks = _entries(matrix, row_tiles.members[:, :, None], around[:, None])
     shape_of_matrix = (matrix.shape[0], matrix.shape[1])
     made = TiledMatrix(row_tiles, column_tiles, near, blocks, row_basis, coupling, column_basis, shape_of_matrix)
     return made if 2 * made.value_count < matrix.size else None
 
 
-def _near_tiles(places: np.ndarray, grid: tuple[int, ...]) -> np.ndarray:
-    """List the tiles that touch each tile, around the ends of axes too: `(T, q)`, `T` where there are fewer than elsewhere."""
+def _find_touching(places: np.ndarray, grid: tuple[int, ...]) -> np.ndarray:
+    """Tell which tiles touch each other, around the ends of axes too, bool `(T, T)`; each touches itself."""
     distance = np.abs(places[:, None] - places)
-    touching = (np.minimum(distance, np.array(grid) - distance) <= 1).all(-1)
-    near = np.full((len(places), touching.sum(1).max()), len(places))
+    return np.asarray((np.minimum(distance, np.array(grid) - distance) <= 1).all(-1))
+
+
+def _neighbours(touching: np.ndarray) -> np.ndarray:
+    """List the tiles that touch each tile, `(T, q)`; `T` where there are fewer than elsewhere."""
+    near = np.full((len(touching), touching.sum(1).max()), len(touching))
     for tile, row in enumerate(touching):
         near[tile, : row.sum()] = np.flatnonzero(row)
     return near
+
+
+def _entries(matrix: Array, rows: np.ndarray, columns: np.ndarray) -> Array:
+    """Pick entries, zero beyond the last row or column: a matrix as large as memory allows is not copied for that."""
+    count, size = matrix.shape
+    picked = matrix[np.minimum(rows, count - 1), np.minimum(columns, size - 1)]
+    return np.asarray(np.where((rows < count) & (columns < size), picked, 0), matrix.dtype)
 
 
 def _slots_of_transposed(near: np.ndarray) -> np.ndarray:
@@ -157,26 +165,26 @@ def _slots_of_transposed(near: np.ndarray) -> np.ndarray:
     return np.asarray((neighbours == tiles).argmax(-1))
 
 
-def _bases(padded: Array, rows: Tiles, columns: Tiles, touching: np.ndarray, allowed: float) -> Array:
+def _bases(matrix: Array, rows: Tiles, columns: Tiles, touching: np.ndarray, allowed: float) -> Array:
     """Choose a basis of each tile's rows: the leading left singular vectors of its far part, `(T, d, r)`, padded by zeros."""
     found = []
     for members, near in zip(rows.members, touching, strict=True):
-        far = padded[members[:, None], columns.members[~near].reshape(-1)].astype(np.float64)
+        far = _entries(matrix, members[:, None], columns.members[~near].reshape(-1)).astype(np.float64)
         squares, vectors = np.linalg.eigh(far @ far.T)
         found.append(vectors[:, np.cumsum(squares) > allowed])  # from the smallest on, as long as all left out are allowed
-    bases = np.zeros((len(found), rows.members.shape[1], max(one.shape[1] for one in found)), padded.dtype)
+    bases = np.zeros((len(found), rows.members.shape[1], max(one.shape[1] for one in found)), matrix.dtype)
     for tile, one in enumerate(found):
         bases[tile, :, : one.shape[1]] = one
     return bases
 
 
-def _couple(padded: Array, rows: Tiles, columns: Tiles, touching: np.ndarray, row_basis: Array, column_basis: Array) -> Array:
+def _couple(matrix: Array, rows: Tiles, columns: Tiles, touching: np.ndarray, row_basis: Array, column_basis: Array) -> Array:
     """Compute the weights `U_i^T A_ij V_j` of far tiles `i` and `j`, for all columns of bases that are not zero."""
     tiles, _, rank = row_basis.shape
-    coupling = np.zeros((tiles, rank, tiles, column_basis.shape[2]), padded.dtype)
+    coupling = np.zeros((tiles, rank, tiles, column_basis.shape[2]), matrix.dtype)
     for tile, (members, near) in enumerate(zip(rows.members, touching, strict=True)):
         far = np.flatnonzero(~near)
-        some = padded[members[:, None], columns.members[far].reshape(-1)]
+        some = _entries(matrix, members[:, None], columns.members[far].reshape(-1))
         seen = (row_basis[tile].T @ some).reshape(rank, len(far), column_basis.shape[1]).transpose(1, 0, 2)
         coupling[tile][:, far] = (seen @ column_basis[far]).transpose(1, 0, 2)
     used = [np.flatnonzero(basis.any(axis=1)) for basis in (row_basis, column_basis)]

@@ -127,4 +127,4 @@ def _with_unused(recorded: dict[str, Any], settings: TrainSettings) -> dict[str,
     """Return settings with the product that the folder was made with where none is used: its default is another one since."""
     if settings.stages or settings.method == "SolverLayer" or not (settings.run / CONFIG).exists():
         return recorded
-    return {key: read_settings(settings.run).get(key, value) if key == "vjp" else value for key, value in recorded.items()}
+    return recorded | {"vjp": read_settings(settings.run).get("vjp", recorded["vjp"])}

@@ -69,9 +69,7 @@ def test_a_jacobian_keeps_its_products_and_its_file(block: int) -> None:
     matrix = coupled(points, points, (40, 40), False)
     base = BaseJacobian(active, block)
     blocks = base._blocks.toarray()
-    within = {} if block == 1 else {"within": np.zeros(base._near.entries, np.float32)}  # type: ignore[union-attr]
-    if within:
-        within = {"within": within["within"][: base._near._places[0][-1]]}  # type: ignore[union-attr]
+    within = {} if base._near is None else {"within": np.zeros(base._near._places[0][-1], np.float32)}
     coarse = (blocks @ matrix / blocks.sum(1, keepdims=True)).astype(np.float32)
     base.load({"coarse": coarse, **within})
     assert base._compressed is not None
