@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -21,24 +21,11 @@ STYLES: dict[str, dict[str, Any]] = {
     "JacobianField": {"color": "#0072B2", "marker": "P"},
 }
 
+#: Largest ratio of errors that is drawn where it is; a larger one is written at the edge.
+_MOST = 2.0
+
 #: Least distance that is drawn: float32 knows no smaller ones.
 _LEAST = 1e-6
-
-
-class Spread(Protocol):
-    """Error over seeds."""
-
-    @property
-    def error(self) -> float:
-        """Mean."""
-
-    @property
-    def least(self) -> float:
-        """Error of the best seed."""
-
-    @property
-    def most(self) -> float:
-        """Error of the worst seed."""
 
 
 def draw_products(plot: Any, flows: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Any:
@@ -76,36 +63,42 @@ def _distance(cosines: list[float | None]) -> float:
     return max(_LEAST, 1 - float(np.mean(known))) if len(known) == len(cosines) else math.nan
 
 
-def draw_errors(plot: Any, flows: Mapping[str, Mapping[str, Spread]], bound: str) -> Any:
-    """Draw a row a flow: the methods' errors in units of the bound's mean, bars from the best seed to the worst.
+def draw_errors(plot: Any, flows: Mapping[str, Mapping[str, Sequence[float]]], bound: str) -> Any:
+    """Draw a row a flow: a point at the mean ratio of a method's error to the bound's, and a bar over the seeds' ratios.
 
     Args:
         plot: Matplotlib's pyplot.
-        flows: Errors by flow and method.
-        bound: Method whose error is the unit; its own seeds are a grey bar.
+        flows: Ratios of errors from the same start, one a seed, by flow and method.
+        bound: Method whose error is the unit.
     """
     figure, ax = plot.subplots(figsize=(8, 1.4 + 0.55 * len(flows)), layout="constrained")
     drawn = [method for method in STYLES if any(method in methods for methods in flows.values())]
+    ax.axvline(1, color="black", linewidth=1)
     for row, methods in enumerate(flows.values()):
-        unit = methods[bound].error
-        if not math.isfinite(unit):
-            continue
-        ax.fill_betweenx([row - 0.4, row + 0.4], methods[bound].least / unit, methods[bound].most / unit, color="#00000022")
-        ax.plot([1, 1], [row - 0.4, row + 0.4], color="black", linewidth=1)
         for place, method in enumerate(drawn):
-            spread = methods.get(method)
-            if spread is None or not math.isfinite(spread.error):
+            ratios = methods.get(method, ())
+            if not ratios or not np.isfinite(ratios).all():
                 continue
             aside = row + 0.6 * ((place + 0.5) / len(drawn) - 0.5)
-            ax.plot([spread.least / unit, spread.most / unit], [aside, aside], color=STYLES[method]["color"], linewidth=1.2)
-            ax.plot([spread.error / unit], [aside], linestyle="", markersize=5, label=method, **STYLES[method])
+            mean, style = float(np.mean(ratios)), STYLES[method]
+            least, most = (min(ratio, _MOST) for ratio in (min(ratios), max(ratios)))
+            ax.plot([least, most], [aside, aside], color=style["color"], linewidth=1.2)
+            ax.plot([min(mean, _MOST)], [aside], linestyle="", markersize=5, label=method, **style)
+            if mean > _MOST:
+                ax.annotate(
+                    f"{mean:.3g}", (_MOST, aside), (-5, 0), textcoords="offset points", ha="right", va="center", fontsize=8
+                )
     ax.set(xscale="log", ylim=(len(flows) - 0.5, -0.5), yticks=range(len(flows)), yticklabels=list(flows))
-    ax.set_xlabel(f"error / error of {bound} (bars: best to worst seed; grey: {bound}'s seeds)")
+    ax.set_xlabel(f"error / error of {bound} from the same start (bars: smallest to largest ratio of a seed)")
+    ax.set_xlim(right=min(ax.get_xlim()[1], 1.03 * _MOST))
     low, high = ax.get_xlim()
-    ticks = [tick for tick in (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 3, 5, 10, 20) if low <= tick <= high]
+    ticks = [
+        tick for tick in (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1, 1.05, 1.1, 1.2, 1.3, 1.5, 1.7, 2) if low <= tick <= high
+    ]
     ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     ax.minorticks_off()
     ax.grid(alpha=0.3, axis="x")
+    ax.grid(alpha=0.15, axis="y")
     legend(figure, [ax])
     return figure
 

@@ -26,7 +26,7 @@ from deepzero_sim.benchmarks.flows.figures import draw_errors, draw_products
 from deepzero_sim.benchmarks.flows.methods import START
 from deepzero_sim.benchmarks.flows.products import ERROR_AFTER, KINDS, THROUGH
 from deepzero_sim.benchmarks.flows.size_report import SizeFound, draw_sizes, read_sizes, sizes_section, sizes_table
-from deepzero_sim.benchmarks.flows.summaries import BOUND, DEAR, Found, Summary, collect, gain, near_bound
+from deepzero_sim.benchmarks.flows.summaries import BOUND, DEAR, Found, Summary, collect, gain, near_bound, ratios
 from deepzero_sim.benchmarks.flows.trainings import ALONE, Outcome
 from deepzero_sim.cli.reports.figures import pyplot, save
 from deepzero_sim.cli.settings.bench import BenchFlowsSettings, FlowMethod
@@ -192,7 +192,8 @@ def publish(settings: BenchFlowsSettings, skipped: Sequence[str]) -> Sequence[Ta
     write_text(settings.output / "results.json", json.dumps(results(settings, everything), indent=1) + "\n")
     plot = pyplot()
     measured = {one.name: one.products for one in found if one.products}
-    trained = {one.name: one.trainings for one in found if BOUND in one.trainings}
+    bounded = [one for one in found if BOUND in one.trainings and math.isfinite(one.trainings[BOUND].error)]
+    trained = {one.name: {method: ratios(one.trainings, method) for method in one.trainings} for one in bounded}
     if measured:
         save(plot, settings.output / PRODUCTS_FIGURE, draw_products(plot, measured))
     if trained:
@@ -241,7 +242,7 @@ gradient past the solver pays where the error of DETACHED, which has none, excee
 ratio over the seeds is above 1 by more than twice its standard error.
 
 {errors}
-{_figure("Errors in units of those of FO-SOL", ERRORS_FIGURE, trained)}
+{_figure("Errors in units of FO-SOL's from the same start", ERRORS_FIGURE, trained)}
 {_counts(found)}
 ## Costs
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -31,7 +31,6 @@ class Summary:
     Args:
         error: Mean error over the seeds; infinite if one diverged.
         std: Standard deviation over the seeds, of a sample; 0 of a single one.
-        least, most: Errors of the best and the worst seed.
         by_seed: Error of each seed.
         solver_steps: Mean number of solver steps of training.
         seconds: Mean seconds of training.
@@ -41,8 +40,6 @@ class Summary:
 
     error: float
     std: float
-    least: float
-    most: float
     by_seed: dict[int, float]
     solver_steps: float
     seconds: float
@@ -57,8 +54,6 @@ def summarise(outcomes: Sequence[Outcome]) -> Summary:
     return Summary(
         error=float(errors.mean()),
         std=float(errors.std(ddof=1)) if finite and len(errors) > 1 else 0.0,
-        least=float(errors.min()),
-        most=float(errors.max()),
         by_seed={outcome.seed: outcome.error for outcome in outcomes},
         solver_steps=float(np.mean([outcome.solver_steps for outcome in outcomes])),
         seconds=float(np.mean([outcome.seconds for outcome in outcomes])),
@@ -105,6 +100,14 @@ def collect(output: Path) -> list[Found]:
     return found
 
 
+def ratios(trainings: Mapping[str, Summary], method: str) -> list[float]:
+    """Return the ratios of a method's errors to the bound's, which began at the same networks: one a seed that both have."""
+    if BOUND not in trainings or method not in trainings:
+        return []
+    bound = trainings[BOUND].by_seed
+    return [error / bound[seed] for seed, error in trainings[method].by_seed.items() if seed in bound]
+
+
 def gain(trainings: dict[str, Summary]) -> tuple[float, str]:
     """Compare the bound with training without a gradient past the solver, which began at the same networks.
 
@@ -119,10 +122,10 @@ def gain(trainings: dict[str, Summary]) -> tuple[float, str]:
         return math.nan, "no: FO-SOL diverged"
     if not math.isfinite(without.error):
         return math.inf, "yes: DETACHED diverged"
-    ratios = np.array([error / bound.by_seed[seed] for seed, error in without.by_seed.items() if seed in bound.by_seed])
-    if len(ratios) < 2:
-        return (float(ratios[0]), f"{ratios[0]:.2f}, one seed") if len(ratios) else (math.nan, "not measured")
-    ratio, uncertain = float(ratios.mean()), 2 * float(ratios.std(ddof=1)) / math.sqrt(len(ratios))
+    paired = ratios(trainings, WITHOUT)
+    if len(paired) < 2:
+        return (paired[0], f"{paired[0]:.2f}, one seed") if paired else (math.nan, "not measured")
+    ratio, uncertain = float(np.mean(paired)), 2 * float(np.std(paired, ddof=1)) / math.sqrt(len(paired))
     return ratio, f"{'yes' if ratio - 1 > uncertain else 'no, within the seeds'}: {ratio:.2f}"
 
 
