@@ -17,10 +17,11 @@ import numpy as np
 from deepzero_sim.benchmarks.black_box_training import BlackBoxSettings, train_black_box
 from deepzero_sim.benchmarks.seed_folders import Folders
 from deepzero_sim.benchmarks.wake_methods import Run, run_of, start_run, updates_of
-from deepzero_sim.benchmarks.wake_report import Comparison, Point, Training, publish, rows
+from deepzero_sim.benchmarks.wake_report import FILES, Comparison, Point, Training, publish, rows
 from deepzero_sim.cli import demo
 from deepzero_sim.cli.console import console, training_bar
 from deepzero_sim.cli.generate import make_data
+from deepzero_sim.cli.reports.ownership import require_own_folder
 from deepzero_sim.cli.settings.bench import BenchWakeSettings
 from deepzero_sim.coupling.loop import SolverLoop
 from deepzero_sim.datasets import trajectories
@@ -47,6 +48,7 @@ def bench_wake(settings: BenchWakeSettings) -> Sequence[tuple[str, ...]]:
         MissingExtraError: A package that is needed is not installed; raised before hours are spent.
     """
     _require_extras(settings)
+    require_own_folder(settings.output, FILES, "--output")
     build_corrector(settings.network, build_solver(demo.WAKE).spec, 0)  # raises now if it cannot be built
     data = demo.data_settings(settings.output / "data", settings.workers)
     if settings.steps > data.simulations.steps - data.simulations.discard - 1:

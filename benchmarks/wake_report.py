@@ -14,13 +14,15 @@ import numpy as np
 import yaml
 
 from deepzero_sim.cli.reports.figures import pyplot, save
+from deepzero_sim.cli.reports.ownership import write_page
 from deepzero_sim.cli.settings.bench import BenchWakeSettings
 from deepzero_sim.common.documents import markdown_table
 from deepzero_sim.common.files import write_text
 from deepzero_sim.common.settings import settings_to_dict
 from deepzero_sim.datasets.generation.generate import software
 
-FIGURE = "wake.png"
+FIGURE, PAGE, NUMBERS = "wake.png", "report.md", "results.json"
+FILES = (FIGURE, PAGE, NUMBERS)
 
 #: Methods that are drawn by themselves: they do not ask for losses.
 PAST_THE_SOLVER = ("Detached", "StraightThrough", "Coloured", "ReferenceJacobian", "FO-SOL")
@@ -234,9 +236,8 @@ def publish(settings: BenchWakeSettings, comparison: Comparison) -> None:
     """Write `results.json`, `report.md` and its figure into the output folder.
 
     Raises:
-        MissingExtraError: Matplotlib is not installed; the results are written all the same.
+        MissingExtraError: Matplotlib is not installed.
     """
-    write_text(settings.output / "results.json", json.dumps(results(settings, comparison), indent=2) + "\n")
     plot = pyplot()
     save(plot, settings.output / FIGURE, draw(plot, comparison))
     settings_yaml = yaml.safe_dump(_portable_settings(settings), sort_keys=False, allow_unicode=True)
@@ -260,7 +261,8 @@ top is worse than all that is shown.
 ```yaml
 {settings_yaml}```
 """
-    write_text(settings.output / "report.md", text)
+    write_page(settings.output / PAGE, text)
+    write_text(settings.output / NUMBERS, json.dumps(results(settings, comparison), indent=2) + "\n")
 
 
 def _diverged(comparison: Comparison) -> str:

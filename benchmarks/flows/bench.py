@@ -19,11 +19,12 @@ from deepzero_sim.benchmarks.flows.error_bars import measure_error_bars
 from deepzero_sim.benchmarks.flows.measurements import measure_once
 from deepzero_sim.benchmarks.flows.methods import missing, product_of
 from deepzero_sim.benchmarks.flows.products import ExactProducts, first_frames, measure_products, products_path, with_errors
-from deepzero_sim.benchmarks.flows.report import publish
+from deepzero_sim.benchmarks.flows.report import FILES, publish
 from deepzero_sim.benchmarks.flows.sizes import measure_sizes
 from deepzero_sim.benchmarks.flows.trainings import Task, train_all
 from deepzero_sim.cli.console import console
 from deepzero_sim.cli.generate import make_data
+from deepzero_sim.cli.reports.ownership import require_own_folder
 from deepzero_sim.cli.settings.bench import BenchFlowsSettings, FlowName
 from deepzero_sim.cli.settings.generate import GenerateSettings
 from deepzero_sim.common.files import write_text
@@ -77,6 +78,7 @@ def _require_same_settings(settings: BenchFlowsSettings) -> None:
     """Refuse a folder whose results are of other settings: they would not compare."""
     path, ours = settings.output / _SETTINGS, {key: getattr(settings, key) for key in _SHARED}
     if not path.exists():
+        require_own_folder(settings.output, FILES, "--output")
         settings.output.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps(ours) + "\n")
         return

@@ -29,6 +29,7 @@ from deepzero_sim.benchmarks.flows.size_report import SizeFound, draw_sizes, rea
 from deepzero_sim.benchmarks.flows.summaries import BOUND, DEAR, Found, Summary, collect, gain, near_bound, ratios
 from deepzero_sim.benchmarks.flows.trainings import ALONE, Outcome
 from deepzero_sim.cli.reports.figures import pyplot, save
+from deepzero_sim.cli.reports.ownership import write_page
 from deepzero_sim.cli.settings.bench import BenchFlowsSettings, FlowMethod
 from deepzero_sim.common.documents import markdown_table
 from deepzero_sim.common.files import write_text
@@ -37,6 +38,8 @@ from deepzero_sim.common.words import count_of
 from deepzero_sim.datasets.generation.generate import software
 
 PRODUCTS_FIGURE, ERRORS_FIGURE, SIZES_FIGURE, ERROR_BARS_FIGURE = "products.png", "errors.png", "sizes.png", "error_bars.png"
+PAGE, NUMBERS = "report.md", "results.json"
+FILES = (PAGE, NUMBERS, PRODUCTS_FIGURE, ERRORS_FIGURE, SIZES_FIGURE, ERROR_BARS_FIGURE)
 
 Table = list[tuple[str, ...]]
 
@@ -189,7 +192,6 @@ def publish(settings: BenchFlowsSettings, skipped: Sequence[str]) -> Sequence[Ta
     """
     found = collect(settings.output)
     everything = Everything(found, read_sizes(settings.output), read_error_bars(settings.output), skipped)
-    write_text(settings.output / "results.json", json.dumps(results(settings, everything), indent=1) + "\n")
     plot = pyplot()
     measured = {one.name: one.products for one in found if one.products}
     bounded = [one for one in found if BOUND in one.trainings and math.isfinite(one.trainings[BOUND].error)]
@@ -203,7 +205,8 @@ def publish(settings: BenchFlowsSettings, skipped: Sequence[str]) -> Sequence[Ta
     if everything.error_bars:
         save(plot, settings.output / ERROR_BARS_FIGURE, draw_error_bars(plot, everything.error_bars))
     tables = [products_table(found), errors_table(found), costs_table(found)]
-    write_text(settings.output / "report.md", _page(settings, everything, tables, bool(measured), bool(trained)))
+    write_page(settings.output / PAGE, _page(settings, everything, tables, bool(measured), bool(trained)))
+    write_text(settings.output / NUMBERS, json.dumps(results(settings, everything), indent=1) + "\n")
     tables += [sizes_table(everything.sizes), error_bars_table(everything.error_bars)]
     return [table for table in tables if len(table) > 1]
 

@@ -14,6 +14,7 @@ from deepzero_sim.checks.gradient.truth import Truth, measure_truth
 from deepzero_sim.cli.console import console, print_table, progress_bar
 from deepzero_sim.cli.reports import gradient_check
 from deepzero_sim.cli.reports.gradient_check import GradientChecks
+from deepzero_sim.cli.reports.ownership import require_own_files
 from deepzero_sim.cli.settings.check_gradient import CheckSettings, default_vjps
 from deepzero_sim.common.components import Component
 from deepzero_sim.common.settings import settings_to_dict
@@ -36,6 +37,7 @@ from deepzero_sim.training.runs.trained_run import rollout_loss, sample_states, 
 
 def run(settings: CheckSettings) -> None:
     """Check gradients, with a report."""
+    require_own_files(settings.output, gradient_check.FILES, "--output")
     with progress_bar("checking gradients", 1 + len(settings.vjp) + (settings.estimator is not None)) as report:
         result = check_gradients(settings, report)
     print_table(gradient_check.rows(result.checks))

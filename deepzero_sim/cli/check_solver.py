@@ -12,6 +12,7 @@ from deepzero_sim.checks.solver.subject import Subject, Training, subject_of
 from deepzero_sim.checks.solver.trial import SAMPLES
 from deepzero_sim.cli.console import console, print_table
 from deepzero_sim.cli.reports import solver_check
+from deepzero_sim.cli.reports.ownership import require_own_files
 from deepzero_sim.cli.settings.check_solver import CheckSolverSettings
 from deepzero_sim.cli.start import began
 from deepzero_sim.common.settings import settings_to_dict
@@ -28,6 +29,8 @@ from deepzero_sim.training.runs.trained_run import build_corrector, sample_state
 
 def run(settings: CheckSolverSettings) -> int:
     """Check a solver, and show and write what was found; returns the exit status."""
+    if settings.output is not None:
+        require_own_files(settings.output, solver_check.FILES, "--output")
     try:
         with console.status(f"checking {settings.component.name}"):
             result = check_named_solver(settings)

@@ -17,6 +17,7 @@ from torch import nn
 
 from deepzero_sim.cli.console import console, training_bar
 from deepzero_sim.cli.reports import classification
+from deepzero_sim.cli.reports.ownership import require_own_files
 from deepzero_sim.cli.settings.classify import ClassifySettings
 from deepzero_sim.common.files import digest, write_text
 from deepzero_sim.common.machine import peak_memory_gb
@@ -56,6 +57,7 @@ TEST_BATCH, CALIBRATION_BATCHES = 500, 40
 
 def run(settings: ClassifySettings) -> None:
     """Train a classifier, with a report."""
+    require_own_files(settings.run, classification.FILES, "--run")
     classify(settings, lambda updates: training_bar(f"training {settings.run.name}", updates, queries=True), console.print)
     classification.report(settings.run, settings.run.name, [settings.run])
 

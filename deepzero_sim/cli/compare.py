@@ -7,6 +7,7 @@ from pathlib import Path
 
 from deepzero_sim.cli.console import console, print_table, progress_bar
 from deepzero_sim.cli.reports import classification, rollouts, sentences, tables
+from deepzero_sim.cli.reports.ownership import require_own_folder
 from deepzero_sim.cli.settings.compare import CompareSettings
 from deepzero_sim.common.settings import settings_to_dict
 from deepzero_sim.training.runs.comparison import Comparison, by_name, compare
@@ -14,6 +15,8 @@ from deepzero_sim.training.runs.comparison import Comparison, by_name, compare
 
 def run(settings: CompareSettings) -> None:
     """Compare trained runs, with a report."""
+    files = classification.FILES if settings.data is None else rollouts.FILES
+    require_own_folder(settings.output, files, "--output")
     if settings.data is None:
         classification.report(settings.output, "Classifiers compared", settings.runs)
         return

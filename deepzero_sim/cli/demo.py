@@ -16,6 +16,8 @@ from typing import Any
 from deepzero_sim.cli.compare import report
 from deepzero_sim.cli.console import console
 from deepzero_sim.cli.generate import make_data
+from deepzero_sim.cli.reports.ownership import require_own_folder
+from deepzero_sim.cli.reports.rollouts import FILES
 from deepzero_sim.cli.settings.demo import DemoSettings
 from deepzero_sim.cli.settings.generate import DataFile, GenerateSettings
 from deepzero_sim.common.components import Component
@@ -88,6 +90,7 @@ def demo(settings: DemoSettings) -> None:
     for module, extra in (("phi", "phiflow"), ("matplotlib", "report"), ("tensorboard", "report")):
         if find_spec(module) is None:
             raise MissingExtraError("the demo", module, extra)
+    require_own_folder(settings.run, FILES, "--run")
     started = time.perf_counter()
     data = data_settings(settings.run / "data", settings.workers)
     make_data(data)

@@ -10,7 +10,7 @@ from typing import Any
 from deepzero_sim.cli.compare import report
 from deepzero_sim.cli.console import console, progress_bar
 from deepzero_sim.cli.reports import rollouts
-from deepzero_sim.cli.reports.html import require_own_folder
+from deepzero_sim.cli.reports.ownership import require_own_files, require_own_folder
 from deepzero_sim.cli.settings.evaluate import EvaluateSettings
 from deepzero_sim.common.settings import settings_to_dict
 from deepzero_sim.training.runs.comparison import compare
@@ -21,8 +21,8 @@ from deepzero_sim.training.runs.trained_run import run_settings
 
 def run(settings: EvaluateSettings) -> None:
     """Evaluate a trained run, with a report in its folder, or in another."""
-    if settings.folder.resolve() != settings.run.resolve():
-        require_own_folder(settings.folder, "--output")
+    require_own = require_own_files if settings.folder.resolve() == settings.run.resolve() else require_own_folder
+    require_own(settings.folder, rollouts.FILES, "--output")
     trained = last_stage(settings.run)
     method = run_settings(trained).method
     comparison = compare({method: trained}, settings.data, settings.steps, settings.data_may_differ, progress_bar)

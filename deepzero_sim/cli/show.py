@@ -9,10 +9,10 @@ from deepzero_sim.cli.compare import print_report
 from deepzero_sim.cli.console import console, print_table
 from deepzero_sim.cli.reports import animation, learning_curves, recording_figures, recordings, rollouts
 from deepzero_sim.cli.reports.figures import Figure, markdown
-from deepzero_sim.cli.reports.html import PAGE, require_own_folder, write_html
+from deepzero_sim.cli.reports.html import PAGE, write_html
+from deepzero_sim.cli.reports.ownership import require_own_folder, write_page
 from deepzero_sim.cli.settings.show import ShowSettings
 from deepzero_sim.common.documents import markdown_table
-from deepzero_sim.common.files import write_text
 from deepzero_sim.common.settings import settings_to_dict
 from deepzero_sim.datasets.opening import open_trajectories, read_source
 from deepzero_sim.datasets.source import DataSource
@@ -29,7 +29,7 @@ MOST_STEPS = 100
 def run(settings: ShowSettings) -> None:
     """Show data or a run: a summary here, and a page with pictures in a folder."""
     _require_useful(settings)
-    require_own_folder(settings.folder, "--output")
+    require_own_folder(settings.folder, rollouts.FILES, "--output")
     if settings.is_run:
         show_run(settings)
     else:
@@ -85,6 +85,6 @@ def show_run(settings: ShowSettings) -> None:
 
 
 def _write_page(folder: Path, title: str, parts: Sequence[str], figures: Sequence[Figure]) -> None:
-    write_text(folder / PAGE, "\n\n".join([f"# {title}", *parts, markdown(figures).rstrip()]) + "\n")
+    write_page(folder / PAGE, "\n\n".join([f"# {title}", *parts, markdown(figures).rstrip()]))
     html = write_html(folder)
     console.print(f"{sum(bool(one.name) for one in figures)} pictures; to open in a browser: {html}")

@@ -52,6 +52,8 @@ from deepzero_sim.training.checkpoints import (
     state_text,
 )
 from deepzero_sim.training.code_files import digests_of_code
+from deepzero_sim.training.preparation import PREPARATION
+from deepzero_sim.training.ratios_file import RATIOS
 
 FIRST_STEPS = "first_steps.safetensors"
 METRICS = "metrics.jsonl"
@@ -60,6 +62,9 @@ ANSWERS = "answers.jsonl"
 FAILURES = "failures.jsonl"
 JACOBIANS = "jacobians.safetensors"
 VALIDATION = "validation.jsonl"
+
+#: Files that a run writes when it has its settings, and that nothing else protects.
+_FILES = (CHECKPOINT, STATE, METRICS, VALIDATION, ACCURACY, FAILURES, PREPARATION, ANSWERS, RATIOS)
 
 #: Setting that may change in a run that may be made longer.
 UPDATES = "updates"
@@ -95,6 +100,7 @@ class RunFolder:
         self.first_updates: int | None = None
         contents = dict(contents or {})
         self._settings = dict(settings)
+        self._require_free()
         if may_grow:
             self._start(settings)
             free = (*free, UPDATES)
@@ -103,6 +109,16 @@ class RunFolder:
         omitted = {*free, *contents} - ({UPDATES} if may_grow else set())
         fixed = {key: write_yaml(value, sort_keys=True) for key, value in named.items() if key not in omitted}
         self._identity = RunIdentity(fixed, contents)
+
+    def _require_free(self) -> None:
+        """Refuse a folder that is no run, but has files of a run's names: they would be written anew, or read as its own."""
+        there = next((name for name in _FILES if os.path.lexists(self.path / name)), None)
+        require_that(
+            there is None or (self.path / CONFIG).exists(),
+            f"{self.path} holds {'a checkpoint' if there == CHECKPOINT else there} but no config.yaml that says how it was "
+            "made: restore that, or name another folder with --run.",
+            RunError,
+        )
 
     def _start(self, settings: dict[str, Any]) -> None:
         """Note where and for how many updates the run is started, or read it."""
@@ -133,12 +149,6 @@ class RunFolder:
         config = self.path / CONFIG
         text = write_yaml(settings)
         if not config.exists():
-            require_that(
-                not (self.path / CHECKPOINT).exists(),
-                f"{self.path} holds a checkpoint but no config.yaml that says how it was made: restore that, "
-                "or name another folder with --run.",
-                RunError,
-            )
             write_text(config, text)
             return
         known = read_settings(self.path)

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deepzero_sim.cli.reports.fields import REFERENCE, name_of_step, states_of, title_of, typical_simulation
-from deepzero_sim.cli.reports.figures import MARK, Figure, pyplot, styles
+from deepzero_sim.cli.reports.figures import Figure, pyplot, styles
 from deepzero_sim.cli.reports.layouts import layout_of_comparison, plain
 from deepzero_sim.cli.reports.lines import differences, draw_lines
+from deepzero_sim.cli.reports.ownership import MARK
 from deepzero_sim.cli.reports.panels import Panel, draw_grid, scale_of, scale_of_errors
 from deepzero_sim.cli.reports.views import Picture, View, views
 from deepzero_sim.common.files import replace_file

@@ -12,8 +12,10 @@ import numpy as np
 from deepzero_sim.cli.console import console, print_table
 from deepzero_sim.cli.reports import layer_ratios
 from deepzero_sim.cli.reports.figures import pyplot, save
+from deepzero_sim.cli.reports.html import PAGE
+from deepzero_sim.cli.reports.ownership import write_page
 from deepzero_sim.common.documents import markdown_table, read_json, write_yaml
-from deepzero_sim.common.files import digest, read_text, write_text
+from deepzero_sim.common.files import digest, read_text
 from deepzero_sim.errors import RunError
 from deepzero_sim.training.preparation import PREPARATION, RESULTS, Preparation
 from deepzero_sim.training.ratios_file import RatiosRecord, load_ratios
@@ -27,6 +29,12 @@ _OVER = {
     "accuracy_over_epochs.png": ("epoch", "epoch", 1.0),
     "accuracy_over_images.png": ("images_forwarded", "images forwarded (millions)", 1e6),
 }
+
+#: Figure of the training losses.
+_LOSSES = "training_loss.png"
+
+#: Names of all files of a report.
+FILES = (PAGE, *_OVER, _LOSSES, layer_ratios.FIGURE)
 
 
 @dataclass(frozen=True)
@@ -78,7 +86,7 @@ def report(folder: Path, title: str, paths: Sequence[Path]) -> None:
     runs = {path.name if names.count(path.name) == 1 else str(path): read(path) for path in paths}
     print_table(rows(runs))
     publish(folder, title, runs)
-    console.print(f"report: {folder / 'report.md'}")
+    console.print(f"report: {folder / PAGE}")
 
 
 def rows(runs: Mapping[str, TrainedRun]) -> list[tuple[str, ...]]:
@@ -119,11 +127,11 @@ def publish(folder: Path, title: str, runs: Mapping[str, TrainedRun]) -> None:
     colours = dict(zip(runs, [_COLOURS[i % len(_COLOURS)] for i in range(len(runs))], strict=True))
     for name, (key, label, unit) in _OVER.items():
         save(plot, folder / name, _curves(plot, runs, colours, (key, unit), label))
-    save(plot, folder / "training_loss.png", _losses(plot, runs, colours))
+    save(plot, folder / _LOSSES, _losses(plot, runs, colours))
     records = {name: run.ratios for name, run in runs.items() if run.ratios is not None}
     if records:
         save(plot, folder / layer_ratios.FIGURE, layer_ratios.draw(plot, records, colours))
-    write_text(folder / "report.md", _page(title, runs, records))
+    write_page(folder / PAGE, _page(title, runs, records))
 
 
 def _page(title: str, runs: Mapping[str, TrainedRun], records: Mapping[str, RatiosRecord]) -> str:
@@ -140,7 +148,7 @@ first-order training those of its forward passes. Seconds are those of training 
 
 ![Test accuracy against images forwarded](accuracy_over_images.png)
 
-![Training loss against updates and queries](training_loss.png)
+![Training loss against updates and queries]({_LOSSES})
 {layer_ratios.section(records)}{_notes(runs)}
 ## Settings
 

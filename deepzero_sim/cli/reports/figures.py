@@ -10,6 +10,7 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any, NamedTuple
 
+from deepzero_sim.cli.reports.ownership import MARK
 from deepzero_sim.common.files import replace_file
 from deepzero_sim.errors import MissingExtraError
 
@@ -24,9 +25,6 @@ COLOURS = {
     "SolverLayer": "#0072B2",
 }
 
-
-#: Mark of pages and pictures that this package made, by which they are told from others.
-MARK = "deepzero-sim report"
 
 #: Dots an inch of a figure.
 DPI = 144

@@ -11,11 +11,13 @@ from typing import Any
 from deepzero_sim.checks.gradient.gradient_check import GradientCheck
 from deepzero_sim.checks.gradient.sweep import Sweep
 from deepzero_sim.cli.reports.figures import pyplot, save
+from deepzero_sim.cli.reports.ownership import write_page
 from deepzero_sim.common.documents import markdown_table, write_yaml
 from deepzero_sim.common.files import write_text
 
-#: File name of the page.
-PAGE = "gradient_check.md"
+#: Names of the page, its figure, the numbers, and all of them.
+PAGE, FIGURE, NUMBERS = "gradient_check.md", "gradient_check.png", "gradient_check.json"
+FILES = (PAGE, FIGURE, NUMBERS)
 
 #: Colours of cosines, norm ratios and the sweep's lines (Okabe and Ito: distinct without red and green).
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"
@@ -70,7 +72,6 @@ def publish(folder: Path, result: GradientChecks, settings: Mapping[str, Any]) -
     Raises:
         MissingExtraError: Matplotlib is not installed; the numbers are written all the same.
     """
-    write_text(folder / "gradient_check.json", json.dumps(results(result, settings), indent=2) + "\n")
     left_out = "".join(f"\nLeft out: {name}. {why}\n" for name, why in result.left_out.items())
     found = "".join(f"\n{name}: {words}.\n" for name, words in result.found.items())
     text = f"""# Gradients past a solver
@@ -79,17 +80,18 @@ def publish(folder: Path, result: GradientChecks, settings: Mapping[str, Any]) -
 
 {markdown_table(rows(result.checks))}
 {found}{left_out}
-![Cosine and norm ratio by method, and difference quotients over the step size](gradient_check.png)
+![Cosine and norm ratio by method, and difference quotients over the step size]({FIGURE})
 
 ## Settings
 
 ```yaml
 {write_yaml(dict(settings))}```
 """
-    write_text(folder / PAGE, text)
+    write_page(folder / PAGE, text)
+    write_text(folder / NUMBERS, json.dumps(results(result, settings), indent=2) + "\n")
     if result.checks:
         plot = pyplot()
-        save(plot, folder / "gradient_check.png", draw(plot, result.checks))
+        save(plot, folder / FIGURE, draw(plot, result.checks))
 
 
 def results(result: GradientChecks, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,26 +11,11 @@ from urllib.parse import unquote
 
 from markdown_it import MarkdownIt
 
-from deepzero_sim.cli.reports.figures import MARK
+from deepzero_sim.cli.reports.ownership import MARK
 from deepzero_sim.common.files import read_text, write_text
-from deepzero_sim.errors import ConfigError
-from deepzero_sim.training.file_names import CONFIG
 
 #: Page of Markdown, and the file that is made of it.
 PAGE, HTML = "report.md", "report.html"
-
-#: Names of the pictures of pages.
-_PICTURES = (
-    "fields*.png",
-    "space_time*.png",
-    "over_time.png",
-    "error_*.png",
-    "paired_errors.png",
-    "speed.png",
-    "spectra.png",
-    "learning_curves.png",
-    "animation.gif",
-)
 
 #: First bytes of the pictures that are embedded.
 _PNG, _GIF = b"\x89PNG", b"GIF8"
@@ -58,34 +43,6 @@ def write_html(folder: Path, page: str = PAGE) -> Path:
     path = (folder / page).with_suffix(".html")
     write_text(path, to_html(read_text(folder / page, "a page of Markdown"), folder))
     return path
-
-
-def require_own_folder(folder: Path, setting: str) -> None:
-    """Refuse to write a page into a run, or over pages and pictures that this package did not make.
-
-    Args:
-        folder: Folder of the page.
-        setting: Setting that names another.
-
-    Raises:
-        ConfigError: It is no folder, is one of a run, or holds such files.
-    """
-    remedy = f"name another with {setting}."
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"expected a folder for the page and its pictures, but {folder} is a file: {remedy}")
-    if (folder / CONFIG).exists():
-        raise ConfigError(f"expected a folder for the page, but {folder} is a run, with a report of its own: {remedy}")
-    html = (folder / PAGE).with_suffix(".html")
-    pictures = sorted(path for name in _PICTURES for path in folder.glob(name))
-    others = [path for path in (html, *pictures) if path.is_file() and not _is_ours(path)]
-    others += [folder / PAGE] if (folder / PAGE).exists() and not html.is_file() else []
-    if others:
-        raise ConfigError(f"{others[0]} was not made by deepzero-sim, and would be overwritten in {folder}: {remedy}")
-
-
-def _is_ours(path: Path) -> bool:
-    with path.open("rb") as file:
-        return MARK.encode() in file.read(2000)
 
 
 def to_html(text: str, folder: Path) -> str:

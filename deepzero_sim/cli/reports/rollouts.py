@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from deepzero_sim.cli.reports import curves, error_maps, fields, layer_ratios, learning_curves, spectra, tables
 from deepzero_sim.cli.reports.figures import Figure, markdown
-from deepzero_sim.cli.reports.html import write_html
+from deepzero_sim.cli.reports.html import HTML, PAGE, write_html
+from deepzero_sim.cli.reports.ownership import write_page
 from deepzero_sim.cli.reports.results import results
 from deepzero_sim.cli.reports.sentences import (
     answer,
@@ -29,8 +30,25 @@ from deepzero_sim.training.runs.measure import explain_measure
 if TYPE_CHECKING:
     from deepzero_sim.training.runs.comparison import Comparison, MethodResult
 
-#: File of the results, and of the page for people.
-RESULTS, PAGE = "results.json", "report.md"
+#: File of the results.
+RESULTS = "results.json"
+
+#: Names of all files of a report.
+FILES = (
+    RESULTS,
+    PAGE,
+    HTML,
+    "fields*.png",
+    "space_time*.png",
+    "over_time.png",
+    "error_*.png",
+    "paired_errors.png",
+    "speed.png",
+    "spectra.png",
+    "learning_curves.png",
+    layer_ratios.FIGURE,
+    "animation.gif",
+)
 
 
 def publish(folder: Path, title: str, comparison: Comparison, settings: Mapping[str, Any], more: Sequence[Figure] = ()) -> None:
@@ -50,20 +68,20 @@ def publish(folder: Path, title: str, comparison: Comparison, settings: Mapping[
     learning = {name: list(history.values())[-1] for name, history in histories.items()}
     found = results(comparison, settings, learning)
     found["warnings"] += damaged
-    write_text(folder / RESULTS, json.dumps(found, indent=2) + "\n")
     page = _Page(title, comparison, settings, learning, found["warnings"])
     try:
         figures = _draw(folder, comparison, histories)
     except MissingExtraError as error:
-        _write_page(folder, page.text([Figure("", str(error))]))
+        _write(folder, page.text([Figure("", str(error))]), found)
         raise
-    _write_page(folder, page.text([*figures, *more]))
+    _write(folder, page.text([*figures, *more]), found)
 
 
-def _write_page(folder: Path, text: str) -> None:
-    """Write the page as Markdown, and as one file of HTML."""
-    write_text(folder / PAGE, text)
+def _write(folder: Path, text: str, found: Mapping[str, Any]) -> None:
+    """Write the page as Markdown and as one file of HTML, and the results."""
+    write_page(folder / PAGE, text)
     write_html(folder, PAGE)
+    write_text(folder / RESULTS, json.dumps(found, indent=2) + "\n")
 
 
 def _read_histories(comparison: Comparison) -> tuple[dict[str, dict[str, Learning]], list[str]]:

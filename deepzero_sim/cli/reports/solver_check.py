@@ -17,12 +17,14 @@ from deepzero_sim.checks.solver.results import (
     StepSizes,
     Verdict,
 )
+from deepzero_sim.cli.reports.ownership import write_page
 from deepzero_sim.common.documents import flow_yaml, markdown_table, write_yaml
 from deepzero_sim.common.files import write_text
 from deepzero_sim.training.runs.settings import PRODUCT
 
-#: File name of the page.
-PAGE = "solver_check.md"
+#: Names of the page, the numbers, and all of them.
+PAGE, NUMBERS = "solver_check.md", "solver_check.json"
+FILES = (PAGE, NUMBERS)
 
 #: Lines whose observations change nothing that one does.
 _ASIDE = ("result's memory", "extreme states")
@@ -185,8 +187,8 @@ def publish(folder: Path, check: SolverCheck, settings: Mapping[str, Any]) -> No
         check: Result of the check.
         settings: Settings to list.
     """
-    write_text(folder / "solver_check.json", json.dumps({**check.as_dict(), "settings": dict(settings)}, indent=2) + "\n")
-    write_text(folder / PAGE, "\n\n".join(_page(check, settings)) + "\n")
+    write_page(folder / PAGE, "\n\n".join(_page(check, settings)))
+    write_text(folder / NUMBERS, json.dumps({**check.as_dict(), "settings": dict(settings)}, indent=2) + "\n")
 
 
 def _page(check: SolverCheck, settings: Mapping[str, Any]) -> Iterator[str]:
