@@ -21,6 +21,7 @@ from deepzero_sim.benchmarks.flows.methods import missing, product_of
 from deepzero_sim.benchmarks.flows.products import ExactProducts, first_frames, measure_products, products_path, with_errors
 from deepzero_sim.benchmarks.flows.report import FILES, publish
 from deepzero_sim.benchmarks.flows.sizes import measure_sizes
+from deepzero_sim.benchmarks.flows.summaries import read_everything
 from deepzero_sim.benchmarks.flows.trainings import Task, train_all
 from deepzero_sim.cli.console import console
 from deepzero_sim.cli.generate import make_data
@@ -51,6 +52,7 @@ def bench_flows(settings: BenchFlowsSettings) -> Sequence[Sequence[tuple[str, ..
     _require_extras(settings)
     _require_frames(settings)
     _require_same_settings(settings)
+    read_everything(settings.output)  # what was changed is said before hours are spent
     skipped = [sentence for method in settings.methods if (sentence := missing(method))]
     for sentence in skipped:
         console.print(sentence)

@@ -7,7 +7,6 @@ import math
 import os
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, get_args
 
@@ -16,17 +15,25 @@ import yaml
 
 from deepzero_sim.benchmarks.flows.catalogue import FLOWS
 from deepzero_sim.benchmarks.flows.error_bar_report import (
-    ErrorBarFound,
     draw_error_bars,
     error_bars_section,
     error_bars_table,
-    read_error_bars,
 )
 from deepzero_sim.benchmarks.flows.figures import draw_errors, draw_products
 from deepzero_sim.benchmarks.flows.methods import START
 from deepzero_sim.benchmarks.flows.products import ERROR_AFTER, KINDS, THROUGH
-from deepzero_sim.benchmarks.flows.size_report import SizeFound, draw_sizes, read_sizes, sizes_section, sizes_table
-from deepzero_sim.benchmarks.flows.summaries import BOUND, DEAR, Found, Summary, collect, gain, near_bound, ratios
+from deepzero_sim.benchmarks.flows.size_report import draw_sizes, sizes_section, sizes_table
+from deepzero_sim.benchmarks.flows.summaries import (
+    BOUND,
+    DEAR,
+    Everything,
+    Found,
+    Summary,
+    gain,
+    near_bound,
+    ratios,
+    read_everything,
+)
 from deepzero_sim.benchmarks.flows.trainings import ALONE, Outcome
 from deepzero_sim.cli.reports.figures import pyplot, save
 from deepzero_sim.cli.reports.ownership import write_page
@@ -118,23 +125,6 @@ def costs_table(found: Sequence[Found]) -> Table:
 # ---- files
 
 
-@dataclass(frozen=True)
-class Everything:
-    """All that an output folder has.
-
-    Args:
-        flows: Products and trainings by flow.
-        sizes: Costs by the number of cells.
-        error_bars: Error bars of Jacobian fields.
-        skipped: Sentences on what was skipped.
-    """
-
-    flows: list[Found]
-    sizes: list[SizeFound]
-    error_bars: list[ErrorBarFound]
-    skipped: Sequence[str]
-
-
 def results(settings: BenchFlowsSettings, everything: Everything) -> dict[str, Any]:
     """Assemble `results.json`, with null for what is not finite."""
     flows = {
@@ -190,8 +180,8 @@ def publish(settings: BenchFlowsSettings, skipped: Sequence[str]) -> Sequence[Ta
     Raises:
         ConfigError: A file of results was changed.
     """
-    found = collect(settings.output)
-    everything = Everything(found, read_sizes(settings.output), read_error_bars(settings.output), skipped)
+    everything = read_everything(settings.output, skipped)
+    found = everything.flows
     plot = pyplot()
     measured = {one.name: one.products for one in found if one.products}
     bounded = [one for one in found if BOUND in one.trainings and math.isfinite(one.trainings[BOUND].error)]

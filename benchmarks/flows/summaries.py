@@ -11,9 +11,11 @@ from typing import Any, get_args
 import numpy as np
 
 from deepzero_sim.benchmarks.flows.catalogue import FLOWS
+from deepzero_sim.benchmarks.flows.error_bar_report import ErrorBarFound, read_error_bars
 from deepzero_sim.benchmarks.flows.measurements import read_measurement
 from deepzero_sim.benchmarks.flows.methods import START
 from deepzero_sim.benchmarks.flows.products import products_path
+from deepzero_sim.benchmarks.flows.size_report import SizeFound, read_sizes
 from deepzero_sim.benchmarks.flows.trainings import ALONE, Outcome, read_outcomes
 from deepzero_sim.cli.settings.bench import FlowMethod
 
@@ -98,6 +100,36 @@ def collect(output: Path) -> list[Found]:
         if products or trainings:
             found.append(Found(name, products, trainings, outcomes))
     return found
+
+
+@dataclass(frozen=True)
+class Everything:
+    """All that an output folder has.
+
+    Args:
+        flows: Products and trainings by flow.
+        sizes: Costs by the number of cells.
+        error_bars: Error bars of Jacobian fields.
+        skipped: Sentences on what was skipped.
+    """
+
+    flows: list[Found]
+    sizes: list[SizeFound]
+    error_bars: list[ErrorBarFound]
+    skipped: Sequence[str]
+
+
+def read_everything(output: Path, skipped: Sequence[str] = ()) -> Everything:
+    """Read all that an output folder has.
+
+    Args:
+        output: Folder, which may not be there yet.
+        skipped: Sentences on what was skipped.
+
+    Raises:
+        ConfigError: A file of results was changed.
+    """
+    return Everything(collect(output), read_sizes(output), read_error_bars(output), skipped)
 
 
 def ratios(trainings: Mapping[str, Summary], method: str) -> list[float]:

@@ -6,18 +6,16 @@ can be made of what is there.
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from deepzero_sim.benchmarks.flows.catalogue import Flow
+from deepzero_sim.benchmarks.flows.measurements import read_sealed, write_sealed
 from deepzero_sim.benchmarks.flows.methods import START, collect_warnings, missing, run_of, start_run
 from deepzero_sim.benchmarks.seed_folders import Folders
 from deepzero_sim.cli.console import console, training_bar
 from deepzero_sim.cli.settings.bench import BenchFlowsSettings, FlowName
-from deepzero_sim.common.files import write_text
 from deepzero_sim.coupling.evaluation import Evaluation
 from deepzero_sim.coupling.loop import SolverLoop
 from deepzero_sim.datasets.trajectories import Trajectories
@@ -138,8 +136,7 @@ def _errors(evaluation: Evaluation) -> list[float | None]:
 
 
 def _keep(path: Path, outcome: Outcome) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(asdict(outcome), indent=1) + "\n")
+    write_sealed(path, asdict(outcome))
 
 
 def read_outcomes(output: Path, flow: str) -> list[Outcome]:
@@ -148,13 +145,6 @@ def read_outcomes(output: Path, flow: str) -> list[Outcome]:
     Raises:
         ConfigError: A file was changed.
     """
-    found = [_read(path) for path in sorted(outcomes_folder(output, flow).glob("*.json"))]
+    paths = sorted(outcomes_folder(output, flow).glob("*.json"))
+    found = [Outcome(**read_sealed(path, "its training is evaluated again")) for path in paths]
     return sorted(found, key=lambda outcome: outcome.seed)
-
-
-def _read(path: Path) -> Outcome:
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return Outcome(**content)
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"{path} was changed: delete it, and its training is evaluated again.") from error

@@ -25,6 +25,7 @@ from deepzero_sim.benchmarks.flows.bench import bench_flows
 from deepzero_sim.benchmarks.flows.catalogue import FLOWS, Ensemble
 from deepzero_sim.benchmarks.flows.emulator import Emulator
 from deepzero_sim.benchmarks.flows.figures import STYLES
+from deepzero_sim.benchmarks.flows.measurements import read_measurement, write_sealed
 from deepzero_sim.benchmarks.flows.report import errors_table
 from deepzero_sim.benchmarks.flows.summaries import Found, collect, gain, near_bound, summarise
 from deepzero_sim.benchmarks.flows.trainings import Outcome
@@ -189,8 +190,42 @@ def test_a_result_that_was_changed_is_named(tmp_path: Path) -> None:
     bench_flows(settings)
     path = tmp_path / "outcomes" / "burgers-1d" / "seed0-NON.json"
     path.write_text("{")
-    with pytest.raises(ConfigError, match=r"seed0-NON\.json was changed: delete it"):
+    with pytest.raises(ConfigError, match=r"seed0-NON\.json was changed, .* delete it, and its training is evaluated again"):
         bench_flows(settings)
+
+
+CONTENT = {"cosines": {"difference": {1: [0.5, float("nan")]}}, "seconds": 1 / 3, "warnings": []}
+
+
+def test_a_measurement_is_read_as_it_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "out" / "products" / "burgers-1d" / "Coloured.json"
+    write_sealed(path, CONTENT)
+    (tmp_path / "out").rename(tmp_path / "moved")
+    found = read_measurement(tmp_path / "moved" / "products" / "burgers-1d" / "Coloured.json")
+    assert found["seconds"] == 1 / 3 and found["cosines"]["difference"]["1"][0] == 0.5 and list(found) == list(CONTENT)
+
+
+@pytest.mark.parametrize("before, after", [("0.5", "0.9"), ('"sha256"', '"sha"'), ("NaN", "1.0"), ("[]", '["a"]'), ("{", "[{")])
+def test_a_measurement_that_was_changed_is_refused_before_anything_is_computed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], before: str, after: str
+) -> None:
+    path = tmp_path / "products" / "burgers-1d" / "JacobianField.json"
+    write_sealed(path, CONTENT)
+    path.write_text(path.read_text().replace(before, after, 1))
+    assert main(["bench", "flows", "--output", str(tmp_path), "--unroll", "3", "--steps", "8"]) == 2
+    said = capsys.readouterr().err
+    assert "JacobianField.json was changed, or is of an earlier version: delete it, and it is measured again." in said
+    assert said.count("\n") == 1 and not (tmp_path / "data").exists()
+
+
+def test_the_measurement_of_another_method_or_flow_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "products" / "burgers-1d" / "Coloured.json"
+    write_sealed(path, CONTENT)
+    for other in (path.with_name("JacobianField.json"), tmp_path / "products" / "burgers-2d" / "Coloured.json"):
+        other.parent.mkdir(exist_ok=True)
+        other.write_text(path.read_text())
+        with pytest.raises(ConfigError, match="was changed"):
+            read_measurement(other)
 
 
 # ---- what the report says
@@ -233,9 +268,8 @@ def test_methods_as_good_as_the_bound_are_counted(error: float, steps: int, near
 
 def test_an_outcome_is_kept_as_it_is(tmp_path: Path) -> None:
     path = tmp_path / "outcomes" / "burgers-1d" / "seed0-NON.json"
-    path.parent.mkdir(parents=True)
     kept = Outcome("NON", 0, [0.5, None], 3, 1.5, warnings=["so it is."])
-    path.write_text(json.dumps(asdict(kept)))
+    write_sealed(path, asdict(kept))
     (one,) = collect(tmp_path)
     assert one.outcomes == [kept] and math.isinf(one.trainings["NON"].error)
     assert one.trainings["NON"].by_step == [0.5, None]

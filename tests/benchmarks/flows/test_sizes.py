@@ -16,6 +16,7 @@ pytest.importorskip("matplotlib")
 from deepzero_sim.benchmarks.flows import sizes
 from deepzero_sim.benchmarks.flows.bench import bench_flows
 from deepzero_sim.benchmarks.flows.catalogue import FLOWS
+from deepzero_sim.benchmarks.flows.measurements import write_sealed
 from deepzero_sim.benchmarks.flows.size_report import SizeFound, read_sizes, sizes_section, sizes_table
 from deepzero_sim.benchmarks.flows.sizes import Size, count_costs, measure_sizes, simulate, size_path
 from deepzero_sim.cli.settings.bench import BenchFlowsSettings, FlowMethod
@@ -68,12 +69,12 @@ def test_sizes_are_measured_in_processes_of_their_own_and_reported(tmp_path: Pat
 
 def test_what_is_there_is_kept_and_a_changed_file_is_named(tmp_path: Path) -> None:
     path = size_path(tmp_path, NAME, 2, "STRAIGHT-THROUGH")
-    path.parent.mkdir(parents=True)
-    path.write_text('{"cells": 128}')
+    write_sealed(path, {"cells": 128})
+    before = path.read_text()
     measure_sizes(NAME, ["STRAIGHT-THROUGH"], tmp_path)
-    assert path.read_text() == '{"cells": 128}'
+    assert path.read_text() == before
     path.write_text("[")
-    with pytest.raises(ConfigError, match=r"2-STRAIGHT-THROUGH\.json was changed: delete it, and it is measured again"):
+    with pytest.raises(ConfigError, match=r"2-STRAIGHT-THROUGH\.json was changed, .* delete it, and it is measured again"):
         read_sizes(tmp_path)
 
 
