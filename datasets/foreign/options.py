@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from deepzero_sim.common.requirements import require, require_that
-from deepzero_sim.common.types import is_number
+from deepzero_sim.common.requirements import is_positive, require, require_that
 from deepzero_sim.solver.spec import list_of, names
 
 #: Roles of an array's axes other than those in space.
@@ -40,7 +39,7 @@ class ReadingOptions:
         object.__setattr__(self, "channels", _names("channels", self.channels))
         if self.parameters is not None:
             object.__setattr__(self, "parameters", _names("parameters", self.parameters))
-        usable = self.dt is None or (is_number(self.dt) and 0 < self.dt < float("inf"))
+        usable = self.dt is None or is_positive(self.dt)
         require(usable, "dt of the data must be a positive number, the time between frames", self.dt)
         require_that(
             not self.axes or TIME in self.axes,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -33,7 +34,7 @@ def replace_file(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _clear_leftovers(path)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    aside = _name_aside(path)
     try:
         yield aside
         with aside.open("rb") as written:
@@ -56,6 +57,33 @@ def replace_tensor_file(path: Path, what: str) -> Iterator[Path]:
             yield aside
         except SafetensorError as error:
             raise OSError(f"{what} cannot be written ({error})") from error
+
+
+def require_writable(path: Path, what: str) -> None:
+    """Refuse a path that :func:`replace_file` cannot write, before hours are spent on what is to be written there.
+
+    Args:
+        path: Path of the file, which may exist.
+        what: Content of the file, for the message.
+
+    Raises:
+        RunError: No file can be made beside it.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = _name_aside(path)
+        aside.touch(exist_ok=False)
+        aside.unlink()
+    except (OSError, ValueError) as error:
+        reason = error.strerror or error if isinstance(error, OSError) else error
+        raise RunError(
+            f"{what} cannot be kept in {str(path)!r} ({reason}): name a file in a folder that can be written."
+        ) from error
+
+
+def _name_aside(path: Path) -> Path:
+    """Name a file beside another, which no other thread, process or machine writes to."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.{os.getpid()}.part")
 
 
 def _clear_leftovers(path: Path) -> None:

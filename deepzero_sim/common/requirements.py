@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import difflib
+import math
+import sys
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 from deepzero_sim.common.types import is_integer, is_number
 from deepzero_sim.errors import ConfigError, DataError, DeepZeroError
 
 #: Most seconds of a timeout: eleven days.
 LONGEST_TIMEOUT = 1e6
+
+#: Largest count of what is stored or computed with: up to it, float64 tells all whole numbers apart.
+LARGEST_COUNT = 2**53
 
 
 class Words(str):
@@ -31,7 +36,15 @@ def require(holds: bool, expected: str, value: object, remedy: str = "", error: 
         error: Class of the error.
     """
     if not holds:
-        raise error(f"{expected}, not {value!r}{f': {remedy}' if remedy else ''}.")
+        raise error(f"{expected}, not {_show(value)}{f': {remedy}' if remedy else ''}.")
+
+
+def _show(value: object) -> str:
+    """Show a value as Python writes it, which it does not do with whole numbers of thousands of digits."""
+    try:
+        return repr(value)
+    except ValueError:
+        return f"{type(value).__name__} of too many digits"
 
 
 def require_that(holds: bool, otherwise: str, error: type[DeepZeroError] = ConfigError) -> None:
@@ -82,9 +95,14 @@ def require_executor(executor: object) -> None:
         raise ConfigError(f"an executor must have submit, as those of dz.open_executor do, but {executor!r} has none.")
 
 
-def is_count(value: object, least: int = 1) -> bool:
-    """Tell whole numbers from `least` on from all else, whatever the type hints promised; true and false are none."""
-    return is_integer(value) and value >= least
+def is_count(value: object, least: int = 1, most: float = math.inf) -> bool:
+    """Tell whole numbers from `least` to `most` from all else, whatever the type hints promised; true and false are none."""
+    return is_integer(value) and least <= value <= most
+
+
+def is_positive(value: object) -> TypeGuard[float]:
+    """Tell positive numbers that arrays can hold from all else: infinity is none, nor is a whole number of 400 digits."""
+    return is_number(value) and 0 < value <= sys.float_info.max
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:

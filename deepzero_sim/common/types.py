@@ -44,6 +44,13 @@ def read_only_copy(array: _AnyArray) -> _AnyArray:
     return copy
 
 
+def read_only_view(array: _AnyArray) -> _AnyArray:
+    """View an array that others may read but not write to, without a copy; see :func:`read_only_copy` for who can."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
 def is_number(value: object) -> TypeGuard[float]:
     """Tell real numbers from all else, whatever the type hints promised; true and false are none."""
     return isinstance(value, numbers.Real) and not isinstance(value, bool)

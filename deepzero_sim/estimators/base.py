@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import abc
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
 import torch
 
-from deepzero_sim.common.requirements import Words, require, require_one_of, require_that, require_type
-from deepzero_sim.common.types import Mask, NamedTensors, Scheme, is_number
+from deepzero_sim.common.requirements import Words, is_positive, require, require_one_of, require_that, require_type
+from deepzero_sim.common.types import Mask, NamedTensors, Scheme
 from deepzero_sim.errors import ConfigError, DivergedError
 from deepzero_sim.oracle.base import Oracle, require_finite
 from deepzero_sim.oracle.ledger import Ledger
@@ -63,8 +62,7 @@ class Estimator(abc.ABC):
 
 def require_scheme(step_size: float, scheme: str) -> None:
     """Refuse a step size or a scheme that no estimator can use."""
-    positive = is_number(step_size) and 0 < step_size <= sys.float_info.max
-    require(positive, "step_size must be a positive number", step_size, "1e-3 suits float32 losses")
+    require(is_positive(step_size), "step_size must be a positive number", step_size, "1e-3 suits float32 losses")
     require_one_of(scheme, get_args(Scheme), "scheme")
 
 

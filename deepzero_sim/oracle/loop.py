@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+import warnings
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Executor
 from typing import Any, NamedTuple
@@ -127,7 +128,9 @@ class LoopOracle(Oracle):
         return self.loop.layer.probes.account
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        return {name: torch.from_numpy(array) for name, array in self.loop.gradient.state_dict().items()}
+        with warnings.catch_warnings():  # a product gives views that are only to be read, and a checkpoint copies them
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
+            return {name: torch.from_numpy(array) for name, array in self.loop.gradient.state_dict().items()}
 
     def load_state_dict(self, state_dict: dict[str, torch.Tensor]) -> None:
         self.loop.gradient.load_state_dict({name: to_array(tensor) for name, tensor in state_dict.items()})

@@ -108,5 +108,9 @@ def check_params(spec: SolverSpec, states: Array, params: Array | None) -> None:
     fits = params.ndim == 2 and len(params) == len(states) and params.shape[1] == (len(spec.parameters) or params.shape[1])
     expected = f"{needs}, {len(spec.parameters) or 'any'}){names}"
     require(fits, expected, params.shape, "one row for each state", InvalidStateError)
+    real = params.dtype.kind in "fiub"
+    require(real, f"{subject}{names} must be real numbers", Words(params.dtype), "convert them", InvalidStateError)
+    if type(params) is not np.ndarray and np.ma.is_masked(params):
+        raise InvalidStateError(f"{subject}{names} must be numbers, not a masked array, whose values are missing: fill them.")
     if not np.isfinite(params).all():
         raise NonFiniteError(f"{subject}{names} must be finite: check the data.")

@@ -19,8 +19,8 @@ from deepzero_sim.checks.solver.process.monitor import Task
 from deepzero_sim.checks.solver.record import Record
 from deepzero_sim.checks.solver.results import CheckInterruptedError, SolverCheck, Verdict
 from deepzero_sim.checks.solver.subject import Subject, Training, subject_of
-from deepzero_sim.common.requirements import is_count, require
-from deepzero_sim.common.types import Array, is_number
+from deepzero_sim.common.requirements import is_count, is_positive, require
+from deepzero_sim.common.types import Array
 from deepzero_sim.errors import ConfigError, SolverCrashError
 from deepzero_sim.solver.contract import Solver
 from deepzero_sim.solver.spec import SolverSpec
@@ -69,7 +69,7 @@ def check_solver(
         raise ConfigError(
             f"a check needs a solver with a spec, which dz.as_solver makes of a function, not {type(solver).__name__}."
         )
-    require(is_number(seconds) and 0 < seconds < float("inf"), "seconds must be a positive number", seconds)
+    require(is_positive(seconds), "seconds must be a positive number", seconds)
     for name, value in (("unroll", unroll), ("batch_size", batch_size)):
         require(is_count(value), f"{name} must be a positive whole number", value)
     subject = subject_of(solver, states, params, Training(network, int(unroll), int(batch_size), seed))

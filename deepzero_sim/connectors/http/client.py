@@ -19,8 +19,7 @@ from contextlib import suppress
 from typing import NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
-from deepzero_sim.common.requirements import require
-from deepzero_sim.common.types import is_number
+from deepzero_sim.common.requirements import is_positive, require
 from deepzero_sim.connectors.http.deadline_socket import Connection
 from deepzero_sim.errors import ConfigError, ConnectionLostError, SolverError, SolverTimeoutError, UnreadableOutputError
 
@@ -57,8 +56,7 @@ class HTTPClient:
     """
 
     def __init__(self, url: str, timeout: float) -> None:
-        is_usable = is_number(timeout) and 0 < timeout < float("inf")
-        require(is_usable, "timeout must be a positive number of seconds", timeout)
+        require(is_positive(timeout), "timeout must be a positive number of seconds", timeout)
         parts = _parse_url(url)
         self.url = url.rstrip("/")
         self.timeout = float(timeout)

@@ -9,6 +9,7 @@ from scipy.sparse import csr_array
 
 from deepzero_sim.common.types import Array
 from deepzero_sim.coupling.vjp.differences import Differences
+from deepzero_sim.coupling.vjp.stored_arrays import StoredArrays
 from deepzero_sim.coupling.vjp.tiled_matrix import TiledMatrix, compress
 from deepzero_sim.coupling.vjp.windows import Windows, count_colours
 
@@ -110,6 +111,12 @@ class BaseJacobian:
     def tensors(self) -> dict[str, Array]:
         """Return what was measured, for a file."""
         return {"coarse": self._coarse} | ({} if self._within is None else {"within": self._within.data})
+
+    def check(self, stored: StoredArrays) -> None:
+        """Refuse arrays that are not what :meth:`tensors` gives."""
+        stored.numbers("coarse", *self._blocks.shape)
+        if self._near is not None:
+            stored.numbers("within", self._near.nonzeros)
 
     def load(self, tensors: dict[str, Array]) -> None:
         """Restore what :meth:`tensors` gave."""

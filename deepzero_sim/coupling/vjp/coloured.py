@@ -13,6 +13,7 @@ from deepzero_sim.common.types import Array, Scheme
 from deepzero_sim.coupling.vjp.base import StepTaken, VectorJacobianProduct
 from deepzero_sim.coupling.vjp.differences import Differences
 from deepzero_sim.coupling.vjp.stencil_radius import local_radius, steps_of_reach
+from deepzero_sim.coupling.vjp.stored_arrays import StoredArrays
 from deepzero_sim.coupling.vjp.windows import Windows, count_colours
 from deepzero_sim.solver.spec import SolverSpec
 
@@ -92,4 +93,7 @@ class Coloured(VectorJacobianProduct):
         return {} if self._measured_radius is None else {"radius": np.array(self._measured_radius, dtype=np.float64)}
 
     def load_state_dict(self, state_dict: dict[str, Array]) -> None:
-        self._measured_radius, self._windows = int(state_dict["radius"].item()) if state_dict else None, None
+        stored = StoredArrays.of_state(state_dict, "Coloured")
+        radius = stored.counts("radius")[0] if state_dict else None
+        stored.require_no_others()
+        self._measured_radius, self._windows = radius, None

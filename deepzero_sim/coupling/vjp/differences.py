@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 
-from deepzero_sim.common.requirements import require, require_one_of, require_that
-from deepzero_sim.common.types import Array, Scheme, is_number
+from deepzero_sim.common.requirements import is_positive, require, require_one_of, require_that
+from deepzero_sim.common.types import Array, Scheme
 from deepzero_sim.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -33,10 +33,10 @@ class Differences:
     """
 
     def __init__(self, step_size: float | None, scheme: Scheme) -> None:
-        fits = step_size is None or (is_number(step_size) and 0 < step_size < float("inf"))
+        fits = step_size is None or is_positive(step_size)
         require(fits, "step_size must be a positive number, or None to be chosen", step_size)
         require_one_of(scheme, get_args(Scheme), "scheme")
-        self.step_size = step_size
+        self.step_size = None if step_size is None else float(step_size)
         self.scheme: Scheme = scheme
 
     @property

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,10 +12,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from deepzero_sim.common.documents import read_json
-from deepzero_sim.common.files import digest, digest_of_named, replace_tensor_file, require_regular
-from deepzero_sim.common.requirements import require, require_that
+from deepzero_sim.common.files import digest, digest_of_named, replace_tensor_file, require_regular, require_writable
+from deepzero_sim.common.requirements import LARGEST_COUNT, is_count, require, require_that
 from deepzero_sim.common.types import Array
 from deepzero_sim.coupling.vjp.differences import Differences
+from deepzero_sim.coupling.vjp.stored_arrays import StoredArrays
 from deepzero_sim.errors import RunError
 from deepzero_sim.solver.failure_policy import Account
 from deepzero_sim.solver.spec import SolverSpec
@@ -24,7 +24,8 @@ from deepzero_sim.solver.spec import SolverSpec
 if TYPE_CHECKING:
     from deepzero_sim.coupling.probes import SolverProbe
 
-FORMAT = "deepzero-sim jacobians 2"
+_FORMATS = "deepzero-sim jacobians "
+FORMAT = f"{_FORMATS}2"
 
 
 class JacobianFile:
@@ -36,7 +37,7 @@ class JacobianFile:
             the same, whoever paid; False where they were counted before.
 
     Raises:
-        RunError: The file is damaged, none of this kind, or lies where nothing can be written.
+        RunError: The file is damaged, none of this kind, of another version, or lies where nothing can be written.
     """
 
     def __init__(self, path: Path | None, *, count_found: bool = True) -> None:
@@ -45,7 +46,7 @@ class JacobianFile:
         self._facts: dict[str, dict[str, str | int]] = {}  # by digest: solver steps, and the digest of the arrays themselves
         self._changed = False
         if path is not None:
-            _require_writable(path)
+            require_writable(path, "Jacobians")
             if path.exists():
                 self._read(path)
 
@@ -54,10 +55,12 @@ class JacobianFile:
             require_regular(path)
             with safe_open(path, framework="numpy") as file:
                 metadata = file.metadata() or {}
-                names = file.keys() if metadata.get("format") == FORMAT else []
-                self._arrays = {name: file.get_tensor(name) for name in names}
+                _require_format(metadata.get("format", ""), path)
+                self._arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
             facts = read_json(metadata["facts"])
+            _require_facts(facts)
             whole = digest([metadata["facts"]]) == metadata["sha256"]
+            whole = whole and {name.partition(".")[0] for name in self._arrays} <= facts.keys()
             whole = whole and all(fact["content"] == digest_of_named([], self._of(key)) for key, fact in facts.items())
         except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
             raise RunError(
@@ -68,7 +71,12 @@ class JacobianFile:
         self._facts = facts
 
     def get(
-        self, settings: Sequence[str], at: Sequence[np.ndarray], probes: SolverProbe, measure: Callable[[], dict[str, Array]]
+        self,
+        settings: Sequence[str],
+        at: Sequence[np.ndarray],
+        probes: SolverProbe,
+        measure: Callable[[], dict[str, Array]],
+        check: Callable[[StoredArrays], object],
     ) -> dict[str, Array]:
         """Return the arrays of some settings at some states, and measure them if they are not there.
 
@@ -77,12 +85,20 @@ class JacobianFile:
             at: Arrays that say where, and of which solver.
             probes: Counter of solver steps.
             measure: Function that measures the arrays by `probes`.
+            check: Function that reads all arrays that were found, and so refuses what cannot be used.
+
+        Raises:
+            RunError: What was found cannot be used.
         """
         key = digest(settings, at)[:32]
         if key in self._facts:
+            found = self._of(key)
+            stored = StoredArrays(found, str(self._path), "remove it to have its Jacobians measured anew", RunError)
+            check(stored)
+            stored.require_no_others()
             if self._count_found:
                 probes.count(Account(int(self._facts[key]["steps"])))
-            return self._of(key)
+            return found
         before = probes.steps
         measured = measure()
         if self._path is not None:
@@ -139,14 +155,31 @@ def identify(states: Array, params: Array | None, probes: SolverProbe, differenc
     return [probes.spec.active(), states, *given, *fingerprint]
 
 
-def _require_writable(path: Path) -> None:
-    """Refuse a path that cannot be written, before hours are spent on what is to be written there."""
-    cause = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        usable = os.access(path.parent, os.W_OK)
-    except (OSError, ValueError) as error:
-        usable, cause = False, error
-    if not usable:
-        reason = "" if cause is None else f" ({cause})"
-        raise RunError(f"Jacobians cannot be kept in {path}{reason}: name a file in a folder that can be written.") from cause
+def _require_format(found: str, path: Path) -> None:
+    """Refuse the files of other versions, which hold what cannot be read here but may be needed there.
+
+    Raises:
+        RunError: The file is of another version.
+        ValueError: It is none of Jacobians.
+    """
+    if found == FORMAT:
+        return
+    if found.startswith(_FORMATS):
+        raise RunError(
+            f"{path} must hold Jacobians of this version of the package ({FORMAT!r}), not of another one ({found!r}): name "
+            "another file, or remove it to have them measured anew."
+        )
+    raise ValueError(f"its format is {found!r}")
+
+
+def _require_facts(facts: object) -> None:
+    """Refuse what does not tell, by digest, the solver steps of each measurement and the digest of its arrays."""
+    fits = isinstance(facts, dict) and all(
+        isinstance(fact, dict)
+        and fact.keys() == {"steps", "content"}
+        and is_count(fact["steps"], least=0, most=LARGEST_COUNT)
+        and isinstance(fact["content"], str)
+        for fact in facts.values()
+    )
+    if not fits:
+        raise ValueError("its facts tell no solver steps and digests")

@@ -61,6 +61,11 @@ class Windows:
         around: int = channels * math.prod(len(_offsets(size, self._radius)) for size in sizes)
         return int(self._active.sum()) * around
 
+    @property
+    def nonzeros(self) -> int:
+        """Number of entries of a Jacobian."""
+        return len(self._places[1])
+
     def transpose(self, changes: Array) -> csr_array:
         """Assemble `J^T`, inputs by outputs, `(n, n)`.
 

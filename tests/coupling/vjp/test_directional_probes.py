@@ -62,7 +62,8 @@ def test_a_control_is_prepared_and_kept() -> None:
         before = probes.steps
         method.product(StepTaken(states, None, states), states, probes)
         assert probes.steps == before + 3 * 2 * 2
-        method.load_state_dict({name: array[:2] if array.ndim > 1 else array for name, array in state_dict.items()})
+        some = {name: array[:2] if array.ndim > 1 else array for name, array in state_dict.items()}
+        method.load_state_dict(some | {"references": np.array(2.0)})
         assert method.state_dict()["states"].shape[0] == 2
 
 

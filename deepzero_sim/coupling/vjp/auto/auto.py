@@ -16,6 +16,7 @@ from deepzero_sim.coupling.vjp.auto.search import Found, Search, choose_by_spec,
 from deepzero_sim.coupling.vjp.base import StepTaken, VectorJacobianProduct
 from deepzero_sim.coupling.vjp.differences import Differences
 from deepzero_sim.coupling.vjp.jacobian_file import path_or_none
+from deepzero_sim.coupling.vjp.stored_arrays import StoredArrays
 from deepzero_sim.execution.threads import single_threaded
 from deepzero_sim.solver.contract import Solver
 from deepzero_sim.solver.spec import SolverSpec
@@ -152,12 +153,17 @@ class Auto(VectorJacobianProduct):
         return {_REPORT: self.report.as_array(), **{f"{_LEARNT}{name}": array for name, array in learnt.items()}}
 
     def load_state_dict(self, state_dict: dict[str, Array]) -> None:
-        self.report, self._chosen = None, None
+        stored = StoredArrays.of_state(state_dict, "Auto")
         if not state_dict:
+            self.report, self._chosen = None, None
             return
         known = f"a choice of Auto is restored from what its state_dict gave, which has {_REPORT!r}"
         require(_REPORT in state_dict, known, list(state_dict), "load the state of an Auto")
-        report = ChoiceReport.from_array(state_dict[_REPORT])
+        stored.counts(_REPORT, "bytes", most=255)
+        try:
+            report = ChoiceReport.from_array(state_dict[_REPORT])
+        except ValueError as error:
+            stored.refuse(f"hold a choice of a product as {_REPORT!r}", f"what is none ({error})")
         product = report.chosen.build(self._common)
         product.load_state_dict(
             {name.removeprefix(_LEARNT): array for name, array in state_dict.items() if name.startswith(_LEARNT)}

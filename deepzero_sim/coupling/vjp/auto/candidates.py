@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from deepzero_sim.common.requirements import LARGEST_COUNT, is_count
 from deepzero_sim.coupling.vjp.analytic import Detached, Exact, StraightThrough
 from deepzero_sim.coupling.vjp.base import VectorJacobianProduct
 from deepzero_sim.coupling.vjp.coloured import Coloured
@@ -43,6 +44,12 @@ class Candidate:
     def __str__(self) -> str:
         given = ", ".join(f"{key}={value}" for key, value in self.arguments.items())
         return f"{self.name}({given})" if given else self.name
+
+    @property
+    def is_known(self) -> bool:
+        """True if :meth:`build` can make it: a checkpoint may hold anything."""
+        usable = self.arguments.keys() <= {"block"} and is_count(self.arguments.get("block", 1), most=LARGEST_COUNT)
+        return self.name in _BUILDERS and usable
 
     def build(self, common: Common) -> VectorJacobianProduct:
         """Make the product.

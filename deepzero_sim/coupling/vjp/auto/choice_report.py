@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from deepzero_sim.common.documents import read_json
+from deepzero_sim.common.requirements import is_count
 from deepzero_sim.common.types import Array
 from deepzero_sim.coupling.vjp.auto.candidates import IDENTITY, Candidate
 
@@ -57,7 +59,19 @@ class ChoiceReport:
 
     @classmethod
     def from_array(cls, array: Array) -> ChoiceReport:
-        """Restore what :meth:`as_array` wrote."""
-        told = json.loads(array.astype(np.uint8).tobytes())
-        trials = tuple(Trial(**trial) for trial in told.pop("trials"))
-        return cls(Candidate(**told.pop("chosen")), trials=trials, **told)
+        """Restore what :meth:`as_array` wrote.
+
+        Raises:
+            ValueError: It wrote something else.
+        """
+        told = read_json(array.astype(np.uint8).tobytes())
+        try:
+            trials = tuple(Trial(**trial) for trial in told.pop("trials"))
+            report = cls(Candidate(**told.pop("chosen")), trials=trials, **told)
+            known = report.chosen.is_known and is_count(report.steps, least=0)
+            str(report)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError("it is no choice of a product") from error
+        if not known:
+            raise ValueError(f"{report.chosen} of {report.steps} solver steps is no choice of a product")
+        return report

@@ -17,8 +17,9 @@ from deepzero_sim.coupling.vjp.base import StepTaken, VectorJacobianProduct
 from deepzero_sim.coupling.vjp.base_jacobian import BaseJacobian
 from deepzero_sim.coupling.vjp.coloured import Coloured
 from deepzero_sim.coupling.vjp.differences import Differences
-from deepzero_sim.coupling.vjp.field.probing import CHAINS, LENGTH, Chains, Measurement
+from deepzero_sim.coupling.vjp.field.probing import CHAINS, COTANGENTS, LENGTH, Chains, Measurement
 from deepzero_sim.coupling.vjp.jacobian_file import JacobianFile, identify
+from deepzero_sim.coupling.vjp.stored_arrays import StoredArrays
 from deepzero_sim.errors import ConfigError, SolverError
 from deepzero_sim.solver.contract import DifferentiableSolver, Solver
 from deepzero_sim.solver.failure_policy import account_of
@@ -163,9 +164,20 @@ class Search:
         measurement = Measurement(states, params, probes, differences, np.random.default_rng([common.seed, 1]))
         file, settings = JacobianFile(common.file), [f"chains 2 {common.step_size} {common.seed}"]
         identity = identify(states, params, probes, differences)
-        self._chains = Chains.load(file.get(settings, identity, probes, lambda: measurement.chain().tensors()))
+        chains = file.get(settings, identity, probes, lambda: measurement.chain().tensors(), self._check_chains)
+        self._chains = Chains.load(chains)
         file.save()
         self._sizes = measurement.sizes
+
+    def _check_chains(self, stored: StoredArrays) -> None:
+        """Refuse arrays that are not what :meth:`Chains.tensors` gives."""
+        shape = self._probes.spec.state_shape
+        stored.numbers("states", CHAINS, LENGTH + 1, *shape)
+        stored.numbers("directions", CHAINS, *shape)
+        stored.numbers("answers", CHAINS, LENGTH, *shape)
+        stored.numbers("cotangents", min(COTANGENTS, len(self._states)), *shape)
+        if self._params is not None:
+            stored.numbers("params", CHAINS, self._params.shape[1])
 
     def _judge(self, candidate: Candidate, product: VectorJacobianProduct, chains: int = CHAINS) -> float:
         """Compute the cosine of a product through all steps of the chains, and note it."""

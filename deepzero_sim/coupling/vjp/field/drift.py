@@ -13,6 +13,7 @@ from deepzero_sim.coupling.vjp.differences import Differences
 from deepzero_sim.coupling.vjp.field.field_report import FALLBACK
 from deepzero_sim.coupling.vjp.field.fitting import Field, Products
 from deepzero_sim.coupling.vjp.field.probing import LENGTH, draw_directions, measure_products, norms
+from deepzero_sim.coupling.vjp.stored_arrays import StoredArrays
 from deepzero_sim.errors import DeepZeroError, SolverError
 from deepzero_sim.solver.failure_policy import account_of
 
@@ -159,6 +160,18 @@ class Drift:
         self.over = bool(over)
         self._factors = [float(factor) for factor in found.get("factors", ())]
         self._states, self._params = list(found.get("states", ())), list(found.get("params", ()))
+
+
+def check_drift(drift: StoredArrays, shape: tuple[int, ...]) -> None:
+    """Refuse arrays that are not what :meth:`Drift.state_dict` gives, for states `(C, *N)`."""
+    if "counts" in drift:
+        drift.counts("counts", 4)
+    if "factors" in drift:
+        drift.numbers("factors", "factors")
+    if "states" in drift:
+        drift.numbers("states", "R", *shape)
+    if "params" in drift:
+        drift.numbers("params", "R", "K")
 
 
 def factors_of(errors: Array, unseen: tuple[float, ...], tolerance: float) -> list[float]:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple, final
 
 import numpy as np
 
-from deepzero_sim.common.requirements import is_count, require, require_that
-from deepzero_sim.common.types import Array, is_number
+from deepzero_sim.common.requirements import LARGEST_COUNT, is_count, is_positive, require, require_that
+from deepzero_sim.common.types import Array, read_only_copy, read_only_view
 from deepzero_sim.common.words import count_of
 from deepzero_sim.coupling.vjp.base import StepTaken, VectorJacobianProduct
 from deepzero_sim.coupling.vjp.base_jacobian import BaseJacobian
@@ -24,6 +24,7 @@ from deepzero_sim.coupling.vjp.field.drift import (
     UNSEEN,
     Drift,
     Units,
+    check_drift,
     count_failure,
     errors_of,
     factors_of,
@@ -34,6 +35,7 @@ from deepzero_sim.coupling.vjp.field.fitting import Field
 from deepzero_sim.coupling.vjp.field.measured_base import MeasuredBase
 from deepzero_sim.coupling.vjp.field.probing import CHAINS, LENGTH, Measurement
 from deepzero_sim.coupling.vjp.field.saved_field import (
+    check_field,
     field_from_tensors,
     field_tensors,
     product_tensors,
@@ -41,6 +43,7 @@ from deepzero_sim.coupling.vjp.field.saved_field import (
 )
 from deepzero_sim.coupling.vjp.field.search import ROUND, FieldSearch, Medium, find_periodic_axes
 from deepzero_sim.coupling.vjp.jacobian_file import JacobianFile, identify, path_or_none
+from deepzero_sim.coupling.vjp.stored_arrays import StoredArrays
 from deepzero_sim.errors import DeepZeroError
 from deepzero_sim.execution.threads import single_threaded
 from deepzero_sim.solver.spec import SolverSpec
@@ -108,10 +111,11 @@ class JacobianField(VectorJacobianProduct):
         seed: int = 0,
         file: Path | str | None = None,
     ) -> None:
-        require(is_count(probes), "probes must be a positive whole number", probes)
-        require(is_number(tolerance) and tolerance > 0, "tolerance must be a positive share of a product", tolerance)
-        require(block is None or is_count(block), "block must be a positive whole number of points, or None", block)
-        fits = check_every is None or is_count(check_every)
+        require(is_count(probes, most=LARGEST_COUNT), "probes must be a positive whole number", probes)
+        require(is_positive(tolerance), "tolerance must be a positive share of a product", tolerance)
+        fits = block is None or is_count(block, most=LARGEST_COUNT)
+        require(fits, "block must be a positive whole number of points, or None", block)
+        fits = check_every is None or is_count(check_every, most=LARGEST_COUNT)
         require(fits, "check_every must be a positive whole number of states, or None", check_every)
         require(is_count(seed, least=0), "seed must be 0 or a positive whole number", seed)
         self.probes = probes
@@ -143,7 +147,13 @@ class JacobianField(VectorJacobianProduct):
         settings = [f"field 5 {self.probes} {self.tolerance} {self.block} {self._differences.step_size} {self.seed}"]
         identity = identify(states, params, probes, self._differences)
         with single_threaded():  # many small products of matrices, which several threads slow down
-            self._tensors = file.get(settings, identity, probes, lambda: self._measure(states, params, probes))
+            self._tensors = file.get(
+                settings,
+                identity,
+                probes,
+                lambda: self._measure(states, params, probes),
+                lambda stored: check_field(stored, probes.spec),
+            )
         file.save()
         self._drift = self._no_drift()
         self._load()
@@ -195,6 +205,7 @@ class JacobianField(VectorJacobianProduct):
         """Return the field; measure or restore it if there is none yet."""
         if self._field is None:
             if self._tensors:
+                check_field(StoredArrays.of_state(self._tensors, "JacobianField"), probes.spec)
                 self._load()
             else:
                 self.prepare(taken.states, taken.params, probes)
@@ -294,12 +305,19 @@ class JacobianField(VectorJacobianProduct):
         )
 
     def state_dict(self) -> dict[str, Array]:
-        return self._tensors | self._drift.state_dict()
+        state = self._tensors | self._drift.state_dict()
+        return {name: read_only_view(array) for name, array in state.items()}
 
     def load_state_dict(self, state_dict: dict[str, Array]) -> None:
+        stored = StoredArrays.of_state(state_dict, "JacobianField")
+        if state_dict:
+            shape = check_field(stored, None if self._solver is None else self._solver.spec)
+            check_drift(stored.part(PREFIX), shape)
+        stored.require_no_others()
+        state = {name: read_only_copy(array) for name, array in state_dict.items()}
         self._drift = self._no_drift()
-        self._drift.load_state_dict(state_dict)
-        self._tensors = {name: array for name, array in state_dict.items() if not name.startswith(PREFIX)}
+        self._drift.load_state_dict(state)
+        self._tensors = {name: array for name, array in state.items() if not name.startswith(PREFIX)}
         self._field = None
 
 

@@ -5,15 +5,21 @@ from __future__ import annotations
 import numpy as np
 
 from deepzero_sim.common.types import Array
+from deepzero_sim.coupling.vjp.base_jacobian import BaseJacobian
 from deepzero_sim.coupling.vjp.field.field_report import FieldReport, Reason
 from deepzero_sim.coupling.vjp.field.fitting import Field, Products
 from deepzero_sim.coupling.vjp.field.kernel_grid import KernelGrid
 from deepzero_sim.coupling.vjp.field.local_stencils import LocalStencils
 from deepzero_sim.coupling.vjp.field.measured_base import MeasuredBase
 from deepzero_sim.coupling.vjp.field.operators import FieldOperators
-from deepzero_sim.coupling.vjp.field.state_features import FeatureMap, FilterGrid
+from deepzero_sim.coupling.vjp.field.state_features import FeatureMap, FilterGrid, count_sources
+from deepzero_sim.coupling.vjp.stored_arrays import StoredArrays
+from deepzero_sim.solver.spec import SolverSpec
 
 _REASONS = tuple(Reason)
+
+#: Most points along an axis: what the sizes of transforms are found for.
+_MOST_POINTS = 2**31
 
 
 def field_tensors(field: Field, sizes: Array, report: FieldReport) -> dict[str, Array]:
@@ -43,6 +49,70 @@ def field_tensors(field: Field, sizes: Array, report: FieldReport) -> dict[str, 
         "unseen": np.array(report.unseen),
         "refits": np.array([report.refits, report.refitted_after], dtype=np.float64),
     }
+
+
+def check_field(stored: StoredArrays, spec: SolverSpec | None = None) -> tuple[int, ...]:
+    """Refuse arrays that are not those of a field with products kept for a refit, of a solver or, by default, of any.
+
+    Returns:
+        Shape of its states, `(C, *N)`.
+    """
+    points = stored.counts("points", "axes", least=1, most=_MOST_POINTS)
+    stored.require(bool(points), "have points along 1 axis or more", "none")
+    channels, *_ = stored.numbers("sizes", "C", *[1] * len(points), positive=True).shape
+    shape = (channels, *points)
+    if spec is not None:
+        stored.require(shape == spec.state_shape, f"be of states of shape {spec.state_shape}", shape)
+    periodic = [bool(flag) for flag in stored.counts("periodic", len(points), most=1)]
+    _check_operators(stored, channels, KernelGrid(points, periodic))
+    waves = np.broadcast_shapes(*(wave.shape for wave in FilterGrid(points, periodic).waves()))
+    rank, sources, *_ = stored.numbers("filters", "rank", "sources", *waves, 2).shape
+    plain, squares = (count_sources(channels, squares) for squares in (False, True))
+    stored.require(sources in (plain, squares), f"have filters of {plain} or {squares} sources", sources)
+    stored.numbers("slopes", rank, len(spec.parameters) if spec is not None and spec.parameters else "K")
+    stored.numbers("constants", rank)
+    steps = stored.numbers("cosines", 2, "T", finite=False).shape[1]  # a field of no use may leave the finite numbers
+    stored.require(steps > 0, "have cosines through 1 step or more", "none")
+    if "block" in stored:
+        _check_measured(stored, shape)
+    _check_what_drift_needs(stored, shape)
+    return shape
+
+
+def _check_operators(stored: StoredArrays, channels: int, grid: KernelGrid) -> None:
+    *sizes, last = grid.shape
+    kernels = (channels, channels, *sizes, last // 2 + 1, 2)
+    stored.numbers("base", *kernels)
+    stored.numbers("varying", "rank", *kernels)
+    if "after" in stored:
+        stored.numbers("after", *kernels)
+    _, _, reason, order, radius = stored.counts("counts", 5)
+    fits = reason < len(_REASONS) and order in (1, 2)
+    stored.require(fits, f"have a reason below {len(_REASONS)} and an order of 1 or 2 in 'counts'", f"{reason} and {order}")
+    stored.numbers("local", channels, channels, (2 * radius + 1) ** len(grid.shape) if radius else 0, *grid.points)
+
+
+def _check_measured(stored: StoredArrays, shape: tuple[int, ...]) -> None:
+    (block,) = stored.counts("block", 1, least=1)
+    active = np.array(stored.counts("active", *shape, most=1), dtype=bool).reshape(shape)
+    stored.require(bool(active.any()), "have active points", "none")
+    BaseJacobian(active, block).check(stored.part("measured."))
+
+
+def _check_what_drift_needs(stored: StoredArrays, shape: tuple[int, ...]) -> None:
+    """Refuse other arrays than errors, refits, the mean and products; there were none of these in the first versions."""
+    if "unseen" in stored:
+        stored.numbers("unseen", "kinds")
+    if "refits" in stored:
+        stored.counts("refits", 2)
+    if "mean" not in stored:
+        return
+    stored.numbers("mean", *shape)
+    kept = stored.part("kept.")
+    for part in ("states", "advanced", "directions", "answers"):
+        kept.numbers(part, "P", *shape)
+    if "params" in kept:
+        kept.numbers("params", "P", "K")
 
 
 def field_from_tensors(tensors: dict[str, Array]) -> tuple[Field, Array, FieldReport]:

@@ -71,9 +71,16 @@ class MeasuredJacobians:
         first = self.references[0] if self.references else new
         identity = [self._active, self.fingerprint, *first.identity]
         if first is new:
-            self._base.load(self._file.get(self._settings[:1], identity, self._probes, lambda: self._measure_base(new)))
+            measured = self._file.get(
+                self._settings[:1], identity, self._probes, lambda: self._measure_base(new), self._base.check
+            )
+            self._base.load(measured)
         measured = self._file.get(
-            self._settings, [*identity, *new.identity], self._probes, lambda: self._measure_difference(new)
+            self._settings,
+            [*identity, *new.identity],
+            self._probes,
+            lambda: self._measure_difference(new),
+            lambda stored: stored.numbers("difference", self._windows.nonzeros),
         )
         self.references.append(new._replace(difference=self._windows.matrix(measured["difference"])))
         place = self.metric.coordinates(state[None], None if params is None else params[None])

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, TypeAlias, final
 
 import numpy as np
 
-from deepzero_sim.common.requirements import is_count, require, require_flag, require_that
-from deepzero_sim.common.types import Array, Scheme, is_number
+from deepzero_sim.common.requirements import LARGEST_COUNT, is_count, is_positive, require, require_flag, require_that
+from deepzero_sim.common.types import Array, Scheme, read_only_copy
 from deepzero_sim.coupling.vjp.base import StepTaken, VectorJacobianProduct
 from deepzero_sim.coupling.vjp.base_jacobian import BaseJacobian
 from deepzero_sim.coupling.vjp.differences import Differences
 from deepzero_sim.coupling.vjp.jacobian_file import JacobianFile, fingerprint_direction, path_or_none
 from deepzero_sim.coupling.vjp.reference.measured_jacobians import MeasuredJacobians, Reference
 from deepzero_sim.coupling.vjp.reference.reference_states import Metric, medoids
+from deepzero_sim.coupling.vjp.stored_arrays import StoredArrays
 from deepzero_sim.coupling.vjp.windows import Windows, count_colours
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.solver.spec import SolverSpec
@@ -79,9 +80,9 @@ class ReferenceJacobian(VectorJacobianProduct):
         file: Path | str | None = None,
     ) -> None:
         for name, value in (("references", references), ("block", block), ("memory", memory)):
-            require(is_count(value), f"{name} must be a positive whole number", value)
+            require(is_count(value, most=LARGEST_COUNT), f"{name} must be a positive whole number", value)
         require(is_count(radius, least=0), "radius must be a whole number of points, 0 or more", radius)
-        fits = tolerance is None or (is_number(tolerance) and tolerance > 0)
+        fits = tolerance is None or is_positive(tolerance)
         require(fits, "tolerance must be a positive share of a step's answer, or None", tolerance)
         require_flag(secants, "secants")
         self.references = references
@@ -172,6 +173,7 @@ class ReferenceJacobian(VectorJacobianProduct):
     def _begin(self, taken: StepTaken, probes: SolverProbe) -> MeasuredJacobians:
         if self._known:
             known = self._known
+            _check_state(StoredArrays.of_state(known, "ReferenceJacobian"), probes.spec)
             references = StepTaken(known["states"], known.get("params"), known["advanced"])
             metric = Metric(known["sizes"], known["spans"])
             # this run was resumed: it counted what the file holds when it measured it
@@ -208,22 +210,30 @@ class ReferenceJacobian(VectorJacobianProduct):
 
     def state_dict(self) -> dict[str, Array]:
         if self._measured is None:
-            return self._known
+            return {name: array.copy() for name, array in self._known.items()}
         references = self._measured.references
         params = [reference.params for reference in references if reference.params is not None]
         known = {
             "states": np.stack([reference.state for reference in references]),
             "advanced": np.stack([reference.advanced for reference in references]),
             "products": np.array(self._products, dtype=np.float64),
-            "sizes": self._measured.metric.sizes,
-            "spans": self._measured.metric.spans,
-            "fingerprint": self._measured.fingerprint,
+            "references": np.array(len(references), dtype=np.float64),
+            "sizes": self._measured.metric.sizes.copy(),
+            "spans": self._measured.metric.spans.copy(),
+            "fingerprint": self._measured.fingerprint.copy(),
         }
         return known | ({"params": np.stack(params)} if params else {})
 
     def load_state_dict(self, state_dict: dict[str, Array]) -> None:
-        self._known, self._measured = state_dict, None  # measured when first asked: a run may have ended
-        self._products = int(state_dict["products"].item()) if state_dict else 0
+        stored = StoredArrays.of_state(state_dict, "ReferenceJacobian")
+        products = 0
+        if state_dict:
+            _check_state(stored, None if self._solver is None else self._solver.spec)
+            (products,) = stored.counts("products")
+        stored.require_no_others()
+        self._known = {name: read_only_copy(array) for name, array in state_dict.items()}
+        self._measured = None  # measured when first asked: a run may have ended
+        self._products = products
 
     def value_count(self, spec: SolverSpec, references: int | None = None) -> int:
         """Count the stored values of so many references, or of all that were asked for, of a solver."""
@@ -250,6 +260,23 @@ class ReferenceJacobian(VectorJacobianProduct):
             f"than the {self.memory / 2**30:.3g} GiB of memory: take block={2 * self.block}, which needs a fourth on a "
             "plane, fewer references, a smaller radius, more memory, or Coloured.",
         )
+
+
+def _check_state(stored: StoredArrays, spec: SolverSpec | None) -> None:
+    """Refuse arrays that are not what `state_dict` gives, for a solver or, where that is not known yet, for any."""
+    axes = range(max(2, stored.dimensions("states") - 1))
+    shape: tuple[int | str, ...] = tuple(f"N{axis}" for axis in axes) if spec is None else spec.state_shape
+    params = len(spec.parameters) if spec is not None and spec.parameters else "K" if "params" in stored else 0
+    count = len(stored.numbers("states", "R", *shape))
+    stored.numbers("advanced", "R", *shape)
+    stored.numbers("fingerprint", 1, *shape)
+    stored.numbers("sizes", shape[0], positive=True)
+    stored.numbers("spans", params, positive=True)
+    if params:
+        stored.numbers("params", "R", params)
+    stored.counts("products")
+    known = stored.counts("references")[0] if "references" in stored else count  # there was none in the first versions
+    stored.require(known == count > 0, f"have {max(1, known)} states", count)
 
 
 def _secant_term(step: _Step, w: Array, reference: Reference, measured: MeasuredJacobians, active: np.ndarray) -> Array | float:
