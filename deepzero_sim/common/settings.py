@@ -6,13 +6,14 @@ None. What a type cannot say is a rule beside it, `Annotated[int, Rule(...)]`, w
 
 from __future__ import annotations
 
+import difflib
 import functools
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -60,7 +61,13 @@ class Rule:
 
 
 class Settings:
-    """Base of settings whose rules hold however they are made."""
+    """Base of settings whose rules hold however they are made.
+
+    Attributes:
+        meant: Settings by names that people give them by mistake, such as those of arguments in Python.
+    """
+
+    meant: ClassVar[Mapping[str, str]] = {}
 
     @classmethod
     def complete(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -85,6 +92,21 @@ def hints(settings: type[Any]) -> dict[str, Any]:
     """Return the type hints of a dataclass's fields, rules included."""
     known = get_type_hints(settings, include_extras=True)
     return {field.name: known[field.name] for field in fields(settings)}
+
+
+def require_settings(given: Iterable[object], settings: type, what: str) -> None:
+    """Refuse names that are none of a dataclass's fields, and suggest the one that is meant.
+
+    Args:
+        given: Names.
+        settings: Dataclass.
+        what: Settings that have these names, for the message.
+    """
+    known, meant = list(hints(settings)), getattr(settings, "meant", {})
+    for name in given:
+        if name in meant:
+            raise ConfigError(f"{what} may have {', '.join(known)}, not {name!r} (did you mean {meant[name]!r}?).")
+    require_known(given, known, what)
 
 
 @functools.cache
@@ -204,7 +226,7 @@ def _assign_within(kind: Any, given: Any, path: Sequence[str], value: Any, key: 
         raise SettingError(key, "be one value", f"keys ({'.'.join(path)})")
     inner, default = Any, MISSING
     if settings is not None:
-        require_known([name], list(hints(settings)), key or "settings")
+        require_settings([name], settings, key or "settings")
         inner, default = hints(settings)[name], defaults(settings)[name]
     before = _as_mapping(given)
     return before | {name: assign(inner, before.get(name, default), path[1:], value, f"{key}.{name}".lstrip("."))}
@@ -317,7 +339,7 @@ def _require_kind(holds: bool, key: str, expected: str, value: Any) -> None:
 def _read_keys(kind: Any, settings: type, value: Any, key: str) -> Any:
     _require_keys(kind, value, key)
     kinds, default = hints(settings), defaults(settings)
-    require_known(value, list(kinds), key or "settings")
+    require_settings(value, settings, key or "settings")
     value = settings.complete(value) if issubclass(settings, Settings) else value
     names = {name: f"{key}.{name}".lstrip(".") for name in kinds}
     missing = [names[name] for name in kinds if name not in value and default[name] is MISSING]
@@ -335,9 +357,16 @@ def _require_keys(kind: Any, value: Any, key: str) -> None:
     settings = keys_of(kind)
     names = () if settings is None else tuple(hints(settings))
     if names == ("name", "args"):
-        raise SettingError(key, "hold keys with values, such as {name: package.module.Name, args: {}}", value)
+        name = _name_meant(kind, value) if isinstance(value, str) and value else "package.module.Name"
+        raise SettingError(key, f"hold keys with values, such as {{name: {name}, args: {{}}}}", value)
     _require_kind(NoneType not in _alternatives(kind), key, "keys with values", value)
     raise SettingError(key, f"hold keys ({', '.join(names)})", value, f"write them out or leave {key} out")
+
+
+def _name_meant(kind: Any, text: str) -> str:
+    """Return the name of a component that stands in the place of its keys, spelt as the hint's rules know it."""
+    known = [name for rule in _rules(kind) for name in getattr(rule, "names", ())]
+    return next(iter(difflib.get_close_matches(text, known, n=1)), text)
 
 
 def _read_mapping(kind: Any, value: Any, key: str) -> dict[str, Any]:

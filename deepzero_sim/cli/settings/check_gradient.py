@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 from deepzero_sim.cli.options import SEE_COMPONENTS, Command
 from deepzero_sim.common.components import Component
@@ -11,7 +13,7 @@ from deepzero_sim.common.settings import Settings
 from deepzero_sim.datasets.metadata_keys import MetadataKey
 from deepzero_sim.datasets.source import Source
 from deepzero_sim.errors import ConfigError
-from deepzero_sim.training.runs.settings import Positive, Seed, Workers, small_network
+from deepzero_sim.training.runs.settings import PRODUCTS, Positive, Product, Seed, Workers, small_network
 
 
 def default_vjps() -> list[Component]:
@@ -50,7 +52,7 @@ class CheckSettings(Settings):
     differentiable_solver: Component | None = None
     network: Component = field(default_factory=small_network)
     start: Path | None = None
-    vjp: list[Component] = field(default_factory=default_vjps)
+    vjp: list[Product] = field(default_factory=default_vjps)
     estimator: Component | None = None
     unroll: Positive = 8
     batch_size: Positive = 2
@@ -60,8 +62,11 @@ class CheckSettings(Settings):
     seed: Seed = 0
     data_may_differ: list[MetadataKey] = field(default_factory=list)
 
+    meant: ClassVar[Mapping[str, str]] = {"gradient": "vjp"}
+
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.vjp = [PRODUCTS.in_full("vjp", product) for product in self.vjp]
         if self.unroll < 2:
             raise ConfigError("unroll must be at least 2: no gradient passes the first step, which is before the network.")
         if not self.vjp and self.estimator is None:

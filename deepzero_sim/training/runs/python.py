@@ -8,14 +8,13 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from deepzero_sim.common.bars import console
 from deepzero_sim.common.components import HANDED, Component, hand_over
-from deepzero_sim.common.requirements import require_known, require_type
-from deepzero_sim.common.settings import hints, keys_of, read
+from deepzero_sim.common.requirements import require_type
+from deepzero_sim.common.settings import hints, keys_of, read, require_settings
 from deepzero_sim.coupling.loop import SolverLoop
 from deepzero_sim.datasets.opening import open_trajectories
 from deepzero_sim.datasets.source import path_of
@@ -126,7 +125,7 @@ def _settings(
     handed: HandedOver, solver: SolverLike, network: NetworkLike, given: Mapping[str, Any], *, temporary: bool
 ) -> dict[str, Any]:
     """Return plain settings of a training, with components for what was handed over."""
-    require_known(given, [one.name for one in fields(TrainSettings)], "dz.train")
+    require_settings(given, TrainSettings, "dz.train")
     made = {**given, "solver": handed.add_solver(solver), "network": handed.add_network(network)}
     if made.get("differentiable_solver") is not None:
         made["differentiable_solver"] = handed.add_solver(made["differentiable_solver"], "differentiable_solver")

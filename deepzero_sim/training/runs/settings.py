@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
-from deepzero_sim.common.components import Component
-from deepzero_sim.common.requirements import require_sparsity
+from deepzero_sim.common.components import HANDED, Component
+from deepzero_sim.common.requirements import did_you_mean, require_sparsity
 from deepzero_sim.common.settings import Rule, Settings
 from deepzero_sim.datasets.metadata_keys import MetadataKey
 from deepzero_sim.datasets.source import Source
+from deepzero_sim.errors import ConfigError
 from deepzero_sim.execution.backends import Backend
 from deepzero_sim.solver.failure_policy import FailurePolicy
 
@@ -48,6 +50,57 @@ OnFailure: TypeAlias = Annotated[str | dict[str, str], lambda key, value: Failur
 def small_network() -> Component:
     """Return the corrector that commands take by default."""
     return Component("small")
+
+
+@dataclass(frozen=True)
+class ShortNames:
+    """A rule for components that may be named by a short name, which is exchanged for an import path.
+
+    Args:
+        names: Short names.
+        package: Package that has all of them.
+    """
+
+    names: tuple[str, ...]
+    package: str
+
+    def __call__(self, key: str, component: Component) -> None:
+        """Refuse a short name that is none of these."""
+        self.in_full(key, component)
+
+    def in_full(self, key: str, component: Component) -> Component:
+        """Return the component by its import path, with which runs are recorded.
+
+        Raises:
+            ConfigError: Nothing has its short name.
+        """
+        name = component.name
+        if "." in name or ":" in name or name.startswith(HANDED):
+            return component
+        if name not in self.names:
+            raise ConfigError(
+                f"{key} must name one of {', '.join(self.names)}, an import path (package.module.Name) or file.py:Name, not "
+                f"{name!r}{did_you_mean(name, self.names)}."
+            )
+        return replace(component, name=f"{self.package}.{name}")
+
+
+#: Short names of vector-Jacobian products, and a product in settings.
+PRODUCTS = ShortNames(
+    (
+        "Auto",
+        "Coloured",
+        "CoordinateProbes",
+        "Detached",
+        "Exact",
+        "JacobianField",
+        "RandomProbes",
+        "ReferenceJacobian",
+        "StraightThrough",
+    ),
+    "deepzero_sim.vjp",
+)
+Product: TypeAlias = Annotated[Component, PRODUCTS]
 
 
 @dataclass
@@ -123,7 +176,7 @@ class TrainSettings(Settings):
     estimator: Component = field(
         default_factory=lambda: Component("deepzero_sim.CGE", {"step_size": 1e-4, "scheme": "central"})
     )
-    vjp: Component = field(default_factory=lambda: Component(PRODUCT))
+    vjp: Product = field(default_factory=lambda: Component(PRODUCT))
     sparsity: Sparsity = 0.0
     layer_ratios: Component = field(default_factory=lambda: Component("uniform"))
     mask_refresh: Positive = 1
@@ -140,3 +193,9 @@ class TrainSettings(Settings):
     validate_every: Interval = None
     validate_steps: Interval = None
     stages: list[dict[str, Any]] = field(default_factory=list)
+
+    meant: ClassVar[Mapping[str, str]] = {"gradient": "vjp"}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.vjp = PRODUCTS.in_full("vjp", self.vjp)

@@ -14,8 +14,7 @@ from typing import Any
 import torch
 
 from deepzero_sim.common.components import Component
-from deepzero_sim.common.requirements import require_known
-from deepzero_sim.common.settings import assign, read
+from deepzero_sim.common.settings import assign, read, require_settings
 from deepzero_sim.coupling.layer import require_repeatable_steps
 from deepzero_sim.datasets.batches import require_long_enough
 from deepzero_sim.datasets.opening import open_trajectories
@@ -163,7 +162,7 @@ def _stage(settings: TrainSettings, given: Mapping[str, Any], number: int, befor
         name = str(key).partition(".")[0]
         if name in _SHARED:
             raise ConfigError(f"a stage cannot have {name}: {_SHARED[name]}.")
-    require_known([str(key).partition(".")[0] for key in given], [one.name for one in fields(settings)], "settings")
+    require_settings([str(key).partition(".")[0] for key in given], TrainSettings, "settings")
     shared = {one.name: getattr(settings, one.name) for one in fields(settings)}
     joined = assign(TrainSettings, shared, (), dict(given))
     return _require_trained(read(TrainSettings, {**joined, "start": before, "stages": [], "run": settings.run / f"{number}"}))
