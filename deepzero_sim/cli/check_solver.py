@@ -91,13 +91,14 @@ def _samples(settings: CheckSolverSettings, spec: SolverSpec) -> tuple[Array | N
     """Make sample states, `(B, C, *N)`, and their parameters, `(B, K)`; None for none."""
     rows = _rows(settings, spec)
     params = rows if rows is not None and rows.shape[1] else None
+    if rows is None and spec.parameters:
+        example = ", ".join(["1.0"] * len(spec.parameters))
+        raise ConfigError(
+            f"sample states of solver {spec.name!r} need its parameters ({', '.join(spec.parameters)}): give params, one row "
+            f"for each sample state, such as --params '[[{example}]]', or data that have them."
+        )
     if settings.initial is None:
         return None, params
-    if rows is None and spec.parameters:
-        raise ConfigError(
-            f"initial states of solver {spec.name!r} need its parameters ({', '.join(spec.parameters)}): give params, one row "
-            "for each sample state."
-        )
     given = [()] if rows is None else rows.tolist()
     starts = SAMPLES if rows is None and takes_seed(settings.initial) else None
     members = ensemble(given, starts, settings.seed, spec, settings.initial)

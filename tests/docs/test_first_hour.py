@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import shutil
 from pathlib import Path
 
 import pytest
-from snippets import run_page
+from snippets import blocks, run_page
+
+from deepzero_sim.cli.main import main
 
 PAGES = Path(__file__).parents[2] / "docs" / "first_hour"
 
@@ -47,3 +51,12 @@ def test_a_torch_loop_trains_a_corrector_by_its_page(tmp_path: Path) -> None:
     run_page(PAGES / "torch_loop.md", tmp_path, shorter={"range(400)": "range(100)", "updates=600": "updates=150"})
     assert share_left(tmp_path / "runs" / "sound") < LEFT
     assert (tmp_path / "sound.png").exists() and (tmp_path / "sound-corrector" / "config.yaml").exists()
+
+
+def test_the_check_of_a_torch_loop_is_as_its_page_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = PAGES / "torch_loop.md"
+    (code,) = (block.code for block in blocks(page) if block.title == "sound.py")
+    (tmp_path / "sound.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    (command,) = re.findall(r"`deepzero-sim (check [^`]*)`", page.read_text())
+    assert main([*shlex.split(command), "--seconds", "3"]) == 0

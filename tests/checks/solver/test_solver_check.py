@@ -342,6 +342,24 @@ def test_the_stencil_of_substeps_is_their_whole_reach(dtype: str, courant: float
     assert said.outcome == ("info" if courant < 0.3 else "fail") and "4" in said.words
 
 
+@pytest.mark.parametrize(
+    ("shape", "says"),
+    [
+        ((1, 64), r"say stencil=1 .*: Coloured suits it\."),
+        ((2, 16, 16), r"Coloured is exact then, but takes 36 solver steps for"),
+    ],
+)
+def test_the_stencil_that_is_advised_comes_with_what_coloured_takes(shape: tuple[int, ...], says: str) -> None:
+    def step(states: Array) -> Array:  # one substep along each axis, which reaches the corners, too
+        for axis in range(2, states.ndim):
+            states = states - 0.3 * (2 * states - np.roll(states, 1, axis) - np.roll(states, -1, axis))
+        return states
+
+    spec = SolverSpec(name="diffusion", state_shape=shape, dt=0.1, dtype="float64")
+    words = check_solver(as_solver(step, spec), seconds=SHORT)["stencil"].words
+    assert re.search(says, words), words
+
+
 def test_rounding_that_reaches_everywhere_is_no_reach() -> None:
     kernel = np.zeros(64)
     kernel[[0, 1, 2]] = 0.5, 0.3, 0.2

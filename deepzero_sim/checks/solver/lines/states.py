@@ -12,6 +12,8 @@ from deepzero_sim.checks.solver.trial import FirstStep, Trial, stack
 from deepzero_sim.common.types import Array
 from deepzero_sim.common.words import count_of
 from deepzero_sim.coupling.probes import TOGETHER, SolverProbe
+from deepzero_sim.coupling.vjp.auto.search import MOST_A_STATE
+from deepzero_sim.coupling.vjp.coloured import Coloured
 from deepzero_sim.coupling.vjp.differences import Differences
 from deepzero_sim.coupling.vjp.stencil_radius import POINTS, STATES, Reach, is_wide, measure_reach
 from deepzero_sim.errors import SolverError
@@ -218,15 +220,26 @@ def check_stencil(trial: Trial, reach: Reach, looked_at: int) -> Finding:
 
 
 def _stencil_advice(spec: SolverSpec, reach: Reach) -> str:
-    """Say what to write into a spec without a stencil: the whole reach; less of it is an approximation."""
+    """Say what to write into a spec without a stencil, the whole reach, as less of it is an approximation; and what suits."""
     if not is_wide(reach.farthest, spec):
         less = reach.farthest > reach.most
         fewer = f", while {reach.most} would make its gradients approximate" if less else ""
-        return f"say stencil={reach.farthest} if that holds for all states: Coloured suits it{fewer}"
+        return f"say stencil={reach.farthest} if that holds for all states: {_worth_of_coloured(spec, reach.farthest)}{fewer}"
     suits = "ReferenceJacobian suits it, or JacobianField if the medium is nearly uniform"
     if is_wide(reach.most, spec):
         return suits
     return f"{suits}; Coloured with radius {reach.most} would be an approximation"
+
+
+def _worth_of_coloured(spec: SolverSpec, radius: int) -> str:
+    """Say whether Coloured suits a local step: it does within the solver steps a product at which Auto tries it."""
+    steps = Coloured().steps_per_product(spec, radius)
+    if steps <= MOST_A_STATE:
+        return "Coloured suits it"
+    return (
+        f"Coloured is exact then, but takes {steps:,} solver steps for every product, where JacobianField and "
+        "ReferenceJacobian measure once"
+    )
 
 
 # ---- extreme states
