@@ -346,7 +346,7 @@ def test_the_stencil_of_substeps_is_their_whole_reach(dtype: str, courant: float
     ("shape", "says"),
     [
         ((1, 64), r"say stencil=1 .*: Coloured suits it\."),
-        ((2, 16, 16), r"Coloured is exact then, but takes 36 solver steps for"),
+        ((2, 15, 15), "Coloured is exact then, but takes 36 solver steps"),
     ],
 )
 def test_the_stencil_that_is_advised_comes_with_what_coloured_takes(shape: tuple[int, ...], says: str) -> None:
