@@ -12,8 +12,8 @@ from torch import nn
 
 from deepzero_sim.common.requirements import require_executor, require_type
 from deepzero_sim.common.types import Array, read_only_copy, to_array, to_array_or_none
+from deepzero_sim.coupling.named_gradients import SolverGradient, as_product
 from deepzero_sim.coupling.probes import SolverProbe
-from deepzero_sim.coupling.vjp.auto.auto import Auto
 from deepzero_sim.coupling.vjp.base import StepTaken, VectorJacobianProduct
 from deepzero_sim.errors import ConfigError, InvalidStateError, NonFiniteError
 from deepzero_sim.execution.thread_trial import note_rollout
@@ -37,7 +37,8 @@ class SolverLayer(nn.Module):
 
     Args:
         solver: Solver that advances states by one step.
-        vjp: Estimator of its vector-Jacobian product; None for :class:`~deepzero_sim.vjp.Auto`, which chooses one.
+        vjp: Estimator of its vector-Jacobian product, or its name as in :class:`SolverLoop`; None for
+            :class:`~deepzero_sim.vjp.Auto`, which chooses one.
         executor: Executor of the solver steps of the backward pass; this thread if None.
         on_failure: Policy that says how often a step that fails is taken again, see :class:`FailurePolicy`; what fails all the
             same is raised.
@@ -55,16 +56,14 @@ class SolverLayer(nn.Module):
     def __init__(
         self,
         solver: Solver,
-        vjp: VectorJacobianProduct | None = None,
+        vjp: SolverGradient | VectorJacobianProduct | None = None,
         executor: Executor | None = None,
         on_failure: FailurePolicy | str | Mapping[str, str] = "abort",
         require_deterministic: bool = True,
     ) -> None:
         super().__init__()
         require_type(solver, Solver, "a SolverLayer holds a solver, which dz.as_solver makes of a function")
-        vjp = Auto() if vjp is None else vjp
-        if not isinstance(vjp, VectorJacobianProduct):
-            raise ConfigError(f"vjp must be a dz.vjp.VectorJacobianProduct, such as dz.vjp.ReferenceJacobian(), not {vjp!r}.")
+        vjp = as_product("auto" if vjp is None else vjp, "vjp")
         if require_deterministic:
             require_repeatable_steps(solver.spec, vjp)
         require_executor(executor)
@@ -113,6 +112,11 @@ class SolverLayer(nn.Module):
         if recorded is not None:
             self.forward_steps += len(states)
             return recorded, Account(len(states))
+        if torch._C._are_functorch_transforms_active():  # else torch raises an error on how autograd functions are written
+            raise ConfigError(
+                f"torch.func's grad, jvp and vmap do not pass a SolverLayer of solver {self.solver.spec.name!r}: take "
+                "torch.autograd.grad or backward, and batches of states."
+            )
         stepped: tuple[torch.Tensor, Account] = _Step.apply(states, params, self, where)  # type: ignore[no-untyped-call]
         return stepped
 

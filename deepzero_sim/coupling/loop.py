@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor
 from contextlib import contextmanager
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,22 +18,11 @@ from deepzero_sim.common.module_state import as_input
 from deepzero_sim.common.requirements import is_count, require, require_type
 from deepzero_sim.common.types import Array
 from deepzero_sim.coupling.layer import SolverLayer
-from deepzero_sim.coupling.vjp.analytic import Detached, Exact, StraightThrough
-from deepzero_sim.coupling.vjp.auto.auto import Auto
+from deepzero_sim.coupling.named_gradients import SolverGradient, as_product
 from deepzero_sim.coupling.vjp.base import VectorJacobianProduct
 from deepzero_sim.errors import ConfigError, DeepZeroError
 from deepzero_sim.solver.contract import Solver
 from deepzero_sim.solver.failure_policy import Account, FailurePolicy, add_account_to_error, total
-
-#: Gradients past the solver that have a name: none, as if its Jacobian were the identity, exact, or the one that suits.
-SolverGradient: TypeAlias = Literal["detached", "straight-through", "exact", "auto"]
-
-_BY_NAME: Mapping[str, type[VectorJacobianProduct]] = {
-    "detached": Detached,
-    "straight-through": StraightThrough,
-    "exact": Exact,
-    "auto": Auto,
-}
 
 #: Place of steps that all queries share, for messages and incidents.
 OWN_ROLLOUT = "in the rollout of the loop's own network"
@@ -73,14 +62,9 @@ class SolverLoop:
         require_type(solver, Solver, "a loop needs a solver, which dz.as_solver makes of a function")
         require_type(corrector, torch.nn.Module, "a loop needs a torch.nn.Module that corrects")
         require(is_count(unroll), "unroll must be a positive number of steps", unroll, "a whole one")
-        if not isinstance(gradient, VectorJacobianProduct) and gradient not in get_args(SolverGradient):
-            raise ConfigError(
-                f"gradient must be one of {', '.join(get_args(SolverGradient))}, or a vector-Jacobian product of dz.vjp, "
-                f"not {gradient!r}."
-            )
         # the named ones take no differences of steps, or look at the spec before
         deterministic = isinstance(gradient, VectorJacobianProduct)
-        self.gradient = gradient if isinstance(gradient, VectorJacobianProduct) else _BY_NAME[gradient]()
+        self.gradient = as_product(gradient, "gradient")
         self.layer = SolverLayer(solver, self.gradient, executor, on_failure, require_deterministic=deterministic)
         self.corrector = corrector
         self.unroll = unroll

@@ -13,8 +13,9 @@ import torch
 from jacobians import advection, exact_jacobian, masked, projection, random_states
 from problems import Burgers, LinearSolver, LogisticSolver, initial_states
 
-from deepzero_sim import SolverLayer, SolverSpec, as_solver, vjp
+from deepzero_sim import SolverLayer, SolverLoop, SolverSpec, as_solver, vjp
 from deepzero_sim.common.types import Array, Scheme
+from deepzero_sim.coupling.named_gradients import SolverGradient
 from deepzero_sim.coupling.probes import SolverProbe
 from deepzero_sim.errors import ConfigError, InvalidStateError, NonFiniteError, SolverCrashError
 from deepzero_sim.solver.contract import Solver
@@ -132,12 +133,37 @@ def test_linear_is_its_own_jacobian() -> None:
     torch.testing.assert_close(found, w @ torch.from_numpy(solver.matrix), rtol=1e-6, atol=1e-7)
 
 
+def test_a_layer_takes_the_names_that_a_loop_takes() -> None:
+    names: list[SolverGradient] = ["detached", "straight-through", "auto"]
+    assert [type(SolverLayer(Burgers(), name).vjp) for name in names] == [vjp.Detached, vjp.StraightThrough, vjp.Auto]
+    assert type(SolverLoop(Burgers(), torch.nn.Identity(), gradient="auto").gradient) is vjp.Auto
+    with pytest.raises(ConfigError, match=r"gradient must be .* product, not its class: call it, Auto\(\.\.\.\)"):
+        SolverLoop(Burgers(), torch.nn.Identity(), gradient=vjp.Auto)  # type: ignore[arg-type]
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # torch's own, of its jvp
+def test_transforms_of_functions_are_refused_in_a_sentence() -> None:
+    layer, states = SolverLayer(Burgers(), vjp.StraightThrough()), torch.from_numpy(initial_states(2))
+    transforms: list[Callable[[], Any]] = [
+        lambda: torch.func.grad(lambda s: layer(s).sum())(states),
+        lambda: torch.func.jvp(layer, (states,), (states,)),
+        lambda: torch.func.vmap(lambda s: layer(s[None]))(states),
+    ]
+    for transform in transforms:
+        with pytest.raises(ConfigError, match=r"torch\.func's grad, jvp and vmap do not pass a SolverLayer of solver"):
+            transform()
+
+
 def test_refusals() -> None:
     wild = as_solver(lambda s: s, SolverSpec(name="wild", state_shape=(1, 4), dt=1.0, deterministic=False))
     with pytest.raises(ConfigError, match="solver 'wild' is not deterministic"):
         SolverLayer(wild, vjp.Detached())
-    with pytest.raises(ConfigError, match=r"vjp must be a dz\.vjp\.VectorJacobianProduct, such as .*, not 'exact'"):
-        SolverLayer(Burgers(), "exact")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"vjp must be one of detached, .* product of dz\.vjp, not 'adjoint'"):
+        SolverLayer(Burgers(), "adjoint")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"vjp must be .* product, not its class: call it, JacobianField\(\.\.\.\)\."):
+        SolverLayer(Burgers(), vjp.JacobianField)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="solver 'burgers' offers no gradient"):
+        SolverLayer(Burgers(), "exact")
     with pytest.raises(ConfigError, match=r"a SolverLayer holds a solver, which .* makes of a function, not function"):
         SolverLayer(lambda s: s, vjp.Detached())  # type: ignore[arg-type]
     states = random_states(projection(), 1).requires_grad_()

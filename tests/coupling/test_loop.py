@@ -12,7 +12,8 @@ from torch import nn
 
 from deepzero_sim import vjp
 from deepzero_sim.common.types import Array
-from deepzero_sim.coupling.loop import SolverGradient, SolverLoop
+from deepzero_sim.coupling.loop import SolverLoop
+from deepzero_sim.coupling.named_gradients import SolverGradient
 from deepzero_sim.errors import ConfigError, NonFiniteError
 from deepzero_sim.models import small
 from deepzero_sim.solver.contract import as_solver

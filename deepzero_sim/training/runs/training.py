@@ -16,7 +16,8 @@ from deepzero_sim.common.files import digest_of_named
 from deepzero_sim.common.module_state import preserve_state
 from deepzero_sim.common.types import Array
 from deepzero_sim.connectors.programs.working_folder import default_kept_folder
-from deepzero_sim.coupling.loop import SolverGradient, SolverLoop
+from deepzero_sim.coupling.loop import SolverLoop
+from deepzero_sim.coupling.named_gradients import SolverGradient
 from deepzero_sim.datasets.batches import UnrolledBatches, require_long_enough
 from deepzero_sim.datasets.fitting.one_step_error import OneStepError, of_first_steps, of_some_frames
 from deepzero_sim.datasets.fitting.spacing import spacing_of_first_steps

@@ -11,7 +11,8 @@ from problems import Burgers, Counting, DifferentiableBurgers, conv_corrector, i
 
 from deepzero_sim.checks.solver import BatchTime, gradient_costs
 from deepzero_sim.checks.solver.results import best_batch, seconds_of
-from deepzero_sim.coupling.loop import SolverGradient, SolverLoop
+from deepzero_sim.coupling.loop import SolverLoop
+from deepzero_sim.coupling.named_gradients import SolverGradient
 from deepzero_sim.coupling.vjp import Auto, Coloured, JacobianField, ReferenceJacobian, VectorJacobianProduct
 from deepzero_sim.estimators import CGE, RGE, BackPropagation, Estimator
 from deepzero_sim.oracle.loop import LoopOracle
