@@ -12,7 +12,8 @@ import pytest
 from problems import wait_until
 from training_cases import unfinished
 
-from deepzero_sim.common.files import replace_file, write_text
+from deepzero_sim.common.files import replace_file, require_writable, write_text
+from deepzero_sim.errors import RunError
 
 WRITER = """
 import sys, time
@@ -58,3 +59,20 @@ def test_a_kill_leaves_the_old_file_and_what_it_left_is_cleared_away(tmp_path: P
     assert path.read_text() == "newer"
     write_text(path, "newest")
     assert path.read_text() == "newest" and not unfinished(tmp_path)
+
+
+def test_writers_of_one_file_in_one_process_do_not_disturb_each_other(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    with replace_file(path) as first, replace_file(path) as second:
+        assert first != second
+        first.write_text("first")
+        second.write_text("second")
+    assert path.read_text() == "first" and not unfinished(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["n" * 250, "a\0b", "folder/a\ud800b"])
+def test_a_path_that_cannot_be_written_is_refused(name: str, tmp_path: Path) -> None:
+    require_writable(tmp_path / "a.txt", "answers")
+    assert not list(tmp_path.iterdir()), "nothing is left of a trial"
+    with pytest.raises(RunError, match=r"answers cannot be kept in '.*' \(.*\): name a file in a folder that can be written\."):
+        require_writable(tmp_path / name, "answers")

@@ -31,6 +31,7 @@ from torch import nn
 
 from deepzero_sim.common.types import NamedTensors
 from deepzero_sim.coupling.loop import SolverLoop
+from deepzero_sim.coupling.vjp import JacobianField
 from deepzero_sim.errors import ConfigError, DivergedError, InvalidStateError, NonFiniteError
 from deepzero_sim.estimators import CGE, RGE, BackPropagation, Estimator
 from deepzero_sim.models import small
@@ -337,3 +338,19 @@ def test_targets_need_no_batch_axis() -> None:
     batch = inputs, torch.tensor(1.0)
     estimate, exact = (estimator.estimate(oracle, batch) for estimator in (CGE(1e-3), BackPropagation()))
     torch.testing.assert_close(estimate.grads, exact.grads, rtol=1e-2, atol=1e-3)
+
+
+def test_what_a_product_learnt_becomes_tensors_without_a_warning() -> None:
+    """Its arrays are only to be read, of which torch warns once a process, or always."""
+    solver, states, torch_warns = Burgers(), initial_states(16), torch.is_warn_always_enabled()
+    fields = JacobianField(16), JacobianField(16)
+    loops = [SolverLoop(solver, conv_corrector(), unroll=2, gradient=field) for field in fields]
+    fields[0].prepare(states, None, loops[0].layer.probes)
+    torch.set_warn_always(True)
+    try:
+        tensors = LoopOracle(loops[0], mse).state_dict()
+    finally:
+        torch.set_warn_always(torch_warns)
+    LoopOracle(loops[1], mse).load_state_dict(tensors)
+    assert fields[1].state_dict().keys() == tensors.keys()
+    assert all(np.array_equal(array, tensors[name]) for name, array in fields[1].state_dict().items())

@@ -123,6 +123,15 @@ def test_what_is_given_to_a_solver_is_checked(states: Any, error: type[SolverErr
     ("params", "error", "words"),
     [
         (None, InvalidStateError, r"needs parameters of shape \(2, 1\) \(rate\), got None"),
+        (
+            np.array([["a"], ["b"]]),
+            InvalidStateError,
+            r"the parameters .* must be real numbers, not <U1: convert them",
+        ),
+        (np.array([[None], [1]]), InvalidStateError, r"must be real numbers, not object: convert them"),
+        (np.array([[1j], [1]]), InvalidStateError, r"must be real numbers, not complex128: convert them"),
+        (np.zeros((2, 1), "M8[s]"), InvalidStateError, r"must be real numbers, not datetime64\[s\]: convert them"),
+        (np.ma.masked_less(np.eye(2, 1), 1), InvalidStateError, r"must be numbers, not a masked array, .*: fill them"),
         ([[1.0], [1.0]], InvalidStateError, "must be a numpy array, not list"),
         (np.ones(2), InvalidStateError, r"not \(2,\): one row for each state"),
         (np.ones((3, 1)), InvalidStateError, r"not \(3, 1\)"),

@@ -99,15 +99,15 @@ class StoredArrays:
         if not holds:
             self.refuse(expected, came)
 
-    def require_no_others(self) -> None:
-        """Refuse arrays that nobody has read."""
-        others = sorted(set(self._arrays) - self._read)
+    def require_no_others(self, *prefixes: str) -> None:
+        """Refuse arrays that nobody has read, but for those whose names begin with a prefix."""
+        others = sorted(name for name in self._arrays.keys() - self._read if not name.startswith(prefixes))
         self.require(not others, "have no arrays but its own", ", ".join(map(repr, others[:3])))
 
     def _fits(self, array: Array, shape: tuple[int | str, ...]) -> bool:
         """Compare a shape, and note the sizes that have names; a single number has been an array of one in a checkpoint."""
         if not shape:
-            return array.size == 1
+            return array.shape in ((), (1,))
         if array.ndim != len(shape):
             return False
         sizes = zip(array.shape, shape, strict=True)

@@ -42,3 +42,10 @@ def test_steps_beyond_the_numbers(dtype: str, step_size: float) -> None:
     probes, states = velocity_and_pressure(dtype)
     with pytest.raises(ConfigError, match=f"is beyond {dtype}: take a smaller one"):
         Coloured(step_size=step_size).product(StepTaken(states, None, states), states, probes)
+
+
+def test_a_step_size_may_be_a_whole_number() -> None:
+    probes, states = velocity_and_pressure("float64")
+    taken = StepTaken(states, None, probes(states))
+    found = [Coloured(step_size=size).product(taken, states, probes) for size in (10**20, 1e20)]
+    np.testing.assert_array_equal(*found)

@@ -160,6 +160,7 @@ class Auto(VectorJacobianProduct):
         known = f"a choice of Auto is restored from what its state_dict gave, which has {_REPORT!r}"
         require(_REPORT in state_dict, known, list(state_dict), "load the state of an Auto")
         stored.counts(_REPORT, "bytes", most=255)
+        stored.require_no_others(_LEARNT)
         try:
             report = ChoiceReport.from_array(state_dict[_REPORT])
         except ValueError as error:

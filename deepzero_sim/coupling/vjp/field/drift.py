@@ -162,16 +162,16 @@ class Drift:
         self._states, self._params = list(found.get("states", ())), list(found.get("params", ()))
 
 
-def check_drift(drift: StoredArrays, shape: tuple[int, ...]) -> None:
-    """Refuse arrays that are not what :meth:`Drift.state_dict` gives, for states `(C, *N)`."""
+def check_drift(drift: StoredArrays, shape: tuple[int, ...], params: int) -> None:
+    """Refuse arrays that are not what :meth:`Drift.state_dict` gives, for states `(C, *N)` with so many parameters."""
     if "counts" in drift:
         drift.counts("counts", 4)
     if "factors" in drift:
         drift.numbers("factors", "factors")
     if "states" in drift:
         drift.numbers("states", "R", *shape)
-    if "params" in drift:
-        drift.numbers("params", "R", "K")
+        if params or "params" in drift:
+            drift.numbers("params", "R", params)
 
 
 def factors_of(errors: Array, unseen: tuple[float, ...], tolerance: float) -> list[float]:

@@ -311,8 +311,8 @@ class JacobianField(VectorJacobianProduct):
     def load_state_dict(self, state_dict: dict[str, Array]) -> None:
         stored = StoredArrays.of_state(state_dict, "JacobianField")
         if state_dict:
-            shape = check_field(stored, None if self._solver is None else self._solver.spec)
-            check_drift(stored.part(PREFIX), shape)
+            shape, params = check_field(stored, None if self._solver is None else self._solver.spec)
+            check_drift(stored.part(PREFIX), shape, params)
         stored.require_no_others()
         state = {name: read_only_copy(array) for name, array in state_dict.items()}
         self._drift = self._no_drift()

@@ -12,6 +12,7 @@ from deepzero_sim.coupling.vjp.field.kernel_grid import KernelGrid
 from deepzero_sim.coupling.vjp.field.local_stencils import LocalStencils
 from deepzero_sim.coupling.vjp.field.measured_base import MeasuredBase
 from deepzero_sim.coupling.vjp.field.operators import FieldOperators
+from deepzero_sim.coupling.vjp.field.probing import LENGTH
 from deepzero_sim.coupling.vjp.field.state_features import FeatureMap, FilterGrid, count_sources
 from deepzero_sim.coupling.vjp.stored_arrays import StoredArrays
 from deepzero_sim.solver.spec import SolverSpec
@@ -51,11 +52,11 @@ def field_tensors(field: Field, sizes: Array, report: FieldReport) -> dict[str, 
     }
 
 
-def check_field(stored: StoredArrays, spec: SolverSpec | None = None) -> tuple[int, ...]:
+def check_field(stored: StoredArrays, spec: SolverSpec | None = None) -> tuple[tuple[int, ...], int]:
     """Refuse arrays that are not those of a field with products kept for a refit, of a solver or, by default, of any.
 
     Returns:
-        Shape of its states, `(C, *N)`.
+        Shape of its states, `(C, *N)`, and number of scenario parameters, `K`.
     """
     points = stored.counts("points", "axes", least=1, most=_MOST_POINTS)
     stored.require(bool(points), "have points along 1 axis or more", "none")
@@ -69,14 +70,14 @@ def check_field(stored: StoredArrays, spec: SolverSpec | None = None) -> tuple[i
     rank, sources, *_ = stored.numbers("filters", "rank", "sources", *waves, 2).shape
     plain, squares = (count_sources(channels, squares) for squares in (False, True))
     stored.require(sources in (plain, squares), f"have filters of {plain} or {squares} sources", sources)
-    stored.numbers("slopes", rank, len(spec.parameters) if spec is not None and spec.parameters else "K")
+    named = len(spec.parameters) if spec is not None and spec.parameters else "K"
+    params = stored.numbers("slopes", rank, named).shape[1]
     stored.numbers("constants", rank)
-    steps = stored.numbers("cosines", 2, "T", finite=False).shape[1]  # a field of no use may leave the finite numbers
-    stored.require(steps > 0, "have cosines through 1 step or more", "none")
+    stored.numbers("cosines", 2, LENGTH, finite=False)  # a field of no use may leave the finite numbers
     if "block" in stored:
         _check_measured(stored, shape)
-    _check_what_drift_needs(stored, shape)
-    return shape
+    _check_what_drift_needs(stored, shape, params)
+    return shape, params
 
 
 def _check_operators(stored: StoredArrays, channels: int, grid: KernelGrid) -> None:
@@ -99,7 +100,7 @@ def _check_measured(stored: StoredArrays, shape: tuple[int, ...]) -> None:
     BaseJacobian(active, block).check(stored.part("measured."))
 
 
-def _check_what_drift_needs(stored: StoredArrays, shape: tuple[int, ...]) -> None:
+def _check_what_drift_needs(stored: StoredArrays, shape: tuple[int, ...], params: int) -> None:
     """Refuse other arrays than errors, refits, the mean and products; there were none of these in the first versions."""
     if "unseen" in stored:
         stored.numbers("unseen", "kinds")
@@ -111,8 +112,8 @@ def _check_what_drift_needs(stored: StoredArrays, shape: tuple[int, ...]) -> Non
     kept = stored.part("kept.")
     for part in ("states", "advanced", "directions", "answers"):
         kept.numbers(part, "P", *shape)
-    if "params" in kept:
-        kept.numbers("params", "P", "K")
+    if params or "params" in kept:
+        kept.numbers("params", "P", params)
 
 
 def field_from_tensors(tensors: dict[str, Array]) -> tuple[Field, Array, FieldReport]:
