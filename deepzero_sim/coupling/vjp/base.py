@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 
 from deepzero_sim.common.types import Array, read_only_copy
+from deepzero_sim.common.words import count_of
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.solver.contract import Solver
 from deepzero_sim.solver.spec import SolverSpec
@@ -41,6 +42,15 @@ class StepTaken:
     def at(self, b: int) -> tuple[Array, Array | None, Array]:
         """Pick one of them: the state `(C, *N)`, its parameters `(K,)` or None, and the state after the step."""
         return self.states[b], None if self.params is None else self.params[b], self.advanced[b]
+
+
+def unprepared(name: str, spec: SolverSpec, count: int) -> str:
+    """Write the sentence on a product that learnt from the states that it was first asked for, for want of others."""
+    return (
+        f"{name} of solver {spec.name!r} learnt from the {count_of(count, 'state')} of its first product alone, so that "
+        "products at others may be wrong: prepare it with states like those to come, by layer.vjp.prepare(states, params, "
+        "layer.probes)."
+    )
 
 
 #: Methods that had other names in the first release.

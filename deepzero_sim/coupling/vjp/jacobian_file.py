@@ -16,6 +16,7 @@ from deepzero_sim.common.files import digest, digest_of_named, replace_tensor_fi
 from deepzero_sim.common.requirements import LARGEST_COUNT, is_count, require, require_that
 from deepzero_sim.common.types import Array
 from deepzero_sim.coupling.vjp.differences import Differences
+from deepzero_sim.coupling.vjp.state_metric import farthest
 from deepzero_sim.coupling.vjp.stored_arrays import StoredArrays
 from deepzero_sim.errors import RunError
 from deepzero_sim.solver.failure_policy import Account
@@ -142,7 +143,7 @@ def fingerprint_direction(spec: SolverSpec) -> Array:
 
 
 def identify(states: Array, params: Array | None, probes: SolverProbe, differences: Differences) -> list[np.ndarray]:
-    """Return arrays that tell a solver and states of it from others, for two solver steps.
+    """Return arrays that tell a solver and states of it from others, for two solver steps from the most extreme state.
 
     Args:
         states: Solver states, `(B, C, *N)`.
@@ -150,8 +151,9 @@ def identify(states: Array, params: Array | None, probes: SolverProbe, differenc
         probes: Means of asking the solver for steps, which it counts.
         differences: Finite differences by which the solver is known.
     """
-    first, given = (None, []) if params is None else (params[:1], [params])
-    fingerprint = differences.pairs(probes, states[:1], first, fingerprint_direction(probes.spec)[None])
+    at = slice(chosen := farthest(states, params), chosen + 1)  # a quiet state may hide what another solver does
+    its, given = (None, []) if params is None else (params[at], [params])
+    fingerprint = differences.pairs(probes, states[at], its, fingerprint_direction(probes.spec)[None])
     return [probes.spec.active(), states, *given, *fingerprint]
 
 

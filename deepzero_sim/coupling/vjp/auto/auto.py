@@ -13,7 +13,7 @@ from deepzero_sim.common.types import Array
 from deepzero_sim.coupling.vjp.auto.candidates import Common
 from deepzero_sim.coupling.vjp.auto.choice_report import ChoiceReport
 from deepzero_sim.coupling.vjp.auto.search import Found, Search, choose_by_spec, most_steps_of_search
-from deepzero_sim.coupling.vjp.base import StepTaken, VectorJacobianProduct
+from deepzero_sim.coupling.vjp.base import StepTaken, VectorJacobianProduct, unprepared
 from deepzero_sim.coupling.vjp.differences import Differences
 from deepzero_sim.coupling.vjp.jacobian_file import path_or_none
 from deepzero_sim.coupling.vjp.stored_arrays import StoredArrays
@@ -42,7 +42,8 @@ class Auto(VectorJacobianProduct):
       deterministic. Neither takes solver steps.
     - :class:`StraightThrough` if the identity has a cosine of 0.999 to measured products through eight steps.
     - The first of :class:`JacobianField`, :class:`ReferenceJacobian`, and a field on a Jacobian measured at one state, whose
-      cosine is 0.95 or more, and no less than the identity's; the last two with the smallest blocks that `most_steps` allows.
+      cosine is 0.9 or more, and no less than the identity's; the last two with the smallest blocks that `most_steps` allows.
+      Below 0.99, the next one is tried too if it takes no more solver steps than the search so far, and the best is taken.
     - The best of these, the identity and :class:`Coloured`, which is tried if none has 0.9, the step is local, and a product
       takes at most 32 solver steps a state.
     - :class:`Detached` if none has 0.5, or the solver fails when it is probed.
@@ -136,6 +137,8 @@ class Auto(VectorJacobianProduct):
     def _require_chosen(self, taken: StepTaken, probes: SolverProbe) -> VectorJacobianProduct:
         if self._chosen is None:
             self.prepare(taken.states, taken.params, probes)
+            if self.report is not None and self.report.steps:
+                probes.warn(unprepared("Auto", probes.spec, len(taken.states)))
         assert self._chosen is not None
         return self._chosen
 

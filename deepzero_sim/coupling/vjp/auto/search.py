@@ -28,9 +28,9 @@ from deepzero_sim.solver.spec import SolverSpec
 if TYPE_CHECKING:
     from deepzero_sim.coupling.probes import SolverProbe
 
-#: Cosines through all steps of the chains: from which on the identity does, nothing better is sought, and a gradient is
-#: followed rather than none.
-SAME, GOOD, LEAST = 0.999, 0.9, 0.5
+#: Cosines through all steps of the chains: from which on the identity does, nothing better is sought, nothing better is sought
+#: that costs more than the search so far, and a gradient is followed rather than none.
+SAME, FINE, GOOD, LEAST = 0.999, 0.99, 0.9, 0.5
 
 #: Solver steps of the chains, and of the product that tells the solver from others.
 CHAIN_STEPS = 2 * CHAINS * LENGTH + 2
@@ -118,9 +118,8 @@ class Search:
             self._probes.count(account_of(error))
             return self._settle(DETACHED, f"probes of the solver failed ({_without_stop(error)})")
         identity = self._judge(IDENTITY, IDENTITY.build(self._common))
-        good = max(GOOD, identity)
-        if identity < SAME and not any(self._try(candidate) >= good for candidate in self._candidates()):
-            self._try_coloured()
+        if identity < SAME:
+            self._try_all(max(GOOD, identity))
         best = self._best
         if best.cosine < LEAST:
             return self._settle(DETACHED, f"no product has a cosine of {LEAST} through {LENGTH} steps")
@@ -132,10 +131,25 @@ class Search:
             self._probes.warn(sentence)
         return Found(report, best.product)
 
+    def _try_all(self, good: float) -> None:
+        """Try candidates until one is fine, or is good and the next one costs more than all so far."""
+        best = -1.0
+        for candidate in self._candidates():
+            if best >= FINE or (best >= good and not self._costs_at_most(candidate, self._taken)):
+                return
+            best = max(best, self._try(candidate))
+        if best < good:
+            self._try_coloured()
+
+    @property
+    def _taken(self) -> int:
+        """Number of solver steps that the search has taken."""
+        return self._probes.steps - self._before
+
     @property
     def _left(self) -> int:
         """Number of solver steps that may still be taken."""
-        return self._most_steps - (self._probes.steps - self._before)
+        return self._most_steps - self._taken
 
     @property
     def _limit(self) -> str:
@@ -154,7 +168,7 @@ class Search:
         return Found(report, candidate.build(self._common))
 
     def _report(self, candidate: Candidate, reason: str) -> ChoiceReport:
-        return ChoiceReport(candidate, reason, self._probes.steps - self._before, tuple(self._trials))
+        return ChoiceReport(candidate, reason, self._taken, tuple(self._trials))
 
     def _measure_chains(self) -> None:
         """Measure chains of products, or find them in the file."""
@@ -201,15 +215,16 @@ class Search:
             base = BaseJacobian(active, block)
             if base.near_direction_count > self._left:
                 break  # larger blocks have larger windows
-            if base.value_count <= MOST_VALUES and self._fits(Candidate(name, {"block": block})):
+            if base.value_count <= MOST_VALUES and self._costs_at_most(Candidate(name, {"block": block}), self._left):
                 return block
         why = f"no size of blocks fits into memory and {self._limit}"
         self._trials.append(Trial(f"{name} in blocks", None, why))
         return None
 
-    def _fits(self, candidate: Candidate) -> bool:
+    def _costs_at_most(self, candidate: Candidate, steps: int) -> bool:
+        """Tell whether a candidate can be used and takes no more solver steps than so many."""
         try:
-            return candidate.build(self._common).steps_to_measure(self._probes.spec) <= self._left
+            return candidate.build(self._common).steps_to_measure(self._probes.spec) <= steps
         except ConfigError:
             return False
 

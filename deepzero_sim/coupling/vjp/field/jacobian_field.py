@@ -13,7 +13,7 @@ import numpy as np
 from deepzero_sim.common.requirements import LARGEST_COUNT, is_count, is_positive, require, require_that
 from deepzero_sim.common.types import Array, read_only_copy, read_only_view
 from deepzero_sim.common.words import count_of
-from deepzero_sim.coupling.vjp.base import StepTaken, VectorJacobianProduct
+from deepzero_sim.coupling.vjp.base import StepTaken, VectorJacobianProduct, unprepared
 from deepzero_sim.coupling.vjp.base_jacobian import BaseJacobian
 from deepzero_sim.coupling.vjp.differences import Differences
 from deepzero_sim.coupling.vjp.field.drift import (
@@ -209,6 +209,7 @@ class JacobianField(VectorJacobianProduct):
                 self._load()
             else:
                 self.prepare(taken.states, taken.params, probes)
+                probes.warn(unprepared("JacobianField", probes.spec, len(taken.states)))
         assert self._field is not None
         return self._field
 

@@ -39,6 +39,19 @@ def pieces(count: int, size: int) -> Iterator[slice]:
     return (slice(start, min(start + step, count)) for start in range(0, count, step))
 
 
+def _in_single_precision(terms: Sequence[Term]) -> list[Term]:
+    """Convert terms to float32, which is far more exact than what ends the conjugate gradients, and takes half the time.
+
+    Inputs that terms share stay shared: they are transformed once.
+    """
+    inputs = {id(term.inputs): term.inputs for term in terms}
+    single = {key: array.astype(np.float32, copy=False) for key, array in inputs.items()}
+    return [
+        Term(None if term.weights is None else term.weights.astype(np.float32, copy=False), single[id(term.inputs)])
+        for term in terms
+    ]
+
+
 class KernelEquations:
     """Least-squares problem `min_K sum_p |y_p - sum_t H_t diag(w_tp) K_t u_tp|^2 + ridge`.
 
@@ -50,7 +63,7 @@ class KernelEquations:
     """
 
     def __init__(self, grid: KernelGrid, terms: Sequence[Term], channels: int, after: Array | None = None) -> None:
-        self._grid, self._terms, self._after = grid, terms, after
+        self._grid, self._terms, self._after = grid, _in_single_precision(terms), after
         self._count = len(terms[0].inputs)
         self._size = grid.size * max(channels, terms[0].inputs.shape[1])
         power = [self._power(term) for term in terms]
@@ -113,7 +126,7 @@ class KernelEquations:
         transforms, or at zero.
         """
         grid = self._grid
-        right = self._accumulate(lambda part: targets[part])
+        right = self._accumulate(lambda part: targets[part].astype(np.float32))
         floor = FLOOR * self._diagonal.mean(axis=grid.axes, keepdims=True)
         diagonal = np.where(self._diagonal + floor > 0, self._diagonal + floor, 1.0)
 

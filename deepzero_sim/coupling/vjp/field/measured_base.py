@@ -10,7 +10,7 @@ import numpy as np
 from deepzero_sim.common.types import Array
 from deepzero_sim.coupling.vjp.base_jacobian import BaseJacobian
 from deepzero_sim.coupling.vjp.differences import Differences
-from deepzero_sim.coupling.vjp.reference.reference_states import Metric, medoids
+from deepzero_sim.coupling.vjp.state_metric import Metric, medoids
 
 if TYPE_CHECKING:
     from deepzero_sim.coupling.probes import SolverProbe

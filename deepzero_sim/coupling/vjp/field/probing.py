@@ -11,6 +11,7 @@ from deepzero_sim.common.types import Array
 from deepzero_sim.coupling.vjp.differences import Differences
 from deepzero_sim.coupling.vjp.field.fitting import Products
 from deepzero_sim.coupling.vjp.field.state_features import FilterGrid, Stencil, count_levels
+from deepzero_sim.coupling.vjp.units import units_of
 
 if TYPE_CHECKING:
     from deepzero_sim.coupling.probes import SolverProbe
@@ -174,18 +175,24 @@ class Chains:
             so that this one tells better which of two fields that are much alike is the better one.
         """
         found, direction = [], self.directions
-        for t in range(self.answers.shape[1]):
-            direction = field.jvp(self.states[:, t], self.states[:, t + 1], self.params, direction)
-            found.append(self._correlation(direction, self.answers[:, t]))
-        return np.array(found), float(_cosines(direction, self.answers[:, -1]).mean())
+        with np.errstate(over="ignore", invalid="ignore"):  # a field that grows without bounds has no cosine, which is told
+            for t in range(self.answers.shape[1]):
+                direction = field.jvp(self.states[:, t], self.states[:, t + 1], self.params, direction)
+                found.append(self._correlation(direction, self.answers[:, t]))
+            return np.nan_to_num(found), float(np.nan_to_num(_cosines(direction, self.answers[:, -1])).mean())
 
     def cosines_of_identity(self) -> Array:
         """Estimate the same of the identity, `(T,)`."""
         return np.array([self._correlation(self.directions, answer) for answer in self.answers.swapaxes(0, 1)])
 
     def _correlation(self, some: Array, others: Array) -> float:
-        """Average, over the cotangents, the correlation of two products' projections on each."""
-        one, other = self._projections(some), self._projections(others)
+        """Average, over the cotangents, the correlation of products' projections with those of others, measured ones.
+
+        Both are divided by the size of the other: a chain that grows would hide all others.
+        """
+        measured = norms(others)
+        units = np.where(measured > 0, measured, 1.0)
+        one, other = self._projections(some / units), self._projections(others / units)
         sizes = np.sqrt(np.square(one).sum(0) * np.square(other).sum(0))
         return float(((one * other).sum(0) / np.where(sizes > 0, sizes, 1.0)).mean())
 
@@ -195,10 +202,14 @@ class Chains:
 
 
 def channel_deviations(states: Array, active: np.ndarray) -> Array:
-    """Compute each channel's root mean square deviation from the mean state, `(C, *1)`; 1 where nothing varies."""
-    moved = np.square(states - states.mean(0, dtype=np.float64)).mean(0).reshape(len(active), -1).sum(1)
-    sizes = np.sqrt(moved / np.maximum(active.reshape(len(active), -1).sum(1), 1))
-    return np.asarray(np.where(sizes > 0, sizes, 1.0), states.dtype).reshape(-1, *[1] * (states.ndim - 2))
+    """Compute the unit of each channel, `(C, *1)`: the root mean square deviation from the mean state, see :func:`units_of`."""
+    points = np.maximum(active.reshape(len(active), -1).sum(1), 1)
+
+    def sizes(values: Array) -> Array:
+        return np.asarray(np.sqrt(np.square(values).mean(0).reshape(len(active), -1).sum(1) / points))
+
+    units = units_of(sizes(states - states.mean(0, dtype=np.float64)), sizes(states.astype(np.float64)), states.dtype)
+    return units.astype(states.dtype).reshape(-1, *[1] * (states.ndim - 2))
 
 
 def smooth(noise: Array, numbers: np.ndarray) -> Array:

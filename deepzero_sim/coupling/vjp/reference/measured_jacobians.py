@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -11,7 +12,7 @@ from deepzero_sim.common.types import Array
 from deepzero_sim.coupling.vjp.base_jacobian import BaseJacobian
 from deepzero_sim.coupling.vjp.differences import Differences
 from deepzero_sim.coupling.vjp.jacobian_file import JacobianFile
-from deepzero_sim.coupling.vjp.reference.reference_states import Metric
+from deepzero_sim.coupling.vjp.state_metric import Metric
 from deepzero_sim.coupling.vjp.windows import Windows
 
 if TYPE_CHECKING:
@@ -62,7 +63,9 @@ class MeasuredJacobians:
         self._base, self._windows = BaseJacobian(self._active, block), Windows(self._active, radius)
         self._settings = f"1 {differences.identity} {block}", f"1 {radius}"
         self.references: list[Reference] = []
-        self._coordinates: Array = np.empty((0, 0))
+        places = math.prod(probes.spec.state_shape) + len(metric.spans)
+        self._origin: Array = np.zeros((1, places))  # the first reference: squares of what all have in common would round
+        self._coordinates: Array = np.empty((0, places))
         self._squares: Array = np.empty(0)
 
     def add(self, state: Array, params: Array | None, advanced: Array) -> None:
@@ -84,7 +87,9 @@ class MeasuredJacobians:
         )
         self.references.append(new._replace(difference=self._windows.matrix(measured["difference"])))
         place = self.metric.coordinates(state[None], None if params is None else params[None])
-        self._coordinates = np.concatenate([self._coordinates, place]) if len(self.references) > 1 else place
+        if new is first:
+            self._origin = place
+        self._coordinates = np.concatenate([self._coordinates, place - self._origin])
         self._squares = np.square(self._coordinates).sum(1)
 
     def _measure_base(self, at: Reference) -> dict[str, Array]:
@@ -98,7 +103,7 @@ class MeasuredJacobians:
 
     def nearest(self, states: Array, params: Array | None) -> list[Reference]:
         """Find the references nearest to states, `(B, C, *N)`, and their parameters, `(B, K)` or None."""
-        places = self.metric.coordinates(states, params)
+        places = self.metric.coordinates(states, params) - self._origin
         distances = self._squares - 2 * (places @ self._coordinates.T)  # less the squares of the places themselves
         return [self.references[int(r)] for r in distances.argmin(1)]
 

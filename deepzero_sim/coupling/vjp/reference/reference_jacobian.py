@@ -15,7 +15,7 @@ from deepzero_sim.coupling.vjp.base_jacobian import BaseJacobian
 from deepzero_sim.coupling.vjp.differences import Differences
 from deepzero_sim.coupling.vjp.jacobian_file import JacobianFile, fingerprint_direction, path_or_none
 from deepzero_sim.coupling.vjp.reference.measured_jacobians import MeasuredJacobians, Reference
-from deepzero_sim.coupling.vjp.reference.reference_states import Metric, medoids
+from deepzero_sim.coupling.vjp.state_metric import Metric, medoids
 from deepzero_sim.coupling.vjp.stored_arrays import StoredArrays
 from deepzero_sim.coupling.vjp.windows import Windows, count_colours
 from deepzero_sim.errors import ConfigError

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -135,6 +136,7 @@ def test_the_report_has_the_figures_of_what_was_tried() -> None:
         "StraightThrough",
         "JacobianField",
         "ReferenceJacobian(block=1)",
+        "JacobianField in blocks",
     ]
     assert "; the identity has 0." in found.report or "; the identity has -0." in found.report
     assert "JacobianField was left out: it takes 2" in found.report
@@ -202,7 +204,7 @@ def test_too_few_steps_to_tell_leave_the_identity() -> None:
 
 
 def test_a_poor_product_that_is_chosen_for_want_of_a_better_one_warns() -> None:
-    found = Chosen(solver_of(lambda s: folded(s, 1.5)), noise(), most_steps=CHAIN_STEPS + 300)
+    found = Chosen(solver_of(lambda s: folded(s, 1.4)), noise(), most_steps=CHAIN_STEPS + 300)
     assert found.report.startswith("JacobianField was chosen: cosine 0.")
     assert "Coloured was left out: it takes 68, more than the " in found.report
     (said,) = found.said
@@ -248,7 +250,8 @@ def test_a_layer_without_a_product_chooses_at_its_first_one_and_trains(make: Cal
             states = states + 0.1 * network(states)
         loss = (states - 0.5 * start).square().mean()
         optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        with pytest.warns(UserWarning, match="Auto of solver 'flow' learnt from the 8") if not losses else nullcontext():
+            loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         losses.append(float(loss.detach()))
     assert isinstance(layer.vjp, Auto) and layer.vjp.report is not None

@@ -82,7 +82,7 @@ def test_drift_is_found_and_mended() -> None:
     after = use.field.report
     assert after is not None and after.refits == 1
     assert after.refitted_after in range(128, 140), "sixteen checks tell it"
-    assert before > 0.2 and error_at(use, cubic, 1.0) < before / 5
+    assert before > 0.1 and error_at(use, cubic, 1.0) < before / 5
     assert error_at(use, cubic, 0.2) < 0.05, "what it was fitted to is not forgotten"
     (said,) = use.notes
     assert "a refit of" in said and "refitted once, last after" in said
@@ -292,7 +292,7 @@ def test_parameters_outside_the_data_are_drift() -> None:
 
     solver, rng = dz.as_solver(advance, spec), np.random.default_rng(0)
     field, probes, notes = JacobianField(check_every=8), SolverProbe(solver), list[str]()
-    probes.note = notes.append
+    probes.note = probes.warn = notes.append  # states that grow without bounds are hard to follow through eight steps
     field.prepare(waves(SHAPE, 40), rng.uniform(0.1, 0.3, (40, 1)), probes)
 
     def error(rates: Array) -> float:

@@ -18,7 +18,7 @@ from deepzero_sim.common.types import Array
 from deepzero_sim.coupling.probes import SolverProbe
 from deepzero_sim.coupling.vjp import ReferenceJacobian, StepTaken
 from deepzero_sim.coupling.vjp.reference import reference_jacobian
-from deepzero_sim.coupling.vjp.reference.reference_states import medoids
+from deepzero_sim.coupling.vjp.state_metric import medoids
 from deepzero_sim.errors import ConfigError, RunError, SolverCrashError, SolverError
 from deepzero_sim.solver.contract import Solver
 

@@ -1,4 +1,4 @@
-"""Choice of the states that stand for all others, and the distance by which one is nearest."""
+"""Distance of states, the choice of those that stand for all others, and of one that is least like them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from deepzero_sim.common.types import Array
+from deepzero_sim.coupling.vjp.units import units_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -14,8 +15,8 @@ class Metric:
     """Squared distance `mean_c |s_c - s'_c|^2 / (n_c sigma_c^2) + sum_k (p_k - p'_k)^2 / rho_k^2` of states with parameters.
 
     Args:
-        sizes: Root mean square deviation of each channel from its mean over states, `sigma`, `(C,)`.
-        spans: Standard deviation of each parameter, `rho`, `(K,)`; empty if there are none.
+        sizes: Root mean square deviation of each channel from its mean over states, `sigma`, `(C,)`, see :func:`units_of`.
+        spans: Standard deviation of each parameter, `rho`, `(K,)`, likewise; empty if there are none.
     """
 
     sizes: Array
@@ -23,10 +24,14 @@ class Metric:
 
     @classmethod
     def of(cls, states: Array, params: Array | None) -> Metric:
-        """Fit the metric to states like those to come, `(B, C, *N)`, and `(B, K)` or None; sizes are 1 where nothing varies."""
-        moved = (states - states.mean(0, dtype=np.float64)).reshape(len(states), states.shape[1], -1)
-        spans = np.zeros(0) if params is None else params.astype(np.float64).std(0)
-        return cls(_or_one(np.sqrt(np.square(moved).mean((0, 2)))), _or_one(spans))
+        """Fit the metric to states like those to come, `(B, C, *N)`, and `(B, K)` or None."""
+        flat = states.reshape(len(states), states.shape[1], -1).astype(np.float64)
+        deviations, sizes = (np.sqrt(np.square(values).mean((0, 2))) for values in (flat - flat.mean(0), flat))
+        units = units_of(deviations, sizes, states.dtype)
+        if params is None:
+            return cls(units, np.zeros(0))
+        known = params.astype(np.float64)
+        return cls(units, units_of(known.std(0), np.sqrt(np.square(known).mean(0)), params.dtype))
 
     def coordinates(self, states: Array, params: Array | None) -> Array:
         """Embed states as points with the metric's Euclidean distances, `(B, n)`, float64."""
@@ -39,8 +44,10 @@ class Metric:
         return np.concatenate(parts, axis=1)
 
 
-def _or_one(sizes: Array) -> Array:
-    return np.where(sizes > 0, sizes, 1.0)
+def farthest(states: Array, params: Array | None) -> int:
+    """Find the state that is farthest from the mean of all, with its parameters."""
+    coordinates = Metric.of(states, params).coordinates(states, params)
+    return int(np.square(coordinates - coordinates.mean(0)).sum(1).argmax())
 
 
 def medoids(points: Array, count: int) -> np.ndarray:
