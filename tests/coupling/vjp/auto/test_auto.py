@@ -143,6 +143,17 @@ def test_the_report_has_the_figures_of_what_was_tried() -> None:
     assert f"more than the {370 - CHAIN_STEPS} solver steps that are left of most_steps" in found.report
 
 
+def test_what_costs_no_more_than_the_search_so_far_is_tried_besides_a_good_product() -> None:
+    found = Chosen(solver_of(lambda s: folded(s, 1.1)), noise())
+    assert found.method.report is not None
+    cosines = {trial.name: trial.cosine for trial in found.method.report.trials}
+    assert cosines["JacobianField"] is not None and 0.9 < cosines["JacobianField"] < 0.99
+    known = {name: cosine for name, cosine in cosines.items() if cosine is not None}
+    assert len(known) == 4 and str(found.method.report.chosen) == max(known, key=known.__getitem__)
+    dear = Chosen(solver_of(lambda s: folded(s, 1.1)), noise(), most_steps=CHAIN_STEPS + 300)
+    assert dear.report.startswith("JacobianField was chosen")
+
+
 def test_a_solver_that_is_not_deterministic_is_asked_nothing() -> None:
     solver = Counting(solver_of(lambda s: s + np.random.default_rng().normal(size=s.shape), deterministic=False))
     layer = dz.SolverLayer(solver)

@@ -240,6 +240,34 @@ def test_a_field_is_found_again_in_its_file_and_costs_the_same(tmp_path: Path) -
     assert not np.array_equal(product_of(other, solver), product_of(first, solver)), "another solver's is measured"
 
 
+def test_a_solver_that_differs_at_large_states_alone_is_told_apart(tmp_path: Path) -> None:
+    """The first state is quiet, as initial states often are."""
+
+    def limited(rate: float) -> Step:
+        return lambda s: burgers(s) - rate * torch.where(s.abs() > 1.5, s, torch.zeros_like(s))
+
+    states = waves((1, 32), 40)
+    states[0] *= 0.1
+    file, found = tmp_path / "field.safetensors", []
+    for rate in (0.0, 0.05):
+        layer = dz.SolverLayer(solver_of(limited(rate), (1, 32)), JacobianField(file=file))
+        layer.vjp.prepare(states, None, layer.probes)
+        found.append(layer.vjp.state_dict()["kept.answers"])
+    assert not np.array_equal(*found)
+
+
+def test_a_field_without_states_of_its_own_says_what_it_learnt_from() -> None:
+    solver = solver_of(burgers, (1, 32))
+    states, warned = waves((1, 32), 4), list[str]()
+    field, probes = JacobianField(), SolverProbe(solver)
+    probes.warn = warned.append
+    for _ in range(2):
+        field.product(StepTaken(states, None, solver.step(states)), states, probes)
+    (said,) = warned
+    assert said.startswith("JacobianField of solver 'flow' learnt from the 4 states of its first product alone")
+    assert said.endswith("by layer.vjp.prepare(states, params, layer.probes).")
+
+
 def test_the_field_is_linear_in_cotangents_and_adjoint_to_its_own_products() -> None:
     method, solver, _ = small_method()
     states = waves((1, 32), 2, 3)

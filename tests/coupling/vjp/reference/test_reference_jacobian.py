@@ -18,7 +18,7 @@ from deepzero_sim.common.types import Array
 from deepzero_sim.coupling.probes import SolverProbe
 from deepzero_sim.coupling.vjp import ReferenceJacobian, StepTaken
 from deepzero_sim.coupling.vjp.reference import reference_jacobian
-from deepzero_sim.coupling.vjp.state_metric import medoids
+from deepzero_sim.coupling.vjp.state_metric import farthest, medoids
 from deepzero_sim.errors import ConfigError, RunError, SolverCrashError, SolverError
 from deepzero_sim.solver.contract import Solver
 
@@ -71,6 +71,32 @@ def test_the_nearest_reference_is_taken() -> None:
     method.measure(states, None, probes)
     assert error(method, solver, states[::-1]) < 1e-6
     assert error(method, solver, states[3:] + 1e-7) < 1e-5
+
+
+def test_the_nearest_reference_is_taken_where_all_have_much_in_common() -> None:
+    """Squares of what is common round off what is not; and a channel or parameter that is constant says nothing."""
+    spec = SolverSpec(name="pressure", state_shape=(2, 16), dt=1.0, dtype="float64", parameters=("depth",))
+
+    def advance(states: Array, params: Array) -> Array:
+        return states - 0.1 * (states - np.roll(states, 1, -1)) + 0.1 * np.sin(1e3 * (states[:, :1] - 101325))
+
+    solver, states = as_solver(advance, spec), np.full((8, 2, 16), 0.1)
+    states[:, 0] = 101325 + 1e-3 * np.random.default_rng(0).normal(size=(8, 16))
+    params = np.full((8, 1), 0.1)
+    method, probes = ReferenceJacobian(step_size=1e-12), SolverProbe(solver)
+    method.measure(states, params, probes)
+    assert method._measured is not None
+    nearest = method._measured.nearest(states, params)
+    for state, reference in zip(states, nearest, strict=True):
+        np.testing.assert_array_equal(state, reference.state)
+
+
+def test_the_state_that_is_least_like_the_others_is_found() -> None:
+    states = np.random.default_rng(0).normal(size=(20, 2, 8)) * np.array([1e-3, 1e3])[:, None]
+    assert farthest(np.concatenate([states, 10 * states[:1]]), None) == 20
+    params = np.full((20, 1), 0.1)
+    params[7] = 0.2
+    assert farthest(states, params) == 7
 
 
 def test_medoids_are_near_to_all() -> None:
