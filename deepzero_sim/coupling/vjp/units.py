@@ -20,3 +20,8 @@ def units_of(deviations: Array, sizes: Array, dtype: np.dtype[np.floating]) -> A
     """
     varies = deviations > ROUNDINGS * np.finfo(dtype).eps * sizes
     return np.where(varies, deviations, np.where(sizes > 0, sizes, 1.0))
+
+
+def root_mean_squares(values: Array) -> Array:
+    """Compute the root mean square of each channel of arrays, `(P, C, *N)` to `(P, C)`, float64."""
+    return np.asarray(np.sqrt(np.square(values, dtype=np.float64).reshape(*values.shape[:2], -1).mean(2)))

@@ -21,15 +21,19 @@ class Trial:
         name: Product, with its arguments.
         cosine: Mean cosine of its products through all steps of the chains to those measured; None if it was left out.
         left_out: Reason why it was left out; empty if it was tried.
+        warned: Warning of it, if its cosine is good nevertheless.
     """
 
     name: str
     cosine: float | None
     left_out: str = ""
+    warned: str = ""
 
     def __str__(self) -> str:
         name = "the identity" if self.name == str(IDENTITY) else self.name
-        return f"{name} has {self.cosine:.4f}" if self.cosine is not None else f"{name} was left out: {self.left_out}"
+        if self.cosine is None:
+            return f"{name} was left out: {self.left_out}"
+        return f"{name} has {self.cosine:.4f}{f', but warned: {self.warned}' if self.warned else ''}"
 
 
 @dataclass(frozen=True)

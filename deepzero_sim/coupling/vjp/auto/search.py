@@ -137,7 +137,8 @@ class Search:
         for candidate in self._candidates():
             if best >= FINE or (best >= good and not self._costs_at_most(candidate, self._taken)):
                 return
-            best = max(best, self._try(candidate))
+            cosine = self._try(candidate)
+            best = best if self._said.get(str(candidate)) else max(best, cosine)
         if best < good:
             self._try_coloured()
 
@@ -157,8 +158,12 @@ class Search:
 
     @property
     def _best(self) -> _Judged:
-        """Product of the largest cosine; of several, the cheapest, which was tried first."""
-        return max(self._judged, key=lambda judged: judged.cosine)
+        """Product of the largest cosine, among good ones that have no warning if there are any; the cheapest of several."""
+
+        def rank(judged: _Judged) -> tuple[bool, float]:
+            return judged.cosine >= GOOD and not self._said.get(str(judged.candidate)), judged.cosine
+
+        return max(self._judged, key=rank)
 
     def _settle(self, candidate: Candidate, reason: str) -> Found:
         """Choose what takes no measurement, for want of a better product; warn where it is no gradient at all."""
@@ -197,7 +202,8 @@ class Search:
         """Compute the cosine of a product through all steps of the chains, and note it."""
         judged = _ProductInUnits(product, self._sizes, self._probes)
         cosine = float(np.nan_to_num(self._chains.first(chains).cosines(judged)[-1], nan=-1.0))
-        self._trials.append(Trial(str(candidate), cosine))
+        warned = " ".join(_without_stop(said.message) for said in self._said.get(str(candidate), []))
+        self._trials.append(Trial(str(candidate), cosine, warned=warned if cosine >= GOOD else ""))
         self._judged.append(_Judged(cosine, candidate, product))
         return cosine
 
@@ -272,8 +278,8 @@ class Search:
         require_that(steps <= self._left, f"it takes {steps:,}, more than {self._limit}")
 
 
-def _without_stop(error: Exception) -> str:
-    """Return the sentence of an error as part of another."""
+def _without_stop(error: Exception | str) -> str:
+    """Return the sentence of an error, or of a warning, as part of another."""
     return str(error).rstrip(".")
 
 

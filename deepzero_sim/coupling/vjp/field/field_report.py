@@ -36,6 +36,8 @@ class FieldReport:
         identity: The same of the identity.
         reason: Reason why no more was measured.
         unseen: Error of one product of each kind of direction, as a share, that it was not fitted to either.
+        weak: Number of each channel that varies little next to its size, and the share by which products with changes of it
+            alone are off.
         refits: Number of times that it was fitted again, to states that it was used at.
         refitted_after: Number of states that it was used at before the last of these.
     """
@@ -48,6 +50,7 @@ class FieldReport:
     identity: tuple[float, ...]
     reason: Reason
     unseen: tuple[float, ...] = ()
+    weak: tuple[tuple[int, float], ...] = ()
     refits: int = 0
     refitted_after: int = 0
 

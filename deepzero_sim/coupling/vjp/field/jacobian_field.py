@@ -42,6 +42,7 @@ from deepzero_sim.coupling.vjp.field.saved_field import (
     products_from_tensors,
 )
 from deepzero_sim.coupling.vjp.field.search import ROUND, FieldSearch, Medium, find_periodic_axes
+from deepzero_sim.coupling.vjp.field.weak_channels import LITTLE, OFF, errors_of_weak_channels
 from deepzero_sim.coupling.vjp.jacobian_file import JacobianFile, identify, path_or_none
 from deepzero_sim.coupling.vjp.stored_arrays import StoredArrays
 from deepzero_sim.errors import DeepZeroError
@@ -144,7 +145,7 @@ class JacobianField(VectorJacobianProduct):
         self.bind(probes.solver)
         self._require_enough(probes.spec)
         file = JacobianFile(self.file)
-        settings = [f"field 5 {self.probes} {self.tolerance} {self.block} {self._differences.step_size} {self.seed}"]
+        settings = [f"field 6 {self.probes} {self.tolerance} {self.block} {self._differences.step_size} {self.seed}"]
         identity = identify(states, params, probes, self._differences)
         with single_threaded():  # many small products of matrices, which several threads slow down
             self._tensors = file.get(
@@ -158,7 +159,7 @@ class JacobianField(VectorJacobianProduct):
         self._drift = self._no_drift()
         self._load()
         logger.info("JacobianField of solver %r: %s.", probes.spec.name, self.report)
-        self._warn(probes.spec.name)
+        self._warn(probes.spec)
 
     def _measure(self, states: Array, params: Array | None, probes: SolverProbe) -> dict[str, Array]:
         before = probes.steps
@@ -170,20 +171,32 @@ class JacobianField(VectorJacobianProduct):
         search = FieldSearch(measurement, chains, Medium(periodic, measured), self.tolerance, self.seed)
         field, report = search.run(products, self.probes)
         unseen = errors_of(field, measurement.products(UNSEEN))
-        report = replace(report, steps=probes.steps - before, unseen=tuple(unseen))
+        weak = errors_of_weak_channels(field, measurement)
+        report = replace(report, steps=probes.steps - before, unseen=tuple(unseen), weak=weak)
         common = {"mean": measurement.mean} | product_tensors("kept", keep_some(products))
         return field_tensors(field, measurement.sizes, report) | common
 
     def _load(self) -> None:
         self._field, self._sizes, self.report = field_from_tensors(self._tensors)
 
-    def _warn(self, solver: str) -> None:
+    def _warn(self, spec: SolverSpec) -> None:
+        assert self.report is not None
         if self._is_poor():
             warnings.warn(
-                f"JacobianField found no Jacobian of solver {solver!r} that depends on the state as it expects: {self.report}. "
-                f"Take {FALLBACK}.",
+                f"JacobianField found no Jacobian of solver {spec.name!r} that depends on the state as it expects: "
+                f"{self.report}. Take {FALLBACK}.",
                 stacklevel=3,
             )
+        for channel, error in self.report.weak:
+            if error > OFF:
+                warnings.warn(
+                    f"JacobianField of solver {spec.name!r} does not know what changes of {spec.channel_names[channel]!r} "
+                    f"alone do, which varies by less than {LITTLE:.0%} of its size in the states given: they are off by "
+                    f"{error:.0%}. "
+                    "Gradients with respect to it are wrong: give states in which it varies, or take Coloured or "
+                    "ReferenceJacobian.",
+                    stacklevel=3,
+                )
 
     def _is_poor(self) -> bool:
         assert self.report is not None
@@ -293,6 +306,7 @@ class JacobianField(VectorJacobianProduct):
         """
         self._require_enough(spec)
         products = self.probes + CHAINS * LENGTH + UNSEEN + 1  # the last tells the solver from others
+        products += spec.state_shape[0] if spec.state_shape[0] > 1 else 0  # channels that vary little are looked at alone
         base = 0 if self.block is None else 1 + BaseJacobian(spec.active(), self.block).direction_count
         return 2 * products + base
 

@@ -11,7 +11,7 @@ from deepzero_sim.common.types import Array
 from deepzero_sim.coupling.vjp.differences import Differences
 from deepzero_sim.coupling.vjp.field.fitting import Products
 from deepzero_sim.coupling.vjp.field.state_features import FilterGrid, Stencil, count_levels
-from deepzero_sim.coupling.vjp.units import units_of
+from deepzero_sim.coupling.vjp.units import root_mean_squares, units_of
 
 if TYPE_CHECKING:
     from deepzero_sim.coupling.probes import SolverProbe
@@ -63,6 +63,21 @@ class Measurement:
         states, mean = self._states[chosen] / self.sizes, self.mean / self.sizes
         directions = draw_directions(self._generator, states, mean, self._active)
         return measure_products(self._probes, self._differences, self._states[chosen], params, directions, self.sizes)
+
+    @property
+    def channel_sizes(self) -> Array:
+        """Root mean square of each channel in its unit, `(C,)`."""
+        return np.asarray(np.sqrt(np.square(root_mean_squares(self._states / self.sizes)).mean(0)))
+
+    def products_of_channels(self, channels: np.ndarray) -> Products:
+        """Measure a product for each of some channels, with noise of its own size in that channel alone."""
+        chosen = self._choose(len(channels))
+        params = None if self._params is None else self._params[chosen]
+        alone = np.zeros_like(self._states[chosen])
+        noise, sizes = self._noise(alone.shape), self.channel_sizes
+        for direction, values, channel in zip(alone, noise, channels, strict=True):
+            direction[channel] = sizes[channel] * values[channel]
+        return measure_products(self._probes, self._differences, self._states[chosen], params, alone, self.sizes)
 
     def chain(self) -> Chains:
         """Measure chains of products along rollouts from random states, first along white noise."""

@@ -48,6 +48,7 @@ def field_tensors(field: Field, sizes: Array, report: FieldReport) -> dict[str, 
         ),
         "cosines": np.array([report.cosines, report.identity]),
         "unseen": np.array(report.unseen),
+        "weak": np.array(report.weak, dtype=np.float64).reshape(-1, 2),
         "refits": np.array([report.refits, report.refitted_after], dtype=np.float64),
     }
 
@@ -104,6 +105,8 @@ def _check_what_drift_needs(stored: StoredArrays, shape: tuple[int, ...], params
     """Refuse other arrays than errors, refits, the mean and products; there were none of these in the first versions."""
     if "unseen" in stored:
         stored.numbers("unseen", "kinds")
+    if "weak" in stored:
+        stored.numbers("weak", "channels", 2)
     if "refits" in stored:
         stored.counts("refits", 2)
     if "mean" not in stored:
@@ -135,9 +138,10 @@ def field_from_tensors(tensors: dict[str, Array]) -> tuple[Field, Array, FieldRe
     )
     cosines, identity = (tuple(float(cosine) for cosine in row) for row in tensors["cosines"])
     unseen = tuple(float(error) for error in tensors.get("unseen", ()))
+    weak = tuple((int(channel), float(error)) for channel, error in tensors.get("weak", ()))
     refits, after = (int(count) for count in tensors.get("refits", (0, 0)))  # there were none in the first versions
     rank = len(features.constants)
-    report = FieldReport(probes, steps, rank, periodic, cosines, identity, _REASONS[reason], unseen, refits, after)
+    report = FieldReport(probes, steps, rank, periodic, cosines, identity, _REASONS[reason], unseen, weak, refits, after)
     return Field(features, operators), tensors["sizes"], report
 
 

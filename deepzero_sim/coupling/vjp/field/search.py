@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import NamedTuple
 
@@ -14,6 +15,8 @@ from deepzero_sim.coupling.vjp.field.kernel_grid import KernelGrid
 from deepzero_sim.coupling.vjp.field.measured_base import MeasuredBase
 from deepzero_sim.coupling.vjp.field.probing import Chains, Measurement
 from deepzero_sim.coupling.vjp.field.state_features import StateFeatures
+
+logger = logging.getLogger(__name__)
 
 #: Products of a round.
 ROUND = 32
@@ -99,6 +102,9 @@ class FieldSearch:
             new = self._fit(products, judged.rank)
             reason = self._reason_to_stop(new, most) if judged.is_beaten_by(new, 0) else Reason.NO_GAIN
             judged = min(judged, new, key=lambda one: one.score)
+            logger.info(
+                "%d products measured: cosine %.4f through %d steps.", new.probes, judged.cosines[-1], len(judged.cosines)
+            )
         cosines = tuple(judged.cosines), tuple(self._identity)
         return judged.field, FieldReport(judged.probes, 0, judged.rank, self._medium.periodic, *cosines, reason)
 

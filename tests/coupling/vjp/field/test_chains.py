@@ -1,4 +1,4 @@
-"""Chains of products that tell a field's error: what growth and units of single ones make of it."""
+"""Chains of products that tell a field's error, and channels that they cannot tell of."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+import torch
 
+import deepzero_sim as dz
 from deepzero_sim.common.types import Array
 from deepzero_sim.coupling.vjp.field.probing import CHAINS, LENGTH, Chains, channel_deviations
 
@@ -63,3 +65,60 @@ def test_a_channel_that_is_constant_has_its_size_as_unit(constant: float, dtype:
     assert units.shape == (2, 1) and units.dtype == dtype
     assert units[1, 0] == pytest.approx(constant or 1.0)
     assert units[0, 0] == pytest.approx(1.0, abs=0.1)
+
+
+def carried(s: Array) -> Array:
+    """A channel that is carried by another, which stays."""
+    u, k = s[:, :1], s[:, 1:]
+    return np.concatenate([u - k * (u - np.roll(u, 1, -1)), k], axis=1)
+
+
+def coefficient(deviation: float) -> tuple[dz.Solver, Array]:
+    """A solver, and states in which its coefficient varies by so much of its size."""
+    rng, spec = np.random.default_rng(0), dz.SolverSpec(name="carried", state_shape=(2, 16), dt=0.1, dtype="float64")
+    states = 0.5 * rng.normal(size=(24, 2, 16))
+    states[:, 1] = 0.1 * (1 + deviation * rng.normal(size=(24, 16)))
+    return dz.as_solver(carried, spec), states
+
+
+def exact_product(states: Array, w: Array) -> Array:
+    u, k = states[:, 0], states[:, 1]
+    at_u = np.roll(w[:, 0] * k, -1, -1) + w[:, 0] * (1 - k)
+    return np.stack([at_u, w[:, 1] - w[:, 0] * (u - np.roll(u, 1, -1))], axis=1)
+
+
+@pytest.mark.parametrize("deviation", [0.2, 1e-2, 1e-3, 1e-6, 0.0])
+def test_a_channel_that_varies_little_has_right_gradients_by_default(deviation: float) -> None:
+    solver, states = coefficient(deviation)
+    layer = dz.SolverLayer(solver)
+    layer.vjp.prepare(states, None, layer.probes)
+    given, w = torch.from_numpy(states).requires_grad_(), np.random.default_rng(1).normal(size=states.shape)
+    layer(given).backward(torch.from_numpy(w))
+    assert given.grad is not None
+    np.testing.assert_allclose(given.grad.numpy(), exact_product(states, w), atol=0.2)
+
+
+@pytest.mark.parametrize("deviation", [1e-2, 1e-3, 1e-6])
+def test_a_field_says_of_which_channel_it_knows_nothing(deviation: float) -> None:
+    solver, states = coefficient(deviation)
+    layer = dz.SolverLayer(solver, dz.vjp.JacobianField())
+    with pytest.warns(UserWarning, match="does not know what changes of 'channel_1' alone do, .* take Coloured or Reference"):
+        layer.vjp.prepare(states, None, layer.probes)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_channel_that_varies_little_and_is_known_is_no_reason_to_warn(dtype: str) -> None:
+    """Sound in air: the pressure differs by a thousandth of what it is."""
+
+    def sound(s: Array) -> Array:
+        p, u = s[:, :1].astype(np.float64), s[:, 1:].astype(np.float64)
+        u = u - 1e-4 * (np.roll(p, -1, -1) - p)
+        return np.concatenate([p - 1e-4 * p * (u - np.roll(u, 1, -1)), u], axis=1).astype(dtype)
+
+    places, rng = np.arange(32) * 2 * np.pi / 32, np.random.default_rng(0)
+    shapes = np.sin(np.arange(1, 5)[:, None] * places)
+    states = np.stack([101325 + 200 * rng.normal(size=(40, 4)) @ shapes, rng.normal(size=(40, 4)) @ shapes], axis=1)
+    spec = dz.SolverSpec(name="sound", state_shape=(2, 32), dt=1e-4, dtype=dtype)
+    layer = dz.SolverLayer(dz.as_solver(sound, spec), dz.vjp.JacobianField())
+    layer.vjp.prepare(states.astype(dtype), None, layer.probes)
+    assert len(layer.vjp.report.weak) == 1 and layer.vjp.report.weak[0][1] < 0.2

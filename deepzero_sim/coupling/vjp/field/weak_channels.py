@@ -1,0 +1,35 @@
+"""Channels that vary little next to their size, and how well a field knows what changes of them alone do."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from deepzero_sim.coupling.vjp.field.fitting import Field
+from deepzero_sim.coupling.vjp.field.probing import Measurement
+from deepzero_sim.coupling.vjp.units import root_mean_squares
+
+#: Share of a channel's size below which its deviation is little, and share of the size of an answer below which it is nothing.
+LITTLE, NOTHING = 0.1, 1e-3
+
+#: Share by which what a change of one channel does may be off before that is told.
+OFF = 0.5
+
+
+def errors_of_weak_channels(field: Field, measurement: Measurement) -> tuple[tuple[int, float], ...]:
+    """Measure by how much a field is off for changes of channels alone whose unit is little next to their size.
+
+    Probes change all channels at once, each by its unit. What a weak one does to the others, next to what they do themselves,
+    is too little to be fitted, and to be seen in chains. Each takes two solver steps; a solver of one channel has none.
+
+    Returns:
+        Number of each such channel, and the largest share by which a channel of the answer is off.
+    """
+    sizes = measurement.channel_sizes
+    weak = np.flatnonzero(LITTLE * sizes > 1) if len(sizes) > 1 else np.zeros(0, dtype=int)
+    if not len(weak):
+        return ()
+    products = measurement.products_of_channels(weak)
+    answers, off = root_mean_squares(products.answers), root_mean_squares(field.of(products) - products.answers)
+    something = answers > NOTHING * sizes  # an answer to a change by the channel's own size
+    errors = np.where(something, off / np.where(something, answers, 1.0), 0.0).max(1)
+    return tuple((int(channel), float(error)) for channel, error in zip(weak, errors, strict=True))
