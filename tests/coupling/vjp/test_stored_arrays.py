@@ -48,8 +48,19 @@ MAKERS: Mapping[str, Callable[..., VectorJacobianProduct]] = {
 #: Lists that may have any length: errors, which are compared as far as there are some.
 LISTS = ("unseen", "drift.factors")
 
-#: Arrays that there need not be: earlier versions had none, or no fit took them.
-OPTIONAL = ("after", "unseen", "refits", "mean", "references", "drift.counts", "drift.factors", "drift.states")
+#: Arrays that there need not be: earlier versions had none, no fit took them, or they are found again.
+OPTIONAL = (
+    "after",
+    "unseen",
+    "weak",
+    "refits",
+    "mean",
+    "references",
+    "radius",
+    "drift.counts",
+    "drift.factors",
+    "drift.states",
+)
 
 
 def product_of(product: VectorJacobianProduct) -> Array:
