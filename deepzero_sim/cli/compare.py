@@ -7,6 +7,7 @@ from pathlib import Path
 
 from deepzero_sim.cli.console import console, print_table, progress_bar
 from deepzero_sim.cli.reports import classification, rollouts, sentences, tables
+from deepzero_sim.cli.reports.html import PAGE
 from deepzero_sim.cli.reports.ownership import require_own_folder
 from deepzero_sim.cli.settings.compare import CompareSettings
 from deepzero_sim.common.settings import settings_to_dict
@@ -43,5 +44,5 @@ def print_report(folder: Path, comparison: Comparison) -> None:
         console.print(f"note: {sentence}")
     for sentence in sentences.all_warnings(comparison):
         console.print(f"warning: {sentence}")
-    console.print(f"report: {folder / rollouts.PAGE}")
+    console.print(f"report: {folder / PAGE}")
     console.print(sentences.answer(comparison))

@@ -190,11 +190,12 @@ class Chains:
             so that this one tells better which of two fields that are much alike is the better one.
         """
         found, direction = [], self.directions
-        with np.errstate(over="ignore", invalid="ignore"):  # a field that grows without bounds has no cosine, which is told
+        with np.errstate(over="ignore", invalid="ignore"):  # a field that grows without bounds has no cosine
             for t in range(self.answers.shape[1]):
                 direction = field.jvp(self.states[:, t], self.states[:, t + 1], self.params, direction)
                 found.append(self._correlation(direction, self.answers[:, t]))
-            return np.nan_to_num(found), float(np.nan_to_num(_cosines(direction, self.answers[:, -1])).mean())
+            alignment = float(np.nan_to_num(_cosines(direction, self.answers[:, -1])).mean())
+        return np.array(found), alignment
 
     def cosines_of_identity(self) -> Array:
         """Estimate the same of the identity, `(T,)`."""
@@ -207,9 +208,10 @@ class Chains:
         """
         measured = norms(others)
         units = np.where(measured > 0, measured, 1.0)
-        one, other = self._projections(some / units), self._projections(others / units)
-        sizes = np.sqrt(np.square(one).sum(0) * np.square(other).sum(0))
-        return float(((one * other).sum(0) / np.where(sizes > 0, sizes, 1.0)).mean())
+        with np.errstate(over="ignore", invalid="ignore"):
+            one, other = self._projections(some / units), self._projections(others / units)
+            sizes = np.sqrt(np.square(one).sum(0) * np.square(other).sum(0))
+            return float(np.nan_to_num((one * other).sum(0) / np.where(sizes > 0, sizes, 1.0)).mean())
 
     def _projections(self, products: Array) -> Array:
         flat = self.cotangents.reshape(len(self.cotangents), -1)
