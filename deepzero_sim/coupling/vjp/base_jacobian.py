@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 #: Directions that are probed together: their states, and what the solver makes of them, take memory.
 TOGETHER = 256
 
+#: Most values of a Jacobian in blocks that is written out to be compressed as a whole.
+WRITTEN_OUT = 2**26
+
 
 class BaseJacobian:
     """Jacobian of the first reference, `J ~ G R + W` over `n` active points: `G` `(n, k)`, `R` `(k, n)`, `W` `(n, n)`, sparse.
@@ -39,6 +42,7 @@ class BaseJacobian:
         self._block = block
         self._coarse: Array = np.empty((0, 0))
         self._compressed: tuple[TiledMatrix, TiledMatrix] | None = None
+        self._is_whole = True
         self._within: csr_array | None = None
 
     @property
@@ -72,18 +76,25 @@ class BaseJacobian:
             directions[:, self._active] = some
             answers = differences.jvp(probes, state, params, advanced, directions)[:, self._active]
             coarse[start : start + len(some)] = answers / some.sum(1, keepdims=True)
-        self._coarse, self._blocks, self._within = coarse, self._blocks.astype(state.dtype), None
+        self._coarse, self._blocks, self._within, self._compressed = coarse, self._blocks.astype(state.dtype), None, None
         if self._near is not None:
             answers = differences.jvp(probes, state, params, advanced, self._near.directions.astype(state.dtype))
             self._within = self._near.transpose(self.residual(answers, self._near.directions))
         self._compress()
 
     def _compress(self) -> None:
-        """Compress `G` for products: they cost a tenth then, and `G` itself is kept for the file."""
+        """Compress `J^T` for products, or `G` where `J` is too large to be written out: they cost a tenth then.
+
+        `G` and `W` themselves are kept for the file.
+        """
         channels, *shape = self._active.shape
         points = np.stack(np.nonzero(self._active)[1:], axis=1)
-        first = self._blocks.indices[self._blocks.indptr[:-1]]
-        made = compress(self._coarse, points[first], points, tuple(shape), channels)
+        self._is_whole = self._within is None or len(points) ** 2 <= WRITTEN_OUT
+        rows = points if self._is_whole else points[self._blocks.indices[self._blocks.indptr[:-1]]]
+        matrix = self._coarse
+        if self._within is not None and self._is_whole:
+            matrix = self._blocks.T @ self._coarse + self._within.toarray()
+        made = compress(matrix, rows, points, tuple(shape), channels)
         self._compressed = None if made is None else (made, made.transposed())
 
     def residual(self, answers: Array, directions: Array) -> Array:
@@ -95,6 +106,8 @@ class BaseJacobian:
 
     def jvp(self, directions: Array) -> Array:
         """Compute `J v` along directions, `(m, n)` to `(m, n)`."""
+        if self._compressed is not None and self._is_whole:
+            return self._compressed[1].dot(directions)
         return self._jvp(directions, self._compressed)
 
     def _jvp(self, directions: Array, compressed: tuple[TiledMatrix, TiledMatrix] | None) -> Array:
@@ -104,6 +117,8 @@ class BaseJacobian:
 
     def vjp(self, cotangents: Array) -> Array:
         """Compute `J^T w` for cotangents, `(m, n)` to `(m, n)`."""
+        if self._compressed is not None and self._is_whole:
+            return self._compressed[0].dot(cotangents)
         sums = cotangents @ self._coarse.T if self._compressed is None else self._compressed[0].dot(cotangents)
         products: Array = (self._blocks.T @ sums.T).T
         return products if self._within is None else products + (self._within @ cotangents.T).T

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from deepzero_sim.common.types import Array
+from deepzero_sim.coupling.vjp import base_jacobian
 from deepzero_sim.coupling.vjp.base_jacobian import BaseJacobian
 from deepzero_sim.coupling.vjp.tiled_matrix import TiledMatrix, compress
 
@@ -63,19 +64,24 @@ def test_what_is_small_or_not_smooth_stays_as_it_is() -> None:
     assert compress(noise, many, many, (36, 36), 1) is None
 
 
-@pytest.mark.parametrize("block", [1, 2])
-def test_a_jacobian_keeps_its_products_and_its_file(block: int) -> None:
+@pytest.mark.parametrize(("block", "written_out"), [(1, 2**26), (2, 2**26), (2, 0)])
+def test_a_jacobian_keeps_its_products_and_its_file(block: int, written_out: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Written out, and in parts where it is too large for that."""
+    monkeypatch.setattr(base_jacobian, "WRITTEN_OUT", written_out)
     points, active = points_of((40, 40), 1)
     matrix = coupled(points, points, (40, 40), False)
     base = BaseJacobian(active, block)
     blocks = base._blocks.toarray()
-    within = {} if base._near is None else {"within": np.zeros(base._near._places[0][-1], np.float32)}
     coarse = (blocks @ matrix / blocks.sum(1, keepdims=True)).astype(np.float32)
-    base.load({"coarse": coarse, **within})
-    assert base._compressed is not None
+    tensors, near = {"coarse": coarse}, np.zeros((len(points), len(points)), np.float32)
+    if base._near is not None:
+        entries = np.random.default_rng(3).normal(size=base._near.nonzeros).astype(np.float32)
+        tensors["within"], near = 0.02 * entries, base._near.matrix(0.02 * entries).toarray()
+    base.load(tensors)
+    assert base._compressed is not None and base._is_whole == (block == 1 or written_out > 0)
     assert base.tensors()["coarse"] is coarse
     w = np.random.default_rng(2).normal(size=(2, len(points))).astype(np.float32)
-    exact, ahead = (w @ coarse.T) @ blocks, (w @ blocks.T) @ coarse
+    exact, ahead = (w @ coarse.T) @ blocks + w @ near.T, (w @ blocks.T) @ coarse + w @ near
     assert np.linalg.norm(base.vjp(w) - exact) < 0.02 * np.linalg.norm(exact)
     assert np.linalg.norm(base.jvp(w) - ahead) < 0.02 * np.linalg.norm(ahead)
     directions = np.zeros((1, 1, 40, 40), np.float32)
