@@ -33,7 +33,7 @@ THROUGH = (1, 8, 32)
 KINDS, ERROR_AFTER = ("difference", "error", "noise"), 8
 
 #: Most repeated calls whose fastest is a time, and seconds after which they are enough.
-REPEATS, ENOUGH = 5, 20.0
+REPEATS, ENOUGH = 40, 20.0
 
 #: Products `J_1^T ... J_T^T w` by kind of `w` and number of steps, `(B, n)` each.
 _Products: TypeAlias = dict[str, dict[int, torch.Tensor]]
@@ -124,13 +124,13 @@ def compare(layer: SolverLayer, exact: ExactProducts) -> dict[str, Any]:
     """
     cosines, cases = exact.cosines(layer), exact.cases
     before = layer.backward_steps
-    calls, per_product = _time(lambda: exact.one_product(layer))
+    calls, (per_product, per_step) = _time(lambda: exact.one_product(layer), _step(layer, cases))
     asked = layer.backward_steps - before
     return {
         "cosines": cosines,
         "solver_steps_per_product": asked / calls / len(cases.states),
         "seconds_per_product": per_product,
-        "seconds_per_step": seconds_per_step(layer, cases),
+        "seconds_per_step": per_step,
         "states": len(cases.states),
         "says": "" if (report := getattr(layer.vjp, "report", None)) is None else str(report),
     }
@@ -138,18 +138,26 @@ def compare(layer: SolverLayer, exact: ExactProducts) -> dict[str, Any]:
 
 def seconds_per_step(layer: SolverLayer, cases: Cases) -> float:
     """Time the solver's step of all states."""
-    return _time(lambda: layer.solver.step(cases.states, cases.params))[1]
+    return _time(_step(layer, cases))[1][0]
 
 
-def _time(call: Callable[[], object]) -> tuple[int, float]:
-    """Time a call: the number of calls, and the fastest, after one that compiles and fills caches."""
-    times: list[float] = []
+def _step(layer: SolverLayer, cases: Cases) -> Callable[[], object]:
+    return lambda: layer.solver.step(cases.states, cases.params)
+
+
+def _time(*calls: Callable[[], object]) -> tuple[int, list[float]]:
+    """Time calls in turns: how often, and the fastest of each, after one that compiles and fills caches."""
+    times: list[list[float]] = []
     with single_threaded():
-        while len(times) <= REPEATS and (len(times) < 2 or sum(times) < ENOUGH):
-            began = time.perf_counter()
-            call()
-            times.append(time.perf_counter() - began)
-    return len(times), min(times[1:])
+        while len(times) <= REPEATS and (len(times) < 2 or np.sum(times) < ENOUGH):
+            times.append([_seconds(call) for call in calls])
+    return len(times), [min(some) for some in zip(*times[1:], strict=True)]
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
 
 
 class ExactProducts:

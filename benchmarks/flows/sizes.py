@@ -23,7 +23,7 @@ import numpy as np
 from deepzero_sim.benchmarks.flows.catalogue import FLOWS, TEST_SEED, TRAIN_SEED, Flow
 from deepzero_sim.benchmarks.flows.measurements import WHY, measure_once
 from deepzero_sim.benchmarks.flows.methods import collect_warnings, missing, product_of
-from deepzero_sim.benchmarks.flows.products import REPEATS, Cases, ExactProducts, compare, prepare, seconds_per_step
+from deepzero_sim.benchmarks.flows.products import Cases, ExactProducts, compare, prepare, seconds_per_step
 from deepzero_sim.cli.settings.bench import FlowMethod, FlowName
 from deepzero_sim.common.components import Component, call_function
 from deepzero_sim.common.types import Array
@@ -177,7 +177,7 @@ def _measure_coloured(layer: SolverLayer, product: Coloured, states: Array, case
     except ConfigError as error:  # it carries information too far
         found, radius, why = {}, max(states.shape[2:]), str(error)
     counted = _count_coloured(layer.solver.spec.state_shape, radius)
-    products = 2 * (sum(THROUGH) + REPEATS + 1)  # of both kinds of `w`
+    products = 2 * (sum(THROUGH) + 2)  # of both kinds of `w`, and those that are timed
     seconds = products * counted["solver_steps_per_product"] * per_step
     if not why and (seconds > SECONDS / 2 or counted["bytes"] > MEMORY / 2):
         why = (
