@@ -151,7 +151,7 @@ def test_abort_names_the_first_query_that_failed(how: str) -> None:
 def test_a_query_that_kills_its_worker_is_dropped_alone(policy: str) -> None:
     with open_executor("process", 1) as executor:  # every death costs a start
         worst = int(LARGEST.argmax())
-        oracle = oracle_of(Limited(float(LARGEST[worst]) - 1e-9, "kill"), policy, executor, chunk=4)
+        oracle = oracle_of(Limited(float(LARGEST[worst]) - 1e-9, "kill"), policy, executor, chunk=2)
         answers = oracle.ask(oracle.prepare(batch()), queries())
     expected = CHANGES.clone()
     expected[worst] = 0
