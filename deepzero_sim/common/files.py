@@ -67,7 +67,7 @@ def require_writable(path: Path, what: str) -> None:
         what: Content of the file, for the message.
 
     Raises:
-        RunError: No file can be made beside it.
+        RunError: No file can be made next to it.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -82,7 +82,7 @@ def require_writable(path: Path, what: str) -> None:
 
 
 def _name_aside(path: Path) -> Path:
-    """Name a file beside another, which no other thread, process or machine writes to."""
+    """Name a file next to another, which no other thread, process or machine writes to."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.{os.getpid()}.part")
 
 

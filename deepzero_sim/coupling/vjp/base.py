@@ -44,7 +44,7 @@ class StepTaken:
         return self.states[b], None if self.params is None else self.params[b], self.advanced[b]
 
 
-def unprepared(name: str, spec: SolverSpec, count: int) -> str:
+def sentence_on_first_states(name: str, spec: SolverSpec, count: int) -> str:
     """Write the sentence on a product that learnt from the states that it was first asked for, for want of others."""
     return (
         f"{name} of solver {spec.name!r} learnt from the {count_of(count, 'state')} of its first product alone, so that "

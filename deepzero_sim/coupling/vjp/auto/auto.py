@@ -13,7 +13,7 @@ from deepzero_sim.common.types import Array
 from deepzero_sim.coupling.vjp.auto.candidates import Common
 from deepzero_sim.coupling.vjp.auto.choice_report import ChoiceReport
 from deepzero_sim.coupling.vjp.auto.search import Found, Search, choose_by_spec, most_steps_of_search
-from deepzero_sim.coupling.vjp.base import StepTaken, VectorJacobianProduct, unprepared
+from deepzero_sim.coupling.vjp.base import StepTaken, VectorJacobianProduct, sentence_on_first_states
 from deepzero_sim.coupling.vjp.differences import Differences
 from deepzero_sim.coupling.vjp.jacobian_file import path_or_none
 from deepzero_sim.coupling.vjp.stored_arrays import StoredArrays
@@ -138,7 +138,7 @@ class Auto(VectorJacobianProduct):
         if self._chosen is None:
             self.prepare(taken.states, taken.params, probes)
             if self.report is not None and self.report.steps:
-                probes.warn(unprepared("Auto", probes.spec, len(taken.states)))
+                probes.warn(sentence_on_first_states("Auto", probes.spec, len(taken.states)))
         assert self._chosen is not None
         return self._chosen
 

@@ -7,11 +7,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from deepzero_sim.solver.spec import SolverSpec
+
 #: Products to take where a field is poor, in words.
 FALLBACK = (
     "Coloured if a step carries information over few points, ReferenceJacobian if its Jacobian changes little, or "
     "StraightThrough"
 )
+
+
+#: Cosine through the chains' steps from which on a field is worth its name.
+POOR = 0.9
+
+#: Share of its size below which the deviation of a channel is little, and share by which what changes of it alone do may be off
+#: before that is told.
+LITTLE, OFF = 0.1, 0.5
 
 
 class Reason(enum.Enum):
@@ -58,6 +68,27 @@ class FieldReport:
     def error(self) -> float:
         """Share by which products through the most steps are off in direction, `(1 - cos^2)^(1/2)`."""
         return direction_error(self.cosines[-1])
+
+    @property
+    def is_poor(self) -> bool:
+        """True if the field is no better than the identity, or not worth its name."""
+        return self.cosines[-1] < max(self.identity[-1], POOR)
+
+    def warnings(self, spec: SolverSpec) -> list[str]:
+        """Write a sentence on each reason not to use the field for a solver."""
+        sentences = [
+            f"JacobianField of solver {spec.name!r} does not know what changes of {spec.channel_names[channel]!r} alone do, "
+            f"which varies by less than {LITTLE:.0%} of its size in the states given: they are off by {error:.0%}. Gradients "
+            "with respect to it are wrong: give states in which it varies, or take Coloured or ReferenceJacobian."
+            for channel, error in self.weak
+            if error > OFF
+        ]
+        if self.is_poor:
+            sentences.append(
+                f"JacobianField found no Jacobian of solver {spec.name!r} that depends on the state as it expects: {self}. "
+                f"Take {FALLBACK}."
+            )
+        return sentences
 
     def __str__(self) -> str:
         refitted = f"; refitted {_times(self.refits)}, last after {self.refitted_after:,} products" if self.refits else ""

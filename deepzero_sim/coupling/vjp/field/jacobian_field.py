@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import logging
 import warnings
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, final
+from typing import TYPE_CHECKING, final
 
 import numpy as np
 
 from deepzero_sim.common.requirements import LARGEST_COUNT, is_count, is_positive, require, require_that
 from deepzero_sim.common.types import Array, read_only_copy, read_only_view
 from deepzero_sim.common.words import count_of
-from deepzero_sim.coupling.vjp.base import StepTaken, VectorJacobianProduct, unprepared
+from deepzero_sim.coupling.vjp.base import StepTaken, VectorJacobianProduct, sentence_on_first_states
 from deepzero_sim.coupling.vjp.base_jacobian import BaseJacobian
 from deepzero_sim.coupling.vjp.differences import Differences
 from deepzero_sim.coupling.vjp.field.drift import (
@@ -26,23 +25,16 @@ from deepzero_sim.coupling.vjp.field.drift import (
     Units,
     check_drift,
     count_failure,
-    errors_of,
-    factors_of,
-    keep_some,
 )
-from deepzero_sim.coupling.vjp.field.field_report import FALLBACK, FieldReport, direction_error
+from deepzero_sim.coupling.vjp.field.field_report import FALLBACK, FieldReport
 from deepzero_sim.coupling.vjp.field.fitting import Field
-from deepzero_sim.coupling.vjp.field.measured_base import MeasuredBase
-from deepzero_sim.coupling.vjp.field.probing import CHAINS, LENGTH, Measurement
+from deepzero_sim.coupling.vjp.field.measuring import Recipe, measure_again, measure_field
+from deepzero_sim.coupling.vjp.field.probing import CHAINS, LENGTH
 from deepzero_sim.coupling.vjp.field.saved_field import (
     check_field,
     field_from_tensors,
-    field_tensors,
-    product_tensors,
-    products_from_tensors,
 )
-from deepzero_sim.coupling.vjp.field.search import ROUND, FieldSearch, Medium, find_periodic_axes
-from deepzero_sim.coupling.vjp.field.weak_channels import LITTLE, OFF, errors_of_weak_channels
+from deepzero_sim.coupling.vjp.field.search import ROUND
 from deepzero_sim.coupling.vjp.jacobian_file import JacobianFile, identify, path_or_none
 from deepzero_sim.coupling.vjp.stored_arrays import StoredArrays
 from deepzero_sim.errors import DeepZeroError
@@ -57,9 +49,6 @@ logger = logging.getLogger(__name__)
 
 #: Least probes a channel.
 LEAST = 4
-
-#: Cosine through the chains' steps from which on a field is worth its name.
-POOR = 0.9
 
 
 @final
@@ -131,6 +120,10 @@ class JacobianField(VectorJacobianProduct):
         self._field: Field | None = None
         self._drift = self._no_drift()
 
+    @property
+    def _recipe(self) -> Recipe:
+        return Recipe(self.probes, self.tolerance, self.block, self.seed, self._differences)
+
     def _no_drift(self) -> Drift:
         return Drift(self.check_every or CHECK_EVERY, self.seed)
 
@@ -152,55 +145,19 @@ class JacobianField(VectorJacobianProduct):
                 settings,
                 identity,
                 probes,
-                lambda: self._measure(states, params, probes),
+                lambda: measure_field(self._recipe, states, params, probes),
                 lambda stored: check_field(stored, probes.spec),
             )
         file.save()
         self._drift = self._no_drift()
         self._load()
         logger.info("JacobianField of solver %r: %s.", probes.spec.name, self.report)
-        self._warn(probes.spec)
-
-    def _measure(self, states: Array, params: Array | None, probes: SolverProbe) -> dict[str, Array]:
-        before = probes.steps
-        measurement = Measurement(states, params, probes, self._differences, np.random.default_rng(self.seed))
-        chains, products = measurement.chain(), measurement.products(min(ROUND, self.probes))
-        periodic, measured = find_periodic_axes(products, self.seed), None
-        if self.block is not None:
-            measured = MeasuredBase.measure(states, params, probes, self._differences, self.block, measurement.sizes)
-        search = FieldSearch(measurement, chains, Medium(periodic, measured), self.tolerance, self.seed)
-        field, report = search.run(products, self.probes)
-        unseen = errors_of(field, measurement.products(UNSEEN))
-        weak = errors_of_weak_channels(field, measurement)
-        report = replace(report, steps=probes.steps - before, unseen=tuple(unseen), weak=weak)
-        common = {"mean": measurement.mean} | product_tensors("kept", keep_some(products))
-        return field_tensors(field, measurement.sizes, report) | common
+        assert self.report is not None
+        for sentence in self.report.warnings(probes.spec):
+            warnings.warn(sentence, stacklevel=2)
 
     def _load(self) -> None:
         self._field, self._sizes, self.report = field_from_tensors(self._tensors)
-
-    def _warn(self, spec: SolverSpec) -> None:
-        assert self.report is not None
-        if self._is_poor():
-            warnings.warn(
-                f"JacobianField found no Jacobian of solver {spec.name!r} that depends on the state as it expects: "
-                f"{self.report}. Take {FALLBACK}.",
-                stacklevel=3,
-            )
-        for channel, error in self.report.weak:
-            if error > OFF:
-                warnings.warn(
-                    f"JacobianField of solver {spec.name!r} does not know what changes of {spec.channel_names[channel]!r} "
-                    f"alone do, which varies by less than {LITTLE:.0%} of its size in the states given: they are off by "
-                    f"{error:.0%}. "
-                    "Gradients with respect to it are wrong: give states in which it varies, or take Coloured or "
-                    "ReferenceJacobian.",
-                    stacklevel=3,
-                )
-
-    def _is_poor(self) -> bool:
-        assert self.report is not None
-        return self.report.cosines[-1] < max(self.report.identity[-1], POOR)
 
     def product(self, taken: StepTaken, cotangents: Array, probes: SolverProbe) -> Array:
         self._begin(taken, probes)
@@ -222,7 +179,7 @@ class JacobianField(VectorJacobianProduct):
                 self._load()
             else:
                 self.prepare(taken.states, taken.params, probes)
-                probes.warn(unprepared("JacobianField", probes.spec, len(taken.states)))
+                probes.warn(sentence_on_first_states("JacobianField", probes.spec, len(taken.states)))
         assert self._field is not None
         return self._field
 
@@ -238,9 +195,9 @@ class JacobianField(VectorJacobianProduct):
             errors = self._drift.check(visit, field, units, self._differences, probes)
             self._drift.record(visit, errors, self.report.unseen, self.tolerance)
             if self._drift.factor > FACTOR:
-                self._refit(field, self.report, probes)
+                self._refit(self.report, probes)
 
-    def _refit(self, field: Field, report: FieldReport, probes: SolverProbe) -> None:
+    def _refit(self, report: FieldReport, probes: SolverProbe) -> None:
         """Fit a field anew, to products at the last states too, and take it if that mends it; else do not check again."""
         drift, before = self._drift, probes.steps
         off = (
@@ -253,7 +210,7 @@ class JacobianField(VectorJacobianProduct):
             return
         try:
             with single_threaded():
-                refit = self._measure_again(field, report, min(most, self.probes), probes)
+                refit = measure_again(self._recipe, drift, self._tensors, min(most, self.probes), probes)
         except DeepZeroError as error:
             count_failure(error, probes)
             drift.stop(f"{off}, and a refit failed ({error})", probes)
@@ -269,31 +226,10 @@ class JacobianField(VectorJacobianProduct):
             drift.begin_anew(steps)
             errors = f"through {LENGTH} steps from {refit.was:.2g} to {refit.now:.2g}"
             mended = f"{off}: a refit of {steps} solver steps lowered their error {errors} ({self.report})"
-            if self._is_poor():
+            if self.report is not None and self.report.is_poor:
                 probes.warn(f"{mended}, which is poor: take {FALLBACK}.")
             else:
                 probes.note(f"{mended}.")
-
-    def _measure_again(self, field: Field, report: FieldReport, most: int, probes: SolverProbe) -> _Refit | None:
-        """Fit a field to at most so many products at the last states, and those that were kept; None if that is not called for.
-
-        A few products at the last states confirm first that the field has drifted, and chains from there judge the two.
-        """
-        before, generator = probes.steps, np.random.default_rng([self.seed, self._drift.seen, 1])
-        measurement = Measurement(*self._drift.states(), probes, self._differences, generator, self._sizes)
-        unseen = measurement.products(UNSEEN)
-        if np.median(factors_of(errors_of(field, unseen), report.unseen, self.tolerance)) <= FACTOR:
-            return None
-        chains, kept = measurement.chain(), products_from_tensors("kept", self._tensors)
-        products = kept.join(measurement.products(min(ROUND, most)))
-        medium = Medium(report.periodic, field.operators.measured)
-        search = FieldSearch(measurement, chains, medium, self.tolerance, self.seed)
-        new, found = search.run(products, most + len(kept.states))
-        steps, errors = report.steps + probes.steps - before, errors_of(new, unseen)
-        found = replace(found, steps=steps, unseen=tuple(errors), refits=report.refits + 1, refitted_after=self._drift.seen)
-        common = {"mean": measurement.mean} | product_tensors("kept", kept)
-        was = direction_error(chains.cosines(field)[-1])
-        return _Refit(field_tensors(new, self._sizes, found) | common, was, found.error)
 
     def adopt_defaults(self, file: Path, most_steps: int) -> None:
         self.file = self.file or file
@@ -334,11 +270,3 @@ class JacobianField(VectorJacobianProduct):
         self._drift.load_state_dict(state)
         self._tensors = {name: array for name, array in state.items() if not name.startswith(PREFIX)}
         self._field = None
-
-
-class _Refit(NamedTuple):
-    """Arrays of a field that was fitted again, and the errors of the old and of the new one, through the steps of chains."""
-
-    tensors: dict[str, Array]
-    was: float
-    now: float

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from deepzero_sim.coupling.vjp.field.field_report import LITTLE
 from deepzero_sim.coupling.vjp.field.fitting import Field
 from deepzero_sim.coupling.vjp.field.probing import Measurement
 from deepzero_sim.coupling.vjp.units import root_mean_squares
 
-#: Share of a channel's size below which its deviation is little, and share of the size of an answer below which it is nothing.
-LITTLE, NOTHING = 0.1, 1e-3
-
-#: Share by which what a change of one channel does may be off before that is told.
-OFF = 0.5
+#: Share of the size of an answer below which it is nothing.
+NOTHING = 1e-3
 
 
 def errors_of_weak_channels(field: Field, measurement: Measurement) -> tuple[tuple[int, float], ...]:
