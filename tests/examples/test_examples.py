@@ -99,7 +99,7 @@ def test_a_solver_of_ones_own_is_corrected(tmp_path: Path) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     code = (EXAMPLES / "burgers.py").read_text()
     assert code.count(", 600, 8, 1e-2, ") == 2  # updates: fewer are enough to see that it learns
-    (tmp_path / "burgers.py").write_text(code.replace(", 600, 8, 1e-2, ", ", 300, 8, 1e-2, ").replace("1500", "100"))
+    (tmp_path / "burgers.py").write_text(code.replace(", 600, 8, 1e-2, ", ", 300, 8, 1e-2, ").replace("1500", "20"))
     script = [sys.executable, "burgers.py"]
     ended = subprocess.run(script, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr

@@ -334,7 +334,7 @@ KILLED: dict[str, dict[str, Any]] = {
     "Auto": {"method": "SolverLayer", "updates": 150, "checkpoint_every": 13, "vjp": AUTO},
     "ZO-SOL": {**ZO, "updates": 45, "workers": Workers("process", 2)},
     "ZO-GraSP": {**ZO, "updates": 45, "layer_ratios": Component("zo-grasp", {"num_directions": 9}), "mask_refresh": 3},
-    "RGE": {**ZO, "updates": 50, "estimator": Component("deepzero_sim.RGE", {"num_directions": 20}), "sparsity": 0.0},
+    "RGE": {**ZO, "updates": 60, "estimator": Component("deepzero_sim.RGE", {"num_directions": 5}), "sparsity": 0.0},
 }
 
 
