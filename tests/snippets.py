@@ -1,9 +1,8 @@
 """Pages whose code is run: the fenced blocks of a page, in their order, in a folder of their own.
 
 A block with a title, as in ```` ```c title=heat.c ````, is written to a file of that name. A block of `sh` is run line by line,
-without a shell, and every line must exit with 0; one that ends with `&` runs in the background until the page ends. Commands of
-this package and scripts in Python share the time that their imports take (:mod:`command_server`), unless a page is to be run as
-a reader starts it. A block of `python` without a title is run here; all of a page share their names.
+without a shell, and every line must exit with 0; one that ends with `&` runs in the background until the page ends. A block of
+`python` without a title is run here; all of a page share their names.
 """
 
 from __future__ import annotations
@@ -14,19 +13,16 @@ import shlex
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, chdir
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from command_server import is_served, run_command
-
 FENCED = re.compile(r"^```(\w*)[ \t]*(.*?)\n(.*?)^```[ \t]*$", re.DOTALL | re.MULTILINE)
 
 #: Seconds that one line of a page may take.
-LONGEST = 300
+LONGEST = 300.0
 
 
 @dataclass(frozen=True)
@@ -61,25 +57,26 @@ def _title(words: str) -> str | None:
     return None if found is None else found[1].strip("\"'")
 
 
-def run_page(page: Path, folder: Path, shorter: Mapping[str, str] | None = None, *, starts: bool = False) -> dict[str, Any]:
+def run_page(
+    page: Path, folder: Path, environment: Mapping[str, str] | None = None, shorter: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Run a page as its reader would; see :func:`run_pages`."""
-    return run_pages([page], folder, shorter, starts=starts)
+    return run_pages([page], folder, environment, shorter)
 
 
 def run_pages(
     pages: Sequence[Path],
     folder: Path,
+    environment: Mapping[str, str] | None = None,
     shorter: Mapping[str, str] | None = None,
-    *,
-    starts: bool = False,
 ) -> dict[str, Any]:
     """Run pages that continue each other, in one folder and one Python session.
 
     Args:
         pages: Markdown files, in the order of reading.
         folder: Empty folder.
+        environment: Variables for the lines of `sh`, in addition to this process's.
         shorter: Texts that make trainings short, in place of those of the pages, each of which must be there.
-        starts: Whether every command is a program that starts by itself, which takes seconds.
 
     Returns:
         Names that blocks of Python left.
@@ -96,7 +93,7 @@ def run_pages(
             if block.title is not None:
                 _write(folder / block.title, block.code)
             elif block.language == "sh":
-                _run_lines(block.code, where, stack, starts)
+                _run_lines(block.code, where, _environment(environment), stack)
             elif block.language == "python":
                 exec(compile(block.code, where, "exec"), names)  # noqa: S102 - our own text
     return names
@@ -107,30 +104,19 @@ def _write(path: Path, code: str) -> None:
     path.write_text(code, encoding="utf-8")
 
 
-def _environment() -> dict[str, str]:
+def _environment(more: Mapping[str, str] | None) -> dict[str, str]:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    return {**os.environ, "PATH": path, "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
+    return {**os.environ, "PATH": path, "COLUMNS": "200", "OMP_NUM_THREADS": "1", **(more or {})}
 
 
-def _run_lines(code: str, where: str, stack: ExitStack, starts: bool) -> None:
+def _run_lines(code: str, where: str, environment: dict[str, str], stack: ExitStack) -> None:
     for line in code.replace("\\\n", " ").splitlines():
         words = shlex.split(line, comments=True)
         if words[-1:] == ["&"]:
-            stack.callback(_end, subprocess.Popen(words[:-1], env=_environment(), start_new_session=True))
+            stack.callback(_end, subprocess.Popen(words[:-1], env=environment, start_new_session=True))
         elif words:
-            status, printed = _run(words) if starts or not is_served(words) else _run_served(words)
-            assert status == 0, f"{where}: {line} ended with {status}\n{printed}"
-
-
-def _run(words: list[str]) -> tuple[int, str]:
-    ended = subprocess.run(words, env=_environment(), capture_output=True, text=True, timeout=LONGEST, check=False)
-    return ended.returncode, f"{ended.stdout}\n{ended.stderr}"
-
-
-def _run_served(words: list[str]) -> tuple[int, str]:
-    with tempfile.NamedTemporaryFile("r") as output:
-        status = run_command(words, _environment(), LONGEST, Path(output.name))
-        return status, output.read()
+            ended = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=LONGEST, check=False)
+            assert ended.returncode == 0, f"{where}: {line}\n{ended.stdout}\n{ended.stderr}"
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

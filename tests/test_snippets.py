@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import signal
-from contextlib import chdir
 from pathlib import Path
 
 import pytest
-from command_server import run_command
 from problems import wait_until
 from snippets import blocks, run_page, run_pages
 
@@ -65,38 +61,6 @@ def test_blocks_know_where_they_stand(tmp_path: Path) -> None:
     found = blocks(page(tmp_path, PAGE))
     assert [(block.language, block.title, block.line) for block in found[:2]] == [("c", "src/a.c", 3), ("sh", None, 7)]
     assert [block.language for block in found] == ["c", "sh", "python", "python", "text"]
-
-
-SCRIPT = """\
-```python title=seen.py
-import pathlib, sys
-
-pathlib.Path("seen").write_text(" ".join([__name__, *sys.argv]))
-sys.exit(len(sys.argv) - 2)
-```
-
-```sh
-python seen.py one
-deepzero-sim --help
-```
-"""
-
-
-def test_scripts_and_commands_share_their_imports_only(tmp_path: Path) -> None:
-    run_page(page(tmp_path, SCRIPT), tmp_path)
-    assert (tmp_path / "seen").read_text() == "__main__ seen.py one"
-    with pytest.raises(AssertionError, match=r"python seen.py one two ended with 1"):
-        run_page(page(tmp_path, SCRIPT.replace("one", "one two")), tmp_path)
-    with pytest.raises(AssertionError, match=r"ended with 2\n.*'trian'"):
-        run_page(page(tmp_path, "```sh\ndeepzero-sim trian\n```\n"), tmp_path)
-    with pytest.raises(AssertionError, match=r"ended with 1\nTraceback"):
-        run_page(page(tmp_path, "```python title=a.py\n1 / 0\n```\n```sh\npython a.py\n```\n"), tmp_path)
-
-
-def test_a_command_that_takes_too_long_is_killed(tmp_path: Path) -> None:
-    (tmp_path / "long.py").write_text("import time\ntime.sleep(60)\n")
-    with chdir(tmp_path):
-        assert run_command(["python", "long.py"], dict(os.environ), 1, tmp_path / "printed") == -signal.SIGALRM
 
 
 @pytest.mark.parametrize("code", ["sh\nfalse", "python\nassert False"])

@@ -31,7 +31,7 @@ def test_a_program_is_corrected_by_its_page(tmp_path: Path) -> None:
         pytest.skip("there is no gcc")
     whole = "train --config solver.yaml --config train.yaml"
     stages = "[{method: NON, updates: 400}, {method: SolverLayer, updates: 30}]"
-    run_page(PAGES / "program.md", tmp_path, shorter={whole: f'{whole} --stages "{stages}"'}, starts=True)
+    run_page(PAGES / "program.md", tmp_path, shorter={whole: f'{whole} --stages "{stages}"'})
     run = tmp_path / "runs" / "first"
     assert share_left(run) < LEFT
     assert {"report.html", "space_time.png", "fields.png"} <= {path.name for path in run.iterdir()}
@@ -40,8 +40,7 @@ def test_a_program_is_corrected_by_its_page(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_data_of_another_program_train_a_corrector_by_their_page(tmp_path: Path) -> None:
     pytest.importorskip("xarray")
-    fewer = {"updates: 1500": "updates: 400", "updates: 200": "updates: 30"}
-    run_page(PAGES / "data.md", tmp_path, shorter={**fewer, "--seconds 10": "--seconds 3"})
+    run_page(PAGES / "data.md", tmp_path, shorter={"updates: 1500": "updates: 400", "updates: 200": "updates: 40"})
     report = tmp_path / "runs" / "report"
     assert share_left(report) < LEFT and share_left(report, "NON") < LEFT
     assert (report / "fields.png").exists() and (tmp_path / "runs" / "show" / "burgers" / "report.html").exists()
@@ -49,10 +48,7 @@ def test_data_of_another_program_train_a_corrector_by_their_page(tmp_path: Path)
 
 @pytest.mark.slow
 def test_a_torch_loop_trains_a_corrector_by_its_page(tmp_path: Path) -> None:
-    # a reference that is less fine, which every script of the page computes anew, and fewer updates
-    finer = {"512": "128", "len(params), 2, 32, 16)": "len(params), 2, 32, 4)"}
-    fewer = {"range(400)": "range(80)", "updates=600": "updates=150"}
-    run_page(PAGES / "torch_loop.md", tmp_path, shorter={**finer, **fewer})
+    run_page(PAGES / "torch_loop.md", tmp_path, shorter={"range(400)": "range(100)", "updates=600": "updates=150"})
     assert share_left(tmp_path / "runs" / "sound") < LEFT
     assert (tmp_path / "sound.png").exists() and (tmp_path / "sound-corrector" / "config.yaml").exists()
 
