@@ -111,8 +111,7 @@ def _require_none(unknown: Sequence[str], settings: type) -> None:
         return
     known = ["config", "print_config", *(entry.key for entry in entries(settings))]
     option = next((word.removeprefix("--").partition("=")[0] for word in unknown if word.startswith("--")), None)
-    by_mistake = getattr(settings, "meant", {}).get(option)
-    meant = f" (did you mean {by_mistake!r}?)" if by_mistake else "" if option is None else did_you_mean(option, known)
+    meant = "" if option is None else did_you_mean(option, known, getattr(settings, "meant", None))
     if option is None and "output" in known:
         meant = f" (did you mean '--output {unknown[-1]}'?)"
     raise ConfigError(f"unrecognized arguments: {' '.join(unknown)}{meant}: {SEE_HELP}.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeGuard
 
 from deepzero_sim.common.types import is_integer, is_number
@@ -105,14 +105,21 @@ def is_positive(value: object) -> TypeGuard[float]:
     return is_number(value) and 0 < value <= sys.float_info.max
 
 
-def did_you_mean(name: object, known: Iterable[str]) -> str:
-    """Suggest the known name most like a misspelt one, as a question in parentheses; empty if none is close."""
-    close = difflib.get_close_matches(str(name), known, n=1)
+def did_you_mean(name: object, known: Iterable[str], meant: Mapping[str, str] | None = None) -> str:
+    """Suggest the known name most like a misspelt one, as a question in parentheses; empty if none is close.
+
+    Args:
+        name: Name that is not known.
+        known: Names that are.
+        meant: Known names by others that people give by mistake, however little they are alike.
+    """
+    by_mistake = (meant or {}).get(str(name))
+    close = [by_mistake] if by_mistake else difflib.get_close_matches(str(name), known, n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
-def require_known(given: Iterable[object], known: Sequence[str], what: str) -> None:
-    """Refuse unknown names, with a suggestion: `WHAT may have A, B, not 'C' (did you mean 'B'?).`"""
+def require_known(given: Iterable[object], known: Sequence[str], what: str, meant: Mapping[str, str] | None = None) -> None:
+    """Refuse unknown names, with a suggestion: `WHAT may have A, B, not 'C' (did you mean 'B'?).`; see :func:`did_you_mean`."""
     for name in given:
         if name not in known:
-            raise ConfigError(f"{what} may have {', '.join(known)}, not {name!r}{did_you_mean(name, known)}.")
+            raise ConfigError(f"{what} may have {', '.join(known)}, not {name!r}{did_you_mean(name, known, meant)}.")

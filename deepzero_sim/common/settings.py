@@ -102,11 +102,7 @@ def require_settings(given: Iterable[object], settings: type, what: str) -> None
         settings: Dataclass.
         what: Settings that have these names, for the message.
     """
-    known, meant = list(hints(settings)), getattr(settings, "meant", {})
-    for name in given:
-        if name in meant:
-            raise ConfigError(f"{what} may have {', '.join(known)}, not {name!r} (did you mean {meant[name]!r}?).")
-    require_known(given, known, what)
+    require_known(given, list(hints(settings)), what, getattr(settings, "meant", None))
 
 
 @functools.cache
