@@ -150,14 +150,16 @@ class JacobianField(VectorJacobianProduct):
             )
         file.save()
         self._drift = self._no_drift()
-        self._load()
-        logger.info("JacobianField of solver %r: %s.", probes.spec.name, self.report)
-        assert self.report is not None
-        for sentence in self.report.warnings(probes.spec):
+        report = self._load()
+        logger.info("JacobianField of solver %r: %s.", probes.spec.name, report)
+        for sentence in report.warnings(probes.spec):
             warnings.warn(sentence, stacklevel=2)
 
-    def _load(self) -> None:
-        self._field, self._sizes, self.report = field_from_tensors(self._tensors)
+    def _load(self) -> FieldReport:
+        """Make the field of its arrays; return its report."""
+        self._field, self._sizes, report = field_from_tensors(self._tensors)
+        self.report = report
+        return report
 
     def product(self, taken: StepTaken, cotangents: Array, probes: SolverProbe) -> Array:
         self._begin(taken, probes)
@@ -222,11 +224,11 @@ class JacobianField(VectorJacobianProduct):
             drift.stop(f"{off}, and a refit of {steps} solver steps did not mend it", probes)
         else:
             self._tensors = refit.tensors
-            self._load()
+            refitted = self._load()
             drift.begin_anew(steps)
             errors = f"through {LENGTH} steps from {refit.was:.2g} to {refit.now:.2g}"
-            mended = f"{off}: a refit of {steps} solver steps lowered their error {errors} ({self.report})"
-            if self.report is not None and self.report.is_poor:
+            mended = f"{off}: a refit of {steps} solver steps lowered their error {errors} ({refitted})"
+            if refitted.is_poor:
                 probes.warn(f"{mended}, which is poor: take {FALLBACK}.")
             else:
                 probes.note(f"{mended}.")

@@ -64,17 +64,16 @@ class Measurement:
         directions = draw_directions(self._generator, states, mean, self._active)
         return measure_products(self._probes, self._differences, self._states[chosen], params, directions, self.sizes)
 
-    @property
     def channel_sizes(self) -> Array:
-        """Root mean square of each channel in its unit, `(C,)`."""
+        """Compute the root mean square of each channel in its unit, `(C,)`."""
         return np.asarray(np.sqrt(np.square(root_mean_squares(self._states / self.sizes)).mean(0)))
 
-    def products_of_channels(self, channels: np.ndarray) -> Products:
-        """Measure a product for each of some channels, with noise of its own size in that channel alone."""
+    def products_of_channels(self, channels: np.ndarray, sizes: Array) -> Products:
+        """Measure a product for each of some channels, with noise in it alone, of its size among those of all, `(C,)`."""
         chosen = self._choose(len(channels))
         params = None if self._params is None else self._params[chosen]
         alone = np.zeros_like(self._states[chosen])
-        noise, sizes = self._noise(alone.shape), self.channel_sizes
+        noise = self._noise(alone.shape)
         for direction, values, channel in zip(alone, noise, channels, strict=True):
             direction[channel] = sizes[channel] * values[channel]
         return measure_products(self._probes, self._differences, self._states[chosen], params, alone, self.sizes)

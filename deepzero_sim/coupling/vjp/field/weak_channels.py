@@ -22,11 +22,13 @@ def errors_of_weak_channels(field: Field, measurement: Measurement) -> tuple[tup
     Returns:
         Number of each such channel, and the largest share by which a channel of the answer is off.
     """
-    sizes = measurement.channel_sizes
-    weak = np.flatnonzero(LITTLE * sizes > 1) if len(sizes) > 1 else np.zeros(0, dtype=int)
+    if len(measurement.sizes) == 1:
+        return ()
+    sizes = measurement.channel_sizes()
+    weak = np.flatnonzero(LITTLE * sizes > 1)
     if not len(weak):
         return ()
-    products = measurement.products_of_channels(weak)
+    products = measurement.products_of_channels(weak, sizes)
     answers, off = root_mean_squares(products.answers), root_mean_squares(field.of(products) - products.answers)
     something = answers > NOTHING * sizes  # an answer to a change by the channel's own size
     errors = np.where(something, off / np.where(something, answers, 1.0), 0.0).max(1)
