@@ -43,6 +43,9 @@ THROUGH = (1, 8)
 #: Simulations whose states are prepared with, frames of each, steps from one frame to the next; and unseen simulations.
 SIMULATIONS, FRAMES, STEPS, UNSEEN = 4, 12, 5, 3
 
+#: Entry of a measurement that reached a limit, so that it is not begun on more cells.
+ENDED = "ended"
+
 #: Seconds of a core and bytes that a measurement may take; and seconds, on a machine with other work.
 SECONDS, MEMORY, MOST_SECONDS = 1200, 12 * 2**30, 3600.0
 
@@ -67,13 +70,15 @@ class Size:
 
 
 def measure_sizes(name: FlowName, methods: list[FlowMethod], output: Path) -> None:
-    """Measure all methods on all sizes of a flow, but what is kept."""
-    for larger in FLOWS[name].larger:
-        for method in methods:
-            if missing(method) or _product_of(method, FLOWS[name]) is None:
-                continue
+    """Measure all methods on all sizes of a flow, but what is kept; after a limit, larger sizes are only counted."""
+    for method in methods:
+        if missing(method) or _product_of(method, FLOWS[name]) is None:
+            continue
+        smaller: dict[str, Any] = {}
+        for larger in FLOWS[name].larger:
+            measure = partial(_only_count if ENDED in smaller else _in_child, Size(name, larger), method)
             title = f"{name}, {larger} times as long: {method}"
-            measure_once(size_path(output, name, larger, method), title, partial(_in_child, Size(name, larger), method))
+            smaller = measure_once(size_path(output, name, larger, method), title, measure)
 
 
 def size_path(output: Path, flow: str, larger: int, method: str) -> Path:
@@ -88,17 +93,27 @@ def _product_of(method: FlowMethod, flow: Flow) -> Component | None:
 
 def _in_child(size: Size, method: FlowMethod) -> dict[str, Any]:
     """Measure in a process that does not outlive this one, and add what can be counted without it."""
-    counted = {"counted": count_costs(size, method), "cells": math.prod(build_solver(size.solver).spec.state_shape[1:])}
+    counted = _count(size, method)
     with open_executor("process", 1) as executor:
         future = submit(executor, _measure_within_limits, (size, method, SECONDS, MEMORY))
         if not wait([future], MOST_SECONDS).done:
-            return {**counted, WHY: f"it took more than {MOST_SECONDS:.0f} s, and was ended."}
+            return {**counted, ENDED: True, WHY: f"it took more than {MOST_SECONDS:.0f} s, and was ended."}
         found = outcome(future)
     if isinstance(found, WorkerLostError):
-        return {**counted, WHY: f"its process died, most likely as it needs more than {MEMORY / 2**30:.3g} GiB of memory."}
+        why = f"its process died, most likely as it needs more than {MEMORY / 2**30:.3g} GiB of memory."
+        return {**counted, ENDED: True, WHY: why}
     if isinstance(found, Exception):
         raise found
     return {**counted, **found}
+
+
+def _only_count(size: Size, method: FlowMethod) -> dict[str, Any]:
+    return {**_count(size, method), ENDED: True, WHY: "it reached a limit on fewer cells, and was only counted here."}
+
+
+def _count(size: Size, method: FlowMethod) -> dict[str, Any]:
+    cells = math.prod(build_solver(size.solver).spec.state_shape[1:])
+    return {"counted": count_costs(size, method), "cells": cells}
 
 
 def count_costs(size: Size, method: FlowMethod) -> dict[str, int]:
@@ -135,11 +150,11 @@ def _measure_within_limits(task: tuple[Size, FlowMethod, int, int]) -> dict[str,
         except (ConfigError, SolverError) as error:
             found = {WHY: str(error)}
         except _OutOfTimeError:
-            found = {WHY: f"it took more than {seconds} s of a core, and was ended."}
+            found = {ENDED: True, WHY: f"it took more than {seconds} s of a core, and was ended."}
         except (MemoryError, RuntimeError) as error:
             if not isinstance(error, MemoryError) and "memory" not in str(error):
                 raise
-            found = {WHY: f"it needs more than {memory / 2**30:.3g} GiB of memory."}
+            found = {ENDED: True, WHY: f"it needs more than {memory / 2**30:.3g} GiB of memory."}
         finally:
             signal.signal(signal.SIGXCPU, signal.SIG_IGN)
     return {**found, "warnings": sentences}

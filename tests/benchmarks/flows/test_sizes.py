@@ -97,13 +97,15 @@ def test_coloured_products_are_counted_as_the_class_does(radius: int) -> None:
 @pytest.mark.parametrize(
     ("limit", "value", "words"), [("SECONDS", 3, "more than 3 s of a core"), ("MEMORY", 2**29, "more than 0.5 GiB of memory")]
 )
-def test_a_measurement_ends_at_its_limits_and_says_so(
+def test_a_measurement_ends_at_its_limits_and_is_not_begun_on_more_cells(
     limit: str, value: int, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sizes, limit, value)
+    monkeypatch.setitem(FLOWS, NAME, replace(FLOWS[NAME], larger=(2, 4)))
     measure_sizes(NAME, ["EMULATOR"], tmp_path)
-    (one,) = read_sizes(tmp_path)
+    one, larger = read_sizes(tmp_path)
     assert not one.is_measured and words in one.measured["why"]
+    assert larger.cells == 256 and "reached a limit on fewer cells" in larger.measured["why"]
 
 
 def test_counted_and_measured_costs_are_told_apart() -> None:
