@@ -3,8 +3,8 @@
 #   demo   correct a coarse wake solver, from data to runs/demo/report.md
 #   test   run the tests; PYTEST_ARGS="-m 'slow or not slow'" includes the slow ones
 #   lint   ruff: rules and format
-#   types  mypy
-#   wheel  build the wheel and import every package from a clean installation
+#   types  mypy on the built wheel
+#   wheel  import every package from a clean installation of the built wheel
 #   clean  remove what the targets made, except runs/ and data/
 
 PYTHON ?= python3
@@ -15,7 +15,7 @@ READY := $(VENV)/ready
 # Write bytecode on first import, even if the environment forbids it: the tests start Python a thousand times.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test lint types wheel clean
+.PHONY: demo test lint dist types wheel clean
 
 demo: $(READY)
 	$(BIN)/deepzero-sim demo
@@ -27,16 +27,17 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# Check the package as it installs, because solvers/, datasets/ and benchmarks/ are elsewhere in the repository.
-types: $(READY)
-	rm -rf build
-	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --target build/types .
-	cd build/types && ../../$(BIN)/mypy --config-file ../../pyproject.toml
-
-# An editable install finds files that a wheel would omit, so the wheel is installed in an environment of its own.
-wheel: $(READY)
+# Build what is released; types and wheel look at that, as an editable install finds files that a wheel would omit.
+dist: $(READY)
 	rm -rf build dist
 	$(BIN)/python -m build --no-isolation --wheel --sdist .
+
+# In a folder of its own, because solvers/, datasets/ and benchmarks/ are elsewhere in the repository.
+types: dist
+	$(BIN)/python -m pip install --quiet --no-deps --target build/types dist/*.whl
+	cd build/types && ../../$(BIN)/mypy --config-file ../../pyproject.toml
+
+wheel: dist
 	$(BIN)/python tests/check_wheel.py dist
 
 # --no-compile: modules are compiled when they are imported, and few of the installed ones ever are.

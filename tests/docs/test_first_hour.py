@@ -48,7 +48,8 @@ def test_data_of_another_program_train_a_corrector_by_their_page(tmp_path: Path)
 
 @pytest.mark.slow
 def test_a_torch_loop_trains_a_corrector_by_its_page(tmp_path: Path) -> None:
-    run_page(PAGES / "torch_loop.md", tmp_path, shorter={"range(400)": "range(100)", "updates=600": "updates=150"})
+    coarser = {"512": "128", "32, 16": "32, 4"}  # every program of the page makes its data anew
+    run_page(PAGES / "torch_loop.md", tmp_path, shorter={"range(400)": "range(100)", "updates=600": "updates=150", **coarser})
     assert share_left(tmp_path / "runs" / "sound") < LEFT
     assert (tmp_path / "sound.png").exists() and (tmp_path / "sound-corrector" / "config.yaml").exists()
 
