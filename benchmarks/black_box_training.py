@@ -105,7 +105,7 @@ def train_black_box(
     first_steps = steps.collect(settings.run, lambda: run, other_runs(settings.run, settings.start))
     batches = UnrolledBatches(data, first_steps, settings.batch_size, settings.unroll, settings.seed)
     with open_executor(settings.workers.backend, settings.workers.count) as executor, run.in_use(), single_threaded():
-        oracle = LoopOracle(SolverLoop(solver, corrector, settings.unroll), rollout_loss(data), executor)
+        oracle = LoopOracle(SolverLoop(solver, corrector, settings.unroll), rollout_loss(solver.spec, data), executor)
         progress = _replay(black_box, run)
         for generation in range(progress.step, settings.generations):
             progress, losses = _generation(black_box, oracle, batches(generation), progress)

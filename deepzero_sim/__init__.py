@@ -12,8 +12,9 @@ from typing import Any as _Any
 from deepzero_sim.common.public_names import Names as _Names
 from deepzero_sim.common.public_names import add_alias as _add_alias
 
-# dz.vjp lies with the coupling it serves; settings files and users import it as deepzero_sim.vjp
+# dz.vjp and dz.losses lie with the coupling they serve; settings files and users import them as deepzero_sim.vjp
 _add_alias(f"{__name__}.vjp", f"{__name__}.coupling.vjp")
+_add_alias(f"{__name__}.losses", f"{__name__}.coupling.losses")
 
 if TYPE_CHECKING:
     from deepzero_sim import datasets as datasets
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from deepzero_sim.checks.gradient import GradientCheck, check_gradient
     from deepzero_sim.checks.solver import SolverCheck, check_solver
     from deepzero_sim.connectors import BMISolver, DakotaSolver, ExecutableSolver, TesseractSolver, UMBridgeSolver
+    from deepzero_sim.coupling import losses as losses
     from deepzero_sim.coupling import vjp as vjp
     from deepzero_sim.coupling.evaluation import Evaluation, evaluate
     from deepzero_sim.coupling.layer import SolverLayer
@@ -145,6 +147,7 @@ else:
         "errors",
         "estimators",
         "execution",
+        "losses",
         "models",
         "oracle",
         "serving",

@@ -19,6 +19,7 @@ from deepzero_sim.cli.settings.check_gradient import CheckSettings, default_vjps
 from deepzero_sim.common.components import Component
 from deepzero_sim.common.settings import settings_to_dict
 from deepzero_sim.coupling.loop import SolverLoop
+from deepzero_sim.coupling.losses.named import build_loss
 from deepzero_sim.coupling.vjp.analytic import Detached
 from deepzero_sim.coupling.vjp.base import VectorJacobianProduct
 from deepzero_sim.datasets.batches import UnrolledBatches, advance_frames_in_memory
@@ -32,7 +33,7 @@ from deepzero_sim.oracle.loop import LoopOracle
 from deepzero_sim.solver.build import build_solver
 from deepzero_sim.solver.contract import DifferentiableSolver, Solver
 from deepzero_sim.training.build import build_estimator, build_vjp
-from deepzero_sim.training.runs.trained_run import rollout_loss, sample_states, starting_network
+from deepzero_sim.training.runs.trained_run import sample_states, starting_network
 
 
 def run(settings: CheckSettings) -> None:
@@ -96,7 +97,9 @@ class _Comparison:
         self, settings: CheckSettings, solver: Solver, network: nn.Module, data: Trajectories, executor: Executor
     ) -> None:
         self._settings, self._solver, self._network, self._data = settings, solver, network, data
-        self._executor, self._loss = executor, rollout_loss(data)
+        loss = build_loss(settings.loss)
+        loss.require_sight(settings.unroll)
+        self._executor, self._loss = executor, loss.build(solver.spec, data)
         cut = UnrolledBatches(data, advance_frames_in_memory(solver, data), settings.batch_size, settings.unroll, settings.seed)
         self._batches = [cut(number) for number in range(settings.batches)]
 

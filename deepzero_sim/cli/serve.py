@@ -23,6 +23,7 @@ from deepzero_sim.training.runs.trained_run import (
     run_settings,
     trained_loop,
 )
+from deepzero_sim.training.runs.unrolls import Unrolls
 
 
 def run(settings: ServeSettings) -> None:
@@ -42,7 +43,7 @@ class _Batches:
     @functools.cached_property
     def _batches(self) -> UnrolledBatches:
         settings, first_steps = self._settings, advance_frames_in_memory(self._solver, self._data)
-        return UnrolledBatches(self._data, first_steps, settings.batch_size, settings.unroll, settings.seed)
+        return UnrolledBatches(self._data, first_steps, settings.batch_size, Unrolls.of(settings.unroll).longest, settings.seed)
 
     def __call__(self, number: int) -> Any:
         return self._batches(number)
@@ -75,5 +76,7 @@ def models_of_run(
     frames = open_trajectories(source, loop.solver.spec, {*data_may_differ, *differences_accepted_by(run)})
     for note in frames.notes:
         console.print(note)
-    models["loss"] = ServedLoss(LoopOracle(loop, rollout_loss(frames)), _Batches(loop.solver, frames, settings))
+    models["loss"] = ServedLoss(
+        LoopOracle(loop, rollout_loss(loop.solver.spec, frames)), _Batches(loop.solver, frames, settings)
+    )
     return models, None

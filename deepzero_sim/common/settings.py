@@ -305,7 +305,7 @@ def read(kind: Any, value: Any, key: str = "") -> Any:
         return value if isinstance(value, settings) else _read_keys(kind, settings, value, key)
     one = next((one for one in kinds if isinstance(value, Mapping) and get_origin(one) is dict), kinds[0])
     if get_origin(one) is dict:
-        return _read_mapping(get_args(one)[1], value, key)
+        return _read_mapping(get_args(one)[0], get_args(one)[1], value, key)
     if get_origin(one) is list:
         _require_kind(isinstance(value, list | tuple), key, "a list", value)
         return [read(get_args(one)[0], item, key) for item in value]
@@ -361,15 +361,16 @@ def _require_keys(kind: Any, value: Any, key: str) -> None:
 
 def _name_meant(kind: Any, text: str) -> str:
     """Return the name of a component that stands in the place of its keys, spelt as the hint's rules know it."""
-    known = [name for rule in _rules(kind) for name in getattr(rule, "names", ())]
+    known = [name for rule in _rules(kind) for name in getattr(rule, "paths", ())]
     return next(iter(difflib.get_close_matches(text, known, n=1)), text)
 
 
-def _read_mapping(kind: Any, value: Any, key: str) -> dict[str, Any]:
+def _read_mapping(of_keys: type, kind: Any, value: Any, key: str) -> dict[Any, Any]:
     _require_kind(isinstance(value, Mapping), key, "keys with values", value)
+    _, fits = _LEAVES[of_keys]
     before = None
     for name, item in value.items():
-        _require_kind(isinstance(name, str), key, "values by keys that are text", name)
+        _require_kind(fits(name), key, f"values by keys that are {'text' if of_keys is str else 'whole numbers'}", name)
         if kind is str and item is None:  # YAML reads {a: some, words} so
             raise ConfigError(
                 f'{key} must be text, or text by keys, but {name} stands alone: quote what has a comma, "{before}, {name}".'

@@ -62,13 +62,22 @@ class LoopOracle(Oracle):
         loss: Function `(rollout (B, T, C, *N), references (B, T, C, *N)) -> scalar`.
         executor: Executor that answers chunks of queries; this thread if None.
         queries_per_chunk: Number of perturbed networks evaluated as one batch, `P`: solver calls then advance `P * B` states.
+        unrolls: Numbers of steps that rollouts may have besides the loop's own, if they grow.
     """
 
-    def __init__(self, loop: SolverLoop, loss: Loss, executor: Executor | None = None, queries_per_chunk: int = 16) -> None:
+    def __init__(
+        self,
+        loop: SolverLoop,
+        loss: Loss,
+        executor: Executor | None = None,
+        queries_per_chunk: int = 16,
+        unrolls: Collection[int] = (),
+    ) -> None:
         require_type(loop, SolverLoop, "a LoopOracle asks a dz.SolverLoop", "dz.ModelOracle asks a network")
         super().__init__(loop.corrector, loss, executor, queries_per_chunk, loop.on_failure)
         require_thread_safe(loop.solver, executor)
         self.loop = loop
+        self._unrolls = tuple(unrolls)
         self._corrector = PerturbedNetwork(loop.corrector, in_loop=True)
         self._loss = NetworkWithLoss(None, loss)
         self._rollout_loss = PerturbedNetwork(None, self._loss)
@@ -78,7 +87,7 @@ class LoopOracle(Oracle):
         states, params, references, known = self._tensors(batch)
         passes, inputs, trajectory, accounts = list[UnperturbedPass](), list[_Inputs](), [], list[Account]()
         current, advanced = states, known
-        for step in range(self.loop.unroll):
+        for step in range(references.shape[1]):
             if known is not None and step == 0:
                 arrived = known
             else:
@@ -99,7 +108,8 @@ class LoopOracle(Oracle):
         return LoopBatch(states, params, references, advanced, rollout, inputs, float(loss.result), token, total(accounts))
 
     def preparation_steps(self, batch: Any) -> int:
-        return len(batch[0]) * (self.loop.unroll if len(batch) == 3 else self.loop.unroll - 1)
+        steps = int(batch[2].shape[1])
+        return len(batch[0]) * (steps if len(batch) == 3 else steps - 1)
 
     def _tensors(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor, torch.Tensor | None]:
         if not isinstance(batch, Sequence) or len(batch) not in (3, 4):
@@ -111,10 +121,10 @@ class LoopOracle(Oracle):
             raise ConfigError("a batch needs states and references: only params may be None.")
         spec = self.loop.solver.spec
         check_states(spec, to_array(states), "the batch's states", "check the data")
-        expected = (len(states), self.loop.unroll, *spec.state_shape)
-        if references.shape != expected:
+        fitting = [(len(states), unroll, *spec.state_shape) for unroll in (self.loop.unroll, *self._unrolls)]
+        if references.shape not in fitting:
             raise ConfigError(
-                f"a batch's references must have shape (batch, unroll, channels, ...) = {expected}, "
+                f"a batch's references must have shape (batch, unroll, channels, ...) = {fitting[0]}, "
                 f"not {tuple(references.shape)}: cut them to the loop's unroll."
             )
         if not bool(torch.isfinite(references).all()):
@@ -177,7 +187,7 @@ class LoopOracle(Oracle):
 
     def differentiable_loss(self, batch: Any) -> tuple[torch.Tensor, Account]:
         states, params, references, advanced = self._tensors(batch)
-        rollout, account = self.loop.rollout_with_account(states, params, advanced=advanced)
+        rollout, account = self.loop.rollout_with_account(states, params, references.shape[1], advanced)
         return self._loss(rollout, references.clone()), account  # a loss may write into them
 
 

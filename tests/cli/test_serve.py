@@ -52,7 +52,7 @@ def test_its_loss_is_that_of_the_trainings_batches(run: Path) -> None:
     loop = trained_loop(run)
     data = trajectories.load(run.parent / "line.h5", loop.solver.spec)
     batches = UnrolledBatches(data, advance_frames(loop.solver, data), 2, 3, 0)
-    oracle = dz.LoopOracle(loop, rollout_loss(data))
+    oracle = dz.LoopOracle(loop, rollout_loss(loop.solver.spec, data))
     vector = models["parameters"].evaluate([], {})
     for number in (0, 7):
         expected = float(oracle.differentiable_loss(batches(number))[0].detach())

@@ -10,10 +10,11 @@ from typing import ClassVar
 from deepzero_sim.cli.options import SEE_COMPONENTS, Command
 from deepzero_sim.common.components import Component
 from deepzero_sim.common.settings import Settings
+from deepzero_sim.common.short_names import LOSSES, PRODUCTS
 from deepzero_sim.datasets.metadata_keys import MetadataKey
 from deepzero_sim.datasets.source import Source
 from deepzero_sim.errors import ConfigError
-from deepzero_sim.training.runs.settings import PRODUCTS, Positive, Product, Seed, Workers, small_network
+from deepzero_sim.training.runs.settings import ROLLOUT, LossComponent, Positive, Product, Seed, Workers, small_network
 
 
 def default_vjps() -> list[Component]:
@@ -37,6 +38,7 @@ class CheckSettings(Settings):
         vjp: Vector-Jacobian products of the solver that are compared, with their arguments.
         estimator: CGE or RGE with their arguments, to be compared too; none for neither.
         unroll: Solver steps of a rollout.
+        loss: Loss whose gradients are compared, with its arguments, as of train.
         batch_size: Rollouts a gradient is averaged over.
         batches: Number of gradients of each method.
         directions: Directions along which slopes of the loss are measured, on every batch, if there is no
@@ -55,6 +57,7 @@ class CheckSettings(Settings):
     vjp: list[Product] = field(default_factory=default_vjps)
     estimator: Component | None = None
     unroll: Positive = 8
+    loss: LossComponent = field(default_factory=lambda: Component(ROLLOUT))
     batch_size: Positive = 2
     batches: Positive = 4
     directions: Positive = 64
@@ -67,6 +70,7 @@ class CheckSettings(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.vjp = [PRODUCTS.in_full("vjp", product) for product in self.vjp]
+        self.loss = LOSSES.in_full("loss", self.loss)
         if self.unroll < 2:
             raise ConfigError("unroll must be at least 2: no gradient passes the first step, which is before the network.")
         if not self.vjp and self.estimator is None:

@@ -21,6 +21,7 @@ from deepzero_sim.training.checkpoints import CHECKPOINT, CONFIG, load_checkpoin
 from deepzero_sim.training.runs.folders import last_stage
 from deepzero_sim.training.runs.settings import SUITABLE, MethodName, TrainSettings
 from deepzero_sim.training.runs.trained_run import build_corrector, run_settings
+from deepzero_sim.training.runs.unrolls import Unrolls
 from deepzero_sim.training.validation_record import record_of
 
 #: Learning rates of Adam, as docs/training/stages.md measures them: of single steps, of rollouts from an untrained network, and
@@ -73,9 +74,14 @@ def count_held_back(settings: TrainSettings) -> TrainSettings:
     return replace(settings, held_back=len(chosen))
 
 
+def unrolls_of(settings: TrainSettings) -> Unrolls:
+    """Return the solver steps of rollouts in training: NON always takes one."""
+    return Unrolls.of(1 if settings.method == "NON" else settings.unroll)
+
+
 def steps_of_rollout(settings: TrainSettings) -> int:
-    """Return the solver steps of a rollout in training: NON always takes one."""
-    return 1 if settings.method == "NON" else settings.unroll
+    """Return the solver steps of the longest rollouts in training."""
+    return unrolls_of(settings).longest
 
 
 def suitable_rate(method: MethodName, *, started: bool) -> float:

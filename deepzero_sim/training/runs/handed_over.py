@@ -6,17 +6,19 @@ import copy
 import inspect
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
 from torch import nn
 
 from deepzero_sim.common.components import HANDED, Component
 from deepzero_sim.common.files import digest
 from deepzero_sim.common.requirements import require_type
 from deepzero_sim.common.types import Array
+from deepzero_sim.coupling.losses.base import Loss
 from deepzero_sim.datasets import trajectories
 from deepzero_sim.datasets.source import DataSource
 from deepzero_sim.datasets.trajectories import Trajectories
@@ -29,6 +31,9 @@ SolverLike: TypeAlias = Solver | type[Solver] | str | Component | Mapping[str, A
 
 #: A corrector, something that makes one of a solver's spec, or its name, alone or with arguments.
 NetworkLike: TypeAlias = nn.Module | Callable[..., nn.Module] | str | Component | Mapping[str, Any]
+
+#: A loss, or its name, alone or with arguments.
+LossLike: TypeAlias = Loss | str | Component | Mapping[str, Any]
 
 #: Trajectories, arrays of them, `(frames, params)` or `frames`, or where they lie.
 DataLike: TypeAlias = str | Path | DataSource | Mapping[str, Any] | Trajectories | tuple[Any, ...] | Array
@@ -80,6 +85,16 @@ class HandedOver:
             network, "network must be a torch.nn.Module, a function that makes one of a solver's spec, or its name"
         )
 
+    def add_loss(self, loss: LossLike) -> Component:
+        """Return the component that stands for a loss.
+
+        Raises:
+            ConfigError: It is none.
+        """
+        if isinstance(loss, Loss):
+            return self._add("loss", digest([_kind(loss), json.dumps(_arguments(loss), default=_kind)]), lambda: loss)
+        return as_component(loss, "loss must be a loss of dz.losses or its name")
+
     def _add(self, what: str, key: str, value: Any) -> Component:
         name = f"{HANDED}{what}-{key[:16]}"
         self.objects[name] = value
@@ -106,6 +121,12 @@ def as_component(value: Any, expected: str) -> Component:
 def _copy(network: nn.Module, spec: SolverSpec) -> nn.Module:
     """Copy a network for training, which leaves the one that was handed over as it is."""
     return copy.deepcopy(network)
+
+
+def _arguments(loss: Loss) -> dict[str, Any]:
+    """Return what a loss was made with, in plain values but for functions; nothing of a class that does not say it."""
+    given = {one.name: getattr(loss, one.name) for one in fields(loss)} if is_dataclass(loss) else {}
+    return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in given.items()}
 
 
 def _kind(value: Any) -> str:

@@ -76,7 +76,7 @@ def train(
         run: Run folder, with which a training that was killed goes on, as from the command line; none if None: what it needs
             on the way is gone at the end.
         progress: True for a bar, and for sentences on what was chosen and what came of it; else warnings alone.
-        settings: Any other setting of `deepzero-sim train`: updates, unroll, start, seed, batch_size, held_back and so on.
+        settings: Any other setting of `deepzero-sim train`: updates, unroll, loss, start, seed, batch_size, held_back and so on.
 
     Raises:
         DeepZeroError: Something cannot be used, or failed.
@@ -129,6 +129,8 @@ def _settings(
     made = {**given, "solver": handed.add_solver(solver), "network": handed.add_network(network)}
     if made.get("differentiable_solver") is not None:
         made["differentiable_solver"] = handed.add_solver(made["differentiable_solver"], "differentiable_solver")
+    if made.get("loss") is not None:
+        made["loss"] = handed.add_loss(made["loss"])
     for key, kind in hints(TrainSettings).items():
         if keys_of(kind) is Component and isinstance(made.get(key), str):
             made[key] = as_component(made[key], f"{key} must be a name")

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
-from deepzero_sim.common.components import HANDED, Component
-from deepzero_sim.common.requirements import did_you_mean, require_sparsity
+from deepzero_sim.common.components import Component
+from deepzero_sim.common.requirements import require_sparsity
 from deepzero_sim.common.settings import Rule, Settings
+from deepzero_sim.common.short_names import LOSSES, PRODUCTS
 from deepzero_sim.datasets.metadata_keys import MetadataKey
 from deepzero_sim.datasets.source import Source
-from deepzero_sim.errors import ConfigError
 from deepzero_sim.execution.backends import Backend
 from deepzero_sim.solver.failure_policy import FailurePolicy
+from deepzero_sim.training.runs.unrolls import Unroll, planned_updates
 
 #: The solver alone; trained without the solver in the loop; through it from forward steps only, by losses or by the solver's
 #: vector-Jacobian products; through it by exact back-propagation; and the free baselines: through it with no solver gradient,
@@ -52,55 +53,15 @@ def small_network() -> Component:
     return Component("small")
 
 
-@dataclass(frozen=True)
-class ShortNames:
-    """A rule for components that may be named by a short name, which is exchanged for an import path.
-
-    Args:
-        names: Short names.
-        package: Package that has all of them.
-    """
-
-    names: tuple[str, ...]
-    package: str
-
-    def __call__(self, key: str, component: Component) -> None:
-        """Refuse a short name that is none of these."""
-        self.in_full(key, component)
-
-    def in_full(self, key: str, component: Component) -> Component:
-        """Return the component by its import path, with which runs are recorded.
-
-        Raises:
-            ConfigError: Nothing has its short name.
-        """
-        name = component.name
-        if "." in name or ":" in name or name.startswith(HANDED):
-            return component
-        if name not in self.names:
-            raise ConfigError(
-                f"{key} must name one of {', '.join(self.names)}, an import path (package.module.Name) or file.py:Name, not "
-                f"{name!r}{did_you_mean(name, self.names)}."
-            )
-        return replace(component, name=f"{self.package}.{name}")
-
-
-#: Short names of vector-Jacobian products, and a product in settings.
-PRODUCTS = ShortNames(
-    (
-        "Auto",
-        "Coloured",
-        "CoordinateProbes",
-        "Detached",
-        "Exact",
-        "JacobianField",
-        "RandomProbes",
-        "ReferenceJacobian",
-        "StraightThrough",
-    ),
-    "deepzero_sim.vjp",
-)
+#: A vector-Jacobian product in settings.
 Product: TypeAlias = Annotated[Component, PRODUCTS]
+
+#: Loss where none is named, and a loss in settings.
+ROLLOUT = "deepzero_sim.losses.Rollout"
+LossComponent: TypeAlias = Annotated[Component, LOSSES]
+
+#: Number of updates where nobody sets one.
+UPDATES = 500
 
 
 @dataclass
@@ -131,7 +92,10 @@ class TrainSettings(Settings):
         start: Run folder whose network this one starts from; none for a cold start.
         updates: Training steps, each one gradient and one update.
         batch_size: Rollouts a gradient is averaged over.
-        unroll: Solver steps of a rollout (NON always takes one).
+        unroll: Solver steps of a rollout (NON always takes one); or numbers of updates by solver steps, one after the other, as
+            in {1: 500, 2: 500, 4: 500, 8: 1000}, which sets updates, too.
+        loss: Loss that training minimises: rollout (all steps), terminal, every, observed, spectrum, time_mean, quantity, sum of these, or an import path or file.py:Name of a dz.losses.Loss; each with its arguments.
+            NON takes rollout where the loss sees nothing of a single step.
         optimiser: Any of torch.optim; an argument "suitable" stands for the learning rate that suits the method.
         scheduler: Any of torch.optim.lr_scheduler; an argument "updates" stands for their number.
         estimator: CGE or RGE with their arguments, for ZO-SOL.
@@ -166,9 +130,10 @@ class TrainSettings(Settings):
     differentiable_solver: Component | None = None
     network: Component = field(default_factory=small_network)
     start: Path | None = None
-    updates: Positive = 500
+    updates: Positive = UPDATES
     batch_size: Positive = 2
-    unroll: Positive = 8
+    unroll: Unroll = 8
+    loss: LossComponent = field(default_factory=lambda: Component(ROLLOUT))
     optimiser: Component = field(default_factory=lambda: Component("torch.optim.Adam", {"lr": SUITABLE}))
     scheduler: Component | None = field(
         default_factory=lambda: Component("torch.optim.lr_scheduler.CosineAnnealingLR", {"T_max": "updates"})
@@ -199,3 +164,6 @@ class TrainSettings(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.vjp = PRODUCTS.in_full("vjp", self.vjp)
+        self.loss = LOSSES.in_full("loss", self.loss)
+        if self.method != "NON" and not self.stages:
+            self.updates = planned_updates(self.unroll, self.updates, UPDATES)

@@ -28,6 +28,7 @@ from deepzero_sim.training.runs.folders import stage_folders, within
 from deepzero_sim.training.runs.held_back import divide, suitable_count
 from deepzero_sim.training.runs.origin import in_words_of_run, with_whole_paths
 from deepzero_sim.training.runs.settings import TrainSettings
+from deepzero_sim.training.runs.unrolls import Unrolls
 from deepzero_sim.training.runs.validation import ROLLOUTS, TRAINING_ROLLOUTS, require_steps, suitable_steps
 
 #: Settings that no stage has for itself, and why.
@@ -146,7 +147,7 @@ def _choose_steps(
     def keeps(settings: TrainSettings) -> bool:  # measured on nothing, or as its run began
         return (seen and settings.start is None) or (given is None and (settings.run / CONFIG).exists())
 
-    longest = max(stage.settings.unroll for stage in planned)
+    longest = max(Unrolls.of(stage.settings.unroll).longest for stage in planned)
     length = given or recorded.get("validate_steps") or suitable_steps(data, longest, TRAINING_ROLLOUTS if seen else ROLLOUTS)
     require_steps(data, length)
     return [stage if keeps(stage.settings) else _with_steps(stage, length) for stage in planned]

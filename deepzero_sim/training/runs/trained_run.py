@@ -16,7 +16,8 @@ from deepzero_sim.common.module_state import cast
 from deepzero_sim.common.settings import hints, read
 from deepzero_sim.common.types import Array
 from deepzero_sim.coupling.loop import SolverLoop
-from deepzero_sim.coupling.rollout_loss import RolloutLoss
+from deepzero_sim.coupling.losses import Rollout
+from deepzero_sim.coupling.losses.base import Measure
 from deepzero_sim.datasets.metadata_keys import MetadataKey
 from deepzero_sim.datasets.source import DataSource, Source, source_from
 from deepzero_sim.datasets.trajectories import Trajectories
@@ -30,6 +31,7 @@ from deepzero_sim.training.progress import progress_of, require_within
 from deepzero_sim.training.runs.folders import last_stage, locate, origin_of, within
 from deepzero_sim.training.runs.settings import MethodName
 from deepzero_sim.training.runs.trust import trust_parts, without_trust, words_of
+from deepzero_sim.training.runs.unrolls import Unroll, Unrolls
 from deepzero_sim.training.validation import restore_trained
 
 #: States of the training data that a vector-Jacobian product is prepared with.
@@ -66,9 +68,9 @@ def starting_network(network: Component, start: Path | None, spec: SolverSpec, d
     return corrector
 
 
-def rollout_loss(data: Trajectories) -> RolloutLoss:
-    """Build the loss that correctors are trained on with these data."""
-    return RolloutLoss(torch.from_numpy(data.scales()[0]), torch.from_numpy(data.mask))
+def rollout_loss(spec: SolverSpec, data: Trajectories) -> Measure:
+    """Build the loss that correctors are trained on with these data, where the settings name none."""
+    return Rollout().build(spec, data)
 
 
 def sample_states(data: Trajectories) -> tuple[Array, Array | None]:
@@ -94,7 +96,7 @@ class RunSettings:
     network: Component
     start: Path | None
     train_data: Source
-    unroll: int
+    unroll: Unroll
     updates: int
     batch_size: int
     seed: int
@@ -198,7 +200,7 @@ def trained_loop(
     checkpoint = load(path)
     require_within(progress_of(checkpoint, path), settings.updates, path)
     restore_trained(corrector, checkpoint, path)
-    return SolverLoop(built, corrector, settings.unroll, on_failure=settings.on_failure)
+    return SolverLoop(built, corrector, Unrolls.of(settings.unroll).longest, on_failure=settings.on_failure)
 
 
 def differences_accepted_by(*paths: Path) -> list[str]:

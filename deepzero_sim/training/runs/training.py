@@ -17,6 +17,8 @@ from deepzero_sim.common.module_state import preserve_state
 from deepzero_sim.common.types import Array
 from deepzero_sim.connectors.programs.working_folder import default_kept_folder
 from deepzero_sim.coupling.loop import SolverLoop
+from deepzero_sim.coupling.losses import Rollout
+from deepzero_sim.coupling.losses.named import build_loss
 from deepzero_sim.coupling.named_gradients import SolverGradient
 from deepzero_sim.datasets.batches import UnrolledBatches, require_long_enough
 from deepzero_sim.datasets.fitting.one_step_error import OneStepError, of_first_steps, of_some_frames
@@ -39,14 +41,15 @@ from deepzero_sim.training.checkpoints import CONFIG, read_settings, storable_co
 from deepzero_sim.training.progress import Progress
 from deepzero_sim.training.run_folder import JACOBIANS, RunFolder
 from deepzero_sim.training.runs.circumstances import Circumstances, overlap_with_start
-from deepzero_sim.training.runs.defaults import resolve, steps_of_rollout
+from deepzero_sim.training.runs.defaults import resolve, unrolls_of
 from deepzero_sim.training.runs.first_steps import FirstSteps
 from deepzero_sim.training.runs.folders import stage_folders, within
 from deepzero_sim.training.runs.held_back import divide, with_choice
 from deepzero_sim.training.runs.origin import in_words_of_run
 from deepzero_sim.training.runs.settings import MethodChoice, TrainSettings
 from deepzero_sim.training.runs.start import Start, claim_folder
-from deepzero_sim.training.runs.trained_run import rollout_loss, sample_states, starting_network
+from deepzero_sim.training.runs.trained_run import sample_states, starting_network
+from deepzero_sim.training.runs.unrolls import Unrolls
 from deepzero_sim.training.runs.validation import (
     ROLLOUTS,
     TRAINING_ROLLOUTS,
@@ -153,7 +156,7 @@ class _Training:
         # a differentiable solver is said to be the same physics by another name
         accepted = [*settings.data_may_differ, *(["name"] if settings.method == "FO-SOL" else [])]
         whole = open_trajectories(settings.train_data, self._solver.spec, accepted)
-        self._notes = whole.notes
+        self._notes = list(whole.notes)
         recorded = read_settings(settings.run) if (settings.run / CONFIG).exists() else {}
         self._division = divide(whole, settings, recorded)
         self._data, self._unseen = self._division.trained, self._division.held_back
@@ -161,10 +164,12 @@ class _Training:
             self._unseen = open_trajectories(settings.validation_data, self._solver.spec, accepted)
         self._settings = settings = self._settle(with_choice(settings, self._division, recorded), recorded)
         self._corrector = starting_network(settings.network, settings.start, self._solver.spec, self._data, settings.seed)
-        self._unroll = steps_of_rollout(settings)
+        self._unrolls = unrolls_of(settings)
+        self._loss = build_loss(settings.loss)
+        self._require_sight()
         self._gradient = build_vjp(settings.vjp) if self._method.gradient is None else self._method.gradient
         self._policy = FailurePolicy(settings.on_failure)
-        require_long_enough(self._data, self._unroll)
+        require_long_enough(self._data, self._unrolls.longest)
         if self._unseen is not None:
             require_long_enough(self._unseen, 1)
         trainable(self._corrector)  # says it if there is nothing to train
@@ -190,8 +195,25 @@ class _Training:
         measured = self._data if self._unseen is None else self._unseen
         if settings.validate_steps is not None or (self._unseen is None and settings.start is None):
             return settings
-        steps = recorded.get("validate_steps") if recorded else suitable_steps(measured, settings.unroll, self._most_rollouts)
-        return replace(settings, validate_steps=steps)
+        if recorded:
+            return replace(settings, validate_steps=recorded.get("validate_steps"))
+        return replace(settings, validate_steps=suitable_steps(measured, self._longest(settings), self._most_rollouts))
+
+    @staticmethod
+    def _longest(settings: TrainSettings) -> int:
+        """Return the solver steps of the longest rollouts that the settings name, which NON of several stages has too."""
+        return Unrolls.of(settings.unroll).longest
+
+    def _require_sight(self) -> None:
+        """Refuse rollouts of which the loss sees nothing; single steps of NON have the error of every point for one then."""
+        for steps in self._unrolls.lengths:
+            try:
+                self._loss.require_sight(steps)
+            except ConfigError as error:
+                if self._settings.method != "NON":
+                    raise
+                self._notes.append(f"NON minimises the error of single steps: {error}")
+                self._loss = Rollout()
 
     @property
     def _most_rollouts(self) -> int:
@@ -205,9 +227,10 @@ class _Training:
         depends_on_length = settings.scheduler is not None and "updates" in settings.scheduler.args.values()
         asks = self._method.by_queries or self._method.gradient is None
         with open_executor(settings.workers.backend if asks else "serial", settings.workers.count) as executor:
-            loop = SolverLoop(self._solver, self._corrector, self._unroll, self._gradient, executor, self._policy)
+            loop = SolverLoop(self._solver, self._corrector, self._unrolls.longest, self._gradient, executor, self._policy)
             loop.layer.probes.note, loop.layer.probes.warn = listener.note, listener.say
-            oracle = LoopOracle(loop, rollout_loss(self._data), executor, settings.queries_per_chunk)
+            loss = self._loss.build(self._solver.spec, self._data)
+            oracle = LoopOracle(loop, loss, executor, settings.queries_per_chunk, self._unrolls.lengths)
             estimator = build_estimator(settings.estimator) if self._method.by_queries else BackPropagation()
             scheduler = build_scheduler(settings.scheduler, self._optimiser, settings.updates)
             if self._method.by_queries and self._solver.spec.deterministic and start.done is None:
@@ -250,7 +273,8 @@ class _Training:
         if seen and settings.start is None:
             return None
         data = self._data if self._unseen is None else self._unseen
-        rollouts, scales = fixed_rollouts(data, settings.unroll, self._most_rollouts, settings.validate_steps), data.scales()[0]
+        rollouts = fixed_rollouts(data, self._longest(settings), self._most_rollouts, settings.validate_steps)
+        scales = data.scales()[0]
         start = None if settings.start is None else storable_copies(oracle.model.state_dict())
         digest = "" if start is None else digest_of_named([], start)
         circumstances = Circumstances(settings, self._division, rollouts, self._one_step_error)
@@ -285,14 +309,18 @@ class _Training:
                 listener.note(sentence)
         return steps
 
-    def _cut(self, first_steps: Array | None) -> UnrolledBatches:
+    def _cut(self, first_steps: Array | None) -> Callable[[int], Any]:
         settings = self._settings
-        return UnrolledBatches(self._data, first_steps, settings.batch_size, self._unroll, settings.seed)
+        cut = {
+            steps: UnrolledBatches(self._data, first_steps, settings.batch_size, steps, settings.seed)
+            for steps in self._unrolls.lengths
+        }
+        return lambda update: cut[self._unrolls.at(update)](update)
 
     def _prepare_vjp(self, loop: SolverLoop, run: RunFolder, listener: _Listener) -> None:
         """Let a vector-Jacobian product learn of the solver what it needs, at states of the training data."""
         vjp, settings = loop.gradient, self._settings
-        steps = settings.updates * settings.batch_size * self._unroll
+        steps = self._unrolls.total(settings.updates) * settings.batch_size
         vjp.adopt_defaults(run.path / JACOBIANS, steps // 2)
         if self._start.done is not None:
             return
@@ -335,14 +363,14 @@ class _Training:
 class _Batches:
     """Batches of a training, cut when the first one is asked for: a run that has ended asks its solver nothing."""
 
-    def __init__(self, cut: Callable[[], UnrolledBatches]) -> None:
+    def __init__(self, cut: Callable[[], Callable[[int], Any]]) -> None:
         self._cut = cut
 
     def __call__(self, step: int) -> Any:
         return self._batches(step)
 
     @functools.cached_property
-    def _batches(self) -> UnrolledBatches:
+    def _batches(self) -> Callable[[int], Any]:
         return self._cut()
 
     def require(self) -> None:

@@ -15,15 +15,16 @@ from deepzero_sim.cli.main import main
 from deepzero_sim.cli.settings.check_gradient import CheckSettings
 from deepzero_sim.common.components import Component
 from deepzero_sim.common.settings import read, settings_to_dict
+from deepzero_sim.common.short_names import PRODUCTS
 from deepzero_sim.errors import ConfigError
-from deepzero_sim.training.runs.settings import PRODUCTS, TrainSettings
+from deepzero_sim.training.runs.settings import TrainSettings
 from deepzero_sim.training.runs.training import train
 
 GIVEN: dict[str, Any] = {"run": "r", "train_data": "d", "solver": {"name": "problems.Burgers"}}
 
 
 def test_every_product_has_a_short_name() -> None:
-    assert set(PRODUCTS.names) == set(dz.vjp.__all__) - {"StepTaken", "VectorJacobianProduct"}
+    assert set(PRODUCTS.paths) == set(dz.vjp.__all__) - {"StepTaken", "VectorJacobianProduct"}
 
 
 def test_a_short_name_is_recorded_as_the_import_path() -> None:
