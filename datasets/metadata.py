@@ -18,7 +18,8 @@ from deepzero_sim.common.requirements import require_known, require_that
 from deepzero_sim.datasets.metadata_keys import MetadataKey
 from deepzero_sim.datasets.times import ROUNDING, dt_of_file
 from deepzero_sim.datasets.units import conversion, same_unit, with_amount
-from deepzero_sim.solver.spec import SolverSpec, default_names
+from deepzero_sim.solver.spec import SolverSpec
+from deepzero_sim.solver.spec_values import default_names
 
 _TEXTS = ("channels", "channel_units", "parameters", "parameter_units", "axes")
 

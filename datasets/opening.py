@@ -19,7 +19,8 @@ from deepzero_sim.datasets.recording import Recording
 from deepzero_sim.datasets.source import DataSource, as_source
 from deepzero_sim.datasets.trajectories import Trajectories
 from deepzero_sim.errors import DataError
-from deepzero_sim.solver.spec import SolverSpec, default_names
+from deepzero_sim.solver.spec import SolverSpec
+from deepzero_sim.solver.spec_values import default_names
 
 #: Name of this package's own layout, as `format` of a source and in reports.
 OWN = "deepzero-sim"

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from deepzero_sim.common.requirements import require_data
 from deepzero_sim.datasets.frames import Frames
-from deepzero_sim.solver.spec import default_names
+from deepzero_sim.solver.spec_values import default_names
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -12,9 +12,9 @@ from typing import Any as _Any
 from deepzero_sim.common.public_names import Names as _Names
 from deepzero_sim.common.public_names import add_alias as _add_alias
 
-# dz.vjp and dz.losses lie with the coupling they serve; settings files and users import them as deepzero_sim.vjp
-_add_alias(f"{__name__}.vjp", f"{__name__}.coupling.vjp")
-_add_alias(f"{__name__}.losses", f"{__name__}.coupling.losses")
+# these lie with the coupling they serve; settings files and users import them as deepzero_sim.vjp and so on
+for _room in ("couplings", "losses", "vjp"):
+    _add_alias(f"{__name__}.{_room}", f"{__name__}.coupling.{_room}")
 
 if TYPE_CHECKING:
     from deepzero_sim import datasets as datasets
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from deepzero_sim.checks.gradient import GradientCheck, check_gradient
     from deepzero_sim.checks.solver import SolverCheck, check_solver
     from deepzero_sim.connectors import BMISolver, DakotaSolver, ExecutableSolver, TesseractSolver, UMBridgeSolver
+    from deepzero_sim.coupling import couplings as couplings
     from deepzero_sim.coupling import losses as losses
     from deepzero_sim.coupling import vjp as vjp
     from deepzero_sim.coupling.evaluation import Evaluation, evaluate
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
     from deepzero_sim.serving import ServedLoop, ServedLoss, ServedModel, ServedParameters, ServedSolver, serve
     from deepzero_sim.solver.contract import DifferentiableSolver, Solver, as_solver
     from deepzero_sim.solver.failure_policy import FailurePolicy
+    from deepzero_sim.solver.input_fields import InputField
     from deepzero_sim.solver.spec import SolverSpec
     from deepzero_sim.training.build import warm_up_cosine
     from deepzero_sim.training.progress import Progress
@@ -123,6 +125,7 @@ else:
             "deepzero_sim.serving": ("ServedLoop", "ServedLoss", "ServedModel", "ServedParameters", "ServedSolver", "serve"),
             "deepzero_sim.solver.contract": ("DifferentiableSolver", "Solver", "as_solver"),
             "deepzero_sim.solver.failure_policy": ("FailurePolicy",),
+            "deepzero_sim.solver.input_fields": ("InputField",),
             "deepzero_sim.solver.spec": ("SolverSpec",),
             "deepzero_sim.training.build": ("warm_up_cosine",),
             "deepzero_sim.training.progress": ("Progress",),
@@ -143,6 +146,7 @@ else:
         "common",
         "connectors",
         "coupling",
+        "couplings",
         "datasets",
         "errors",
         "estimators",
@@ -191,6 +195,7 @@ __all__ = [
     "GraSP",
     "GradientCheck",
     "GradientEstimate",
+    "InputField",
     "InvalidStateError",
     "LayerRatios",
     "LoopOracle",

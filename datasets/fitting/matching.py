@@ -16,7 +16,8 @@ from deepzero_sim.datasets.fitting.name_examples import example_of_axes, example
 from deepzero_sim.datasets.recording import Recording
 from deepzero_sim.datasets.source import TIME, DataSource
 from deepzero_sim.datasets.units import Conversion, conversion, same_unit, unit_to_show
-from deepzero_sim.solver.spec import SolverSpec, default_names
+from deepzero_sim.solver.spec import SolverSpec
+from deepzero_sim.solver.spec_values import default_names
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

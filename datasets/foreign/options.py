@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from deepzero_sim.common.requirements import is_positive, require, require_that
-from deepzero_sim.solver.spec import list_of, names
+from deepzero_sim.solver.spec_values import list_of, names
 
 #: Roles of an array's axes other than those in space.
 SIMULATION, TIME, CHANNEL = "simulation", "time", "channel"

@@ -25,7 +25,7 @@ from deepzero_sim.datasets.foreign.options import CHANNEL, SIMULATION, TIME, Rea
 from deepzero_sim.datasets.foreign.variables import Hdf5Source, JoinedFrames, Variable
 from deepzero_sim.datasets.hdf5 import StoredFile, open_to_read, show
 from deepzero_sim.datasets.recording import Recording
-from deepzero_sim.solver.spec import default_names
+from deepzero_sim.solver.spec_values import default_names
 
 WHAT, REMEDY = "data in a layout of PDEBench", "download it again, or name its format"
 

@@ -59,6 +59,15 @@ PRODUCTS = ShortNames(
     }
 )
 
+#: Short names of couplings.
+COUPLINGS = ShortNames(
+    {
+        "after": "deepzero_sim.couplings.After",
+        "before": "deepzero_sim.couplings.Before",
+        "inside": "deepzero_sim.couplings.Inside",
+    }
+)
+
 #: Short names of losses.
 LOSSES = ShortNames(
     {

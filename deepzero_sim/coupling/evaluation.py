@@ -252,7 +252,8 @@ def roll_out(
     left, account = torch.arange(len(states)), Account()
     for step in range(steps):
         scenario = None if params is None else params[left]
-        result = step_with_policy(loop.solver, to_array(states), to_array_or_none(scenario), loop.on_failure)
+        taken, output = loop.enter(states, scenario)
+        result = step_with_policy(loop.layer.solver, to_array(taken), to_array_or_none(scenario), loop.on_failure)
         account += result.account
         for _, error in sorted(result.failures.items()):
             account = account.with_incident(_require_expendable(error, loop.on_failure), "lost")
@@ -260,7 +261,8 @@ def roll_out(
         left = left[good]
         if not len(left):
             break
-        states = loop.correct(torch.from_numpy(result.states[good]), None if scenario is None else scenario[good])
+        advanced, output = torch.from_numpy(result.states[good]), None if output is None else output[good]
+        states = loop.leave(advanced, output, None if scenario is None else scenario[good])
         rollout[left, step] = states
         report()
     return rollout, account

@@ -15,20 +15,23 @@ from deepzero_sim.common.types import Array, read_only_copy, to_array, to_array_
 from deepzero_sim.coupling.named_gradients import SolverGradient, as_product
 from deepzero_sim.coupling.probes import SolverProbe
 from deepzero_sim.coupling.vjp.base import StepTaken, VectorJacobianProduct
+from deepzero_sim.coupling.vjp.parameter_differences import parameter_products
 from deepzero_sim.errors import ConfigError, InvalidStateError, NonFiniteError
 from deepzero_sim.execution.thread_trial import note_rollout
 from deepzero_sim.solver.contract import Solver
 from deepzero_sim.solver.failure_policy import Account, FailurePolicy, as_policy
 from deepzero_sim.solver.spec import SolverSpec
+from deepzero_sim.solver.stepped_inputs import inputs_at_rest, with_input_channels
 from deepzero_sim.solver.stepping import CASTS, step_all
-from deepzero_sim.solver.validation import argument_name
+from deepzero_sim.solver.validation import argument_name, check_inputs
 
 
 class SolverLayer(nn.Module):
     """One solver step under autograd: `layer(states, params)`, `(B, C, *N)` and `(B, K)` or None to `(B, C, *N)`.
 
-    The result is the solver's, in its own dtype, on the states' device. Backwards, `vjp` gives `J^T w` for the states; scenario
-    parameters have no gradient.
+    The result is the solver's, in its own dtype, on the states' device. Backwards, `vjp` gives `J^T w` for the states, and for
+    the fields that the solver reads besides them, `layer(states, params, inputs)`. Scenario parameters that require a gradient
+    have it from differences of two steps each.
 
     In a training loop of your own with an optimiser of torch, the first updates try whether torch is faster with one thread
     than with its default number, set the faster one for the process, and log it at level INFO: see
@@ -45,6 +48,7 @@ class SolverLayer(nn.Module):
         require_deterministic: False to take a solver that is not deterministic: what `vjp` gives must not depend on its steps.
 
     Attributes:
+        solver: Solver that is stepped; of one that reads inputs, that with its inputs as channels.
         forward_steps: States advanced on the way forward.
         probes: Probe that advances states for `vjp`, and counts them and their failures.
 
@@ -67,6 +71,8 @@ class SolverLayer(nn.Module):
         if require_deterministic:
             require_repeatable_steps(solver.spec, vjp)
         require_executor(executor)
+        self._own = solver.spec
+        solver = with_input_channels(solver)
         vjp.bind(solver)
         self.solver = solver
         self.vjp = vjp
@@ -82,14 +88,63 @@ class SolverLayer(nn.Module):
         """States advanced on the way back."""
         return self.probes.steps
 
-    def forward(self, states: torch.Tensor, params: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self, states: torch.Tensor, params: torch.Tensor | None = None, inputs: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Take one step.
 
+        Args:
+            states: Tensor `(B, C, *N)`.
+            params: Tensor `(B, K)` or None.
+            inputs: Fields that the solver reads besides its state, `(B, U, *N)`; those of its spec if None.
+
         Raises:
-            ConfigError: The arguments are not tensors that a solver takes, or params want a gradient.
+            ConfigError: The arguments are not tensors that a solver takes.
             SolverError: The solver failed.
         """
-        return self.step(states, params, "on the way forward")[0]
+        taken = self._with_inputs(states, inputs)
+        return self.step(taken, params, "on the way forward")[0][:, : self._own.state_shape[0]]
+
+    def prepare(self, states: Array, params: Array | None = None, inputs: Array | None = None) -> None:
+        """Let the vector-Jacobian product learn of the solver, at states and inputs like those to come.
+
+        Args:
+            states: Solver states, `(B, C, *N)`.
+            params: Scenario parameters, `(B, K)`, or None.
+            inputs: Fields that the solver reads besides its state, `(B, U, *N)`, as varied as those to come; those of its spec
+                if None.
+
+        Raises:
+            ConfigError: The product does not suit the solver.
+            SolverError: The solver failed.
+        """
+        if self._own.inputs:
+            given = (
+                np.broadcast_to(inputs_at_rest(self._own), (len(states), *self._own.input_shape)) if inputs is None else inputs
+            )
+            check_inputs(self._own, np.ascontiguousarray(given), len(states))
+            states = np.concatenate([states, given], axis=1)
+        self.vjp.prepare(states, params, self.probes)
+
+    def _with_inputs(self, states: torch.Tensor, inputs: torch.Tensor | None) -> torch.Tensor:
+        """Add the inputs to states, as channels behind theirs."""
+        name, spec = self._own.name, self._own
+        if inputs is not None and not spec.inputs:
+            raise ConfigError(
+                f"solver {name!r} reads no inputs, as its spec names none: give inputs to its spec, or none here."
+            )
+        if not spec.inputs:
+            return states
+        _require_tensor("states", states, name)
+        if inputs is None:
+            inputs = torch.from_numpy(inputs_at_rest(spec)).to(states).expand(len(states), *spec.input_shape)
+        _require_tensor("inputs", inputs, name)
+        if inputs.shape != (len(states), *spec.input_shape):
+            raise ConfigError(
+                f"the inputs of solver {name!r} ({', '.join(spec.input_names)}) must have shape "
+                f"{(len(states), *spec.input_shape)}, not {tuple(inputs.shape)}: pass one field of each for every state."
+            )
+        return torch.cat([states, inputs.to(states)], dim=1)
 
     def step(self, states: torch.Tensor, params: torch.Tensor | None, where: str) -> tuple[torch.Tensor, Account]:
         """Take one step, and tell what it took.
@@ -103,7 +158,7 @@ class SolverLayer(nn.Module):
             Tensor `(B, C, *N)` that autograd goes back from, and the cost of the step.
 
         Raises:
-            ConfigError: The arguments are not tensors that a solver takes, or params want a gradient.
+            ConfigError: The arguments are not tensors that a solver takes.
             SolverError: The solver failed.
         """
         self._require_tensors(states, params)
@@ -124,11 +179,17 @@ class SolverLayer(nn.Module):
         _require_tensor("states", states, self.solver.spec.name)
         if params is not None:
             _require_tensor("params", params, self.solver.spec.name)
-        if params is not None and params.requires_grad:
-            raise ConfigError(
-                f"scenario parameters of solver {self.solver.spec.name!r} have no gradient past a SolverLayer, but these "
-                "require one: detach them, or make them part of the state."
-            )
+
+    def pull_back_to_params(self, taken: StepTaken, cotangents: torch.Tensor) -> torch.Tensor:
+        """Compute `(dP/dp)^T w` of every state, `(B, K)`, by differences of two steps a parameter.
+
+        Raises:
+            SolverError: The solver failed.
+        """
+        require_repeatable_differences(self.solver.spec)
+        active = self.solver.spec.active()
+        w = np.where(active, to_array(cotangents), np.zeros((), taken.states.dtype))
+        return torch.from_numpy(parameter_products(taken, w, self.probes))
 
     def pull_back(self, taken: StepTaken, cotangents: torch.Tensor) -> torch.Tensor:
         """Compute `J^T w` of every state, `(B, C, *N)`.
@@ -158,7 +219,17 @@ def require_repeatable_steps(spec: SolverSpec, vjp: VectorJacobianProduct) -> No
     Raises:
         ConfigError: It is not.
     """
-    if vjp.requires_determinism and not spec.deterministic:
+    if vjp.requires_determinism:
+        require_repeatable_differences(spec)
+
+
+def require_repeatable_differences(spec: SolverSpec) -> None:
+    """Refuse a solver that is not deterministic, of whose steps differences are to be taken.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    if not spec.deterministic:
         raise ConfigError(
             f"solver {spec.name!r} is not deterministic, so that differences of its steps say nothing: fix its seed and say so "
             "in its spec."
@@ -197,12 +268,15 @@ class _Step(torch.autograd.Function):
         return torch.from_numpy(advanced.copy()).to(states.device), account  # the caller may write to its own
 
     @staticmethod
-    def backward(ctx: Any, cotangents: torch.Tensor, *_: None) -> tuple[torch.Tensor | None, None, None, None]:
+    def backward(ctx: Any, cotangents: torch.Tensor, *_: None) -> tuple[torch.Tensor | None, torch.Tensor | None, None, None]:
         (states,) = ctx.saved_tensors
-        if not ctx.needs_input_grad[0]:
-            return None, None, None, None
-        product = _Product.apply(states, cotangents, ctx.layer, ctx.params, ctx.advanced)  # type: ignore[no-untyped-call]
-        return product, None, None, None
+        product = of_params = None
+        if ctx.needs_input_grad[0]:
+            product = _Product.apply(states, cotangents, ctx.layer, ctx.params, ctx.advanced)  # type: ignore[no-untyped-call]
+        if ctx.needs_input_grad[1]:
+            taken = StepTaken(to_array(states), ctx.params, ctx.advanced)
+            of_params = ctx.layer.pull_back_to_params(taken, cotangents).to(cotangents)
+        return product, of_params, None, None
 
 
 class _Product(torch.autograd.Function):

@@ -1,6 +1,6 @@
-"""A corrector network in the loop of a solver: `s_{t+1} = P(s_t) + C(P(s_t); theta)`.
+"""A network in the loop of a solver, so that the coupled loop follows a reference that the solver alone does not.
 
-`P` is one solver step and `C` the correction, so that the coupled loop follows a reference that `P` alone does not.
+With `P` one solver step and `C` the network, `s_{t+1} = P(s_t) + C(P(s_t); theta)`, or as another coupling has it.
 """
 
 from __future__ import annotations
@@ -15,11 +15,14 @@ import torch
 from numpy.typing import NDArray
 
 from deepzero_sim.common.module_state import as_input
-from deepzero_sim.common.requirements import is_count, require, require_type
-from deepzero_sim.common.types import Array
+from deepzero_sim.common.requirements import is_count, require, require_that, require_type
+from deepzero_sim.common.types import Array, to_array
+from deepzero_sim.coupling.couplings import Coupling, CouplingName, as_coupling
 from deepzero_sim.coupling.layer import SolverLayer
 from deepzero_sim.coupling.named_gradients import SolverGradient, as_product
+from deepzero_sim.coupling.vjp.analytic import Detached, StraightThrough
 from deepzero_sim.coupling.vjp.base import VectorJacobianProduct
+from deepzero_sim.coupling.vjp.identity_of_states import IdentityOfStates
 from deepzero_sim.errors import ConfigError, DeepZeroError
 from deepzero_sim.solver.contract import Solver
 from deepzero_sim.solver.failure_policy import Account, FailurePolicy, add_account_to_error, total
@@ -41,10 +44,14 @@ class SolverLoop:
             chooses the one that suits the solver, see :class:`~deepzero_sim.vjp.Auto`.
         executor: Executor of the solver steps that a vector-Jacobian product asks for; this thread if None.
         on_failure: Policy for solver steps that fail, see :class:`FailurePolicy`.
+        coupling: Place where the network acts: ``"after"`` a step, ``"before"`` it, ``"inside"`` it, on the fields that the
+            solver reads besides its state, or a :class:`~deepzero_sim.couplings.Coupling`.
 
     Attributes:
-        layer: Solver step under autograd.
-        gradient: Vector-Jacobian product of the solver.
+        solver: Solver.
+        layer: Step of the solver that is stepped under autograd, which :meth:`Coupling.stepped` makes of it.
+        gradient: Vector-Jacobian product of that.
+        truncated: True if the gradient stops at the state that each step began with.
 
     Raises:
         ConfigError: The unroll is not positive, or the solver has no exact gradient.
@@ -58,14 +65,18 @@ class SolverLoop:
         gradient: SolverGradient | VectorJacobianProduct = "detached",
         executor: Executor | None = None,
         on_failure: FailurePolicy | str | Mapping[str, str] = "abort",
+        coupling: CouplingName | Coupling = "after",
     ) -> None:
         require_type(solver, Solver, "a loop needs a solver, which dz.as_solver makes of a function")
         require_type(corrector, torch.nn.Module, "a loop needs a torch.nn.Module that corrects")
         require(is_count(unroll), "unroll must be a positive number of steps", unroll, "a whole one")
+        self.solver = solver
+        self.coupling = as_coupling(coupling)
+        stepped = self.coupling.stepped(solver)
         # the named ones take no differences of steps, or look at the spec before
         deterministic = isinstance(gradient, VectorJacobianProduct)
-        self.gradient = as_product(gradient, "gradient")
-        self.layer = SolverLayer(solver, self.gradient, executor, on_failure, require_deterministic=deterministic)
+        self.gradient, self.truncated = _product_of_loop(as_product(gradient, "gradient"), self.coupling, solver, stepped)
+        self.layer = SolverLayer(stepped, self.gradient, executor, on_failure, require_deterministic=deterministic)
         self.corrector = corrector
         self.unroll = unroll
         self.on_failure = self.layer.on_failure
@@ -82,45 +93,79 @@ class SolverLoop:
         return f"gradient={type(self.gradient).__name__}"
 
     @property
-    def solver(self) -> Solver:
-        """Solver whose steps are corrected."""
-        return self.layer.solver
-
-    @property
     def backward_steps(self) -> int:
         """States advanced so far for vector-Jacobian products."""
         return self.layer.backward_steps
 
     def advance(self, states: torch.Tensor, params: torch.Tensor | None = None) -> torch.Tensor:
         """Take one step of the solver alone, `P(s)`: `(B, C, *N)` to `(B, C, *N)`, with the gradient that was chosen."""
-        return self.layer.step(states, params, OWN_ROLLOUT)[0]
+        silent = states.new_zeros(len(states), *self.coupling.output_shape(self.solver.spec))
+        taken = self.coupling.before(states, silent if self.coupling.network_first else None, self.solver.spec)
+        return self.layer.step(taken, params, OWN_ROLLOUT)[0][:, : self.solver.spec.state_shape[0]]
 
     def correct(self, advanced: torch.Tensor, params: torch.Tensor | None = None) -> torch.Tensor:
-        """Add the correction to advanced states: `P(s) + C(P(s); theta)`, `(B, C, *N)`."""
-        inputs = self.corrector_inputs(advanced, params)
+        """Return the coupled states of a network that is asked after the solver: `P(s) + C(P(s); theta)`, `(B, C, *N)`."""
+        return self.leave(advanced, None, params)
+
+    def enter(self, states: torch.Tensor, params: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Begin a coupled step: return what the stepped solver takes, and the network's output if it is asked before."""
+        states = states.detach() if self.truncated else states
+        output = self._ask_network(states, params) if self.coupling.network_first else None
+        return self.coupling.before(states, output, self.solver.spec), output
+
+    def leave(self, advanced: torch.Tensor, output: torch.Tensor | None, params: torch.Tensor | None = None) -> torch.Tensor:
+        """End a coupled step: return the states after it, `(B, C, *N)`.
+
+        Args:
+            advanced: States that the stepped solver gave.
+            output: Output of the network, if it was asked before.
+            params: Scenario parameters `(B, K)` or None.
+        """
+        output = self._ask_network(advanced, params) if output is None else output
+        return self.coupling.after(advanced, output, self.solver.spec)
+
+    def _ask_network(self, states: torch.Tensor, params: torch.Tensor | None) -> torch.Tensor:
+        inputs = self.corrector_inputs(states, params)
         with explain_corrector_errors(inputs[0]):
-            correction = self.corrector(*inputs)
-        return self.add_correction(advanced, correction)
+            output = self.corrector(*inputs)
+        return self.require_output(output, len(states))
 
-    def corrector_inputs(self, advanced: torch.Tensor, params: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Copy advanced states and parameters in the corrector's precision, on its device."""
-        return as_input(self.corrector, advanced), None if params is None else as_input(self.corrector, params)
+    def corrector_inputs(self, states: torch.Tensor, params: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Copy the states that the network is asked for, and parameters, in its precision, on its device."""
+        return as_input(self.corrector, states), None if params is None else as_input(self.corrector, params)
 
-    def add_correction(self, advanced: torch.Tensor, correction: torch.Tensor) -> torch.Tensor:
-        """Add a correction, `(B, C, *N)`, to advanced states of that shape.
+    def require_output(self, output: torch.Tensor, count: int) -> torch.Tensor:
+        """Return an output of the network for so many states.
 
         Raises:
-            ConfigError: The correction is none.
+            ConfigError: It is none.
         """
-        if not isinstance(correction, torch.Tensor) or not correction.is_floating_point():
-            what = correction.dtype if isinstance(correction, torch.Tensor) else type(correction).__name__
+        if not isinstance(output, torch.Tensor) or not output.is_floating_point():
+            what = output.dtype if isinstance(output, torch.Tensor) else type(output).__name__
             raise ConfigError(f"the corrector must return a tensor of real floating-point numbers, not {what}: convert it.")
-        if correction.shape != advanced.shape:
+        spec = self.solver.spec
+        expected = (count, *self.coupling.output_shape(spec))
+        if output.shape != expected:
+            whose = "the solver's inputs, of" if self.coupling.of_inputs else "a correction of the states'"
             raise ConfigError(
-                f"the corrector must return a correction of the states' shape {tuple(advanced.shape)}, "
-                f"not {tuple(correction.shape)}: check its padding and its output channels."
+                f"the corrector must return {whose} shape {expected}, "
+                f"not {tuple(output.shape)}: check its padding and its output channels."
             )
-        return advanced + correction.to(advanced)
+        return output
+
+    @torch.no_grad()
+    def samples(self, states: Array, params: Array | None = None) -> Array:
+        """Return what the stepped solver takes at states of the data, as varied as training may make it, to learn of it with.
+
+        Args:
+            states: States `(B, C, *N)`.
+            params: Scenario parameters `(B, K)` or None.
+        """
+        if not self.coupling.network_first:
+            return states
+        given = as_tensor(states)
+        output = self._ask_network(given, None if params is None else as_tensor(params))
+        return to_array(self.coupling.samples(given, output, self.solver.spec))
 
     def rollout(
         self,
@@ -159,6 +204,10 @@ class SolverLoop:
         """Roll out as :meth:`rollout` does, and tell what it took; an error that ends the rollout tells it too."""
         steps = self.unroll if steps is None else steps
         require(is_count(steps), "a rollout needs a positive number of steps", steps, "a whole one")
+        require_that(
+            advanced is None or not self.coupling.network_first,
+            "the first step of the solver is known only where the network acts after it: leave out advanced.",
+        )
         tensors = any(isinstance(given, torch.Tensor) for given in (states, params, advanced))
         with torch.set_grad_enabled(tensors and torch.is_grad_enabled()):
             return self._roll_out(as_tensor(states), None if params is None else as_tensor(params), steps, advanced)
@@ -169,14 +218,31 @@ class SolverLoop:
         trajectory, accounts = [], list[Account]()
         for number in range(steps):
             if advanced is None or number > 0:
+                taken, output = self.enter(states, params)
                 with add_account_to_error(accounts):
-                    arrived, account = self.layer.step(states, params, OWN_ROLLOUT)
+                    arrived, account = self.layer.step(taken, params, OWN_ROLLOUT)
                 accounts.append(account)
             else:
-                arrived = advanced
-            states = self.correct(arrived, params)
+                arrived, output = advanced, None
+            states = self.leave(arrived, output, params)
             trajectory.append(states)
         return torch.stack(trajectory, dim=1), total(accounts)
+
+
+def _product_of_loop(
+    product: VectorJacobianProduct, coupling: Coupling, solver: Solver, stepped: Solver
+) -> tuple[VectorJacobianProduct, bool]:
+    """Return the product of the solver that is stepped, and whether the gradient stops at the state that each step began with.
+
+    Where the network acts before or inside a step, its own gradient passes that step, whatever becomes of the steps before.
+    """
+    if not coupling.network_first or not isinstance(product, Detached | StraightThrough):
+        return product, False
+    within = as_product("auto", "gradient") if product.within is None else product.within
+    if isinstance(product, Detached):
+        return within, True
+    has_inputs = stepped.spec.state_shape != solver.spec.state_shape
+    return (IdentityOfStates(within, solver.spec.state_shape[0]) if has_inputs else product), False
 
 
 def as_tensor(given: torch.Tensor | NDArray[Any]) -> torch.Tensor:

@@ -20,6 +20,7 @@ from deepzero_sim.solver.contract import Solver, require_thread_safe
 from deepzero_sim.solver.failure_policy import Account, FailurePolicy
 from deepzero_sim.solver.lost_workers import run_with_policy
 from deepzero_sim.solver.spec import SolverSpec
+from deepzero_sim.solver.stepped_inputs import count_inputs
 from deepzero_sim.solver.stepping import step_all
 
 logger = logging.getLogger(__name__)
@@ -63,6 +64,11 @@ class SolverProbe:
     def spec(self) -> SolverSpec:
         """Spec of the solver."""
         return self.solver.spec
+
+    @property
+    def own_channels(self) -> int:
+        """Number of channels of the state itself: all, but for those at the end that are inputs of a step."""
+        return self.spec.state_shape[0] - count_inputs(self.solver)
 
     @property
     def steps(self) -> int:

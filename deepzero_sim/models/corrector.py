@@ -48,6 +48,7 @@ class Corrector(nn.Module):
         spec: Specification of the solver to correct.
         network: Module from `(B, C + K, *N)` to `(B, C, *N)`; parameters come as constant channels.
         data: Trajectories that scale it, see :meth:`set_scales`; all scales are 1 if None.
+        of_inputs: True for a network inside a step, which provides the solver's inputs, `(B, U, *N)`, in units of their scales.
     """
 
     state_scale: torch.Tensor
@@ -56,15 +57,17 @@ class Corrector(nn.Module):
     param_mean: torch.Tensor | None
     active: torch.Tensor
 
-    def __init__(self, spec: SolverSpec, network: nn.Module, data: Scaled | None = None) -> None:
+    def __init__(self, spec: SolverSpec, network: nn.Module, data: Scaled | None = None, of_inputs: bool = False) -> None:
         super().__init__()
         self.network = network
+        self._of_inputs = of_inputs
         dims = len(spec.state_shape) - 1
         self.register_buffer("state_scale", torch.ones(spec.state_shape[0], *[1] * dims))
         self.register_buffer("param_scale", torch.ones(len(spec.parameters), *[1] * dims))
         self.register_buffer("state_mean", None)  # of most data, and of checkpoints from before there were any
         self.register_buffer("param_mean", None)
-        self.register_buffer("active", torch.tensor(spec.active(), dtype=torch.float32), persistent=False)
+        active = spec.active_inputs() if of_inputs else spec.active()
+        self.register_buffer("active", torch.tensor(active, dtype=torch.float32), persistent=False)
         self._names = (spec.channels or tuple(f"channel {i}" for i in range(spec.state_shape[0]))), spec.parameters
         self._looked_at_inputs = False
         if data is not None:
@@ -126,8 +129,8 @@ class Corrector(nn.Module):
             inputs = torch.cat([inputs, constant.expand(-1, -1, *states.shape[2:])], dim=1)
         if states.dim() == 4:  # convolutions of few channels run a quarter faster in this layout
             inputs = inputs.contiguous(memory_format=torch.channels_last)
-        correction: torch.Tensor = self.network(inputs) * self.state_scale * self.active
-        return correction
+        output: torch.Tensor = self.network(inputs)
+        return (output if self._of_inputs else output * self.state_scale) * self.active
 
     def _look_at_inputs(self, states: torch.Tensor, params: torch.Tensor | None) -> None:
         """Warn once, where training begins, of a network without scales whose inputs are far from unit size."""
@@ -226,9 +229,9 @@ class _ResidualBlock(nn.Module):
         return result
 
 
-def _channels(spec: SolverSpec) -> tuple[int, int]:
-    """Count the channels in (states and parameters) and out (states)."""
-    return spec.state_shape[0] + len(spec.parameters), spec.state_shape[0]
+def _channels(spec: SolverSpec, of_inputs: bool) -> tuple[int, int]:
+    """Count the channels in (states and parameters) and out (states, or the solver's inputs)."""
+    return spec.state_shape[0] + len(spec.parameters), len(spec.inputs) if of_inputs else spec.state_shape[0]
 
 
 def _zero(layer: nn.Module) -> nn.Module:
@@ -238,15 +241,17 @@ def _zero(layer: nn.Module) -> nn.Module:
     return layer
 
 
-def _residual(spec: SolverSpec, width: int, blocks: int, kernel: int, padding: Padding, data: Scaled | None) -> Corrector:
-    inputs, outputs = _channels(spec)
+def _residual(
+    spec: SolverSpec, width: int, blocks: int, kernel: int, padding: Padding, data: Scaled | None, of_inputs: bool
+) -> Corrector:
+    inputs, outputs = _channels(spec, of_inputs)
 
     def conv(i: int, o: int) -> nn.Module:
         return convolution(spec, i, o, kernel, padding)
 
     layers = [conv(inputs, width), nn.LeakyReLU(0.3)]
     layers += [_ResidualBlock(conv(width, width), conv(width, width), 0.3) for _ in range(blocks)]
-    return Corrector(spec, nn.Sequential(*layers, _zero(conv(width, outputs))), data)
+    return Corrector(spec, nn.Sequential(*layers, _zero(conv(width, outputs))), data, of_inputs)
 
 
 def small(
@@ -256,6 +261,7 @@ def small(
     kernel: int = 3,
     padding: Padding = "zeros",
     data: Scaled | None = None,
+    of_inputs: bool = False,
 ) -> Corrector:
     """Make a residual network small enough for CGE on a CPU: 482 parameters on the wake.
 
@@ -267,20 +273,21 @@ def small(
         padding: Values outside the domain: zeros, circular (of a periodic domain) or replicate (the nearest inside); or a list
             with one of these for each axis.
         data: Trajectories that scale its inputs and outputs; `deepzero-sim train` and `dz.train` do this themselves.
+        of_inputs: True for a network inside a step, which provides the inputs that the spec names.
     """
     require_sizes(width=width, kernel=kernel)
     require_sizes(0, blocks=blocks)
-    return _residual(spec, width, blocks, kernel, padding, data)
+    return _residual(spec, width, blocks, kernel, padding, data, of_inputs)
 
 
-def mars_moon(spec: SolverSpec, padding: Padding = "zeros", data: Scaled | None = None) -> Corrector:
+def mars_moon(spec: SolverSpec, padding: Padding = "zeros", data: Scaled | None = None, of_inputs: bool = False) -> Corrector:
     """Make Um et al.'s network: five residual blocks of 32 channels, 5 x 5 kernels; 260,354 parameters on the wake."""
-    return _residual(spec, 32, 5, 5, padding, data)
+    return _residual(spec, 32, 5, 5, padding, data, of_inputs)
 
 
-def mercury(spec: SolverSpec, padding: Padding = "zeros", data: Scaled | None = None) -> Corrector:
+def mercury(spec: SolverSpec, padding: Padding = "zeros", data: Scaled | None = None, of_inputs: bool = False) -> Corrector:
     """Make Um et al.'s smaller network: three 5 x 5 convolutions, 32 and 64 channels between; 56,898 parameters on the wake."""
-    inputs, outputs = _channels(spec)
+    inputs, outputs = _channels(spec, of_inputs)
     layers = [
         convolution(spec, inputs, 32, 5, padding),
         nn.LeakyReLU(0.3),
@@ -288,7 +295,7 @@ def mercury(spec: SolverSpec, padding: Padding = "zeros", data: Scaled | None = 
         nn.LeakyReLU(0.3),
         _zero(convolution(spec, 64, outputs, 5, padding)),
     ]
-    return Corrector(spec, nn.Sequential(*layers), data)
+    return Corrector(spec, nn.Sequential(*layers), data, of_inputs)
 
 
 #: Correctors that settings call by a short name.

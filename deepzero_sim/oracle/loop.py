@@ -38,6 +38,7 @@ class LoopBatch(NamedTuple):
         advanced: First solver step from `states`, `(B, C, *N)`: the same for every query.
         rollout: Rollout of the unperturbed network, `(B, T, C, *N)`.
         inputs: Inputs of the corrector, step by step.
+        arrived: States that the stepped solver gave, step by step; none where they are these inputs.
         loss: Loss of the rollout.
         token: Name of the batch and the network's state.
         account: Cost of the rollout.
@@ -49,6 +50,7 @@ class LoopBatch(NamedTuple):
     advanced: torch.Tensor
     rollout: torch.Tensor
     inputs: list[_Inputs]
+    arrived: list[torch.Tensor]
     loss: float
     token: str
     account: Account
@@ -86,29 +88,45 @@ class LoopOracle(Oracle):
     def prepare(self, batch: Any) -> LoopBatch:
         states, params, references, known = self._tensors(batch)
         passes, inputs, trajectory, accounts = list[UnperturbedPass](), list[_Inputs](), [], list[Account]()
-        current, advanced = states, known
+        loop, current, advanced, every = self.loop, states, known, list[torch.Tensor]()
         for step in range(references.shape[1]):
+            output = None
+            if loop.coupling.network_first:
+                output = self._record(current, params, inputs, passes)
             if known is not None and step == 0:
                 arrived = known
             else:
+                taken = loop.coupling.before(current, output, loop.solver.spec)
                 with add_account_to_error(accounts):
-                    arrived, account = self.loop.layer.step(current, params, OWN_ROLLOUT)
+                    arrived, account = loop.layer.step(taken, params, OWN_ROLLOUT)
                 accounts.append(account)
             advanced = arrived if advanced is None else advanced
-            inputs.append(self.loop.corrector_inputs(arrived, params))
-            with explain_corrector_errors(inputs[-1][0]):
-                passes.append(self._corrector.unperturbed_pass(*inputs[-1]))
-            current = self.loop.add_correction(arrived, passes[-1].result)
+            if output is None:
+                output = self._record(arrived, params, inputs, passes)
+            every.append(arrived)
+            current = loop.coupling.after(arrived, output, loop.solver.spec)
             trajectory.append(current)
         assert advanced is not None
         rollout = torch.stack(trajectory, dim=1)
         loss = self._rollout_loss.unperturbed_pass(rollout, references)
         token = uuid.uuid4().hex
         self._passes.put(token, (passes, loss))
-        return LoopBatch(states, params, references, advanced, rollout, inputs, float(loss.result), token, total(accounts))
+        found, kept = float(loss.result), every if loop.coupling.network_first else []
+        return LoopBatch(states, params, references, advanced, rollout, inputs, kept, found, token, total(accounts))
+
+    def _record(
+        self, states: torch.Tensor, params: torch.Tensor | None, inputs: list[_Inputs], passes: list[UnperturbedPass]
+    ) -> torch.Tensor:
+        """Ask the unperturbed network, and add its inputs and its pass to those of the steps before."""
+        inputs.append(self.loop.corrector_inputs(states, params))
+        with explain_corrector_errors(inputs[-1][0]):
+            passes.append(self._corrector.unperturbed_pass(*inputs[-1]))
+        return self.loop.require_output(passes[-1].result, len(states))
 
     def preparation_steps(self, batch: Any) -> int:
-        steps = int(batch[2].shape[1])
+        steps = self.loop.unroll
+        if self._unrolls:  # rollouts of several lengths, which the references tell
+            steps = int(batch[2].shape[1])
         return len(batch[0]) * (steps if len(batch) == 3 else steps - 1)
 
     def _tensors(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor, torch.Tensor | None]:
@@ -155,10 +173,13 @@ class LoopOracle(Oracle):
         passes, loss = self._passes.get(prepared.token, lambda: self._unperturbed_passes(prepared))
         dropped = set() if only is None else set(range(count)) - set(only)
         params = None if prepared.params is None else _repeat(prepared.params, count)
+        loop, spec = self.loop, self.loop.solver.spec
+        first = loop.coupling.network_first
         states, trajectory = _repeat(prepared.states, count), []
         for t in range(len(passes)):
-            if t == 0:
-                arrived, moved = _repeat(prepared.advanced, count), None
+            output = self._outputs(passes[t], perturbation, None if t == 0 else states) if first else None
+            if t == 0 and not first:
+                arrived = _repeat(prepared.advanced, count)
             else:
                 rows = [query * size + b for query in range(count) if query not in dropped for b in range(size)]
                 queries = [row // size for row in rows]
@@ -167,19 +188,36 @@ class LoopOracle(Oracle):
                     return f"at {name_query(perturbation, queries[place])}"
 
                 given = None if params is None else to_array(_select(params, rows))
-                result = step_with_policy(self.loop.solver, to_array(_select(states, rows)), given, self.on_failure, where)
+                taken = loop.coupling.before(states, output, spec)
+                result = step_with_policy(loop.layer.solver, to_array(_select(taken, rows)), given, self.on_failure, where)
                 accounts += [result.account, _drop_failures(result, queries, where, self.on_failure, dropped)]
-                arrived = _put(result.states, rows, prepared.inputs[t][0], states, dropped)
-                moved = torch.unflatten(self.loop.corrector_inputs(arrived, None)[0], 0, (count, size)) - passes[t].inputs[0]
-            with explain_corrector_errors(arrived):
-                corrections = passes[t].result + self._corrector.changes(passes[t], perturbation, [moved])
-            states = self.loop.add_correction(arrived, corrections.flatten(0, 1))
+                unperturbed = prepared.arrived[t] if first else prepared.inputs[t][0]
+                arrived = _put(result.states, rows, unperturbed, taken, dropped)
+            if output is None:
+                output = self._outputs(passes[t], perturbation, None if t == 0 else arrived)
+            states = loop.coupling.after(arrived, output, spec)
             trajectory.append(states)
         moved = torch.unflatten(torch.stack(trajectory, dim=1), 0, (count, size)) - prepared.rollout
         changes = self._rollout_loss.changes(loss, None, [moved]).double()
         changes[sorted(dropped)] = 0
         cost = total(accounts)
         return Answers(changes, prepared.loss, cost.steps, tuple(sorted(dropped)), cost.incidents)
+
+    def _outputs(self, unperturbed: UnperturbedPass, perturbation: Perturbation, states: torch.Tensor | None) -> torch.Tensor:
+        """Ask the perturbed networks of a chunk, `(P * B, *shape)`.
+
+        Args:
+            unperturbed: Pass of the unperturbed network.
+            perturbation: Queries, `P` of them.
+            states: States that they are asked for, `(P * B, C, *N)`; None for those of the unperturbed one.
+        """
+        moved = None
+        if states is not None:
+            given = self.loop.corrector_inputs(states, None)[0]
+            moved = torch.unflatten(given, 0, (len(perturbation), -1)) - unperturbed.inputs[0]
+        with explain_corrector_errors(unperturbed.inputs[0]):
+            changes = self._corrector.changes(unperturbed, perturbation, [moved])
+        return (unperturbed.result + changes).flatten(0, 1)
 
     def _unperturbed_passes(self, prepared: LoopBatch) -> tuple[list[UnperturbedPass], UnperturbedPass]:
         passes = [self._corrector.unperturbed_pass(*inputs) for inputs in prepared.inputs]

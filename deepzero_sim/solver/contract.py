@@ -32,6 +32,9 @@ class Solver(abc.ABC):
     def step(self, states: Array, params: Array | None = None) -> Array:
         """Advance every state of a batch by one step.
 
+        A solver whose spec names inputs is asked for `step(states, params, inputs)`, with the fields that it reads besides its
+        state, `(B, U, *N)`, as third.
+
         Args:
             states: States `(B, C, *N)`, of the type that ``spec.dtype`` names.
             params: Scenario parameters `(B, K)`, constant along a rollout, or None.
@@ -50,7 +53,7 @@ class DifferentiableSolver(Solver):
 
     @abc.abstractmethod
     def differentiable_step(self, states: torch.Tensor, params: torch.Tensor | None = None) -> torch.Tensor:
-        """Take the step of :meth:`Solver.step`, `(B, C, *N)` to `(B, C, *N)`, recorded by autograd."""
+        """Take the step of :meth:`Solver.step`, `(B, C, *N)` to `(B, C, *N)`, recorded by autograd; with inputs as third."""
 
 
 StepFunction = Callable[..., Array]
@@ -63,8 +66,10 @@ class _FunctionSolver(Solver):
         self.spec = spec
         self._function = function
 
-    def step(self, states: Array, params: Array | None = None) -> Array:
-        check_call(self.spec, states, params)
+    def step(self, states: Array, params: Array | None = None, inputs: Array | None = None) -> Array:
+        check_call(self.spec, states, params, inputs)
+        if self.spec.inputs:
+            return self._function(states, params, inputs)
         return self._function(states) if params is None else self._function(states, params)
 
 
@@ -73,7 +78,7 @@ def as_solver(function: StepFunction, spec: SolverSpec) -> Solver:
 
     Args:
         function: Step, ``function(states)`` or, where scenario parameters are used, ``function(states, params)``;
-            `(B, C, *N)` to `(B, C, *N)`.
+            `(B, C, *N)` to `(B, C, *N)`. Where the spec names inputs, ``function(states, params, inputs)``.
         spec: Description of the solver.
     """
     return _FunctionSolver(function, spec)

@@ -1,12 +1,7 @@
-"""Description of a solver: its spec, and the conversion of values that Python and YAML give the spec's fields.
-
-Messages of the converters begin with `what`, the name of the object that has the field.
-"""
+"""Description of a solver: its spec."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -14,9 +9,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepzero_sim.common.requirements import Words, is_count, require
-from deepzero_sim.common.types import is_number, read_only_copy
+from deepzero_sim.common.types import read_only_copy
 from deepzero_sim.common.words import count_of
 from deepzero_sim.errors import ConfigError
+from deepzero_sim.solver.input_fields import InputField, input_fields, points_of_input
+from deepzero_sim.solver.spec_values import (
+    IN_QUOTES,
+    default_names,
+    finite,
+    list_of,
+    names,
+    number_remedy,
+    numbers,
+    shape,
+    texts,
+)
 
 DTYPES = ("float32", "float64")
 
@@ -35,6 +42,7 @@ class SolverSpec:
         channel_units: Unit of each channel.
         parameters: Name of each of the `K` scenario parameters; empty if the solver takes none.
         parameter_units: Unit of each parameter.
+        inputs: Fields that a step reads besides its state, each an :class:`InputField`, a name, or a mapping of its entries.
         axes: Name of each of the spatial axes `N`.
         spacing: Distance between neighbouring points along each axis.
         offsets: Position of each channel's first point along each axis, in units of the spacing (0.5 for cell centres, 0 for
@@ -56,6 +64,7 @@ class SolverSpec:
     channel_units: tuple[str, ...] = ()
     parameters: tuple[str, ...] = ()
     parameter_units: tuple[str, ...] = ()
+    inputs: tuple[InputField, ...] = ()
     axes: tuple[str, ...] = ()
     spacing: tuple[float, ...] = ()
     offsets: tuple[tuple[float, ...], ...] = ()
@@ -88,6 +97,8 @@ class SolverSpec:
         self._require_lengths()
         if 0 in self.spacing:
             raise ConfigError(f"SolverSpec {self.name!r}: spacing must not be 0, but is {self.spacing}: points lie apart.")
+        shared = set(self.input_names) & {*self.channels, *self.parameters}
+        self._require(not shared, "inputs must have other names than channels and parameters", Words(", ".join(sorted(shared))))
         if self.mask is not None:
             object.__setattr__(self, "mask", self._own_mask(self.mask))
 
@@ -96,6 +107,7 @@ class SolverSpec:
         count = self.state_shape[0]
         channels = ", ".join(self.channels) or count_of(count, "channel")
         takes = f", parameters {', '.join(self.parameters)}" if self.parameters else ""
+        takes += f", inputs {', '.join(self.input_names)}" if self.inputs else ""
         shape = " x ".join(map(str, self.state_shape[1:]))
         masked = "" if self.mask is None else f", {int(self.mask.sum())} of {self.mask.size} values in the mask"
         return f"SolverSpec({self.name!r}: {channels} on {shape} points, dt={self.dt:g}, {self.dtype}{takes}{masked})"
@@ -107,8 +119,10 @@ class SolverSpec:
         """Convert fields that are lists to the tuples that they stand for; refuse what is no text, no name or no number."""
         what = f"SolverSpec {self.name!r}"
         rows = list_of(what, "offsets", self.offsets)
+        state_shape = shape(what, self.state_shape)
         return {
-            "state_shape": shape(what, self.state_shape),
+            "state_shape": state_shape,
+            "inputs": input_fields(what, state_shape[1:], self.inputs),
             **{field: names(what, field, getattr(self, field)) for field in ("channels", "parameters", "axes")},
             **{field: texts(what, field, getattr(self, field)) for field in ("channel_units", "parameter_units")},
             "spacing": numbers(what, "spacing", self.spacing),
@@ -145,6 +159,21 @@ class SolverSpec:
         return self.channels or default_names("channel", self.state_shape[0])
 
     @property
+    def input_names(self) -> tuple[str, ...]:
+        """Names of the fields that a step reads besides its state."""
+        return tuple(one.name for one in self.inputs)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of the fields that a step reads besides its state, `(U, *N)`, without the batch axis."""
+        return (len(self.inputs), *self.state_shape[1:])
+
+    def active_inputs(self) -> NDArray[np.bool_]:
+        """Bool array `(U, *N)`, True where the fields that a step reads hold values, False where they are padding."""
+        grid = self.state_shape[1:]
+        return np.array([points_of_input(one, grid) for one in self.inputs], dtype=bool).reshape(self.input_shape)
+
+    @property
     def axis_names(self) -> tuple[str, ...]:
         """Names of the spatial axes, numbers where they have none."""
         return self.axes or default_names("axis", len(self.state_shape) - 1)
@@ -158,100 +187,9 @@ class SolverSpec:
 
 
 def entries_but_mask(spec: SolverSpec) -> dict[str, Any]:
-    """Return all fields of a spec by name, except the mask, which JSON does not hold, and a unit of time that is not known.
+    """Return all fields of a spec by name, but the mask, which JSON does not hold, and units of time and inputs that it lacks.
 
-    Runs know their solvers by digests of these entries: one without a unit of time has those of earlier versions.
+    Runs know their solvers by digests of these entries: one without these has those of earlier versions.
     """
-    left_out = {"mask", *(() if spec.time_unit else ("time_unit",))}
+    left_out = {"mask", *(key for key in ("time_unit", "inputs") if not getattr(spec, key))}
     return {field.name: getattr(spec, field.name) for field in fields(spec) if field.name not in left_out}
-
-
-def default_names(word: str, count: int) -> tuple[str, ...]:
-    """Return names of what has none: `channel_0`, `channel_1` and so on."""
-    return tuple(f"{word}_{i}" for i in range(count))
-
-
-#: Remedy for a word that YAML does not take for text.
-IN_QUOTES = "put it in quotes, as YAML takes NO, off, null, 1e3 or 12:30 for something else"
-
-
-def list_of(what: str, field: str, value: Any) -> tuple[Any, ...]:
-    """Convert a list. Text is refused: it would be taken letter by letter.
-
-    Raises:
-        ConfigError: The value is no list.
-    """
-    if isinstance(value, np.ndarray):
-        value = value.tolist()
-    is_list = isinstance(value, Sequence) and not isinstance(value, str | bytes)
-    require(is_list, f"{what} must have a list for {field}, such as [{value!r}]", value)
-    return tuple(value)
-
-
-def texts(what: str, field: str, value: Any) -> tuple[str, ...]:
-    """Convert a list of text, or one text, which is one entry.
-
-    Raises:
-        ConfigError: The value is neither, or holds something else than text.
-    """
-    entries = (value,) if isinstance(value, str) else list_of(what, field, value)
-    if isinstance(value, str) and "," in value:
-        parts = [part.strip() for part in value.split(",")]
-        raise ConfigError(f"{what}: {field} must be a list, or one text without commas, not {value!r}: write {parts}.")
-    for entry in entries:
-        require(isinstance(entry, str), f"{what}: {field} must be text", entry, IN_QUOTES)
-    return tuple(map(str, entries))
-
-
-def names(what: str, field: str, value: Any) -> tuple[str, ...]:
-    """Convert a list of names: text, none of it empty, none twice.
-
-    Raises:
-        ConfigError: The value is no such list.
-    """
-    entries = texts(what, field, value)
-    require(all(entry.strip() for entry in entries), f"{what}: {field} must have names", entries, "give each of them one")
-    require(len(set(entries)) == len(entries), f"{what}: {field} must have different names", entries)
-    return entries
-
-
-def numbers(what: str, field: str, value: Any) -> tuple[float, ...]:
-    """Convert a list of finite numbers.
-
-    Raises:
-        ConfigError: The value is no such list.
-    """
-    entries = list_of(what, field, value)
-    for entry in entries:
-        require(finite(entry) is not None, f"{what}: {field} must be finite numbers", entry, number_remedy(entry))
-    return tuple(map(float, entries))
-
-
-def finite(value: Any) -> float | None:
-    """Convert a finite number; None stands for all else."""
-    try:
-        number = float(value) if is_number(value) else math.nan
-    except OverflowError:  # a whole number beyond all floats
-        return None
-    return number if math.isfinite(number) else None
-
-
-def number_remedy(value: Any) -> str:
-    """Show the number that YAML took for text; empty for all else."""
-    try:
-        return f"write {float(value)}" if isinstance(value, str) else ""
-    except ValueError:
-        return ""
-
-
-def shape(what: str, value: Any) -> tuple[int, ...]:
-    """Convert a state's shape, a list as well, which would never equal an array's.
-
-    Raises:
-        ConfigError: The value is no shape, or has no axis of channels.
-    """
-    sizes = tuple(value) if isinstance(value, Sequence | np.ndarray) and not isinstance(value, str | bytes) else value
-    fits = isinstance(sizes, tuple) and len(sizes) >= 2 and all(map(is_count, sizes))
-    expected = f"{what}: state_shape must be (channels, points, ...), all positive"
-    require(fits, expected, sizes, "add the channel axis even for one channel")
-    return tuple(map(int, sizes))

@@ -46,8 +46,14 @@ def check_form(spec: SolverSpec, states: Array, what: str, batch: int | None = N
         raise InvalidStateError(f"{what} must be {spec.dtype}, not {states.dtype}: convert it with .astype('{spec.dtype}').")
 
 
-def check_call(spec: SolverSpec, states: Array, params: Array | None) -> None:
+def check_call(spec: SolverSpec, states: Array, params: Array | None, inputs: Array | None = None) -> None:
     """Check the arguments of a step that is asked of a solver directly: solvers of ours begin with it, as it is cheap.
+
+    Args:
+        spec: Spec of the solver.
+        states: States `(B, C, *N)`.
+        params: Scenario parameters `(B, K)` or None.
+        inputs: Fields that the step reads besides its state, `(B, U, *N)`; None for a solver that reads none.
 
     Raises:
         InvalidStateError: A shape or a type is another, or there are no parameters where the solver needs some.
@@ -55,6 +61,29 @@ def check_call(spec: SolverSpec, states: Array, params: Array | None) -> None:
     """
     check_form(spec, states, argument_name(spec))
     check_params(spec, states, params)
+    check_inputs(spec, inputs, len(states))
+
+
+def check_inputs(spec: SolverSpec, inputs: Array | None, count: int) -> None:
+    """Check that inputs have a field of each kind for each state, if the solver reads any.
+
+    Args:
+        spec: Spec of the solver.
+        inputs: Array that came.
+        count: Number of states.
+
+    Raises:
+        InvalidStateError: The shape or the type is another, or there are none where the solver reads some.
+    """
+    if not spec.inputs and inputs is None:
+        return
+    names = f" ({', '.join(spec.input_names)})" if spec.inputs else ", none"
+    expected = f"solver {spec.name!r} reads inputs{names}: a {spec.dtype} array of shape {(count, *spec.input_shape)}"
+    came = Words(f"{inputs.dtype} of shape {inputs.shape}" if isinstance(inputs, np.ndarray) else type(inputs).__name__)
+    fits = (
+        isinstance(inputs, np.ndarray) and inputs.shape == (count, *spec.input_shape) and inputs.dtype == np.dtype(spec.dtype)
+    )
+    require(fits and bool(spec.inputs), expected, came, "pass them as third, step(states, params, inputs)", InvalidStateError)
 
 
 def argument_name(spec: SolverSpec) -> str:

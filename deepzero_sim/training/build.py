@@ -1,4 +1,4 @@
-"""Builders of a training's parts that settings name: optimiser, learning-rate schedule, estimator, vector-Jacobian product.
+"""Builders of a training's parts that settings name: optimiser, learning-rate schedule, estimator, coupling and so on.
 
 Each raises a ConfigError if the component is none of that kind, or cannot be made.
 """
@@ -14,6 +14,7 @@ from torch import nn
 
 from deepzero_sim.common.components import Component, Kind, build
 from deepzero_sim.common.requirements import Words, require
+from deepzero_sim.coupling.couplings import Coupling
 from deepzero_sim.coupling.vjp.base import VectorJacobianProduct
 from deepzero_sim.estimators.base import Estimator
 
@@ -21,9 +22,11 @@ from deepzero_sim.estimators.base import Estimator
 OPTIMISER = Kind.of(torch.optim.Optimizer, "a torch optimiser")
 SCHEDULER = Kind.of(torch.optim.lr_scheduler.LRScheduler, "a torch scheduler")
 ESTIMATOR = Kind.of(Estimator, "an Estimator such as deepzero_sim.CGE")
+COUPLING = Kind.of(Coupling, "a dz.couplings.Coupling")
 VJP = Kind.of(VectorJacobianProduct, "a dz.vjp.VectorJacobianProduct")
 
 build_estimator: Callable[[Component], Estimator] = partial(build, kind=ESTIMATOR, setting="estimator")
+build_coupling: Callable[[Component], Coupling] = partial(build, kind=COUPLING, setting="coupling")
 build_vjp: Callable[[Component], VectorJacobianProduct] = partial(build, kind=VJP, setting="vjp")
 
 

@@ -21,7 +21,8 @@ from deepzero_sim.connectors.bmi.spec import GivenSpec, Interface, spec_of, vari
 from deepzero_sim.connectors.per_state import one_by_one
 from deepzero_sim.errors import ConfigError, InvalidStateError, SolverError
 from deepzero_sim.solver.contract import Solver
-from deepzero_sim.solver.spec import IN_QUOTES, SolverSpec
+from deepzero_sim.solver.spec import SolverSpec
+from deepzero_sim.solver.spec_values import IN_QUOTES
 from deepzero_sim.solver.validation import check_call, check_states
 
 #: Kind of class that settings may name as a component; the rest of the interface is checked function by function.

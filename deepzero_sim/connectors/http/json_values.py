@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from deepzero_sim.common.requirements import require
 from deepzero_sim.errors import ConfigError, MissingExtraError
-from deepzero_sim.solver.spec import IN_QUOTES
+from deepzero_sim.solver.spec_values import IN_QUOTES
 
 #: Numbers `(n,)`.
 Vector: TypeAlias = NDArray[np.float64]

@@ -15,7 +15,8 @@ from deepzero_sim.connectors.http.json_values import BYTES_PER_NUMBER, Vector, d
 from deepzero_sim.connectors.http.solver import HTTPSolver
 from deepzero_sim.connectors.http.umbridge_vectors import Setting, Vectors, input_vectors, output_vectors, suggest_setting
 from deepzero_sim.errors import InvalidStateError, ServerError
-from deepzero_sim.solver.spec import IN_QUOTES, SolverSpec
+from deepzero_sim.solver.spec import SolverSpec
+from deepzero_sim.solver.spec_values import IN_QUOTES
 
 #: Version of the protocol.
 VERSION = 1.0

@@ -47,10 +47,16 @@ class StoredArrays:
     def __contains__(self, name: str) -> bool:
         return self._prefix + name in self._arrays
 
-    def part(self, prefix: str) -> StoredArrays:
-        """View the arrays whose names begin so, by what follows."""
+    def part(self, prefix: str, own_sizes: bool = False) -> StoredArrays:
+        """View the arrays whose names begin so, by what follows.
+
+        Args:
+            prefix: Beginning of the names.
+            own_sizes: True if names of sizes mean others there.
+        """
         part = StoredArrays({}, self._source, self._remedy, self._error)
-        part._arrays, part._sizes, part._read, part._prefix = self._arrays, self._sizes, self._read, self._prefix + prefix
+        part._arrays, part._read, part._prefix = self._arrays, self._read, self._prefix + prefix
+        part._sizes = {} if own_sizes else self._sizes
         return part
 
     def dimensions(self, name: str) -> int:

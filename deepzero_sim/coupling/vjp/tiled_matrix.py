@@ -188,4 +188,4 @@ def _couple(matrix: Array, rows: Tiles, columns: Tiles, touching: np.ndarray, ro
         seen = (row_basis[tile].T @ some).reshape(rank, len(far), column_basis.shape[1]).transpose(1, 0, 2)
         coupling[tile][:, far] = (seen @ column_basis[far]).transpose(1, 0, 2)
     used = [np.flatnonzero(basis.any(axis=1)) for basis in (row_basis, column_basis)]
-    return np.ascontiguousarray(coupling.reshape(tiles * rank, -1)[np.ix_(*used)])
+    return np.ascontiguousarray(coupling.reshape(tiles * rank, tiles * column_basis.shape[2])[np.ix_(*used)])

@@ -125,7 +125,7 @@ def _copy(network: nn.Module, spec: SolverSpec) -> nn.Module:
 
 def _arguments(loss: Loss) -> dict[str, Any]:
     """Return what a loss was made with, in plain values but for functions; nothing of a class that does not say it."""
-    given = {one.name: getattr(loss, one.name) for one in fields(loss)} if is_dataclass(loss) else {}
+    given: dict[str, Any] = {one.name: getattr(loss, one.name) for one in fields(loss)} if is_dataclass(loss) else {}
     return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in given.items()}
 
 

@@ -76,7 +76,7 @@ def train(
         run: Run folder, with which a training that was killed goes on, as from the command line; none if None: what it needs
             on the way is gone at the end.
         progress: True for a bar, and for sentences on what was chosen and what came of it; else warnings alone.
-        settings: Any other setting of `deepzero-sim train`: updates, unroll, loss, start, seed, batch_size, held_back and so on.
+        settings: Any other setting of `deepzero-sim train`: updates, unroll, loss, start, seed, held_back and so on.
 
     Raises:
         DeepZeroError: Something cannot be used, or failed.

@@ -71,7 +71,7 @@ class TrainedLoop(SolverLoop):
     """
 
     def __init__(self, loop: SolverLoop, record: TrainingRecord | None) -> None:
-        super().__init__(loop.solver, loop.corrector, loop.unroll, on_failure=loop.on_failure)
+        super().__init__(loop.solver, loop.corrector, loop.unroll, on_failure=loop.on_failure, coupling=loop.coupling)
         self._record = record
 
     @property

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 from deepzero_sim.common.components import Component
 from deepzero_sim.common.requirements import require_sparsity
 from deepzero_sim.common.settings import Rule, Settings
-from deepzero_sim.common.short_names import LOSSES, PRODUCTS
+from deepzero_sim.common.short_names import COUPLINGS, LOSSES, PRODUCTS
 from deepzero_sim.datasets.metadata_keys import MetadataKey
 from deepzero_sim.datasets.source import Source
 from deepzero_sim.execution.backends import Backend
@@ -60,6 +60,10 @@ Product: TypeAlias = Annotated[Component, PRODUCTS]
 ROLLOUT = "deepzero_sim.losses.Rollout"
 LossComponent: TypeAlias = Annotated[Component, LOSSES]
 
+#: Coupling where none is named, and a coupling in settings.
+AFTER = "deepzero_sim.couplings.After"
+CouplingComponent: TypeAlias = Annotated[Component, COUPLINGS]
+
 #: Number of updates where nobody sets one.
 UPDATES = 500
 
@@ -94,8 +98,11 @@ class TrainSettings(Settings):
         batch_size: Rollouts a gradient is averaged over.
         unroll: Solver steps of a rollout (NON always takes one); or numbers of updates by solver steps, one after the other, as
             in {1: 500, 2: 500, 4: 500, 8: 1000}, which sets updates, too.
-        loss: Loss that training minimises: rollout (all steps), terminal, every, observed, spectrum, time_mean, quantity, sum of these, or an import path or file.py:Name of a dz.losses.Loss; each with its arguments.
-            NON takes rollout where the loss sees nothing of a single step.
+        loss: Loss that is minimised: rollout (all steps), terminal, every, observed, spectrum, time_mean, quantity, sum of
+            these, or an import path or file.py:Name of a dz.losses.Loss; each with its arguments. NON takes rollout where the
+            loss sees nothing of a single step.
+        coupling: Place where the network acts: after a step of the solver, before it, inside it (on the inputs that its spec
+            names), or an import path or file.py:Name of a dz.couplings.Coupling.
         optimiser: Any of torch.optim; an argument "suitable" stands for the learning rate that suits the method.
         scheduler: Any of torch.optim.lr_scheduler; an argument "updates" stands for their number.
         estimator: CGE or RGE with their arguments, for ZO-SOL.
@@ -134,6 +141,7 @@ class TrainSettings(Settings):
     batch_size: Positive = 2
     unroll: Unroll = 8
     loss: LossComponent = field(default_factory=lambda: Component(ROLLOUT))
+    coupling: CouplingComponent = field(default_factory=lambda: Component(AFTER))
     optimiser: Component = field(default_factory=lambda: Component("torch.optim.Adam", {"lr": SUITABLE}))
     scheduler: Component | None = field(
         default_factory=lambda: Component("torch.optim.lr_scheduler.CosineAnnealingLR", {"T_max": "updates"})
@@ -165,5 +173,6 @@ class TrainSettings(Settings):
         super().__post_init__()
         self.vjp = PRODUCTS.in_full("vjp", self.vjp)
         self.loss = LOSSES.in_full("loss", self.loss)
+        self.coupling = COUPLINGS.in_full("coupling", self.coupling)
         if self.method != "NON" and not self.stages:
             self.updates = planned_updates(self.unroll, self.updates, UPDATES)

@@ -149,7 +149,7 @@ def _step_of(loop: SolverLoop, data: Trajectories, states: int) -> _Step:
     frames = torch.from_numpy(data.frames[:states, 0])
     params = torch.from_numpy(data.params[:states]) if data.params.shape[1] else None
     if isinstance(loop.corrector, NoCorrection):
-        return lambda: step_all(loop.solver, to_array(frames), to_array_or_none(params), loop.on_failure)[1].steps
+        return lambda: step_all(loop.layer.solver, to_array(frames), to_array_or_none(params), loop.on_failure)[1].steps
     return lambda: roll_out(loop, frames, params, 1)[1].steps
 
 

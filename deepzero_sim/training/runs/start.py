@@ -16,7 +16,7 @@ from deepzero_sim.training.progress import progress_of
 from deepzero_sim.training.run_folder import RunFolder
 from deepzero_sim.training.runs.first_steps import FirstSteps, other_runs
 from deepzero_sim.training.runs.folders import runs_started_from
-from deepzero_sim.training.runs.settings import ROLLOUT, TrainSettings
+from deepzero_sim.training.runs.settings import AFTER, ROLLOUT, TrainSettings
 from deepzero_sim.training.runs.trained_run import function_part
 from deepzero_sim.training.runs.trust import trust_parts
 
@@ -113,13 +113,14 @@ def claim_folder(settings: TrainSettings, contents: Mapping[str, str] | None = N
         settings: Settings of the run.
         contents: Digests of the data that the settings name; None if nothing is trained on them.
     """
-    parts = {"solver": settings.solver, "network": settings.network, **function_part(settings.train_data)}
+    parts = {"solver": settings.solver, "network": settings.network, "coupling": settings.coupling}
+    parts |= function_part(settings.train_data)
     trust_parts(parts)  # whoever trains a run may evaluate it
     free = ("workers", "on_failure", "checkpoint_every", "tensorboard", "data_may_differ")
     # left out, as in runs of earlier versions, where nothing is held back, or the last simulations are
     validation = dict.fromkeys(("held_back_simulations", "validation_data", "validate_every", "validate_steps"))
-    loss = {"name": ROLLOUT, "args": {}}
-    absent: dict[str, Any] = {"held_back": 0, **validation, "stages": [], "loss": loss}
+    named = {"loss": {"name": ROLLOUT, "args": {}}, "coupling": {"name": AFTER, "args": {}}}
+    absent: dict[str, Any] = {"held_back": 0, **validation, "stages": [], **named}
     recorded = {key: value for key, value in settings_to_dict(settings).items() if key not in absent or value != absent[key]}
     return RunFolder(settings.run, _with_unused(recorded, settings), free, contents, may_grow=True)
 

@@ -15,6 +15,7 @@ from deepzero_sim.common.components import Component
 from deepzero_sim.common.module_state import cast
 from deepzero_sim.common.settings import hints, read
 from deepzero_sim.common.types import Array
+from deepzero_sim.coupling.couplings import Coupling
 from deepzero_sim.coupling.loop import SolverLoop
 from deepzero_sim.coupling.losses import Rollout
 from deepzero_sim.coupling.losses.base import Measure
@@ -26,10 +27,11 @@ from deepzero_sim.models.build import build_network
 from deepzero_sim.models.corrector import CORRECTORS, Corrector, NoCorrection
 from deepzero_sim.solver.build import build_solver
 from deepzero_sim.solver.spec import SolverSpec
+from deepzero_sim.training.build import build_coupling
 from deepzero_sim.training.checkpoints import Checkpoint, load_checkpoint, read_settings
 from deepzero_sim.training.progress import progress_of, require_within
 from deepzero_sim.training.runs.folders import last_stage, locate, origin_of, within
-from deepzero_sim.training.runs.settings import MethodName
+from deepzero_sim.training.runs.settings import AFTER, MethodName
 from deepzero_sim.training.runs.trust import trust_parts, without_trust, words_of
 from deepzero_sim.training.runs.unrolls import Unroll, Unrolls
 from deepzero_sim.training.validation import restore_trained
@@ -38,18 +40,23 @@ from deepzero_sim.training.validation import restore_trained
 SAMPLES = 256
 
 
-def build_corrector(network: Component, spec: SolverSpec, seed: int) -> nn.Module:
+def build_corrector(network: Component, spec: SolverSpec, seed: int, coupling: Coupling | None = None) -> nn.Module:
     """Build the network that settings name, with weights drawn from the seed, in the solver's dtype.
 
     Args:
         network: Short name, import path or file.py:Name, called with the solver's spec and the component's args.
         spec: Spec of the solver.
         seed: Seed of the weights.
+        coupling: Coupling that says what the network returns; a correction of the state if None.
     """
+    if coupling is not None and coupling.of_inputs and network.name in CORRECTORS:
+        network = replace(network, args={**network.args, "of_inputs": True})
     return cast(build_network(network, CORRECTORS, spec, seed), getattr(torch, spec.dtype))
 
 
-def starting_network(network: Component, start: Path | None, spec: SolverSpec, data: Trajectories, seed: int) -> nn.Module:
+def starting_network(
+    network: Component, start: Path | None, spec: SolverSpec, data: Trajectories, seed: int, coupling: Coupling | None = None
+) -> nn.Module:
     """Build the network that training starts from: as settings name it, in the data's units, or as a run left it.
 
     Args:
@@ -58,8 +65,9 @@ def starting_network(network: Component, start: Path | None, spec: SolverSpec, d
         spec: Spec of the solver.
         data: Training data.
         seed: Seed of the weights.
+        coupling: Coupling that says what the network returns; a correction of the state if None.
     """
-    corrector = build_corrector(network, spec, seed)
+    corrector = build_corrector(network, spec, seed, coupling)
     if isinstance(corrector, Corrector):  # a user's network keeps to itself
         corrector.set_scales(data)
     if start is not None:
@@ -100,6 +108,7 @@ class RunSettings:
     updates: int
     batch_size: int
     seed: int
+    coupling: Component = field(default_factory=lambda: Component(AFTER))
     on_failure: str | dict[str, str] = "abort"
     data_may_differ: list[MetadataKey] = field(default_factory=list)
     origin: Path | None = None
@@ -115,7 +124,10 @@ class RunSettings:
     def parts(self) -> dict[str, Component]:
         """Parts that are built when the run is used."""
         restrict = function_part(self.train_data, self.origin)
-        return {"solver": self.solver} if self.method == "SRC" else {"solver": self.solver, "network": self.network, **restrict}
+        if self.method == "SRC":
+            return {"solver": self.solver}
+        coupling = {} if self.coupling.name == AFTER else {"coupling": self.coupling}
+        return {"solver": self.solver, "network": self.network, **coupling, **restrict}
 
 
 def run_settings(path: Path) -> RunSettings:
@@ -125,7 +137,8 @@ def run_settings(path: Path) -> RunSettings:
         RunError: The folder is no run of a corrector, or its settings were changed.
     """
     path = last_stage(path)
-    recorded = {"on_failure": "abort", "data_may_differ": [], **read_settings(path)}
+    left_out = {"on_failure": "abort", "data_may_differ": [], "coupling": {"name": AFTER, "args": {}}}
+    recorded = {**left_out, **read_settings(path)}
     kinds = {key: kind for key, kind in hints(RunSettings).items() if key != "origin"}
     missing = sorted(kinds.keys() - recorded.keys())
     if missing:
@@ -196,11 +209,13 @@ def trained_loop(
     if settings.method == "SRC":
         return SolverLoop(built, NoCorrection(), on_failure=settings.on_failure)
     with within(settings.origin if network is None else None):
-        corrector = build_corrector(settings.network if network is None else network, built.spec, settings.seed)
+        coupling = build_coupling(settings.coupling)
+        corrector = build_corrector(settings.network if network is None else network, built.spec, settings.seed, coupling)
     checkpoint = load(path)
     require_within(progress_of(checkpoint, path), settings.updates, path)
     restore_trained(corrector, checkpoint, path)
-    return SolverLoop(built, corrector, Unrolls.of(settings.unroll).longest, on_failure=settings.on_failure)
+    longest = Unrolls.of(settings.unroll).longest
+    return SolverLoop(built, corrector, longest, on_failure=settings.on_failure, coupling=coupling)
 
 
 def differences_accepted_by(*paths: Path) -> list[str]:

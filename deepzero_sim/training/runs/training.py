@@ -20,6 +20,8 @@ from deepzero_sim.coupling.loop import SolverLoop
 from deepzero_sim.coupling.losses import Rollout
 from deepzero_sim.coupling.losses.named import build_loss
 from deepzero_sim.coupling.named_gradients import SolverGradient
+from deepzero_sim.coupling.vjp.analytic import Detached, StraightThrough
+from deepzero_sim.coupling.vjp.base import VectorJacobianProduct
 from deepzero_sim.datasets.batches import UnrolledBatches, require_long_enough
 from deepzero_sim.datasets.fitting.one_step_error import OneStepError, of_first_steps, of_some_frames
 from deepzero_sim.datasets.fitting.spacing import spacing_of_first_steps
@@ -35,8 +37,9 @@ from deepzero_sim.oracle.loop import LoopOracle
 from deepzero_sim.oracle.parameters import trainable
 from deepzero_sim.solver.build import build_solver
 from deepzero_sim.solver.failure_policy import NOTHING, FailurePolicy
+from deepzero_sim.solver.stepped_inputs import with_inputs_at_rest
 from deepzero_sim.training.active_set import ActiveSet, RunRatios, active_set, build_ratios
-from deepzero_sim.training.build import build_estimator, build_optimiser, build_scheduler, build_vjp
+from deepzero_sim.training.build import build_coupling, build_estimator, build_optimiser, build_scheduler, build_vjp
 from deepzero_sim.training.checkpoints import CONFIG, read_settings, storable_copies
 from deepzero_sim.training.progress import Progress
 from deepzero_sim.training.run_folder import JACOBIANS, RunFolder
@@ -163,11 +166,15 @@ class _Training:
         if settings.validation_data is not None:
             self._unseen = open_trajectories(settings.validation_data, self._solver.spec, accepted)
         self._settings = settings = self._settle(with_choice(settings, self._division, recorded), recorded)
-        self._corrector = starting_network(settings.network, settings.start, self._solver.spec, self._data, settings.seed)
+        self._coupling = build_coupling(settings.coupling)
+        self._coupling.stepped(self._solver)  # says it if it does not suit the solver
+        self._corrector = starting_network(
+            settings.network, settings.start, self._solver.spec, self._data, settings.seed, self._coupling
+        )
         self._unrolls = unrolls_of(settings)
         self._loss = build_loss(settings.loss)
         self._require_sight()
-        self._gradient = build_vjp(settings.vjp) if self._method.gradient is None else self._method.gradient
+        self._gradient = self._build_gradient()
         self._policy = FailurePolicy(settings.on_failure)
         require_long_enough(self._data, self._unrolls.longest)
         if self._unseen is not None:
@@ -180,6 +187,24 @@ class _Training:
         self._start = Start(settings, self._contents, started)
         self._one_step_error: OneStepError | None = None
         self._sampled = NOTHING
+
+    @property
+    def _asks(self) -> bool:
+        """True if the gradient takes solver steps of its own."""
+        by_product = self._method.gradient is None or (self._coupling.network_first and self._method.gradient != "exact")
+        return self._method.by_queries or by_product
+
+    def _build_gradient(self) -> SolverGradient | VectorJacobianProduct:
+        """Return the gradient of the solver; that of a network before or inside a step passes this one by vjp's product."""
+        named, settings = self._method.gradient, self._settings
+        if named is None:
+            return build_vjp(settings.vjp)
+        if not self._coupling.network_first or named == "exact":
+            return named
+        if self._method.by_queries:
+            return Detached(within=Detached())
+        within = build_vjp(settings.vjp)
+        return StraightThrough(within) if named == "straight-through" else Detached(within)
 
     @property
     def _solver_component(self) -> Component:
@@ -225,9 +250,12 @@ class _Training:
         for sentence in self._notes:
             listener.note(sentence)
         depends_on_length = settings.scheduler is not None and "updates" in settings.scheduler.args.values()
-        asks = self._method.by_queries or self._method.gradient is None
-        with open_executor(settings.workers.backend if asks else "serial", settings.workers.count) as executor:
-            loop = SolverLoop(self._solver, self._corrector, self._unrolls.longest, self._gradient, executor, self._policy)
+        backend = settings.workers.backend if self._asks else "serial"
+        with open_executor(backend, settings.workers.count) as executor:
+            longest = self._unrolls.longest
+            loop = SolverLoop(
+                self._solver, self._corrector, longest, self._gradient, executor, self._policy, coupling=self._coupling
+            )
             loop.layer.probes.note, loop.layer.probes.warn = listener.note, listener.say
             loss = self._loss.build(self._solver.spec, self._data)
             oracle = LoopOracle(loop, loss, executor, settings.queries_per_chunk, self._unrolls.lengths)
@@ -235,7 +263,8 @@ class _Training:
             scheduler = build_scheduler(settings.scheduler, self._optimiser, settings.updates)
             if self._method.by_queries and self._solver.spec.deterministic and start.done is None:
                 start.checking += _require_repeatable(oracle, self._cut(None)(0))
-            first_steps = FirstSteps(self._solver, self._solver_component, self._data, self._policy)
+            alone = with_inputs_at_rest(self._solver)
+            first_steps = FirstSteps(alone, self._solver_component, self._data, self._policy)
             batches = _Batches(lambda: self._cut(self._take_first_steps(first_steps, listener)))
             if not start.finished:
                 batches.require()
@@ -294,11 +323,13 @@ class _Training:
 
     def _take_first_steps(self, first_steps: FirstSteps, listener: _Listener) -> Array | None:
         """Take the solver's step from every frame, and say what these tell of frames' distance and of what is to correct."""
-        steps, name = self._start.first_steps(first_steps), self._solver.spec.name
+        name = self._solver.spec.name
+        steps = None if self._coupling.network_first else self._start.first_steps(first_steps)
         if self._start.done is not None:
             return steps
         if steps is None:
-            self._one_step_error, self._sampled = of_some_frames(self._solver, self._data, self._policy)
+            alone = with_inputs_at_rest(self._solver)
+            self._one_step_error, self._sampled = of_some_frames(alone, self._data, self._policy)
             self._start.checking += self._sampled.steps
         else:
             self._one_step_error = of_first_steps(self._data, steps)
@@ -326,7 +357,7 @@ class _Training:
             return
         states, params = sample_states(self._data)
         with single_threaded():
-            vjp.prepare(states, params, loop.layer.probes)
+            vjp.prepare(loop.samples(states, params), params, loop.layer.probes)
         if vjp.report is not None:
             listener.note(f"{type(vjp).__name__} of solver {self._solver.spec.name!r}: {vjp.report}.")
 
@@ -356,7 +387,7 @@ class _Training:
             return oracle
         twin = build_solver(self._settings.differentiable_solver)
         require_twin(twin.spec, oracle.loop.solver.spec)
-        exact = SolverLoop(twin, oracle.loop.corrector, oracle.loop.unroll, "exact")
+        exact = SolverLoop(twin, oracle.loop.corrector, oracle.loop.unroll, "exact", coupling=self._coupling)
         return LoopOracle(exact, oracle.loss_function)
 
 

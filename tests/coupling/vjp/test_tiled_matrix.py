@@ -57,6 +57,18 @@ def test_rows_may_stand_for_blocks_of_points() -> None:
     assert np.linalg.norm(found.dot(v) - v @ matrix.T) < 0.02 * np.linalg.norm(v @ matrix.T)
 
 
+def test_a_matrix_without_far_parts_is_its_near_ones() -> None:
+    """As the Jacobian of an explicit step is: no tile has a basis then."""
+    shape = (40, 40)
+    points, _ = points_of(shape, 1)
+    apart = np.abs(points[:, None] - points).max(-1)
+    matrix = (np.random.default_rng(0).normal(size=apart.shape) * (apart < 2)).astype(np.float32)
+    found = made(matrix, points, points, shape, 1)
+    v = np.random.default_rng(2).normal(size=(2, len(points))).astype(np.float32)
+    np.testing.assert_allclose(found.dot(v), v @ matrix.T, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(found.transposed().dot(v), v @ matrix, rtol=1e-4, atol=1e-4)
+
+
 def test_what_is_small_or_not_smooth_stays_as_it_is() -> None:
     few, many = points_of((20, 20), 1)[0], points_of((36, 36), 1)[0]
     assert compress(coupled(few, few, (20, 20), False), few, few, (20, 20), 1) is None

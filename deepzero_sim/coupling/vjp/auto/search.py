@@ -24,6 +24,7 @@ from deepzero_sim.errors import ConfigError, SolverError
 from deepzero_sim.solver.contract import DifferentiableSolver, Solver
 from deepzero_sim.solver.failure_policy import account_of
 from deepzero_sim.solver.spec import SolverSpec
+from deepzero_sim.solver.stepped_inputs import count_inputs
 
 if TYPE_CHECKING:
     from deepzero_sim.coupling.probes import SolverProbe
@@ -110,8 +111,10 @@ class Search:
         Raises:
             ConfigError: The step size cannot be used with these states.
         """
-        if self._left < CHAIN_STEPS:
-            return self._settle(IDENTITY, f"to tell which suits takes {CHAIN_STEPS}, more than {self._limit}")
+        inputs = count_inputs(self._probes.solver)
+        steps = CHAIN_STEPS + (2 * (inputs + CHAINS) if inputs else 0)
+        if self._left < steps:
+            return self._settle(IDENTITY, f"to tell which suits takes {steps}, more than {self._limit}")
         try:
             self._measure_chains()
         except SolverError as error:
@@ -168,8 +171,9 @@ class Search:
     def _settle(self, candidate: Candidate, reason: str) -> Found:
         """Choose what takes no measurement, for want of a better product; warn where it is no gradient at all."""
         report = self._report(candidate, reason)
-        if candidate == DETACHED:
-            self._probes.warn(f"no gradient passes solver {self._probes.spec.name!r}: {report}.")
+        to_inputs = " to its inputs" if count_inputs(self._probes.solver) else ""
+        if candidate == DETACHED or to_inputs:
+            self._probes.warn(f"no gradient passes solver {self._probes.spec.name!r}{to_inputs}: {report}.")
         return Found(report, candidate.build(self._common))
 
     def _report(self, candidate: Candidate, reason: str) -> ChoiceReport:
@@ -184,9 +188,12 @@ class Search:
         file, settings = JacobianFile(common.file), [f"chains 2 {common.step_size} {common.seed}"]
         identity = identify(states, params, probes, differences)
         chains = file.get(settings, identity, probes, lambda: measurement.chain().tensors(), self._check_chains)
-        self._chains = Chains.load(chains)
+        self._chains = [(Chains.load(chains), measurement.sizes)]
+        if count_inputs(probes.solver):  # what they do to a state in one step
+            generator = np.random.default_rng([common.seed, 2])
+            measurement = Measurement(states, params, probes, differences, generator, of_inputs=True)
+            self._chains.append((measurement.chain(1), measurement.sizes))
         file.save()
-        self._sizes = measurement.sizes
 
     def _check_chains(self, stored: StoredArrays) -> None:
         """Refuse arrays that are not what :meth:`Chains.tensors` gives."""
@@ -199,9 +206,12 @@ class Search:
             stored.numbers("params", CHAINS, self._params.shape[1])
 
     def _judge(self, candidate: Candidate, product: VectorJacobianProduct, chains: int = CHAINS) -> float:
-        """Compute the cosine of a product through all steps of the chains, and note it."""
-        judged = _ProductInUnits(product, self._sizes, self._probes)
-        cosine = float(np.nan_to_num(self._chains.first(chains).cosines(judged)[-1], nan=-1.0))
+        """Compute the cosine of a product through all steps of the chains, the smallest of several, and note it."""
+        found = [
+            measured.first(chains).cosines(_ProductInUnits(product, sizes, self._probes))[-1]
+            for measured, sizes in self._chains
+        ]
+        cosine = min(float(np.nan_to_num(one, nan=-1.0)) for one in found)
         warned = " ".join(_without_stop(said.message) for said in self._said.get(str(candidate), []))
         self._trials.append(Trial(str(candidate), cosine, warned=warned if cosine >= GOOD else ""))
         self._judged.append(_Judged(cosine, candidate, product))

@@ -12,7 +12,7 @@ from deepzero_sim.coupling.vjp.base import StepTaken
 from deepzero_sim.coupling.vjp.differences import Differences
 from deepzero_sim.coupling.vjp.field.field_report import FALLBACK
 from deepzero_sim.coupling.vjp.field.fitting import Field, Products
-from deepzero_sim.coupling.vjp.field.probing import LENGTH, draw_directions, measure_products, norms
+from deepzero_sim.coupling.vjp.field.probing import LENGTH, draw_directions, measure_products, norms, split_active
 from deepzero_sim.coupling.vjp.stored_arrays import StoredArrays
 from deepzero_sim.errors import DeepZeroError, SolverError
 from deepzero_sim.solver.failure_policy import account_of
@@ -110,7 +110,8 @@ class Drift:
         params = None if visit.params is None else visit.params[None]
         state, generator = visit.state[None], np.random.default_rng([self._seed, visit.number, UNSEEN])
         mean, kind = units.mean / units.sizes, visit.number % UNSEEN
-        directions = draw_directions(generator, state / units.sizes, mean, probes.spec.active(), kind)
+        own, _ = split_active(probes.spec.active(), probes.own_channels)
+        directions = draw_directions(generator, state / units.sizes, mean, own, kind)
         try:
             products = measure_products(probes, differences, state, params, directions, units.sizes)
         except DeepZeroError as error:

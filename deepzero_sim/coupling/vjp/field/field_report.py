@@ -50,6 +50,7 @@ class FieldReport:
             alone are off.
         refits: Number of times that it was fitted again, to states that it was used at.
         refitted_after: Number of states that it was used at before the last of these.
+        of_inputs: Error bar of the field of the solver's inputs, through one step; None if it reads none.
     """
 
     probes: int
@@ -63,6 +64,7 @@ class FieldReport:
     weak: tuple[tuple[int, float], ...] = ()
     refits: int = 0
     refitted_after: int = 0
+    of_inputs: FieldReport | None = None
 
     @property
     def error(self) -> float:
@@ -83,6 +85,12 @@ class FieldReport:
             for channel, error in self.weak
             if error > OFF
         ]
+        if self.of_inputs is not None and self.of_inputs.cosines[-1] < POOR:
+            sentences.append(
+                f"JacobianField knows little of what the inputs of solver {spec.name!r} do: cosine "
+                f"{self.of_inputs.cosines[-1]:.4f} through 1 step. Gradients with respect to them are wrong: take Coloured, or "
+                "give inputs that vary more."
+            )
         if self.is_poor:
             sentences.append(
                 f"JacobianField found no Jacobian of solver {spec.name!r} that depends on the state as it expects: {self}. "
@@ -90,12 +98,19 @@ class FieldReport:
             )
         return sentences
 
+    @property
+    def _words_on_inputs(self) -> str:
+        found = self.of_inputs
+        if found is None:
+            return ""
+        return f"; inputs: cosine {found.cosines[-1]:.4f}, from {found.probes} products and {found.steps} solver steps"
+
     def __str__(self) -> str:
         refitted = f"; refitted {_times(self.refits)}, last after {self.refitted_after:,} products" if self.refits else ""
         return (
             f"cosine {self.cosines[0]:.4f} through 1 step and {self.cosines[-1]:.4f} through {len(self.cosines)} "
             f"({self.identity[-1]:.4f} with the identity), from {self.probes} products and {self.steps} solver steps; "
-            f"{self.reason.value}{refitted}"
+            f"{self.reason.value}{refitted}{self._words_on_inputs}"
         )
 
 

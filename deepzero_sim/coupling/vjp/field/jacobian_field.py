@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
@@ -31,6 +33,7 @@ from deepzero_sim.coupling.vjp.field.fitting import Field
 from deepzero_sim.coupling.vjp.field.measuring import Recipe, measure_again, measure_field
 from deepzero_sim.coupling.vjp.field.probing import CHAINS, LENGTH
 from deepzero_sim.coupling.vjp.field.saved_field import (
+    INPUTS,
     check_field,
     field_from_tensors,
 )
@@ -40,6 +43,7 @@ from deepzero_sim.coupling.vjp.stored_arrays import StoredArrays
 from deepzero_sim.errors import DeepZeroError
 from deepzero_sim.execution.threads import single_threaded
 from deepzero_sim.solver.spec import SolverSpec
+from deepzero_sim.solver.stepped_inputs import count_inputs
 from deepzero_sim.solver.validation import require_states
 
 if TYPE_CHECKING:
@@ -47,8 +51,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Least probes a channel.
-LEAST = 4
+#: Least probes a channel, and values of a state from which on fewer are needed.
+LEAST, VALUES = 4, 2**17
 
 
 @final
@@ -73,7 +77,8 @@ class JacobianField(VectorJacobianProduct):
     and some of the first. All refits take at most as many solver steps as measuring did.
 
     Args:
-        probes: Most products to measure, of two solver steps each, besides those of the chains.
+        probes: Most products to measure, of two solver steps each, besides those of the chains. States of more than 2^17 values
+            take fewer, down to 32, as each gives so many more equations: half of it for twice as many values.
         tolerance: Error of products through 8 steps, as a share, at which no more are measured.
         block: Points along each axis of the blocks in which the Jacobian at one state is measured, as the common part `B` of a
             medium that is not uniform, see :class:`~deepzero_sim.coupling.vjp.base_jacobian.BaseJacobian`; None for a `B`
@@ -118,11 +123,16 @@ class JacobianField(VectorJacobianProduct):
         self._differences = Differences(step_size, "central")
         self._tensors: dict[str, Array] = {}
         self._field: Field | None = None
+        self._of_inputs: tuple[Field, Array] | None = None
         self._drift = self._no_drift()
 
-    @property
-    def _recipe(self) -> Recipe:
-        return Recipe(self.probes, self.tolerance, self.block, self.seed, self._differences)
+    def _most(self, spec: SolverSpec) -> int:
+        """Return the most products to measure for a solver."""
+        fewer = self.probes * VALUES // math.prod(spec.state_shape)
+        return min(self.probes, max(ROUND, fewer))
+
+    def _recipe(self, spec: SolverSpec) -> Recipe:
+        return Recipe(self._most(spec), self.tolerance, self.block, self.seed, self._differences)
 
     def _no_drift(self) -> Drift:
         return Drift(self.check_every or CHECK_EVERY, self.seed)
@@ -138,14 +148,16 @@ class JacobianField(VectorJacobianProduct):
         self.bind(probes.solver)
         self._require_enough(probes.spec)
         file = JacobianFile(self.file)
-        settings = [f"field 6 {self.probes} {self.tolerance} {self.block} {self._differences.step_size} {self.seed}"]
+        settings = [
+            f"field 6 {self._most(probes.spec)} {self.tolerance} {self.block} {self._differences.step_size} {self.seed}"
+        ]
         identity = identify(states, params, probes, self._differences)
         with single_threaded():  # many small products of matrices, which several threads slow down
             self._tensors = file.get(
                 settings,
                 identity,
                 probes,
-                lambda: measure_field(self._recipe, states, params, probes),
+                lambda: measure_field(self._recipe(probes.spec), states, params, probes),
                 lambda stored: check_field(stored, probes.spec),
             )
         file.save()
@@ -158,6 +170,11 @@ class JacobianField(VectorJacobianProduct):
     def _load(self) -> FieldReport:
         """Make the field of its arrays; return its report."""
         self._field, self._sizes, report = field_from_tensors(self._tensors)
+        parts = {name.removeprefix(INPUTS): array for name, array in self._tensors.items() if name.startswith(INPUTS)}
+        self._of_inputs = None
+        if parts:
+            inputs, units, of_inputs = field_from_tensors(parts)
+            self._of_inputs, report = (inputs, units), replace(report, of_inputs=of_inputs)
         self.report = report
         return report
 
@@ -165,11 +182,26 @@ class JacobianField(VectorJacobianProduct):
         self._begin(taken, probes)
         self._look_for_drift(taken, probes)
         field, sizes, params = self._begin(taken, probes), self._sizes, taken.params
-        product = field.vjp(taken.states / sizes, taken.advanced / sizes, params, cotangents * sizes)
-        return np.asarray(product / sizes, dtype=cotangents.dtype)
+        product = field.vjp(taken.states / sizes, taken.advanced / sizes, params, cotangents * sizes) / sizes
+        if self._of_inputs is not None:
+            inputs, units = self._of_inputs
+            own = probes.own_channels
+            theirs = inputs.vjp(taken.states / units, taken.advanced / units, params, cotangents * units) / units
+            product = np.concatenate([product[:, :own], theirs[:, own:]], axis=1)
+        return np.asarray(product, dtype=cotangents.dtype)
 
     def jvp(self, taken: StepTaken, directions: Array, probes: SolverProbe) -> Array:
-        field, sizes = self._begin(taken, probes), self._sizes
+        field, sizes, own = self._begin(taken, probes), self._sizes, probes.own_channels
+        if self._of_inputs is None:
+            return self._jvp_of(field, sizes, taken, directions)
+        alone, inputs = directions.copy(), directions.copy()
+        alone[:, own:] = inputs[:, :own] = 0
+        product = self._jvp_of(field, sizes, taken, alone) + self._jvp_of(*self._of_inputs, taken, inputs)
+        product[:, own:] = directions[:, own:]
+        return product
+
+    @staticmethod
+    def _jvp_of(field: Field, sizes: Array, taken: StepTaken, directions: Array) -> Array:
         product = field.jvp(taken.states / sizes, taken.advanced / sizes, taken.params, directions / sizes)
         return np.asarray(product * sizes, dtype=directions.dtype)
 
@@ -207,12 +239,13 @@ class JacobianField(VectorJacobianProduct):
             f"{drift.factor:,.1f} times as far as expected"
         )
         most = (report.steps - 2 * drift.spent) // 2 - CHAINS * LENGTH - UNSEEN  # report.steps holds those of refits, too
-        if most < min(ROUND, self.probes):
+        limit = self._most(probes.spec)
+        if most < min(ROUND, limit):
             drift.stop(f"{off}, and refits may take no more solver steps than measuring did", probes)
             return
         try:
             with single_threaded():
-                refit = measure_again(self._recipe, drift, self._tensors, min(most, self.probes), probes)
+                refit = measure_again(self._recipe(probes.spec), drift, self._tensors, min(most, limit), probes)
         except DeepZeroError as error:
             count_failure(error, probes)
             drift.stop(f"{off}, and a refit failed ({error})", probes)
@@ -243,8 +276,10 @@ class JacobianField(VectorJacobianProduct):
             ConfigError: There are fewer probes than a solver of so many channels needs.
         """
         self._require_enough(spec)
-        products = self.probes + CHAINS * LENGTH + UNSEEN + 1  # the last tells the solver from others
+        products = self._most(spec) + CHAINS * LENGTH + UNSEEN + 1  # the last tells the solver from others
         products += spec.state_shape[0] if spec.state_shape[0] > 1 else 0  # channels that vary little are looked at alone
+        inputs = 0 if self._solver is None else count_inputs(self._solver)
+        products += inputs + CHAINS + self._most(spec) if inputs else 0
         base = 0 if self.block is None else 1 + BaseJacobian(spec.active(), self.block).direction_count
         return 2 * products + base
 
@@ -252,9 +287,9 @@ class JacobianField(VectorJacobianProduct):
         channels = spec.state_shape[0]
         least = LEAST * channels
         require_that(
-            self.probes >= least,
+            self._most(spec) >= least,
             f"a JacobianField of a solver with {count_of(channels, 'channel')}, {spec.name!r}, needs {least} probes or more, "
-            f"not {self.probes}: raise probes, or take StraightThrough, which needs none.",
+            f"not {self._most(spec)}: raise probes, or take StraightThrough, which needs none.",
         )
 
     def state_dict(self) -> dict[str, Array]:

@@ -14,6 +14,7 @@ from deepzero_sim.coupling.vjp.field.field_report import direction_error
 from deepzero_sim.coupling.vjp.field.measured_base import MeasuredBase
 from deepzero_sim.coupling.vjp.field.probing import Measurement
 from deepzero_sim.coupling.vjp.field.saved_field import (
+    INPUTS,
     field_from_tensors,
     field_tensors,
     product_tensors,
@@ -21,6 +22,7 @@ from deepzero_sim.coupling.vjp.field.saved_field import (
 )
 from deepzero_sim.coupling.vjp.field.search import ROUND, FieldSearch, Medium, find_periodic_axes
 from deepzero_sim.coupling.vjp.field.weak_channels import errors_of_weak_channels
+from deepzero_sim.solver.stepped_inputs import count_inputs
 
 if TYPE_CHECKING:
     from deepzero_sim.coupling.probes import SolverProbe
@@ -58,10 +60,34 @@ def measure_field(recipe: Recipe, states: Array, params: Array | None, probes: S
         measured = MeasuredBase.measure(states, params, probes, recipe.differences, recipe.block, measurement.sizes)
     search = FieldSearch(measurement, chains, Medium(periodic, measured), recipe.tolerance, recipe.seed)
     field, report = search.run(products, recipe.probes)
-    unseen, weak = errors_of(field, measurement.products(UNSEEN)), errors_of_weak_channels(field, measurement)
+    unseen = errors_of(field, measurement.products(UNSEEN))
+    weak = errors_of_weak_channels(field, measurement, probes.own_channels)
     report = replace(report, steps=probes.steps - before, unseen=tuple(unseen), weak=weak)
     common = {"mean": measurement.mean} | product_tensors("kept", keep_some(products))
-    return field_tensors(field, measurement.sizes, report) | common
+    inputs = {} if not count_inputs(probes.solver) else _measure_inputs(recipe, states, params, probes, periodic)
+    return field_tensors(field, measurement.sizes, report) | common | inputs
+
+
+def _measure_inputs(
+    recipe: Recipe, states: Array, params: Array | None, probes: SolverProbe, periodic: tuple[bool, ...]
+) -> dict[str, Array]:
+    """Measure products with changes of a solver's inputs alone, and fit a field to them.
+
+    A change `v` of inputs changes the state by `J_u v` and stays what it is, `(0, v) -> (J_u v, v)`: the exponential of a
+    field that is nilpotent, which is of first order. Chains of one product judge it: through more, changes of the state go on
+    as the other field says.
+
+    Returns:
+        Arrays of the field and its report, by names that begin with :data:`INPUTS`.
+    """
+    before = probes.steps
+    generator = np.random.default_rng([recipe.seed, len(INPUTS)])
+    measurement = Measurement(states, params, probes, recipe.differences, generator, of_inputs=True)
+    chains, products = measurement.chain(1), measurement.products(min(ROUND, recipe.probes))
+    search = FieldSearch(measurement, chains, Medium(periodic), recipe.tolerance, recipe.seed)
+    field, report = search.run(products, recipe.probes)
+    tensors = field_tensors(field, measurement.sizes, replace(report, steps=probes.steps - before))
+    return {f"{INPUTS}{name}": array for name, array in tensors.items()}
 
 
 def measure_again(recipe: Recipe, drift: Drift, tensors: dict[str, Array], most: int, probes: SolverProbe) -> Refit | None:

@@ -30,6 +30,7 @@ class Measurement:
         differences: Finite differences.
         generator: Generator of states and directions.
         sizes: Unit of each channel, `(C, *1)`; by default the states' deviation from their mean.
+        of_inputs: True for products with changes of a solver's inputs, False for those of its state.
 
     Attributes:
         sizes: Unit of each channel, `(C, *1)`.
@@ -44,12 +45,29 @@ class Measurement:
         differences: Differences,
         generator: np.random.Generator,
         sizes: Array | None = None,
+        of_inputs: bool = False,
     ) -> None:
         self._states, self._params, self._probes = states, params, probes
         self._differences, self._generator = differences, generator
-        self._active = probes.spec.active()
+        active = probes.spec.active()
+        own, inputs = split_active(active, probes.own_channels)
+        self._seen, self._varied = own, inputs if of_inputs else own
         self.mean = states.mean(0, dtype=np.float64).astype(states.dtype)
-        self.sizes = channel_deviations(states, self._active) if sizes is None else sizes
+        self.sizes = channel_deviations(states, active) if sizes is None else sizes
+        if of_inputs:
+            self.sizes = self.sizes / self._effects_of_inputs(probes.own_channels)
+
+    def _effects_of_inputs(self, own: int) -> Array:
+        """Measure how much changes of each input by its unit change the state, `(C, *1)`; 1 of the state's channels.
+
+        In units of its effect, an input changes the state by as much as the state's own channels do.
+        """
+        channels = np.arange(own, len(self.sizes))
+        answers = self.products_of_channels(channels, np.ones(len(self.sizes), self.sizes.dtype)).answers
+        effects = np.ones_like(self.sizes)
+        found = root_mean_squares(answers)[:, :own].max(1).reshape(-1, *[1] * (self.sizes.ndim - 1))
+        effects[own:] = np.where(found > 0, found, 1.0)
+        return effects
 
     def _choose(self, count: int) -> np.ndarray:
         """Choose states, each once as long as there are others."""
@@ -61,7 +79,7 @@ class Measurement:
         chosen = self._choose(count)
         params = None if self._params is None else self._params[chosen]
         states, mean = self._states[chosen] / self.sizes, self.mean / self.sizes
-        directions = draw_directions(self._generator, states, mean, self._active)
+        directions = draw_directions(self._generator, states, mean, self._varied)
         return measure_products(self._probes, self._differences, self._states[chosen], params, directions, self.sizes)
 
     def channel_sizes(self) -> Array:
@@ -78,13 +96,13 @@ class Measurement:
             direction[channel] = sizes[channel] * values[channel]
         return measure_products(self._probes, self._differences, self._states[chosen], params, alone, self.sizes)
 
-    def chain(self) -> Chains:
-        """Measure chains of products along rollouts from random states, first along white noise."""
+    def chain(self, length: int = LENGTH) -> Chains:
+        """Measure chains of so many products along rollouts from random states, first along white noise."""
         chosen = self._choose(CHAINS)
         state, params = self._states[chosen], None if self._params is None else self._params[chosen]
         first = direction = np.asarray(self._noise(state.shape) * self.sizes, state.dtype)
         states, answers = [state], []
-        for _ in range(LENGTH):
+        for _ in range(length):
             state, direction = self._differences.pairs(self._probes, state, params, direction)
             states.append(state)
             answers.append(direction)
@@ -92,13 +110,20 @@ class Measurement:
         return Chains(*stacked, self._cotangents())
 
     def _noise(self, shape: tuple[int, ...]) -> Array:
-        return self._generator.standard_normal(shape).astype(self._states.dtype) * self._active
+        return np.asarray(self._generator.standard_normal(shape).astype(self._states.dtype) * self._varied)
 
     def _cotangents(self) -> Array:
         """Take deviations of some states from the mean, as errors of a rollout are; noise where there is none."""
         some = self._states[self._choose(min(COTANGENTS, len(self._states)))]
-        deviations = (some - self.mean) / self.sizes * self._active
-        return np.where(norms(deviations) > 0, deviations, self._noise(some.shape))
+        deviations = (some - self.mean) / self.sizes * self._seen
+        noise = self._generator.standard_normal(some.shape).astype(self._states.dtype)
+        return np.asarray(np.where(norms(deviations) > 0, deviations, noise * self._seen))
+
+
+def split_active(active: np.ndarray, own: int) -> tuple[np.ndarray, np.ndarray]:
+    """Split a mask of active points, `(C, *N)`, into those of the state's own channels and those of inputs behind them."""
+    is_own = (np.arange(len(active)) < own).reshape(-1, *[1] * (active.ndim - 1))
+    return active & is_own, active & ~is_own
 
 
 def draw_directions(generator: np.random.Generator, states: Array, mean: Array, active: np.ndarray, first: int = 0) -> Array:

@@ -23,6 +23,10 @@ _REASONS = tuple(Reason)
 _MOST_POINTS = 2**31
 
 
+#: Beginning of the names of what belongs to the field of a solver's inputs.
+INPUTS = "inputs."
+
+
 def field_tensors(field: Field, sizes: Array, report: FieldReport) -> dict[str, Array]:
     """Write a field, the sizes of channels `(C, *1)` that its units are, and its error bar as arrays."""
     features, operators = field.features, field.operators
@@ -53,8 +57,13 @@ def field_tensors(field: Field, sizes: Array, report: FieldReport) -> dict[str, 
     }
 
 
-def check_field(stored: StoredArrays, spec: SolverSpec | None = None) -> tuple[tuple[int, ...], int]:
-    """Refuse arrays that are not those of a field with products kept for a refit, of a solver or, by default, of any.
+def check_field(stored: StoredArrays, spec: SolverSpec | None = None, length: int = LENGTH) -> tuple[tuple[int, ...], int]:
+    """Refuse arrays that are not those of a field with products kept for a refit.
+
+    Args:
+        stored: Arrays.
+        spec: Spec of the solver; None for any.
+        length: Number of products of a chain.
 
     Returns:
         Shape of its states, `(C, *N)`, and number of scenario parameters, `K`.
@@ -74,10 +83,13 @@ def check_field(stored: StoredArrays, spec: SolverSpec | None = None) -> tuple[t
     named = len(spec.parameters) if spec is not None and spec.parameters else "K"
     params = stored.numbers("slopes", rank, named).shape[1]
     stored.numbers("constants", rank)
-    stored.numbers("cosines", 2, LENGTH, finite=False)  # a field of no use may leave the finite numbers
+    stored.numbers("cosines", 2, length, finite=False)  # a field of no use may leave the finite numbers
     if "block" in stored:
         _check_measured(stored, shape)
     _check_what_drift_needs(stored, shape, params)
+    inputs = stored.part(INPUTS, own_sizes=True)
+    if "sizes" in inputs:
+        check_field(inputs, spec, length=1)
     return shape, params
 
 

@@ -16,8 +16,8 @@ from deepzero_sim.common.types import Array
 #: Most features that are kept, and the share of the largest variance below which one is noise.
 MOST, NEGLIGIBLE = 100, 1e-8
 
-#: Points of states from which variances are estimated, about.
-SAMPLED = 2**18
+#: Points of states from which variances are estimated, about, and most values of all stencils there.
+SAMPLED, VALUES = 2**18, 2**25
 
 
 class FilterGrid:
@@ -207,10 +207,10 @@ class StateFeatures:
 
     def _sample(self, states: Array, advanced: Array) -> Array:
         """Evaluate all stencils at points of some states, `(stencils, points)`, float64."""
-        size = int(np.prod(self.grid.points))
-        some = np.unique(np.linspace(0, len(states) - 1, max(1, SAMPLED // size)).astype(int))
+        size, sampled = int(np.prod(self.grid.points)), min(SAMPLED, VALUES // len(self._stencils))
+        some = np.unique(np.linspace(0, len(states) - 1, max(1, sampled // size)).astype(int))
         sources = self.grid.transform(sources_of(states[some], advanced[some], self._sources))
-        every, waves = max(1, len(some) * size // SAMPLED), self.grid.waves()
+        every, waves = max(1, len(some) * size // sampled), self.grid.waves()
         rows = [self.grid.values(sources[:, stencil.source] * stencil.response(waves)) for stencil in self._stencils]
         return np.stack([row.reshape(-1)[::every] for row in rows]).astype(np.float64)
 

@@ -13,19 +13,24 @@ from deepzero_sim.coupling.vjp.units import root_mean_squares
 NOTHING = 1e-3
 
 
-def errors_of_weak_channels(field: Field, measurement: Measurement) -> tuple[tuple[int, float], ...]:
+def errors_of_weak_channels(field: Field, measurement: Measurement, own: int) -> tuple[tuple[int, float], ...]:
     """Measure by how much a field is off for changes of channels alone whose unit is little next to their size.
 
     Probes change all channels at once, each by its unit. What a weak one does to the others, next to what they do themselves,
     is too little to be fitted, and to be seen in chains. Each takes two solver steps; a solver of one channel has none.
 
+    Args:
+        field: Field.
+        measurement: Means of measuring products.
+        own: Number of channels of the state itself; inputs have a field of their own.
+
     Returns:
         Number of each such channel, and the largest share by which a channel of the answer is off.
     """
-    if len(measurement.sizes) == 1:
+    if own == 1:
         return ()
     sizes = measurement.channel_sizes()
-    weak = np.flatnonzero(LITTLE * sizes > 1)
+    weak = np.flatnonzero(LITTLE * sizes[:own] > 1)
     if not len(weak):
         return ()
     products = measurement.products_of_channels(weak, sizes)

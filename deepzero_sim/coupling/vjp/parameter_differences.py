@@ -1,0 +1,51 @@
+"""Gradients with respect to scenario parameters: differences of steps, two for each parameter of each state."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from deepzero_sim.common.types import Array
+from deepzero_sim.coupling.vjp.base import StepTaken
+
+if TYPE_CHECKING:
+    from deepzero_sim.coupling.probes import SolverProbe
+
+
+def parameter_products(taken: StepTaken, cotangents: Array, probes: SolverProbe) -> Array:
+    """Compute `(dP/dp)^T w` of every state, `(B, K)`, by central differences:
+
+        g_k = <w, P(s, p + h_k e_k) - P(s, p - h_k e_k)> / (2 h_k),   h_k = eps^(1/3) max(|p_k|, r_k)
+
+    with `r_k` the root mean square of the parameter over the batch, 1 if that is zero, and `eps` the rounding of the solver's
+    type: the step that balances rounding and curvature (Nocedal and Wright 2006, section 8.1).
+
+    Args:
+        taken: Steps with their states and parameters.
+        cotangents: Cotangents `w`, `(B, C, *N)`, zero in padding.
+        probes: Means of asking the solver for steps, which it counts.
+
+    Raises:
+        SolverError: The solver failed.
+    """
+    assert taken.params is not None
+    states, params = taken.states, taken.params
+    count = params.shape[1]
+    sizes = np.sqrt(np.mean(np.square(params, dtype=np.float64), axis=0))
+    lengths = np.finfo(states.dtype).eps ** (1 / 3) * np.maximum(np.abs(params), np.where(sizes > 0, sizes, 1.0))
+    shifted = np.stack([_shifted(params, lengths, k, sign) for k in range(count) for sign in (1, -1)], axis=1)  # (B, 2 K, K)
+    repeated = np.repeat(states, 2 * count, axis=0)
+    advanced = probes(repeated, shifted.reshape(-1, count))
+    differences = np.subtract(*np.split(advanced.reshape(len(states), count, 2, -1).astype(np.float64), 2, axis=2))[:, :, 0]
+    exact = shifted.astype(np.float64)
+    apart = np.stack([exact[:, 2 * k, k] - exact[:, 2 * k + 1, k] for k in range(count)], axis=1)  # as it was rounded
+    products = np.einsum("bkn,bn->bk", differences, cotangents.reshape(len(states), -1).astype(np.float64)) / apart
+    return np.asarray(products, params.dtype)
+
+
+def _shifted(params: Array, lengths: Array, k: int, sign: int) -> Array:
+    """Return parameters with one of them changed, `(B, K)`."""
+    shifted = params.copy()
+    shifted[:, k] += (sign * lengths[:, k]).astype(params.dtype)
+    return shifted

@@ -1,0 +1,122 @@
+"""Solvers that read fields besides their state, as solvers that read none: the fields are channels of the state, or at rest.
+
+Everything else of the package steps one of these two, and knows nothing of inputs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from deepzero_sim.common.types import Array, read_only_copy
+from deepzero_sim.errors import StatesFailedError
+from deepzero_sim.solver.contract import DifferentiableSolver, Solver
+from deepzero_sim.solver.spec import SolverSpec
+from deepzero_sim.solver.validation import check_form
+
+
+def with_input_channels(solver: Solver) -> Solver:
+    """Return a solver whose states have its inputs as further channels, `(s, u) -> (P(s, u), u)`; itself if it reads none."""
+    if not solver.spec.inputs:
+        return solver
+    return _DifferentiableInputChannels(solver) if isinstance(solver, DifferentiableSolver) else InputChannels(solver)
+
+
+def with_inputs_at_rest(solver: Solver) -> Solver:
+    """Return a solver that takes the values of its inputs from its spec, `s -> P(s, value)`; itself if it reads none."""
+    if not solver.spec.inputs:
+        return solver
+    return _DifferentiableInputsAtRest(solver) if isinstance(solver, DifferentiableSolver) else InputsAtRest(solver)
+
+
+def inputs_at_rest(spec: SolverSpec) -> Array:
+    """Return the values of inputs that nobody provides, `(U, *N)`, zero in padding."""
+    values = np.array([one.value for one in spec.inputs]).reshape(-1, *[1] * (len(spec.state_shape) - 1))
+    return (values * spec.active_inputs()).astype(spec.dtype)
+
+
+def count_inputs(solver: Solver) -> int:
+    """Count the channels of a solver's states that are inputs, the last ones."""
+    return len(solver.solver.spec.inputs) if isinstance(solver, InputChannels) else 0
+
+
+class InputChannels(Solver):
+    """A solver whose inputs are channels of its states, behind its own: `(s, u) -> (P(s, u), u)`.
+
+    Its Jacobian holds those with respect to the state and to the inputs, so that whatever finds products of the first with a
+    cotangent `(w, 0)` finds those of the second, too.
+
+    Args:
+        solver: Solver that reads inputs.
+    """
+
+    def __init__(self, solver: Solver) -> None:
+        self.solver = solver
+        self.spec = _spec_with_channels(solver.spec)
+
+    def step(self, states: Array, params: Array | None = None) -> Array:
+        own, inputs = (read_only_copy(part) for part in np.split(states, [self.solver.spec.state_shape[0]], axis=1))
+        try:
+            advanced = self.solver.step(own, params, inputs)  # type: ignore[call-arg] # as its spec says
+        except StatesFailedError as error:
+            raise StatesFailedError(error.failures, self._joined(error.advanced, inputs)) from error
+        return self._joined(advanced, inputs)
+
+    def _joined(self, advanced: Array, inputs: Array) -> Array:
+        check_form(self.solver.spec, advanced, f"what solver {self.spec.name!r} returned", len(inputs))
+        return np.concatenate([advanced, inputs], axis=1)
+
+
+class _DifferentiableInputChannels(InputChannels, DifferentiableSolver):
+    """The same of a solver that torch can differentiate."""
+
+    def differentiable_step(self, states: torch.Tensor, params: torch.Tensor | None = None) -> torch.Tensor:
+        channels = self.solver.spec.state_shape[0]
+        own, inputs = states[:, :channels], states[:, channels:]
+        advanced = self.solver.differentiable_step(own, params, inputs)  # type: ignore[attr-defined]
+        return torch.cat([advanced, inputs], dim=1)
+
+
+class InputsAtRest(Solver):
+    """A solver that takes the values of its inputs from its spec: `s -> P(s, value)`.
+
+    Args:
+        solver: Solver that reads inputs.
+    """
+
+    def __init__(self, solver: Solver) -> None:
+        self.solver = solver
+        self.spec = replace(solver.spec, inputs=())
+        self._values = inputs_at_rest(solver.spec)
+
+    def _inputs(self, count: int) -> Array:
+        return read_only_copy(np.broadcast_to(self._values, (count, *self._values.shape)))
+
+    def step(self, states: Array, params: Array | None = None) -> Array:
+        advanced: Array = self.solver.step(states, params, self._inputs(len(states)))  # type: ignore[call-arg]
+        return advanced
+
+
+class _DifferentiableInputsAtRest(InputsAtRest, DifferentiableSolver):
+    """The same of a solver that torch can differentiate."""
+
+    def differentiable_step(self, states: torch.Tensor, params: torch.Tensor | None = None) -> torch.Tensor:
+        inputs = torch.from_numpy(self._inputs(len(states)).copy()).to(states)
+        advanced: torch.Tensor = self.solver.differentiable_step(states, params, inputs)  # type: ignore[attr-defined]
+        return advanced
+
+
+def _spec_with_channels(spec: SolverSpec) -> SolverSpec:
+    count, axes = len(spec.inputs), len(spec.state_shape) - 1
+    masked = spec.mask is not None or not spec.active_inputs().all()
+    return replace(
+        spec,
+        state_shape=(spec.state_shape[0] + count, *spec.state_shape[1:]),
+        channels=(*spec.channel_names, *spec.input_names),
+        channel_units=(*spec.channel_units, *(one.unit for one in spec.inputs)) if spec.channel_units else (),
+        offsets=(*spec.offsets, *[(0.0,) * axes] * count) if spec.offsets else (),
+        mask=np.concatenate([spec.active(), spec.active_inputs()]) if masked else None,
+        inputs=(),
+    )

@@ -1,0 +1,166 @@
+"""Networks before, inside and after a step: every method trains each, and runs are used as they were trained."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from forced_solvers import ViscousBurgers
+
+import deepzero_sim as dz
+from deepzero_sim.common.settings import read
+from deepzero_sim.datasets import trajectories
+from deepzero_sim.datasets.trajectories import Trajectories
+from deepzero_sim.training.runs.settings import TrainSettings
+from deepzero_sim.training.runs.training import train
+
+POINTS = 16
+
+METHODS = ("NON", "DETACHED", "STRAIGHT-THROUGH", "SolverLayer", "FO-SOL", "ZO-SOL")
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Frames of the solver with a viscosity that is larger where the state is: what a network inside a step can say."""
+    monkeypatch.chdir(tmp_path)
+    solver = ViscousBurgers(POINTS)
+    x = 2 * np.pi * np.arange(POINTS) / POINTS
+    random = np.random.default_rng(0)
+    waves = [a * np.sin(k * x + p) / k for k in (1, 2, 3) for a, p in [(random.normal(size=(4, 1)), random.random((4, 1)) * 6)]]
+    states, speeds, frames = sum(waves)[:, None], np.linspace(0.8, 1.2, 4)[:, None], []
+    for _ in range(12):
+        frames.append(states)
+        states = solver.advance(states, speeds, 0.05 + 0.3 * np.abs(states))
+    path = tmp_path / "data.h5"
+    trajectories.save(path, Trajectories(np.stack(frames, axis=1), speeds), solver.spec)
+    return path
+
+
+def settings(data: Path, **more: Any) -> TrainSettings:
+    solver = {"name": "forced_solvers.ViscousBurgers", "args": {"points": POINTS}}
+    made: TrainSettings = read(
+        TrainSettings,
+        {
+            "solver": solver,
+            "differentiable_solver": solver,
+            "network": {"name": "small", "args": {"width": 2, "padding": "circular"}},
+            "vjp": {"name": "Coloured"},
+            "train_data": data,
+            "run": data.parent / "run",
+            "unroll": 3,
+            "updates": 40,
+            "batch_size": 24,
+            "optimiser": {"name": "torch.optim.Adam", "args": {"lr": 0.02}},
+            "workers": {"backend": "serial"},
+            "tensorboard": False,
+            **more,
+        },
+    )
+    return made
+
+
+def losses(run: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("coupling", ["after", "before", "inside"])
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_trains_every_coupling(method: str, coupling: str, data: Path) -> None:
+    updates = 32 if method == "ZO-SOL" else 40
+    progress = train(settings(data, method=method, coupling={"name": coupling}, updates=updates))
+    found = losses(data.parent / "run")
+    assert sum(found[-5:]) < 0.9 * sum(found[:5])
+    assert progress.solver_steps > 0 or (method, coupling) == ("NON", "after")
+    loop = dz.load_run(data.parent / "run")
+    assert type(loop.coupling).__name__.lower() == coupling
+    if method not in ("NON", "ZO-SOL"):  # which have seen too little of rollouts
+        alone = dz.SolverLoop(ViscousBurgers(POINTS), dz.models.NoCorrection())
+        assert dz.evaluate(loop, data).mae < dz.evaluate(alone, data).mae
+
+
+@pytest.mark.parametrize("coupling", ["before", "inside"])
+def test_opaque_products_train_as_the_exact_gradient_does(coupling: str, data: Path) -> None:
+    for method in ("FO-SOL", "SolverLayer"):
+        train(settings(data, run=data.parent / method, method=method, coupling={"name": coupling}, updates=10))
+    exact, opaque = (losses(data.parent / method) for method in ("FO-SOL", "SolverLayer"))
+    np.testing.assert_allclose(opaque, exact, rtol=1e-4)
+
+
+def test_a_field_is_learnt_with_inputs_like_those_of_training(data: Path) -> None:
+    said: list[str] = []
+    vjp = {"name": "JacobianField"}
+    train(settings(data, method="SolverLayer", coupling={"name": "inside"}, vjp=vjp, updates=10), note=said.append)
+    assert any("; inputs: cosine 0.99" in one or "; inputs: cosine 1.00" in one for one in said), said
+    train(settings(data, run=data.parent / "exact", method="FO-SOL", coupling={"name": "inside"}, updates=10))
+    np.testing.assert_allclose(losses(data.parent / "run"), losses(data.parent / "exact"), rtol=0.02)
+
+
+def test_a_run_records_its_coupling_and_goes_on_with_it_alone(data: Path) -> None:
+    def once(**more: Any) -> TrainSettings:
+        return settings(data, method="STRAIGHT-THROUGH", checkpoint_every=1, updates=4, **more)
+
+    train(once(coupling={"name": "inside"}))
+    assert yaml.safe_load((data.parent / "run" / "config.yaml").read_text())["coupling"]["name"].endswith("couplings.Inside")
+    with pytest.raises(dz.RunError, match="coupling"):
+        train(once())
+
+    class KilledError(Exception):
+        pass
+
+    def kill(progress: dz.Progress) -> None:
+        if progress.step == 2:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        train(once(run=data.parent / "parted", coupling={"name": "inside"}), kill)
+    train(once(run=data.parent / "parted", coupling={"name": "inside"}))
+    assert losses(data.parent / "parted") == losses(data.parent / "run")
+    loops = [dz.load_run(data.parent / name) for name in ("run", "parted")]
+    for one, other in zip(*(loop.corrector.parameters() for loop in loops), strict=True):
+        assert torch.equal(one, other)
+    loops[0].save(data.parent / "saved")
+    frames = trajectories.load(data)
+    rollouts = [loop.rollout(frames.frames[:, 0], frames.params, 5) for loop in (loops[0], dz.load_run(data.parent / "saved"))]
+    assert torch.equal(*rollouts)
+
+
+OWN = """
+import torch
+import deepzero_sim as dz
+
+class Half(dz.couplings.Coupling):
+    '''Half of the correction before the step, half after it.'''
+    network_first = True
+
+    def before(self, states, output, spec):
+        return states + 0.5 * output
+
+    def after(self, advanced, output, spec):
+        return advanced + 0.5 * output
+"""
+
+
+@pytest.mark.parametrize("method", ["DETACHED", "SolverLayer", "ZO-SOL"])
+def test_a_coupling_of_ones_own_is_named_and_trained(method: str, data: Path) -> None:
+    (data.parent / "own.py").write_text(OWN)
+    updates = 16 if method == "ZO-SOL" else 40
+    train(settings(data, method=method, coupling={"name": "own.py:Half"}, updates=updates))
+    found = losses(data.parent / "run")
+    assert sum(found[-5:]) < 0.9 * sum(found[:5])
+    assert type(dz.load_run(data.parent / "run").coupling).__name__ == "Half"
+
+
+def test_a_network_inside_a_solver_that_reads_nothing_is_refused(data: Path) -> None:
+    for wrong, words in (("inside", "coupling inside needs a solver that reads inputs, and the spec of 'burgers' names none"),):
+        with pytest.raises(dz.ConfigError, match=words):
+            solver = {"name": "problems.Burgers", "args": {"points": POINTS, "parameters": ["speed"]}}
+            train(settings(data, solver=solver, method="DETACHED", coupling={"name": wrong}, data_may_differ=["name", "dt"]))
+    with pytest.raises(dz.ConfigError, match=r"coupling must name one of after, before, inside, .* not 'insid'"):
+        settings(data, coupling={"name": "insid"})
+    with pytest.raises(dz.ConfigError, match=r"must make a dz\.couplings\.Coupling, not Auto"):
+        train(settings(data, method="DETACHED", coupling={"name": "deepzero_sim.vjp.Auto"}))
