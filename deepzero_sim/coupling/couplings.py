@@ -29,7 +29,7 @@ class Coupling(abc.ABC):
     network_first: ClassVar[bool]
     of_inputs: ClassVar[bool] = False
 
-    def stepped(self, solver: Solver) -> Solver:
+    def adapt(self, solver: Solver) -> Solver:
         """Return the solver that is stepped: with its inputs, if it reads any, at the values of its spec.
 
         Raises:
@@ -105,7 +105,7 @@ class Inside(Coupling):
     network_first = True
     of_inputs = True
 
-    def stepped(self, solver: Solver) -> Solver:
+    def adapt(self, solver: Solver) -> Solver:
         if not solver.spec.inputs:
             raise ConfigError(
                 f"coupling inside needs a solver that reads inputs, and the spec of {solver.spec.name!r} names none: give "

@@ -49,7 +49,7 @@ class SolverLoop:
 
     Attributes:
         solver: Solver.
-        layer: Step of the solver that is stepped under autograd, which :meth:`Coupling.stepped` makes of it.
+        layer: Step of the solver that is stepped under autograd, which :meth:`Coupling.adapt` makes of it.
         gradient: Vector-Jacobian product of that.
         truncated: True if the gradient stops at the state that each step began with.
 
@@ -72,7 +72,7 @@ class SolverLoop:
         require(is_count(unroll), "unroll must be a positive number of steps", unroll, "a whole one")
         self.solver = solver
         self.coupling = as_coupling(coupling)
-        stepped = self.coupling.stepped(solver)
+        stepped = self.coupling.adapt(solver)
         # the named ones take no differences of steps, or look at the spec before
         deterministic = isinstance(gradient, VectorJacobianProduct)
         self.gradient, self.truncated = _product_of_loop(as_product(gradient, "gradient"), self.coupling, solver, stepped)

@@ -61,10 +61,10 @@ class InputChannels(Solver):
         try:
             advanced = self.solver.step(own, params, inputs)  # type: ignore[call-arg] # as its spec says
         except StatesFailedError as error:
-            raise StatesFailedError(error.failures, self._joined(error.advanced, inputs)) from error
-        return self._joined(advanced, inputs)
+            raise StatesFailedError(error.failures, self._join(error.advanced, inputs)) from error
+        return self._join(advanced, inputs)
 
-    def _joined(self, advanced: Array, inputs: Array) -> Array:
+    def _join(self, advanced: Array, inputs: Array) -> Array:
         check_form(self.solver.spec, advanced, f"what solver {self.spec.name!r} returned", len(inputs))
         return np.concatenate([advanced, inputs], axis=1)
 

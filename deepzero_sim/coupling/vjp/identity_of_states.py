@@ -30,7 +30,7 @@ class IdentityOfStates(VectorJacobianProduct):
 
     @property
     def report(self) -> object | None:  # type: ignore[override]
-        """What the product found when it measured the solver."""
+        """Words on the measurement of the solver."""
         return self.within.report
 
     def bind(self, solver: Solver) -> None:

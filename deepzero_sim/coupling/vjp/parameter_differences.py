@@ -34,7 +34,7 @@ def parameter_products(taken: StepTaken, cotangents: Array, probes: SolverProbe)
     count = params.shape[1]
     sizes = np.sqrt(np.mean(np.square(params, dtype=np.float64), axis=0))
     lengths = np.finfo(states.dtype).eps ** (1 / 3) * np.maximum(np.abs(params), np.where(sizes > 0, sizes, 1.0))
-    shifted = np.stack([_shifted(params, lengths, k, sign) for k in range(count) for sign in (1, -1)], axis=1)  # (B, 2 K, K)
+    shifted = np.stack([_shift(params, lengths, k, sign) for k in range(count) for sign in (1, -1)], axis=1)  # (B, 2 K, K)
     repeated = np.repeat(states, 2 * count, axis=0)
     advanced = probes(repeated, shifted.reshape(-1, count))
     differences = np.subtract(*np.split(advanced.reshape(len(states), count, 2, -1).astype(np.float64), 2, axis=2))[:, :, 0]
@@ -44,7 +44,7 @@ def parameter_products(taken: StepTaken, cotangents: Array, probes: SolverProbe)
     return np.asarray(products, params.dtype)
 
 
-def _shifted(params: Array, lengths: Array, k: int, sign: int) -> Array:
+def _shift(params: Array, lengths: Array, k: int, sign: int) -> Array:
     """Return parameters with one of them changed, `(B, K)`."""
     shifted = params.copy()
     shifted[:, k] += (sign * lengths[:, k]).astype(params.dtype)

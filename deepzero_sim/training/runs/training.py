@@ -167,7 +167,7 @@ class _Training:
             self._unseen = open_trajectories(settings.validation_data, self._solver.spec, accepted)
         self._settings = settings = self._settle(with_choice(settings, self._division, recorded), recorded)
         self._coupling = build_coupling(settings.coupling)
-        self._coupling.stepped(self._solver)  # says it if it does not suit the solver
+        self._coupling.adapt(self._solver)  # says it if it does not suit the solver
         self._corrector = starting_network(
             settings.network, settings.start, self._solver.spec, self._data, settings.seed, self._coupling
         )
