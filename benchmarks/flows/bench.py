@@ -79,6 +79,7 @@ def _require_frames(settings: BenchFlowsSettings) -> None:
 def _require_same_settings(settings: BenchFlowsSettings) -> None:
     """Refuse a folder whose results are of other settings: they would not compare."""
     path, ours = settings.output / _SETTINGS, {key: getattr(settings, key) for key in _SHARED}
+    ours |= {} if settings.loss == "rollout" else {"loss": settings.loss}
     if not path.exists():
         require_own_folder(settings.output, FILES, "--output")
         settings.output.mkdir(parents=True, exist_ok=True)

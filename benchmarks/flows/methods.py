@@ -13,6 +13,7 @@ from deepzero_sim.benchmarks.seed_folders import Folders
 from deepzero_sim.cli.console import console
 from deepzero_sim.cli.settings.bench import BenchFlowsSettings, FlowMethod
 from deepzero_sim.common.components import Component
+from deepzero_sim.common.short_names import LOSSES
 from deepzero_sim.coupling import vjp
 from deepzero_sim.training.runs.settings import MethodName, TrainSettings, Workers
 
@@ -101,7 +102,8 @@ def run_of(method: FlowMethod, flow: Flow, folders: Folders, settings: BenchFlow
     product = product_of(method, flow, folders.seed)
     own: dict[str, Any] = {"vjp": product} if method not in NAMED and product is not None else {}
     sizes: dict[str, Any] = {"updates": settings.updates, "batch_size": BATCH, "unroll": settings.unroll}
-    return replace(run, start=folders.runs / START, scheduler=SCHEDULER, **sizes, **own)
+    loss = LOSSES.in_full("loss", Component(settings.loss))
+    return replace(run, start=folders.runs / START, scheduler=SCHEDULER, loss=loss, **sizes, **own)
 
 
 def _run(flow: Flow, folders: Folders, name: str, method: MethodName, optimiser: Component) -> TrainSettings:

@@ -50,6 +50,16 @@ FILES = (PAGE, NUMBERS, PRODUCTS_FIGURE, ERRORS_FIGURE, SIZES_FIGURE, ERROR_BARS
 
 Table = list[tuple[str, ...]]
 
+#: Steps whose errors the losses of trainings see.
+_WHERE = {"rollout": "every step", "terminal": "the last step alone"}
+
+
+def _of_rollouts(settings: BenchFlowsSettings) -> str:
+    """Name the steps of rollouts whose errors are compared."""
+    if settings.loss == "terminal":
+        return f"after {settings.unroll} steps"
+    return f"over rollouts of {settings.steps} steps"
+
 
 def products_table(found: Sequence[Found]) -> Table:
     """Make the table of products: a head, then a row for each method of a flow."""
@@ -227,8 +237,8 @@ solver's own step of the same states.
 {_figure("Distance of products from exact ones", PRODUCTS_FIGURE, measured)}
 ## Trainings
 
-A corrector, trained through {settings.unroll} steps with the error at every step as loss, {settings.updates} updates from the
-network of its seed's NON. Errors are mean absolute errors over rollouts of {settings.steps} steps from unseen initial states,
+A corrector, trained through {settings.unroll} steps with the error at {_WHERE[settings.loss]} as loss, {settings.updates} updates
+from the network of its seed's NON. Errors are mean absolute errors {_of_rollouts(settings)} from unseen initial states,
 in standard deviations of the reference: mean over the seeds ± their standard deviation. SRC is the solver alone, EMULATOR
 back-propagates through a network that imitates the solver (Frezat et al., arXiv 2310.19385), FO-SOL through the twin. A
 gradient past the solver pays where the error of DETACHED, which has none, exceeds that of FO-SOL from the same start: the mean

@@ -47,6 +47,7 @@ class Outcome:
         seconds: Seconds of training, likewise.
         why: Sentence on why there is no result; empty if there is one.
         warnings: Sentences that training warned with.
+        at: Step whose error counts, from 1 on; all of them if None.
     """
 
     method: str
@@ -56,10 +57,14 @@ class Outcome:
     seconds: float = 0.0
     why: str = ""
     warnings: list[str] = field(default_factory=list)
+    at: int | None = None
 
     @property
     def error(self) -> float:
-        """Mean over the steps; infinite if a rollout or the training diverged."""
+        """Error at the step that counts, or mean over the steps; infinite if a rollout or the training diverged."""
+        if self.at is not None:
+            reached = self.errors[self.at - 1] if self.errors else None
+            return math.inf if reached is None else reached
         known = [error for error in self.errors if error is not None]
         return sum(known) / len(known) if len(known) == len(self.errors) > 0 else math.inf
 
@@ -88,7 +93,7 @@ def train_all(task: Task, settings: BenchFlowsSettings) -> None:
     folder = outcomes_folder(settings.output, task.name)
     if not (folder / f"{ALONE}.json").exists():
         evaluation = evaluate_on(SolverLoop(task.solver, NoCorrection()), task.test, settings.steps)
-        _keep(folder / f"{ALONE}.json", Outcome(ALONE, 0, _errors(evaluation)))
+        _keep(folder / f"{ALONE}.json", Outcome(ALONE, 0, _errors(evaluation), at=_counted(settings)))
     for seed in range(settings.seeds):
         folders = Folders(settings.output / "runs" / task.name / f"seed{seed}", task.train_data, seed)
         _train(task, settings, START, start_run(task.flow, folders))
@@ -127,7 +132,13 @@ def _train(task: Task, settings: BenchFlowsSettings, method: str, run: TrainSett
     evaluation = evaluate_on(trained_loop(run.run), task.test, settings.steps)
     # every method is charged the first step from all frames, even if it was copied from NON, whose steps are no others
     steps = spent.solver_steps + spent.found
-    _keep(path, Outcome(method, run.seed, _errors(evaluation), steps, spent.seconds, warnings=sentences))
+    found = Outcome(method, run.seed, _errors(evaluation), steps, spent.seconds, warnings=sentences, at=_counted(settings))
+    _keep(path, found)
+
+
+def _counted(settings: BenchFlowsSettings) -> int | None:
+    """Return the step whose error counts, None for all."""
+    return settings.unroll if settings.loss == "terminal" else None
 
 
 def _errors(evaluation: Evaluation) -> list[float | None]:

@@ -159,6 +159,7 @@ class BenchFlowsSettings(Settings):
         updates: Updates of each training from NON's network.
         unroll: Solver steps of a rollout in training.
         steps: Steps of the rollouts that are compared.
+        loss: Loss of the trainings from NON's network: rollout, or terminal, whose errors at the last step unrolled are compared.
     """
 
     output: Path = Path("runs/bench_flows")
@@ -169,6 +170,7 @@ class BenchFlowsSettings(Settings):
     updates: Positive = 300
     unroll: _Unroll = 16
     steps: Positive = 48
+    loss: Literal["rollout", "terminal"] = "rollout"
 
     def __post_init__(self) -> None:
         super().__post_init__()
