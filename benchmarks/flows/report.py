@@ -237,12 +237,12 @@ solver's own step of the same states.
 {_figure("Distance of products from exact ones", PRODUCTS_FIGURE, measured)}
 ## Trainings
 
-A corrector, trained through {settings.unroll} steps with the error at {_WHERE[settings.loss]} as loss, {settings.updates} updates
-from the network of its seed's NON. Errors are mean absolute errors {_of_rollouts(settings)} from unseen initial states,
-in standard deviations of the reference: mean over the seeds ± their standard deviation. SRC is the solver alone, EMULATOR
-back-propagates through a network that imitates the solver (Frezat et al., arXiv 2310.19385), FO-SOL through the twin. A
-gradient past the solver pays where the error of DETACHED, which has none, exceeds that of FO-SOL from the same start: the mean
-ratio over the seeds is above 1 by more than twice its standard error.
+A corrector, trained through {settings.unroll} steps with the error at {_WHERE[settings.loss]} as loss, for
+{settings.updates} updates from the network of its seed's NON. Errors are mean absolute errors {_of_rollouts(settings)} from
+unseen initial states, in standard deviations of the reference: mean over the seeds ± their standard deviation. SRC is the
+solver alone, EMULATOR back-propagates through a network that imitates the solver (Frezat et al., arXiv 2310.19385), FO-SOL
+through the twin. A gradient past the solver pays where the error of DETACHED, which has none, exceeds that of FO-SOL from the
+same start: the mean ratio over the seeds is above 1 by more than twice its standard error.
 
 {errors}
 {_figure("Errors in units of FO-SOL's from the same start", ERRORS_FIGURE, trained)}

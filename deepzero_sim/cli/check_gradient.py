@@ -18,6 +18,7 @@ from deepzero_sim.cli.reports.ownership import require_own_files
 from deepzero_sim.cli.settings.check_gradient import CheckSettings, default_vjps
 from deepzero_sim.common.components import Component
 from deepzero_sim.common.settings import settings_to_dict
+from deepzero_sim.coupling.couplings import Coupling
 from deepzero_sim.coupling.loop import SolverLoop
 from deepzero_sim.coupling.losses.named import build_loss
 from deepzero_sim.coupling.vjp.analytic import Detached
@@ -32,7 +33,8 @@ from deepzero_sim.execution.threads import single_threaded
 from deepzero_sim.oracle.loop import LoopOracle
 from deepzero_sim.solver.build import build_solver
 from deepzero_sim.solver.contract import DifferentiableSolver, Solver
-from deepzero_sim.training.build import build_estimator, build_vjp
+from deepzero_sim.solver.stepped_inputs import with_inputs_at_rest
+from deepzero_sim.training.build import build_coupling, build_estimator, build_vjp
 from deepzero_sim.training.runs.trained_run import sample_states, starting_network
 
 
@@ -67,12 +69,14 @@ def check_gradients(settings: CheckSettings, report: Callable[[str], None] = lam
     data = open_trajectories(settings.train_data, solver.spec, settings.data_may_differ)
     for note in data.notes:
         console.print(note)
-    network = starting_network(settings.network, settings.start, solver.spec, data, settings.seed)
+    coupling = build_coupling(settings.coupling)
+    coupling.adapt(solver)  # says it if it does not suit the solver
+    network = starting_network(settings.network, settings.start, solver.spec, data, settings.seed, coupling)
     with (
         open_executor(settings.workers.backend, settings.workers.count) as executor,
         single_threaded(),
     ):
-        comparison = _Comparison(settings, solver, network, data, executor)
+        comparison = _Comparison(settings, solver, coupling, network, data, executor)
         truth = comparison.truth(twin)
         report("the true gradients")
         checks: dict[str, GradientCheck] = {}
@@ -94,13 +98,21 @@ class _Comparison:
     """Comparison of methods on one solver, network and set of batches."""
 
     def __init__(
-        self, settings: CheckSettings, solver: Solver, network: nn.Module, data: Trajectories, executor: Executor
+        self,
+        settings: CheckSettings,
+        solver: Solver,
+        coupling: Coupling,
+        network: nn.Module,
+        data: Trajectories,
+        executor: Executor,
     ) -> None:
         self._settings, self._solver, self._network, self._data = settings, solver, network, data
+        self._coupling = coupling
         loss = build_loss(settings.loss)
         loss.require_sight(settings.unroll)
         self._executor, self._loss = executor, loss.build(solver.spec, data)
-        cut = UnrolledBatches(data, advance_frames_in_memory(solver, data), settings.batch_size, settings.unroll, settings.seed)
+        known = None if coupling.network_first else advance_frames_in_memory(with_inputs_at_rest(solver), data)
+        cut = UnrolledBatches(data, known, settings.batch_size, settings.unroll, settings.seed)
         self._batches = [cut(number) for number in range(settings.batches)]
 
     def truth(self, twin: DifferentiableSolver | None) -> Truth:
@@ -109,7 +121,8 @@ class _Comparison:
 
     def product(self, truth: Truth, product: VectorJacobianProduct) -> GradientCheck:
         oracle = self._oracle(product)
-        product.prepare(*sample_states(self._data), oracle.loop.layer.probes)
+        states, params = sample_states(self._data)
+        product.prepare(oracle.loop.samples(states, params), params, oracle.loop.layer.probes)
         once = oracle.backward_steps
         return compare_with_truth(truth, ParameterGradients(oracle, self._batches).estimate(), once)
 
@@ -120,7 +133,8 @@ class _Comparison:
         return compare_with_truth(truth, subject.estimate())
 
     def _oracle(self, product: VectorJacobianProduct) -> LoopOracle:
-        loop = SolverLoop(self._solver, self._network, self._settings.unroll, product, self._executor)
+        unroll = self._settings.unroll
+        loop = SolverLoop(self._solver, self._network, unroll, product, self._executor, coupling=self._coupling)
         return LoopOracle(loop, self._loss, self._executor)
 
 

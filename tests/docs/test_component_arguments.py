@@ -12,6 +12,8 @@ import pytest
 
 import deepzero_sim as dz
 from deepzero_sim.cli.classify import CLASSIFIERS
+from deepzero_sim.common.components import load
+from deepzero_sim.common.short_names import COUPLINGS, LOSSES
 from deepzero_sim.models.corrector import CORRECTORS
 from deepzero_sim.training.active_set import LAYER_RATIOS
 
@@ -31,6 +33,8 @@ COMPONENTS: dict[str, dict[str, Callable[..., Any]]] = {
     "Correctors": dict(CORRECTORS),
     "Classifiers": dict(CLASSIFIERS),
     "Vector-Jacobian products": PRODUCTS,
+    "Losses": {name: load(path) for name, path in LOSSES.paths.items()},
+    "Couplings": {name: load(path) for name, path in COUPLINGS.paths.items()},
     "Estimators": ESTIMATORS,
     "Layer ratios": dict(LAYER_RATIOS),
     "Schedules of the learning rate": {"deepzero_sim.warm_up_cosine": dz.warm_up_cosine},

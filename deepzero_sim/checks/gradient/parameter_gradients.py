@@ -28,6 +28,7 @@ from deepzero_sim.oracle.loop import LoopOracle
 from deepzero_sim.oracle.parameters import trainable, unit_direction
 from deepzero_sim.oracle.queries import Directions
 from deepzero_sim.solver.contract import DifferentiableSolver
+from deepzero_sim.solver.stepped_inputs import with_inputs_at_rest
 
 
 class ParameterGradients(Subject):
@@ -79,11 +80,14 @@ class ParameterGradients(Subject):
             )
         loop = self._oracle.loop
         require_twin(twin, loop.solver.spec)
-        oracle = LoopOracle(SolverLoop(twin, loop.corrector, loop.unroll, "exact"), self._oracle.loss_function)
+        exact = SolverLoop(twin, loop.corrector, loop.unroll, "exact", coupling=loop.coupling)
+        oracle = LoopOracle(exact, self._oracle.loss_function)
         gradients = ParameterGradients(oracle, self._batches).estimate().gradients
         states, params = (None if part is None else torch.as_tensor(part)[:1] for part in self._batches[0][:2])
         assert states is not None
-        require_same_step(twin, loop.solver, states, params)
+        at_rest = with_inputs_at_rest(twin)
+        assert isinstance(at_rest, DifferentiableSolver)
+        require_same_step(at_rest, with_inputs_at_rest(loop.solver), states, params)
         self.steps += 1
         return gradients
 

@@ -159,7 +159,7 @@ class BenchFlowsSettings(Settings):
         updates: Updates of each training from NON's network.
         unroll: Solver steps of a rollout in training.
         steps: Steps of the rollouts that are compared.
-        loss: Loss of the trainings from NON's network: rollout, or terminal, whose errors at the last step unrolled are compared.
+        loss: Loss of the trainings from NON's network: rollout, or terminal, for which errors at the last step unrolled count.
     """
 
     output: Path = Path("runs/bench_flows")

@@ -10,11 +10,21 @@ from typing import ClassVar
 from deepzero_sim.cli.options import SEE_COMPONENTS, Command
 from deepzero_sim.common.components import Component
 from deepzero_sim.common.settings import Settings
-from deepzero_sim.common.short_names import LOSSES, PRODUCTS
+from deepzero_sim.common.short_names import COUPLINGS, LOSSES, PRODUCTS
 from deepzero_sim.datasets.metadata_keys import MetadataKey
 from deepzero_sim.datasets.source import Source
 from deepzero_sim.errors import ConfigError
-from deepzero_sim.training.runs.settings import ROLLOUT, LossComponent, Positive, Product, Seed, Workers, small_network
+from deepzero_sim.training.runs.settings import (
+    AFTER,
+    ROLLOUT,
+    CouplingComponent,
+    LossComponent,
+    Positive,
+    Product,
+    Seed,
+    Workers,
+    small_network,
+)
 
 
 def default_vjps() -> list[Component]:
@@ -39,6 +49,7 @@ class CheckSettings(Settings):
         estimator: CGE or RGE with their arguments, to be compared too; none for neither.
         unroll: Solver steps of a rollout.
         loss: Loss whose gradients are compared, with its arguments, as of train.
+        coupling: Place where the network acts, as of train.
         batch_size: Rollouts a gradient is averaged over.
         batches: Number of gradients of each method.
         directions: Directions along which slopes of the loss are measured, on every batch, if there is no
@@ -58,6 +69,7 @@ class CheckSettings(Settings):
     estimator: Component | None = None
     unroll: Positive = 8
     loss: LossComponent = field(default_factory=lambda: Component(ROLLOUT))
+    coupling: CouplingComponent = field(default_factory=lambda: Component(AFTER))
     batch_size: Positive = 2
     batches: Positive = 4
     directions: Positive = 64
@@ -71,7 +83,8 @@ class CheckSettings(Settings):
         super().__post_init__()
         self.vjp = [PRODUCTS.in_full("vjp", product) for product in self.vjp]
         self.loss = LOSSES.in_full("loss", self.loss)
-        if self.unroll < 2:
+        self.coupling = COUPLINGS.in_full("coupling", self.coupling)
+        if self.unroll < 2 and self.coupling.name == AFTER:
             raise ConfigError("unroll must be at least 2: no gradient passes the first step, which is before the network.")
         if not self.vjp and self.estimator is None:
             raise ConfigError("no gradients are asked for: give vjp at least one, or name an estimator.")

@@ -13,6 +13,7 @@ import yaml
 from forced_solvers import ViscousBurgers
 
 import deepzero_sim as dz
+from deepzero_sim.cli.main import main
 from deepzero_sim.common.settings import read
 from deepzero_sim.datasets import trajectories
 from deepzero_sim.datasets.trajectories import Trajectories
@@ -164,3 +165,31 @@ def test_a_network_inside_a_solver_that_reads_nothing_is_refused(data: Path) -> 
         settings(data, coupling={"name": "insid"})
     with pytest.raises(dz.ConfigError, match=r"must make a dz\.couplings\.Coupling, not Auto"):
         train(settings(data, method="DETACHED", coupling={"name": "deepzero_sim.vjp.Auto"}))
+
+
+@pytest.mark.parametrize("coupling", ["before", "inside"])
+def test_gradients_of_a_network_within_a_step_are_checked(
+    coupling: str, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    solver = ["--solver.name", "forced_solvers.ViscousBurgers", "--solver.args.points", str(POINTS)]
+    twin = [one.replace("--solver", "--differentiable_solver") for one in solver]
+    products = ["--vjp", "[{name: Coloured}, {name: JacobianField}]", "--coupling.name", coupling, "--loss.name", "terminal"]
+    (data.parent / "start.py").write_text(START)
+    network = ["--network.name", "start.py:drawn", "--network.args", f"{{inside: {str(coupling == 'inside').lower()}}}"]
+    few = ["--unroll", "4", "--batches", "2", "--workers.backend", "serial"]
+    command = ["check-gradient", "--output", "check", "--train_data", str(data), *solver, *twin, *network, *products, *few]
+    assert main(command) == 0
+    found = json.loads((data.parent / "check" / "gradient_check.json").read_text())["methods"]
+    assert found["Coloured"]["cosine"] > 1 - 1e-6
+    assert found["JacobianField"]["cosine"] > 0.99
+
+
+START = """
+import torch
+import deepzero_sim as dz
+
+def drawn(spec, inside) -> torch.nn.Module:
+    network = dz.models.small(spec, width=2, padding='circular', of_inputs=inside)
+    torch.nn.init.normal_(network.network[-1].weight, std=0.1)
+    return network
+"""
