@@ -44,12 +44,19 @@ def as_mask(mask: Any) -> NDArray[np.bool_] | None:
     return array.astype(bool)
 
 
-def channel_places(names: Any, spec: SolverSpec, where: str) -> tuple[int, ...]:
-    """Return the indices of channels that settings list by the spec's names or, where it has none, by numbers from 0."""
-    known: tuple[str, ...] | tuple[int, ...] = spec.channels or tuple(range(spec.state_shape[0]))
+def channel_places(names: Any, spec: SolverSpec, where: str, inputs: Sequence[str] = ()) -> tuple[int, ...]:
+    """Return the indices of channels that settings list by the spec's names or, where it has none, by numbers from 0.
+
+    Args:
+        names: List of the settings.
+        spec: Spec of the solver.
+        where: Place in the settings, for messages.
+        inputs: Names of inputs that lie behind the channels.
+    """
+    known: list[str | int] = [*(spec.channels or range(spec.state_shape[0])), *inputs]
     is_list = isinstance(names, Sequence) and not isinstance(names, str | bytes) and len(names) > 0
-    fit = is_list and all(isinstance(name, str) if spec.channels else is_integer(name) for name in names)
-    fit = fit and all(name in known for name in names) and len(set(names)) == len(names)
+    fit = is_list and all((isinstance(name, str) or is_integer(name)) and name in known for name in names)
+    fit = fit and len(set(names)) == len(names)
     expected = f"{where}: channels must be a list of some of {', '.join(map(str, known))}, each once"
     lost = isinstance(names, list | tuple) and any(isinstance(name, bool | None) for name in names)  # YAML's NO is False
     require(fit, expected, names, "put names such as NO in quotes" if lost else "")

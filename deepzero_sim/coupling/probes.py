@@ -28,8 +28,9 @@ logger = logging.getLogger(__name__)
 #: States `(B, C, *N)` and their parameters, `(B, K)` or None.
 _Task: TypeAlias = tuple[Array, Array | None]
 
-#: Most states of one call: as many as a fast solver advances together without leaving the cache.
-TOGETHER = 64
+#: Most states of one call, as many as a fast solver advances together without leaving the cache, and most values of these: a
+#: solver needs memory for several times as many.
+TOGETHER, VALUES = 64, 2**22
 
 
 def _warn(sentence: str) -> None:
@@ -89,7 +90,8 @@ class SolverProbe:
         Raises:
             SolverError: The solver failed; with several failures, the first in the order given.
         """
-        parts = [slice(i, i + TOGETHER) for i in range(0, len(states), TOGETHER)]
+        together = min(TOGETHER, max(1, VALUES // max(1, states[:1].size)))
+        parts = [slice(i, i + together) for i in range(0, len(states), together)]
         tasks = [(states[part], None if params is None else params[part]) for part in parts]
         outcomes, retries = run_with_policy(self._executor, self._task, tasks, self._on_failure)
         self.count(retries)

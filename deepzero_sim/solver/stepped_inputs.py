@@ -5,6 +5,7 @@ Everything else of the package steps one of these two, and knows nothing of inpu
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -40,6 +41,40 @@ def inputs_at_rest(spec: SolverSpec) -> Array:
 def count_inputs(solver: Solver) -> int:
     """Count the channels of a solver's states that are inputs, the last ones."""
     return len(solver.solver.spec.inputs) if isinstance(solver, InputChannels) else 0
+
+
+def take_with_inputs(
+    step: Callable[[Array, Array | None], Array], states: Array, params: Array | None, inputs: Array | None
+) -> Array:
+    """Step states whose inputs, if there are any, are channels behind their own, and return the states alone.
+
+    Args:
+        step: Step of states with these channels, which returns them as they were, see :func:`with_same_inputs`.
+        states: States `(B, C, *N)`.
+        params: Scenario parameters `(B, K)` or None.
+        inputs: Fields that the step reads besides its state, `(B, U, *N)`; None for a solver that reads none.
+    """
+    if inputs is None:
+        return step(states, params)
+    own = states.shape[1]
+    try:
+        return step(np.concatenate([states, inputs], axis=1), params)[:, :own]
+    except StatesFailedError as error:
+        raise StatesFailedError(error.failures, error.advanced[:, :own]) from error
+
+
+def with_same_inputs(advanced: Array, taken: Array, axis: int = 0) -> Array:
+    """Return advanced states with the inputs behind their channels that were taken.
+
+    Args:
+        advanced: States, whose channels lie along an axis.
+        taken: States before the step, with inputs.
+        axis: Axis of the channels.
+    """
+    own = advanced.shape[axis]
+    if taken.shape[axis] == own:
+        return advanced
+    return np.concatenate([advanced, np.take(taken, range(own, taken.shape[axis]), axis)], axis=axis)
 
 
 class InputChannels(Solver):

@@ -50,7 +50,7 @@ class ArrayFile:
         path: Path in the working folder.
         format: Format of the file.
         of: Kind of numbers that it holds.
-        channels: Places of its channels in the state; all of them in their order if `of` is something else.
+        channels: Places of its channels in the state, behind which inputs lie; all of the state if `of` is something else.
         channel_axis: Place of the channels among its axes.
         batched: True if an axis of the batch is in front.
     """
@@ -154,9 +154,9 @@ def _is_built_in(file_format: Format) -> bool:
 
 def input_files(settings: Sequence[Mapping[str, Any]], spec: SolverSpec, batched: bool) -> tuple[ArrayFile, ...]:
     """Parse the files that are written before a program runs, and find out now what a format cannot write."""
-    files = _parse_files(settings, spec, batched, "inputs")
+    files = _parse_files(settings, spec, batched, "inputs", spec.input_names)
     lead = (1,) if batched else ()
-    states = np.zeros((*lead, *spec.state_shape), spec.dtype)
+    states = np.zeros((*lead, spec.state_shape[0] + len(spec.inputs), *spec.state_shape[1:]), spec.dtype)
     params = np.zeros((*lead, max(1, len(spec.parameters))), spec.dtype)
     for file in files:
         try:
@@ -179,14 +179,16 @@ def output_files(settings: Sequence[Mapping[str, Any]], spec: SolverSpec, batche
     return files
 
 
-def _parse_files(settings: Sequence[Mapping[str, Any]], spec: SolverSpec, batched: bool, what: str) -> tuple[ArrayFile, ...]:
+def _parse_files(
+    settings: Sequence[Mapping[str, Any]], spec: SolverSpec, batched: bool, what: str, inputs: Sequence[str] = ()
+) -> tuple[ArrayFile, ...]:
     listed = isinstance(settings, Sequence) and not isinstance(settings, str)
     usable = listed and all(isinstance(entry, Mapping) for entry in settings)
     require(usable, f"{what} must be a list of files, each with its path and format", settings)
-    return tuple(_parse_file(entry, spec, batched, what) for entry in settings)
+    return tuple(_parse_file(entry, spec, batched, what, inputs) for entry in settings)
 
 
-def _parse_file(entry: Mapping[str, Any], spec: SolverSpec, batched: bool, what: str) -> ArrayFile:
+def _parse_file(entry: Mapping[str, Any], spec: SolverSpec, batched: bool, what: str, inputs: Sequence[str]) -> ArrayFile:
     path = inner_path(entry.get("path", ""), what)
     where = f"{what}: {path}"
     subject = entry.get("of", "state")
@@ -194,7 +196,7 @@ def _parse_file(entry: Mapping[str, Any], spec: SolverSpec, batched: bool, what:
     options = {str(key): value for key, value in entry.items() if key not in KEYS}
     file_format = _build_format(entry.get("format", "npy"), options, where)
     named = entry.get("channels")
-    channels = tuple(range(spec.state_shape[0])) if named is None else channel_places(named, spec, where)
+    channels = tuple(range(spec.state_shape[0])) if named is None else channel_places(named, spec, where, inputs)
     axis = _channel_axis(entry.get("channel_axis"), file_format, channels, where)
     return ArrayFile(path, file_format, subject, channels, axis, batched)
 

@@ -18,7 +18,7 @@ from deepzero_sim.common.requirements import did_you_mean, require, require_flag
 from deepzero_sim.common.types import Array, is_integer
 from deepzero_sim.connectors.formats.base import Content
 from deepzero_sim.connectors.per_state import MOST_AT_ONCE, PerStateCaller
-from deepzero_sim.connectors.programs.array_files import input_files, output_files
+from deepzero_sim.connectors.programs.array_files import ArrayFile, input_files, output_files
 from deepzero_sim.connectors.programs.command import Command
 from deepzero_sim.connectors.programs.failures import complete_message, failure_at_end, or_disk_full
 from deepzero_sim.connectors.programs.namelists.deck import Namelists, read_namelists
@@ -39,6 +39,7 @@ from deepzero_sim.errors import (
 )
 from deepzero_sim.solver.contract import Solver
 from deepzero_sim.solver.spec import SolverSpec
+from deepzero_sim.solver.stepped_inputs import take_with_inputs, with_same_inputs
 from deepzero_sim.solver.validation import check_call
 
 #: Files that are open for one run: two for its output, what tells its end, and a few for a moment. And all others.
@@ -56,9 +57,10 @@ class ExecutableSolver(Solver):
         command: Program and its arguments, `[./solver, in.npy, out.npy]`. A program with a slash in it is a path from the
             current folder; any other is looked for in `PATH`. Arguments may hold placeholders, `"{{ params.nu }}"`.
         inputs: Files to be written, each a mapping: `path` in the working folder; `format`: npy, raw, fortran, text, hdf5,
-            openfoam, or a `Format` of your own by its import path or as `file.py:Name`; `channels` that the file has, all if
-            left out; `of`: state (if left out), params, or all, which is one row of both; `channel_axis`: first (if left out),
-            last or none; and the options of the format. May be left out if templates or arguments hand over the `state`.
+            openfoam, or a `Format` of your own by its import path or as `file.py:Name`; `channels` that the file has, those of
+            the state if left out, by their names, those of the spec's inputs among them; `of`: state (if left out), params, or
+            all, which is one row of both; `channel_axis`: first (if left out), last or none; and the options of the format. May
+            be left out if templates or arguments hand over the `state`, behind whose channels the spec's inputs lie.
         outputs: Files to be read, in the same way. Together they have every channel of the state once.
         external_input_files: Files and folders that are copied into the folder: a list, or a mapping from paths there.
         external_input_links: Files and folders that are linked rather than copied: large ones that the program only reads.
@@ -118,6 +120,7 @@ class ExecutableSolver(Solver):
             try_out(render, self.spec, self._values, batched)
         written = bool(self._inputs or self._decks or self._command.has_placeholders)
         require_that(written, "inputs must name a file that the state is written to, or a template must write it, not nothing.")
+        _require_inputs_written(self.spec, self._inputs, by_template=bool(self._decks or self._command.has_placeholders))
         copies = list_external_files(external_input_files, "external_input_files")
         links = list_external_files(external_input_links, "external_input_links")
         paths = [file.path for file in (*self._inputs, *self._decks)]
@@ -132,7 +135,7 @@ class ExecutableSolver(Solver):
         self._per_state = PerStateCaller(min(core_count(), MOST_AT_ONCE) if at_once is None else at_once, self._runner.stop)
         _require_descriptors(self._per_state.at_once)
 
-    def step(self, states: Array, params: Array | None = None) -> Array:
+    def step(self, states: Array, params: Array | None = None, inputs: Array | None = None) -> Array:
         """Advance a batch: see :meth:`Solver.step`.
 
         Raises:
@@ -141,7 +144,11 @@ class ExecutableSolver(Solver):
                 batches, that error itself.
             ConfigError: The program changed a linked file, or cannot be started, or a template cannot be filled in.
         """
-        check_call(self.spec, states, params)
+        check_call(self.spec, states, params, inputs)
+        return take_with_inputs(self._step, states, params, inputs)
+
+    def _step(self, states: Array, params: Array | None) -> Array:
+        """Advance states behind whose channels the inputs lie."""
         stop_count = self._runner.stop_count
 
         def advance(state: Array, row: Array | None) -> Array:
@@ -221,7 +228,7 @@ class ExecutableSolver(Solver):
         for path in self._external_outputs:
             there = (folder / path).exists()
             require_that(there, f"the file {path} of external_output_files is not there", MissingOutputError)
-        advanced = np.empty_like(states, order="C")
+        advanced = np.empty_like(np.take(states, range(self.spec.state_shape[0]), int(self._batched)), order="C")
         for file in self._outputs:
             try:
                 largest = file.format.largest(states.size)
@@ -231,7 +238,7 @@ class ExecutableSolver(Solver):
                 raise
         finite = self._batched or bool(np.isfinite(advanced).all())  # of a batch, the caller finds which states are not
         require_that(finite, "its outputs hold NaN or infinity", NonFiniteError)
-        return advanced
+        return with_same_inputs(advanced, states, int(self._batched))
 
 
 def _write_files(folder: Path, contents: Sequence[tuple[str, Content]]) -> None:
@@ -253,6 +260,18 @@ def _start_failure(program: str, error: OSError) -> ConfigError | SolverCrashErr
     if error.errno == errno.E2BIG:
         remedy = "hand long ones over in a file, by templates"
     return ConfigError(f"{program} cannot be started ({error.strerror}): {remedy}.")
+
+
+def _require_inputs_written(spec: SolverSpec, files: Sequence[ArrayFile], *, by_template: bool) -> None:
+    """Refuse settings that write some field nowhere that the spec names as an input of a step."""
+    written = {place for file in files if file.of == "state" for place in file.channels}
+    places = enumerate(spec.input_names, start=spec.state_shape[0])
+    missing = [name for place, name in places if place not in written]
+    require_that(
+        by_template or not missing or any(file.of == "all" for file in files),
+        f"inputs must write {', '.join(missing)}, which the spec names among the inputs of a step: name a file for it, "
+        f"{{path: {missing[0] if missing else ''}.npy, channels: [{missing[0] if missing else ''}]}}.",
+    )
 
 
 def _require_paths(paths: Sequence[str], what: str) -> tuple[str, ...]:

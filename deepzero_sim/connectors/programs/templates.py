@@ -159,7 +159,8 @@ def require_values(settings: Mapping[str, Plain]) -> dict[str, Plain]:
 def try_out(render: Callable[[Values], object], spec: SolverSpec, own: Mapping[str, Plain], batched: bool) -> None:
     """Find out when a solver is made which names of a template will be missing."""
     lead = (1,) if batched else ()
-    states, params = (np.ones((*lead, *shape), spec.dtype) for shape in (spec.state_shape, (len(spec.parameters) or UNNAMED,)))
+    taken = (spec.state_shape[0] + len(spec.inputs), *spec.state_shape[1:])
+    states, params = (np.ones((*lead, *shape), spec.dtype) for shape in (taken, (len(spec.parameters) or UNNAMED,)))
     try:
         render(Values(spec, states, params, own))
     except ConfigError as error:

@@ -22,6 +22,9 @@ from deepzero_sim.coupling.vjp.field.projection import (
 )
 from deepzero_sim.coupling.vjp.field.state_features import FeatureMap, StateFeatures
 
+#: Features that are evaluated together.
+FEATURES = 16
+
 
 @dataclass(frozen=True, eq=False)
 class Products:
@@ -120,15 +123,16 @@ class FieldFit:
         self.directions = find_directions(self._sample, neighbours, self._sample.at(residual))
 
     def _sample_features(self, generator: np.random.Generator) -> Sample:
-        products, everything = self.products, self._features.combine(np.eye(self._features.count))
-        size = int(np.prod(self._grid.points))
+        products, count, size = self.products, self._features.count, int(np.prod(self._grid.points))
         places = sample_places(len(products.states), size, generator)
-        found = []
-        for p, row in enumerate(places):
-            params = None if products.params is None else products.params[p : p + 1]
-            values = everything(products.states[p : p + 1], products.advanced[p : p + 1], params)
-            found.append(values.reshape(self._features.count, size)[:, row].T)
-        return Sample(places, np.concatenate(found).astype(np.float64))
+        found = np.empty((len(products.states), places.shape[1], count))
+        for first in range(0, count, FEATURES):  # a filter of each takes as much memory as a state
+            some = self._features.combine(np.eye(count)[:, first : first + FEATURES])
+            for p, row in enumerate(places):
+                params = None if products.params is None else products.params[p : p + 1]
+                values = some(products.states[p : p + 1], products.advanced[p : p + 1], params)
+                found[p, :, first : first + FEATURES] = values.reshape(-1, size)[:, row].T
+        return Sample(places, found.reshape(places.size, count))
 
     def fit(self, rank: int, radius: int) -> Iterator[Field]:
         """Fit a field without `H`, whose exponential is of first order, one with it, then one of second order.

@@ -211,8 +211,10 @@ class StateFeatures:
         some = np.unique(np.linspace(0, len(states) - 1, max(1, sampled // size)).astype(int))
         sources = self.grid.transform(sources_of(states[some], advanced[some], self._sources))
         every, waves = max(1, len(some) * size // sampled), self.grid.waves()
-        rows = [self.grid.values(sources[:, stencil.source] * stencil.response(waves)) for stencil in self._stencils]
-        return np.stack([row.reshape(-1)[::every] for row in rows]).astype(np.float64)
+        found = np.empty((len(self._stencils), -(-len(some) * size // every)))
+        for row, stencil in zip(found, self._stencils, strict=True):
+            row[:] = self.grid.values(sources[:, stencil.source] * stencil.response(waves)).reshape(-1)[::every]
+        return found
 
     def combine(self, directions: Array) -> FeatureMap:
         """Make the map to combinations of features, each a column of `(M, r)`."""
