@@ -10,7 +10,7 @@ from deepzero_sim.common.requirements import did_you_mean
 from deepzero_sim.errors import ConfigError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ShortNames:
     """A rule for components that may be named by a short name, which is exchanged for an import path.
 
