@@ -46,6 +46,17 @@ class Decaying(Halving):
         return [(np.array(inputs[0]) * np.exp(-inputs[1][0])).tolist()]
 
 
+class Forced(Halving):
+    """`s (1 - scale rate)`, with rates of all points as a second input and the scale as a third one."""
+
+    def get_input_sizes(self, config: Any) -> list[int]:
+        return [SIZE, SIZE, 1]
+
+    def __call__(self, inputs: Any, config: Any) -> Any:
+        states, rates, (scale,) = map(np.array, inputs)
+        return [(states * (1 - scale * rates)).tolist()]
+
+
 class Silent(Halving):
     """Supports nothing."""
 
@@ -55,4 +66,4 @@ class Silent(Halving):
 
 if __name__ == "__main__":
     web.run_app = functools.partial(web.run_app, host="127.0.0.1")  # it would listen on all addresses
-    umbridge.serve_models([Halving("forward"), Decaying("decay"), Silent("silent")], int(sys.argv[1]))
+    umbridge.serve_models([Halving("forward"), Decaying("decay"), Forced("forced"), Silent("silent")], int(sys.argv[1]))

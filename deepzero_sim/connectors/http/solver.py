@@ -6,6 +6,7 @@ import abc
 import math
 import threading
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from deepzero_sim.connectors.spec_mapping import as_spec
 from deepzero_sim.errors import ConfigError, InvalidStateError, SolverError
 from deepzero_sim.solver.contract import Solver
 from deepzero_sim.solver.spec import SolverSpec
+from deepzero_sim.solver.stepped_inputs import take_with_inputs, with_same_inputs
 from deepzero_sim.solver.validation import check_call
 
 
@@ -55,22 +57,23 @@ class HTTPSolver(Solver):
         """Most bytes of an answer that holds a state."""
         return SHORT_ANSWER + BYTES_PER_NUMBER * self.size
 
-    def step(self, states: Array, params: Array | None = None) -> Array:
+    def step(self, states: Array, params: Array | None = None, inputs: Array | None = None) -> Array:
         if params is not None and not self.spec.parameters:
             problem = "was given parameters, but its spec names none: give spec its parameters"
             raise InvalidStateError(f"solver {self.spec.name!r} {problem}.")
-        check_call(self.spec, states, params)
+        check_call(self.spec, states, params, inputs)
         with self._checking:
             if not self._is_checked:
                 self._check_server()
                 self._is_checked = True
-        return self._per_state(self._advance, states, params)
+        return take_with_inputs(partial(self._per_state, self._advance), states, params, inputs)
 
     def _advance(self, state: Array, row: Array | None) -> Array:
         advanced = self._ask(state, row)
         self._require_size(advanced, self.size)
         with np.errstate(over="ignore"):  # infinite beyond float32, which the check of the whole state reports
-            return advanced.astype(self.spec.dtype).reshape(self.spec.state_shape)
+            own = advanced.astype(self.spec.dtype).reshape(self.spec.state_shape)
+        return with_same_inputs(own, state)
 
     def _require_size(self, values: Array, size: int | None, where: str = "") -> None:
         demand = f"return {size} numbers{where}, a state of shape {self.spec.state_shape}, not {values.size}: check state_shape"
@@ -87,7 +90,10 @@ class HTTPSolver(Solver):
 
     @abc.abstractmethod
     def _ask(self, state: Array, row: Array | None) -> Array:
-        """Ask for one state `(C, *N)`, with its parameters `(K,)` or None, one step later: as many numbers, in any shape."""
+        """Ask for one state `(C, *N)`, with its parameters `(K,)` or None, one step later: as many numbers, in any shape.
+
+        The fields that the step reads besides its state lie behind the state's channels.
+        """
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name not in ("_is_checked", "_checking")}

@@ -39,7 +39,8 @@ class TesseractSolver(HTTPSolver):
         state: Name of the input that takes the state.
         params: Name of the input that takes the scenario parameters, an array `(K,)`, if the spec names some.
         output: Name of the output that is the state one step later.
-        inputs: All other inputs by name, the same in every call.
+        inputs: All other inputs by name, the same in every call; the fields that the spec names as inputs of a step go out as
+            arrays `(*N)` by their names.
         timeout: Seconds that one call may take in all.
         at_once: Number of calls under way at once, each over a connection of its own.
 
@@ -66,7 +67,7 @@ class TesseractSolver(HTTPSolver):
             require(is_name, f"{what} must be the name of a field of the Tesseract's schema", name)
         self.names = state, params, output
         self.inputs = json_object("inputs", inputs)
-        for name in (state, params):
+        for name in (state, params, *self.spec.input_names):
             if name in self.inputs:
                 raise ConfigError(f"inputs must leave {name!r} to the solver: take it out.")
 
@@ -78,7 +79,9 @@ class TesseractSolver(HTTPSolver):
 
     def _ask(self, state: Array, row: Array | None) -> Array:
         state_name, params_name, output_name = self.names
-        inputs = {**self.inputs, state_name: _encode(state)}
+        own = self.spec.state_shape[0]
+        fields = {name: _encode(field) for name, field in zip(self.spec.input_names, state[own:], strict=True)}
+        inputs = {**self.inputs, **fields, state_name: _encode(state[:own])}
         if row is not None:
             inputs[params_name] = _encode(row)
         answer = self.client.ask("POST", _APPLY, dumps({"inputs": inputs}), _HEADERS, self.answer_limit)

@@ -28,10 +28,10 @@ LONGEST_ANSWER = 2**40
 class UMBridgeSolver(HTTPSolver):
     """A model of an UM-Bridge server as a solver: one evaluation advances one state by one step.
 
-    By default the model's first input is the state, all `(C, *N)` in one vector, channel by channel in C order; where the spec
-    names parameters there is a second one, the state's row of them; its only output is the state one step later. `inputs` and
-    `outputs` describe the vectors of other models. Numbers travel as float64, bit for bit. The sizes that the server reports
-    are compared with all this before the first call.
+    By default the model's first input is the state, all `(C, *N)` in one vector, channel by channel in C order. Where the spec
+    names inputs of a step, they follow in a vector of their own, field by field, and where it names parameters, the state's row
+    of them. The only output is the state one step later. `inputs` and `outputs` describe the vectors of other models. Numbers
+    travel as float64, bit for bit. The sizes that the server reports are compared with all this before the first call.
 
     Args:
         url: Address of the server, such as `http://localhost:4242`.
@@ -43,7 +43,8 @@ class UMBridgeSolver(HTTPSolver):
         timeout: Seconds that one call may take in all.
         at_once: Number of calls under way at once, each over a connection of its own. Servers may take them one by one.
         inputs: Content of each input of the model: `state`, `parameters`, `{channels: [u]}`, `{parameter: nu}`, `{constant:
-            [1.0, 2.0]}`, or a list of these, which are one vector then. Every channel and parameter goes in once.
+            [1.0, 2.0]}`, or a list of these, which are one vector then. Every channel and parameter goes in once, and every
+            input of a step, which is named as a channel is.
         outputs: Content of each output: `state`, `{channels: [u]}`, `ignore`, or a list of these, where `{ignore: 3}` are as
             many numbers. Every channel comes out once.
 

@@ -99,7 +99,8 @@ class Vectors:
 
 def input_vectors(given: Any, spec: SolverSpec) -> Vectors:
     """Read the inputs of a model from settings; by default the state, and the parameters if there are some."""
-    default: list[Setting] = ["state", "parameters"] if spec.parameters else ["state"]
+    fields: list[Setting] = [{"channels": list(spec.input_names)}] if spec.inputs else []
+    default: list[Setting] = ["state", *fields, *(["parameters"] if spec.parameters else [])]
     vectors = Vectors(_pieces("inputs", default if given is None else given, spec), spec)
     pieces = [piece for vector in vectors.pieces for piece in vector]
     places = sorted(parameter for piece in pieces for parameter in piece.parameters)
@@ -123,10 +124,15 @@ def _pieces(what: str, given: Any, spec: SolverSpec) -> tuple[tuple[Piece, ...],
     require(is_list, f"{what} must be a list that says what each vector is, such as [state]", given)
     vectors = tuple(_vector(what, entry, spec) for entry in given)
     channels = sorted(channel for vector in vectors for piece in vector for channel in piece.channels)
-    expected = f"{what} must hold each of the {spec.state_shape[0]} channels once"
-    is_complete = channels == list(range(spec.state_shape[0]))
+    read = spec.input_names if what == "inputs" else ()
+    expected = f"{what} must hold each of the {spec.state_shape[0]} channels once{_and_fields(read)}"
+    is_complete = channels == list(range(spec.state_shape[0] + len(read)))
     require(is_complete, expected, given, "write state, or {channels: [...]} for each vector")
     return vectors
+
+
+def _and_fields(names: Sequence[str]) -> str:
+    return f", and {', '.join(names)}" if names else ""
 
 
 def _vector(what: str, entry: Any, spec: SolverSpec) -> tuple[Piece, ...]:
@@ -148,7 +154,7 @@ def _piece(what: str, entry: Any, spec: SolverSpec) -> Piece:
         ((key, value),) = entry.items()
         match key:
             case "channels":
-                return Piece(channels=channel_places(value, spec, what))
+                return Piece(channels=channel_places(value, spec, what, spec.input_names if what == "inputs" else ()))
             case "parameter" if isinstance(value, str) and value in spec.parameters:
                 return Piece(parameters=(spec.parameters.index(value),))
             case "constant":

@@ -46,6 +46,7 @@ from deepzero_sim.errors import (
     UnreadableOutputError,
 )
 from deepzero_sim.solver.build import build_solver
+from deepzero_sim.solver.spec import SolverSpec
 from deepzero_sim.solver.stepping import checked_step
 
 SPEC = {"state_shape": [2, 2], "dtype": "float64"}
@@ -87,6 +88,21 @@ def test_a_copy_in_a_worker_asks_for_itself(official: str) -> None:
     assert np.array_equal(cloudpickle.loads(cloudpickle.dumps(solver)).step(STATES), 0.5 * STATES)
 
 
+def test_the_official_server_is_given_the_fields_that_a_step_reads(official: str) -> None:
+    spec = SolverSpec(
+        name="forced",
+        state_shape=(1, 4),
+        dt=0.1,
+        dtype="float64",
+        parameters=("scale",),
+        inputs=("rate",),  # type: ignore[arg-type]
+    )
+    random = np.random.default_rng(0)
+    states, scales, rates = random.normal(size=(3, 1, 4)), random.random((3, 1)), random.random((3, 1, 4))
+    advanced = UMBridgeSolver(official, "forced", spec=spec).step(states, scales, rates)
+    np.testing.assert_array_equal(advanced, states * (1 - scales[:, :, None] * rates))
+
+
 @pytest.mark.parametrize(
     ("fault", "error", "message"),
     [
@@ -107,7 +123,7 @@ def test_faults_of_the_official_server_are_told(official: str, fault: str, error
 @pytest.mark.parametrize(
     ("model", "spec", "error", "message"),
     [
-        ("absent", SPEC, ServerError, r"must have a model 'absent', but has \['forward', 'decay', 'silent'\]"),
+        ("absent", SPEC, ServerError, r"must have a model 'absent', but has \['forward', 'decay', 'forced', 'silent'\]"),
         ("silent", SPEC, ServerError, "must support Evaluate"),
         ("decay", SPEC, InvalidStateError, r"inputs of sizes \[4\], .*, not \[4, 1\]"),
         ("forward", {"state_shape": [1, 3]}, InvalidStateError, r"inputs of sizes \[3\], .*\(state \(1, 3\)\), not \[4\]"),
