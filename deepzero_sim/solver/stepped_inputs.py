@@ -126,6 +126,12 @@ class InputsAtRest(Solver):
         self.spec = replace(solver.spec, inputs=())
         self._values = inputs_at_rest(solver.spec)
 
+    def with_values(self, values: Array) -> InputsAtRest:
+        """Return the same solver with other fields, `(U, *N)`."""
+        other = type(self)(self.solver)
+        other._values = values
+        return other
+
     def _inputs(self, count: int) -> Array:
         return read_only_copy(np.broadcast_to(self._values, (count, *self._values.shape)))
 

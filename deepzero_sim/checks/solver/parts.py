@@ -10,6 +10,7 @@ import cloudpickle
 from deepzero_sim.checks.solver.costs import MOST_STATES, gradient_costs, measure_times
 from deepzero_sim.checks.solver.examination import Examination, Part, run_parts, usual_patience
 from deepzero_sim.checks.solver.lines import batches, concurrency, states
+from deepzero_sim.checks.solver.lines.inputs import check_inputs
 from deepzero_sim.checks.solver.record import Finding, Record, SkippedError, WorkerComparison
 from deepzero_sim.checks.solver.step_sizes import measure_step_sizes
 from deepzero_sim.checks.solver.subject import Subject
@@ -19,6 +20,7 @@ from deepzero_sim.datasets.fitting.spacing import MOST_STEPS, spacing_warning
 from deepzero_sim.errors import ConfigError, DeepZeroError
 from deepzero_sim.execution.workers import explain_pickling_errors
 from deepzero_sim.solver.failure_policy import FailurePolicy
+from deepzero_sim.solver.stepped_inputs import InputsAtRest
 
 #: Seconds that a worker process may take to make the solver anew.
 WORKER_START = 2.5
@@ -121,6 +123,14 @@ def _gradients(examination: Examination) -> None:
     record.gradients = gradient_costs(solver, network, training.unroll, training.batch_size, radius, record.times)
 
 
+def _inputs(examination: Examination) -> None:
+    """Tell which fields a step reads, if the spec names any."""
+    solver = examination.subject.solver
+    if isinstance(solver, InputsAtRest):
+        examination.require_answers(_SAME)
+        examination.record.findings["inputs"] = check_inputs(examination.trial, solver)
+
+
 def _frames(examination: Examination) -> None:
     """Compare the distance of the data's frames with the solver's step, if there are data."""
     data = examination.subject.data
@@ -219,6 +229,7 @@ _PARTS = (
     ),
     _line(PARAMETERS, batches.check_parameters, f"when parameters were changed by {batches.CHANGE:.0%}", after=_ALIKE),
     Part("without parameters", _without_parameters, "without parameters", line=PARAMETERS, on_end=_add_without),
+    Part("inputs", _inputs, "when inputs of a step were changed by their scale", line="inputs"),
     Part("step sizes", _step_sizes, "when states were changed a little"),
     Part("times", _times, "when calls of many states were timed", "set max_batch in the spec to what the solver takes"),
     Part("stencil", _stencil, "when a state was changed at one point", line="stencil"),

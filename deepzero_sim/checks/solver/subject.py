@@ -16,6 +16,7 @@ from deepzero_sim.models.build import build_network
 from deepzero_sim.models.corrector import CORRECTORS
 from deepzero_sim.solver.contract import Solver
 from deepzero_sim.solver.spec import SolverSpec
+from deepzero_sim.solver.stepped_inputs import with_inputs_at_rest
 from deepzero_sim.solver.validation import require_states
 
 #: Number of waves that make a field, and of wavelengths along an axis, at most.
@@ -50,7 +51,7 @@ class Subject:
     """A solver and its sample states.
 
     Args:
-        solver: Any solver.
+        solver: Any solver; of one that reads inputs, that with these at rest.
         states: Sample states, `(S, C, *N)`, in the order in which they are looked at.
         params: Parameters, `(S, K)` or None.
         places: Numbers of these states among all sample states.
@@ -83,7 +84,7 @@ def subject_of(
     Raises:
         SolverError: The states do not fit the solver.
     """
-    made_up = states is None
+    made_up, solver = states is None, with_inputs_at_rest(solver)
     given = smooth_fields(solver.spec, SAMPLES if params is None else len(params), training.seed) if states is None else states
     require_states(solver.spec, given, params)
     places = _sample_places(len(given))
