@@ -47,7 +47,7 @@ SIMULATIONS, FRAMES, STEPS, UNSEEN = 4, 12, 5, 3
 ENDED = "ended"
 
 #: Seconds of a core and bytes that a measurement may take; and seconds, on a machine with other work.
-SECONDS, MEMORY, MOST_SECONDS = 1200, 12 * 2**30, 3600.0
+SECONDS, MEMORY, MOST_SECONDS = 2400, 12 * 2**30, 7200.0
 
 
 @dataclass(frozen=True)
