@@ -46,6 +46,8 @@ class SolverLoop:
         on_failure: Policy for solver steps that fail, see :class:`FailurePolicy`.
         coupling: Place where the network acts: ``"after"`` a step, ``"before"`` it, ``"inside"`` it, on the fields that the
             solver reads besides its state, or a :class:`~deepzero_sim.couplings.Coupling`.
+        within: Product for the one step that the gradient of a network before or inside it passes, where `gradient` is detached;
+            for the fields of a network inside, where it is straight-through.
 
     Attributes:
         solver: Solver.
@@ -66,6 +68,7 @@ class SolverLoop:
         executor: Executor | None = None,
         on_failure: FailurePolicy | str | Mapping[str, str] = "abort",
         coupling: CouplingName | Coupling = "after",
+        within: SolverGradient | VectorJacobianProduct = "auto",
     ) -> None:
         require_type(solver, Solver, "a loop needs a solver, which dz.as_solver makes of a function")
         require_type(corrector, torch.nn.Module, "a loop needs a torch.nn.Module that corrects")
@@ -75,7 +78,10 @@ class SolverLoop:
         stepped = self.coupling.adapt(solver)
         # the named ones take no differences of steps, or look at the spec before
         deterministic = isinstance(gradient, VectorJacobianProduct)
-        self.gradient, self.truncated = _product_of_loop(as_product(gradient, "gradient"), self.coupling, solver, stepped)
+        self.gradient, self.truncated = as_product(gradient, "gradient"), False
+        if self.coupling.network_first and isinstance(self.gradient, Detached | StraightThrough):
+            self.truncated = isinstance(self.gradient, Detached)
+            self.gradient = _product_within(self.gradient, as_product(within, "within"), solver, stepped)
         self.layer = SolverLayer(stepped, self.gradient, executor, on_failure, require_deterministic=deterministic)
         self.corrector = corrector
         self.unroll = unroll
@@ -229,20 +235,21 @@ class SolverLoop:
         return torch.stack(trajectory, dim=1), total(accounts)
 
 
-def _product_of_loop(
-    product: VectorJacobianProduct, coupling: Coupling, solver: Solver, stepped: Solver
-) -> tuple[VectorJacobianProduct, bool]:
-    """Return the product of the solver that is stepped, and whether the gradient stops at the state that each step began with.
+def _product_within(
+    product: Detached | StraightThrough, within: VectorJacobianProduct, solver: Solver, stepped: Solver
+) -> VectorJacobianProduct:
+    """Return the product of a step that a network acts on before or inside, which its own gradient passes in any case.
 
-    Where the network acts before or inside a step, its own gradient passes that step, whatever becomes of the steps before.
+    Args:
+        product: Product for the steps before.
+        within: Product for that step.
+        solver: Solver.
+        stepped: Solver that is stepped.
     """
-    if not coupling.network_first or not isinstance(product, Detached | StraightThrough):
-        return product, False
-    within = as_product("auto", "gradient") if product.within is None else product.within
     if isinstance(product, Detached):
-        return within, True
+        return within
     has_inputs = stepped.spec.state_shape != solver.spec.state_shape
-    return (IdentityOfStates(within, solver.spec.state_shape[0]) if has_inputs else product), False
+    return IdentityOfStates(within, solver.spec.state_shape[0]) if has_inputs else product
 
 
 def as_tensor(given: torch.Tensor | NDArray[Any]) -> torch.Tensor:

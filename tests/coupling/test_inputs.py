@@ -129,11 +129,11 @@ class Network(nn.Module):
         return result
 
 
-def loop_of(twin: Any, solver: dz.Solver, coupling: str, gradient: Any) -> dz.SolverLoop:
+def loop_of(twin: Any, solver: dz.Solver, coupling: str, gradient: Any, **more: Any) -> dz.SolverLoop:
     channels, *grid = twin.spec.state_shape
     outputs = len(twin.spec.inputs) if coupling == "inside" else channels
     network = Network(channels, outputs, len(grid), 0.5 if coupling == "inside" else 0.05)
-    return dz.SolverLoop(solver, network, STEPS, gradient, coupling=coupling)  # type: ignore[arg-type]
+    return dz.SolverLoop(solver, network, STEPS, gradient, coupling=coupling, **more)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("coupling", ["after", "before", "inside"])
@@ -160,7 +160,7 @@ def test_queries_and_products_find_the_gradient_of_the_twin(name: str, coupling:
 def test_a_detached_gradient_passes_the_step_that_the_network_acts_on_and_no_other(coupling: str) -> None:
     twin = ViscousBurgers()
     states, params, _ = case(twin, 2)
-    loop = loop_of(twin, opaque(twin), coupling, dz.vjp.Detached(within=dz.vjp.Coloured()))
+    loop = loop_of(twin, opaque(twin), coupling, "detached", within=dz.vjp.Coloured())
     grads = torch.autograd.grad(loop.rollout(states, params).square().sum(), list(loop.corrector.parameters()))
     exact = loop_of(twin, twin, coupling, "exact")
     total, current = 0.0, states
@@ -175,7 +175,7 @@ def test_a_detached_gradient_passes_the_step_that_the_network_acts_on_and_no_oth
 def test_a_straight_through_gradient_of_a_network_inside_is_the_identity_for_states_alone() -> None:
     twin = ViscousBurgers()
     states, params, inputs = case(twin, 2)
-    loop = loop_of(twin, opaque(twin), "inside", dz.vjp.StraightThrough(within=dz.vjp.Coloured()))
+    loop = loop_of(twin, opaque(twin), "inside", "straight-through", within=dz.vjp.Coloured())
     taken = torch.cat([states, inputs], dim=1).requires_grad_()
     weights = torch.randn(2, 2, 32, dtype=torch.float64)
     weights[:, 1] = 0

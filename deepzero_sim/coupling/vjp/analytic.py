@@ -23,17 +23,11 @@ if TYPE_CHECKING:
 class Detached(VectorJacobianProduct):
     """`J = 0`: the gradient stops at the solver. Costs nothing.
 
-    Where the network acts before or inside a step, its own gradient passes that one step, and stops at the state that the step
-    began with.
-
-    Args:
-        within: Product for the one step that the gradient of such a network passes; :class:`Auto` if None.
+    Where the network of a loop acts before or inside a step, its own gradient passes that one step, and stops at the state that
+    the step began with: see :class:`~deepzero_sim.SolverLoop`.
     """
 
     self_adjoint = True
-
-    def __init__(self, within: VectorJacobianProduct | None = None) -> None:
-        self.within = within
 
     def product(self, taken: StepTaken, cotangents: Array, probes: SolverProbe) -> Array:
         return np.zeros_like(cotangents)
@@ -43,16 +37,10 @@ class Detached(VectorJacobianProduct):
 class StraightThrough(VectorJacobianProduct):
     """`J = I`: a step changes a state by little. Costs nothing (Bengio et al., arXiv 1308.3432, of thresholds).
 
-    Where the network acts inside a step, the identity stands for the Jacobian with respect to the state alone.
-
-    Args:
-        within: Product for the fields that such a network provides; :class:`Auto` if None.
+    Where the network of a loop acts inside a step, the identity stands for the Jacobian with respect to the state alone.
     """
 
     self_adjoint = True
-
-    def __init__(self, within: VectorJacobianProduct | None = None) -> None:
-        self.within = within
 
     def product(self, taken: StepTaken, cotangents: Array, probes: SolverProbe) -> Array:
         return cotangents.copy()

@@ -20,7 +20,6 @@ from deepzero_sim.coupling.loop import SolverLoop
 from deepzero_sim.coupling.losses import Rollout
 from deepzero_sim.coupling.losses.named import build_loss
 from deepzero_sim.coupling.named_gradients import SolverGradient
-from deepzero_sim.coupling.vjp.analytic import Detached, StraightThrough
 from deepzero_sim.coupling.vjp.base import VectorJacobianProduct
 from deepzero_sim.datasets.batches import UnrolledBatches, require_long_enough
 from deepzero_sim.datasets.fitting.one_step_error import OneStepError, of_first_steps, of_some_frames
@@ -174,7 +173,7 @@ class _Training:
         self._unrolls = unrolls_of(settings)
         self._loss = build_loss(settings.loss)
         self._require_sight()
-        self._gradient = self._build_gradient()
+        self._gradient = build_vjp(settings.vjp) if self._method.gradient is None else self._method.gradient
         self._policy = FailurePolicy(settings.on_failure)
         require_long_enough(self._data, self._unrolls.longest)
         if self._unseen is not None:
@@ -193,18 +192,6 @@ class _Training:
         """True if the gradient takes solver steps of its own."""
         by_product = self._method.gradient is None or (self._coupling.network_first and self._method.gradient != "exact")
         return self._method.by_queries or by_product
-
-    def _build_gradient(self) -> SolverGradient | VectorJacobianProduct:
-        """Return the gradient of the solver; that of a network before or inside a step passes this one by vjp's product."""
-        named, settings = self._method.gradient, self._settings
-        if named is None:
-            return build_vjp(settings.vjp)
-        if not self._coupling.network_first or named == "exact":
-            return named
-        if self._method.by_queries:
-            return Detached(within=Detached())
-        within = build_vjp(settings.vjp)
-        return StraightThrough(within) if named == "straight-through" else Detached(within)
 
     @property
     def _solver_component(self) -> Component:
@@ -253,8 +240,18 @@ class _Training:
         backend = settings.workers.backend if self._asks else "serial"
         with open_executor(backend, settings.workers.count) as executor:
             longest = self._unrolls.longest
+            within: SolverGradient | VectorJacobianProduct = "detached"  # losses by queries pass a step as it is
+            if self._coupling.network_first and not self._method.by_queries:
+                within = build_vjp(settings.vjp)
             loop = SolverLoop(
-                self._solver, self._corrector, longest, self._gradient, executor, self._policy, coupling=self._coupling
+                self._solver,
+                self._corrector,
+                longest,
+                self._gradient,
+                executor,
+                self._policy,
+                coupling=self._coupling,
+                within=within,
             )
             loop.layer.probes.note, loop.layer.probes.warn = listener.note, listener.say
             loss = self._loss.build(self._solver.spec, self._data)
