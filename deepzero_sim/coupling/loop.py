@@ -46,7 +46,7 @@ class SolverLoop:
         on_failure: Policy for solver steps that fail, see :class:`FailurePolicy`.
         coupling: Place where the network acts: ``"after"`` a step, ``"before"`` it, ``"inside"`` it, on the fields that the
             solver reads besides its state, or a :class:`~deepzero_sim.couplings.Coupling`.
-        within: Product for the one step that the gradient of a network before or inside it passes, where `gradient` is detached;
+        within: Product for the step that the gradient of a network before or inside it passes, where `gradient` is detached;
             for the fields of a network inside, where it is straight-through.
 
     Attributes:
