@@ -109,7 +109,7 @@ class UnrolledBatches:
     """Batches of training steps, by their number, as `LoopOracle` takes them.
 
     They are `(states, params, references, advanced)`, or the first three of these where the solver's steps from the frames are
-    not known. Rollouts start at frames drawn uniformly from all simulations, where the solver's step has not failed. A batch
+    not known; numbered, there are always five, with None for unknown steps and the numbers of the simulations, `(B,)`. Rollouts start at frames drawn uniformly from all simulations, where the solver's step has not failed. A batch
     depends on the seed and its number only.
 
     Args:
@@ -119,12 +119,21 @@ class UnrolledBatches:
         batch_size: Number of rollouts of a batch, `B`.
         unroll: Number of steps of a rollout, `T`.
         seed: Seed of the draws.
+        numbered: True for batches that tell of which simulation each rollout is.
 
     Raises:
         DataError: The trajectories are shorter than a rollout, or no rollout can start anywhere.
     """
 
-    def __init__(self, trajectories: Trajectories, advanced: Array | None, batch_size: int, unroll: int, seed: int = 0) -> None:
+    def __init__(
+        self,
+        trajectories: Trajectories,
+        advanced: Array | None,
+        batch_size: int,
+        unroll: int,
+        seed: int = 0,
+        numbered: bool = False,
+    ) -> None:
         simulations, frames = trajectories.frames.shape[:2]
         require_long_enough(trajectories, unroll)
         self._frames = trajectories.frames
@@ -132,7 +141,7 @@ class UnrolledBatches:
         self._advanced = advanced
         self._limits = simulations, frames - unroll
         self._starts = None if advanced is None else _starts_that_succeed(advanced[:, : frames - unroll])
-        self._size, self._unroll, self._seed = batch_size, unroll, seed
+        self._size, self._unroll, self._seed, self._numbered = batch_size, unroll, seed, numbered
 
     def __call__(self, step: int) -> tuple[torch.Tensor | None, ...]:
         generator = np.random.default_rng([self._seed, step])
@@ -146,7 +155,10 @@ class UnrolledBatches:
             None if self._params is None else torch.from_numpy(self._params[simulation]),
             torch.from_numpy(rollouts[:, 1:].copy()),
         )
-        return batch if self._advanced is None else (*batch, torch.from_numpy(self._advanced[simulation, start]))
+        advanced = None if self._advanced is None else torch.from_numpy(self._advanced[simulation, start])
+        if self._numbered:
+            return (*batch, advanced, torch.from_numpy(np.asarray(simulation, np.int64)))
+        return batch if advanced is None else (*batch, advanced)
 
 
 def _starts_that_succeed(advanced: Array) -> NDArray[np.intp] | None:

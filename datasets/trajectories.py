@@ -114,7 +114,10 @@ class Trajectories:
     def scales(self) -> tuple[Array, Array]:
         """Compute standard deviations, 1 where zero: of channels over active points, `(C,)`, and of parameters, `(K,)`."""
         channels = self._survey.deviations if self.on_disk else spread_of(self.frames, self.mask).deviations()
-        params = self.params.std(axis=0, dtype=np.float64) if len(self.params) else np.zeros(self.params.shape[1])
+        params = np.zeros(self.params.shape[1])
+        if len(self.params):
+            params = self.params.std(axis=0, dtype=np.float64)
+            params[np.ptp(self.params, axis=0) == 0] = 0.0  # else the rounding of their mean would pass for a scale
         return np.where(channels > 0, channels, 1.0), np.where(params > 0, params, 1.0)
 
     def means(self) -> tuple[Array, Array]:

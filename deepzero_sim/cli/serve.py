@@ -9,13 +9,14 @@ from typing import Any
 
 from deepzero_sim.cli.console import console
 from deepzero_sim.cli.settings.serve import ServeSettings
+from deepzero_sim.coupling.loop import SolverLoop
 from deepzero_sim.datasets.batches import UnrolledBatches, advance_frames_in_memory
 from deepzero_sim.datasets.opening import open_trajectories
 from deepzero_sim.datasets.source import Source, path_of
 from deepzero_sim.datasets.trajectories import Trajectories
 from deepzero_sim.oracle.loop import LoopOracle
 from deepzero_sim.serving import ServedLoop, ServedLoss, ServedModel, ServedParameters, ServedSolver, serve
-from deepzero_sim.solver.contract import Solver
+from deepzero_sim.solver.stepped_inputs import with_inputs_at_rest
 from deepzero_sim.training.runs.trained_run import (
     RunSettings,
     differences_accepted_by,
@@ -37,12 +38,14 @@ def run(settings: ServeSettings) -> None:
 class _Batches:
     """Batches of a training. Only who asks for a loss waits for the solver's step from every frame."""
 
-    def __init__(self, solver: Solver, data: Trajectories, settings: RunSettings) -> None:
-        self._solver, self._data, self._settings = solver, data, settings
+    def __init__(self, loop: SolverLoop, data: Trajectories, settings: RunSettings) -> None:
+        self._loop, self._data, self._settings = loop, data, settings
 
     @functools.cached_property
     def _batches(self) -> UnrolledBatches:
-        settings, first_steps = self._settings, advance_frames_in_memory(self._solver, self._data)
+        settings, first_steps = self._settings, None
+        if self._loop.knows_first_step:
+            first_steps = advance_frames_in_memory(with_inputs_at_rest(self._loop.solver), self._data)
         return UnrolledBatches(self._data, first_steps, settings.batch_size, Unrolls.of(settings.unroll).longest, settings.seed)
 
     def __call__(self, number: int) -> Any:
@@ -69,14 +72,12 @@ def models_of_run(
     models: dict[str, ServedModel] = {"corrected": ServedLoop(loop), "solver": ServedSolver(loop.solver)}
     if settings.method == "SRC":
         return models, "a run of SRC trains no network"
-    models["parameters"] = ServedParameters(loop.corrector)
+    models["parameters"] = ServedParameters(loop.model)
     source = settings.train_data if data is None else data
     if data is None and not path_of(source).exists():
         return models, f"there is no {path_of(source)}, the run's training data: name some by --data"
     frames = open_trajectories(source, loop.solver.spec, {*data_may_differ, *differences_accepted_by(run)})
     for note in frames.notes:
         console.print(note)
-    models["loss"] = ServedLoss(
-        LoopOracle(loop, rollout_loss(loop.solver.spec, frames)), _Batches(loop.solver, frames, settings)
-    )
+    models["loss"] = ServedLoss(LoopOracle(loop, rollout_loss(loop.solver.spec, frames)), _Batches(loop, frames, settings))
     return models, None

@@ -250,6 +250,7 @@ def roll_out(
     """
     rollout = states.new_full((len(states), steps, *states.shape[1:]), torch.inf)
     left, account = torch.arange(len(states)), Account()
+    params = loop.scenario(states, params)
     for step in range(steps):
         scenario = None if params is None else params[left]
         taken, output = loop.enter(states, scenario)

@@ -51,6 +51,8 @@ class SolverLayer(nn.Module):
         solver: Solver that is stepped; of one that reads inputs, that with its inputs as channels.
         forward_steps: States advanced on the way forward.
         probes: Probe that advances states for `vjp`, and counts them and their failures.
+        differentiated: Numbers of the scenario parameters that gradients are wanted of, where `params` requires one; all of
+            them if None.
 
     Raises:
         ConfigError: There is no solver or no vector-Jacobian product, the product is that of another solver's layer, or the
@@ -77,6 +79,7 @@ class SolverLayer(nn.Module):
         self.solver = solver
         self.vjp = vjp
         self.forward_steps = 0
+        self.differentiated: tuple[int, ...] | None = None
         self.on_failure = as_policy(on_failure)
         self.probes = SolverProbe(solver, executor, self.on_failure)
 
@@ -181,7 +184,7 @@ class SolverLayer(nn.Module):
             _require_tensor("params", params, self.solver.spec.name)
 
     def pull_back_to_params(self, taken: StepTaken, cotangents: torch.Tensor) -> torch.Tensor:
-        """Compute `(dP/dp)^T w` of every state, `(B, K)`, by differences of two steps a parameter.
+        """Compute `(dP/dp)^T w` of every state, `(B, K)`, by differences of two steps a parameter; zero of others than those.
 
         Raises:
             SolverError: The solver failed.
@@ -189,7 +192,7 @@ class SolverLayer(nn.Module):
         require_repeatable_differences(self.solver.spec)
         active = self.solver.spec.active()
         w = np.where(active, to_array(cotangents), np.zeros((), taken.states.dtype))
-        return torch.from_numpy(parameter_products(taken, w, self.probes))
+        return torch.from_numpy(parameter_products(taken, w, self.probes, self.differentiated))
 
     def pull_back(self, taken: StepTaken, cotangents: torch.Tensor) -> torch.Tensor:
         """Compute `J^T w` of every state, `(B, C, *N)`.

@@ -20,6 +20,7 @@ from deepzero_sim.common.types import Array, to_array
 from deepzero_sim.coupling.couplings import Coupling, CouplingName, as_coupling
 from deepzero_sim.coupling.layer import SolverLayer
 from deepzero_sim.coupling.named_gradients import SolverGradient, as_product
+from deepzero_sim.coupling.trained_params import TrainedParams, module_of
 from deepzero_sim.coupling.vjp.analytic import Detached, StraightThrough
 from deepzero_sim.coupling.vjp.base import VectorJacobianProduct
 from deepzero_sim.coupling.vjp.identity_of_states import IdentityOfStates
@@ -48,12 +49,14 @@ class SolverLoop:
             solver reads besides its state, or a :class:`~deepzero_sim.couplings.Coupling`.
         within: Product for the step that the gradient of a network before or inside it passes, where `gradient` is detached;
             for the fields of a network inside, where it is straight-through.
+        trained_params: Scenario parameters that are trained; none if None.
 
     Attributes:
         solver: Solver.
         layer: Step of the solver that is stepped under autograd, which :meth:`Coupling.adapt` makes of it.
         gradient: Vector-Jacobian product of that.
         truncated: True if the gradient stops at the state that each step began with.
+        model: Module of all that is trained: the corrector, or with the trained parameters.
 
     Raises:
         ConfigError: The unroll is not positive, or the solver has no exact gradient.
@@ -69,6 +72,7 @@ class SolverLoop:
         on_failure: FailurePolicy | str | Mapping[str, str] = "abort",
         coupling: CouplingName | Coupling = "after",
         within: SolverGradient | VectorJacobianProduct = "auto",
+        trained_params: TrainedParams | None = None,
     ) -> None:
         require_type(solver, Solver, "a loop needs a solver, which dz.as_solver makes of a function")
         require_type(corrector, torch.nn.Module, "a loop needs a torch.nn.Module that corrects")
@@ -83,14 +87,19 @@ class SolverLoop:
             self.truncated = isinstance(self.gradient, Detached)
             self.gradient = _product_within(self.gradient, as_product(within, "within"), solver, stepped)
         self.layer = SolverLayer(stepped, self.gradient, executor, on_failure, require_deterministic=deterministic)
-        self.corrector = corrector
+        if trained_params is not None:
+            self.layer.differentiated = trained_params.columns
+        self.corrector, self.trained_params = corrector, trained_params
+        self.model = module_of(corrector, trained_params)
         self.unroll = unroll
         self.on_failure = self.layer.on_failure
 
     def __repr__(self) -> str:
-        """Show the solver, the network and its size, and how training goes through the solver."""
+        """Show the solver, the network and its size, trained parameters, and how training goes through the solver."""
         weights = sum(parameter.numel() for parameter in self.corrector.parameters())
         network = f"{type(self.corrector).__name__} of {weights:,} weights"
+        if self.trained_params is not None:
+            network += f", trained {', '.join(self.trained_params.values())}"
         return f"SolverLoop({self.solver!r},\n    {network}, unroll={self.unroll}, {self._gradient_words})"
 
     @property
@@ -103,10 +112,28 @@ class SolverLoop:
         """States advanced so far for vector-Jacobian products."""
         return self.layer.backward_steps
 
+    def with_solver(self, solver: Solver, gradient: SolverGradient | VectorJacobianProduct = "detached") -> SolverLoop:
+        """Return a loop of another solver, with the same corrector and trained parameters.
+
+        Args:
+            solver: Solver.
+            gradient: Vector-Jacobian product of it, or its name.
+        """
+        return SolverLoop(
+            solver,
+            self.corrector,
+            self.unroll,
+            gradient,
+            on_failure=self.on_failure,
+            coupling=self.coupling,
+            trained_params=self.trained_params,
+        )
+
     def advance(self, states: torch.Tensor, params: torch.Tensor | None = None) -> torch.Tensor:
         """Take one step of the solver alone, `P(s)`: `(B, C, *N)` to `(B, C, *N)`, with the gradient that was chosen."""
         silent = states.new_zeros(len(states), *self.coupling.output_shape(self.solver.spec))
         taken = self.coupling.before(states, silent if self.coupling.network_first else None, self.solver.spec)
+        params = self.scenario(states, params)
         return self.layer.step(taken, params, OWN_ROLLOUT)[0][:, : self.solver.spec.state_shape[0]]
 
     def correct(self, advanced: torch.Tensor, params: torch.Tensor | None = None) -> torch.Tensor:
@@ -206,17 +233,58 @@ class SolverLoop:
         params: torch.Tensor | Array | None = None,
         steps: int | None = None,
         advanced: torch.Tensor | None = None,
+        simulations: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, Account]:
-        """Roll out as :meth:`rollout` does, and tell what it took; an error that ends the rollout tells it too."""
+        """Roll out as :meth:`rollout` does, and tell what it took; an error that ends the rollout tells it too.
+
+        Args:
+            states: States to start from, `(B, C, *N)`.
+            params: Scenario parameters `(B, K)` or None.
+            steps: Number of steps; ``unroll`` if None.
+            advanced: First solver step, if it is known already.
+            simulations: Numbers of the simulations of the training data that the states are of, `(B,)`, for trained parameters
+                that have a value for each.
+        """
         steps = self.unroll if steps is None else steps
         require(is_count(steps), "a rollout needs a positive number of steps", steps, "a whole one")
-        require_that(
-            advanced is None or not self.coupling.network_first,
-            "the first step of the solver is known only where the network acts after it: leave out advanced.",
-        )
+        self.require_first_step(advanced)
         tensors = any(isinstance(given, torch.Tensor) for given in (states, params, advanced))
         with torch.set_grad_enabled(tensors and torch.is_grad_enabled()):
-            return self._roll_out(as_tensor(states), None if params is None else as_tensor(params), steps, advanced)
+            given = as_tensor(states)
+            scenario = self.scenario(given, None if params is None else as_tensor(params), simulations)
+            return self._roll_out(given, scenario, steps, advanced)
+
+    @property
+    def knows_first_step(self) -> bool:
+        """True if the first step of the solver depends on nothing that is trained."""
+        return not self.coupling.network_first and self.trained_params is None
+
+    def require_first_step(self, advanced: torch.Tensor | None) -> None:
+        """Refuse a first step of the solver that depends on what is trained.
+
+        Raises:
+            ConfigError: It is given all the same.
+        """
+        require_that(
+            advanced is None or self.knows_first_step,
+            "the first step of the solver is known only where the network acts after it, and no parameters are trained: leave "
+            "out advanced.",
+        )
+
+    def scenario(
+        self, states: torch.Tensor, params: torch.Tensor | None, simulations: torch.Tensor | None = None
+    ) -> torch.Tensor | None:
+        """Return the scenario parameters that states are advanced with, those that are trained included, `(B, K)` or None.
+
+        Args:
+            states: States `(B, C, *N)`.
+            params: Scenario parameters `(B, K)` or None.
+            simulations: Numbers of the simulations of the training data, `(B,)`, or None.
+        """
+        if self.trained_params is None:
+            return params
+        scenario: torch.Tensor = self.trained_params(self.trained_params.complete(params, states), simulations)
+        return scenario
 
     def _roll_out(
         self, states: torch.Tensor, params: torch.Tensor | None, steps: int, advanced: torch.Tensor | None

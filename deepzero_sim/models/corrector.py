@@ -211,10 +211,20 @@ def _in_words(name: str, values: NDArray[Any]) -> str:
 
 
 class NoCorrection(nn.Module):
-    """Corrector that is always zero, for SRC: the solver alone."""
+    """Corrector that is always zero: the solver alone."""
 
     def forward(self, states: torch.Tensor, params: torch.Tensor | None = None) -> torch.Tensor:
         return torch.zeros_like(states)
+
+
+def none(spec: SolverSpec, of_inputs: bool = False) -> NoCorrection:
+    """Build no network: the solver alone, whose scenario parameters are trained.
+
+    Raises:
+        ConfigError: The solver's inputs are wanted of it.
+    """
+    require_that(not of_inputs, "network none provides no inputs for a solver: take coupling after, or another network.")
+    return NoCorrection()
 
 
 class _ResidualBlock(nn.Module):
@@ -299,4 +309,9 @@ def mercury(spec: SolverSpec, padding: Padding = "zeros", data: Scaled | None = 
 
 
 #: Correctors that settings call by a short name.
-CORRECTORS: dict[str, Callable[..., Corrector]] = {"small": small, "mercury": mercury, "mars_moon": mars_moon}
+CORRECTORS: dict[str, Callable[..., nn.Module]] = {
+    "small": small,
+    "mercury": mercury,
+    "mars_moon": mars_moon,
+    "none": none,
+}

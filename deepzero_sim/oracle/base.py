@@ -98,6 +98,10 @@ class Oracle(abc.ABC):
         """Solver steps that back-propagation has taken so far."""
         return self.backward_account.steps
 
+    def metrics(self) -> dict[str, Any]:
+        """Return what is logged with every training step besides its loss and costs, by name, as JSON holds it."""
+        return {}
+
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Tensors that a checkpoint must keep besides the network, by name: what back-propagation has learnt of a solver."""
         return {}

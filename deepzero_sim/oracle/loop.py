@@ -9,14 +9,17 @@ from concurrent.futures import Executor
 from typing import Any, NamedTuple
 
 import torch
+from torch.func import functional_call
 
 from deepzero_sim.common.requirements import require_type
 from deepzero_sim.common.types import Array, to_array
 from deepzero_sim.coupling.loop import OWN_ROLLOUT, SolverLoop, explain_corrector_errors
+from deepzero_sim.coupling.trained_params import PARAMS
 from deepzero_sim.errors import ConfigError, NonFiniteError
 from deepzero_sim.oracle.answers import Answers
 from deepzero_sim.oracle.base import Loss, Oracle, as_batch_tensor, describe_batch
 from deepzero_sim.oracle.loss_module import NetworkWithLoss
+from deepzero_sim.oracle.parameters import perturbed_parameters, trainable
 from deepzero_sim.oracle.perturbed_network import PerturbedNetwork, UnperturbedPass
 from deepzero_sim.oracle.queries import Perturbation, name_query
 from deepzero_sim.solver.contract import require_thread_safe
@@ -33,15 +36,16 @@ class LoopBatch(NamedTuple):
 
     Args:
         states: States that the rollouts start from, `(B, C, *N)`.
-        params: Scenario parameters `(B, K)` or None.
+        params: Scenario parameters `(B, K)` or None, with the unperturbed values of those that are trained.
         references: References that the rollouts should give, `(B, T, C, *N)`.
-        advanced: First solver step from `states`, `(B, C, *N)`: the same for every query.
+        advanced: First solver step from `states`, `(B, C, *N)`: the same for every query, unless it depends on what is trained.
         rollout: Rollout of the unperturbed network, `(B, T, C, *N)`.
         inputs: Inputs of the corrector, step by step.
         arrived: States that the stepped solver gave, step by step; none where they are these inputs.
         loss: Loss of the rollout.
         token: Name of the batch and the network's state.
         account: Cost of the rollout.
+        simulations: Numbers of the simulations in the training data, `(B,)`; None where nothing depends on them.
     """
 
     states: torch.Tensor
@@ -54,10 +58,14 @@ class LoopBatch(NamedTuple):
     loss: float
     token: str
     account: Account
+    simulations: torch.Tensor | None = None
 
 
 class LoopOracle(Oracle):
-    """The loss of a corrected rollout. Batches are `(states, params, references)`, with `advanced` as a fourth if it is known.
+    """The loss of a corrected rollout.
+
+    Batches are `(states, params, references)`, with `advanced` as a fourth if it is known, and as a fifth the numbers of the
+    simulations of the training data, `(B,)`, for trained parameters of one value a simulation.
 
     Args:
         loop: Solver and corrector.
@@ -76,19 +84,20 @@ class LoopOracle(Oracle):
         unrolls: Collection[int] = (),
     ) -> None:
         require_type(loop, SolverLoop, "a LoopOracle asks a dz.SolverLoop", "dz.ModelOracle asks a network")
-        super().__init__(loop.corrector, loss, executor, queries_per_chunk, loop.on_failure)
+        super().__init__(loop.model, loss, executor, queries_per_chunk, loop.on_failure)
         require_thread_safe(loop.solver, executor)
         self.loop = loop
         self._unrolls = tuple(unrolls)
-        self._corrector = PerturbedNetwork(loop.corrector, in_loop=True)
+        self._corrector = PerturbedNetwork(loop.model, in_loop=True)
         self._loss = NetworkWithLoss(None, loss)
         self._rollout_loss = PerturbedNetwork(None, self._loss)
 
     @torch.no_grad()
     def prepare(self, batch: Any) -> LoopBatch:
-        states, params, references, known = self._tensors(batch)
+        states, given, references, known, simulations = self._tensors(batch)
         passes, inputs, trajectory, accounts = list[UnperturbedPass](), list[_Inputs](), [], list[Account]()
         loop, current, advanced, every = self.loop, states, known, list[torch.Tensor]()
+        params = loop.scenario(states, given, simulations)
         for step in range(references.shape[1]):
             output = None
             if loop.coupling.network_first:
@@ -112,7 +121,8 @@ class LoopOracle(Oracle):
         token = uuid.uuid4().hex
         self._passes.put(token, (passes, loss))
         found, kept = float(loss.result), every if loop.coupling.network_first else []
-        return LoopBatch(states, params, references, advanced, rollout, inputs, kept, found, token, total(accounts))
+        cost = total(accounts)
+        return LoopBatch(states, params, references, advanced, rollout, inputs, kept, found, token, cost, simulations)
 
     def _record(
         self, states: torch.Tensor, params: torch.Tensor | None, inputs: list[_Inputs], passes: list[UnperturbedPass]
@@ -127,14 +137,21 @@ class LoopOracle(Oracle):
         steps = self.loop.unroll
         if self._unrolls:  # rollouts of several lengths, which the references tell
             steps = int(batch[2].shape[1])
-        return len(batch[0]) * (steps if len(batch) == 3 else steps - 1)
+        known = len(batch) > 3 and batch[3] is not None
+        return len(batch[0]) * (steps - 1 if known else steps)
 
-    def _tensors(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor, torch.Tensor | None]:
-        if not isinstance(batch, Sequence) or len(batch) not in (3, 4):
-            raise ConfigError(
-                f"a batch must be (states, params, references) or with advanced as a fourth, not {describe_batch(batch)}."
-            )
-        states, params, references, advanced = (None if x is None else as_batch_tensor(x) for x in (*batch, None)[:4])
+    def _tensors(
+        self, batch: Any
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        trained = self.loop.trained_params
+        numbered = trained is not None and trained.per_simulation
+        if not isinstance(batch, Sequence) or len(batch) not in ((5,) if numbered else (3, 4)):
+            form = "(states, params, references) or with advanced as a fourth"
+            if numbered:
+                form = "(states, params, references, None, simulations) for parameters with a value a simulation"
+            raise ConfigError(f"a batch must be {form}, not {describe_batch(batch)}.")
+        entries = (None if x is None else as_batch_tensor(x) for x in (*batch, None, None)[:5])
+        states, params, references, advanced, simulations = entries
         if states is None or references is None:
             raise ConfigError("a batch needs states and references: only params may be None.")
         spec = self.loop.solver.spec
@@ -147,9 +164,14 @@ class LoopOracle(Oracle):
             )
         if not bool(torch.isfinite(references).all()):
             raise NonFiniteError("a batch's references must be finite, but they hold NaN or infinity: check the data.")
+        self.loop.require_first_step(advanced)
         if advanced is not None:
             check_states(spec, to_array(advanced), "the batch's advanced states", "check the data", len(states))
-        return states, params, references, advanced
+        return states, params, references, advanced, simulations
+
+    def metrics(self) -> dict[str, Any]:
+        trained = self.loop.trained_params
+        return {} if trained is None else {"params": trained.values()}
 
     @property
     def backward_account(self) -> Account:
@@ -172,13 +194,13 @@ class LoopOracle(Oracle):
         count, size, accounts = len(perturbation), len(prepared.states), list[Account]()
         passes, loss = self._passes.get(prepared.token, lambda: self._unperturbed_passes(prepared))
         dropped = set() if only is None else set(range(count)) - set(only)
-        params = None if prepared.params is None else _repeat(prepared.params, count)
+        params = self._params_of_queries(prepared, perturbation)
         loop, spec = self.loop, self.loop.solver.spec
-        first = loop.coupling.network_first
+        first, shared = loop.coupling.network_first, loop.knows_first_step
         states, trajectory = _repeat(prepared.states, count), []
         for t in range(len(passes)):
-            output = self._outputs(passes[t], perturbation, None if t == 0 else states) if first else None
-            if t == 0 and not first:
+            output = self._outputs(passes[t], perturbation, None if t == 0 else states, params) if first else None
+            if t == 0 and shared:
                 arrived = _repeat(prepared.advanced, count)
             else:
                 rows = [query * size + b for query in range(count) if query not in dropped for b in range(size)]
@@ -194,7 +216,7 @@ class LoopOracle(Oracle):
                 unperturbed = prepared.arrived[t] if first else prepared.inputs[t][0]
                 arrived = _put(result.states, rows, unperturbed, taken, dropped)
             if output is None:
-                output = self._outputs(passes[t], perturbation, None if t == 0 else arrived)
+                output = self._outputs(passes[t], perturbation, None if t == 0 and shared else arrived, params)
             states = loop.coupling.after(arrived, output, spec)
             trajectory.append(states)
         moved = torch.unflatten(torch.stack(trajectory, dim=1), 0, (count, size)) - prepared.rollout
@@ -203,29 +225,53 @@ class LoopOracle(Oracle):
         cost = total(accounts)
         return Answers(changes, prepared.loss, cost.steps, tuple(sorted(dropped)), cost.incidents)
 
-    def _outputs(self, unperturbed: UnperturbedPass, perturbation: Perturbation, states: torch.Tensor | None) -> torch.Tensor:
+    def _params_of_queries(self, prepared: LoopBatch, perturbation: Perturbation) -> torch.Tensor | None:
+        """Return the scenario parameters of every query, `(P * B, K)`, or None."""
+        params, trained = prepared.params, self.loop.trained_params
+        if params is None or trained is None:
+            return None if params is None else _repeat(params, len(perturbation))
+        found = []
+        for changed in perturbed_parameters(trainable(self.model), perturbation):
+            ours = {name.removeprefix(PARAMS): value for name, value in changed.items() if name.startswith(PARAMS)}
+            found.append(functional_call(trained, ours, (params, prepared.simulations)) if ours else params)
+        return torch.cat(found)
+
+    def _outputs(
+        self,
+        unperturbed: UnperturbedPass,
+        perturbation: Perturbation,
+        states: torch.Tensor | None,
+        params: torch.Tensor | None,
+    ) -> torch.Tensor:
         """Ask the perturbed networks of a chunk, `(P * B, *shape)`.
 
         Args:
             unperturbed: Pass of the unperturbed network.
             perturbation: Queries, `P` of them.
             states: States that they are asked for, `(P * B, C, *N)`; None for those of the unperturbed one.
+            params: Scenario parameters of the queries, `(P * B, K)`, or None.
         """
-        moved = None
+        moved: list[torch.Tensor | None] = [None, None]
         if states is not None:
-            given = self.loop.corrector_inputs(states, None)[0]
-            moved = torch.unflatten(given, 0, (len(perturbation), -1)) - unperturbed.inputs[0]
+            moved[0] = self._change_of(self.loop.corrector_inputs(states, None)[0], unperturbed.inputs[0], len(perturbation))
+        if params is not None and self.loop.trained_params is not None:
+            moved[1] = self._change_of(self.loop.corrector_inputs(params, None)[0], unperturbed.inputs[1], len(perturbation))
         with explain_corrector_errors(unperturbed.inputs[0]):
-            changes = self._corrector.changes(unperturbed, perturbation, [moved])
+            changes = self._corrector.changes(unperturbed, perturbation, moved)
         return (unperturbed.result + changes).flatten(0, 1)
+
+    @staticmethod
+    def _change_of(given: torch.Tensor, unperturbed: torch.Tensor, count: int) -> torch.Tensor:
+        """Return by how much an input of each query differs from that of the unperturbed network, `(P, B, ...)`."""
+        return torch.unflatten(given, 0, (count, -1)) - unperturbed
 
     def _unperturbed_passes(self, prepared: LoopBatch) -> tuple[list[UnperturbedPass], UnperturbedPass]:
         passes = [self._corrector.unperturbed_pass(*inputs) for inputs in prepared.inputs]
         return passes, self._rollout_loss.unperturbed_pass(prepared.rollout, prepared.references)
 
     def differentiable_loss(self, batch: Any) -> tuple[torch.Tensor, Account]:
-        states, params, references, advanced = self._tensors(batch)
-        rollout, account = self.loop.rollout_with_account(states, params, references.shape[1], advanced)
+        states, params, references, advanced, simulations = self._tensors(batch)
+        rollout, account = self.loop.rollout_with_account(states, params, references.shape[1], advanced, simulations)
         return self._loss(rollout, references.clone()), account  # a loss may write into them
 
 

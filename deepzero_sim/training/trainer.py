@@ -260,7 +260,7 @@ class Trainer:
         rate = float(self.optimiser.param_groups[0]["lr"])
         loss = progress.loss if isfinite(progress.loss) else None  # JSON has no NaN
         warnings = self._warnings_at(progress.step, steps)
-        self.run.append_metrics({**metrics, "loss": loss, "learning_rate": rate, **warnings})
+        self.run.append_metrics({**metrics, "loss": loss, "learning_rate": rate, **self.oracle.metrics(), **warnings})
         if events is not None:
             step, failures = metrics.pop("step"), metrics.pop("failures")
             events.add({**metrics, **failures, "learning_rate": rate}, step)

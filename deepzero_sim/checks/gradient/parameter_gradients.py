@@ -19,7 +19,6 @@ from deepzero_sim.checks.gradient.subject import (
 from deepzero_sim.checks.gradient.sweep import Vector
 from deepzero_sim.common.module_state import preserve_state
 from deepzero_sim.common.types import NamedTensors, to_array
-from deepzero_sim.coupling.loop import SolverLoop
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.estimators.backpropagation import BackPropagation
 from deepzero_sim.estimators.base import Estimator, differences, require_precision
@@ -80,8 +79,7 @@ class ParameterGradients(Subject):
             )
         loop = self._oracle.loop
         require_twin(twin, loop.solver.spec)
-        exact = SolverLoop(twin, loop.corrector, loop.unroll, "exact", coupling=loop.coupling)
-        oracle = LoopOracle(exact, self._oracle.loss_function)
+        oracle = LoopOracle(loop.with_solver(twin, "exact"), self._oracle.loss_function)
         gradients = ParameterGradients(oracle, self._batches).estimate().gradients
         states, params = (None if part is None else torch.as_tensor(part)[:1] for part in self._batches[0][:2])
         assert states is not None

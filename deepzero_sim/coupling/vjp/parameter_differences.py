@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from deepzero_sim.coupling.probes import SolverProbe
 
 
-def parameter_products(taken: StepTaken, cotangents: Array, probes: SolverProbe) -> Array:
+def parameter_products(taken: StepTaken, cotangents: Array, probes: SolverProbe, columns: Sequence[int] | None = None) -> Array:
     """Compute `(dP/dp)^T w` of every state, `(B, K)`, by central differences:
 
         g_k = <w, P(s, p + h_k e_k) - P(s, p - h_k e_k)> / (2 h_k),   h_k = eps^(1/3) max(|p_k|, r_k)
@@ -25,22 +26,27 @@ def parameter_products(taken: StepTaken, cotangents: Array, probes: SolverProbe)
         taken: Steps with their states and parameters.
         cotangents: Cotangents `w`, `(B, C, *N)`, zero in padding.
         probes: Means of asking the solver for steps, which it counts.
+        columns: Numbers of the parameters that it is wanted of, zero for all others; all of them if None.
 
     Raises:
         SolverError: The solver failed.
     """
     assert taken.params is not None
     states, params = taken.states, taken.params
-    count = params.shape[1]
+    wanted = range(params.shape[1]) if columns is None else columns
+    count = len(wanted)
     sizes = np.sqrt(np.mean(np.square(params, dtype=np.float64), axis=0))
     lengths = np.finfo(states.dtype).eps ** (1 / 3) * np.maximum(np.abs(params), np.where(sizes > 0, sizes, 1.0))
-    shifted = np.stack([_shift(params, lengths, k, sign) for k in range(count) for sign in (1, -1)], axis=1)  # (B, 2 K, K)
+    shifted = np.stack([_shift(params, lengths, k, sign) for k in wanted for sign in (1, -1)], axis=1)  # (B, 2 count, K)
     repeated = np.repeat(states, 2 * count, axis=0)
-    advanced = probes(repeated, shifted.reshape(-1, count))
+    advanced = probes(repeated, shifted.reshape(-1, params.shape[1]))
     differences = np.subtract(*np.split(advanced.reshape(len(states), count, 2, -1).astype(np.float64), 2, axis=2))[:, :, 0]
     exact = shifted.astype(np.float64)
-    apart = np.stack([exact[:, 2 * k, k] - exact[:, 2 * k + 1, k] for k in range(count)], axis=1)  # as it was rounded
-    products = np.einsum("bkn,bn->bk", differences, cotangents.reshape(len(states), -1).astype(np.float64)) / apart
+    apart = np.stack([exact[:, 2 * i, k] - exact[:, 2 * i + 1, k] for i, k in enumerate(wanted)], axis=1)  # as it was rounded
+    products = np.zeros(params.shape)
+    products[:, list(wanted)] = (
+        np.einsum("bkn,bn->bk", differences, cotangents.reshape(len(states), -1).astype(np.float64)) / apart
+    )
     return np.asarray(products, params.dtype)
 
 

@@ -55,8 +55,7 @@ def loops_of_others(
     for name, given in origins.items():
         start = last_stage(given).resolve()
         if start not in known and start not in made:
-            corrector = trained_loop(start, load).corrector
-            made[start] = SolverLoop(loops[name].solver, corrector, on_failure=loops[name].on_failure)
+            made[start] = trained_loop(start, load).with_solver(loops[name].solver)
     return made
 
 

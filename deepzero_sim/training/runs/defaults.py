@@ -58,12 +58,19 @@ def resolve(settings: TrainSettings) -> Resolved:
 
 
 def count_held_back(settings: TrainSettings) -> TrainSettings:
-    """Return settings that say how many simulations are held back where they say which.
+    """Return settings that say how many simulations are held back where they say which, or where none can be.
 
     Raises:
         ConfigError: They say another number.
     """
     chosen = settings.held_back_simulations
+    if any(one.per_simulation for one in settings.train_params.values()):
+        if settings.held_back or chosen or settings.validation_data is not None:
+            raise ConfigError(
+                "train_params with a value per simulation say nothing of simulations that are held back: leave out held_back, "
+                "held_back_simulations and validation_data."
+            )
+        return replace(settings, held_back=0)
     if chosen is None:
         return settings
     if settings.held_back not in (None, len(chosen)):
@@ -181,6 +188,8 @@ def suitable_method(*, started: bool, spec: SolverSpec, differentiable: bool) ->
 
 def is_differentiable(corrector: nn.Module, spec: SolverSpec) -> bool:
     """Tell whether torch gives a gradient of a corrector; one that raises an error is left to training, which reports it."""
+    if not any(parameter.requires_grad for parameter in corrector.parameters()):  # trained_params may be trained alone
+        return True
     dtype = getattr(torch, spec.dtype)
     states, params = torch.zeros(1, *spec.state_shape, dtype=dtype), torch.zeros(1, len(spec.parameters), dtype=dtype)
     try:

@@ -71,7 +71,14 @@ class TrainedLoop(SolverLoop):
     """
 
     def __init__(self, loop: SolverLoop, record: TrainingRecord | None) -> None:
-        super().__init__(loop.solver, loop.corrector, loop.unroll, on_failure=loop.on_failure, coupling=loop.coupling)
+        super().__init__(
+            loop.solver,
+            loop.corrector,
+            loop.unroll,
+            on_failure=loop.on_failure,
+            coupling=loop.coupling,
+            trained_params=loop.trained_params,
+        )
         self._record = record
 
     @property
@@ -124,7 +131,7 @@ class TrainedLoop(SolverLoop):
         entry = Entry("before the last stage's updates", before, spent.seconds, spent.found)
         Preparation(folder / PREPARATION, identity.name).add(entry)
         total = replace(progress, seconds=spent.seconds, failures=dict(spent.failures))
-        tensors = {f"network.{name}": tensor for name, tensor in storable_copies(self.corrector.state_dict()).items()}
+        tensors = {f"network.{name}": tensor for name, tensor in storable_copies(self.model.state_dict()).items()}
         state = {"progress": asdict(total), SAVED: True, _SPEC: _describe(self.solver.spec)}
         save_checkpoint(folder, Checkpoint(tensors, state), identity)
 

@@ -12,6 +12,7 @@ from deepzero_sim.common.components import Component
 from deepzero_sim.common.requirements import require_sparsity
 from deepzero_sim.common.settings import Rule, Settings
 from deepzero_sim.common.short_names import COUPLINGS, LOSSES, PRODUCTS
+from deepzero_sim.coupling.trained_params import TrainedParameter
 from deepzero_sim.datasets.metadata_keys import MetadataKey
 from deepzero_sim.datasets.source import Source
 from deepzero_sim.execution.backends import Backend
@@ -92,7 +93,8 @@ class TrainSettings(Settings):
         method: Way to train. The suitable one is NON; with start, SolverLayer if the solver is deterministic and torch can
             differentiate the network, else DETACHED, or ZO-SOL if torch cannot.
         differentiable_solver: Solver of the same physics with exact gradients, for FO-SOL.
-        network: Corrector: small, mercury, mars_moon, or an import path or file.py:Name called with the solver's spec.
+        network: Corrector: small, mercury, mars_moon, none (where train_params are trained alone), or an import path or
+            file.py:Name called with the solver's spec.
         start: Run folder whose network this one starts from; none for a cold start.
         updates: Training steps, each one gradient and one update.
         batch_size: Rollouts a gradient is averaged over.
@@ -103,6 +105,9 @@ class TrainSettings(Settings):
             loss sees nothing of a single step.
         coupling: Place where the network acts: after a step of the solver, before it, inside it (on the inputs that its spec
             names), or an import path or file.py:Name of a dz.couplings.Coupling.
+        train_params: Scenario parameters of the solver that are trained, by name, alone (network none) or with the network;
+            each with a start (that of the data by default), its bounds least and most, per_simulation true for one value a
+            simulation, and a pace.
         optimiser: Any of torch.optim; an argument "suitable" stands for the learning rate that suits the method.
         scheduler: Any of torch.optim.lr_scheduler; an argument "updates" stands for their number.
         estimator: CGE or RGE with their arguments, for ZO-SOL.
@@ -142,6 +147,7 @@ class TrainSettings(Settings):
     unroll: Unroll = 8
     loss: LossComponent = field(default_factory=lambda: Component(ROLLOUT))
     coupling: CouplingComponent = field(default_factory=lambda: Component(AFTER))
+    train_params: dict[str, TrainedParameter] = field(default_factory=dict)
     optimiser: Component = field(default_factory=lambda: Component("torch.optim.Adam", {"lr": SUITABLE}))
     scheduler: Component | None = field(
         default_factory=lambda: Component("torch.optim.lr_scheduler.CosineAnnealingLR", {"T_max": "updates"})

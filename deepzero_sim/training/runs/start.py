@@ -119,7 +119,7 @@ def claim_folder(settings: TrainSettings, contents: Mapping[str, str] | None = N
     free = ("workers", "on_failure", "checkpoint_every", "tensorboard", "data_may_differ")
     # left out, as in runs of earlier versions, where nothing is held back, or the last simulations are
     validation = dict.fromkeys(("held_back_simulations", "validation_data", "validate_every", "validate_steps"))
-    named = {"loss": {"name": ROLLOUT, "args": {}}, "coupling": {"name": AFTER, "args": {}}}
+    named = {"loss": {"name": ROLLOUT, "args": {}}, "coupling": {"name": AFTER, "args": {}}, "train_params": {}}
     absent: dict[str, Any] = {"held_back": 0, **validation, "stages": [], **named}
     recorded = {key: value for key, value in settings_to_dict(settings).items() if key not in absent or value != absent[key]}
     return RunFolder(settings.run, _with_unused(recorded, settings), free, contents, may_grow=True)

@@ -19,6 +19,7 @@ from deepzero_sim.coupling.couplings import Coupling
 from deepzero_sim.coupling.loop import SolverLoop
 from deepzero_sim.coupling.losses import Rollout
 from deepzero_sim.coupling.losses.base import Measure
+from deepzero_sim.coupling.trained_params import TrainedParameter
 from deepzero_sim.datasets.metadata_keys import MetadataKey
 from deepzero_sim.datasets.source import DataSource, Source, source_from
 from deepzero_sim.datasets.trajectories import Trajectories
@@ -32,6 +33,7 @@ from deepzero_sim.training.checkpoints import Checkpoint, load_checkpoint, read_
 from deepzero_sim.training.progress import progress_of, require_within
 from deepzero_sim.training.runs.folders import last_stage, locate, origin_of, within
 from deepzero_sim.training.runs.settings import AFTER, MethodName
+from deepzero_sim.training.runs.trained_params import params_of, without_params
 from deepzero_sim.training.runs.trust import trust_parts, without_trust, words_of
 from deepzero_sim.training.runs.unrolls import Unroll, Unrolls
 from deepzero_sim.training.validation import restore_trained
@@ -59,6 +61,8 @@ def starting_network(
 ) -> nn.Module:
     """Build the network that training starts from: as settings name it, in the data's units, or as a run left it.
 
+    Scenario parameters that the run trained are left out.
+
     Args:
         network: Network, as of :func:`build_corrector`.
         start: Run folder, or None.
@@ -72,7 +76,7 @@ def starting_network(
         corrector.set_scales(data)
     if start is not None:
         start = last_stage(start)
-        restore_trained(corrector, load_checkpoint(start), start)
+        restore_trained(corrector, without_params(load_checkpoint(start)), start)
     return corrector
 
 
@@ -109,6 +113,7 @@ class RunSettings:
     batch_size: int
     seed: int
     coupling: Component = field(default_factory=lambda: Component(AFTER))
+    train_params: dict[str, TrainedParameter] = field(default_factory=dict)
     on_failure: str | dict[str, str] = "abort"
     data_may_differ: list[MetadataKey] = field(default_factory=list)
     origin: Path | None = None
@@ -137,7 +142,7 @@ def run_settings(path: Path) -> RunSettings:
         RunError: The folder is no run of a corrector, or its settings were changed.
     """
     path = last_stage(path)
-    left_out = {"on_failure": "abort", "data_may_differ": [], "coupling": {"name": AFTER, "args": {}}}
+    left_out = {"on_failure": "abort", "data_may_differ": [], "coupling": {"name": AFTER, "args": {}}, "train_params": {}}
     recorded = {**left_out, **read_settings(path)}
     kinds = {key: kind for key, kind in hints(RunSettings).items() if key != "origin"}
     missing = sorted(kinds.keys() - recorded.keys())
@@ -213,9 +218,10 @@ def trained_loop(
         corrector = build_corrector(settings.network if network is None else network, built.spec, settings.seed, coupling)
     checkpoint = load(path)
     require_within(progress_of(checkpoint, path), settings.updates, path)
-    restore_trained(corrector, checkpoint, path)
+    restore_trained(corrector, without_params(checkpoint), path)
+    trained = params_of(checkpoint, settings.train_params, built.spec, path)
     longest = Unrolls.of(settings.unroll).longest
-    return SolverLoop(built, corrector, longest, on_failure=settings.on_failure, coupling=coupling)
+    return SolverLoop(built, corrector, longest, on_failure=settings.on_failure, coupling=coupling, trained_params=trained)
 
 
 def differences_accepted_by(*paths: Path) -> list[str]:

@@ -16,10 +16,12 @@ from deepzero_sim.common.files import digest_of_named
 from deepzero_sim.common.module_state import preserve_state
 from deepzero_sim.common.types import Array
 from deepzero_sim.connectors.programs.working_folder import default_kept_folder
+from deepzero_sim.coupling.layer import require_repeatable_differences
 from deepzero_sim.coupling.loop import SolverLoop
 from deepzero_sim.coupling.losses import Rollout
 from deepzero_sim.coupling.losses.named import build_loss
 from deepzero_sim.coupling.named_gradients import SolverGradient
+from deepzero_sim.coupling.trained_params import TrainedParams, module_of
 from deepzero_sim.coupling.vjp.base import VectorJacobianProduct
 from deepzero_sim.datasets.batches import UnrolledBatches, require_long_enough
 from deepzero_sim.datasets.fitting.one_step_error import OneStepError, of_first_steps, of_some_frames
@@ -39,18 +41,19 @@ from deepzero_sim.solver.failure_policy import NOTHING, FailurePolicy
 from deepzero_sim.solver.stepped_inputs import with_inputs_at_rest
 from deepzero_sim.training.active_set import ActiveSet, RunRatios, active_set, build_ratios
 from deepzero_sim.training.build import build_coupling, build_estimator, build_optimiser, build_scheduler, build_vjp
-from deepzero_sim.training.checkpoints import CONFIG, read_settings, storable_copies
+from deepzero_sim.training.checkpoints import CONFIG, load_checkpoint, read_settings, storable_copies
 from deepzero_sim.training.progress import Progress
 from deepzero_sim.training.run_folder import JACOBIANS, RunFolder
 from deepzero_sim.training.runs.circumstances import Circumstances, overlap_with_start
 from deepzero_sim.training.runs.defaults import resolve, unrolls_of
 from deepzero_sim.training.runs.first_steps import FirstSteps
-from deepzero_sim.training.runs.folders import stage_folders, within
+from deepzero_sim.training.runs.folders import last_stage, stage_folders, within
 from deepzero_sim.training.runs.held_back import divide, with_choice
 from deepzero_sim.training.runs.origin import in_words_of_run
 from deepzero_sim.training.runs.settings import MethodChoice, TrainSettings
 from deepzero_sim.training.runs.start import Start, claim_folder
-from deepzero_sim.training.runs.trained_run import sample_states, starting_network
+from deepzero_sim.training.runs.trained_params import params_at_start, params_of
+from deepzero_sim.training.runs.trained_run import run_settings, sample_states, starting_network
 from deepzero_sim.training.runs.unrolls import Unrolls
 from deepzero_sim.training.runs.validation import (
     ROLLOUTS,
@@ -62,7 +65,7 @@ from deepzero_sim.training.runs.validation import (
     suitable_steps,
 )
 from deepzero_sim.training.trainer import Trainer
-from deepzero_sim.training.validation import Validation
+from deepzero_sim.training.validation import Validation, network_digest
 from deepzero_sim.training.validation_record import Rollouts
 
 
@@ -170,6 +173,10 @@ class _Training:
         self._corrector = starting_network(
             settings.network, settings.start, self._solver.spec, self._data, settings.seed, self._coupling
         )
+        self._trained_params = params_at_start(settings.train_params, self._solver.spec, self._data, self._params_of_start())
+        if self._trained_params is not None and self._method.gradient != "exact" and not self._method.by_queries:
+            require_repeatable_differences(self._solver.spec)
+        self._starts = None if self._trained_params is None else self._trained_params.values()
         self._unrolls = unrolls_of(settings)
         self._loss = build_loss(settings.loss)
         self._require_sight()
@@ -178,8 +185,9 @@ class _Training:
         require_long_enough(self._data, self._unrolls.longest)
         if self._unseen is not None:
             require_long_enough(self._unseen, 1)
-        trainable(self._corrector)  # says it if there is nothing to train
-        self._optimiser = build_optimiser(settings.optimiser, self._corrector)
+        model = module_of(self._corrector, self._trained_params)
+        trainable(model)  # says it if there is nothing to train
+        self._optimiser = build_optimiser(settings.optimiser, model)
         self._contents = {"train_data": whole.digest()}
         if settings.validation_data is not None and self._unseen is not None:
             self._contents["validation_data"] = self._unseen.digest()
@@ -190,7 +198,8 @@ class _Training:
     @property
     def _asks(self) -> bool:
         """True if the gradient takes solver steps of its own."""
-        by_product = self._method.gradient is None or (self._coupling.network_first and self._method.gradient != "exact")
+        differences = self._coupling.network_first or bool(self._settings.train_params)
+        by_product = self._method.gradient is None or (differences and self._method.gradient != "exact")
         return self._method.by_queries or by_product
 
     @property
@@ -215,6 +224,13 @@ class _Training:
     def _longest(settings: TrainSettings) -> int:
         """Return the solver steps of the longest rollouts that the settings name, which NON of several stages has too."""
         return Unrolls.of(settings.unroll).longest
+
+    def _params_of_start(self) -> TrainedParams | None:
+        """Restore the scenario parameters that the run trained which this one starts from."""
+        if self._settings.start is None:
+            return None
+        start = last_stage(self._settings.start)
+        return params_of(load_checkpoint(start), run_settings(start).train_params, self._solver.spec, start)
 
     def _require_sight(self) -> None:
         """Refuse rollouts of which the loss sees nothing; single steps of NON have the error of every point for one then."""
@@ -252,6 +268,7 @@ class _Training:
                 self._policy,
                 coupling=self._coupling,
                 within=within,
+                trained_params=self._trained_params,
             )
             loop.layer.probes.note, loop.layer.probes.warn = listener.note, listener.say
             loss = self._loss.build(self._solver.spec, self._data)
@@ -283,7 +300,7 @@ class _Training:
             self._prepare_vjp(loop, run, listener)
             resumption_seconds, seconds = start.finish()
             spent = replace(active.spent, solver_steps=active.spent.solver_steps + loop.backward_steps)
-            return trainer.train(
+            progress = trainer.train(
                 settings.updates,
                 report,
                 tensorboard=settings.tensorboard,
@@ -292,17 +309,30 @@ class _Training:
                 incidents=(*first_steps.incidents, *self._sampled.incidents, *loop.layer.probes.account.incidents),
                 keep=keep,
             )
+        self._tell_params(run, listener)
+        return progress
+
+    def _tell_params(self, run: RunFolder, listener: _Listener) -> None:
+        """Say what became of trained scenario parameters."""
+        checkpoint, before = run.load(), self._starts
+        if checkpoint is None or before is None:
+            return
+        found = params_of(checkpoint, self._settings.train_params, self._solver.spec, run.path)
+        for name, value in ({} if found is None else found.values()).items():
+            listener.note(f"{name}: {_in_words(value)} (at the start {_in_words(before[name])}).")
 
     def _validation(self, oracle: LoopOracle, listener: _Listener) -> Validation | None:
         """Return the validation on data that training does not see, or, of a run that starts from another, on its own data."""
         settings, seen = self._settings, self._unseen is None
-        if seen and settings.start is None:
+        if (seen and settings.start is None) or self._is_numbered:
             return None
         data = self._data if self._unseen is None else self._unseen
         rollouts = fixed_rollouts(data, self._longest(settings), self._most_rollouts, settings.validate_steps)
         scales = data.scales()[0]
         start = None if settings.start is None else storable_copies(oracle.model.state_dict())
         digest = "" if start is None else digest_of_named([], start)
+        if settings.start is not None and self._trained_params is not None:  # which start anew from their values there
+            digest = network_digest(load_checkpoint(last_stage(settings.start)))
         circumstances = Circumstances(settings, self._division, rollouts, self._one_step_error)
         for sentence in circumstances.notes(self._solver.spec.parameters):
             listener.note(sentence)
@@ -321,7 +351,8 @@ class _Training:
     def _take_first_steps(self, first_steps: FirstSteps, listener: _Listener) -> Array | None:
         """Take the solver's step from every frame, and say what these tell of frames' distance and of what is to correct."""
         name = self._solver.spec.name
-        steps = None if self._coupling.network_first else self._start.first_steps(first_steps)
+        depends = self._coupling.network_first or self._trained_params is not None
+        steps = None if depends else self._start.first_steps(first_steps)
         if self._start.done is not None:
             return steps
         if steps is None:
@@ -337,10 +368,15 @@ class _Training:
                 listener.note(sentence)
         return steps
 
+    @property
+    def _is_numbered(self) -> bool:
+        """True if batches tell of which simulations they are."""
+        return self._trained_params is not None and self._trained_params.per_simulation
+
     def _cut(self, first_steps: Array | None) -> Callable[[int], Any]:
         settings = self._settings
         cut = {
-            steps: UnrolledBatches(self._data, first_steps, settings.batch_size, steps, settings.seed)
+            steps: UnrolledBatches(self._data, first_steps, settings.batch_size, steps, settings.seed, self._is_numbered)
             for steps in self._unrolls.lengths
         }
         return lambda update: cut[self._unrolls.at(update)](update)
@@ -384,8 +420,15 @@ class _Training:
             return oracle
         twin = build_solver(self._settings.differentiable_solver)
         require_twin(twin.spec, oracle.loop.solver.spec)
-        exact = SolverLoop(twin, oracle.loop.corrector, oracle.loop.unroll, "exact", coupling=self._coupling)
+        exact = oracle.loop.with_solver(twin, "exact")
         return LoopOracle(exact, oracle.loss_function)
+
+
+def _in_words(value: float | list[float]) -> str:
+    """Write a trained parameter; of values of many simulations, their range."""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return f"{min(value):.6g} to {max(value):.6g} over {len(value)} simulations"
 
 
 class _Batches:
