@@ -59,8 +59,8 @@ def advance_frames_with_account(
 
 
 def advance_frames_in_memory(solver: Solver, trajectories: Trajectories) -> Array | None:
-    """Take the solver's step from every frame but the last; None if frames lie on disk, where rollouts take their own."""
-    return None if trajectories.on_disk else advance_frames(solver, trajectories)
+    """Take the solver's step from every frame but the last; None where every rollout takes its own."""
+    return None if trajectories.on_disk or trajectories.unobserved else advance_frames(solver, trajectories)
 
 
 def advance_part(
@@ -99,6 +99,11 @@ def require_long_enough(trajectories: Trajectories, unroll: int) -> None:
     """
     frames = trajectories.frames.shape[1]
     require_data(
+        frames <= unroll or bool(trajectories.complete[:, : frames - unroll].any()),
+        f"a rollout of {unroll} steps must begin at a frame of which every value was observed, and these trajectories have "
+        "none that is followed by as many: give the first frame of each in full, or unroll fewer steps.",
+    )
+    require_data(
         frames > unroll,
         f"a rollout of {unroll} steps needs trajectories of at least {unroll + 1} frames, these have {frames}: "
         "unroll fewer steps or generate longer ones.",
@@ -109,8 +114,9 @@ class UnrolledBatches:
     """Batches of training steps, by their number, as `LoopOracle` takes them.
 
     They are `(states, params, references, advanced)`, or the first three of these where the solver's steps from the frames are
-    not known; numbered, there are always five, with None for unknown steps and the numbers of the simulations, `(B,)`. Rollouts start at frames drawn uniformly from all simulations, where the solver's step has not failed. A batch
-    depends on the seed and its number only.
+    not known; where values were not observed, references are NaN. Numbered, there are always five, with None for unknown steps
+    and the numbers of the simulations, `(B,)`. Rollouts start at frames drawn uniformly from all simulations, where the
+    solver's step has not failed, and every value was observed. A batch depends on the seed and its number only.
 
     Args:
         trajectories: Reference frames, in memory or on disk.
@@ -141,6 +147,8 @@ class UnrolledBatches:
         self._advanced = advanced
         self._limits = simulations, frames - unroll
         self._starts = None if advanced is None else _starts_that_succeed(advanced[:, : frames - unroll])
+        if trajectories.unobserved:
+            self._starts = np.argwhere(trajectories.complete[:, : frames - unroll])
         self._size, self._unroll, self._seed, self._numbered = batch_size, unroll, seed, numbered
 
     def __call__(self, step: int) -> tuple[torch.Tensor | None, ...]:

@@ -17,51 +17,55 @@ class CastFrames(LazyFrames):
         frames: Frames `(S, T, C, *N)`.
         dtype: Type of the numbers.
         too_large: Sentence for frames that have numbers too large for that type.
+        unobserved: True to leave NaN as it is.
     """
 
-    def __init__(self, frames: LazyFrames, dtype: DTypeLike, too_large: str) -> None:
-        self._frames, self._too_large = frames, too_large
+    def __init__(self, frames: LazyFrames, dtype: DTypeLike, too_large: str, unobserved: bool = False) -> None:
+        self._frames, self._too_large, self._unobserved = frames, too_large, unobserved
         self.shape, self.dtype = frames.shape, np.dtype(dtype)
 
     def read(self, simulation: int, times: NDArray[np.intp]) -> Array:
         """Read frames of one simulation; see :class:`LazyFrames`."""
-        return cast_states(self._frames.read(simulation, times), self.dtype, self._too_large)
+        return cast_states(self._frames.read(simulation, times), self.dtype, self._too_large, self._unobserved)
 
 
-def cast_frames(frames: Frames, dtype: DTypeLike, too_large: str) -> Frames:
+def cast_frames(frames: Frames, dtype: DTypeLike, too_large: str, unobserved: bool = False) -> Frames:
     """Convert frames to another type of numbers, now or when they are read; the arguments are those of :class:`CastFrames`."""
     if frames.dtype == np.dtype(dtype):
         return frames
-    return CastFrames(frames, dtype, too_large) if isinstance(frames, LazyFrames) else cast_states(frames, dtype, too_large)
+    if isinstance(frames, LazyFrames):
+        return CastFrames(frames, dtype, too_large, unobserved)
+    return cast_states(frames, dtype, too_large, unobserved)
 
 
-def cast_states(states: Array, dtype: DTypeLike, too_large: str) -> Array:
-    """Convert states to another type of numbers.
+def cast_states(states: Array, dtype: DTypeLike, too_large: str, unobserved: bool = False) -> Array:
+    """Convert states to another type of numbers; unobserved, NaN stays.
 
     Raises:
         DataError: Some are too large for it.
     """
     with np.errstate(over="ignore"):
         cast: Array = states.astype(dtype)
-    require_data(bool(np.isfinite(cast).all()), too_large)
+    fits = np.isfinite(cast) | np.isnan(states) if unobserved else np.isfinite(cast)
+    require_data(bool(fits.all()), too_large)
     return cast
 
 
 class CheckedFrames(LazyFrames):
     """Frames that are held to be finite whenever some are read: see :func:`require_finite`."""
 
-    def __init__(self, frames: LazyFrames, mask: NDArray[np.bool_], what: str, remedy: str) -> None:
-        self._frames, self._mask, self._what, self._remedy = frames, mask, what, remedy
+    def __init__(self, frames: LazyFrames, mask: NDArray[np.bool_], what: str, remedy: str, unobserved: bool = False) -> None:
+        self._frames, self._mask, self._what, self._remedy, self._unobserved = frames, mask, what, remedy, unobserved
         self.shape, self.dtype = frames.shape, frames.dtype
 
     def read(self, simulation: int, times: NDArray[np.intp]) -> Array:
         """Read frames of one simulation; see :class:`LazyFrames`."""
         states = self._frames.read(simulation, times)
-        require_finite(states[None], self._mask, self._what, self._remedy)
+        require_finite(states[None], self._mask, self._what, self._remedy, self._unobserved)
         return states
 
 
-def check_frames(frames: Frames, mask: NDArray[np.bool_], what: str, remedy: str) -> Frames:
+def check_frames(frames: Frames, mask: NDArray[np.bool_], what: str, remedy: str, unobserved: bool = False) -> Frames:
     """Hold frames to be finite: all of them now if they are in memory, else those that are read, whenever they are.
 
     Args:
@@ -69,18 +73,19 @@ def check_frames(frames: Frames, mask: NDArray[np.bool_], what: str, remedy: str
         mask: True where a frame holds values, bool `(C, *N)`.
         what: Name of the data, for messages.
         remedy: Advice for a simulation that diverged.
+        unobserved: True if NaN stands for a value that was not observed.
 
     Raises:
         DataError: Some are not.
     """
     if isinstance(frames, LazyFrames):
-        return CheckedFrames(frames, mask, what, remedy)
+        return CheckedFrames(frames, mask, what, remedy, unobserved)
     for block in blocks(frames):
-        require_finite(block.states, mask, what, remedy)
+        require_finite(block.states, mask, what, remedy, unobserved)
     return frames
 
 
-def require_finite(states: Array, mask: NDArray[np.bool_], what: str, remedy: str) -> None:
+def require_finite(states: Array, mask: NDArray[np.bool_], what: str, remedy: str, unobserved: bool = False) -> None:
     """Refuse states that are NaN or infinite; see :func:`check_frames`.
 
     Args:
@@ -88,11 +93,14 @@ def require_finite(states: Array, mask: NDArray[np.bool_], what: str, remedy: st
         mask: True where a frame holds values, bool `(C, *N)`.
         what: Name of the data, for messages.
         remedy: Advice for a simulation that diverged.
+        unobserved: True if NaN stands for a value that was not observed, where the mask has values.
 
     Raises:
         DataError: Some are.
     """
     finite = np.isfinite(states)
+    if unobserved:
+        finite |= np.isnan(states) & mask
     if finite.all():
         return
     diverged = not finite[:, :, mask].all()

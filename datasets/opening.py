@@ -77,7 +77,7 @@ def read_source(source: DataSource, spec: SolverSpec | None = None) -> Recording
     """
     layout = layout_of(source)
     if layout == OWN:
-        return _recording_of_own(source.path)
+        return _recording_of_own(source.path, source.missing == "unobserved")
     axes = source.axes if isinstance(source.axes, list) else ()
     space = () if spec is None else spec.axes or ("z", "y", "x")[1 - len(spec.state_shape) :]
     return read_recording(source.path, ReadingOptions(format=layout, axes=axes, channels=source.channels, space=space))
@@ -128,9 +128,14 @@ def _is_own(path: Path) -> bool:
         return hdf5_objects.text(file.attrs.get("format")) == trajectory_file.FORMAT
 
 
-def _recording_of_own(path: Path) -> Recording:
-    """Take a file of this package for a recording, which can be fitted to another grid."""
-    data = trajectories.load(path)
+def _recording_of_own(path: Path, unobserved: bool) -> Recording:
+    """Take a file of this package for a recording, which can be fitted to another grid.
+
+    Args:
+        path: Path of the file.
+        unobserved: True if NaN stands for a value that was not observed.
+    """
+    data = trajectories.load(path, unobserved=unobserved)
     metadata = data.metadata or Metadata()
     channels, *points = data.mask.shape
     coordinates, offsets = [], []

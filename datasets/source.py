@@ -12,8 +12,9 @@ from deepzero_sim.common.requirements import require
 from deepzero_sim.common.settings import Rule, Settings
 from deepzero_sim.common.types import is_integer, is_number
 
-#: Responses to values that are missing: refuse them, take points that are never there for masked, or drop simulations.
-Missing: TypeAlias = Literal["refuse", "mask", "drop"]
+#: Responses to values that are missing: refuse them, take points that are never there for masked, drop simulations, or take
+#: values for not observed.
+Missing: TypeAlias = Literal["refuse", "mask", "drop", "unobserved"]
 
 #: Name of the times among factors.
 TIME = "time"
@@ -47,7 +48,8 @@ class DataSource(Settings):
             injection, or an import path or file.py:Name of restrict(states, spec).
         every: Number of frames of the file that make one step of the solver; none to find it out from the times.
         dt: Distance of the file's frames in time, where the file has no times.
-        missing: Response to values that are missing: refuse, mask (points that are never there), or drop (simulations).
+        missing: Response to values that are missing: refuse, mask (points that are never there), drop (simulations), or
+            unobserved (loss observed leaves them out; rollouts begin at frames that have all values).
         simulations: Numbers of the simulations that are taken, from 0; all if none are given.
     """
 

@@ -98,8 +98,11 @@ class Spread:
 
 
 def moments_of(values: Array) -> Moments:
-    """Compute the moments of values, at least one, in float64."""
+    """Compute the moments of values, at least one, in float64; NaN are left out."""
     mean = float(values.mean(dtype=np.float64))
+    if np.isnan(mean):  # some were not observed
+        seen = values[~np.isnan(values)]
+        return moments_of(seen) if seen.size else NO_VALUES
     centred = np.subtract(values, mean, dtype=np.float64)
     return Moments(values.size, mean, float(np.square(centred, out=centred).mean()))
 

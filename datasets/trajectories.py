@@ -30,7 +30,7 @@ from deepzero_sim.common.files import digest
 from deepzero_sim.common.requirements import require_data
 from deepzero_sim.common.types import Array, to_array
 from deepzero_sim.datasets.checked_frames import cast_frames, cast_states, check_frames
-from deepzero_sim.datasets.frames import Frames, LazyFrames
+from deepzero_sim.datasets.frames import Frames, LazyFrames, blocks
 from deepzero_sim.datasets.hdf5 import open_to_write, show
 from deepzero_sim.datasets.metadata import (
     Metadata,
@@ -73,6 +73,7 @@ class Trajectories:
         times: Times of the frames, `(T,)`, evenly spaced, in the solver's unit; None where they are not known.
         time_unit: Unit of time, empty where it is not known.
         numbers: Numbers of the simulations in the file that they were taken from, if only some were; 0, 1, 2 and so on if None.
+        unobserved: True if NaN in a frame stands for a value that was not observed; else NaN is refused.
     """
 
     frames: Frames
@@ -84,6 +85,7 @@ class Trajectories:
     times: NDArray[np.float64] | None = None
     time_unit: str = ""
     numbers: Sequence[int] | None = None
+    unobserved: bool = False
 
     def __post_init__(self) -> None:
         frames = self.frames if isinstance(self.frames, LazyFrames) else as_array(self.frames)
@@ -110,6 +112,14 @@ class Trajectories:
     def on_disk(self) -> bool:
         """True if frames are read on demand, because they are many."""
         return isinstance(self.frames, LazyFrames)
+
+    @cached_property
+    def complete(self) -> NDArray[np.bool_]:
+        """True for frames of which every value was observed, from which a rollout can begin, bool `(S, T)`."""
+        whole = np.ones(self.frames.shape[:2], bool)
+        for block in blocks(self.frames) if self.unobserved else ():
+            whole[block.simulations, block.times] = ~np.isnan(block.states).any(axis=tuple(range(2, block.states.ndim)))
+        return whole
 
     def scales(self) -> tuple[Array, Array]:
         """Compute standard deviations, 1 where zero: of channels over active points, `(C,)`, and of parameters, `(K,)`."""
@@ -239,7 +249,10 @@ def as_batch(frames: Array, params: Array) -> tuple[Array, Array | None]:
 _SPEC_ATTRIBUTES = ("name", "dt", "channels", "channel_units", "parameters", "parameter_units", "axes", "spacing", "offsets")
 
 #: Attributes that are written of what is saved, whatever its own attributes say.
-_OWN_ATTRIBUTES = {"format", "version", "time_unit", *_SPEC_ATTRIBUTES}
+_OWN_ATTRIBUTES = {"format", "version", "time_unit", "missing", *_SPEC_ATTRIBUTES}
+
+#: Attribute and value of files whose NaN stand for values that were not observed.
+_UNOBSERVED = "missing", "unobserved"
 
 
 def save(
@@ -272,6 +285,8 @@ def save(
             file.attrs["name"] = spec.name
         if trajectories.time_unit or spec.time_unit:
             file.attrs["time_unit"] = trajectories.time_unit or spec.time_unit
+        if trajectories.unobserved:
+            file.attrs[_UNOBSERVED[0]] = _UNOBSERVED[1]
         for key in _SPEC_ATTRIBUTES[2:]:
             if key != "offsets" or not positions:  # without offsets, positions tell where points lie
                 file.attrs[key] = json.dumps(getattr(spec, key))
@@ -286,7 +301,9 @@ def save(
         write_axes(file, spec, positions or {})
 
 
-def load(path: Path | str, spec: SolverSpec | None = None, data_may_differ: Collection[str] = ()) -> Trajectories:
+def load(
+    path: Path | str, spec: SolverSpec | None = None, data_may_differ: Collection[str] = (), unobserved: bool = False
+) -> Trajectories:
     """Read a file of trajectories.
 
     Args:
@@ -294,6 +311,7 @@ def load(path: Path | str, spec: SolverSpec | None = None, data_may_differ: Coll
         spec: Spec of the solver that the frames must be states of, if any.
         data_may_differ: Keys of the file's metadata that may contradict the solver's: see
             :data:`deepzero_sim.datasets.metadata.MetadataKey`.
+        unobserved: True if NaN stands for a value that was not observed, which the file may say itself.
 
     Raises:
         DataError: The file is missing, is no such file, is damaged, or does not fit the solver.
@@ -303,7 +321,11 @@ def load(path: Path | str, spec: SolverSpec | None = None, data_may_differ: Coll
     require_metadata_keys(data_may_differ)
     with open_trajectory_file(path) as file:
         frames, (params, mask) = read_frames(path, file), (hdf5_objects.array(file, name) for name in ("params", "mask"))
-        trajectories = Trajectories(frames, params, as_mask(mask), read_attributes(file), may_differ=tuple(data_may_differ))
+        attributes = read_attributes(file)
+        unobserved = unobserved or attributes.get(_UNOBSERVED[0]) == _UNOBSERVED[1]
+        trajectories = Trajectories(
+            frames, params, as_mask(mask), attributes, may_differ=tuple(data_may_differ), unobserved=unobserved
+        )
         trajectories = _check(trajectories, show(path), "generate it again")
         metadata = read_metadata(file, trajectories.mask, params.shape[1], spec)
         trajectories = replace(trajectories, metadata=metadata, times=times_of_file(file), time_unit=metadata.time_unit)
@@ -315,7 +337,8 @@ def load(path: Path | str, spec: SolverSpec | None = None, data_may_differ: Coll
         f"{show(path)} holds numbers too large for {spec.dtype}, in which solver {spec.name!r} takes its states: use a "
         "solver of float64, or other units."
     )
-    frames, params = cast_frames(trajectories.frames, spec.dtype, too_large), cast_states(params, spec.dtype, too_large)
+    frames = cast_frames(trajectories.frames, spec.dtype, too_large, unobserved)
+    params = cast_states(params, spec.dtype, too_large)
     return replace(trajectories, frames=frames, params=params)
 
 
@@ -358,4 +381,4 @@ def _check(trajectories: Trajectories, what: str, remedy: str) -> Trajectories:
     frames, mask = trajectories.frames, trajectories.mask
     require_form(frames, trajectories.params, mask, what, remedy)
     require_times(trajectories.times, frames.shape[1], what, remedy)
-    return replace(trajectories, frames=check_frames(frames, mask, what, remedy))
+    return replace(trajectories, frames=check_frames(frames, mask, what, remedy, trajectories.unobserved))

@@ -108,6 +108,7 @@ def fit(
         plan.times,
         recording.time_unit,
         simulations[whole].tolist(),
+        settings.missing == "unobserved",
     )
 
 
@@ -194,7 +195,8 @@ def _frames_by_function(plan: _Plan, name: str, frames: Frames) -> Frames:
     """Map frames to those that a user's function makes of them."""
     spec, convert = plan.spec, plan.match.conversion
     room = float(np.finfo(spec.dtype).max) - float(np.abs(convert.shifts).max())
-    function = ByFunction(name, spec, room / max(1.0, float(np.abs(convert.factors).max())), plan.settings.missing == "drop")
+    may_be_missing = plan.settings.missing in ("drop", "unobserved")
+    function = ByFunction(name, spec, room / max(1.0, float(np.abs(convert.factors).max())), may_be_missing)
     absent = None if plan.fine.mask.all() else ~plan.fine.mask[None]
     states = FittedStates(plan.arrangement, function, convert, spec.active(), missing=absent)
     made = MappedFrames(frames, states, spec.state_shape, spec.dtype)
@@ -215,6 +217,12 @@ def _restrict_frames(plan: _Plan, frames: Frames, missing: MissingValues, notes:
     require_in_range(convert.largest(missing.largest * restriction.largest_sum), spec, plan.recording.name)
     if restriction.is_identity and not fill and _is_plain(plan, frames):
         return frames
+    require_data(
+        restriction.is_identity or plan.settings.missing != "unobserved" or not missing.sometimes.any(),
+        f"{plan.recording.name} has values that are missing, and restrict {plan.settings.restrict} would spread them over the "
+        "grid: give data on the solver's own grid, or a function of your own as restrict, which returns NaN where nothing is "
+        "known.",
+    )
     through = None if restriction.is_identity else restriction
     states = FittedStates(plan.arrangement, through, convert, spec.active(), fill)
     return MappedFrames(frames, states, spec.state_shape, spec.dtype)

@@ -234,14 +234,15 @@ def keep_whole(missing: MissingValues, response: Missing, what: str) -> NDArray[
     """
     count, everywhere = int(missing.counts.sum()), np.arange(len(missing.counts))
     fixed = bool((missing.always == missing.sometimes).all())
-    if not count or (response == "mask" and fixed):
+    if not count or response == "unobserved" or (response == "mask" and fixed):
         return everywhere
     whole = np.flatnonzero(missing.counts == 0)
     having = len(missing.counts) - len(whole)
     words = f"{what} has {count} values that are missing (NaN), in {having} of {len(missing.counts)} simulations, the first at "
     words += missing.first
     drop = "missing: drop leaves out those simulations" if len(whole) else "every simulation has some, so fill them in the file"
-    require_data(response != "refuse", f"{words}: {'missing: mask takes these points for masked' if fixed else drop}.")
+    remedy = "missing: mask takes these points for masked" if fixed else drop
+    require_data(response != "refuse", f"{words}: {remedy}; missing: unobserved takes them for not observed.")
     require_data(response != "mask", f"{words}, and not at the same points in every frame, so that no mask has them: {drop}.")
     require_data(len(whole) > 0, f"{words}, and none is left if those are dropped: fill the values in the file.")
     return whole

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from deepzero_sim.common import machine
+from deepzero_sim.common.requirements import require_data
 from deepzero_sim.common.types import Array, to_array, to_array_or_none
 from deepzero_sim.coupling.loop import SolverLoop, as_tensor
 from deepzero_sim.datasets.opening import open_trajectories
@@ -29,7 +30,7 @@ class Evaluation:
 
     Args:
         errors: Mean absolute error over the active points, of every simulation at every step, `(S, T)`; infinite from the step
-            on at which a rollout left the finite numbers.
+            on at which a rollout left the finite numbers; NaN where nothing was observed. Means of errors leave these out.
         rollout: Corrected trajectories, `(S, T, C, *N)`.
         solver_steps: Number of states advanced by one step.
         seconds: Seconds that the rollout took.
@@ -60,7 +61,7 @@ class Evaluation:
     @property
     def mae(self) -> float:
         """Mean absolute error over simulations, steps and active points."""
-        return float(self.errors.mean())
+        return float(_mean(self.errors))
 
     @property
     def mae_std(self) -> float:
@@ -70,7 +71,8 @@ class Evaluation:
     @property
     def channel_mae(self) -> torch.Tensor:
         """Mean absolute error of each channel over simulations, steps and its active points, `(C,)`."""
-        return self.channel_errors.mean(dim=(0, 1))
+        partly = bool(self.errors.isnan().any())
+        return self.channel_errors.nanmean(dim=(0, 1)) if partly else self.channel_errors.mean(dim=(0, 1))
 
     @property
     def relative_errors(self) -> torch.Tensor:
@@ -80,7 +82,7 @@ class Evaluation:
     @property
     def relative(self) -> float:
         """Mean relative error over simulations and steps; NaN if all channels are constant in the reference data."""
-        return float(self.relative_errors.mean())
+        return float(_mean(self.relative_errors))
 
     @property
     def relative_std(self) -> float:
@@ -90,7 +92,12 @@ class Evaluation:
 
 def _spread(errors: torch.Tensor) -> float:
     """Compute the standard deviation over the simulations of their mean errors; infinite if one of them is."""
-    return float("inf") if bool(errors.isposinf().any()) else float(errors.mean(dim=1).std(correction=0))
+    return float("inf") if bool(errors.isposinf().any()) else float(_mean(errors, 1).std(correction=0))
+
+
+def _mean(errors: torch.Tensor, dim: int | None = None) -> torch.Tensor:
+    """Compute the mean over axes; of what was observed, if NaN stand for the rest."""
+    return errors.nanmean(dim=dim) if bool(errors.isnan().any()) else errors.mean(dim=dim)
 
 
 def evaluate(
@@ -194,16 +201,24 @@ def measure_errors(
         SolverError: The solver failed, and the failure policy ends the evaluation.
     """
     frames, mask = as_tensor(np.asarray(data.frames)), as_tensor(data.mask)
+    require_data(
+        bool(data.complete[:, 0].all()),
+        "an evaluation begins at the first frame of every simulation, but some have values that were not observed: give these "
+        "frames in full.",
+    )
     params = as_tensor(data.params) if data.params.shape[1] else None
     started = time.perf_counter()
     with torch.no_grad(), single_threaded():
         rollout, account = roll_out(loop, frames[:, 0], params, frames.shape[1] - 1, report)
     differences = (rollout - frames[:, 1:]).abs()
-    errors = differences[:, :, mask].mean(dim=2)
-    errors = torch.where(errors.isfinite(), errors, torch.inf).double()
-    channels = [differences[:, :, c, on].mean(dim=2, dtype=torch.float64) for c, on in enumerate(mask)]
-    channel_errors = torch.stack(channels, dim=2)
-    channel_errors[~errors.isfinite()] = torch.inf
+    if data.unobserved:
+        errors, channel_errors = _errors_of_observed(differences, rollout, mask)
+    else:
+        errors = differences[:, :, mask].mean(dim=2)
+        errors = torch.where(errors.isfinite(), errors, torch.inf).double()
+        channels = [differences[:, :, c, on].mean(dim=2, dtype=torch.float64) for c, on in enumerate(mask)]
+        channel_errors = torch.stack(channels, dim=2)
+        channel_errors[~errors.isfinite()] = torch.inf
     channel_errors[:, :, ~mask.flatten(1).any(dim=1)] = torch.nan
     return Evaluation(
         errors,
@@ -216,11 +231,29 @@ def measure_errors(
     )
 
 
+def _errors_of_observed(
+    differences: torch.Tensor, rollout: torch.Tensor, mask: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return errors `(S, T)` and those of channels `(S, T, C)`, NaN where nothing was observed, infinite where it diverged.
+
+    Args:
+        differences: Absolute differences, `(S, T, C, *N)`, NaN where the reference is.
+        rollout: Rollout, `(S, T, C, *N)`.
+        mask: True where a state holds values, bool `(C, *N)`.
+    """
+    diverged = ~rollout[:, :, mask].isfinite().all(dim=2)
+    errors = differences[:, :, mask].nanmean(dim=2).double()
+    channels = torch.stack([differences[:, :, c, on].double().nanmean(dim=2) for c, on in enumerate(mask)], dim=2)
+    errors[diverged], channels[diverged] = torch.inf, torch.inf
+    return errors, channels
+
+
 def _scales_or_nan(scales: Array, frames: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Return scales `(C,)` with NaN for channels that vary by no more than rounding: no error can be divided by that."""
     found = torch.from_numpy(np.array(scales, dtype=np.float64))
     for c, on in enumerate(mask):
         values = frames[:, :, c, on]
+        values = values[~values.isnan()]
         if not values.numel() or _is_constant(values, float(found[c])):
             found[c] = torch.nan
     return found

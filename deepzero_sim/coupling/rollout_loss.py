@@ -13,19 +13,26 @@ class RolloutLoss:
 
         l = 1/(B T A) * sum_{b, t, points} ((s - r) / scale)^2
 
-    with `A` the number of active points; padding does not count.
+    with `A` the number of active points; padding does not count. Unobserved values do not count either: the mean is over the
+    others then, and zero where there are none.
 
     Args:
         scale: Standard deviation of every channel, `(C,)`, or anything that broadcasts to `(C, *N)`.
         active: Mask `(C, *N)`, 1 where a state holds values and 0 where it is padding.
+        unobserved: True if NaN among the references stands for a value that was not observed.
     """
 
     scale: torch.Tensor
     active: torch.Tensor
+    unobserved: bool = False
 
     def __call__(self, rollout: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
         """Compute the loss, a scalar, of a rollout and its references, `(B, T, C, *N)` each."""
         scale = self.scale.view(-1, *[1] * (self.active.dim() - 1)) if self.scale.dim() == 1 else self.scale
         weight = (self.active / scale).to(rollout)
+        if self.unobserved:
+            seen = (0 * references + 1).nan_to_num(0.0)  # in numbers, through which differences can be carried
+            squared = ((rollout - references.nan_to_num(0.0)) * (weight * seen)).square()
+            return squared.sum() / (self.active * seen).sum().clamp(min=1).to(rollout)
         squared = ((rollout - references) * weight).square()
         return squared.sum() / (rollout.shape[0] * rollout.shape[1] * self.active.sum().to(rollout))

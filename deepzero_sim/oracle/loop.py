@@ -73,6 +73,7 @@ class LoopOracle(Oracle):
         executor: Executor that answers chunks of queries; this thread if None.
         queries_per_chunk: Number of perturbed networks evaluated as one batch, `P`: solver calls then advance `P * B` states.
         unrolls: Numbers of steps that rollouts may have besides the loop's own, if they grow.
+        unobserved: True if references may be NaN where a value was not observed, which the loss leaves out.
     """
 
     def __init__(
@@ -82,12 +83,13 @@ class LoopOracle(Oracle):
         executor: Executor | None = None,
         queries_per_chunk: int = 16,
         unrolls: Collection[int] = (),
+        unobserved: bool = False,
     ) -> None:
         require_type(loop, SolverLoop, "a LoopOracle asks a dz.SolverLoop", "dz.ModelOracle asks a network")
         super().__init__(loop.model, loss, executor, queries_per_chunk, loop.on_failure)
         require_thread_safe(loop.solver, executor)
         self.loop = loop
-        self._unrolls = tuple(unrolls)
+        self._unrolls, self._unobserved = tuple(unrolls), unobserved
         self._corrector = PerturbedNetwork(loop.model, in_loop=True)
         self._loss = NetworkWithLoss(None, loss)
         self._rollout_loss = PerturbedNetwork(None, self._loss)
@@ -162,7 +164,8 @@ class LoopOracle(Oracle):
                 f"a batch's references must have shape (batch, unroll, channels, ...) = {fitting[0]}, "
                 f"not {tuple(references.shape)}: cut them to the loop's unroll."
             )
-        if not bool(torch.isfinite(references).all()):
+        usable = ~references.isinf() if self._unobserved else references.isfinite()
+        if not bool(usable.all()):
             raise NonFiniteError("a batch's references must be finite, but they hold NaN or infinity: check the data.")
         self.loop.require_first_step(advanced)
         if advanced is not None:

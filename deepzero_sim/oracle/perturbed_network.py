@@ -393,4 +393,4 @@ def _nearby(module: nn.Module) -> NamedTensors:
 def _vary(x: torch.Tensor, share: float) -> torch.Tensor:
     """Add some noise to an input."""
     noise = torch.randn(x.shape, generator=new_generator(0)).to(x)
-    return x + 0.1 * share * float(x.abs().max()) * noise
+    return x + 0.1 * share * float(x.abs().nan_to_num().max()) * noise

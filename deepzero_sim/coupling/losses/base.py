@@ -21,6 +21,11 @@ Measure: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 class Loss(abc.ABC):
     """A loss of rollouts, as settings name it: it knows neither solver nor data until it is built for them."""
 
+    @property
+    def takes_unobserved(self) -> bool:
+        """True if references may be NaN where a value was not observed, and the loss leaves these out."""
+        return False
+
     @abc.abstractmethod
     def build(self, spec: SolverSpec, data: Trajectories) -> Measure:
         """Build the function that training minimises.

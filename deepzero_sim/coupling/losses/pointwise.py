@@ -78,7 +78,7 @@ class Every(Loss):
 @final
 @dataclass(frozen=True)
 class Observed(Loss):
-    """Mean squared error at the points, channels and steps that are observed.
+    """Mean squared error at the points, channels and steps that are observed; values that the data miss are not.
 
     Args:
         points: Grid indices of the observed points, a list of `len(N)` numbers for each; all points if None.
@@ -106,8 +106,12 @@ class Observed(Loss):
     def build(self, spec: SolverSpec, data: Trajectories) -> Measure:
         seen = data.mask & _channels_seen(spec, self.channels) & _points_seen(spec, self.points)
         require(bool(seen.any()), "loss observed must see a value of the solver's", Words("padding only"), "name other points")
-        measure = _of_points(spec, data, self.noise, seen)
+        measure = _of_points(spec, data, self.noise, seen, unobserved=data.unobserved)
         return measure if self.steps is None else _OfSteps(measure, [step - 1 for step in sorted(set(self.steps))])
+
+    @property
+    def takes_unobserved(self) -> bool:
+        return True
 
     def require_sight(self, steps: int) -> None:
         last = 1 if self.steps is None else max(self.steps)
@@ -132,9 +136,15 @@ class TimeMean(Loss):
 _LONGER = "unroll more of them"
 
 
-def _of_points(spec: SolverSpec, data: Trajectories, noise: Sequence[float] | None, seen: NDArray[np.bool_]) -> RolloutLoss:
+def _of_points(
+    spec: SolverSpec,
+    data: Trajectories,
+    noise: Sequence[float] | None,
+    seen: NDArray[np.bool_],
+    unobserved: bool = False,
+) -> RolloutLoss:
     """Return the mean squared error over the points that are seen, bool `(C, *N)`."""
-    return RolloutLoss(error_scales(spec, data, noise), torch.from_numpy(seen))
+    return RolloutLoss(error_scales(spec, data, noise), torch.from_numpy(seen), unobserved)
 
 
 def _channels_seen(spec: SolverSpec, channels: Sequence[str | int] | None) -> NDArray[np.bool_]:

@@ -52,6 +52,10 @@ class Sum(Loss):
             loss.require_sight(steps)
 
     @property
+    def takes_unobserved(self) -> bool:
+        return all(loss.takes_unobserved for loss, _ in self._terms)
+
+    @property
     def _terms(self) -> list[tuple[Loss, float]]:
         return [term for term in self.terms if isinstance(term, tuple)]
 

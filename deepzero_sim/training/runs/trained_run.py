@@ -86,9 +86,15 @@ def rollout_loss(spec: SolverSpec, data: Trajectories) -> Measure:
 
 
 def sample_states(data: Trajectories) -> tuple[Array, Array | None]:
-    """Return states of all simulations and times alike, `(B, C, *N)`, and their parameters, `(B, K)` or None."""
+    """Return states of all simulations and times alike, `(B, C, *N)`, and their parameters, `(B, K)` or None.
+
+    Of data with values that were not observed, they are those of complete frames.
+    """
     simulations, times = data.frames.shape[:2]
-    places = np.unravel_index(np.linspace(0, simulations * times - 1, SAMPLES, dtype=int), (simulations, times))
+    whole = np.arange(simulations * times)
+    if data.unobserved:
+        whole = np.flatnonzero(data.complete)
+    places = np.unravel_index(whole[np.linspace(0, len(whole) - 1, SAMPLES, dtype=int)], (simulations, times))
     return data.frames[places], data.params[places[0]] if data.params.shape[1] else None
 
 

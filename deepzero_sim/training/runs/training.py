@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import math
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from math import isfinite
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from deepzero_sim.common.components import Component
@@ -18,7 +20,7 @@ from deepzero_sim.common.types import Array
 from deepzero_sim.connectors.programs.working_folder import default_kept_folder
 from deepzero_sim.coupling.layer import require_repeatable_differences
 from deepzero_sim.coupling.loop import SolverLoop
-from deepzero_sim.coupling.losses import Rollout
+from deepzero_sim.coupling.losses import Observed, Rollout
 from deepzero_sim.coupling.losses.named import build_loss
 from deepzero_sim.coupling.named_gradients import SolverGradient
 from deepzero_sim.coupling.trained_params import TrainedParams, module_of
@@ -26,8 +28,10 @@ from deepzero_sim.coupling.vjp.base import VectorJacobianProduct
 from deepzero_sim.datasets.batches import UnrolledBatches, require_long_enough
 from deepzero_sim.datasets.fitting.one_step_error import OneStepError, of_first_steps, of_some_frames
 from deepzero_sim.datasets.fitting.spacing import spacing_of_first_steps
+from deepzero_sim.datasets.frames import blocks
 from deepzero_sim.datasets.metadata import require_twin
 from deepzero_sim.datasets.opening import open_trajectories
+from deepzero_sim.datasets.trajectories import Trajectories
 from deepzero_sim.errors import ConfigError, RunError, SolverError
 from deepzero_sim.estimators.backpropagation import BackPropagation
 from deepzero_sim.estimators.sparsity.base import Densities, LayerRatios
@@ -234,6 +238,11 @@ class _Training:
 
     def _require_sight(self) -> None:
         """Refuse rollouts of which the loss sees nothing; single steps of NON have the error of every point for one then."""
+        if self._data.unobserved and not self._loss.takes_unobserved:
+            raise ConfigError(
+                f"the data have values that were not observed, which loss {self._settings.loss.name} cannot leave out: "
+                "take loss observed."
+            )
         for steps in self._unrolls.lengths:
             try:
                 self._loss.require_sight(steps)
@@ -241,7 +250,7 @@ class _Training:
                 if self._settings.method != "NON":
                     raise
                 self._notes.append(f"NON minimises the error of single steps: {error}")
-                self._loss = Rollout()
+                self._loss = Observed() if self._data.unobserved else Rollout()
 
     @property
     def _most_rollouts(self) -> int:
@@ -272,7 +281,8 @@ class _Training:
             )
             loop.layer.probes.note, loop.layer.probes.warn = listener.note, listener.say
             loss = self._loss.build(self._solver.spec, self._data)
-            oracle = LoopOracle(loop, loss, executor, settings.queries_per_chunk, self._unrolls.lengths)
+            unobserved = self._data.unobserved
+            oracle = LoopOracle(loop, loss, executor, settings.queries_per_chunk, self._unrolls.lengths, unobserved)
             estimator = build_estimator(settings.estimator) if self._method.by_queries else BackPropagation()
             scheduler = build_scheduler(settings.scheduler, self._optimiser, settings.updates)
             if self._method.by_queries and self._solver.spec.deterministic and start.done is None:
@@ -352,10 +362,12 @@ class _Training:
         """Take the solver's step from every frame, and say what these tell of frames' distance and of what is to correct."""
         name = self._solver.spec.name
         depends = self._coupling.network_first or self._trained_params is not None
-        steps = None if depends else self._start.first_steps(first_steps)
+        steps = None if depends or self._data.unobserved else self._start.first_steps(first_steps)
         if self._start.done is not None:
             return steps
-        if steps is None:
+        if self._data.unobserved:
+            listener.note(_words_of_unobserved(self._data))
+        elif steps is None:
             alone = with_inputs_at_rest(self._solver)
             self._one_step_error, self._sampled = of_some_frames(alone, self._data, self._policy)
             self._start.checking += self._sampled.steps
@@ -422,6 +434,16 @@ class _Training:
         require_twin(twin.spec, oracle.loop.solver.spec)
         exact = oracle.loop.with_solver(twin, "exact")
         return LoopOracle(exact, oracle.loss_function)
+
+
+def _words_of_unobserved(data: Trajectories) -> str:
+    """Say how much of the data was observed, and where rollouts can begin."""
+    seen = sum(int((~np.isnan(block.states))[:, :, data.mask].sum()) for block in blocks(data.frames))
+    share = seen / (math.prod(data.frames.shape[:2]) * int(data.mask.sum()))
+    return (
+        f"{share:.1%} of the data's values were observed; rollouts begin at the {int(data.complete.sum())} of "
+        f"{data.complete.size} frames that are complete."
+    )
 
 
 def _in_words(value: float | list[float]) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from deepzero_sim.common.module_state import preserve_state
 from deepzero_sim.common.requirements import require_data
@@ -79,11 +80,21 @@ def fixed_rollouts(data: Trajectories, unroll: int, most: int, length: int | Non
     each = most // len(chosen)
     if length is not None:  # none beside another that costs more than training's own would
         each = min(each, (frames - 1) // steps) if steps <= LENGTH * unroll else 1
-    starts = np.unique(np.linspace(0, frames - 1 - steps, max(1, each)).astype(int))
-    places = [(int(simulation), int(start)) for simulation in chosen for start in starts]
+    places = [(int(one), int(start)) for one in chosen for start in _spread(data.complete[one, : frames - steps], max(1, each))]
+    require_data(
+        bool(places),
+        f"a validation of {steps} steps must begin at frames of which every value was observed, and there are none: give the "
+        "first frame of each simulation in full, or leave out what is held back.",
+    )
     cut = np.stack([data.frames[simulation, start : start + steps + 1] for simulation, start in places])
     simulated, numbers = [simulation for simulation, _ in places], numbers_of(data)
     return replace(data, frames=cut, params=data.params[simulated], numbers=[numbers[one] for one in simulated])
+
+
+def _spread(complete: NDArray[np.bool_], count: int) -> NDArray[np.intp]:
+    """Choose so many of the frames that are complete, bool `(T,)`, spread over time."""
+    there = np.flatnonzero(complete)
+    return there[np.unique(np.linspace(0, len(there) - 1, count).astype(int))] if len(there) else there
 
 
 def measure_on(loop: SolverLoop, rollouts: Trajectories, scales: Array) -> Callable[[], Measurement]:
@@ -99,7 +110,7 @@ def measure_on(loop: SolverLoop, rollouts: Trajectories, scales: Array) -> Calla
     def measure() -> Measurement:
         found = measure_errors(loop, rollouts, scales)
         error = found.mae if isnan(found.relative) else found.relative  # NaN: all channels are constant
-        finite = float(found.errors.isfinite().double().mean())
+        finite = float((~found.errors.isinf()).double().mean())
         return Measurement(0, error, found.solver_steps, found.failures, length, finite)
 
     return measure
