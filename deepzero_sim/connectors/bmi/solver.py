@@ -5,8 +5,11 @@ Hutton et al., The Basic Model Interface 2.0, JOSS 5 (2020) 2317; in Python the 
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,7 @@ from deepzero_sim.errors import ConfigError, InvalidStateError, SolverError
 from deepzero_sim.solver.contract import Solver
 from deepzero_sim.solver.spec import SolverSpec
 from deepzero_sim.solver.spec_values import IN_QUOTES
+from deepzero_sim.solver.stepped_inputs import take_with_inputs, with_same_inputs
 from deepzero_sim.solver.validation import check_call, check_states
 
 #: Kind of class that settings may name as a component; the rest of the interface is checked function by function.
@@ -52,6 +56,8 @@ class BMISolver(Solver):
             component keeps its own values.
         steps_per_call: Number of the component's steps in one step, by `update_until`; by `update` if it is one.
         reuse: True for one component that serves all states of a process.
+        inputs: Names of the variables of fields that a step reads besides its state, in the form of `state`. Their value where
+            nobody provides them is the one that the component begins with, unless `inputs` of the spec describes them.
 
     Raises:
         ConfigError: The component is none, its variables cannot be got and set, or it contradicts the spec.
@@ -66,6 +72,7 @@ class BMISolver(Solver):
         spec: GivenSpec | None = None,
         steps_per_call: int = 1,
         reuse: bool = False,
+        inputs: Sequence[str] | Mapping[str, str] | None = (),
     ) -> None:
         require(is_count(steps_per_call), "steps_per_call must be a whole number of steps, 1 or more", steps_per_call)
         require_flag(reuse, "reuse", "write it without quotes")
@@ -74,20 +81,21 @@ class BMISolver(Solver):
         self._reuse = reuse
         self._current: RunningComponent | None = None
         self._end_current: Callable[[], object] | None = None
-        names = _variables("state", state), _variables("params", params)
-        if not names[0]:
+        names = {what: _variables(what, given) for what, given in (("state", state), ("params", params), ("inputs", inputs))}
+        if not names["state"]:
             raise ConfigError("state must name one variable of the BMI component at least, but it is empty.")
-        if both := sorted(set(names[0].values()) & set(names[1].values())):
-            raise ConfigError(f"state and params must name different variables, but both name {both[0]!r}: take one out.")
-        self._interface, self.spec = self._inspect(*names, int(steps_per_call), spec or {})
+        for one, other in combinations(names, 2):
+            if both := sorted(set(names[one].values()) & set(names[other].values())):
+                raise ConfigError(f"{one} and {other} must name different variables, but both name {both[0]!r}: take one out.")
+        self._interface, self.spec = self._inspect(names, int(steps_per_call), spec or {})
         if reuse and self.spec.thread_safe:
             raise ConfigError("one component cannot serve several threads: leave out reuse, or thread_safe of the spec.")
 
-    def step(self, states: Array, params: Array | None = None) -> Array:
+    def step(self, states: Array, params: Array | None = None, inputs: Array | None = None) -> Array:
         if params is not None and not self.spec.parameters:
             raise InvalidStateError(f"solver {self.spec.name!r} was given parameters, but params names no variables for them.")
-        check_call(self.spec, states, params)
-        return one_by_one(self._advance, states, params)
+        check_call(self.spec, states, params, inputs)
+        return take_with_inputs(partial(one_by_one, self._advance), states, params, inputs)
 
     def close(self) -> None:
         """Finalise the component that is reused, if there is one."""
@@ -95,19 +103,16 @@ class BMISolver(Solver):
             self._end_current()
         self._current = self._end_current = None
 
-    def _inspect(
-        self, state: Mapping[str, str], params: Mapping[str, str], steps: int, given: GivenSpec
-    ) -> tuple[Interface, SolverSpec]:
+    def _inspect(self, names: Mapping[str, Mapping[str, str]], steps: int, given: GivenSpec) -> tuple[Interface, SolverSpec]:
         """Ask a component for its description, and try to set its variables."""
         component: RunningComponent | None = None
         try:
             component = RunningComponent(self._make, self._config)
-            channels, parameters = (
-                {key: variable_of(component, name) for key, name in names.items()} for names in (state, params)
-            )
-            interface = Interface(channels, parameters, steps)
+            found = {what: {key: variable_of(component, name) for key, name in ours.items()} for what, ours in names.items()}
+            interface = Interface(**found, steps=steps)
             spec = spec_of(component, interface, given)
-            for variable in (*parameters.values(), *channels.values()):
+            _require_sizes(component, interface, spec)
+            for variable in (variable for what in ("params", "inputs", "state") for variable in found[what].values()):
                 _require_settable(component, variable)
             problem = f"must run for a step of {spec.dt:g} at least, but ends before"
             remedy = "mend its configuration, or take fewer steps_per_call"
@@ -120,7 +125,7 @@ class BMISolver(Solver):
         return interface, spec
 
     def _advance(self, state: Array, params: Array | None) -> Array:
-        """Advance one state `(C, *N)` by one step."""
+        """Advance one state `(C, *N)` by one step, and the inputs behind its channels with it."""
         component = self._component()
         try:
             advanced = self._run(component, state, params)
@@ -151,11 +156,15 @@ class BMISolver(Solver):
             raise
 
     def _run(self, component: RunningComponent, state: Array, params: Array | None) -> Array:
-        """Set a component's variables, advance it, and read the state."""
+        """Set a component's variables, advance it, and read the state; inputs stay as they are."""
         for variable, value in zip(self._interface.params.values(), () if params is None else params, strict=True):
             component.set(variable, np.full(variable.size, value))
-        channels, active = self._interface.state.values(), self.spec.active()
-        for variable, values, where in zip(channels, state, active, strict=True):
+        channels, active, own_channels = self._interface.state.values(), self.spec.active(), self.spec.state_shape[0]
+        for variable, field, values in zip(
+            self._interface.inputs.values(), self.spec.inputs, state[own_channels:], strict=True
+        ):
+            component.set(variable, values[tuple(map(slice, field.shape or values.shape))])
+        for variable, values, where in zip(channels, state[:own_channels], active, strict=True):
             whole = values if where.all() else np.where(where, values, component.get(variable).reshape(values.shape))
             component.set(variable, whole)
         component.advance(self._interface.steps, self.spec.dt)
@@ -167,7 +176,7 @@ class BMISolver(Solver):
         advanced = np.where(active, np.stack(fields).reshape(self.spec.state_shape), np.zeros((), self.spec.dtype))
         remedy = "it diverged or fails on such a state: use a smaller step, a smaller correction or another initial state"
         check_states(self.spec, advanced[None], f"what BMI component {component.name} returned", remedy, batch=1)
-        return advanced
+        return with_same_inputs(advanced, state)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_current": None, "_end_current": None}  # a process has a component of its own
@@ -203,6 +212,14 @@ def _variables(what: str, given: Sequence[str] | Mapping[str, str] | None) -> di
     variables = [variable for _, variable in pairs]
     require(len(set(variables)) == len(variables), expected, given, "name each variable once")
     return dict(pairs)
+
+
+def _require_sizes(component: RunningComponent, interface: Interface, spec: SolverSpec) -> None:
+    """Refuse inputs that do not lie on the points that the spec says."""
+    for variable, field in zip(interface.inputs.values(), spec.inputs, strict=True):
+        shape = field.shape or spec.state_shape[1:]
+        problem = f"has {variable.size} values, but the spec gives it {shape}: give the input its shape in the spec"
+        component.require(math.prod(shape) == variable.size, f"variable {variable.name!r}", problem, ConfigError)
 
 
 def _require_settable(component: RunningComponent, variable: Variable) -> None:

@@ -16,6 +16,7 @@ from deepzero_sim.connectors.bmi.component import RunningComponent, Unimplemente
 from deepzero_sim.connectors.bmi.types import dtype_of
 from deepzero_sim.connectors.spec_mapping import FIELDS, as_mask
 from deepzero_sim.errors import ConfigError, SolverCrashError
+from deepzero_sim.solver.input_fields import InputField, input_fields
 from deepzero_sim.solver.spec import DTYPES, SolverSpec
 
 #: Grids whose variables are arrays of `get_grid_shape`; all others are lists of points.
@@ -33,11 +34,13 @@ class Interface:
         state: Variable of each channel, by the channel's name.
         params: Variable that each scenario parameter fills, by the parameter's name.
         steps: Number of the component's steps in one of the solver.
+        inputs: Variable of each field that a step reads besides its state, by the field's name.
     """
 
     state: Mapping[str, Variable]
     params: Mapping[str, Variable]
     steps: int
+    inputs: Mapping[str, Variable]
 
 
 def variable_of(component: RunningComponent, name: str) -> Variable:
@@ -88,8 +91,36 @@ def spec_of(component: RunningComponent, interface: Interface, given: GivenSpec)
         "parameters": tuple(interface.params),
         "axes": ("z", "y", "x")[-len(shape) :] if is_structured and len(shape) <= 3 else (),
         "thread_safe": False,  # components often keep things in their modules
+        "inputs": _inputs(component, interface.inputs, fields.pop("inputs", ()), shape),
     }
     return SolverSpec(**{**defaults, **fields, **{field: value for field, value in reported.items() if value}})
+
+
+def _inputs(
+    component: RunningComponent, variables: Mapping[str, Variable], given: Any, grid: tuple[int, ...]
+) -> tuple[InputField, ...]:
+    """Return the fields that a step reads besides its state: as the spec describes them, and the component the rest.
+
+    Args:
+        component: Component that was just initialised.
+        variables: Variables by the names of the fields.
+        given: Fields of the spec; those that it leaves out are as the component says.
+        grid: Points of a state along each axis, `N`.
+    """
+    described = {one.name: one for one in input_fields(f"BMI component {component.name}", grid, given)}
+    require_known(described, list(variables), "inputs of a spec")
+    return tuple(described.get(name) or _as_reported(component, name, variable, grid) for name, variable in variables.items())
+
+
+def _as_reported(component: RunningComponent, name: str, variable: Variable, grid: tuple[int, ...]) -> InputField:
+    shape, values = _grid(component, variable).shape, component.get(variable)
+    shape = (1,) * len(grid) if variable.size == 1 else shape
+    value = float(values.flat[0])
+    problem = f"is not of one value when it is initialised, from {values.min():g} to {values.max():g}"
+    remedy = f"describe it by inputs of the spec, with its value where nobody provides it, as in {{name: {name}, value: 0}}"
+    component.require(bool((values == value).all()), f"variable {variable.name!r}", f"{problem}: {remedy}", ConfigError)
+    unit = str(component.call_or("", "get_var_units", variable.name) or "")
+    return InputField(name, unit, value, shape=None if shape == grid else shape)
 
 
 def _dt(component: RunningComponent, steps: int, is_given: bool) -> float | None:
