@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from deepzero_sim.coupling.layer import SolverLayer
     from deepzero_sim.coupling.loop import SolverLoop
     from deepzero_sim.coupling.rollout_loss import RolloutLoss
+    from deepzero_sim.coupling.trained_params import TrainedParameter
     from deepzero_sim.errors import (
         ConfigError,
         ConnectionLostError,
@@ -84,6 +85,7 @@ else:
             "deepzero_sim.coupling.layer": ("SolverLayer",),
             "deepzero_sim.coupling.loop": ("SolverLoop",),
             "deepzero_sim.coupling.rollout_loss": ("RolloutLoss",),
+            "deepzero_sim.coupling.trained_params": ("TrainedParameter",),
             "deepzero_sim.errors": (
                 "ConfigError",
                 "ConnectionLostError",
@@ -228,6 +230,7 @@ __all__ = [
     "StatesFailedError",
     "TesseractSolver",
     "TrainedLoop",
+    "TrainedParameter",
     "Trainer",
     "TrainingWarning",
     "UMBridgeSolver",

@@ -33,6 +33,7 @@ from deepzero_sim.solver.contract import Solver
 from deepzero_sim.solver.failure_policy import NOTHING as NO_COST
 from deepzero_sim.solver.failure_policy import Account, FailurePolicy, with_place
 from deepzero_sim.solver.spec import SolverSpec
+from deepzero_sim.solver.stepped_inputs import with_inputs_at_rest
 
 
 @dataclass(frozen=True)
@@ -175,7 +176,8 @@ def _write(part: Path, shape: tuple[int, ...], spec: SolverSpec, place: int, mom
 def _moments(task: Task) -> Iterator[_Moment]:
     """Compute the frames of a batch: one before every step that is not discarded, and the last. It ends if all failed."""
     simulations = task.simulations
-    reference, spec = cached_solver(simulations.reference), cached_solver(simulations.source).spec
+    reference = with_inputs_at_rest(cached_solver(simulations.reference))
+    spec = cached_solver(simulations.source).spec
     restrict = restriction_of(simulations.restrict, reference.spec, spec)
     batch, account = Batch(reference, task.members, simulations.initial, task.policy), NO_COST
     for step in range(simulations.steps + 1):

@@ -69,7 +69,7 @@ def models_of_run(
         RunError, DataError: The folder or the data cannot be used.
     """
     settings, loop = run_settings(run), trained_loop(run)
-    models: dict[str, ServedModel] = {"corrected": ServedLoop(loop), "solver": ServedSolver(loop.solver)}
+    models: dict[str, ServedModel] = {"corrected": ServedLoop(loop), "solver": ServedSolver(with_inputs_at_rest(loop.solver))}
     if settings.method == "SRC":
         return models, "a run of SRC trains no network"
     models["parameters"] = ServedParameters(loop.model)

@@ -105,7 +105,7 @@ class SolverLayer(nn.Module):
             ConfigError: The arguments are not tensors that a solver takes.
             SolverError: The solver failed.
         """
-        taken = self._with_inputs(states, inputs)
+        taken = self.with_inputs(states, inputs)
         return self.step(taken, params, "on the way forward")[0][:, : self._own.state_shape[0]]
 
     def prepare(self, states: Array, params: Array | None = None, inputs: Array | None = None) -> None:
@@ -129,8 +129,8 @@ class SolverLayer(nn.Module):
             states = np.concatenate([states, given], axis=1)
         self.vjp.prepare(states, params, self.probes)
 
-    def _with_inputs(self, states: torch.Tensor, inputs: torch.Tensor | None) -> torch.Tensor:
-        """Add the inputs to states, as channels behind theirs."""
+    def with_inputs(self, states: torch.Tensor, inputs: torch.Tensor | None = None) -> torch.Tensor:
+        """Add inputs to states, as channels behind theirs: those of the spec if None."""
         name, spec = self._own.name, self._own
         if inputs is not None and not spec.inputs:
             raise ConfigError(

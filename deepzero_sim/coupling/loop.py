@@ -200,6 +200,12 @@ class SolverLoop:
         output = self._ask_network(given, None if params is None else as_tensor(params))
         return to_array(self.coupling.samples(given, output, self.solver.spec))
 
+    def sample_params(self, params: Array | None) -> Array | None:
+        """Return scenario parameters `(B, K)` as varied as training may make those of them that are trained."""
+        if params is None or self.trained_params is None:
+            return params
+        return to_array(self.trained_params.samples(as_tensor(params)))
+
     def rollout(
         self,
         states: torch.Tensor | Array,

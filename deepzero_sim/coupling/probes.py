@@ -20,7 +20,7 @@ from deepzero_sim.solver.contract import Solver, require_thread_safe
 from deepzero_sim.solver.failure_policy import Account, FailurePolicy
 from deepzero_sim.solver.lost_workers import run_with_policy
 from deepzero_sim.solver.spec import SolverSpec
-from deepzero_sim.solver.stepped_inputs import count_inputs
+from deepzero_sim.solver.stepped_inputs import bounds_of_inputs, count_inputs
 from deepzero_sim.solver.stepping import step_all
 
 logger = logging.getLogger(__name__)
@@ -70,6 +70,11 @@ class SolverProbe:
     def own_channels(self) -> int:
         """Number of channels of the state itself: all, but for those at the end that are inputs of a step."""
         return self.spec.state_shape[0] - count_inputs(self.solver)
+
+    @functools.cached_property
+    def bounds(self) -> tuple[Array, Array] | None:
+        """Least and most that the solver takes in each channel, `(C, *1)`, infinite for none; None if no channel has any."""
+        return bounds_of_inputs(self.solver)
 
     @property
     def steps(self) -> int:

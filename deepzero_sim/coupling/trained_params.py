@@ -14,6 +14,9 @@ from deepzero_sim.common.types import Array, is_number
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.solver.spec import SolverSpec
 
+#: Share of its size by which a parameter is varied to learn of the solver with.
+VARIED = 0.1
+
 
 @dataclass(frozen=True)
 class TrainedParameter:
@@ -153,10 +156,31 @@ class TrainedParams(nn.Module):
             columns[column] = (value[simulations] if one.per_simulation else value.expand(len(params))).to(params)
         return torch.stack(columns, dim=1)
 
-    def _value(self, column: int) -> torch.Tensor:
-        """Compute the values of a parameter, one for all or one a simulation."""
+    @torch.no_grad()
+    def samples(self, params: torch.Tensor, seed: int = 0) -> torch.Tensor:
+        """Return parameters `(B, K)` as varied as training may make them, by some :data:`VARIED` of their size.
+
+        Args:
+            params: Scenario parameters `(B, K)`.
+            seed: Seed of the variation.
+        """
+        generator, columns = torch.Generator().manual_seed(seed), list(params.unbind(dim=1))
+        for column in self.columns:
+            moves = VARIED * torch.randn(len(params), generator=generator, dtype=torch.float64)
+            values = torch.stack([self._value(column, float(move)) for move in moves])  # (B, 1 or S)
+            which = torch.arange(len(params)) % values.shape[1]
+            columns[column] = values[torch.arange(len(params)), which].to(params)
+        return torch.stack(columns, dim=1)
+
+    def _value(self, column: int, move: float = 0.0) -> torch.Tensor:
+        """Compute the values of a parameter, one for all or one a simulation.
+
+        Args:
+            column: Number of the parameter.
+            move: Change of the weight times the pace, `u`, from the present one.
+        """
         one, start = self._trained[self._names[column]], self.get_buffer(_start_name(column))
-        moved: torch.Tensor = one.pace * _size(start, one) * self.weights[str(column)]
+        moved: torch.Tensor = _size(start, one) * (one.pace * self.weights[str(column)] + move)
         if one.least is None and one.most is None:
             return start + moved
         if one.least is None or one.most is None:

@@ -43,6 +43,18 @@ def count_inputs(solver: Solver) -> int:
     return len(solver.solver.spec.inputs) if isinstance(solver, InputChannels) else 0
 
 
+def bounds_of_inputs(solver: Solver) -> tuple[Array, Array] | None:
+    """Return the least and the most of each channel of a solver's states, `(C, *1)`, infinite for none; None without any."""
+    fields = solver.solver.spec.inputs if isinstance(solver, InputChannels) else ()
+    if all(field.least is None and field.most is None for field in fields):
+        return None
+    own = solver.spec.state_shape[0] - len(fields)
+    least = [-np.inf] * own + [-np.inf if field.least is None else field.least for field in fields]
+    most = [np.inf] * own + [np.inf if field.most is None else field.most for field in fields]
+    form = (-1, *[1] * (len(solver.spec.state_shape) - 1))
+    return np.array(least, solver.spec.dtype).reshape(form), np.array(most, solver.spec.dtype).reshape(form)
+
+
 def take_with_inputs(
     step: Callable[[Array, Array | None], Array], states: Array, params: Array | None, inputs: Array | None
 ) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -273,3 +274,55 @@ def test_what_a_field_learnt_of_inputs_goes_with_it() -> None:
     given = case(twin, 4, seed=5)
     for one, other in zip(*(gradients(layer, given)[:2] for layer in layers), strict=True):
         assert torch.equal(one, other)
+
+
+class StrictBurgers(ViscousBurgers):
+    """The same, refusing what lies beyond the bounds of its viscosity, as a program would."""
+
+    def step(self, states: Any, params: Any = None, inputs: Any = None) -> Any:
+        assert inputs is not None and (inputs >= 0).all() and (inputs <= 0.1).all()
+        return super().step(states, params, inputs)
+
+
+@pytest.mark.parametrize("scheme", ["central", "forward"])
+@pytest.mark.parametrize("product", [dz.vjp.Coloured, dz.vjp.JacobianField])
+def test_probes_keep_within_the_bounds_of_inputs(scheme: Any, product: Any) -> None:
+    """At states whose fields lie at a bound, where a network's output is cut off, too: within the error of differences."""
+    solver = StrictBurgers()
+    spec = replace(solver.spec, inputs=(replace(solver.spec.inputs[0], most=0.1),))
+    solver.spec = spec
+    random = np.random.default_rng(0)
+    states = random.normal(size=(24, 1, 32))
+    fields = np.clip(random.normal(0.05, 0.06, size=(24, 1, 32)), 0, 0.1)
+    assert (fields == 0).any() and (fields == 0.1).any()
+    vjp = product(scheme=scheme) if product is dz.vjp.Coloured else product()
+    layer = dz.SolverLayer(solver, vjp)
+    layer.prepare(states, np.ones((24, 1)), fields)
+    given = [torch.from_numpy(values[:3]).requires_grad_() for values in (states, fields)]
+    weights = torch.from_numpy(random.normal(size=(3, 1, 32)))
+    (layer(given[0], torch.ones(3, 1).double(), given[1]) * weights).sum().backward()
+    exact = torch.autograd.grad((solver.advance(given[0], torch.ones(3, 1).double(), given[1]) * weights).sum(), given)
+    for found, expected in zip(given, exact, strict=True):
+        cosine = torch.nn.functional.cosine_similarity(found.grad.flatten(), expected.flatten(), dim=0)
+        assert cosine > (1 - 1e-6 if product is dz.vjp.Coloured else 0.98)
+
+
+def test_a_field_that_is_fitted_again_keeps_that_of_the_inputs() -> None:
+    """States that training comes to are far from the first: the field drifts, and is mended; inputs stay as good as they were."""
+    solver, random = ViscousBurgers(), np.random.default_rng(0)
+    product = dz.vjp.JacobianField(check_every=4)
+    layer = dz.SolverLayer(solver, product)
+    states, params, fields = case(solver, 24)
+    layer.prepare((0.02 * states).numpy(), params.numpy(), fields.numpy())
+    before = layer.backward_steps
+    for number in range(40):
+        given = (3 * states).clone().requires_grad_(), fields.clone().requires_grad_()
+        weights = torch.from_numpy(random.normal(size=states.shape))
+        (layer(given[0], params, given[1]) * weights).sum().backward()
+        if product.report.refits and number > 5:
+            break
+    assert product.report.refits and layer.backward_steps > before and product.report.of_inputs is not None
+    inputs = fields.clone().requires_grad_()
+    (exact,) = torch.autograd.grad((solver.advance(3 * states, params, inputs) * weights).sum(), inputs)
+    cosine = torch.nn.functional.cosine_similarity(given[1].grad.flatten(), exact.flatten(), dim=0)
+    assert cosine > 0.9

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
 
-from deepzero_sim.checks.gradient.layer_products import LayerProducts
+from deepzero_sim.checks.gradient.layer_products import LayerProducts, ParameterProducts
 from deepzero_sim.checks.gradient.parameter_gradients import ParameterGradients
 from deepzero_sim.checks.gradient.subject import SampleGradients, Subject
 from deepzero_sim.checks.gradient.sweep import Sweep
 from deepzero_sim.checks.gradient.truth import Agreement, Truth, measure_truth
-from deepzero_sim.common.requirements import require
+from deepzero_sim.common.requirements import require, require_one_of, require_that
+from deepzero_sim.common.types import to_array
 from deepzero_sim.coupling.layer import SolverLayer
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.estimators.base import Estimator
 from deepzero_sim.oracle.base import Oracle
 from deepzero_sim.solver.contract import DifferentiableSolver
+from deepzero_sim.solver.stepped_inputs import count_inputs
+from deepzero_sim.solver.validation import check_states
+
+#: Arguments of a step that a layer gives gradients of.
+Argument: TypeAlias = Literal["states", "inputs", "params"]
 
 
 @dataclass(frozen=True)
@@ -100,6 +106,7 @@ def check_gradient(
     estimator: Estimator | None = None,
     directions: int = 64,
     seed: int = 0,
+    of: Argument = "states",
 ) -> GradientCheck:
     """Compare a gradient with the true one: cosine and norm ratio, and what it cost in solver steps.
 
@@ -110,18 +117,20 @@ def check_gradient(
 
     Args:
         subject: Layer or oracle whose gradient is checked.
-        batches: One batch of a layer, `(states, params)`, `(B, C, *N)` and `(B, K)` or None, or `states` alone; one or more
-            batches of an oracle, as it takes them.
+        batches: One batch of a layer, `(states, params)`, `(B, C, *N)` and `(B, K)` or None, or `states` alone, or with the
+            fields that the solver reads as a third, `(B, U, *N)`; one or more batches of an oracle, as it takes them.
         twin: Differentiable solver that takes the same step.
         estimator: Estimator of an oracle's gradient; BackPropagation if None, past the solver as its loop says.
         directions: Number of directions along which slopes are measured, at every sample.
         seed: Seed of cotangents and directions.
+        of: Argument of a layer that its gradient is taken with respect to: ``"states"``, ``"inputs"``, the fields that the
+            solver reads besides them, or ``"params"``, in units of each.
 
     Raises:
         ConfigError: An argument cannot be used, or answers change from call to call.
         SolverError: The solver failed.
     """
-    tested = _as_subject(subject, batches, estimator, seed)
+    tested = _as_subject(subject, batches, estimator, seed, of)
     return compare_with_truth(measure_truth(tested, twin, directions, seed), tested.estimate())
 
 
@@ -137,8 +146,12 @@ def compare_with_truth(truth: Truth, gradients: SampleGradients, once: int = 0) 
     return GradientCheck(truth.exact is not None, tuple(truth.agreements(gradients.gradients)), truth.sweep, steps)
 
 
-def _as_subject(subject: SolverLayer | Oracle, batches: Sequence[Any], estimator: Estimator | None, seed: int) -> Subject:
+def _as_subject(
+    subject: SolverLayer | Oracle, batches: Sequence[Any], estimator: Estimator | None, seed: int, of: Argument
+) -> Subject:
+    require_one_of(of, get_args(Argument), "of")
     if isinstance(subject, Oracle):
+        require(of == "states", "the gradient of an oracle is that of its network, so of must be left out", of)
         return ParameterGradients(subject, batches, estimator, seed)
     if not isinstance(subject, SolverLayer):
         raise ConfigError(f"a dz.SolverLayer or an oracle has a gradient to be checked, not {type(subject).__name__}.")
@@ -147,12 +160,22 @@ def _as_subject(subject: SolverLayer | Oracle, batches: Sequence[Any], estimator
     expected = "a layer is checked at one batch, (states, params)"
     require(len(batches) == 1, expected, len(batches), "put its states together")
     (batch,) = batches
-    if isinstance(batch, torch.Tensor | np.ndarray):
-        return LayerProducts(subject, batch, None, seed + 1)
-    if not isinstance(batch, tuple | list) or len(batch) != 2:
+    parts = (batch,) if isinstance(batch, torch.Tensor | np.ndarray) else batch
+    most = 3 if count_inputs(subject.solver) else 2
+    if not isinstance(parts, tuple | list) or not 1 <= len(parts) <= most:
         raise ConfigError(f"a layer is checked at states or (states, params), not {type(batch).__name__} of another make.")
-    states, params = batch
-    return LayerProducts(subject, states, params, seed + 1)  # the directions have the seed itself
+    states, params, inputs = (*parts, None, None)[:3]
+    taken = subject.with_inputs(torch.as_tensor(states), None if inputs is None else torch.as_tensor(inputs))
+    spec = subject.solver.spec
+    check_states(spec, to_array(taken), "the states at which a gradient is checked", "check the data")
+    require_that(len(taken) > 0, "a gradient is checked at one state or more, but none were given: pass states (B, C, *N).")
+    if of == "inputs" and not count_inputs(subject.solver):
+        raise ConfigError(f"solver {spec.name!r} reads no inputs, so that there is no gradient of them: leave out of.")
+    if of != "params":
+        return LayerProducts(subject, taken, params, seed + 1, of == "inputs")  # the directions have the seed itself
+    if params is None:
+        raise ConfigError("a gradient of params needs some: pass (states, params) with params (B, K).")
+    return ParameterProducts(subject, taken, torch.as_tensor(params), seed + 1)
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -16,6 +16,7 @@ from deepzero_sim.common.types import to_array, to_array_or_none
 from deepzero_sim.errors import ConfigError, NonFiniteError, SolverError
 from deepzero_sim.solver.contract import DifferentiableSolver, Solver
 from deepzero_sim.solver.spec import SolverSpec
+from deepzero_sim.solver.stepped_inputs import with_input_channels
 from deepzero_sim.solver.stepping import checked_step, differentiable_step
 
 #: Largest difference between a twin's step and the solver's, relative to the step's change: they may round and solve otherwise.
@@ -139,6 +140,48 @@ def require_same_step(twin: DifferentiableSolver, solver: Solver, states: torch.
             f"a twin takes the solver's step, but {twin.spec.name!r} and {solver.spec.name!r} are {apart:.3g} apart after a "
             f"step that changes {change:.3g}: check its settings and units."
         )
+
+
+def step_of_twin(twin: DifferentiableSolver, solver: Solver, states: torch.Tensor, params: torch.Tensor | None) -> torch.Tensor:
+    """Take the step of a twin under autograd, after a look at whether it is the solver's, `(B, C, *N)`.
+
+    Args:
+        twin: Differentiable solver.
+        solver: Solver whose twin it is, with its inputs as channels if it reads any.
+        states: States, `(B, C, *N)`.
+        params: Scenario parameters, `(B, K)`, or None.
+
+    Raises:
+        ConfigError: It is no twin, or has no gradient.
+        SolverError: The solver failed.
+    """
+    if isinstance(twin, DifferentiableSolver):
+        channels = with_input_channels(twin)
+        assert isinstance(channels, DifferentiableSolver)
+        twin = channels
+    require_twin(twin, solver.spec)
+    require_same_step(twin, solver, states[:1].detach(), None if params is None else params[:1].detach())
+    advanced = differentiable_step(twin, states, params)
+    if not bool(torch.isfinite(advanced).all()):
+        raise NonFiniteError(f"what the twin {twin.spec.name!r} returned must be finite, but it holds NaN or infinity.")
+    if not advanced.requires_grad:
+        raise ConfigError(
+            f"the twin {twin.spec.name!r} has no gradient: look for detach(), no_grad() or numpy in differentiable_step."
+        )
+    return advanced
+
+
+def size_of_step(solver: Solver, state: torch.Tensor, params: torch.Tensor | None) -> float:
+    """Return the norm of what a solver's step makes of a state, `(1, C, *N)`, by two steps that must agree.
+
+    Raises:
+        ConfigError: They do not.
+        SolverError: The solver failed.
+    """
+    first, second = (checked_step(solver, to_array(state), to_array_or_none(params)) for _ in range(2))
+    apart = np.abs(first - second).max()
+    require_same_answer(np.array_equal(first, second), f"solver {solver.spec.name!r}", f"states up to {apart:.3g} apart")
+    return float(np.linalg.norm(first.astype(np.float64)))
 
 
 def require_same_answer(same: bool, who: str, answers: str) -> None:

@@ -25,6 +25,8 @@ class Differences:
     the curvature then add up to nothing in products with a whole Jacobian. On the wake that made them as good as central ones,
     for half the solver steps.
 
+    Inputs of a step that lie at their bounds are moved inwards by the length of a probe first: a solver need not take others.
+
     Args:
         step_size: Length of a probe, `mu`, in units of the root mean square of the channel that is changed; None for the one
             that balances rounding with curvature: central, `eps^(1/3)` (Nocedal and Wright, Numerical Optimization, section
@@ -61,12 +63,16 @@ class Differences:
         """
         step = self._steps(state, directions)
         many = None if params is None else np.repeat(params[None], len(directions), axis=0)
+        bounds = probes.bounds
+        moved = _leave_room(state, step * directions, bounds)
         if self.scheme == "forward":
+            if moved is not state:
+                advanced = probes(moved[None], None if params is None else params[None])[0]
             signs = np.random.default_rng(_SEED).choice(np.array([1, -1], state.dtype), len(directions))
             step = step * signs.reshape(step.shape)
-            return np.asarray((probes(state + step * directions, many) - advanced) / step)
-        plus = probes(state + step * directions, many)
-        return np.asarray((plus - probes(state - step * directions, many)) / (2 * step))
+            return np.asarray((probes(_clip(moved + step * directions, bounds), many) - advanced) / step)
+        plus = probes(_clip(moved + step * directions, bounds), many)
+        return np.asarray((plus - probes(_clip(moved - step * directions, bounds), many)) / (2 * step))
 
     def pairs(self, probes: SolverProbe, states: Array, params: Array | None, directions: Array) -> tuple[Array, Array]:
         """Measure one product at each state by central differences, whose two steps give the state's own step too.
@@ -84,7 +90,10 @@ class Differences:
             [self._steps(state, direction[None]) for state, direction in zip(states, directions, strict=True)]
         )
         both = None if params is None else np.concatenate([params, params])
-        ahead, behind = np.split(probes(np.concatenate([states + step * directions, states - step * directions]), both), 2)
+        bounds, moves = probes.bounds, step * directions
+        if bounds is not None:
+            states = np.stack([_leave_room(state, move[None], bounds) for state, move in zip(states, moves, strict=True)])
+        ahead, behind = np.split(probes(_clip(np.concatenate([states + moves, states - moves]), bounds), both), 2)
         return (ahead + behind) / 2, (ahead - behind) / (2 * step)
 
     def lengths(self, state: Array, directions: Array) -> Array:
@@ -112,6 +121,26 @@ class Differences:
                 f"step_size {share:g} of states whose channels have sizes {sizes} is beyond {state.dtype}: take a smaller one."
             )
         return np.asarray((2.0**exponents).astype(state.dtype).reshape(-1, *[1] * state.ndim))
+
+
+def _leave_room(state: Array, moves: Array, bounds: tuple[Array, Array] | None) -> Array:
+    """Move a state inwards, so that it can be moved by any of some moves, `(n, C, *N)`, either way; itself if it can be.
+
+    Args:
+        state: Solver state, `(C, *N)`.
+        moves: Moves.
+        bounds: Least and most of each channel, `(C, *1)`, or None.
+    """
+    if bounds is None:
+        return state
+    reach = np.minimum(np.abs(moves).max(0, initial=0), (bounds[1] - bounds[0]) / 2)
+    moved = np.clip(state, bounds[0] + reach, bounds[1] - reach)
+    return state if np.array_equal(moved, state) else moved
+
+
+def _clip(states: Array, bounds: tuple[Array, Array] | None) -> Array:
+    """Hold states within bounds, which rounding may pass."""
+    return states if bounds is None else np.clip(states, *bounds)
 
 
 def channel_sizes(state: Array) -> Array:

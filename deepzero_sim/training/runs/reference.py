@@ -22,6 +22,7 @@ from deepzero_sim.solver.build import build_solver
 from deepzero_sim.solver.contract import Solver
 from deepzero_sim.solver.failure_policy import FailurePolicy
 from deepzero_sim.solver.spec import SolverSpec
+from deepzero_sim.solver.stepped_inputs import with_inputs_at_rest
 from deepzero_sim.solver.stepping import step_all
 from deepzero_sim.training.runs.folders import within
 from deepzero_sim.training.runs.trust import without_trust, words_of
@@ -96,7 +97,7 @@ def reference_of(data: Trajectories, spec: SolverSpec, folders: Sequence[Path] =
         f"imported or run ({untrusted}): make them here with 'deepzero-sim generate'.",
     )
     with within(folder):
-        solver = build_solver(simulations.reference)
+        solver = with_inputs_at_rest(build_solver(simulations.reference))
     require_data(
         math.isclose(solver.spec.dt, spec.dt, rel_tol=ROUNDING),
         f"a step of {solver.spec.name!r} is {solver.spec.dt:g} long, one of the coarse solver {spec.dt:g}.",

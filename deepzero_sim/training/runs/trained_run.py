@@ -14,7 +14,7 @@ from torch import nn
 from deepzero_sim.common.components import Component
 from deepzero_sim.common.module_state import cast
 from deepzero_sim.common.settings import hints, read
-from deepzero_sim.common.types import Array
+from deepzero_sim.common.types import Array, to_array
 from deepzero_sim.coupling.couplings import Coupling
 from deepzero_sim.coupling.loop import SolverLoop
 from deepzero_sim.coupling.losses import Rollout
@@ -22,8 +22,9 @@ from deepzero_sim.coupling.losses.base import Measure
 from deepzero_sim.coupling.trained_params import TrainedParameter
 from deepzero_sim.datasets.metadata_keys import MetadataKey
 from deepzero_sim.datasets.source import DataSource, Source, source_from
-from deepzero_sim.datasets.trajectories import Trajectories
+from deepzero_sim.datasets.trajectories import Trajectories, as_batch
 from deepzero_sim.errors import ConfigError, RunError
+from deepzero_sim.execution.threads import single_threaded
 from deepzero_sim.models.build import build_network
 from deepzero_sim.models.corrector import CORRECTORS, Corrector, NoCorrection
 from deepzero_sim.solver.build import build_solver
@@ -40,6 +41,9 @@ from deepzero_sim.training.validation import restore_trained
 
 #: States of the training data that a vector-Jacobian product is prepared with.
 SAMPLES = 256
+
+#: Complete frames from which rollouts show more states, where most were not observed.
+STARTS = 8
 
 
 def build_corrector(network: Component, spec: SolverSpec, seed: int, coupling: Coupling | None = None) -> nn.Module:
@@ -91,11 +95,30 @@ def sample_states(data: Trajectories) -> tuple[Array, Array | None]:
     Of data with values that were not observed, they are those of complete frames.
     """
     simulations, times = data.frames.shape[:2]
-    whole = np.arange(simulations * times)
-    if data.unobserved:
-        whole = np.flatnonzero(data.complete)
+    whole = np.flatnonzero(data.complete)
     places = np.unravel_index(whole[np.linspace(0, len(whole) - 1, SAMPLES, dtype=int)], (simulations, times))
     return data.frames[places], data.params[places[0]] if data.params.shape[1] else None
+
+
+def states_on_the_way(loop: SolverLoop, data: Trajectories, steps: int) -> tuple[Array, Array | None]:
+    """Return states that a loop passes from complete frames of data on, `(B, C, *N)`, and their parameters, `(B, K)` or None.
+
+    Its probes count the solver steps that this takes.
+
+    Args:
+        loop: Loop, with the network and parameters that training starts with.
+        data: Training data, most of whose values were not observed.
+        steps: Steps of a rollout in training.
+    """
+    whole = np.argwhere(data.complete)
+    places = whole[np.linspace(0, len(whole) - 1, min(len(whole), STARTS), dtype=int)]
+    states, params = data.frames[tuple(places.T)], data.params[places[:, 0]] if data.params.shape[1] else None
+    given = None if params is None else torch.from_numpy(params)
+    with torch.no_grad(), single_threaded():
+        rollout, account = loop.rollout_with_account(torch.from_numpy(states), given, steps)
+    loop.layer.probes.count(account)
+    passed = np.concatenate([states[:, None], to_array(rollout)], axis=1)
+    return as_batch(passed, np.empty((len(passed), 0)) if params is None else params)
 
 
 # ---- run folders

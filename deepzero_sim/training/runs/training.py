@@ -24,6 +24,7 @@ from deepzero_sim.coupling.losses import Observed, Rollout
 from deepzero_sim.coupling.losses.named import build_loss
 from deepzero_sim.coupling.named_gradients import SolverGradient
 from deepzero_sim.coupling.trained_params import TrainedParams, module_of
+from deepzero_sim.coupling.vjp.analytic import Detached, Exact, StraightThrough
 from deepzero_sim.coupling.vjp.base import VectorJacobianProduct
 from deepzero_sim.datasets.batches import UnrolledBatches, require_long_enough
 from deepzero_sim.datasets.fitting.one_step_error import OneStepError, of_first_steps, of_some_frames
@@ -57,7 +58,7 @@ from deepzero_sim.training.runs.origin import in_words_of_run
 from deepzero_sim.training.runs.settings import MethodChoice, TrainSettings
 from deepzero_sim.training.runs.start import Start, claim_folder
 from deepzero_sim.training.runs.trained_params import params_at_start, params_of
-from deepzero_sim.training.runs.trained_run import run_settings, sample_states, starting_network
+from deepzero_sim.training.runs.trained_run import run_settings, sample_states, starting_network, states_on_the_way
 from deepzero_sim.training.runs.unrolls import Unrolls
 from deepzero_sim.training.runs.validation import (
     ROLLOUTS,
@@ -400,7 +401,11 @@ class _Training:
         vjp.adopt_defaults(run.path / JACOBIANS, steps // 2)
         if self._start.done is not None:
             return
-        states, params = sample_states(self._data)
+        if self._data.unobserved and not isinstance(vjp, Detached | StraightThrough | Exact):
+            states, params = states_on_the_way(loop, self._data, self._unrolls.longest)
+        else:
+            states, params = sample_states(self._data)
+        params = loop.sample_params(params)
         with single_threaded():
             vjp.prepare(loop.samples(states, params), params, loop.layer.probes)
         if vjp.report is not None:

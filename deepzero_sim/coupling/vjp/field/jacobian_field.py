@@ -29,7 +29,6 @@ from deepzero_sim.coupling.vjp.field.drift import (
     count_failure,
 )
 from deepzero_sim.coupling.vjp.field.field_report import FALLBACK, FieldReport
-from deepzero_sim.coupling.vjp.field.fitting import Field
 from deepzero_sim.coupling.vjp.field.measuring import Recipe, measure_again, measure_field
 from deepzero_sim.coupling.vjp.field.probing import CHAINS, LENGTH
 from deepzero_sim.coupling.vjp.field.saved_field import (
@@ -37,6 +36,7 @@ from deepzero_sim.coupling.vjp.field.saved_field import (
     check_field,
     field_from_tensors,
 )
+from deepzero_sim.coupling.vjp.field.scaled_field import ScaledField
 from deepzero_sim.coupling.vjp.field.search import ROUND
 from deepzero_sim.coupling.vjp.jacobian_file import JacobianFile, identify, path_or_none
 from deepzero_sim.coupling.vjp.stored_arrays import StoredArrays
@@ -122,8 +122,8 @@ class JacobianField(VectorJacobianProduct):
         self.report: FieldReport | None = None
         self._differences = Differences(step_size, "central")
         self._tensors: dict[str, Array] = {}
-        self._field: Field | None = None
-        self._of_inputs: tuple[Field, Array] | None = None
+        self._field: ScaledField | None = None
+        self._of_inputs: ScaledField | None = None
         self._drift = self._no_drift()
 
     def _most(self, spec: SolverSpec) -> int:
@@ -169,43 +169,38 @@ class JacobianField(VectorJacobianProduct):
 
     def _load(self) -> FieldReport:
         """Make the field of its arrays; return its report."""
-        self._field, self._sizes, report = field_from_tensors(self._tensors)
-        parts = {name.removeprefix(INPUTS): array for name, array in self._tensors.items() if name.startswith(INPUTS)}
-        self._of_inputs = None
+        field, units, report = field_from_tensors(self._tensors)
+        self._field, self._of_inputs = ScaledField(field, units), None
+        parts = {name.removeprefix(INPUTS): array for name, array in self._tensors_of_inputs().items()}
         if parts:
-            inputs, units, of_inputs = field_from_tensors(parts)
-            self._of_inputs, report = (inputs, units), replace(report, of_inputs=of_inputs)
+            field, units, of_inputs = field_from_tensors(parts)
+            self._of_inputs, report = ScaledField(field, units), replace(report, of_inputs=of_inputs)
         self.report = report
         return report
+
+    def _tensors_of_inputs(self) -> dict[str, Array]:
+        """Return the arrays of the field of the inputs, by their names among all."""
+        return {name: array for name, array in self._tensors.items() if name.startswith(INPUTS)}
 
     def product(self, taken: StepTaken, cotangents: Array, probes: SolverProbe) -> Array:
         self._begin(taken, probes)
         self._look_for_drift(taken, probes)
-        field, sizes, params = self._begin(taken, probes), self._sizes, taken.params
-        product = field.vjp(taken.states / sizes, taken.advanced / sizes, params, cotangents * sizes) / sizes
-        if self._of_inputs is not None:
-            inputs, units = self._of_inputs
-            own = probes.own_channels
-            theirs = inputs.vjp(taken.states / units, taken.advanced / units, params, cotangents * units) / units
-            product = np.concatenate([product[:, :own], theirs[:, own:]], axis=1)
-        return np.asarray(product, dtype=cotangents.dtype)
+        product, own = self._begin(taken, probes).vjp(taken, cotangents), probes.own_channels
+        if self._of_inputs is None:
+            return product
+        return np.concatenate([product[:, :own], self._of_inputs.vjp(taken, cotangents)[:, own:]], axis=1)
 
     def jvp(self, taken: StepTaken, directions: Array, probes: SolverProbe) -> Array:
-        field, sizes, own = self._begin(taken, probes), self._sizes, probes.own_channels
+        field, own = self._begin(taken, probes), probes.own_channels
         if self._of_inputs is None:
-            return self._jvp_of(field, sizes, taken, directions)
+            return field.jvp(taken, directions)
         alone, inputs = directions.copy(), directions.copy()
         alone[:, own:] = inputs[:, :own] = 0
-        product = self._jvp_of(field, sizes, taken, alone) + self._jvp_of(*self._of_inputs, taken, inputs)
+        product = field.jvp(taken, alone) + self._of_inputs.jvp(taken, inputs)
         product[:, own:] = directions[:, own:]
         return product
 
-    @staticmethod
-    def _jvp_of(field: Field, sizes: Array, taken: StepTaken, directions: Array) -> Array:
-        product = field.jvp(taken.states / sizes, taken.advanced / sizes, taken.params, directions / sizes)
-        return np.asarray(product * sizes, dtype=directions.dtype)
-
-    def _begin(self, taken: StepTaken, probes: SolverProbe) -> Field:
+    def _begin(self, taken: StepTaken, probes: SolverProbe) -> ScaledField:
         """Return the field; measure or restore it if there is none yet."""
         if self._field is None:
             if self._tensors:
@@ -222,7 +217,8 @@ class JacobianField(VectorJacobianProduct):
         if self.check_every is None or "mean" not in self._tensors:  # a field of the first versions has no such errors
             return
         for visit in self._drift.visit(taken):
-            field, units = self._begin(taken, probes), Units(self._sizes, self._tensors["mean"])
+            scaled = self._begin(taken, probes)
+            field, units = scaled.field, Units(scaled.units, self._tensors["mean"])
             assert self.report is not None
             if self._drift.over:
                 return
@@ -256,7 +252,7 @@ class JacobianField(VectorJacobianProduct):
         elif refit.now > MENDED * refit.was:
             drift.stop(f"{off}, and a refit of {steps} solver steps did not mend it", probes)
         else:
-            self._tensors = refit.tensors
+            self._tensors = refit.tensors | self._tensors_of_inputs()
             refitted = self._load()
             drift.begin_anew(steps)
             errors = f"through {LENGTH} steps from {refit.was:.2g} to {refit.now:.2g}"
