@@ -17,8 +17,11 @@ RIDGE, NEAR = 1e-2, 2.0
 #: Most iterations, the share of the right-hand side at which they end, and the least share of the mean of a diagonal.
 ITERATIONS, ENOUGH, FLOOR = 60, 3e-3, 1e-3
 
-#: Most values of a piece of work, which bounds temporary arrays.
-PIECE = 2**22
+#: Most values of a piece of work, so that its temporary arrays stay in the cache of a processor.
+PIECE = 2**19
+
+#: Most bytes of transforms that are kept from one iteration to the next.
+KEPT = 2**27
 
 
 class Term(NamedTuple):
@@ -65,6 +68,7 @@ class KernelEquations:
     def __init__(self, grid: KernelGrid, terms: Sequence[Term], channels: int, after: Array | None = None) -> None:
         self._grid, self._terms, self._after = grid, _in_single_precision(terms), after
         self._count = len(terms[0].inputs)
+        self._kept: dict[tuple[int, int], Array] = {}
         self._size = grid.size * max(channels, terms[0].inputs.shape[1])
         power = [self._power(term) for term in terms]
         self._diagonal = np.stack(power)[:, None, None]
@@ -74,11 +78,21 @@ class KernelEquations:
     def _pieces(self) -> Iterator[slice]:
         return pieces(self._count, self._size)
 
+    def _transform(self, inputs: Array, part: slice) -> Array:
+        """Transform the inputs of some probes, which iterations ask for again and again: kept while there is room."""
+        key = id(inputs), part.start
+        if key not in self._kept:
+            transform = self._grid.transform(inputs[part])
+            if sum(one.nbytes for one in self._kept.values()) + transform.nbytes > KEPT:
+                return transform
+            self._kept[key] = transform
+        return self._kept[key]
+
     def _power(self, term: Term) -> Array:
         """Sum the inputs' spectra, times the mean square of the weight: `(*K)`, a diagonal of the normal equations."""
         total: Array | float = 0.0
         for part in self._pieces():
-            total = total + np.square(np.abs(self._grid.transform(term.inputs[part]))).mean(1).sum(0)
+            total = total + np.square(np.abs(self._transform(term.inputs, part))).mean(1).sum(0)
         square = 1.0 if term.weights is None else float(np.square(term.weights, dtype=np.float64).mean())
         return np.asarray(total * square)
 
@@ -89,7 +103,7 @@ class KernelEquations:
         inputs, transform = None, np.zeros(0, dtype=self._terms[0].inputs.dtype)
         for term, kernel in zip(self._terms, kernels, strict=True):
             if term.inputs is not inputs:
-                inputs, transform = term.inputs, self._grid.transform(term.inputs[part])
+                inputs, transform = term.inputs, self._transform(term.inputs, part)
             values = self._grid.values(convolve(kernel, transform))
             if term.weights is None:
                 plain = plain + values
@@ -108,7 +122,7 @@ class KernelEquations:
             filtered = self._grid.values(correlate(self._after, self._grid.transform(residual)))
         for term in self._terms:
             if term.inputs is not inputs:
-                inputs, transform = term.inputs, np.conj(self._grid.transform(term.inputs[part]))
+                inputs, transform = term.inputs, np.conj(self._transform(term.inputs, part))
             outputs = self._grid.transform(residual if term.weights is None else term.weights[part, None] * filtered)
             found.append(np.einsum("po...,pc...->oc...", outputs, transform))
         return np.stack(found)
