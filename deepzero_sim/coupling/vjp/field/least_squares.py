@@ -68,7 +68,7 @@ class KernelEquations:
     def __init__(self, grid: KernelGrid, terms: Sequence[Term], channels: int, after: Array | None = None) -> None:
         self._grid, self._terms, self._after = grid, _in_single_precision(terms), after
         self._count = len(terms[0].inputs)
-        self._kept: dict[tuple[int, int], Array] = {}
+        self._kept: dict[tuple[int, int, int], Array] = {}
         self._size = grid.size * max(channels, terms[0].inputs.shape[1])
         power = [self._power(term) for term in terms]
         self._diagonal = np.stack(power)[:, None, None]
@@ -80,7 +80,7 @@ class KernelEquations:
 
     def _transform(self, inputs: Array, part: slice) -> Array:
         """Transform the inputs of some probes, which iterations ask for again and again: kept while there is room."""
-        key = id(inputs), part.start
+        key = id(inputs), part.start, part.stop
         if key not in self._kept:
             transform = self._grid.transform(inputs[part])
             if sum(one.nbytes for one in self._kept.values()) + transform.nbytes > KEPT:
