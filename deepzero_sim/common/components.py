@@ -60,6 +60,9 @@ OWN = Kind("something of deepzero_sim or of a file of yours", lambda made: _pack
 #: Beginning of the names of objects that were handed over in Python.
 HANDED = "handed-over-"
 
+#: Parts that are handed over again when a run is used.
+_LOADED = ("solver", "network", "coupling")
+
 _handed: dict[str, Any] = {}
 
 
@@ -82,9 +85,12 @@ def hand_over(objects: Mapping[str, Any]) -> Iterator[None]:
 def _resolve_handed_over(name: str) -> Any:
     if name not in _handed:
         what = name.removeprefix(HANDED).partition("-")[0]
+        by = f"dz.train({what}=..., run=path)"
+        if what in _LOADED:
+            by = f"dz.load_run(path, {what}=...) or {by}"
         raise ConfigError(
-            f"the {what} of this run, {name!r}, was an object in Python, which no file can make: hand it over again, by "
-            f"dz.load_run(path, {what}=...) or dz.train({what}=..., run=path), or name it as file.py:Name next time."
+            f"the {what} of this run, {name!r}, was an object in Python, which no file can make: hand it over again, by {by}, "
+            "or name it as file.py:Name next time."
         )
     return _handed[name]
 

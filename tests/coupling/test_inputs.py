@@ -308,7 +308,7 @@ def test_probes_keep_within_the_bounds_of_inputs(scheme: Any, product: Any) -> N
 
 
 def test_a_field_that_is_fitted_again_keeps_that_of_the_inputs() -> None:
-    """States that training comes to are far from the first: the field drifts, and is mended; inputs stay as good as they were."""
+    """States that training comes to are far from the first: the field drifts and is mended; inputs stay as good as before."""
     solver, random = ViscousBurgers(), np.random.default_rng(0)
     product = dz.vjp.JacobianField(check_every=4)
     layer = dz.SolverLayer(solver, product)

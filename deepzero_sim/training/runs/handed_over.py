@@ -18,6 +18,7 @@ from deepzero_sim.common.components import HANDED, Component
 from deepzero_sim.common.files import digest
 from deepzero_sim.common.requirements import require_type
 from deepzero_sim.common.types import Array
+from deepzero_sim.coupling.couplings import After, Before, Coupling, Inside
 from deepzero_sim.coupling.losses.base import Loss
 from deepzero_sim.datasets import trajectories
 from deepzero_sim.datasets.source import DataSource
@@ -34,6 +35,9 @@ NetworkLike: TypeAlias = nn.Module | Callable[..., nn.Module] | str | Component 
 
 #: A loss, or its name, alone or with arguments.
 LossLike: TypeAlias = Loss | str | Component | Mapping[str, Any]
+
+#: A coupling, or its name, alone or with arguments.
+CouplingLike: TypeAlias = Coupling | str | Component | Mapping[str, Any]
 
 #: Trajectories, arrays of them, `(frames, params)` or `frames`, or where they lie.
 DataLike: TypeAlias = str | Path | DataSource | Mapping[str, Any] | Trajectories | tuple[Any, ...] | Array
@@ -94,6 +98,18 @@ class HandedOver:
         if isinstance(loss, Loss):
             return self._add("loss", digest([_kind(loss), json.dumps(_arguments(loss), default=_kind)]), lambda: loss)
         return as_component(loss, "loss must be a loss of dz.losses or its name")
+
+    def add_coupling(self, coupling: CouplingLike) -> Component:
+        """Return the component that stands for a coupling: those of this package go by their names.
+
+        Raises:
+            ConfigError: It is none.
+        """
+        if isinstance(coupling, After | Before | Inside):
+            return Component(f"deepzero_sim.couplings.{type(coupling).__name__}")
+        if isinstance(coupling, Coupling):
+            return self._add("coupling", digest([_kind(coupling)]), lambda: coupling)
+        return as_component(coupling, "coupling must be a coupling of dz.couplings or its name")
 
     def _add(self, what: str, key: str, value: Any) -> Component:
         name = f"{HANDED}{what}-{key[:16]}"

@@ -27,6 +27,7 @@ from deepzero_sim.training.runs.comparison import cost
 from deepzero_sim.training.runs.console import train_in_silence, train_stages
 from deepzero_sim.training.runs.folders import last_stage, origin_of
 from deepzero_sim.training.runs.handed_over import (
+    CouplingLike,
     DataLike,
     HandedOver,
     NetworkLike,
@@ -131,6 +132,8 @@ def _settings(
         made["differentiable_solver"] = handed.add_solver(made["differentiable_solver"], "differentiable_solver")
     if made.get("loss") is not None:
         made["loss"] = handed.add_loss(made["loss"])
+    if made.get("coupling") is not None:
+        made["coupling"] = handed.add_coupling(made["coupling"])
     for key, kind in hints(TrainSettings).items():
         if keys_of(kind) is Component and isinstance(made.get(key), str):
             made[key] = as_component(made[key], f"{key} must be a name")
@@ -142,7 +145,12 @@ def _settings(
 
 
 def load_run(
-    path: str | Path, *, trust: bool = False, solver: SolverLike | None = None, network: NetworkLike | None = None
+    path: str | Path,
+    *,
+    trust: bool = False,
+    solver: SolverLike | None = None,
+    network: NetworkLike | None = None,
+    coupling: CouplingLike | None = None,
 ) -> TrainedLoop:
     """Load the loop of a run that was trained, ready for `rollout`.
 
@@ -152,6 +160,7 @@ def load_run(
         solver: Solver, if it was an object in Python when the run was trained, or in place of the one that the run names: of
             the same spec.
         network: Network, or what makes it, in the same way; its weights are those of the run.
+        coupling: Coupling, if it was an object of a class of your own when the run was trained.
 
     Raises:
         RunError: There is no trained run, it needs trust, or it was trained with another solver or network.
@@ -163,11 +172,17 @@ def load_run(
     handed, settings = HandedOver(), run_settings(folder)
     own_solver = None if solver is None else handed.add_solver(solver)
     own_network = None if network is None else handed.add_network(network)
-    for what, made, recorded in (("solver", own_solver, settings.solver), ("network", own_network, settings.network)):
+    own_coupling = None if coupling is None else handed.add_coupling(coupling)
+    given = (
+        ("solver", own_solver, settings.solver),
+        ("network", own_network, settings.network),
+        ("coupling", own_coupling, settings.coupling),
+    )
+    for what, made, recorded in given:
         if made is not None and recorded.name.startswith(HANDED):
             _require_same(folder, what, made, recorded)
     with hand_over(handed.objects):
-        loop = trained_loop(folder, solver=own_solver, network=own_network)
+        loop = trained_loop(folder, solver=own_solver, network=own_network, coupling=own_coupling)
     if own_solver is not None and not settings.solver.name.startswith(HANDED):
         _require_spec(folder, settings, loop.solver.spec)
     for sentence in code_warnings({str(folder): folder}):
@@ -180,7 +195,7 @@ _trust = trust
 
 def _require_same(folder: Path, what: str, made: Component, recorded: Component) -> None:
     if made.name != recorded.name:
-        alike = "class and spec" if what == "solver" else "class and sizes of weights"
+        alike = {"solver": "class and spec", "network": "class and sizes of weights", "coupling": "class"}[what]
         raise RunError(
             f"{folder} was trained with a {what} of another {alike} than the one that was handed over: use that one."
         )

@@ -216,6 +216,7 @@ def trained_loop(
     *,
     solver: Component | None = None,
     network: Component | None = None,
+    coupling: Component | None = None,
 ) -> SolverLoop:
     """Build a run's solver with its trained corrector.
 
@@ -224,14 +225,15 @@ def trained_loop(
         load: Function that reads the checkpoint of a folder.
         solver: Solver in place of the run's own, found from the current folder; None for that of the run.
         network: Network in place of the run's own; its weights are those of the run.
+        coupling: Coupling in place of the run's own.
 
     Raises:
         RunError: The folder holds no trained run, or its settings name what nobody has trusted here, see :func:`trust`.
     """
     path = last_stage(path)
     settings = run_settings(path)
-    given = {key: part for key, part in (("solver", solver), ("network", network)) if part is not None}
-    needed = {key: part for key, part in settings.parts.items() if key not in given}
+    replaced = {"solver": solver, "network": network, "coupling": coupling}
+    needed = {key: part for key, part in settings.parts.items() if replaced.get(key) is None}
     if parts := without_trust(needed, settings.origin):
         listed = "; ".join(f"{key} {words_of(part)}" for key, part in parts.items())
         raise RunError(
@@ -243,14 +245,14 @@ def trained_loop(
     if settings.method == "SRC":
         return SolverLoop(built, NoCorrection(), on_failure=settings.on_failure)
     with within(settings.origin if network is None else None):
-        coupling = build_coupling(settings.coupling)
-        corrector = build_corrector(settings.network if network is None else network, built.spec, settings.seed, coupling)
+        acting = build_coupling(settings.coupling if coupling is None else coupling)
+        corrector = build_corrector(settings.network if network is None else network, built.spec, settings.seed, acting)
     checkpoint = load(path)
     require_within(progress_of(checkpoint, path), settings.updates, path)
     restore_trained(corrector, without_params(checkpoint), path)
     trained = params_of(checkpoint, settings.train_params, built.spec, path)
     longest = Unrolls.of(settings.unroll).longest
-    return SolverLoop(built, corrector, longest, on_failure=settings.on_failure, coupling=coupling, trained_params=trained)
+    return SolverLoop(built, corrector, longest, on_failure=settings.on_failure, coupling=acting, trained_params=trained)
 
 
 def differences_accepted_by(*paths: Path) -> list[str]:

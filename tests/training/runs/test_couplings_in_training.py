@@ -193,3 +193,45 @@ def drawn(spec, inside) -> torch.nn.Module:
     torch.nn.init.normal_(network.network[-1].weight, std=0.1)
     return network
 """
+
+
+class Half(dz.couplings.Coupling):
+    """Half of the correction before the step, half after it."""
+
+    network_first = True
+
+    def before(self, states: torch.Tensor, output: torch.Tensor | None, spec: dz.SolverSpec) -> torch.Tensor:
+        assert output is not None
+        return states + 0.5 * output
+
+    def after(self, advanced: torch.Tensor, output: torch.Tensor, spec: dz.SolverSpec) -> torch.Tensor:
+        return advanced + 0.5 * output
+
+
+@pytest.mark.parametrize("coupling", [Half(), dz.couplings.Inside(), dz.couplings.Before(), "inside"])
+def test_couplings_are_handed_over_to_python(data: Path, tmp_path: Path, coupling: Any) -> None:
+    solver = ViscousBurgers(POINTS)
+    common = {
+        "updates": 3,
+        "held_back": 0,
+        "unroll": 2,
+        "progress": False,
+        "stages": [{"method": "DETACHED"}],
+        "vjp": {"name": "Coloured"},
+    }
+    loop = dz.train(solver, data, "DETACHED", "small", coupling=coupling, **common)
+    if not isinstance(coupling, str):
+        assert type(loop.coupling) is type(coupling)
+    loop.save(tmp_path / "saved")
+    again = {"coupling": coupling} if isinstance(coupling, Half) else {}
+    loaded = dz.load_run(tmp_path / "saved", solver=solver, **again)
+    frames = trajectories.load(data)
+    rollouts = [one.rollout(frames.frames[:2, 0], frames.params[:2], steps=2) for one in (loop, loaded)]
+    assert torch.equal(*rollouts)
+    if isinstance(coupling, Half):
+        with pytest.raises(dz.ConfigError, match=r"coupling of this run, .* hand it over again, by dz.load_run.path, coupling"):
+            dz.load_run(tmp_path / "saved", solver=solver)
+        with pytest.raises(dz.RunError, match="with a coupling of another class than the one that was handed over"):
+            dz.load_run(tmp_path / "saved", solver=solver, coupling=type("Other", (Half,), {})())
+    with pytest.raises(dz.ConfigError, match=r"coupling must be a coupling of dz.couplings or its name"):
+        dz.train(solver, data, "DETACHED", "small", coupling=3, **common)
