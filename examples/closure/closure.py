@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 
@@ -33,8 +31,16 @@ def restrict(states: np.ndarray, spec: dz.SolverSpec) -> np.ndarray:
 class Twin(dz.DifferentiableSolver):
     """The program's step on `cells` cells once more, in torch: for FO-SOL, which needs the exact gradient."""
 
-    def __init__(self, spec: dict[str, Any]) -> None:
-        self.spec = dz.SolverSpec(**spec)
+    def __init__(self, cells: int = 64) -> None:
+        self.spec = dz.SolverSpec(
+            name="burgers",
+            state_shape=(1, cells),
+            dt=DT,
+            dtype="float64",
+            channels=("velocity",),
+            axes=("x",),
+            inputs=(dz.InputField("eddy_viscosity", value=0.02, scale=0.02, least=0.0, most=0.3),),
+        )
 
     def differentiable_step(
         self, states: torch.Tensor, params: torch.Tensor | None = None, inputs: torch.Tensor | None = None
@@ -45,9 +51,7 @@ class Twin(dz.DifferentiableSolver):
             states = states + h / 2 * (rate + _rate(states + h * rate, inputs))
         return states
 
-    def step(
-        self, states: np.ndarray, params: np.ndarray | None = None, inputs: np.ndarray | None = None
-    ) -> np.ndarray:
+    def step(self, states: np.ndarray, params: np.ndarray | None = None, inputs: np.ndarray | None = None) -> np.ndarray:
         with torch.no_grad():
             return self.differentiable_step(torch.tensor(states), None, torch.tensor(inputs)).numpy()
 

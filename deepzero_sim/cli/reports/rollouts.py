@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -104,6 +104,16 @@ def _draw(folder: Path, comparison: Comparison, histories: Mapping[str, Mapping[
     return figures
 
 
+#: Names that the literature gives to methods (List et al. 2024, arXiv 2402.12971; EGA: arXiv 2311.10665).
+_ELSEWHERE = {"NON": "ONE", "DETACHED": "NOG", "FO-SOL": "WIG", "STRAIGHT-THROUGH": "EGA"}
+
+
+def names_of_literature(methods: Iterable[str]) -> str:
+    """Say what the literature calls those of some methods that it has names for; empty for none of them."""
+    known = [f"{name} is {_ELSEWHERE[name]}" for name in methods if name in _ELSEWHERE]
+    return f"In the literature, {', '.join(known)}." if known else ""
+
+
 #: Explanation of the table of pairs.
 _TEST = (
     "Errors over {horizon}. A negative difference is an improvement; its spread is the standard deviation over the "
@@ -156,6 +166,7 @@ class _Page:
             explain_measure(self.comparison.spec),
             "Solver steps and seconds are those of training, the run each method started from included; SRC is the solver "
             "alone.",
+            names_of_literature(self.comparison.methods),
         )
         return "\n".join(filter(None, sentences))
 
