@@ -8,7 +8,8 @@ Incompressible flow past a circle in a channel open on all sides, as in Um et al
     v** (x) = v*(x - dt v*(x))                     semi-Lagrangian advection, Euler backtrace, linear interpolation
     v' = v** - grad p,  laplace(p) = div(v**)      pressure projection, p = 0 outside, v = 0 on the obstacle's faces
 
-on a staggered (marker-and-cell) grid: `v_y` lives on the faces between rows, `v_x` on the faces between columns.
+on a staggered (marker-and-cell) grid: `v_y` lives on the faces between rows, `v_x` on the faces between columns. Of a solver
+that is forced, `v** (x) = v*(x - dt v*(x)) + dt f(x)`, with a forcing `f` of each face that a network inside may provide.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from deepzero_sim.common.requirements import require_that
 from deepzero_sim.common.types import Array
 from deepzero_sim.errors import ConfigError
 from deepzero_sim.solver.contract import Solver
+from deepzero_sim.solver.input_fields import InputField
 from deepzero_sim.solver.spec import SolverSpec
 from deepzero_sim.solver.validation import check_call
 
@@ -39,6 +41,9 @@ def viscosity(reynolds: Any) -> Any:
     """Kinematic viscosity in domain units, `nu = 1e4 / Re_code` with `Re = Re_code * 10 / 16384` (Um et al., their code)."""
     return 1e4 * REYNOLDS_PER_CODE / reynolds
 
+
+#: Size of a forcing that matters, in velocities a unit of time: some percent of the inflow.
+FORCING = 0.05
 
 #: Most points advanced at once: larger temporaries leave the cache, and the allocator returns their pages after every use.
 BLOCK_POINTS = 16384
@@ -81,9 +86,11 @@ class WakeGrid:
         padded = np.pad(self.fluid(), 1, constant_values=True)
         return padded[1:, 1:-1] & padded[:-1, 1:-1], padded[1:-1, 1:] & padded[1:-1, :-1]
 
-    def spec(self, name: str, dtype: str) -> SolverSpec:
-        """Spec of both wake solvers: `v_y` and `v_x` in one padded array `(2, H+1, W+1)`."""
+    def spec(self, name: str, dtype: str, forced: bool = False) -> SolverSpec:
+        """Spec of both wake solvers: `v_y` and `v_x` in one padded array `(2, H+1, W+1)`, and a forcing of each, likewise."""
         height, width = self.shape
+        faces = {"forcing_y": (height + 1, width), "forcing_x": (height, width + 1)}
+        inputs = [InputField(of, "length/time^2", scale=FORCING, shape=shape) for of, shape in faces.items()]
         mask = np.ones((2, height + 1, width + 1), dtype=bool)
         mask[0, :, width] = False
         mask[1, height, :] = False
@@ -100,6 +107,7 @@ class WakeGrid:
             spacing=(self.spacing, self.spacing),
             offsets=((0.0, 0.5), (0.5, 0.0)),
             mask=mask,
+            inputs=tuple(inputs) if forced else (),
         )
 
 
@@ -156,35 +164,36 @@ class WakeFlow(Solver):
     Args:
         resolution: Number of cells across the flow; the grid has `2 * resolution` by `resolution` cells.
         dtype: Type of the states, ``"float32"`` or ``"float64"``.
+        forced: True for a step that reads a forcing of both velocities.
 
     Its states are `(B, 2, 2*resolution+1, resolution+1)`, its one parameter is the Reynolds number of Um et al.
     The explicit diffusion is stable while `nu dt / dx^2 <= 1/4`, that is `Re >= 40 * (resolution / 128)^2`; less is refused.
     """
 
-    def __init__(self, resolution: int = 32, dtype: str = "float32") -> None:
-        self._arguments = resolution, dtype
+    def __init__(self, resolution: int = 32, dtype: str = "float32", forced: bool = False) -> None:
+        self._arguments = resolution, dtype, forced
         self.grid = WakeGrid(resolution)
-        self.spec = self.grid.spec("wake", dtype)
+        self.spec = self.grid.spec("wake", dtype, forced)
         self._open_y, self._open_x = (faces.astype(dtype) for faces in self.grid.open_faces())
         self._pressure = PressureSolve(self.grid.fluid(), dtype)
         self._block = max(1, BLOCK_POINTS // self.grid.fluid().size)
         self._advect_y = _SemiLagrangian(self._open_y.shape, dtype)
         self._advect_x = _SemiLagrangian(self._open_x.shape, dtype)
 
-    def __reduce__(self) -> tuple[type[WakeFlow], tuple[int, str]]:
+    def __reduce__(self) -> tuple[type[WakeFlow], tuple[int, str, bool]]:
         return WakeFlow, self._arguments  # a worker factors the system anew: faster than sending the matrices
 
-    def step(self, states: Array, params: Array | None = None) -> Array:
+    def step(self, states: Array, params: Array | None = None, inputs: Array | None = None) -> Array:
         if params is not None:  # the next line says what is missing in the wake's own words
-            check_call(self.spec, states, params)
+            check_call(self.spec, states, params, inputs)
         number = diffusion_number(self.grid, params).astype(states.dtype)
         out = np.zeros(states.shape, dtype=states.dtype)
         for start in range(0, len(states), self._block):
             block = slice(start, start + self._block)
-            self._step_block(states[block], number[block], out[block])
+            self._step_block(states[block], number[block], None if inputs is None else inputs[block], out[block])
         return out
 
-    def _step_block(self, states: Array, number: Array, out: Array) -> None:
+    def _step_block(self, states: Array, number: Array, forcing: Array | None, out: Array) -> None:
         v_y = _diffuse(states[:, 0, :, :-1], number)
         v_x = _diffuse(states[:, 1, :-1, :], number)
         v_y[:, :2, :] = 1.0
@@ -194,6 +203,9 @@ class WakeFlow(Solver):
         u_y, u_x = courant * v_y, courant * v_x
         v_y = self._advect_y(v_y, u_y, _mean_of_faces(u_x))
         v_x = self._advect_x(v_x, _mean_of_faces(u_y.swapaxes(1, 2)).swapaxes(1, 2), u_x)
+        if forcing is not None:
+            v_y += self.spec.dt * forcing[:, 0, :, :-1]
+            v_x += self.spec.dt * forcing[:, 1, :-1, :]
         v_y *= self._open_y
         v_x *= self._open_x
         self._project(v_y, v_x, out)

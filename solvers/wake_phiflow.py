@@ -5,7 +5,7 @@ This is the differentiable reference of the wake experiment, the upper bound FO-
 
     v* = v + dt nu laplace(v)                      explicit diffusion
     v*_y = 1 on rows 0..1, first and last column   inflow and free stream
-    v** (x) = v*(x - dt v*(x))                     semi-Lagrangian advection, Euler backtrace, linear interpolation
+    v** (x) = v*(x - dt v*(x)) [+ dt f(x)]         semi-Lagrangian advection, Euler backtrace, linear interpolation; forcing
     v' = v** - grad p,  laplace(p) = div(v**)      pressure projection, p = 0 outside, v = 0 on the obstacle's faces
 
 PhiFlow computes all of it. Only the linear system `laplace(p) = div` may be given to the prefactored solver of
@@ -52,6 +52,7 @@ class PhiFlowWake(DifferentiableSolver):
             and 100 ms with the second, which is for checks.
         tolerance: Relative residual at which conjugate gradients stop, in the step and in its gradient.
         jit: True to compile PhiFlow's operations once per batch size (0.2 s), which makes them tens of times faster.
+        forced: True for a step that reads a forcing of both velocities.
 
     Its states are `(B, 2, 2*resolution+1, resolution+1)`, its one parameter is the Reynolds number; both may require
     gradients. It computes on the CPU.
@@ -68,11 +69,12 @@ class PhiFlowWake(DifferentiableSolver):
         pressure: Pressure = "direct",
         tolerance: float = 1e-5,
         jit: bool = True,
+        forced: bool = False,
     ) -> None:
         require_one_of(pressure, get_args(Pressure), "pressure")
-        self._settings = (resolution, dtype, pressure, tolerance, jit)
+        self._settings = (resolution, dtype, pressure, tolerance, jit, forced)
         self.grid = WakeGrid(resolution)
-        self.spec = replace(self.grid.spec("wake-phiflow", dtype), thread_safe=False)
+        self.spec = replace(self.grid.spec("wake-phiflow", dtype, forced), thread_safe=False)
         self._tolerance, self._jit = tolerance, jit
         self._direct = PressureSolve(self.grid.fluid(), dtype)
         self._solve = self._solve_direct if pressure == "direct" else self._solve_cg
@@ -89,18 +91,19 @@ class PhiFlowWake(DifferentiableSolver):
     def __reduce__(self) -> tuple[Any, ...]:
         return PhiFlowWake, self._settings
 
-    def step(self, states: Array, params: Array | None = None) -> Array:
+    def step(self, states: Array, params: Array | None = None, inputs: Array | None = None) -> Array:
         """Advance states as :meth:`differentiable_step` does, with the same errors, without recording."""
         with torch.inference_mode(False), torch.no_grad():  # functions compiled in inference mode never take part in a gradient
-            given = None if params is None else torch.tensor(params)
-            return np.asarray(self.differentiable_step(torch.tensor(states), given).numpy())
+            given, forcing = (None if part is None else torch.tensor(part) for part in (params, inputs))
+            return np.asarray(self.differentiable_step(torch.tensor(states), given, forcing).numpy())
 
-    def differentiable_step(self, states: Tensor, params: Tensor | None = None) -> Tensor:
+    def differentiable_step(self, states: Tensor, params: Tensor | None = None, inputs: Tensor | None = None) -> Tensor:
         """Advance states by one step that autograd records.
 
         Args:
             states: States `(B, 2, H+1, W+1)`.
             params: Reynolds numbers, `(B, 1)`.
+            inputs: Forcing of both velocities, `(B, 2, H+1, W+1)`, of a solver that is forced.
 
         Returns:
             States one step later, `(B, 2, H+1, W+1)`.
@@ -115,7 +118,8 @@ class PhiFlowWake(DifferentiableSolver):
         assert params is not None
         self._check(states)
         nu = viscosity(params[:, 0].double()).to(states.dtype)
-        v_y, v_x, divergence = self._run(self._advance, states[:, 0, :, :-1], states[:, 1, :-1, :], nu)
+        forcing = () if inputs is None else (inputs[:, 0, :, :-1], inputs[:, 1, :-1, :])
+        v_y, v_x, divergence = self._run(self._advance, states[:, 0, :, :-1], states[:, 1, :-1, :], nu, *forcing)
         pressure: Tensor = _SymmetricSolve.apply(divergence, self._solve)  # type: ignore[no-untyped-call]
         v_y, v_x = self._run(self._subtract_gradient, v_y, v_x, pressure)
         return torch.stack((pad(v_y, (0, 1)), pad(v_x, (0, 0, 0, 1))), dim=1)
@@ -139,12 +143,15 @@ class PhiFlowWake(DifferentiableSolver):
             self._traces[key] = torch.jit.trace(function, examples, check_trace=False)  # type: ignore[no-untyped-call]
         return self._traces[key](*inputs)
 
-    def _advance(self, v_y: Tensor, v_x: Tensor, nu: Tensor) -> tuple[Tensor, ...]:
-        """Diffuse, set boundary values, advect, mask: `v**` as `(B, H+1, W)` and `(B, H, W+1)`, and its divergence."""
+    def _advance(self, v_y: Tensor, v_x: Tensor, nu: Tensor, *forcing: Tensor) -> tuple[Tensor, ...]:
+        """Diffuse, set boundary values, advect, force, mask: `v**` as `(B, H+1, W)` and `(B, H, W+1)`, and its divergence."""
         amount = self.spec.dt * self._phi.math.wrap(nu, self._phi.math.batch("states"))
         velocity = self._velocity(self._diffuse(v_y, amount), self._diffuse(v_x, amount))
         velocity = velocity * (1 - self._stream) + self._stream
-        velocity = self._phi.advect.semi_lagrangian(velocity, velocity, self.spec.dt) * self._open
+        velocity = self._phi.advect.semi_lagrangian(velocity, velocity, self.spec.dt)
+        if forcing:
+            velocity = velocity + self.spec.dt * self._velocity(*forcing)
+        velocity = velocity * self._open
         return *_components(velocity), _native(self._phi.field.divergence(velocity).values)
 
     def _diffuse(self, values: Tensor, amount: Any) -> Any:
