@@ -81,6 +81,10 @@ def convert(
     made, own = spec_of_recording(recording, source) if spec is None else (spec, {})
     kept = drop_single_points(recording, None, source) if spec is None else recording
     data = fit(kept, made, source, may_differ, own)
+    require_data(
+        target == OWN or not data.unobserved,
+        f"{recording.name} has values that were not observed, for which The Well's layout has no sign: leave out --to well.",
+    )
     report("read")
     conversion = Conversion(layout_of(source), recording, data, made, _ranges(data), own)
     report("measured")

@@ -10,6 +10,7 @@ import numpy as np
 
 from deepzero_sim.common import hdf5_objects
 from deepzero_sim.datasets import trajectories, trajectory_file
+from deepzero_sim.datasets.checked_frames import check_frames
 from deepzero_sim.datasets.fitting.fit import fit, metadata_of_fit
 from deepzero_sim.datasets.foreign.options import ReadingOptions
 from deepzero_sim.datasets.foreign.reading import detect, read_recording
@@ -46,6 +47,9 @@ def open_trajectories(
     """
     if isinstance(source, Trajectories):
         source.require_fit(spec)
+        if not source.on_disk:
+            remedy = "leave it out, or set unobserved where NaN stands for what was not observed"
+            check_frames(source.frames, source.mask, "what was handed over as data", remedy, source.unobserved)
         return source
     source = as_source(source)
     if _is_loaded(source):

@@ -67,6 +67,8 @@ def fit(
         DataError: They do not fit.
         ConfigError: Settings name what is not there.
     """
+    if settings.missing == "refuse" and recording.attributes.get("missing") == "unobserved":  # as a file of ours says itself
+        settings = replace(settings, missing="unobserved")
     plan = _Plan.of(recording, spec, settings, may_differ, positions or {})
     recording, simulations = plan.recording, _choose(recording, settings)
     frames = select(recording.frames, simulations.tolist(), slice(None, None, plan.steps.every))

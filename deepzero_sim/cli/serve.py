@@ -46,7 +46,9 @@ class _Batches:
         settings, first_steps = self._settings, None
         if self._loop.knows_first_step:
             first_steps = advance_frames_in_memory(with_inputs_at_rest(self._loop.solver), self._data)
-        return UnrolledBatches(self._data, first_steps, settings.batch_size, Unrolls.of(settings.unroll).longest, settings.seed)
+        trained, longest = self._loop.trained_params, Unrolls.of(settings.unroll).longest
+        numbered = trained is not None and trained.per_simulation
+        return UnrolledBatches(self._data, first_steps, settings.batch_size, longest, settings.seed, numbered)
 
     def __call__(self, number: int) -> Any:
         return self._batches(number)
@@ -79,5 +81,6 @@ def models_of_run(
     frames = open_trajectories(source, loop.solver.spec, {*data_may_differ, *differences_accepted_by(run)})
     for note in frames.notes:
         console.print(note)
-    models["loss"] = ServedLoss(LoopOracle(loop, rollout_loss(loop.solver.spec, frames)), _Batches(loop, frames, settings))
+    loss = rollout_loss(loop.solver.spec, frames)
+    models["loss"] = ServedLoss(LoopOracle(loop, loss, unobserved=frames.unobserved), _Batches(loop, frames, settings))
     return models, None

@@ -158,6 +158,12 @@ def as_coupling(given: CouplingName | Coupling) -> Coupling:
         ConfigError: It is neither.
     """
     if isinstance(given, Coupling):
+        first = getattr(given, "network_first", None)
+        if not isinstance(first, bool):
+            raise ConfigError(
+                f"coupling {type(given).__name__} must set network_first to True, for a network that is asked before the "
+                f"solver, or to False, not {first!r}."
+            )
         return given
     if isinstance(given, str) and given in _BY_NAME:
         return _BY_NAME[given]()

@@ -71,7 +71,8 @@ class Evaluation:
     @property
     def channel_mae(self) -> torch.Tensor:
         """Mean absolute error of each channel over simulations, steps and its active points, `(C,)`."""
-        partly = bool(self.errors.isnan().any())
+        nothing = self.channel_errors.isnan().flatten(0, 1)
+        partly = bool((nothing.any(dim=0) & ~nothing.all(dim=0)).any())
         return self.channel_errors.nanmean(dim=(0, 1)) if partly else self.channel_errors.mean(dim=(0, 1))
 
     @property
@@ -92,7 +93,10 @@ class Evaluation:
 
 def _spread(errors: torch.Tensor) -> float:
     """Compute the standard deviation over the simulations of their mean errors; infinite if one of them is."""
-    return float("inf") if bool(errors.isposinf().any()) else float(_mean(errors, 1).std(correction=0))
+    if bool(errors.isposinf().any()):
+        return float("inf")
+    means = _mean(errors, 1)
+    return float(means[~means.isnan()].std(correction=0)) if bool(errors.isnan().any()) else float(means.std(correction=0))
 
 
 def _mean(errors: torch.Tensor, dim: int | None = None) -> torch.Tensor:
@@ -125,6 +129,8 @@ def evaluate(
         DataError: There are too few frames, or they are not those of the solver.
         SolverError: The solver failed, and the failure policy ends the evaluation.
     """
+    if params is None:
+        loop.require_known_params()
     data = _as_trajectories(loop, frames, params, active)
     return measure_errors(loop, read_first_frames(data, steps), data.scales()[0])
 

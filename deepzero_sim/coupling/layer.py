@@ -15,7 +15,7 @@ from deepzero_sim.common.types import Array, read_only_copy, to_array, to_array_
 from deepzero_sim.coupling.named_gradients import SolverGradient, as_product
 from deepzero_sim.coupling.probes import SolverProbe
 from deepzero_sim.coupling.vjp.base import StepTaken, VectorJacobianProduct
-from deepzero_sim.coupling.vjp.parameter_differences import parameter_products
+from deepzero_sim.coupling.vjp.parameter_differences import Differentiated, parameter_products
 from deepzero_sim.errors import ConfigError, InvalidStateError, NonFiniteError
 from deepzero_sim.execution.thread_trial import note_rollout
 from deepzero_sim.solver.contract import Solver
@@ -51,8 +51,7 @@ class SolverLayer(nn.Module):
         solver: Solver that is stepped; of one that reads inputs, that with its inputs as channels.
         forward_steps: States advanced on the way forward.
         probes: Probe that advances states for `vjp`, and counts them and their failures.
-        differentiated: Numbers of the scenario parameters that gradients are wanted of, where `params` requires one; all of
-            them if None.
+        differentiated: Scenario parameters that gradients are wanted of, where `params` requires one; all of them if None.
 
     Raises:
         ConfigError: There is no solver or no vector-Jacobian product, the product is that of another solver's layer, or the
@@ -79,7 +78,7 @@ class SolverLayer(nn.Module):
         self.solver = solver
         self.vjp = vjp
         self.forward_steps = 0
-        self.differentiated: tuple[int, ...] | None = None
+        self.differentiated: Differentiated | None = None
         self.on_failure = as_policy(on_failure)
         self.probes = SolverProbe(solver, executor, self.on_failure)
 

@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 from deepzero_sim.common.module_state import as_input
 from deepzero_sim.common.requirements import is_count, require, require_that, require_type
 from deepzero_sim.common.types import Array, to_array
-from deepzero_sim.coupling.couplings import Coupling, CouplingName, as_coupling
+from deepzero_sim.coupling.couplings import After, Before, Coupling, CouplingName, Inside, as_coupling
 from deepzero_sim.coupling.layer import SolverLayer
 from deepzero_sim.coupling.named_gradients import SolverGradient, as_product
 from deepzero_sim.coupling.trained_params import TrainedParams, module_of
 from deepzero_sim.coupling.vjp.analytic import Detached, StraightThrough
 from deepzero_sim.coupling.vjp.base import VectorJacobianProduct
 from deepzero_sim.coupling.vjp.identity_of_states import IdentityOfStates
+from deepzero_sim.coupling.vjp.parameter_differences import Differentiated
 from deepzero_sim.errors import ConfigError, DeepZeroError
 from deepzero_sim.solver.contract import Solver
 from deepzero_sim.solver.failure_policy import Account, FailurePolicy, add_account_to_error, total
@@ -88,7 +89,7 @@ class SolverLoop:
             self.gradient = _product_within(self.gradient, as_product(within, "within"), solver, stepped)
         self.layer = SolverLayer(stepped, self.gradient, executor, on_failure, require_deterministic=deterministic)
         if trained_params is not None:
-            self.layer.differentiated = trained_params.columns
+            self.layer.differentiated = Differentiated(trained_params.columns, *trained_params.bounds())
         self.corrector, self.trained_params = corrector, trained_params
         self.model = module_of(corrector, trained_params)
         self.unroll = unroll
@@ -132,7 +133,7 @@ class SolverLoop:
     def advance(self, states: torch.Tensor, params: torch.Tensor | None = None) -> torch.Tensor:
         """Take one step of the solver alone, `P(s)`: `(B, C, *N)` to `(B, C, *N)`, with the gradient that was chosen."""
         silent = states.new_zeros(len(states), *self.coupling.output_shape(self.solver.spec))
-        taken = self.coupling.before(states, silent if self.coupling.network_first else None, self.solver.spec)
+        taken = self.before(states, silent if self.coupling.network_first else None)
         params = self.scenario(states, params)
         return self.layer.step(taken, params, OWN_ROLLOUT)[0][:, : self.solver.spec.state_shape[0]]
 
@@ -144,7 +145,7 @@ class SolverLoop:
         """Begin a coupled step: return what the stepped solver takes, and the network's output if it is asked before."""
         states = states.detach() if self.truncated else states
         output = self._ask_network(states, params) if self.coupling.network_first else None
-        return self.coupling.before(states, output, self.solver.spec), output
+        return self.before(states, output), output
 
     def leave(self, advanced: torch.Tensor, output: torch.Tensor | None, params: torch.Tensor | None = None) -> torch.Tensor:
         """End a coupled step: return the states after it, `(B, C, *N)`.
@@ -155,7 +156,24 @@ class SolverLoop:
             params: Scenario parameters `(B, K)` or None.
         """
         output = self._ask_network(advanced, params) if output is None else output
-        return self.coupling.after(advanced, output, self.solver.spec)
+        return self.after(advanced, output)
+
+    def before(self, states: torch.Tensor, output: torch.Tensor | None) -> torch.Tensor:
+        """Return what the stepped solver takes, as the coupling makes it of states `(B, C, *N)` and the network's output."""
+        if isinstance(self.coupling, After | Before | Inside):
+            return self.coupling.before(states, output, self.solver.spec)
+        copies = states.clone(), None if output is None else output.clone()
+        with _explain_coupling_errors(self.coupling, "before", states):
+            taken = self.coupling.before(*copies, self.solver.spec)
+        return _require_tensor(self.coupling, "before", taken, (len(states), *self.layer.solver.spec.state_shape))
+
+    def after(self, advanced: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+        """Return the states one coupled step later, as the coupling makes them of what the solver gave and the network."""
+        if isinstance(self.coupling, After | Before | Inside):
+            return self.coupling.after(advanced, output, self.solver.spec)
+        with _explain_coupling_errors(self.coupling, "after", advanced):
+            states = self.coupling.after(advanced.clone(), output.clone(), self.solver.spec)
+        return _require_tensor(self.coupling, "after", states, (len(advanced), *self.solver.spec.state_shape))
 
     def _ask_network(self, states: torch.Tensor, params: torch.Tensor | None) -> torch.Tensor:
         inputs = self.corrector_inputs(states, params)
@@ -277,6 +295,18 @@ class SolverLoop:
             "out advanced.",
         )
 
+    def require_known_params(self) -> None:
+        """Refuse to take scenario parameters of data where trained values of single simulations would be meant.
+
+        Raises:
+            ConfigError: There are such parameters.
+        """
+        require_that(
+            self.trained_params is None or not self.trained_params.per_simulation,
+            "this loop was trained with parameters of a value per simulation, which data cannot tell: pass params with those "
+            "of these simulations, as loop.trained_params.values() has them.",
+        )
+
     def scenario(
         self, states: torch.Tensor, params: torch.Tensor | None, simulations: torch.Tensor | None = None
     ) -> torch.Tensor | None:
@@ -329,6 +359,39 @@ def _product_within(
 def as_tensor(given: torch.Tensor | NDArray[Any]) -> torch.Tensor:
     """View an array as a tensor; copy one that must not be written, which torch cannot promise. A tensor stays as it is."""
     return torch.as_tensor(given.copy() if isinstance(given, np.ndarray) and not given.flags.writeable else given)
+
+
+@contextmanager
+def _explain_coupling_errors(coupling: Coupling, method: str, states: torch.Tensor) -> Iterator[None]:
+    """Turn exceptions of a coupling's own code into a sentence; errors of ours pass.
+
+    Raises:
+        ConfigError: It raised an exception.
+    """
+    try:
+        yield
+    except DeepZeroError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise ConfigError(
+            f"coupling {type(coupling).__name__} raised {type(error).__name__} in {method} on states of shape "
+            f"{tuple(states.shape)}: {error}; it is called as {method}(states, output, spec), with tensors."
+        ) from error
+
+
+def _require_tensor(coupling: Coupling, method: str, made: object, shape: tuple[int, ...]) -> torch.Tensor:
+    """Return what a coupling made, a tensor of that shape.
+
+    Raises:
+        ConfigError: It is none.
+    """
+    if isinstance(made, torch.Tensor) and made.shape == shape:
+        return made
+    came = f"one of shape {tuple(made.shape)}" if isinstance(made, torch.Tensor) else type(made).__name__
+    raise ConfigError(
+        f"{method} of coupling {type(coupling).__name__} must return a tensor of shape {shape}, not {came}: check what it does "
+        "to states and the network's output."
+    )
 
 
 @contextmanager

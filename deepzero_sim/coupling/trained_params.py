@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -48,13 +49,14 @@ class TrainedParameter:
         require_flag(self.per_simulation, "per_simulation of a trained parameter")
         fits = is_number(self.pace) and 0 < self.pace < math.inf
         require(fits, "pace of a trained parameter must be a positive number", self.pace)
-        low, high = self._bounds
+        low, high = self.bounds
         require(low < high, "least of a trained parameter must lie below its most", Words(f"{low:g} and {high:g}"))
         if self.start is not None:
             self.require_within("a trained parameter", self.start)
 
     @property
-    def _bounds(self) -> tuple[float, float]:
+    def bounds(self) -> tuple[float, float]:
+        """Least and most value, infinite for none."""
         return (-math.inf if self.least is None else self.least), (math.inf if self.most is None else self.most)
 
     def require_within(self, what: str, start: float) -> None:
@@ -67,7 +69,7 @@ class TrainedParameter:
         Raises:
             ConfigError: They do.
         """
-        low, high = self._bounds
+        low, high = self.bounds
         expected = f"{what} must start between its bounds, {low:g} and {high:g}"
         require(low < start < high, expected, start, "give it another start, or wider bounds")
 
@@ -115,6 +117,13 @@ class TrainedParams(nn.Module):
     def per_simulation(self) -> bool:
         """True if a parameter has a value of its own for every simulation."""
         return any(one.per_simulation for one in self._trained.values())
+
+    def bounds(self) -> tuple[Array, Array]:
+        """Return the least and the most of every parameter of the solver, `(K,)` each, infinite for none."""
+        low, high = np.full(len(self._names), -np.inf), np.full(len(self._names), np.inf)
+        for column, one in zip(self.columns, self._trained.values(), strict=True):
+            low[column], high[column] = one.bounds
+        return low, high
 
     @torch.no_grad()
     def starts_from_here(self) -> dict[str, torch.Tensor]:

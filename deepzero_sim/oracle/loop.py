@@ -107,7 +107,7 @@ class LoopOracle(Oracle):
             if known is not None and step == 0:
                 arrived = known
             else:
-                taken = loop.coupling.before(current, output, loop.solver.spec)
+                taken = loop.before(current, output)
                 with add_account_to_error(accounts):
                     arrived, account = loop.layer.step(taken, params, OWN_ROLLOUT)
                 accounts.append(account)
@@ -115,7 +115,7 @@ class LoopOracle(Oracle):
             if output is None:
                 output = self._record(arrived, params, inputs, passes)
             every.append(arrived)
-            current = loop.coupling.after(arrived, output, loop.solver.spec)
+            current = loop.after(arrived, output)
             trajectory.append(current)
         assert advanced is not None
         rollout = torch.stack(trajectory, dim=1)
@@ -198,7 +198,7 @@ class LoopOracle(Oracle):
         passes, loss = self._passes.get(prepared.token, lambda: self._unperturbed_passes(prepared))
         dropped = set() if only is None else set(range(count)) - set(only)
         params = self._params_of_queries(prepared, perturbation)
-        loop, spec = self.loop, self.loop.solver.spec
+        loop = self.loop
         first, shared = loop.coupling.network_first, loop.knows_first_step
         states, trajectory = _repeat(prepared.states, count), []
         for t in range(len(passes)):
@@ -213,14 +213,14 @@ class LoopOracle(Oracle):
                     return f"at {name_query(perturbation, queries[place])}"
 
                 given = None if params is None else to_array(_select(params, rows))
-                taken = loop.coupling.before(states, output, spec)
+                taken = loop.before(states, output)
                 result = step_with_policy(loop.layer.solver, to_array(_select(taken, rows)), given, self.on_failure, where)
                 accounts += [result.account, _drop_failures(result, queries, where, self.on_failure, dropped)]
                 unperturbed = prepared.arrived[t] if first else prepared.inputs[t][0]
                 arrived = _put(result.states, rows, unperturbed, taken, dropped)
             if output is None:
                 output = self._outputs(passes[t], perturbation, None if t == 0 and shared else arrived, params)
-            states = loop.coupling.after(arrived, output, spec)
+            states = loop.after(arrived, output)
             trajectory.append(states)
         moved = torch.unflatten(torch.stack(trajectory, dim=1), 0, (count, size)) - prepared.rollout
         changes = self._rollout_loss.changes(loss, None, [moved]).double()

@@ -237,6 +237,8 @@ def compare(
     load = CheckpointReader()
     loops = {name: trained_loop(path, load) for name, path in runs.items()}
     first = next(iter(loops.values()))
+    for loop in loops.values():
+        loop.require_known_params()
     loops = {"SRC": SolverLoop(first.solver, NoCorrection(), on_failure=first.on_failure)} | {
         name: loop for name, loop in loops.items() if name != "SRC"
     }

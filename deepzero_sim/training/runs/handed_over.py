@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
+import torch
 from torch import nn
 
 from deepzero_sim.common.components import HANDED, Component
 from deepzero_sim.common.files import digest
 from deepzero_sim.common.requirements import require_type
+from deepzero_sim.common.short_names import COUPLINGS
 from deepzero_sim.common.types import Array
 from deepzero_sim.coupling.couplings import After, Before, Coupling, Inside
 from deepzero_sim.coupling.losses.base import Loss
@@ -108,8 +110,12 @@ class HandedOver:
         if isinstance(coupling, After | Before | Inside):
             return Component(f"deepzero_sim.couplings.{type(coupling).__name__}")
         if isinstance(coupling, Coupling):
-            return self._add("coupling", digest([_kind(coupling)]), lambda: coupling)
-        return as_component(coupling, "coupling must be a coupling of dz.couplings or its name")
+            said = json.dumps(vars(coupling) if not is_dataclass(coupling) else _arguments(coupling), default=_plain)
+            return self._add("coupling", digest([_kind(coupling), said]), lambda: coupling)
+        if isinstance(coupling, type) and issubclass(coupling, Coupling):
+            raise ConfigError(f"coupling must be a coupling, not its class: call it, {coupling.__name__}().")
+        named = as_component(coupling, "coupling must be a coupling of dz.couplings or its name")
+        return COUPLINGS.in_full("coupling", named)
 
     def _add(self, what: str, key: str, value: Any) -> Component:
         name = f"{HANDED}{what}-{key[:16]}"
@@ -139,10 +145,15 @@ def _copy(network: nn.Module, spec: SolverSpec) -> nn.Module:
     return copy.deepcopy(network)
 
 
-def _arguments(loss: Loss) -> dict[str, Any]:
-    """Return what a loss was made with, in plain values but for functions; nothing of a class that does not say it."""
+def _arguments(loss: Loss | Coupling) -> dict[str, Any]:
+    """Return what an object was made with, in plain values but for functions; nothing of a class that does not say it."""
     given: dict[str, Any] = {one.name: getattr(loss, one.name) for one in fields(loss)} if is_dataclass(loss) else {}
     return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in given.items()}
+
+
+def _plain(value: Any) -> Any:
+    """Return what tells an attribute from others, as JSON holds it."""
+    return value.tolist() if isinstance(value, np.ndarray | torch.Tensor) else _kind(value)
 
 
 def _kind(value: Any) -> str:

@@ -160,7 +160,7 @@ def load_run(
         solver: Solver, if it was an object in Python when the run was trained, or in place of the one that the run names: of
             the same spec.
         network: Network, or what makes it, in the same way; its weights are those of the run.
-        coupling: Coupling, if it was an object of a class of your own when the run was trained.
+        coupling: Object in place of a coupling of a class of your own, if it was one when the run was trained.
 
     Raises:
         RunError: There is no trained run, it needs trust, or it was trained with another solver or network.
@@ -179,7 +179,7 @@ def load_run(
         ("coupling", own_coupling, settings.coupling),
     )
     for what, made, recorded in given:
-        if made is not None and recorded.name.startswith(HANDED):
+        if made is not None and (recorded.name.startswith(HANDED) or what == "coupling"):
             _require_same(folder, what, made, recorded)
     with hand_over(handed.objects):
         loop = trained_loop(folder, solver=own_solver, network=own_network, coupling=own_coupling)
@@ -195,7 +195,7 @@ _trust = trust
 
 def _require_same(folder: Path, what: str, made: Component, recorded: Component) -> None:
     if made.name != recorded.name:
-        alike = {"solver": "class and spec", "network": "class and sizes of weights", "coupling": "class"}[what]
+        alike = {"solver": "class and spec", "network": "class and sizes of weights", "coupling": "class or arguments"}[what]
         raise RunError(
             f"{folder} was trained with a {what} of another {alike} than the one that was handed over: use that one."
         )

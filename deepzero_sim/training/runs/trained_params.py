@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from deepzero_sim.coupling.trained_params import CORRECTOR, PARAMS, TrainedParameter, TrainedParams, starts_of, starts_within
 from deepzero_sim.datasets.trajectories import Trajectories
 from deepzero_sim.errors import ConfigError, RunError
@@ -15,7 +17,11 @@ from deepzero_sim.training.validation import trained_tensors
 
 
 def params_at_start(
-    trained: Mapping[str, TrainedParameter], spec: SolverSpec, data: Trajectories, before: TrainedParams | None = None
+    trained: Mapping[str, TrainedParameter],
+    spec: SolverSpec,
+    data: Trajectories,
+    before: TrainedParams | None = None,
+    same_data: bool = True,
 ) -> TrainedParams | None:
     """Build the scenario parameters that are trained, None if none are.
 
@@ -24,9 +30,10 @@ def params_at_start(
         spec: Spec of the solver.
         data: Training data.
         before: Parameters that the run trained which this one starts from; None if it trained none.
+        same_data: True if that run was trained on the same data.
 
     Raises:
-        ConfigError: That run trained others, or bounds exclude a value to start with.
+        ConfigError: That run trained others, or values of other simulations, or bounds exclude a value to start with.
     """
     left = {} if before is None else before.starts_from_here()
     lost = [name for name in left if name not in trained]
@@ -35,7 +42,33 @@ def params_at_start(
             f"the run to start from trained parameter {lost[0]!r}, which would go back to the value of the data: name it in "
             "train_params, too."
         )
-    return TrainedParams(spec, trained, starts_of(spec, trained, data.params) | left) if trained else None
+    if not trained:
+        return None
+    starts = starts_of(spec, trained, data.params)
+    for name, values in left.items():
+        starts[name] = _carry_over(name, values, starts[name], trained[name], same_data)
+    return TrainedParams(spec, trained, starts)
+
+
+def _carry_over(name: str, values: torch.Tensor, starts: torch.Tensor, one: TrainedParameter, same_data: bool) -> torch.Tensor:
+    """Return what a parameter starts with, `(1,)` or `(S,)`, of the values that another run came to.
+
+    Raises:
+        ConfigError: They are of other simulations, or of single ones where this run has one value for all.
+    """
+    if len(values) == 1 and not (one.per_simulation and len(starts) == 1):
+        return values.expand(len(starts)).clone()
+    if not one.per_simulation:
+        raise ConfigError(
+            f"the run to start from trained parameter {name!r} with a value per simulation: set per_simulation here, too, or "
+            "start from another run."
+        )
+    if not same_data or len(values) != len(starts):
+        raise ConfigError(
+            f"the run to start from trained parameter {name!r} with a value per simulation of other data: start from a run on "
+            "the same train_data."
+        )
+    return values
 
 
 def params_of(

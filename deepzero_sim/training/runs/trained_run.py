@@ -17,7 +17,7 @@ from deepzero_sim.common.settings import hints, read
 from deepzero_sim.common.types import Array, to_array
 from deepzero_sim.coupling.couplings import Coupling
 from deepzero_sim.coupling.loop import SolverLoop
-from deepzero_sim.coupling.losses import Rollout
+from deepzero_sim.coupling.losses import Observed, Rollout
 from deepzero_sim.coupling.losses.base import Measure
 from deepzero_sim.coupling.trained_params import TrainedParameter
 from deepzero_sim.datasets.metadata_keys import MetadataKey
@@ -85,8 +85,8 @@ def starting_network(
 
 
 def rollout_loss(spec: SolverSpec, data: Trajectories) -> Measure:
-    """Build the loss that correctors are trained on with these data, where the settings name none."""
-    return Rollout().build(spec, data)
+    """Build the loss that correctors are trained on with these data, where the settings name none: of what was observed."""
+    return (Observed() if data.unobserved else Rollout()).build(spec, data)
 
 
 def sample_states(data: Trajectories) -> tuple[Array, Array | None]:

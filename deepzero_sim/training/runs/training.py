@@ -46,7 +46,7 @@ from deepzero_sim.solver.failure_policy import NOTHING, FailurePolicy
 from deepzero_sim.solver.stepped_inputs import with_inputs_at_rest
 from deepzero_sim.training.active_set import ActiveSet, RunRatios, active_set, build_ratios
 from deepzero_sim.training.build import build_coupling, build_estimator, build_optimiser, build_scheduler, build_vjp
-from deepzero_sim.training.checkpoints import CONFIG, load_checkpoint, read_settings, storable_copies
+from deepzero_sim.training.checkpoints import CONFIG, load_checkpoint, load_with_identity, read_settings, storable_copies
 from deepzero_sim.training.progress import Progress
 from deepzero_sim.training.run_folder import JACOBIANS, RunFolder
 from deepzero_sim.training.runs.circumstances import Circumstances, overlap_with_start
@@ -178,7 +178,11 @@ class _Training:
         self._corrector = starting_network(
             settings.network, settings.start, self._solver.spec, self._data, settings.seed, self._coupling
         )
-        self._trained_params = params_at_start(settings.train_params, self._solver.spec, self._data, self._params_of_start())
+        self._contents = {"train_data": whole.digest()}
+        before = self._params_of_start()
+        self._trained_params = params_at_start(
+            settings.train_params, self._solver.spec, self._data, before, before is None or self._is_on_data_of_start()
+        )
         if self._trained_params is not None and self._method.gradient != "exact" and not self._method.by_queries:
             require_repeatable_differences(self._solver.spec)
         self._starts = None if self._trained_params is None else self._trained_params.values()
@@ -193,7 +197,6 @@ class _Training:
         model = module_of(self._corrector, self._trained_params)
         trainable(model)  # says it if there is nothing to train
         self._optimiser = build_optimiser(settings.optimiser, model)
-        self._contents = {"train_data": whole.digest()}
         if settings.validation_data is not None and self._unseen is not None:
             self._contents["validation_data"] = self._unseen.digest()
         self._start = Start(settings, self._contents, started)
@@ -229,6 +232,12 @@ class _Training:
     def _longest(settings: TrainSettings) -> int:
         """Return the solver steps of the longest rollouts that the settings name, which NON of several stages has too."""
         return Unrolls.of(settings.unroll).longest
+
+    def _is_on_data_of_start(self) -> bool:
+        """Tell whether the run that this one starts from was trained on the same data."""
+        assert self._settings.start is not None
+        recorded = load_with_identity(last_stage(self._settings.start))[1].contents.get("train_data")
+        return recorded is None or recorded == self._contents["train_data"]
 
     def _params_of_start(self) -> TrainedParams | None:
         """Restore the scenario parameters that the run trained which this one starts from."""

@@ -298,3 +298,62 @@ def test_a_rollout_without_parameters_needs_all_of_them_trained(data: Path) -> N
     loop = dz.SolverLoop(Transport(), NoCorrection(), trained_params=one)
     with pytest.raises(dz.ConfigError, match="params must be given, as viscosity has no trained value"):
         loop.rollout(np.zeros((1, 1, 16)), steps=1)
+
+
+def test_values_of_single_simulations_stay_with_these(data: Path, tmp_path: Path) -> None:
+    """A start from them on other data, or from one for all, and an evaluation without them."""
+    each = {"speed": {"per_simulation": True}, "viscosity": {"start": VISCOSITY, "least": 0.0}}
+    first = settings(data, method="SolverLayer", train_params=each, updates=40, run=tmp_path / "first")
+    train(first)
+    values = trained_values(first.run)["speed"]
+    assert len(values) == 3 and len(set(values)) == 3
+    rate = {"name": "torch.optim.SGD", "args": {"lr": 0.0}}
+    again = settings(data, method="SolverLayer", train_params=each, start=first.run, updates=1, optimiser=rate)
+    train(again)
+    assert trained_values(again.run)["speed"] == pytest.approx(values, rel=1e-12)
+    shared = {"speed": {}, "viscosity": {}}
+    with pytest.raises(dz.ConfigError, match="trained parameter 'speed' with a value per simulation: set per_simulation here"):
+        train(settings(data, method="SolverLayer", train_params=shared, start=first.run, run=tmp_path / "shared"))
+    other = tmp_path / "other.h5"
+    for count in (3, 5):
+        frames = simulate(Transport(), np.full((count, 2), [SPEED, VISCOSITY]), seed=9)
+        trajectories.save(other, Trajectories(frames, np.full((count, 2), [1.0, 0.05])), Transport().spec)
+        with pytest.raises(dz.ConfigError, match="with a value per simulation of other data: start from a run on the same"):
+            train(settings(other, method="SolverLayer", train_params=each, start=first.run, run=tmp_path / f"other{count}"))
+    one = settings(data, method="NON", train_params=shared, updates=60, run=tmp_path / "one")
+    train(one)
+    spread = settings(
+        data, method="SolverLayer", train_params=each, start=one.run, updates=1, optimiser=rate, run=tmp_path / "s"
+    )
+    train(spread)
+    assert trained_values(spread.run)["speed"] == pytest.approx([trained_values(one.run)["speed"]] * 3, rel=1e-12)
+    loop, loaded = trained_loop(first.run), trajectories.load(data)
+    with pytest.raises(dz.ConfigError, match="a value per simulation, which data cannot tell: pass params with those"):
+        dz.evaluate(loop, loaded)
+    params = np.stack([values, [trained_values(first.run)["viscosity"]] * 3], axis=1)
+    assert dz.evaluate(loop, loaded, params=params).relative < 0.1
+    assert main(["evaluate", "--run", str(first.run), "--data", str(data), "--output", str(tmp_path / "out")]) == 2
+
+
+def test_differences_stay_within_the_bounds_of_parameters() -> None:
+    """Of values of different orders, whose differences would be as long as the largest."""
+    seen: list[float] = []
+
+    def step(states: np.ndarray, params: np.ndarray) -> np.ndarray:
+        seen.extend(params[:, 0].tolist())
+        return np.asarray(states * (1 - 0.1 * np.sqrt(params)[:, :, None]), states.dtype)
+
+    spec = dz.SolverSpec(name="root", state_shape=(1, 4), dt=0.1, dtype="float64", parameters="nu", stencil=0)
+    params = np.array([[1e-6], [10.0], [1.0]])
+    one = {"nu": TrainedParameter(least=0.0, most=10.5, per_simulation=True)}
+    trained = TrainedParams(spec, one, starts_of(spec, one, params))
+    loop = dz.SolverLoop(dz.as_solver(step, spec), NoCorrection(), 1, trained_params=trained)
+    given = torch.from_numpy(params)
+    rollout, _ = loop.rollout_with_account(torch.ones(3, 1, 4).double(), given, 1, simulations=torch.arange(3))
+    (slopes,) = torch.autograd.grad(rollout.sum(), trained.weights["0"])
+    assert min(seen) > 0 and max(seen) < 10.5
+    weight = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+    values = torch.func.functional_call(trained, {"weights.0": weight}, (given, torch.arange(3)))
+    (exact,) = torch.autograd.grad((4 * (1 - 0.1 * values[:, 0].sqrt())).sum(), weight)
+    torch.testing.assert_close(slopes, exact, rtol=0.2, atol=0)  # half the way to a bound is far: curvature
+    torch.testing.assert_close(slopes[1:], exact[1:], rtol=1e-6, atol=0)

@@ -231,7 +231,72 @@ def test_couplings_are_handed_over_to_python(data: Path, tmp_path: Path, couplin
     if isinstance(coupling, Half):
         with pytest.raises(dz.ConfigError, match=r"coupling of this run, .* hand it over again, by dz.load_run.path, coupling"):
             dz.load_run(tmp_path / "saved", solver=solver)
-        with pytest.raises(dz.RunError, match="with a coupling of another class than the one that was handed over"):
+        with pytest.raises(dz.RunError, match="with a coupling of another class or arguments than"):
             dz.load_run(tmp_path / "saved", solver=solver, coupling=type("Other", (Half,), {})())
     with pytest.raises(dz.ConfigError, match=r"coupling must be a coupling of dz.couplings or its name"):
         dz.train(solver, data, "DETACHED", "small", coupling=3, **common)
+
+
+class Share(dz.couplings.Coupling):
+    """A share of the correction before the step."""
+
+    network_first = True
+
+    def __init__(self, share: float) -> None:
+        self.share = share
+
+    def before(self, states: torch.Tensor, output: torch.Tensor | None, spec: dz.SolverSpec) -> torch.Tensor:
+        assert output is not None
+        states += self.share * output  # into what it is handed
+        return states
+
+
+def test_a_coupling_is_known_by_its_arguments_too(data: Path, tmp_path: Path) -> None:
+    solver, common = ViscousBurgers(POINTS), {"updates": 2, "unroll": 2, "held_back": 0, "progress": False}
+    stages = {"stages": [{"method": "DETACHED"}], "vjp": {"name": "Coloured"}}
+    dz.train(solver, data, "DETACHED", "small", coupling=Share(0.9), run=tmp_path / "r", **common, **stages)
+    with pytest.raises(dz.RunError, match="with a coupling of another class or arguments than the one that was handed over"):
+        dz.load_run(tmp_path / "r", solver=solver, coupling=Share(0.1))
+    with pytest.raises(dz.RunError, match=r"holds a run with other settings .coupling is"):
+        dz.train(solver, data, "DETACHED", "small", coupling=Share(0.1), run=tmp_path / "r", **common, **stages)
+    dz.train(solver, data, "DETACHED", "small", coupling="before", run=tmp_path / "b", **common, **stages)
+    dz.load_run(tmp_path / "b", solver=solver, coupling="before")
+    with pytest.raises(dz.RunError, match="with a coupling of another class or arguments"):
+        dz.load_run(tmp_path / "b", solver=solver, coupling=dz.couplings.After())
+
+
+def test_a_coupling_of_ones_own_gets_copies_and_its_mistakes_are_said(data: Path) -> None:
+    frames = trajectories.load(data)
+    loop = dz.SolverLoop(ViscousBurgers(POINTS), _One(), coupling=Share(0.5))
+    given, before = np.array(frames.frames), np.array(frames.frames)
+    dz.evaluate(loop, Trajectories(given, frames.params))
+    loop.rollout(given[:, 0], frames.params, steps=1)
+    assert np.array_equal(given, before)
+
+    class Index(dz.couplings.Coupling):
+        network_first = False
+
+        def after(self, advanced: torch.Tensor, output: torch.Tensor, spec: dz.SolverSpec) -> torch.Tensor:
+            return advanced + output[:, 7]
+
+    class Numpy(dz.couplings.Coupling):
+        network_first = False
+
+        def after(self, advanced: torch.Tensor, output: torch.Tensor, spec: dz.SolverSpec) -> Any:
+            return advanced.detach().numpy()
+
+    class Unsaid(dz.couplings.Coupling):
+        pass
+
+    for coupling, says in (
+        (Index, r"coupling Index raised IndexError in after on states of shape .4, 1, 16.: .* it is called as after.states"),
+        (Numpy, r"after of coupling Numpy must return a tensor of shape .4, 1, 16., not ndarray"),
+        (Unsaid, "coupling Unsaid must set network_first to True, for a network that is asked before the solver"),
+    ):
+        with pytest.raises(dz.ConfigError, match=says):
+            dz.SolverLoop(ViscousBurgers(POINTS), _One(), coupling=coupling()).rollout(before[:, 0], frames.params, steps=1)
+
+
+class _One(torch.nn.Module):
+    def forward(self, states: torch.Tensor, params: torch.Tensor | None) -> torch.Tensor:
+        return torch.ones_like(states)

@@ -13,6 +13,8 @@ import torch
 from parameter_solvers import Transport, simulate
 
 import deepzero_sim as dz
+from deepzero_sim.cli.main import main
+from deepzero_sim.cli.serve import models_of_run
 from deepzero_sim.common.settings import read
 from deepzero_sim.coupling.losses import Observed
 from deepzero_sim.datasets import trajectories
@@ -189,3 +191,38 @@ def test_what_says_nothing_is_refused(data: Path) -> None:
     frames[:] = np.inf
     with pytest.raises(dz.DataError, match="holds NaN or infinity"):
         trajectories.save(data, Trajectories(frames, given.params, unobserved=True), Transport().spec)
+
+
+def test_means_leave_out_what_was_not_observed() -> None:
+    """A channel that is missing in one frame, and a simulation of which only the first frame is there, by hand."""
+    spec = dz.SolverSpec(name="two", state_shape=(2, 8), dt=0.1, dtype="float64", stencil=0)
+    loop = dz.SolverLoop(dz.as_solver(lambda states: 1.0 * states, spec), dz.models.NoCorrection())
+    frames = np.random.default_rng(0).normal(size=(2, 4, 2, 8))
+    missing = frames.copy()
+    missing[:, 2, 1] = np.nan
+    found = dz.evaluate(loop, Trajectories(missing, unobserved=True))
+    errors = np.abs(missing[:, 1:] - missing[:, :1])
+    seen = np.delete(errors[:, :, 1], 1, axis=1)
+    np.testing.assert_allclose(found.channel_mae, [errors[:, :, 0].mean(), seen.mean()])
+    missing = frames.copy()
+    missing[0, 1:] = np.nan
+    found = dz.evaluate(loop, Trajectories(missing, unobserved=True))
+    assert found.mae == pytest.approx(np.abs(missing[1, 1:] - missing[1, :1]).mean()) and found.mae_std == 0
+    with pytest.raises(dz.DataError, match=r"what was handed over as data holds NaN or infinity: .* set unobserved where NaN"):
+        dz.evaluate(loop, Trajectories(missing))
+
+
+def test_such_files_are_converted_and_such_runs_served(data: Path, tmp_path: Path) -> None:
+    assert main(["convert", "--data", str(data), "--output", "copy.h5"]) == 0
+    copied, whole = trajectories.load(Path("copy.h5")), trajectories.load(data)
+    assert copied.unobserved and np.array_equal(copied.frames[:], whole.frames[:], equal_nan=True)
+    assert main(["convert", "--data", str(data), "--to", "well", "--output", "well.h5"]) == 2
+    one = {"viscosity": {"least": 0.0, "per_simulation": True}}
+    for name, more in (("shared", {}), ("single", {"train_params": one})):
+        made = settings(data, method="SolverLayer", updates=2, run=tmp_path / name, **more)
+        train(made)
+        models, left_out = models_of_run(made.run)
+        model = models["loss"]
+        assert left_out is None and isinstance(model, dz.ServedLoss)
+        (loss,) = model.evaluate([np.concatenate(models["parameters"].evaluate([], {}))], {})
+        assert np.isfinite(loss).all()
