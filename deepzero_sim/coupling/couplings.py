@@ -17,6 +17,9 @@ from deepzero_sim.solver.contract import Solver
 from deepzero_sim.solver.spec import SolverSpec
 from deepzero_sim.solver.stepped_inputs import with_input_channels, with_inputs_at_rest
 
+#: Golden ratio, whose multiples are spread evenly between whole numbers.
+GOLDEN = (5**0.5 - 1) / 2
+
 
 class Coupling(abc.ABC):
     """A way for a network to act on the steps of a solver; it keeps no state.
@@ -123,8 +126,14 @@ class Inside(Coupling):
         return advanced[:, : spec.state_shape[0]]
 
     def samples(self, states: torch.Tensor, output: torch.Tensor, spec: SolverSpec) -> torch.Tensor:
-        """Return states with fields that are varied by smooth noise of the size of each field's scale."""
-        return self.before(states, output + smooth_noise(output), spec)
+        """Return states with fields that are varied by smooth noise of all shares, from nothing to each field's scale.
+
+        What matters most of a network that is trained already are its own fields.
+        """
+        shares = torch.arange(len(output), dtype=torch.float64) * GOLDEN % 1  # spread evenly over any few of the states
+        return self.before(
+            states, output + shares.to(output).reshape(-1, *[1] * (output.dim() - 1)) * smooth_noise(output), spec
+        )
 
 
 def smooth_noise(like: torch.Tensor, seed: int = 0) -> torch.Tensor:
