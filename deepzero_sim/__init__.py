@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from deepzero_sim import solvers as solvers
     from deepzero_sim.checks.gradient import GradientCheck, check_gradient
     from deepzero_sim.checks.solver import SolverCheck, check_solver
+    from deepzero_sim.common.trained_parameter import TrainedParameter
     from deepzero_sim.connectors import BMISolver, DakotaSolver, ExecutableSolver, TesseractSolver, UMBridgeSolver
     from deepzero_sim.coupling import couplings as couplings
     from deepzero_sim.coupling import losses as losses
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from deepzero_sim.coupling.layer import SolverLayer
     from deepzero_sim.coupling.loop import SolverLoop
     from deepzero_sim.coupling.rollout_loss import RolloutLoss
-    from deepzero_sim.coupling.trained_params import TrainedParameter
     from deepzero_sim.errors import (
         ConfigError,
         ConnectionLostError,
@@ -85,7 +85,7 @@ else:
             "deepzero_sim.coupling.layer": ("SolverLayer",),
             "deepzero_sim.coupling.loop": ("SolverLoop",),
             "deepzero_sim.coupling.rollout_loss": ("RolloutLoss",),
-            "deepzero_sim.coupling.trained_params": ("TrainedParameter",),
+            "deepzero_sim.common.trained_parameter": ("TrainedParameter",),
             "deepzero_sim.errors": (
                 "ConfigError",
                 "ConnectionLostError",

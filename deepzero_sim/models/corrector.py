@@ -309,9 +309,4 @@ def mercury(spec: SolverSpec, padding: Padding = "zeros", data: Scaled | None = 
 
 
 #: Correctors that settings call by a short name.
-CORRECTORS: dict[str, Callable[..., nn.Module]] = {
-    "small": small,
-    "mercury": mercury,
-    "mars_moon": mars_moon,
-    "none": none,
-}
+CORRECTORS: dict[str, Callable[..., Corrector]] = {"small": small, "mercury": mercury, "mars_moon": mars_moon}

@@ -39,7 +39,7 @@ def train(name: str, seed: int) -> Path:
     """
     run = RUNS / f"{name}-{seed}"
     method, network = METHODS[name]
-    files = [word for file in ("solver.yaml", "common.yaml", network) for word in ("--config", str(HERE / file))]
+    files = [word for file in ("solver.yaml", network) for word in ("--config", str(HERE / file))]
     stages = [] if name == "constant" else ["--stages", f"[{{method: {method}}}, {{method: {method}}}]"]
     if command(["train", *files, "--method", method, *stages, "--seed", str(seed), "--run", str(run)]):
         raise SystemExit(f"{name} of seed {seed} was not trained: see above.")

@@ -39,7 +39,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def settings() -> dict[str, dict[str, object]]:
-    files = ("solver.yaml", "common.yaml")
+    files = ("solver.yaml", "closure.yaml")
     return {key: value for name in files for key, value in yaml.safe_load((EXAMPLE / name).read_text()).items()}
 
 
@@ -97,7 +97,7 @@ def test_recipes_train_a_closure(folder: Path, capsys: pytest.CaptureFixture[str
     )
     passed = " ".join(capsys.readouterr().out.partition("pass:")[2].split())
     assert "inputs," in passed.partition(":")[0]
-    files = [word for name in ("solver", "common", "closure") for word in ("--config", f"examples/closure/{name}.yaml")]
+    files = [word for name in ("solver", "closure") for word in ("--config", f"examples/closure/{name}.yaml")]
     short = ["--updates", "20", "--unroll", "4", "--held_back", "0", "--optimiser.args.lr", "0.01"]
     for method in ("FO-SOL", "SolverLayer"):
         assert main(["train", *files, *short, "--method", method, "--run", f"runs/closure/{method}"]) == 0

@@ -12,7 +12,7 @@ from deepzero_sim.common.components import Component
 from deepzero_sim.common.requirements import require_sparsity
 from deepzero_sim.common.settings import Rule, Settings
 from deepzero_sim.common.short_names import COUPLINGS, LOSSES, PRODUCTS
-from deepzero_sim.coupling.trained_params import TrainedParameter
+from deepzero_sim.common.trained_parameter import TrainedParameter
 from deepzero_sim.datasets.metadata_keys import MetadataKey
 from deepzero_sim.datasets.source import Source
 from deepzero_sim.execution.backends import Backend

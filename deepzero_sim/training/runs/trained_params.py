@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from deepzero_sim.coupling.trained_params import CORRECTOR, PARAMS, TrainedParameter, TrainedParams, starts_of, starts_within
+from deepzero_sim.common.trained_parameter import TrainedParameter
+from deepzero_sim.coupling.trained_params import CORRECTOR, PARAMS, TrainedParams, starts_of, starts_within
 from deepzero_sim.datasets.trajectories import Trajectories
 from deepzero_sim.errors import ConfigError, RunError
 from deepzero_sim.solver.spec import SolverSpec

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,19 +14,19 @@ from torch import nn
 from deepzero_sim.common.components import Component
 from deepzero_sim.common.module_state import cast
 from deepzero_sim.common.settings import hints, read
+from deepzero_sim.common.trained_parameter import TrainedParameter
 from deepzero_sim.common.types import Array, to_array
 from deepzero_sim.coupling.couplings import Coupling
 from deepzero_sim.coupling.loop import SolverLoop
 from deepzero_sim.coupling.losses import Observed, Rollout
 from deepzero_sim.coupling.losses.base import Measure
-from deepzero_sim.coupling.trained_params import TrainedParameter
 from deepzero_sim.datasets.metadata_keys import MetadataKey
 from deepzero_sim.datasets.source import DataSource, Source, source_from
 from deepzero_sim.datasets.trajectories import Trajectories, as_batch
 from deepzero_sim.errors import ConfigError, RunError
 from deepzero_sim.execution.threads import single_threaded
 from deepzero_sim.models.build import build_network
-from deepzero_sim.models.corrector import CORRECTORS, Corrector, NoCorrection
+from deepzero_sim.models.corrector import CORRECTORS, Corrector, NoCorrection, none
 from deepzero_sim.solver.build import build_solver
 from deepzero_sim.solver.spec import SolverSpec
 from deepzero_sim.training.build import build_coupling
@@ -38,6 +38,9 @@ from deepzero_sim.training.runs.trained_params import params_of, without_params
 from deepzero_sim.training.runs.trust import trust_parts, without_trust, words_of
 from deepzero_sim.training.runs.unrolls import Unroll, Unrolls
 from deepzero_sim.training.validation import restore_trained
+
+#: Networks that have a short name: correctors, and none, where scenario parameters are trained alone.
+_NETWORKS: Mapping[str, Callable[..., nn.Module]] = {**CORRECTORS, "none": none}
 
 #: States of the training data that a vector-Jacobian product is prepared with.
 SAMPLES = 256
@@ -55,9 +58,9 @@ def build_corrector(network: Component, spec: SolverSpec, seed: int, coupling: C
         seed: Seed of the weights.
         coupling: Coupling that says what the network returns; a correction of the state if None.
     """
-    if coupling is not None and coupling.of_inputs and network.name in CORRECTORS:
+    if coupling is not None and coupling.of_inputs and network.name in _NETWORKS:
         network = replace(network, args={**network.args, "of_inputs": True})
-    return cast(build_network(network, CORRECTORS, spec, seed), getattr(torch, spec.dtype))
+    return cast(build_network(network, _NETWORKS, spec, seed), getattr(torch, spec.dtype))
 
 
 def starting_network(
@@ -225,7 +228,7 @@ def trained_loop(
         load: Function that reads the checkpoint of a folder.
         solver: Solver in place of the run's own, found from the current folder; None for that of the run.
         network: Network in place of the run's own; its weights are those of the run.
-        coupling: Coupling in place of the run's own.
+        coupling: Object in place of the run's own coupling.
 
     Raises:
         RunError: The folder holds no trained run, or its settings name what nobody has trusted here, see :func:`trust`.

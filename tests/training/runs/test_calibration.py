@@ -15,7 +15,8 @@ from parameter_solvers import Transport, simulate
 import deepzero_sim as dz
 from deepzero_sim.cli.main import main
 from deepzero_sim.common.settings import read
-from deepzero_sim.coupling.trained_params import TrainedParameter, TrainedParams, starts_of
+from deepzero_sim.common.trained_parameter import TrainedParameter
+from deepzero_sim.coupling.trained_params import TrainedParams, starts_of
 from deepzero_sim.datasets import trajectories
 from deepzero_sim.datasets.trajectories import Trajectories
 from deepzero_sim.estimators.backpropagation import BackPropagation
