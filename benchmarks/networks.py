@@ -48,7 +48,7 @@ def _classification(name: str, batch: int) -> Task:
 def _regression(name: str, batch: int) -> Task:
     """Make a task of a corrector's network alone, without solver and normalisation: noise states with squared errors."""
     spec = WakeGrid(WAKE_RESOLUTION).spec("wake", "float32")
-    network = getattr(models, name)(spec).network
+    network = models.CORRECTORS[name](spec).network
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d):
             layer.reset_parameters()  # an untrained corrector ends in zeros, which hide every gradient before them

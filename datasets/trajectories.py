@@ -255,6 +255,11 @@ _OWN_ATTRIBUTES = {"format", "version", "time_unit", "missing", *_SPEC_ATTRIBUTE
 _UNOBSERVED = "missing", "unobserved"
 
 
+def says_unobserved(attributes: Mapping[str, Any]) -> bool:
+    """Tell from a file's attributes whether NaN stands for a value that was not observed."""
+    return bool(attributes.get(_UNOBSERVED[0]) == _UNOBSERVED[1])
+
+
 def save(
     path: Path | str,
     trajectories: Trajectories,
@@ -322,7 +327,7 @@ def load(
     with open_trajectory_file(path) as file:
         frames, (params, mask) = read_frames(path, file), (hdf5_objects.array(file, name) for name in ("params", "mask"))
         attributes = read_attributes(file)
-        unobserved = unobserved or attributes.get(_UNOBSERVED[0]) == _UNOBSERVED[1]
+        unobserved = unobserved or says_unobserved(attributes)
         trajectories = Trajectories(
             frames, params, as_mask(mask), attributes, may_differ=tuple(data_may_differ), unobserved=unobserved
         )

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from deepzero_sim.common.settings import read
 from deepzero_sim.common.types import Array
 from deepzero_sim.solver.contract import DifferentiableSolver
 from deepzero_sim.solver.spec import SolverSpec
+from deepzero_sim.training.runs.settings import TrainSettings
 
 
 def _roll(values: Any, shift: int) -> Any:
@@ -57,3 +60,29 @@ def simulate(solver: Transport, params: Array, frames: int = 12, seed: int = 0) 
     for _ in range(frames - 1):
         every.append(np.asarray(solver.advance(every[-1], params.astype(solver.spec.dtype))))
     return np.stack(every, axis=1)
+
+
+def calibration(data: Any, run: Path, **more: Any) -> TrainSettings:
+    """Return settings of a training of both parameters of :class:`Transport` alone, in single threads.
+
+    Args:
+        data: Training data.
+        run: Run folder.
+        more: Other settings.
+    """
+    solver = {"name": "parameter_solvers.Transport"}
+    given = {
+        "solver": solver,
+        "differentiable_solver": solver,
+        "network": {"name": "none"},
+        "train_params": {"speed": {}, "viscosity": {"least": 0.0}},
+        "vjp": {"name": "Coloured"},
+        "train_data": data,
+        "run": run,
+        "updates": 120,
+        "optimiser": {"name": "torch.optim.Adam", "args": {"lr": 0.01}},
+        "workers": {"backend": "serial"},
+        "tensorboard": False,
+    }
+    made: TrainSettings = read(TrainSettings, {**given, **more})
+    return made

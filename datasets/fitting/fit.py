@@ -39,7 +39,7 @@ from deepzero_sim.datasets.frames import Frames, MappedFrames, load_if_small, se
 from deepzero_sim.datasets.metadata import Metadata, metadata_of_solver, require_metadata_keys
 from deepzero_sim.datasets.recording import Recording
 from deepzero_sim.datasets.source import DataSource
-from deepzero_sim.datasets.trajectories import Trajectories
+from deepzero_sim.datasets.trajectories import Trajectories, says_unobserved
 from deepzero_sim.solver.spec import SolverSpec
 
 
@@ -67,7 +67,7 @@ def fit(
         DataError: They do not fit.
         ConfigError: Settings name what is not there.
     """
-    if settings.missing == "refuse" and recording.attributes.get("missing") == "unobserved":  # as a file of ours says itself
+    if settings.missing == "refuse" and says_unobserved(recording.attributes):  # as a file of ours says itself
         settings = replace(settings, missing="unobserved")
     plan = _Plan.of(recording, spec, settings, may_differ, positions or {})
     recording, simulations = plan.recording, _choose(recording, settings)

@@ -46,8 +46,7 @@ class _Batches:
         settings, first_steps = self._settings, None
         if self._loop.knows_first_step:
             first_steps = advance_frames_in_memory(with_inputs_at_rest(self._loop.solver), self._data)
-        trained, longest = self._loop.trained_params, Unrolls.of(settings.unroll).longest
-        numbered = trained is not None and trained.per_simulation
+        longest, numbered = Unrolls.of(settings.unroll).longest, self._loop.needs_simulations
         return UnrolledBatches(self._data, first_steps, settings.batch_size, longest, settings.seed, numbered)
 
     def __call__(self, number: int) -> Any:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ from deepzero_sim.coupling.vjp.parameter_differences import Differentiated
 from deepzero_sim.errors import ConfigError, DeepZeroError
 from deepzero_sim.solver.contract import Solver
 from deepzero_sim.solver.failure_policy import Account, FailurePolicy, add_account_to_error, total
+from deepzero_sim.solver.spec import SolverSpec
 
 #: Place of steps that all queries share, for messages and incidents.
 OWN_ROLLOUT = "in the rollout of the loop's own network"
@@ -113,19 +114,25 @@ class SolverLoop:
         """States advanced so far for vector-Jacobian products."""
         return self.layer.backward_steps
 
-    def with_solver(self, solver: Solver, gradient: SolverGradient | VectorJacobianProduct = "detached") -> SolverLoop:
+    def with_solver(
+        self,
+        solver: Solver,
+        gradient: SolverGradient | VectorJacobianProduct = "detached",
+        on_failure: FailurePolicy | None = None,
+    ) -> SolverLoop:
         """Return a loop of another solver, with the same corrector and trained parameters.
 
         Args:
             solver: Solver.
             gradient: Vector-Jacobian product of it, or its name.
+            on_failure: Policy for solver steps that fail; that of this loop if None.
         """
         return SolverLoop(
             solver,
             self.corrector,
             self.unroll,
             gradient,
-            on_failure=self.on_failure,
+            on_failure=self.on_failure if on_failure is None else on_failure,
             coupling=self.coupling,
             trained_params=self.trained_params,
         )
@@ -160,20 +167,22 @@ class SolverLoop:
 
     def before(self, states: torch.Tensor, output: torch.Tensor | None) -> torch.Tensor:
         """Return what the stepped solver takes, as the coupling makes it of states `(B, C, *N)` and the network's output."""
-        if isinstance(self.coupling, After | Before | Inside):
-            return self.coupling.before(states, output, self.solver.spec)
-        copies = states.clone(), None if output is None else output.clone()
-        with _explain_coupling_errors(self.coupling, "before", states):
-            taken = self.coupling.before(*copies, self.solver.spec)
-        return _require_tensor(self.coupling, "before", taken, (len(states), *self.layer.solver.spec.state_shape))
+        return self._couple("before", states, output, self.layer.solver.spec)
 
     def after(self, advanced: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
         """Return the states one coupled step later, as the coupling makes them of what the solver gave and the network."""
+        return self._couple("after", advanced, output, self.solver.spec)
+
+    def _couple(self, method: str, states: torch.Tensor, output: torch.Tensor | None, made_for: SolverSpec) -> torch.Tensor:
+        """Call a method of the coupling; one of a user's own gets copies, and must return states of a certain spec."""
+        call, spec = getattr(self.coupling, method), self.solver.spec
         if isinstance(self.coupling, After | Before | Inside):
-            return self.coupling.after(advanced, output, self.solver.spec)
-        with _explain_coupling_errors(self.coupling, "after", advanced):
-            states = self.coupling.after(advanced.clone(), output.clone(), self.solver.spec)
-        return _require_tensor(self.coupling, "after", states, (len(advanced), *self.solver.spec.state_shape))
+            made: torch.Tensor = call(states, output, spec)
+            return made
+        name = type(self.coupling).__name__
+        with _explain_errors(f"coupling {name}", f" in {method}", states, f"{method}(states, output, spec), with tensors"):
+            made = call(states.clone(), None if output is None else output.clone(), spec)
+        return _require_tensor(f"{method} of coupling {name}", made, (len(states), *made_for.state_shape))
 
     def _ask_network(self, states: torch.Tensor, params: torch.Tensor | None) -> torch.Tensor:
         inputs = self.corrector_inputs(states, params)
@@ -295,6 +304,11 @@ class SolverLoop:
             "out advanced.",
         )
 
+    @property
+    def needs_simulations(self) -> bool:
+        """True if trained parameters have a value for each simulation of the training data."""
+        return self.trained_params is not None and self.trained_params.per_simulation
+
     def require_known_params(self) -> None:
         """Refuse to take scenario parameters of data where trained values of single simulations would be meant.
 
@@ -302,7 +316,7 @@ class SolverLoop:
             ConfigError: There are such parameters.
         """
         require_that(
-            self.trained_params is None or not self.trained_params.per_simulation,
+            not self.needs_simulations,
             "this loop was trained with parameters of a value per simulation, which data cannot tell: pass params with those "
             "of these simulations, as loop.trained_params.values() has them.",
         )
@@ -362,8 +376,14 @@ def as_tensor(given: torch.Tensor | NDArray[Any]) -> torch.Tensor:
 
 
 @contextmanager
-def _explain_coupling_errors(coupling: Coupling, method: str, states: torch.Tensor) -> Iterator[None]:
-    """Turn exceptions of a coupling's own code into a sentence; errors of ours pass.
+def _explain_errors(who: str, where: str, states: torch.Tensor, how: str) -> Iterator[None]:
+    """Turn exceptions of a user's code into a sentence; errors of ours pass.
+
+    Args:
+        who: Object whose code is called.
+        where: Place in it, such as ` in after`, or nothing.
+        states: States that it is called with, `(B, C, *N)`.
+        how: Words on how it is called.
 
     Raises:
         ConfigError: It raised an exception.
@@ -374,13 +394,13 @@ def _explain_coupling_errors(coupling: Coupling, method: str, states: torch.Tens
         raise
     except (Exception, SystemExit) as error:
         raise ConfigError(
-            f"coupling {type(coupling).__name__} raised {type(error).__name__} in {method} on states of shape "
-            f"{tuple(states.shape)}: {error}; it is called as {method}(states, output, spec), with tensors."
+            f"{who} raised {type(error).__name__}{where} on states of shape {tuple(states.shape)}: {error}; "
+            f"it is called as {how}."
         ) from error
 
 
-def _require_tensor(coupling: Coupling, method: str, made: object, shape: tuple[int, ...]) -> torch.Tensor:
-    """Return what a coupling made, a tensor of that shape.
+def _require_tensor(what: str, made: object, shape: tuple[int, ...]) -> torch.Tensor:
+    """Return what a method of a coupling made, a tensor of that shape.
 
     Raises:
         ConfigError: It is none.
@@ -389,27 +409,15 @@ def _require_tensor(coupling: Coupling, method: str, made: object, shape: tuple[
         return made
     came = f"one of shape {tuple(made.shape)}" if isinstance(made, torch.Tensor) else type(made).__name__
     raise ConfigError(
-        f"{method} of coupling {type(coupling).__name__} must return a tensor of shape {shape}, not {came}: check what it does "
-        "to states and the network's output."
+        f"{what} must return a tensor of shape {shape}, not {came}: check what it does to states and the network's output."
     )
 
 
-@contextmanager
-def explain_corrector_errors(states: torch.Tensor) -> Iterator[None]:
+def explain_corrector_errors(states: torch.Tensor) -> AbstractContextManager[None]:
     """Turn exceptions of a corrector's own code into a sentence; errors of ours pass.
 
     Args:
         states: States that it is called with, `(B, C, *N)`.
-
-    Raises:
-        ConfigError: The corrector raised an exception.
     """
-    try:
-        yield
-    except DeepZeroError:
-        raise
-    except (Exception, SystemExit) as error:
-        raise ConfigError(
-            f"the corrector raised {type(error).__name__} on states of shape {tuple(states.shape)}: {error}; "
-            "it is called as corrector(states, params) and returns a correction of the states' shape."
-        ) from error
+    how = "corrector(states, params) and returns a correction of the states' shape"
+    return _explain_errors("the corrector", "", states, how)

@@ -145,8 +145,7 @@ class LoopOracle(Oracle):
     def _tensors(
         self, batch: Any
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-        trained = self.loop.trained_params
-        numbered = trained is not None and trained.per_simulation
+        numbered = self.loop.needs_simulations
         if not isinstance(batch, Sequence) or len(batch) not in ((5,) if numbered else (3, 4)):
             form = "(states, params, references) or with advanced as a fourth"
             if numbered:

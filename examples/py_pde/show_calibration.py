@@ -7,7 +7,6 @@ Writes runs/py_pde/calibration.png.
 import json
 from pathlib import Path
 
-import numpy as np
 from observe import GUESS, TRUTH
 
 from deepzero_sim.cli.reports.figures import pyplot, save
@@ -24,7 +23,7 @@ def main() -> None:
     figure, axes = plot.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
     data = load(Path("data/py_pde_observations.h5"))
     frame = data.frames[0, SHOWN, 1]
-    axes[0].imshow(np.where(np.isnan(frame), np.nan, frame).T, origin="lower", extent=(0, 64, 0, 64), cmap="viridis")
+    axes[0].imshow(frame.T, origin="lower", extent=(0, 64, 0, 64), cmap="viridis")
     axes[0].set(title=f"v where it was observed, after {SHOWN} steps", xlabel="x", ylabel="y", facecolor="0.9")
     for method, run in RUNS.items():
         lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
+from compiled import compile_example
 
 from deepzero_sim import ExecutableSolver, ExitCodeError
 from deepzero_sim.cli.main import main
@@ -26,15 +26,8 @@ DT = 0.25
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Compile the program where the recipes look for it, in the current folder."""
-    compiler = shutil.which("cc")
-    if compiler is None:
-        pytest.skip("there is no C compiler")
-    shutil.copytree(EXAMPLE, tmp_path / "examples" / "c_program")
+    compile_example(EXAMPLE, "kuramoto", tmp_path)
     monkeypatch.chdir(tmp_path)
-    Path("runs/c_program").mkdir(parents=True)
-    warnings = ["-Wall", "-Wextra", "-Werror"]
-    command = [compiler, "-O2", *warnings, "-o", "runs/c_program/kuramoto", str(EXAMPLE / "kuramoto.c"), "-lm"]
-    subprocess.run(command, check=True)
     return tmp_path
 
 

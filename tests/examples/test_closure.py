@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from compiled import compile_example
 
 import deepzero_sim as dz
 from deepzero_sim.cli.main import main
@@ -27,14 +26,8 @@ DT, NU = 0.025, 0.005
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Compile the program where the recipes look for it, in the current folder."""
-    compiler = shutil.which("cc")
-    if compiler is None:
-        pytest.skip("there is no C compiler")
-    shutil.copytree(EXAMPLE, tmp_path / "examples" / "closure")
+    compile_example(EXAMPLE, "burgers", tmp_path)
     monkeypatch.chdir(tmp_path)
-    Path("runs/closure").mkdir(parents=True)
-    command = [compiler, "-O2", "-Wall", "-Wextra", "-Werror", "-o", "runs/closure/burgers", str(EXAMPLE / "burgers.c"), "-lm"]
-    subprocess.run(command, check=True)
     return tmp_path
 
 

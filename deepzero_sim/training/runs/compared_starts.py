@@ -55,7 +55,7 @@ def loops_of_others(
     for name, given in origins.items():
         start = last_stage(given).resolve()
         if start not in known and start not in made:
-            made[start] = trained_loop(start, load).with_solver(loops[name].solver)
+            made[start] = trained_loop(start, load).with_solver(loops[name].solver, on_failure=loops[name].on_failure)
     return made
 
 

@@ -20,7 +20,7 @@ from deepzero_sim.common.files import digest
 from deepzero_sim.common.requirements import require_type
 from deepzero_sim.common.short_names import COUPLINGS
 from deepzero_sim.common.types import Array
-from deepzero_sim.coupling.couplings import After, Before, Coupling, Inside
+from deepzero_sim.coupling.couplings import After, Before, Coupling, Inside, as_coupling
 from deepzero_sim.coupling.losses.base import Loss
 from deepzero_sim.datasets import trajectories
 from deepzero_sim.datasets.source import DataSource
@@ -107,13 +107,13 @@ class HandedOver:
         Raises:
             ConfigError: It is none.
         """
+        if isinstance(coupling, Coupling | type):
+            coupling = as_coupling(coupling)  # refuses a class
         if isinstance(coupling, After | Before | Inside):
             return Component(f"deepzero_sim.couplings.{type(coupling).__name__}")
         if isinstance(coupling, Coupling):
             said = json.dumps(vars(coupling) if not is_dataclass(coupling) else _arguments(coupling), default=_plain)
             return self._add("coupling", digest([_kind(coupling), said]), lambda: coupling)
-        if isinstance(coupling, type) and issubclass(coupling, Coupling):
-            raise ConfigError(f"coupling must be a coupling, not its class: call it, {coupling.__name__}().")
         named = as_component(coupling, "coupling must be a coupling of dz.couplings or its name")
         return COUPLINGS.in_full("coupling", named)
 

@@ -244,7 +244,8 @@ class _Training:
         if self._settings.start is None:
             return None
         start = last_stage(self._settings.start)
-        return params_of(load_checkpoint(start), run_settings(start).train_params, self._solver.spec, start)
+        trained = run_settings(start).train_params
+        return params_of(load_checkpoint(start), trained, self._solver.spec, start) if trained else None
 
     def _require_sight(self) -> None:
         """Refuse rollouts of which the loss sees nothing; single steps of NON have the error of every point for one then."""
@@ -334,7 +335,8 @@ class _Training:
 
     def _tell_params(self, run: RunFolder, listener: _Listener) -> None:
         """Say what became of trained scenario parameters."""
-        checkpoint, before = run.load(), self._starts
+        before = self._starts
+        checkpoint = None if before is None else run.load()
         if checkpoint is None or before is None:
             return
         found = params_of(checkpoint, self._settings.train_params, self._solver.spec, run.path)

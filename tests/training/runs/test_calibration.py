@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from parameter_solvers import Transport, simulate
+from parameter_solvers import Transport, calibration, simulate
 
 import deepzero_sim as dz
 from deepzero_sim.cli.main import main
-from deepzero_sim.common.settings import read
 from deepzero_sim.common.trained_parameter import TrainedParameter
 from deepzero_sim.coupling.trained_params import TrainedParams, starts_of
 from deepzero_sim.datasets import trajectories
@@ -42,24 +41,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def settings(data: Path, **more: Any) -> TrainSettings:
-    solver = {"name": "parameter_solvers.Transport"}
-    given = {
-        "solver": solver,
-        "differentiable_solver": solver,
-        "network": {"name": "none"},
-        "train_params": {"speed": {}, "viscosity": {"least": 0.0}},
-        "vjp": {"name": "Coloured"},
-        "train_data": data,
-        "run": data.parent / "run",
-        "unroll": 3,
-        "updates": 120,
-        "batch_size": 8,
-        "optimiser": {"name": "torch.optim.Adam", "args": {"lr": 0.01}},
-        "workers": {"backend": "serial"},
-        "tensorboard": False,
-    }
-    made: TrainSettings = read(TrainSettings, {**given, **more})
-    return made
+    return calibration(data, **{"run": data.parent / "run", "unroll": 3, "batch_size": 8, **more})
 
 
 def trained_values(path: Path) -> dict[str, Any]:

@@ -10,12 +10,11 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from parameter_solvers import Transport, simulate
+from parameter_solvers import Transport, calibration, simulate
 
 import deepzero_sim as dz
 from deepzero_sim.cli.main import main
 from deepzero_sim.cli.serve import models_of_run
-from deepzero_sim.common.settings import read
 from deepzero_sim.coupling.losses import Observed
 from deepzero_sim.datasets import trajectories
 from deepzero_sim.datasets.opening import open_trajectories
@@ -46,25 +45,8 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def settings(data: Any, **more: Any) -> TrainSettings:
-    solver = {"name": "parameter_solvers.Transport"}
-    given = {
-        "solver": solver,
-        "differentiable_solver": solver,
-        "network": {"name": "none"},
-        "train_params": {"speed": {}, "viscosity": {"least": 0.0}},
-        "vjp": {"name": "Coloured"},
-        "loss": {"name": "observed"},
-        "train_data": data,
-        "run": Path("run"),
-        "unroll": 8,
-        "updates": 120,
-        "batch_size": 4,
-        "optimiser": {"name": "torch.optim.Adam", "args": {"lr": 0.01}},
-        "workers": {"backend": "serial"},
-        "tensorboard": False,
-    }
-    made: TrainSettings = read(TrainSettings, {**given, **more})
-    return made
+    given = {"run": Path("run"), "loss": {"name": "observed"}, "unroll": 8, "batch_size": 4}
+    return calibration(data, **{**given, **more})
 
 
 @pytest.mark.parametrize("method", ["SolverLayer", "FO-SOL", "ZO-SOL", "STRAIGHT-THROUGH"])
