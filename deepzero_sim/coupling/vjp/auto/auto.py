@@ -147,7 +147,7 @@ class Auto(VectorJacobianProduct):
 
     def steps_to_measure(self, spec: SolverSpec) -> int:
         most = MOST_STEPS if self.most_steps is None else self.most_steps
-        return min(most, most_steps_of_search(spec, self._common)) if spec.deterministic else 0
+        return min(most, most_steps_of_search(spec, self._common, self._solver)) if spec.deterministic else 0
 
     def state_dict(self) -> dict[str, Array]:
         if self.report is None or self._chosen is None:

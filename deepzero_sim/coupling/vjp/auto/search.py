@@ -75,15 +75,28 @@ def choose_by_spec(solver: Solver, common: Common) -> Found | None:
     return None
 
 
-def most_steps_of_search(spec: SolverSpec, common: Common) -> int:
+def most_steps_of_search(spec: SolverSpec, common: Common, solver: Solver | None) -> int:
     """Count the solver steps that a search takes, at most, where their number is not limited."""
-    steps = CHAIN_STEPS + FEW * LENGTH * MOST_A_STATE
+    steps = _steps_of_chains(solver) + FEW * LENGTH * MOST_A_STATE
     for candidate in (FIELD, *(Candidate(name, {"block": 1}) for name in BLOCKWISE), COLOURED):
         try:
-            steps += candidate.build(common).steps_to_measure(spec)
+            steps += _build(candidate, common, solver).steps_to_measure(spec)
         except ConfigError:  # it is left out
             continue
     return steps
+
+
+def _build(candidate: Candidate, common: Common, solver: Solver | None) -> VectorJacobianProduct:
+    product = candidate.build(common)
+    if solver is not None:
+        product.bind(solver)
+    return product
+
+
+def _steps_of_chains(solver: Solver | None) -> int:
+    """Count the solver steps of the chains that judge, of changes of inputs too, if the solver reads any."""
+    inputs = 0 if solver is None else count_inputs(solver)
+    return CHAIN_STEPS + (2 * (inputs + CHAINS * LENGTH) if inputs else 0)
 
 
 class Search:
@@ -111,8 +124,7 @@ class Search:
         Raises:
             ConfigError: The step size cannot be used with these states.
         """
-        inputs = count_inputs(self._probes.solver)
-        steps = CHAIN_STEPS + (2 * (inputs + CHAINS) if inputs else 0)
+        steps = _steps_of_chains(self._probes.solver)
         if self._left < steps:
             return self._settle(IDENTITY, f"to tell which suits takes {steps}, more than {self._limit}")
         try:
@@ -192,7 +204,7 @@ class Search:
         if count_inputs(probes.solver):  # what they do to a state in one step
             generator = np.random.default_rng([common.seed, 2])
             measurement = Measurement(states, params, probes, differences, generator, of_inputs=True)
-            self._chains.append((measurement.chain(1), measurement.sizes))
+            self._chains.append((measurement.chain(), measurement.sizes))
         file.save()
 
     def _check_chains(self, stored: StoredArrays) -> None:
@@ -205,10 +217,10 @@ class Search:
         if self._params is not None:
             stored.numbers("params", CHAINS, self._params.shape[1])
 
-    def _judge(self, candidate: Candidate, product: VectorJacobianProduct, chains: int = CHAINS) -> float:
-        """Compute the cosine of a product through all steps of the chains, the smallest of several, and note it."""
+    def _judge(self, candidate: Candidate, product: VectorJacobianProduct, chains: int | None = None) -> float:
+        """Compute the cosine of a product through all steps of some chains, or all, the smallest of several, and note it."""
         found = [
-            measured.first(chains).cosines(_ProductInUnits(product, sizes, self._probes))[-1]
+            (measured if chains is None else measured.first(chains)).cosines(_ProductInUnits(product, sizes, self._probes))[-1]
             for measured, sizes in self._chains
         ]
         cosine = min(float(np.nan_to_num(one, nan=-1.0)) for one in found)
@@ -240,7 +252,7 @@ class Search:
     def _costs_at_most(self, candidate: Candidate, steps: int) -> bool:
         """Tell whether a candidate can be used and takes no more solver steps than so many."""
         try:
-            return candidate.build(self._common).steps_to_measure(self._probes.spec) <= steps
+            return _build(candidate, self._common, self._probes.solver).steps_to_measure(self._probes.spec) <= steps
         except ConfigError:
             return False
 
@@ -276,7 +288,7 @@ class Search:
 
     def _prepare(self, candidate: Candidate) -> VectorJacobianProduct:
         """Build a product and let it measure; its warnings wait until it is chosen."""
-        product = candidate.build(self._common)
+        product = _build(candidate, self._common, self._probes.solver)
         self._require_left(product.steps_to_measure(self._probes.spec))
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")

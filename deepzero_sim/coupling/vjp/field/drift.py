@@ -12,7 +12,8 @@ from deepzero_sim.coupling.vjp.base import StepTaken
 from deepzero_sim.coupling.vjp.differences import Differences
 from deepzero_sim.coupling.vjp.field.field_report import FALLBACK
 from deepzero_sim.coupling.vjp.field.fitting import Field, Products
-from deepzero_sim.coupling.vjp.field.probing import LENGTH, draw_directions, measure_products, norms, split_active
+from deepzero_sim.coupling.vjp.field.probing import draw_directions, measure_products, norms, split_active
+from deepzero_sim.coupling.vjp.field.rest_of_step import FieldOfInputs
 from deepzero_sim.coupling.vjp.stored_arrays import StoredArrays
 from deepzero_sim.errors import DeepZeroError, SolverError
 from deepzero_sim.solver.failure_policy import account_of
@@ -63,6 +64,7 @@ class Drift:
     Args:
         every: Number of states from one check to the next.
         seed: Seed of what is kept and of directions.
+        of_inputs: True for a field of changes of a solver's inputs.
 
     Attributes:
         seen: Number of states so far.
@@ -70,10 +72,10 @@ class Drift:
         over: Flag that no more is checked.
     """
 
-    def __init__(self, every: int, seed: int) -> None:
+    def __init__(self, every: int, seed: int, of_inputs: bool = False) -> None:
         self._gap = max(1, every // BETWEEN)
         self._kept_a_check = max(1, every // self._gap)
-        self._seed = seed
+        self._seed, self._of_inputs = seed, of_inputs
         self.seen = self.spent = 0
         self.over = False
         self._failed = 0
@@ -105,13 +107,15 @@ class Drift:
         """Stack the states that were kept, `(R, C, *N)`, and their parameters, `(R, K)` or None."""
         return np.stack(self._states), np.stack(self._params) if self._params else None
 
-    def check(self, visit: Visit, field: Field, units: Units, differences: Differences, probes: SolverProbe) -> Array:
+    def check(
+        self, visit: Visit, field: Field | FieldOfInputs, units: Units, differences: Differences, probes: SolverProbe
+    ) -> Array:
         """Compute the error of one product at a state by two solver steps, `(1,)`; none, `(0,)`, if the solver fails."""
         params = None if visit.params is None else visit.params[None]
         state, generator = visit.state[None], np.random.default_rng([self._seed, visit.number, UNSEEN])
         mean, kind = units.mean / units.sizes, visit.number % UNSEEN
-        own, _ = split_active(probes.spec.active(), probes.own_channels)
-        directions = draw_directions(generator, state / units.sizes, mean, own, kind)
+        own, inputs = split_active(probes.spec.active(), probes.own_channels)
+        directions = draw_directions(generator, state / units.sizes, mean, inputs if self._of_inputs else own, kind)
         try:
             products = measure_products(probes, differences, state, params, directions, units.sizes)
         except DeepZeroError as error:
@@ -181,12 +185,12 @@ def factors_of(errors: Array, unseen: tuple[float, ...], tolerance: float) -> li
     Args:
         errors: Errors of products through one step, as shares.
         unseen: Errors at measuring.
-        tolerance: Error through :data:`LENGTH` steps that is no drift.
+        tolerance: Error of one product that is no drift.
     """
-    return [float(error) / max(least, tolerance / LENGTH) for error, least in zip(errors, unseen, strict=False)]
+    return [float(error) / max(least, tolerance) for error, least in zip(errors, unseen, strict=False)]
 
 
-def errors_of(field: Field, products: Products) -> Array:
+def errors_of(field: Field | FieldOfInputs, products: Products) -> Array:
     """Compute the error of a field's products, as shares of those measured, `(P,)`."""
     with np.errstate(over="ignore", invalid="ignore"):
         differences = (field.of(products) - products.answers).astype(np.float64)

@@ -50,6 +50,8 @@ class FieldReport:
             alone are off.
         refits: Number of times that it was fitted again, to states that it was used at.
         refitted_after: Number of states that it was used at before the last of these.
+        share: Share of a step that changes of inputs go through as changes of the state, of a field of inputs; see
+            :class:`~deepzero_sim.coupling.vjp.field.rest_of_step.RestOfStep`.
         of_inputs: Error bar of the field of the solver's inputs, through one step; None if it reads none.
     """
 
@@ -64,6 +66,7 @@ class FieldReport:
     weak: tuple[tuple[int, float], ...] = ()
     refits: int = 0
     refitted_after: int = 0
+    share: float = 0.0
     of_inputs: FieldReport | None = None
 
     @property
@@ -107,8 +110,9 @@ class FieldReport:
 
     def __str__(self) -> str:
         refitted = f"; refitted {_times(self.refits)}, last after {self.refitted_after:,} products" if self.refits else ""
+        more = f" and {self.cosines[-1]:.4f} through {len(self.cosines)}" if len(self.cosines) > 1 else ""
         return (
-            f"cosine {self.cosines[0]:.4f} through 1 step and {self.cosines[-1]:.4f} through {len(self.cosines)} "
+            f"cosine {self.cosines[0]:.4f} through 1 step{more} "
             f"({self.identity[-1]:.4f} with the identity), from {self.probes} products and {self.steps} solver steps; "
             f"{self.reason.value}{refitted}{self._words_on_inputs}"
         )

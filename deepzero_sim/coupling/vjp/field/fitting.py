@@ -46,9 +46,12 @@ class Products:
 
     def first(self, count: int) -> Products:
         """Pick the first of them."""
-        params = None if self.params is None else self.params[:count]
-        arrays = (self.states[:count], self.advanced[:count], params, self.directions[:count], self.answers[:count])
-        return Products(*arrays)
+        return self.part(slice(count))
+
+    def part(self, part: slice) -> Products:
+        """Pick some of them."""
+        params = None if self.params is None else self.params[part]
+        return Products(self.states[part], self.advanced[part], params, self.directions[part], self.answers[part])
 
     def join(self, others: Products) -> Products:
         """Append other products to these."""

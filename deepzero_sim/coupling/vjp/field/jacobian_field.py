@@ -17,30 +17,16 @@ from deepzero_sim.common.words import count_of
 from deepzero_sim.coupling.vjp.base import StepTaken, VectorJacobianProduct, sentence_on_first_states
 from deepzero_sim.coupling.vjp.base_jacobian import BaseJacobian
 from deepzero_sim.coupling.vjp.differences import Differences
-from deepzero_sim.coupling.vjp.field.drift import (
-    CHECK_EVERY,
-    FACTOR,
-    MENDED,
-    PREFIX,
-    UNSEEN,
-    Drift,
-    Units,
-    check_drift,
-    count_failure,
-)
-from deepzero_sim.coupling.vjp.field.field_report import FALLBACK, FieldReport
-from deepzero_sim.coupling.vjp.field.measuring import Recipe, measure_again, measure_field
+from deepzero_sim.coupling.vjp.field.drift import CHECK_EVERY, UNSEEN
+from deepzero_sim.coupling.vjp.field.field_in_use import FieldInUse, check_field_in_use
+from deepzero_sim.coupling.vjp.field.field_report import FieldReport
+from deepzero_sim.coupling.vjp.field.measuring import Recipe, measure_fields
 from deepzero_sim.coupling.vjp.field.probing import CHAINS, LENGTH
-from deepzero_sim.coupling.vjp.field.saved_field import (
-    INPUTS,
-    check_field,
-    field_from_tensors,
-)
-from deepzero_sim.coupling.vjp.field.scaled_field import ScaledField
+from deepzero_sim.coupling.vjp.field.rest_of_step import mix
+from deepzero_sim.coupling.vjp.field.saved_field import INPUTS
 from deepzero_sim.coupling.vjp.field.search import ROUND
 from deepzero_sim.coupling.vjp.jacobian_file import JacobianFile, identify, path_or_none
 from deepzero_sim.coupling.vjp.stored_arrays import StoredArrays
-from deepzero_sim.errors import DeepZeroError
 from deepzero_sim.execution.threads import single_threaded
 from deepzero_sim.solver.spec import SolverSpec
 from deepzero_sim.solver.stepped_inputs import count_inputs
@@ -121,10 +107,9 @@ class JacobianField(VectorJacobianProduct):
         self.file = path_or_none(file)
         self.report: FieldReport | None = None
         self._differences = Differences(step_size, "central")
-        self._tensors: dict[str, Array] = {}
-        self._field: ScaledField | None = None
-        self._of_inputs: ScaledField | None = None
-        self._drift = self._no_drift()
+        self._stored: dict[str, Array] = {}
+        self._own: FieldInUse | None = None
+        self._of_inputs: FieldInUse | None = None
 
     def _most(self, spec: SolverSpec) -> int:
         """Return the most products to measure for a solver."""
@@ -133,9 +118,6 @@ class JacobianField(VectorJacobianProduct):
 
     def _recipe(self, spec: SolverSpec) -> Recipe:
         return Recipe(self._most(spec), self.tolerance, self.block, self.seed, self._differences)
-
-    def _no_drift(self) -> Drift:
-        return Drift(self.check_every or CHECK_EVERY, self.seed)
 
     def prepare(self, states: Array, params: Array | None, probes: SolverProbe) -> None:
         """Measure products at states of the data, and fit the field to them.
@@ -150,117 +132,74 @@ class JacobianField(VectorJacobianProduct):
         file = JacobianFile(self.file)
         settings = [
             f"field 6 {self._most(probes.spec)} {self.tolerance} {self.block} {self._differences.step_size} {self.seed}"
+            f"{' inputs 2' if count_inputs(probes.solver) else ''}"
         ]
         identity = identify(states, params, probes, self._differences)
         with single_threaded():  # many small products of matrices, which several threads slow down
-            self._tensors = file.get(
+            tensors = file.get(
                 settings,
                 identity,
                 probes,
-                lambda: measure_field(self._recipe(probes.spec), states, params, probes),
-                lambda stored: check_field(stored, probes.spec),
+                lambda: measure_fields(self._recipe(probes.spec), states, params, probes),
+                lambda stored: _check(stored, probes.spec),
             )
         file.save()
-        self._drift = self._no_drift()
-        report = self._load()
+        self._take(tensors, probes.spec)
+        report = self._update_report()
         logger.info("JacobianField of solver %r: %s.", probes.spec.name, report)
         for sentence in report.warnings(probes.spec):
             warnings.warn(sentence, stacklevel=2)
 
-    def _load(self) -> FieldReport:
-        """Make the field of its arrays; return its report."""
-        field, units, report = field_from_tensors(self._tensors)
-        self._field, self._of_inputs = ScaledField(field, units), None
-        parts = {name.removeprefix(INPUTS): array for name, array in self._tensors_of_inputs().items()}
-        if parts:
-            field, units, of_inputs = field_from_tensors(parts)
-            self._of_inputs, report = ScaledField(field, units), replace(report, of_inputs=of_inputs)
-        self.report = report
-        return report
+    def _take(self, tensors: dict[str, Array], spec: SolverSpec) -> None:
+        """Make the fields of their arrays."""
+        recipe = self._recipe(spec)
+        inputs = {name.removeprefix(INPUTS): array for name, array in tensors.items() if name.startswith(INPUTS)}
+        own = {name: array for name, array in tensors.items() if not name.startswith(INPUTS)}
+        self._own = FieldInUse(recipe, own, self.check_every)
+        of_inputs = recipe._replace(block=None, of_inputs=True)
+        self._of_inputs = FieldInUse(of_inputs, inputs, self.check_every, self._own) if inputs else None
 
-    def _tensors_of_inputs(self) -> dict[str, Array]:
-        """Return the arrays of the field of the inputs, by their names among all."""
-        return {name: array for name, array in self._tensors.items() if name.startswith(INPUTS)}
+    def _update_report(self) -> FieldReport:
+        assert self._own is not None
+        of_inputs = None if self._of_inputs is None else self._of_inputs.report
+        self.report = replace(self._own.report, of_inputs=of_inputs)
+        return self.report
 
     def product(self, taken: StepTaken, cotangents: Array, probes: SolverProbe) -> Array:
-        self._begin(taken, probes)
-        self._look_for_drift(taken, probes)
-        product, own = self._begin(taken, probes).vjp(taken, cotangents), probes.own_channels
-        if self._of_inputs is None:
-            return product
-        return np.concatenate([product[:, :own], self._of_inputs.vjp(taken, cotangents)[:, own:]], axis=1)
+        field, own = self._begin(taken, probes), probes.own_channels
+        field.look_for_drift(taken, probes)
+        product = field.scaled.vjp(taken, cotangents)
+        if self._of_inputs is not None:
+            self._of_inputs.look_for_drift(taken, probes)
+            at_once = mix(cotangents, product, self._of_inputs.report.share, own)
+            product = np.concatenate([product[:, :own], self._of_inputs.scaled.vjp(taken, at_once)[:, own:]], axis=1)
+        self._update_report()
+        return product
 
     def jvp(self, taken: StepTaken, directions: Array, probes: SolverProbe) -> Array:
-        field, own = self._begin(taken, probes), probes.own_channels
+        field, own = self._begin(taken, probes).scaled, probes.own_channels
         if self._of_inputs is None:
             return field.jvp(taken, directions)
         alone, inputs = directions.copy(), directions.copy()
         alone[:, own:] = inputs[:, :own] = 0
-        product = field.jvp(taken, alone) + self._of_inputs.jvp(taken, inputs)
+        at_once = self._of_inputs.scaled.jvp(taken, inputs)
+        at_once[:, own:] = 0
+        product = mix(at_once, field.jvp(taken, at_once), self._of_inputs.report.share, own) + field.jvp(taken, alone)
         product[:, own:] = directions[:, own:]
         return product
 
-    def _begin(self, taken: StepTaken, probes: SolverProbe) -> ScaledField:
-        """Return the field; measure or restore it if there is none yet."""
-        if self._field is None:
-            if self._tensors:
-                check_field(StoredArrays.of_state(self._tensors, "JacobianField"), probes.spec)
-                self._load()
+    def _begin(self, taken: StepTaken, probes: SolverProbe) -> FieldInUse:
+        """Return the field of the state; measure or restore the fields if there are none yet."""
+        if self._own is None:
+            if self._stored:
+                _check(StoredArrays.of_state(self._stored, "JacobianField"), probes.spec)
+                self._take(self._stored, probes.spec)
+                self._update_report()
             else:
                 self.prepare(taken.states, taken.params, probes)
                 probes.warn(sentence_on_first_states("JacobianField", probes.spec, len(taken.states)))
-        assert self._field is not None
-        return self._field
-
-    def _look_for_drift(self, taken: StepTaken, probes: SolverProbe) -> None:
-        """Check at some of the states that products are asked for, and fit the field again if it has drifted."""
-        if self.check_every is None or "mean" not in self._tensors:  # a field of the first versions has no such errors
-            return
-        for visit in self._drift.visit(taken):
-            scaled = self._begin(taken, probes)
-            field, units = scaled.field, Units(scaled.units, self._tensors["mean"])
-            assert self.report is not None
-            if self._drift.over:
-                return
-            errors = self._drift.check(visit, field, units, self._differences, probes)
-            self._drift.record(visit, errors, self.report.unseen, self.tolerance)
-            if self._drift.factor > FACTOR:
-                self._refit(self.report, probes)
-
-    def _refit(self, report: FieldReport, probes: SolverProbe) -> None:
-        """Fit a field anew, to products at the last states too, and take it if that mends it; else do not check again."""
-        drift, before = self._drift, probes.steps
-        off = (
-            f"after {drift.seen:,} products, those of the JacobianField of solver {probes.spec.name!r} are off "
-            f"{drift.factor:,.1f} times as far as expected"
-        )
-        most = (report.steps - 2 * drift.spent) // 2 - CHAINS * LENGTH - UNSEEN  # report.steps holds those of refits, too
-        limit = self._most(probes.spec)
-        if most < min(ROUND, limit):
-            drift.stop(f"{off}, and refits may take no more solver steps than measuring did", probes)
-            return
-        try:
-            with single_threaded():
-                refit = measure_again(self._recipe(probes.spec), drift, self._tensors, min(most, limit), probes)
-        except DeepZeroError as error:
-            count_failure(error, probes)
-            drift.stop(f"{off}, and a refit failed ({error})", probes)
-            return
-        steps = probes.steps - before
-        if refit is None:
-            drift.begin_anew()
-        elif refit.now > MENDED * refit.was:
-            drift.stop(f"{off}, and a refit of {steps} solver steps did not mend it", probes)
-        else:
-            self._tensors = refit.tensors | self._tensors_of_inputs()
-            refitted = self._load()
-            drift.begin_anew(steps)
-            errors = f"through {LENGTH} steps from {refit.was:.2g} to {refit.now:.2g}"
-            mended = f"{off}: a refit of {steps} solver steps lowered their error {errors} ({refitted})"
-            if refitted.is_poor:
-                probes.warn(f"{mended}, which is poor: take {FALLBACK}.")
-            else:
-                probes.note(f"{mended}.")
+        assert self._own is not None
+        return self._own
 
     def adopt_defaults(self, file: Path, most_steps: int) -> None:
         self.file = self.file or file
@@ -275,7 +214,7 @@ class JacobianField(VectorJacobianProduct):
         products = self._most(spec) + CHAINS * LENGTH + UNSEEN + 1  # the last tells the solver from others
         products += spec.state_shape[0] if spec.state_shape[0] > 1 else 0  # channels that vary little are looked at alone
         inputs = 0 if self._solver is None else count_inputs(self._solver)
-        products += inputs + CHAINS + self._most(spec) if inputs else 0
+        products += inputs + CHAINS * LENGTH + self._most(spec) + UNSEEN if inputs else 0
         base = 0 if self.block is None else 1 + BaseJacobian(spec.active(), self.block).direction_count
         return 2 * products + base
 
@@ -289,17 +228,24 @@ class JacobianField(VectorJacobianProduct):
         )
 
     def state_dict(self) -> dict[str, Array]:
-        state = self._tensors | self._drift.state_dict()
+        if self._own is None:
+            return dict(self._stored)
+        of_inputs = {} if self._of_inputs is None else self._of_inputs.state_dict()
+        state = self._own.state_dict() | {f"{INPUTS}{name}": array for name, array in of_inputs.items()}
         return {name: read_only_view(array) for name, array in state.items()}
 
     def load_state_dict(self, state_dict: dict[str, Array]) -> None:
         stored = StoredArrays.of_state(state_dict, "JacobianField")
         if state_dict:
-            shape, params = check_field(stored, None if self._solver is None else self._solver.spec)
-            check_drift(stored.part(PREFIX), shape, params)
+            _check(stored, None if self._solver is None else self._solver.spec)
         stored.require_no_others()
-        state = {name: read_only_copy(array) for name, array in state_dict.items()}
-        self._drift = self._no_drift()
-        self._drift.load_state_dict(state)
-        self._tensors = {name: array for name, array in state.items() if not name.startswith(PREFIX)}
-        self._field = None
+        self._stored = {name: read_only_copy(array) for name, array in state_dict.items()}
+        self._own = self._of_inputs = None
+
+
+def _check(stored: StoredArrays, spec: SolverSpec | None) -> None:
+    """Refuse arrays that are not those of a field, and of one of the inputs if there is any, in use or not."""
+    check_field_in_use(stored, spec)
+    inputs = stored.part(INPUTS, own_sizes=True)
+    if "sizes" in inputs:
+        check_field_in_use(inputs, spec, of_inputs=True)

@@ -16,7 +16,7 @@ from deepzero_sim.coupling.vjp.units import root_mean_squares, units_of
 if TYPE_CHECKING:
     from deepzero_sim.coupling.probes import SolverProbe
 
-#: Chains that a field is judged by, products in each, and most cotangents that they are compared along.
+#: Chains that a field of states is judged by, products in each, and most cotangents that they are compared along.
 CHAINS, LENGTH, COTANGENTS = 5, 8, 32
 
 
@@ -29,10 +29,11 @@ class Measurement:
         probes: Means of asking the solver for steps, which it counts.
         differences: Finite differences.
         generator: Generator of states and directions.
-        sizes: Unit of each channel, `(C, *1)`; by default the states' deviation from their mean.
+        sizes: Unit of each channel, `(C, *1)`; by default the states' deviation from their mean, and for inputs what they do.
         of_inputs: True for products with changes of a solver's inputs, False for those of its state.
 
     Attributes:
+        length: Number of products of a chain; one of inputs, whose changes go on as changes of the state.
         sizes: Unit of each channel, `(C, *1)`.
         mean: Mean of the states, `(C, *N)`.
     """
@@ -49,12 +50,13 @@ class Measurement:
     ) -> None:
         self._states, self._params, self._probes = states, params, probes
         self._differences, self._generator = differences, generator
+        self.length = chain_length(of_inputs)
         active = probes.spec.active()
         own, inputs = split_active(active, probes.own_channels)
         self._seen, self._varied = own, inputs if of_inputs else own
         self.mean = states.mean(0, dtype=np.float64).astype(states.dtype)
         self.sizes = channel_deviations(states, active) if sizes is None else sizes
-        if of_inputs:
+        if of_inputs and sizes is None:
             self.sizes = self.sizes / self._effects_of_inputs(probes.own_channels)
 
     def _effects_of_inputs(self, own: int) -> Array:
@@ -96,13 +98,13 @@ class Measurement:
             direction[channel] = sizes[channel] * values[channel]
         return measure_products(self._probes, self._differences, self._states[chosen], params, alone, self.sizes)
 
-    def chain(self, length: int = LENGTH) -> Chains:
-        """Measure chains of so many products along rollouts from random states, first along white noise."""
-        chosen = self._choose(CHAINS)
+    def chain(self) -> Chains:
+        """Measure chains of products along rollouts from random states, first along white noise: the shorter, the more."""
+        chosen = self._choose(CHAINS * LENGTH // self.length)
         state, params = self._states[chosen], None if self._params is None else self._params[chosen]
         first = direction = np.asarray(self._noise(state.shape) * self.sizes, state.dtype)
         states, answers = [state], []
-        for _ in range(length):
+        for _ in range(self.length):
             state, direction = self._differences.pairs(self._probes, state, params, direction)
             states.append(state)
             answers.append(direction)
@@ -118,6 +120,11 @@ class Measurement:
         deviations = (some - self.mean) / self.sizes * self._seen
         noise = self._generator.standard_normal(some.shape).astype(self._states.dtype)
         return np.asarray(np.where(norms(deviations) > 0, deviations, noise * self._seen))
+
+
+def chain_length(of_inputs: bool) -> int:
+    """Return the number of products that a field is judged by: through one step for inputs, through more for states."""
+    return 1 if of_inputs else LENGTH
 
 
 def split_active(active: np.ndarray, own: int) -> tuple[np.ndarray, np.ndarray]:

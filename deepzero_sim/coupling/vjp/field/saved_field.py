@@ -36,25 +36,29 @@ def field_tensors(field: Field, sizes: Array, report: FieldReport) -> dict[str, 
         common |= {"active": measured.active.astype(np.float64), "block": np.array([measured.block], dtype=np.float64)}
     if operators.after is not None:
         common["after"] = _to_real(operators.after)
-    return common | {
-        "points": np.array(operators.grid.points, dtype=np.float64),
-        "periodic": np.array(report.periodic, dtype=np.float64),
-        "base": _to_real(operators.base),
-        "varying": _to_real(operators.varying),
-        "local": operators.local.weights,
-        "filters": _to_real(features.filters),
-        "slopes": features.slopes,
-        "constants": features.constants,
-        "sizes": sizes,
-        "counts": np.array(
-            [report.probes, report.steps, _REASONS.index(report.reason), operators.order, operators.local.radius],
-            dtype=np.float64,
-        ),
-        "cosines": np.array([report.cosines, report.identity]),
-        "unseen": np.array(report.unseen),
-        "weak": np.array(report.weak, dtype=np.float64).reshape(-1, 2),
-        "refits": np.array([report.refits, report.refitted_after], dtype=np.float64),
-    }
+    return (
+        common
+        | {
+            "points": np.array(operators.grid.points, dtype=np.float64),
+            "periodic": np.array(report.periodic, dtype=np.float64),
+            "base": _to_real(operators.base),
+            "varying": _to_real(operators.varying),
+            "local": operators.local.weights,
+            "filters": _to_real(features.filters),
+            "slopes": features.slopes,
+            "constants": features.constants,
+            "sizes": sizes,
+            "counts": np.array(
+                [report.probes, report.steps, _REASONS.index(report.reason), operators.order, operators.local.radius],
+                dtype=np.float64,
+            ),
+            "cosines": np.array([report.cosines, report.identity]),
+            "unseen": np.array(report.unseen),
+            "weak": np.array(report.weak, dtype=np.float64).reshape(-1, 2),
+            "refits": np.array([report.refits, report.refitted_after], dtype=np.float64),
+        }
+        | ({"share": np.array([report.share])} if report.share else {})
+    )
 
 
 def check_field(stored: StoredArrays, spec: SolverSpec | None = None, length: int = LENGTH) -> tuple[tuple[int, ...], int]:
@@ -87,9 +91,6 @@ def check_field(stored: StoredArrays, spec: SolverSpec | None = None, length: in
     if "block" in stored:
         _check_measured(stored, shape)
     _check_what_drift_needs(stored, shape, params)
-    inputs = stored.part(INPUTS, own_sizes=True)
-    if "sizes" in inputs:
-        check_field(inputs, spec, length=1)
     return shape, params
 
 
@@ -121,6 +122,9 @@ def _check_what_drift_needs(stored: StoredArrays, shape: tuple[int, ...], params
         stored.numbers("weak", "channels", 2)
     if "refits" in stored:
         stored.counts("refits", 2)
+    if "share" in stored:
+        (share,) = stored.numbers("share", 1)
+        stored.require(0 < share <= 1, "have a share of a step in 'share', above 0 and at most 1", f"{share:g}")
     if "mean" not in stored:
         return
     stored.numbers("mean", *shape)
@@ -152,8 +156,10 @@ def field_from_tensors(tensors: dict[str, Array]) -> tuple[Field, Array, FieldRe
     unseen = tuple(float(error) for error in tensors.get("unseen", ()))
     weak = tuple((int(channel), float(error)) for channel, error in tensors.get("weak", ()))
     refits, after = (int(count) for count in tensors.get("refits", (0, 0)))  # there were none in the first versions
+    (share,) = (float(share) for share in tensors.get("share", (0.0,)))
     rank = len(features.constants)
-    report = FieldReport(probes, steps, rank, periodic, cosines, identity, _REASONS[reason], unseen, weak, refits, after)
+    judged = (probes, steps, rank, periodic, cosines, identity, _REASONS[reason])
+    report = FieldReport(*judged, unseen, weak, refits, after, share)
     return Field(features, operators), tensors["sizes"], report
 
 

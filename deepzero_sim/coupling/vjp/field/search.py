@@ -14,6 +14,7 @@ from deepzero_sim.coupling.vjp.field.fitting import Field, FieldFit, Products
 from deepzero_sim.coupling.vjp.field.kernel_grid import KernelGrid
 from deepzero_sim.coupling.vjp.field.measured_base import MeasuredBase
 from deepzero_sim.coupling.vjp.field.probing import Chains, Measurement
+from deepzero_sim.coupling.vjp.field.rest_of_step import FieldOfInputs, RestOfStep
 from deepzero_sim.coupling.vjp.field.state_features import StateFeatures
 
 logger = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ class Medium(NamedTuple):
     measured: MeasuredBase | None = None
 
 
-class _Judged(NamedTuple):
+class Judged(NamedTuple):
     """Field, its rank, the number of products that it was fitted to, and what :meth:`Chains.compare` tells of it."""
 
     field: Field
@@ -68,9 +69,16 @@ class _Judged(NamedTuple):
         """Geometric mean of that error and the forward products', by which fields are compared: it scatters less."""
         return math.sqrt(self.error * direction_error(self.alignment))
 
-    def is_beaten_by(self, other: _Judged, falls: float = FALLS) -> bool:
+    def is_beaten_by(self, other: Judged, falls: float = FALLS) -> bool:
         """Tell whether another field is better by more than a share."""
         return other.score <= (1 - falls) * self.score
+
+
+class Begun(NamedTuple):
+    """Search that has begun: the products so far, as they are fitted, and the best field that is fitted to them."""
+
+    products: Products
+    judged: Judged
 
 
 class FieldSearch:
@@ -82,23 +90,38 @@ class FieldSearch:
         medium: Facts of the medium.
         tolerance: Error of products through the chains' steps at which the search ends.
         seed: Seed of the points at which features are compared.
+        rest: Rest of the step that changes go through before they are seen, or None.
     """
 
-    def __init__(self, measurement: Measurement, chains: Chains, medium: Medium, tolerance: float, seed: int) -> None:
+    def __init__(
+        self,
+        measurement: Measurement,
+        chains: Chains,
+        medium: Medium,
+        tolerance: float,
+        seed: int,
+        rest: RestOfStep | None = None,
+    ) -> None:
         self._measurement, self._chains, self._medium = measurement, chains, medium
-        self._tolerance, self._seed = tolerance, seed
+        self._tolerance, self._seed, self.rest = tolerance, seed, rest
         self._identity = chains.cosines_of_identity()
         self._no_use = direction_error(self._identity[-1])
         self._hopeless: set[str] = set()
 
-    def run(self, products: Products, most: int) -> tuple[Field, FieldReport]:
+    def begin(self, products: Products) -> Begun:
+        """Fit the first field."""
+        carried = self._carry_back(products)
+        return Begun(carried, self._fit(carried, 0))
+
+    def run(self, begun: Begun, most: int) -> tuple[Field, FieldReport]:
         """Fit fields to ever more products, up to so many, and return the best of them with what chains tell of it."""
-        judged = self._fit(products, 0)
+        products, judged = begun
         reason = self._reason_to_stop(judged, most)
         if judged.cosines[-1] < self._identity[-1]:
             reason = Reason.NO_USE
         while reason is None:
-            products = products.join(self._measurement.products(min(ROUND, most - len(products.states))))
+            further = self._measurement.products(min(ROUND, most - len(products.states)))
+            products = products.join(self._carry_back(further))
             new = self._fit(products, judged.rank)
             reason = self._reason_to_stop(new, most) if judged.is_beaten_by(new, 0) else Reason.NO_GAIN
             judged = min(judged, new, key=lambda one: one.score)
@@ -108,18 +131,25 @@ class FieldSearch:
         cosines = tuple(judged.cosines), tuple(self._identity)
         return judged.field, FieldReport(judged.probes, 0, judged.rank, self._medium.periodic, *cosines, reason)
 
-    def _reason_to_stop(self, judged: _Judged, most: int) -> Reason | None:
+    def _carry_back(self, products: Products) -> Products:
+        return products if self.rest is None else self.rest.carry_back(products)
+
+    def whole(self, field: Field) -> Field | FieldOfInputs:
+        """Return a fitted field together with the rest of the step, if there is any."""
+        return field if self.rest is None else FieldOfInputs(field, self.rest)
+
+    def _reason_to_stop(self, judged: Judged, most: int) -> Reason | None:
         if judged.error <= self._tolerance:
             return Reason.TOLERANCE
         return None if judged.probes < most else Reason.ALL_USED
 
-    def _fit(self, products: Products, least: int) -> _Judged:
+    def _fit(self, products: Products, least: int) -> Judged:
         """Fit fields linear in the state, of rank `least` at least, and others if their errors are far from tolerable."""
         fit = _begin_fit(products, self._medium, self._seed)
         judged = self._raise_rank(fit, least)
         return judged if judged.error <= FAR * self._tolerance else self._try_others(fit, judged, least)
 
-    def _try_others(self, fit: FieldFit, judged: _Judged, least: int) -> _Judged:
+    def _try_others(self, fit: FieldFit, judged: Judged, least: int) -> Judged:
         """Fit fields of products of channels, unless all so far are worse than the identity, as where the medium is not
         uniform; then fields with stencils that differ from point to point. Return the best.
         """
@@ -133,7 +163,7 @@ class FieldSearch:
             judged = self._better(judged, self._judge(fit, judged.rank, radius), f"radius {radius}")
         return judged
 
-    def _better(self, judged: _Judged, other: _Judged, kind: str) -> _Judged:
+    def _better(self, judged: Judged, other: Judged, kind: str) -> Judged:
         """Return the better field, and note a kind that is far from being the better one."""
         if other.score > HOPELESS * judged.score:
             self._hopeless.add(kind)
@@ -146,7 +176,7 @@ class FieldSearch:
         told = [radius for radius in RADII if channels * (2 * radius + 1) ** axes <= count]
         return [radius for radius in told if f"radius {radius}" not in self._hopeless]
 
-    def _raise_rank(self, fit: FieldFit, least: int) -> _Judged:
+    def _raise_rank(self, fit: FieldFit, least: int) -> Judged:
         """Fit a constant field, one of the rank that stands out, at least `least`, and of twice that as long as errors fall."""
         judged, rank = self._judge(fit, 0), max(_rank(fit), min(least, _most(fit)))
         while judged.rank < rank <= _most(fit) and (judged.rank == 0 or judged.error > self._tolerance):
@@ -156,14 +186,14 @@ class FieldSearch:
             judged, rank = new, 2 * rank
         return judged
 
-    def _judge(self, fit: FieldFit, rank: int, radius: int = 0) -> _Judged:
+    def _judge(self, fit: FieldFit, rank: int, radius: int = 0) -> Judged:
         """Fit fields of a rank, of first and second order, and return the better one; if little so, the cheaper one.
 
         No second order mends a first that is worse than the identity.
         """
-        best: _Judged | None = None
+        best: Judged | None = None
         for field in fit.fit(rank, radius):
-            judged = _Judged(field, rank, len(fit.products.states), *self._chains.compare(field))
+            judged = Judged(field, rank, len(fit.products.states), *self._chains.compare(self.whole(field)))
             best = judged if best is None or best.is_beaten_by(judged) else best
             if judged.error > self._no_use:
                 break

@@ -15,6 +15,7 @@ import deepzero_sim as dz
 from deepzero_sim.common.types import Array
 from deepzero_sim.coupling.probes import SolverProbe
 from deepzero_sim.coupling.vjp import JacobianField, StepTaken
+from deepzero_sim.coupling.vjp.field.drift import Drift
 from deepzero_sim.errors import ConfigError, NonFiniteError
 from deepzero_sim.solver.contract import Solver
 
@@ -251,21 +252,21 @@ def test_a_solver_that_fails_at_a_check_is_counted_and_said_once() -> None:
     assert "a check of a JacobianField's products failed" in said and "left the finite numbers" in said
 
 
-def test_a_solver_that_fails_in_a_refit_does_not_end_a_training() -> None:
+def test_a_solver_that_fails_in_a_refit_does_not_end_a_training(monkeypatch: pytest.MonkeyPatch) -> None:
     solver = Fails(cubic)
     use = Use(solver)
     use.measure()
     use.go_on(1.0, 124)
     states = waves(SHAPE, 64, 3)
     taken = StepTaken(states, None, solver.step(states))
-    check = use.field._drift.check
+    check = Drift.check
 
     def then_refuse(*arguments: Any) -> Array:
         errors = check(*arguments)
         solver.refuses = True
         return errors
 
-    use.field._drift.check = then_refuse  # type: ignore[method-assign]
+    monkeypatch.setattr(Drift, "check", then_refuse)
     assert np.isfinite(use.field.product(taken, states, use.probes)).all()
     (said,) = use.warnings
     assert "and a refit failed (" in said and "it is not checked again" in said
@@ -320,10 +321,10 @@ def test_a_false_alarm_is_told_from_drift_by_a_few_products_more() -> None:
     use = Use(burgers)
     use.measure()
     use.go_on(0.2, 128)
-    before, drift = use.probes.steps, use.field._drift
-    drift._factors = [3.0] * 16
+    before = use.probes.steps
+    use.field.load_state_dict({**use.field.state_dict(), "drift.factors": np.full(16, 3.0)})
     use.go_on(0.2, 8)
     assert use.probes.steps - before == 2 + 16
     assert not use.notes and not use.warnings
     assert use.field.report is not None and use.field.report.refits == 0
-    assert drift.factor == 0.0, "it waits for as many checks again"
+    assert "drift.factors" not in use.field.state_dict(), "it waits for as many checks again"
