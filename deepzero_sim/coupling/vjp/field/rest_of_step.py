@@ -99,8 +99,8 @@ class FieldOfInputs:
     """Jacobian of a solver's inputs, `J_u(s) = M(s) G(s)`: what they do at once, and the rest of the step.
 
     Args:
-        field: `G`, a field that leaves changes of inputs as they are, `(0, v) -> (G v, v)`.
-        rest: `M`.
+        field: Field `G` of what inputs do at once, `(0, v) -> (G v, v)`.
+        rest: Rest of the step, `M`.
     """
 
     field: Field
