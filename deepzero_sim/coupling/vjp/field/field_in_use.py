@@ -61,6 +61,7 @@ class FieldInUse:
         self._drift.load_state_dict(tensors)
         self._checked = check_every is not None and "mean" in tensors  # a field of the first versions has no such errors
         self.scaled, self.report = self._load()
+        self._refits_of_states = 0 if of_states is None else of_states.report.refits
 
     def _load(self) -> tuple[ScaledField, FieldReport]:
         field, units, report = field_from_tensors(self._tensors)
@@ -74,6 +75,9 @@ class FieldInUse:
         """Check at some of the states that products are asked for, and fit the field again if it has drifted."""
         if not self._checked:
             return
+        if self._of_states is not None and self._of_states.report.refits != self._refits_of_states:
+            self._refits_of_states = self._of_states.report.refits
+            self._drift.begin_anew()  # errors so far were those with another rest of the step
         for visit in self._drift.visit(taken):
             if self._drift.over:
                 return

@@ -66,14 +66,16 @@ class KernelEquations:
     """
 
     def __init__(self, grid: KernelGrid, terms: Sequence[Term], channels: int, after: Array | None = None) -> None:
-        self._grid, self._terms, self._after = grid, _in_single_precision(terms), after
+        self._grid, self._terms = grid, _in_single_precision(terms)
+        self._after: Array | None = None if after is None else after.astype(np.complex64, copy=False)
         self._count = len(terms[0].inputs)
         self._kept: dict[tuple[int, int, int], Array] = {}
         self._size = grid.size * max(channels, terms[0].inputs.shape[1])
         power = [self._power(term) for term in terms]
         self._diagonal = np.stack(power)[:, None, None]
         growth = 1 + (grid.distance / NEAR) ** 2
-        self._ridge = RIDGE * growth * np.array([one.mean() for one in power]).reshape(-1, *[1] * (2 + growth.ndim))
+        ridge = RIDGE * growth * np.array([one.mean() for one in power]).reshape(-1, *[1] * (2 + growth.ndim))
+        self._ridge = ridge.astype(np.float32)
 
     def _pieces(self) -> Iterator[slice]:
         return pieces(self._count, self._size)
@@ -113,9 +115,8 @@ class KernelEquations:
             weighted = self._grid.values(convolve(self._after, self._grid.transform(weighted)))
         return np.asarray(plain + weighted)
 
-    def adjoint(self, residual: Array, part: slice) -> Array:
-        """Apply the transpose of :meth:`predict`: transforms of kernels, `(t, C, C', *K)`."""
-        found: list[Array] = []
+    def adjoint(self, residual: Array, part: slice) -> Iterator[Array]:
+        """Apply the transpose of :meth:`predict`: transforms of the kernels of each term, `(C, C', *K)`."""
         inputs, transform = None, np.zeros(0, dtype=residual.dtype)
         filtered = residual
         if self._after is not None:
@@ -124,14 +125,17 @@ class KernelEquations:
             if term.inputs is not inputs:
                 inputs, transform = term.inputs, np.conj(self._transform(term.inputs, part))
             outputs = self._grid.transform(residual if term.weights is None else term.weights[part, None] * filtered)
-            found.append(np.einsum("po...,pc...->oc...", outputs, transform))
-        return np.stack(found)
+            yield np.einsum("po...,pc...->oc...", outputs, transform)
 
     def _accumulate(self, residual: Callable[[slice], Array]) -> Array:
-        total: Array | float = 0.0
+        totals: list[Array] = []
         for part in self._pieces():
-            total = total + self.adjoint(residual(part), part)
-        return self._grid.kernels(np.asarray(total))
+            for number, found in enumerate(self.adjoint(residual(part), part)):
+                if number == len(totals):
+                    totals.append(found)
+                else:
+                    totals[number] += found
+        return np.stack([self._grid.kernels(total) for total in totals])
 
     def solve(self, targets: Array, guess: Array | None = None) -> Array:
         """Find the kernels for targets `y`, `(P, C, *N)`: their transforms, `(t, C, C', *K)`.
@@ -140,15 +144,16 @@ class KernelEquations:
         transforms, or at zero.
         """
         grid = self._grid
-        right = self._accumulate(lambda part: targets[part].astype(np.float32))
+        right = self._accumulate(lambda part: targets[part].astype(np.float32, copy=False))
         floor = FLOOR * self._diagonal.mean(axis=grid.axes, keepdims=True)
         diagonal = np.where(self._diagonal + floor > 0, self._diagonal + floor, 1.0)
 
         def apply(unknowns: Array) -> Array:
             kernels = unknowns.reshape(right.shape)
             transforms = grid.transform(kernels)
-            applied = self._accumulate(lambda part: self.predict(transforms, part)) + self._ridge * kernels
-            return np.asarray(applied).reshape(-1)
+            applied = self._accumulate(lambda part: self.predict(transforms, part))
+            applied += self._ridge * kernels
+            return applied.reshape(-1)
 
         def precondition(residual: Array) -> Array:
             return grid.kernels(grid.transform(residual.reshape(right.shape)) / diagonal).reshape(-1)
@@ -157,7 +162,7 @@ class KernelEquations:
         solution, _ = cg(
             LinearOperator(size, apply, dtype=right.dtype),
             right.reshape(-1),
-            x0=None if guess is None else grid.kernels(guess).reshape(-1),
+            x0=None if guess is None else grid.kernels(guess).reshape(-1).astype(right.dtype, copy=False),
             rtol=ENOUGH,
             maxiter=ITERATIONS,
             M=LinearOperator(size, precondition, dtype=right.dtype),
