@@ -14,6 +14,7 @@ from deepzero_sim.cli.main import main as command
 from deepzero_sim.cli.reports.figures import pyplot, save
 from deepzero_sim.datasets import load
 from deepzero_sim.training.runs.comparison import cost
+from deepzero_sim.training.runs.folders import last_stage
 
 RUNS, DATA, HERE = Path("runs/closure"), Path("data/closure_test.h5"), Path("examples/closure")
 SEEDS = (0, 1, 2)
@@ -57,7 +58,7 @@ def table(data: dz.datasets.Trajectories) -> tuple[str, dict[str, list[dz.Evalua
     for name in METHODS:
         runs = [train(name, seed) for seed in SEEDS]
         found[name] = [dz.evaluate(dz.load_run(run), data) for run in runs]
-        steps[name] = cost(runs[0]).solver_steps
+        steps[name] = cost(last_stage(runs[0])).solver_steps
     alone = dz.SolverLoop(dz.load_run(RUNS / "constant-0").solver, dz.models.NoCorrection())
     found = {"the value at rest, 0.02": [dz.evaluate(alone, data)], **found}
     constant = np.mean([one.mae for one in found["constant"]])

@@ -25,7 +25,10 @@ class Differences:
     the curvature then add up to nothing in products with a whole Jacobian. On the wake that made them as good as central ones,
     for half the solver steps.
 
-    Inputs of a step that lie at their bounds are moved inwards by the length of a probe first: a solver need not take others.
+    Inputs of a step are moved by the square root of the share that suits states: what they do in a step is little beside the
+    state, whose rounding hides it, and nearly linear. With a forcing of the wake, forward differences in float32 had a cosine of
+    0.58 at the share of states, and 0.996 at its root. Inputs that lie at their bounds are moved inwards by the length of a probe
+    first: a solver need not take others.
 
     Args:
         step_size: Length of a probe, `mu`, in units of the root mean square of the channel that is changed; None for the one
@@ -61,7 +64,7 @@ class Differences:
             advanced: Solver state after its step, `P(s)`, `(C, *N)`.
             directions: Directions `v`, `(n, C, *N)`.
         """
-        step = self._steps(state, directions)
+        step = self._steps(probes, state, directions)
         many = None if params is None else np.repeat(params[None], len(directions), axis=0)
         bounds = probes.bounds
         moved = _leave_room(state, step * directions, bounds)
@@ -87,7 +90,7 @@ class Differences:
             `P(s)` as the mean of the two steps, to second order in their distance, and `J(s) v`, each `(P, C, *N)`.
         """
         step = np.concatenate(
-            [self._steps(state, direction[None]) for state, direction in zip(states, directions, strict=True)]
+            [self._steps(probes, state, direction[None]) for state, direction in zip(states, directions, strict=True)]
         )
         both = None if params is None else np.concatenate([params, params])
         bounds, moves = probes.bounds, step * directions
@@ -96,12 +99,12 @@ class Differences:
         ahead, behind = np.split(probes(_clip(np.concatenate([states + moves, states - moves]), bounds), both), 2)
         return (ahead + behind) / 2, (ahead - behind) / (2 * step)
 
-    def lengths(self, state: Array, directions: Array) -> Array:
+    def lengths(self, probes: SolverProbe, state: Array, directions: Array) -> Array:
         """Return the distance between the two states whose steps are compared along each direction, `(n, 1, ...)`."""
-        steps = self._steps(state, directions)
+        steps = self._steps(probes, state, directions)
         return np.asarray(steps * (2 if self.scheme == "central" else 1))
 
-    def _steps(self, state: Array, directions: Array) -> Array:
+    def _steps(self, probes: SolverProbe, state: Array, directions: Array) -> Array:
         """Choose `mu` for each direction, `(n, 1, ...)`: as far as the channel that it changes most, in its own size, allows.
 
         The steps are powers of two, so that none of their digits are lost when they are added to states of their dtype.
@@ -114,6 +117,8 @@ class Differences:
             "larger one, or None to have it chosen.",
         )
         sizes = channel_sizes(state)
+        if self.step_size is None:
+            sizes[probes.own_channels :] /= share**0.5
         lengths = np.stack([_size(direction) / sizes for direction in directions]).max(1)
         exponents = np.round(np.log2(share) - np.log2(np.where(lengths > 0, lengths, 1.0)))
         if not (np.abs(exponents) < np.log2(float(np.finfo(state.dtype).max)) - 1).all():

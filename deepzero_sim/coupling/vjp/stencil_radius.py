@@ -116,7 +116,7 @@ def _reach_at(state: Array, params: Array | None, probes: SolverProbe, differenc
     directions[(np.arange(len(places)), *places.T)] = 1
     advanced = probes(state[None], None if params is None else params[None])[0]
     answers = differences.jvp(probes, state, params, advanced, directions)
-    noise = _rounding(advanced) / differences.lengths(state, directions)
+    noise = _rounding(advanced) / differences.lengths(probes, state, directions)
     radii = max(state.shape[1:])
     size, exact, rounded = np.zeros((len(places), radii)), 0, 0
     for row, (answer, place) in enumerate(zip(answers, places, strict=True)):

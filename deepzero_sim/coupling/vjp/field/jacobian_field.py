@@ -57,6 +57,9 @@ class JacobianField(VectorJacobianProduct):
     Chains of products that the fit has not seen tell its error. Products are measured in rounds until that is below
     `tolerance`, or no longer falls. A product of the field takes no solver steps.
 
+    The inputs of a solver have a field of their own, measured by changes of them alone: what they do at once, and the rest of
+    the step, see :class:`~deepzero_sim.coupling.vjp.field.rest_of_step.RestOfStep`.
+
     In use, the field is checked now and then: one product along a random direction, for two solver steps, is compared with
     the solver's. Where half of the last checks are off by twice as much as products that were not fitted at measuring, and by
     more than `tolerance` allows, the field has drifted, and is fitted again, to products at the states it was last used at
