@@ -25,10 +25,10 @@ class Differences:
     the curvature then add up to nothing in products with a whole Jacobian. On the wake that made them as good as central ones,
     for half the solver steps.
 
-    Inputs of a step are moved by the square root of the share that suits states: what they do in a step is little beside the
-    state, whose rounding hides it, and nearly linear. With a forcing of the wake, forward differences in float32 had a cosine of
-    0.58 at the share of states, and 0.996 at its root. Inputs that lie at their bounds are moved inwards by the length of a probe
-    first: a solver need not take others.
+    Inputs of a step are moved by the square root of the share that suits states: what they do in a step is little next to the
+    state, whose rounding hides it, and nearly linear. Of a forcing of the wake in float32, forward differences had a cosine of
+    0.58 at the share of states, and 0.996 at its root. Inputs that lie at their bounds are moved inwards by the length of a
+    probe first: a solver need not take others.
 
     Args:
         step_size: Length of a probe, `mu`, in units of the root mean square of the channel that is changed; None for the one
