@@ -7,11 +7,13 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from deepzero_sim import SolverSpec, as_solver
-from deepzero_sim.common.types import Array
+from deepzero_sim import InputField, SolverSpec, as_solver
+from deepzero_sim.common.types import Array, Scheme
 from deepzero_sim.coupling.probes import SolverProbe
 from deepzero_sim.coupling.vjp import Coloured, CoordinateProbes, ReferenceJacobian, StepTaken, VectorJacobianProduct
+from deepzero_sim.coupling.vjp.differences import Differences
 from deepzero_sim.errors import ConfigError
+from deepzero_sim.solver.stepped_inputs import with_input_channels
 
 
 def velocity_and_pressure(dtype: str) -> tuple[SolverProbe, Array]:
@@ -49,3 +51,20 @@ def test_a_step_size_may_be_a_whole_number() -> None:
     taken = StepTaken(states, None, probes(states))
     found = [Coloured(step_size=size).product(taken, states, probes) for size in (10**20, 1e20)]
     np.testing.assert_array_equal(*found)
+
+
+@pytest.mark.parametrize("scheme", ["forward", "central"])
+@pytest.mark.parametrize(("dtype", "error"), [("float32", 0.02), ("float64", 1e-5)])
+def test_inputs_that_do_little_in_a_step(scheme: Scheme, dtype: str, error: float) -> None:
+    """A forcing of a fiftieth of the state's size, of which a step adds a hundredth: its derivative is not lost in rounding."""
+
+    def step(states: Array, params: None, inputs: Array) -> Array:
+        return (states + 0.01 * np.sin(inputs)).astype(dtype)
+
+    spec = SolverSpec(name="forced", state_shape=(1, 64), dt=1.0, dtype=dtype, inputs=(InputField("forcing"),))
+    probes = SolverProbe(with_input_channels(as_solver(step, spec)))
+    state = np.random.default_rng(0).normal(size=(2, 64)) * [[1.0], [0.02]]
+    state, directions = state.astype(dtype), np.zeros((64, 2, 64), dtype)
+    directions[np.arange(64), 1, np.arange(64)] = 1
+    found = Differences(None, scheme).jvp(probes, state, None, probes(state[None])[0], directions)[:, 0]
+    np.testing.assert_allclose(np.diagonal(found), 0.01 * np.cos(state[1]), rtol=error)
