@@ -59,9 +59,14 @@ class Evaluation:
         )
 
     @property
+    def given_up(self) -> torch.Tensor:
+        """Flag of each simulation that diverged, or failed and was given up, bool `(S,)`."""
+        return self.errors.isposinf().any(dim=1)
+
+    @property
     def mae(self) -> float:
         """Mean absolute error over simulations, steps and active points."""
-        return float(_mean(self.errors))
+        return float(mean_error(self.errors))
 
     @property
     def mae_std(self) -> float:
@@ -83,7 +88,7 @@ class Evaluation:
     @property
     def relative(self) -> float:
         """Mean relative error over simulations and steps; NaN if all channels are constant in the reference data."""
-        return float(_mean(self.relative_errors))
+        return float(mean_error(self.relative_errors))
 
     @property
     def relative_std(self) -> float:
@@ -95,12 +100,12 @@ def _spread(errors: torch.Tensor) -> float:
     """Compute the standard deviation over the simulations of their mean errors; infinite if one of them is."""
     if bool(errors.isposinf().any()):
         return float("inf")
-    means = _mean(errors, 1)
+    means = mean_error(errors, 1)
     return float(means[~means.isnan()].std(correction=0)) if bool(errors.isnan().any()) else float(means.std(correction=0))
 
 
-def _mean(errors: torch.Tensor, dim: int | None = None) -> torch.Tensor:
-    """Compute the mean over axes; of what was observed, if NaN stand for the rest."""
+def mean_error(errors: torch.Tensor, dim: int | None = None) -> torch.Tensor:
+    """Compute the mean of errors over axes; of what was observed, if NaN stand for the rest."""
     return errors.nanmean(dim=dim) if bool(errors.isnan().any()) else errors.mean(dim=dim)
 
 

@@ -107,17 +107,20 @@ def _over_time_words(comparison: Comparison) -> str:
 def _draw_with_spread(
     ax: Any, times: NDArray[np.float64], errors: NDArray[np.float64], label: str, style: Mapping[str, Any]
 ) -> None:
-    """Draw the mean of errors `(S, T)` over the simulations, and a band between quantiles over them."""
-    (line,) = ax.plot(times, errors.mean(axis=0), label=label, marker="." if len(times) < 3 else "", zorder=3, **style)
+    """Draw the mean of errors `(S, T)` over the simulations, and a band between quantiles over them, where any was observed."""
+    seen = ~np.isnan(errors).all(axis=0)
+    times, errors = times[seen], errors[:, seen]
+    means, quantiles = (np.nanmean, np.nanquantile) if np.isnan(errors).any() else (np.mean, np.quantile)
+    (line,) = ax.plot(times, means(errors, axis=0), label=label, marker="." if len(times) < 3 else "", zorder=3, **style)
     if len(errors) > 1:
-        low = np.quantile(errors, BAND[0], axis=0, method="lower")  # of errors that are there: some may be infinite
-        high = np.quantile(errors, BAND[1], axis=0, method="higher")
+        low = quantiles(errors, BAND[0], axis=0, method="lower")  # of errors that are there: some may be infinite
+        high = quantiles(errors, BAND[1], axis=0, method="higher")
         ax.fill_between(times, low, np.where(np.isfinite(high), high, np.nan), color=line.get_color(), alpha=0.18, linewidth=0)
 
 
 def _with_losses(name: str, evaluation: Evaluation) -> str:
     """Name a method, with the number of its rollouts that diverged: the mean error is infinite from the first one on."""
-    lost = int((~evaluation.errors.isfinite()).any(dim=1).sum())
+    lost = int(evaluation.given_up.sum())
     return f"{plain(name)} ({lost} of {len(evaluation.errors)} diverged)" if lost else plain(name)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from deepzero_sim.cli.reports.sentences import all_notes, all_warnings, answer
 from deepzero_sim.cli.reports.squares import channel_rmse
 from deepzero_sim.cli.reports.tables import channel_names, channel_units, pairings, parameter_values
+from deepzero_sim.coupling.evaluation import mean_error
 from deepzero_sim.training.runs.learning import Learning, thin
 from deepzero_sim.training.runs.pairing import Pairing
 
@@ -105,7 +106,10 @@ def _pairing(found: Pairing) -> dict[str, Any]:
 
 def _simulations(comparison: Comparison) -> list[dict[str, Any]]:
     errors = {
-        name: (result.evaluation.errors.mean(dim=1).tolist(), result.evaluation.relative_errors.mean(dim=1).tolist())
+        name: (
+            mean_error(result.evaluation.errors, 1).tolist(),
+            mean_error(result.evaluation.relative_errors, 1).tolist(),
+        )
         for name, result in comparison.methods.items()
     }
     return [

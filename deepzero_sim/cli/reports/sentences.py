@@ -102,7 +102,7 @@ def _within(found: Pairing) -> str:
 
 def _count_diverged(comparison: Comparison, name: str) -> int:
     """Count the simulations that a method has no error of: it diverged, or failed and was given up."""
-    return int((~comparison.methods[name].evaluation.errors.isfinite().all(dim=1)).sum())
+    return int(comparison.methods[name].evaluation.given_up.sum())
 
 
 def _error_sentence(comparison: Comparison, best: str) -> str:

@@ -39,11 +39,12 @@ def mean_rmse(comparison: Comparison, name: str) -> float:
 
 def _mean_squares(comparison: Comparison, name: str) -> list[float]:
     evaluation, active = comparison.methods[name].evaluation, torch.from_numpy(comparison.spec.active())
-    if not bool(evaluation.errors.isfinite().all()):
+    if bool(evaluation.given_up.any()):
         return [math.inf if bool(on.any()) else math.nan for on in active]
     sums = torch.zeros(len(active), dtype=torch.float64)
     for rollout, true in zip(evaluation.rollout, comparison.references, strict=True):
         differences = rollout.double() - true.double()
-        sums += torch.stack([differences[:, c, on].square().mean() for c, on in enumerate(active)])
+        squares = [differences[:, c, on].square() for c, on in enumerate(active)]
+        sums += torch.stack([one.nanmean() if bool(one.isnan().any()) else one.mean() for one in squares])
     found: list[float] = (sums / len(comparison.references)).tolist()
     return found

@@ -101,7 +101,8 @@ class JacobianFile:
                 probes.count(Account(int(self._facts[key]["steps"])))
             return found
         before = probes.steps
-        measured = measure()
+        # the file holds arrays as they lie in memory, whatever their order of axes
+        measured = {name: np.ascontiguousarray(array) for name, array in measure().items()}
         if self._path is not None:
             self._arrays |= {f"{key}.{name}": array for name, array in measured.items()}
             self._facts[key] = {"steps": probes.steps - before, "content": digest_of_named([], measured)}

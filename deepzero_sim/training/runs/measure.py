@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from deepzero_sim.coupling.evaluation import Evaluation
+from deepzero_sim.coupling.evaluation import Evaluation, mean_error
 from deepzero_sim.datasets.units import with_unit
 from deepzero_sim.solver.spec import SolverSpec
 
@@ -57,7 +57,7 @@ class Measure:
 
     def of_simulations(self, evaluation: Evaluation) -> list[float]:
         """Return the mean error of each simulation over the steps."""
-        means: list[float] = self.errors(evaluation).mean(dim=1).tolist()
+        means: list[float] = mean_error(self.errors(evaluation), 1).tolist()
         return means
 
 

@@ -16,7 +16,7 @@ from deepzero_sim.common.module_state import cast
 from deepzero_sim.common.settings import hints, read
 from deepzero_sim.common.trained_parameter import TrainedParameter
 from deepzero_sim.common.types import Array, to_array
-from deepzero_sim.coupling.couplings import Coupling
+from deepzero_sim.coupling.couplings import After, Before, Coupling, Inside
 from deepzero_sim.coupling.loop import SolverLoop
 from deepzero_sim.coupling.losses import Observed, Rollout
 from deepzero_sim.coupling.losses.base import Measure
@@ -83,8 +83,22 @@ def starting_network(
         corrector.set_scales(data)
     if start is not None:
         start = last_stage(start)
+        if coupling is not None and any(True for _ in corrector.parameters()):
+            _require_same_role(start, coupling)
         restore_trained(corrector, without_params(load_checkpoint(start)), start)
     return corrector
+
+
+def _require_same_role(start: Path, coupling: Coupling) -> None:
+    """Refuse a network that provided inputs of a solver where it is to correct states, and the other way round."""
+    of_inputs = {f"deepzero_sim.couplings.{one.__name__}": one.of_inputs for one in (After, Before, Inside)}
+    recorded = of_inputs.get(run_settings(start).coupling.name, coupling.of_inputs)  # one of the user's own may do either
+    if recorded != coupling.of_inputs:
+        roles = ("a correction of the state", "fields that the solver reads")
+        raise ConfigError(
+            f"the network of start {start} returns {roles[recorded]}, and coupling {type(coupling).__name__} needs "
+            f"{roles[coupling.of_inputs]}: take the coupling that it was trained with, or start from another run."
+        )
 
 
 def rollout_loss(spec: SolverSpec, data: Trajectories) -> Measure:

@@ -73,6 +73,9 @@ from deepzero_sim.training.trainer import Trainer
 from deepzero_sim.training.validation import Validation, network_digest
 from deepzero_sim.training.validation_record import Rollouts
 
+#: Least solver steps that measuring a product may take where a network would learn nothing without one.
+LEAST_STEPS = 2_000
+
 
 class _Method(NamedTuple):
     """Differences between the trained methods.
@@ -408,8 +411,10 @@ class _Training:
     def _prepare_vjp(self, loop: SolverLoop, run: RunFolder, listener: _Listener) -> None:
         """Let a vector-Jacobian product learn of the solver what it needs, at states of the training data."""
         vjp, settings = loop.gradient, self._settings
-        steps = self._unrolls.total(settings.updates) * settings.batch_size
-        vjp.adopt_defaults(run.path / JACOBIANS, steps // 2)
+        steps = self._unrolls.total(settings.updates) * settings.batch_size // 2
+        if loop.coupling.network_first:  # without a product, the network would learn nothing
+            steps = max(steps, LEAST_STEPS)
+        vjp.adopt_defaults(run.path / JACOBIANS, steps)
         if self._start.done is not None:
             return
         if self._data.unobserved and not isinstance(vjp, Detached | StraightThrough | Exact):

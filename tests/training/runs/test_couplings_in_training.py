@@ -15,6 +15,7 @@ from forced_solvers import ViscousBurgers
 import deepzero_sim as dz
 from deepzero_sim.cli.main import main
 from deepzero_sim.common.settings import read
+from deepzero_sim.common.types import Array
 from deepzero_sim.datasets import trajectories
 from deepzero_sim.datasets.trajectories import Trajectories
 from deepzero_sim.training.runs.settings import TrainSettings
@@ -99,6 +100,38 @@ def test_a_field_is_learnt_with_inputs_like_those_of_training(data: Path) -> Non
     assert any("; inputs: cosine 0.99" in one or "; inputs: cosine 1.00" in one for one in said), said
     train(settings(data, run=data.parent / "exact", method="FO-SOL", coupling={"name": "inside"}, updates=10))
     np.testing.assert_allclose(losses(data.parent / "run"), losses(data.parent / "exact"), rtol=0.02)
+
+
+class Opaque(dz.Solver):
+    """The same solver, without its gradient."""
+
+    def __init__(self) -> None:
+        self._twin = ViscousBurgers(POINTS)
+        self.spec = self._twin.spec
+
+    def step(self, states: Array, params: Array | None = None, inputs: Array | None = None) -> Array:
+        return self._twin.step(states, params, inputs)
+
+
+def test_a_short_training_inside_finds_a_gradient_too(data: Path) -> None:
+    """Half of its own solver steps, 45, would not be enough to tell which product suits."""
+    said: list[str] = []
+    short = {"method": "NON", "updates": 5, "batch_size": 18, "vjp": {"name": "Auto"}}
+    solver = {"name": "test_couplings_in_training.Opaque"}
+    train(settings(data, coupling={"name": "inside"}, solver=solver, **short), note=said.append, say=said.append)
+    assert any("JacobianField was chosen" in one or "Coloured was chosen" in one for one in said), said
+    assert len(set(losses(data.parent / "run"))) == 5
+
+
+def test_a_network_of_another_role_is_no_start(data: Path) -> None:
+    inside, after = ({"name": name} for name in ("inside", "after"))
+    train(settings(data, run=data.parent / "inside", method="FO-SOL", coupling=inside, updates=2))
+    with pytest.raises(dz.ConfigError, match="returns fields that the solver reads, and coupling After needs a correction of"):
+        train(settings(data, method="FO-SOL", coupling=after, start=data.parent / "inside", updates=2))
+    train(settings(data, run=data.parent / "after", method="FO-SOL", coupling=after, updates=2))
+    with pytest.raises(dz.ConfigError, match="returns a correction of the state, and coupling Inside needs fields"):
+        train(settings(data, method="FO-SOL", coupling=inside, start=data.parent / "after", updates=2))
+    train(settings(data, method="FO-SOL", coupling={"name": "before"}, start=data.parent / "after", updates=2))
 
 
 def test_a_run_records_its_coupling_and_goes_on_with_it_alone(data: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from parameter_solvers import Transport, calibration, simulate
 import deepzero_sim as dz
 from deepzero_sim.cli.main import main
 from deepzero_sim.cli.serve import models_of_run
+from deepzero_sim.common.components import Component
 from deepzero_sim.coupling.losses import Observed
 from deepzero_sim.datasets import trajectories
 from deepzero_sim.datasets.opening import open_trajectories
@@ -109,6 +111,24 @@ def test_a_network_is_trained_validated_and_evaluated_on_observations(tmp_path: 
     alone = before.rollout.numpy()
     errors = [np.abs(found - whole[:, 1:])[unseen[:, 1:]].mean() for found in (rollout, alone)]
     assert errors[0] < 0.8 * errors[1]  # and where nobody looked
+
+
+def test_a_report_tells_what_was_not_observed_from_what_diverged(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """No step of a simulation but some is observed: there are errors, means, figures, and nobody diverges."""
+    given = observations(simulations=4, frames=9, share=0.5)
+    frames = np.array(given.frames)
+    frames[0, 3:5] = frames[:, 7] = np.nan
+    found = Trajectories(frames, given.params, unobserved=True)
+    trajectories.save(data.with_name("gaps.h5"), found, Transport().spec)
+    run = data.with_name("run")
+    train(settings(data, run=run, method="SolverLayer", network=Component("small"), updates=20))
+    capsys.readouterr()
+    report = data.with_name("report")
+    assert main(["evaluate", "--run", str(run), "--data", str(data.with_name("gaps.h5")), "--output", str(report)]) == 0
+    said = capsys.readouterr().out
+    assert "diverge" not in said and "given up" not in said
+    told = json.loads((report / "results.json").read_text())
+    assert all(np.isfinite(error["mae"]) for one in told["simulations"] for error in one["errors"].values())
 
 
 def test_steps_without_any_observation_have_no_error() -> None:

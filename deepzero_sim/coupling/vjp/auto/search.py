@@ -185,7 +185,9 @@ class Search:
         report = self._report(candidate, reason)
         to_inputs = " to its inputs" if count_inputs(self._probes.solver) else ""
         if candidate == DETACHED or to_inputs:
-            self._probes.warn(f"no gradient passes solver {self._probes.spec.name!r}{to_inputs}: {report}.")
+            advice = " A network that acts before the solver, or inside it, then learns nothing: name a vjp, such as Coloured"
+            advice = f"{advice}, or raise most_steps of Auto." if to_inputs else ""
+            self._probes.warn(f"no gradient passes solver {self._probes.spec.name!r}{to_inputs}: {report}.{advice}")
         return Found(report, candidate.build(self._common))
 
     def _report(self, candidate: Candidate, reason: str) -> ChoiceReport:

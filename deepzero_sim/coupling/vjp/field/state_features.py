@@ -225,7 +225,8 @@ class StateFeatures:
         summed = np.zeros((directions.shape[1], self._sources, *shape), self._complex)
         for stencil, row in zip(self._stencils, weights, strict=True):
             summed[:, stencil.source] += np.multiply.outer(row, stencil.response(waves)).astype(self._complex)
-        return FeatureMap(self.grid, summed, slopes.T, -self._means @ weights - self._centres @ slopes)
+        level = -self._means @ weights - self._centres @ slopes
+        return FeatureMap(self.grid, summed, np.ascontiguousarray(slopes.T), level)
 
 
 def _or_infinite(spreads: Array, size: float) -> Array:

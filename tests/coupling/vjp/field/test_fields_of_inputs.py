@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -175,3 +176,26 @@ def test_a_share_that_none_is_gets_one_sentence(share: float) -> None:
     state = {**use.field.state_dict(), "inputs.share": np.array([share])}
     with pytest.raises(ConfigError, match=r"the state of JacobianField must have .*share.*: load what its state_dict gave"):
         JacobianField().load_state_dict(state)
+
+
+def test_a_field_of_inputs_and_parameters_is_found_again_in_a_file(tmp_path: Path) -> None:
+    """Slopes of several parameters, which are computed in another order of axes than a file has."""
+    spec = dz.SolverSpec(
+        name="driven", state_shape=(1, POINTS), dt=1.0, dtype="float64", parameters=("a", "b"), inputs=(dz.InputField("heat"),)
+    )
+
+    def step(states: Array, params: Array, inputs: Array) -> Array:
+        a, b = params[:, :1, None], params[:, 1:, None]
+        return states + 0.1 * a * (np.roll(states, 1, -1) - states) + 0.1 * b * inputs * (1 + 0.3 * states)
+
+    solver = with_input_channels(dz.as_solver(step, spec))
+    params, fields = np.random.default_rng(0).uniform(0.5, 1.5, (40, 2)), []
+    for _ in range(2):
+        field, probes = JacobianField(file=tmp_path / "field.safetensors"), SolverProbe(solver)
+        field.prepare(waves(40, 1), params, probes)
+        fields.append((field.state_dict(), probes.steps, field.report))
+    (first, steps, report), (second, again, found) = fields
+    assert steps == again and report == found and first.keys() == second.keys()
+    for name, array in first.items():
+        assert array.flags.c_contiguous
+        np.testing.assert_array_equal(array, second[name], err_msg=name)
