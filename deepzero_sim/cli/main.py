@@ -17,6 +17,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple, NoReturn
@@ -71,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     _accept_any_terminal()
     try:
-        with _sigterm_as_interrupt():
+        with _sigterm_as_interrupt(), plain_warnings():
             command, settings, trusting = read_command(sys.argv[1:] if argv is None else list(argv))
             for folder in () if command.runs is None else command.runs(settings):
                 _find("cli.trust.ask_for_trust")(folder, trusting)
@@ -162,6 +163,23 @@ def _sigterm_as_interrupt() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+@contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Print warnings as sentences, without the line of code that a user of commands has nothing to do with."""
+    previous = warnings.formatwarning
+
+    def format_plainly(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+    ) -> str:
+        return f"warning: {message}\n" if category is UserWarning else previous(message, category, filename, lineno, line)
+
+    warnings.formatwarning = format_plainly
+    try:
+        yield
+    finally:
+        warnings.formatwarning = previous
 
 
 def _ranks(settings: Any) -> AbstractContextManager[object]:

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import textwrap
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +31,7 @@ from training_cases import (
     without_seconds,
 )
 
-from deepzero_sim.cli.main import main
+from deepzero_sim.cli.main import main, plain_warnings
 from deepzero_sim.common.components import Component
 from deepzero_sim.datasets import trajectories
 from deepzero_sim.training.checkpoints import CHECKPOINT, load_checkpoint, read_settings
@@ -629,3 +630,12 @@ def test_interrupted_before_the_first_checkpoint_is_due(
     assert_same_tensors(tensors(folder / "run"), tensors(folder / "undisturbed"))
     metrics = [without_seconds(read_metrics(folder / run / "metrics.jsonl")) for run in ("run", "undisturbed")]
     assert metrics[0] == metrics[1]
+
+
+def test_warnings_are_sentences_without_lines_of_code() -> None:
+    place = ("products.py", 12)
+    before = warnings.formatwarning
+    with plain_warnings():
+        assert warnings.formatwarning(UserWarning("look."), UserWarning, *place) == "warning: look.\n"
+        assert "products.py:12" in warnings.formatwarning(RuntimeWarning("odd"), RuntimeWarning, *place)
+    assert warnings.formatwarning is before
