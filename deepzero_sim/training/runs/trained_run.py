@@ -83,9 +83,10 @@ def starting_network(
         corrector.set_scales(data)
     if start is not None:
         start = last_stage(start)
+        checkpoint = load_checkpoint(start)
         if coupling is not None and any(True for _ in corrector.parameters()):
             _require_same_role(start, coupling)
-        restore_trained(corrector, without_params(load_checkpoint(start)), start)
+        restore_trained(corrector, without_params(checkpoint), start)
     return corrector
 
 
