@@ -21,7 +21,7 @@ from deepzero_sim.coupling.vjp.field.drift import (
 from deepzero_sim.coupling.vjp.field.field_report import FALLBACK, FieldReport
 from deepzero_sim.coupling.vjp.field.measuring import Recipe, measure_again
 from deepzero_sim.coupling.vjp.field.probing import CHAINS, LENGTH, chain_length
-from deepzero_sim.coupling.vjp.field.rest_of_step import FieldOfInputs, RestOfStep
+from deepzero_sim.coupling.vjp.field.rest_of_step import RestOfStep, with_rest
 from deepzero_sim.coupling.vjp.field.saved_field import check_field, field_from_tensors
 from deepzero_sim.coupling.vjp.field.scaled_field import ScaledField
 from deepzero_sim.coupling.vjp.field.search import ROUND
@@ -81,8 +81,7 @@ class FieldInUse:
         for visit in self._drift.visit(taken):
             if self._drift.over:
                 return
-            units, rest = Units(self.scaled.units, self._tensors["mean"]), self._rest(probes)
-            field = self.scaled.field if rest is None else FieldOfInputs(self.scaled.field, rest)
+            units, field = Units(self.scaled.units, self._tensors["mean"]), with_rest(self.scaled.field, self._rest(probes))
             errors = self._drift.check(visit, field, units, self._recipe.differences, probes)
             self._drift.record(visit, errors, self.report.unseen, self._recipe.tolerance / self._length)
             if self._drift.factor > FACTOR:

@@ -14,7 +14,7 @@ from deepzero_sim.coupling.vjp.field.field_report import direction_error
 from deepzero_sim.coupling.vjp.field.fitting import Products
 from deepzero_sim.coupling.vjp.field.measured_base import MeasuredBase
 from deepzero_sim.coupling.vjp.field.probing import Measurement
-from deepzero_sim.coupling.vjp.field.rest_of_step import SHARES, FieldOfInputs, RestOfStep
+from deepzero_sim.coupling.vjp.field.rest_of_step import SHARES, RestOfStep, with_rest
 from deepzero_sim.coupling.vjp.field.saved_field import (
     INPUTS,
     field_from_tensors,
@@ -135,7 +135,7 @@ def measure_again(
     """
     before, generator = probes.steps, np.random.default_rng([recipe.seed, drift.seen, 1])
     field, sizes, report = field_from_tensors(tensors)
-    old = field if rest is None else FieldOfInputs(field, rest)
+    old = with_rest(field, rest)
     measurement = Measurement(*drift.states(), probes, recipe.differences, generator, sizes, recipe.of_inputs)
     unseen = measurement.products(UNSEEN)
     if np.median(factors_of(errors_of(old, unseen), report.unseen, recipe.tolerance / measurement.length)) <= FACTOR:

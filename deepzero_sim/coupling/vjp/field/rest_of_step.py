@@ -116,6 +116,11 @@ class FieldOfInputs:
         return np.concatenate([self.jvp(part.states, part.advanced, part.params, part.directions) for part in parts])
 
 
+def with_rest(field: Field, rest: RestOfStep | None) -> Field | FieldOfInputs:
+    """Return a field together with the rest of the step, if changes go through any."""
+    return field if rest is None else FieldOfInputs(field, rest)
+
+
 def _parts(products: Products) -> Iterator[Products]:
     return (products.part(part) for part in pieces(len(products.states), products.states[0].size))
 

@@ -14,7 +14,7 @@ from deepzero_sim.coupling.vjp.field.fitting import Field, FieldFit, Products
 from deepzero_sim.coupling.vjp.field.kernel_grid import KernelGrid
 from deepzero_sim.coupling.vjp.field.measured_base import MeasuredBase
 from deepzero_sim.coupling.vjp.field.probing import Chains, Measurement
-from deepzero_sim.coupling.vjp.field.rest_of_step import FieldOfInputs, RestOfStep
+from deepzero_sim.coupling.vjp.field.rest_of_step import FieldOfInputs, RestOfStep, with_rest
 from deepzero_sim.coupling.vjp.field.state_features import StateFeatures
 
 logger = logging.getLogger(__name__)
@@ -136,7 +136,7 @@ class FieldSearch:
 
     def whole(self, field: Field) -> Field | FieldOfInputs:
         """Return a fitted field together with the rest of the step, if there is any."""
-        return field if self.rest is None else FieldOfInputs(field, self.rest)
+        return with_rest(field, self.rest)
 
     def _reason_to_stop(self, judged: Judged, most: int) -> Reason | None:
         if judged.error <= self._tolerance:
