@@ -24,7 +24,7 @@ import numpy as np
 from rich.filesize import decimal
 
 from deepzero_sim.common import hdf5_objects
-from deepzero_sim.common.files import write_text
+from deepzero_sim.common.files import clear_leftovers, write_text
 from deepzero_sim.common.requirements import require_data, require_that
 from deepzero_sim.datasets import trajectories
 from deepzero_sim.datasets.fitting.regridding import explain_offsets
@@ -211,6 +211,7 @@ def _require_same_step(reference: SolverSpec, source: SolverSpec) -> None:
 def _remove(parts: Path) -> None:
     """Remove finished parts, and their folder unless there is anything else in it."""
     for part in parts.glob("[0-9][0-9][0-9][0-9]*.h5"):
+        clear_leftovers(part)  # a worker of a killed call may have been at it until after this call had made it
         part.unlink(missing_ok=True)
     with suppress(OSError):
         parts.rmdir()

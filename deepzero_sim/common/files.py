@@ -33,7 +33,7 @@ def replace_file(path: Path) -> Iterator[Path]:
         Path to write to, in the same folder.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    _clear_leftovers(path)
+    clear_leftovers(path)
     aside = _name_aside(path)
     try:
         yield aside
@@ -86,7 +86,7 @@ def _name_aside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.{os.getpid()}.part")
 
 
-def _clear_leftovers(path: Path) -> None:
+def clear_leftovers(path: Path) -> None:
     """Remove what processes that were killed while they wrote this file left of it."""
     for left in path.parent.glob(f".{escape(path.name)}.*.part"):
         writer = left.suffixes[-2].removeprefix(".")

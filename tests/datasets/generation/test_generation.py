@@ -210,6 +210,17 @@ def test_a_kill_just_before_the_end_leaves_nothing_behind(tmp_path: Path) -> Non
     assert sorted(path.name for path in tmp_path.iterdir()) == ["wake.h5", "wake.md"]
 
 
+def test_what_a_worker_of_a_killed_call_left_of_a_finished_part_is_removed(tmp_path: Path) -> None:
+    make(tmp_path / "wake.h5")
+    parts_of(tmp_path).mkdir()
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    for name in ("0002.h5", f".0002.h5.9eded58a.{ended.pid}.part"):
+        (parts_of(tmp_path) / name).touch()
+    assert make(tmp_path / "wake.h5") == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["wake.h5", "wake.md"]
+
+
 def test_what_is_finished_stays_and_is_never_mixed_with_other_settings(users: Path) -> None:
     with pytest.raises(SolverError, match="solver 'wake' raised ValueError: too slow"):
         make(users / "wake.h5", user("reference", "Fails"), SLOW)
