@@ -122,7 +122,7 @@ class _Comparison:
     def product(self, truth: Truth, product: VectorJacobianProduct) -> GradientCheck:
         oracle = self._oracle(product)
         states, params = sample_states(self._data)
-        product.prepare(oracle.loop.samples(states, params), params, oracle.loop.layer.probes)
+        oracle.loop.gradient.prepare(oracle.loop.samples(states, params), params, oracle.loop.layer.probes)
         once = oracle.backward_steps
         return compare_with_truth(truth, ParameterGradients(oracle, self._batches).estimate(), once)
 

@@ -234,4 +234,6 @@ def _module(path: str, name: str) -> ModuleType:
             f"there is no module {path!r} to import {name!r} from: install it, or name a file as path/to/file.py:Name."
         ) from error
     except (Exception, SystemExit) as error:
-        raise ConfigError(f"importing {path!r} raised {type(error).__name__}: {error}; mend the module.") from error
+        raise ConfigError(
+            f"importing {path!r} raised {type(error).__name__}: {str(error).rstrip('.')}; mend the module."
+        ) from error

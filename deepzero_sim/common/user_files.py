@@ -78,7 +78,7 @@ def _execute(key: str, path: Path, resolved: Path) -> ModuleType:
         for new in [entry for entry in sys.modules if entry.startswith(PREFIX) and entry not in before]:
             del sys.modules[new]  # mended, they are imported anew
         words = _OWN_NAME.sub(r"\1", str(error))
-        raise ConfigError(f"importing {path} raised {type(error).__name__}: {words}; {_remedy(error)}.") from error
+        raise ConfigError(f"importing {path} raised {type(error).__name__}: {words.rstrip('.')}; {_remedy(error)}.") from error
     return module
 
 

@@ -20,7 +20,9 @@ def build_solver(component: Component) -> Solver:
     named = load_factory(component.name, SOLVER)
     solver = named if isinstance(named, Solver) and not component.args else call(named, component)
     if not isinstance(solver, Solver):
-        raise ConfigError(f"{component} must make a deepzero_sim.Solver, not {type(solver).__name__}.")
+        raise ConfigError(
+            f"solver {component.name!r} must make a deepzero_sim.Solver, not {type(solver).__name__}: derive its class from it."
+        )
     if not isinstance(getattr(solver, "spec", None), SolverSpec):
         raise ConfigError(f"solver {component.name!r} must set self.spec to a deepzero_sim.SolverSpec when it is made.")
     return solver

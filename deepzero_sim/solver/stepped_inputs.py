@@ -5,6 +5,7 @@ Everything else of the package steps one of these two, and knows nothing of inpu
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 
 from deepzero_sim.common.types import Array, read_only_copy
-from deepzero_sim.errors import StatesFailedError
+from deepzero_sim.errors import SolverError, StatesFailedError
 from deepzero_sim.solver.contract import DifferentiableSolver, Solver
 from deepzero_sim.solver.spec import SolverSpec
 from deepzero_sim.solver.validation import check_form
@@ -20,16 +21,44 @@ from deepzero_sim.solver.validation import check_form
 
 def with_input_channels(solver: Solver) -> Solver:
     """Return a solver whose states have its inputs as further channels, `(s, u) -> (P(s, u), u)`; itself if it reads none."""
-    if not solver.spec.inputs:
+    if not _reads_inputs(solver):
         return solver
     return _DifferentiableInputChannels(solver) if isinstance(solver, DifferentiableSolver) else InputChannels(solver)
 
 
 def with_inputs_at_rest(solver: Solver) -> Solver:
     """Return a solver that takes the values of its inputs from its spec, `s -> P(s, value)`; itself if it reads none."""
-    if not solver.spec.inputs:
+    if not _reads_inputs(solver):
         return solver
     return _DifferentiableInputsAtRest(solver) if isinstance(solver, DifferentiableSolver) else InputsAtRest(solver)
+
+
+def _reads_inputs(solver: Solver) -> bool:
+    """Tell whether the spec of a solver names inputs, and refuse one whose step does not take them.
+
+    Raises:
+        SolverError: A step takes no third argument.
+    """
+    steps = ("step", *(("differentiable_step",) if isinstance(solver, DifferentiableSolver) else ()))
+    for name in steps if solver.spec.inputs else ():
+        if not _takes(getattr(solver, name), 3):
+            raise SolverError(
+                f"solver {solver.spec.name!r} names inputs ({', '.join(solver.spec.input_names)}) in its spec, and its {name} "
+                f"must take them as third argument, but it takes {inspect.signature(getattr(solver, name))}: write it as "
+                f"{name}(states, params, inputs), or name no inputs."
+            )
+    return bool(solver.spec.inputs)
+
+
+def _takes(function: Callable[..., object], count: int) -> bool:
+    """Tell whether a function can be called with so many arguments by place, as far as its signature says."""
+    try:
+        inspect.signature(function).bind(*[None] * count)
+    except TypeError:
+        return False
+    except ValueError:  # compiled code may have no signature
+        pass
+    return True
 
 
 def inputs_at_rest(spec: SolverSpec) -> Array:

@@ -53,6 +53,22 @@ USER = """
             return states * np.nan
 """
 
+FORCED = """
+    from dataclasses import replace
+
+    import deepzero_sim as dz
+    from problems import Burgers
+
+
+    class Forced(dz.Solver):
+        def __init__(self):
+            self.within = Burgers()
+            self.spec = replace(self.within.spec, inputs=("forcing",))
+
+        def step(self, states, params, inputs):
+            return self.within.step(states + 0.1 * inputs, params)
+"""
+
 TWIN = Component("problems.DifferentiableBurgers")
 CGE = Component("deepzero_sim.CGE", {"step_size": 1e-4})
 
@@ -130,6 +146,17 @@ def test_what_auto_chose_is_said_below_the_table(folder: Path, capsys: pytest.Ca
     assert f"Auto: {words}." in " ".join(out.split())
     assert f"\nAuto: {words}.\n" in (folder / "check" / "gradient_check.md").read_text()
     assert found["methods"]["Auto"]["cosine"] > found["methods"]["StraightThrough"]["cosine"]
+
+
+def test_steps_that_tell_what_inputs_do_are_counted_once(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib")
+    (folder / "user.py").write_text(textwrap.dedent(FORCED))
+    products = '[{"name": "deepzero_sim.vjp.Detached"}, {"name": "deepzero_sim.vjp.Coloured"}]'
+    options = ("--solver.name", "user.py:Forced", "--coupling.name", "inside", "--vjp", products, "--data_may_differ", "[name]")
+    status, _, err = call(capsys, *options)
+    assert (status, err) == (0, "")
+    detached = json.loads((folder / "check" / "gradient_check.json").read_text())["methods"]["Detached"]
+    assert detached["steps"]["once"] > 100 and detached["steps_per_gradient"] == 2 * 3
 
 
 def test_the_network_of_a_run_is_checked(folder: Path) -> None:

@@ -246,6 +246,27 @@ def test_fields_that_no_step_can_read_are_refused(name: str) -> None:
         dz.SolverSpec(name="any", state_shape=(1, 8), dt=0.1, channels=("u",), inputs=given)
 
 
+def test_a_step_that_takes_no_inputs_is_refused_where_its_spec_names_some() -> None:
+    class Deaf(dz.Solver):
+        spec = ViscousBurgers().spec
+
+        def step(self, states: Array, params: Array | None = None) -> Array:
+            return states
+
+    class DeafTwin(Deaf, dz.DifferentiableSolver):
+        def step(self, states: Array, params: Array | None = None, inputs: Array | None = None) -> Array:
+            return states
+
+        def differentiable_step(self, states: torch.Tensor, params: torch.Tensor | None = None) -> torch.Tensor:
+            return states
+
+    words = r"names inputs \(viscosity\) in its spec, and its {} must take them as third argument, but it takes \(states"
+    for solver, step in ((Deaf(), "step"), (DeafTwin(), "differentiable_step")):
+        for use in (with_input_channels, with_inputs_at_rest):
+            with pytest.raises(dz.SolverError, match=words.format(step)):
+                use(solver)
+
+
 def test_inputs_of_another_shape_or_of_a_solver_that_reads_none_are_refused() -> None:
     twin = ViscousBurgers()
     states, params, inputs = case(twin, 2)

@@ -133,6 +133,8 @@ class Search:
             self._probes.count(account_of(error))
             return self._settle(DETACHED, f"probes of the solver failed ({_without_stop(error)})")
         identity = self._judge(IDENTITY, IDENTITY.build(self._common))
+        if count_inputs(self._probes.solver):
+            self._trials.clear()  # it has no answer to a change of inputs: its 0 is no measurement
         if identity < SAME:
             self._try_all(max(GOOD, identity))
         best = self._best
