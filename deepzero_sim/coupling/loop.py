@@ -29,6 +29,7 @@ from deepzero_sim.errors import ConfigError, DeepZeroError
 from deepzero_sim.solver.contract import Solver
 from deepzero_sim.solver.failure_policy import Account, FailurePolicy, add_account_to_error, total
 from deepzero_sim.solver.spec import SolverSpec
+from deepzero_sim.solver.validation import check_finite
 
 #: Place of steps that all queries share, for messages and incidents.
 OWN_ROLLOUT = "in the rollout of the loop's own network"
@@ -225,6 +226,7 @@ class SolverLoop:
             return states
         given = as_tensor(states)
         output = self._ask_network(given, None if params is None else as_tensor(params))
+        check_finite(to_array(output), f"what the network gives solver {self.solver.spec.name!r}", "check its weights")
         return to_array(self.coupling.samples(given, output, self.solver.spec))
 
     def sample_params(self, params: Array | None) -> Array | None:
