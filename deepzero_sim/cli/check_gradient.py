@@ -127,9 +127,10 @@ class _Comparison:
         return compare_with_truth(truth, ParameterGradients(oracle, self._batches).estimate(), once)
 
     def estimator(self, truth: Truth, component: Component) -> GradientCheck:
-        subject = ParameterGradients(
-            self._oracle(Detached()), self._batches, build_estimator(component), self._settings.seed + 1
-        )
+        built = build_estimator(component)
+        if built.gives_steps:
+            raise ConfigError(f"{component.name} gives steps and no gradient to be compared: name CGE or RGE.")
+        subject = ParameterGradients(self._oracle(Detached()), self._batches, built, self._settings.seed + 1)
         return compare_with_truth(truth, subject.estimate())
 
     def _oracle(self, product: VectorJacobianProduct) -> LoopOracle:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import functools
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
@@ -65,9 +65,12 @@ class Settings:
 
     Attributes:
         meant: Settings by names that people give them by mistake, such as those of arguments in Python.
+        shared_args: Names of components, by setting, that take the args of the default one; others begin with none. Settings
+            that are not here keep the default's args under another name.
     """
 
     meant: ClassVar[Mapping[str, str]] = {}
+    shared_args: ClassVar[Mapping[str, Collection[str]]] = {}
 
     @classmethod
     def complete(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -225,7 +228,17 @@ def _assign_within(kind: Any, given: Any, path: Sequence[str], value: Any, key: 
         require_settings([name], settings, key or "settings")
         inner, default = hints(settings)[name], defaults(settings)[name]
     before = _as_mapping(given)
+    sharing = getattr(settings, "shared_args", {}).get(name)
+    if sharing is not None and name not in before and _component_named(inner, path[1:], value) not in (None, *sharing):
+        default = MISSING
     return before | {name: assign(inner, before.get(name, default), path[1:], value, f"{key}.{name}".lstrip("."))}
+
+
+def _component_named(kind: Any, path: Sequence[str], value: Any) -> str | None:
+    """Return the name of the component that a value names, by itself or among its keys; None if it names none."""
+    given = value if path else _plain(kind, value)
+    named = given if list(path) == ["name"] else _as_mapping(given).get("name") if isinstance(given, Mapping) else None
+    return named if isinstance(named, str) else None
 
 
 def takes_path(kind: Any) -> bool:

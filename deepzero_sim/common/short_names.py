@@ -59,6 +59,9 @@ PRODUCTS = ShortNames(
     }
 )
 
+#: Short names of estimators.
+ESTIMATORS = ShortNames({name: f"deepzero_sim.{name}" for name in ("CGE", "RGE", "GaussNewton", "BackPropagation")})
+
 #: Short names of couplings.
 COUPLINGS = ShortNames(
     {

@@ -28,11 +28,22 @@ class RolloutLoss:
 
     def __call__(self, rollout: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
         """Compute the loss, a scalar, of a rollout and its references, `(B, T, C, *N)` each."""
-        scale = self.scale.view(-1, *[1] * (self.active.dim() - 1)) if self.scale.dim() == 1 else self.scale
-        weight = (self.active / scale).to(rollout)
+        weight = self._weight(rollout)
         if self.unobserved:
             seen = (0 * references + 1).nan_to_num(0.0)  # in numbers, through which differences can be carried
             squared = ((rollout - references.nan_to_num(0.0)) * (weight * seen)).square()
             return squared.sum() / (self.active * seen).sum().clamp(min=1).to(rollout)
         squared = ((rollout - references) * weight).square()
         return squared.sum() / (rollout.shape[0] * rollout.shape[1] * self.active.sum().to(rollout))
+
+    def residuals(self, rollout: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
+        """Compute the residuals `r` of which the loss is the sum of squares, `(m,)`, one for each active point."""
+        weight, active = self._weight(rollout), torch.as_tensor(self.active, dtype=torch.bool).expand(rollout.shape[2:])
+        seen = torch.isfinite(references) if self.unobserved else torch.ones_like(references, dtype=torch.bool)
+        count = (active & seen).sum().clamp(min=1)
+        errors = torch.where(seen, rollout - references.nan_to_num(0.0), 0) * weight
+        return errors[..., active].flatten() / count.to(rollout).sqrt()
+
+    def _weight(self, rollout: torch.Tensor) -> torch.Tensor:
+        scale = self.scale.view(-1, *[1] * (self.active.dim() - 1)) if self.scale.dim() == 1 else self.scale
+        return (self.active / scale).to(rollout)

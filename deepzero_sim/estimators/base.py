@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 import torch
 
@@ -15,7 +15,7 @@ from deepzero_sim.errors import ConfigError, DivergedError
 from deepzero_sim.oracle.base import Oracle, require_finite
 from deepzero_sim.oracle.ledger import Ledger
 from deepzero_sim.oracle.parameters import trainable
-from deepzero_sim.oracle.queries import Perturbation
+from deepzero_sim.oracle.queries import Coordinates, Perturbation
 from deepzero_sim.solver.failure_policy import Incident, add_account_to_error
 
 
@@ -41,7 +41,14 @@ class GradientEstimate:
 
 
 class Estimator(abc.ABC):
-    """Estimator of the gradient of an oracle's loss."""
+    """Estimator of the gradient of an oracle's loss.
+
+    Attributes:
+        gives_steps: True if what it returns is to be subtracted from the parameters as it is (`torch.optim.SGD` with a learning
+            rate of 1), False if it is a gradient.
+    """
+
+    gives_steps: ClassVar[bool] = False
 
     @abc.abstractmethod
     def estimate(self, oracle: Oracle, batch: Any, mask: Mask | None = None, seed: int = 0) -> GradientEstimate:
@@ -57,6 +64,17 @@ class Estimator(abc.ABC):
             ConfigError: The mask names unknown parameters, has a wrong shape, or leaves nothing active.
             DivergedError: The loss is not finite.
             SolverError: The solver failed.
+        """
+
+    def state_dict(self) -> NamedTensors:
+        """Return what it has learnt of the loss, which a checkpoint keeps; nothing by default."""
+        return {}
+
+    def load_state_dict(self, state_dict: NamedTensors) -> None:  # noqa: B027 - most learn nothing
+        """Restore what :meth:`state_dict` gave.
+
+        Raises:
+            ConfigError: It is another estimator's.
         """
 
 
@@ -123,6 +141,32 @@ def require_mask(parameters: Mapping[str, torch.Tensor], mask: Mask | None) -> N
     require_that(
         any(bool(active.any()) for active in mask.values()), "the mask leaves no coordinate active: lower the sparsity."
     )
+
+
+def active_coordinates(parameters: Mapping[str, torch.Tensor], mask: Mask | None) -> NamedTensors:
+    """Find the flat positions of active coordinates, `(n,)`, for each parameter that has any."""
+    if mask is None:
+        return {name: torch.arange(p.numel()) for name, p in parameters.items()}
+    active = {name: mask[name].cpu().reshape(-1).nonzero().view(-1) for name in parameters if name in mask}
+    return {name: indices for name, indices in active.items() if len(indices)}
+
+
+def as_gradient(values: torch.Tensor, active: Mapping[str, torch.Tensor], parameters: NamedTensors) -> NamedTensors:
+    """Put values of active coordinates, `(n,)`, in tensors of the parameters' shapes, zero elsewhere."""
+    grads = {name: torch.zeros_like(p, memory_format=torch.contiguous_format) for name, p in parameters.items()}
+    parts = torch.split(values, [len(indices) for indices in active.values()])
+    for (name, indices), part in zip(active.items(), parts, strict=True):
+        grads[name].view(-1)[indices.to(grads[name].device)] = part.to(grads[name])
+    return grads
+
+
+def coordinate_queries(active: Mapping[str, torch.Tensor], step_size: float, scheme: Scheme) -> list[Coordinates]:
+    """List the perturbations that an oracle is asked for, at all steps of the scheme along every active coordinate."""
+    steps = query_steps(step_size, scheme)
+    return [
+        Coordinates(name, tuple(indices.repeat_interleave(len(steps)).tolist()), steps * len(indices))
+        for name, indices in active.items()
+    ]
 
 
 def require_gradient(loss: torch.Tensor) -> None:

@@ -8,8 +8,17 @@ from typing import Any
 
 import torch
 
-from deepzero_sim.common.types import Mask, NamedTensors, Scheme
-from deepzero_sim.estimators.base import Estimator, GradientEstimate, ask_slopes, parameters_of, query_steps, require_scheme
+from deepzero_sim.common.types import Mask, Scheme
+from deepzero_sim.estimators.base import (
+    Estimator,
+    GradientEstimate,
+    active_coordinates,
+    as_gradient,
+    ask_slopes,
+    coordinate_queries,
+    parameters_of,
+    require_scheme,
+)
 from deepzero_sim.oracle.base import Oracle
 from deepzero_sim.oracle.ledger import Ledger
 from deepzero_sim.oracle.queries import Coordinates
@@ -37,26 +46,10 @@ class CGE(Estimator):
         self, oracle: Oracle, batch: Any, mask: Mask | None = None, seed: int = 0, ledger: Ledger | None = None
     ) -> GradientEstimate:
         parameters = parameters_of(oracle, mask)
-        active = _active_indices(parameters, mask)
+        active = active_coordinates(parameters, mask)
         slopes, estimate = ask_slopes(oracle, batch, self.queries(active), self.step_size, self.scheme, ledger)
-        grads = {name: torch.zeros_like(p, memory_format=torch.contiguous_format) for name, p in parameters.items()}
-        parts = torch.split(slopes, [len(indices) for indices in active.values()])
-        for (name, indices), part in zip(active.items(), parts, strict=True):
-            grads[name].view(-1)[indices.to(grads[name].device)] = part.to(grads[name])
-        return replace(estimate, grads=grads)
+        return replace(estimate, grads=as_gradient(slopes, active, parameters))
 
     def queries(self, active: Mapping[str, torch.Tensor]) -> list[Coordinates]:
         """List the perturbations that an oracle is asked for, given the flat positions of active coordinates, `(n,)`."""
-        steps = query_steps(self.step_size, self.scheme)
-        return [
-            Coordinates(name, tuple(indices.repeat_interleave(len(steps)).tolist()), steps * len(indices))
-            for name, indices in active.items()
-        ]
-
-
-def _active_indices(parameters: Mapping[str, torch.Tensor], mask: Mask | None) -> NamedTensors:
-    """Find the flat positions of active coordinates, `(n,)`, for each parameter that has any."""
-    if mask is None:
-        return {name: torch.arange(p.numel()) for name, p in parameters.items()}
-    active = {name: mask[name].cpu().reshape(-1).nonzero().view(-1) for name in parameters if name in mask}
-    return {name: indices for name, indices in active.items() if len(indices)}
+        return coordinate_queries(active, self.step_size, self.scheme)

@@ -21,6 +21,7 @@ class Answers:
         solver_steps: Number of states advanced by one step to compute the changes, retries included.
         dropped: Places of queries whose solver steps failed, and which the failure policy leaves out.
         incidents: Failures on the way.
+        residuals: Changes of the residuals of the loss, `(P, m)`, 0 where a query was dropped; None if nobody asked.
     """
 
     changes: torch.Tensor
@@ -28,6 +29,7 @@ class Answers:
     solver_steps: int
     dropped: tuple[int, ...] = ()
     incidents: tuple[Incident, ...] = ()
+    residuals: torch.Tensor | None = None
 
     @property
     def losses(self) -> torch.Tensor:
@@ -54,7 +56,17 @@ def concatenate(answers: Sequence[Answers], retries: Account = NOTHING) -> Answe
         before += len(one.changes)
     account = retries + total(one.account for one in answers)
     changes = torch.cat([one.changes for one in answers])
-    return Answers(changes, answers[0].loss, account.steps, tuple(dropped), account.incidents)
+    return Answers(changes, answers[0].loss, account.steps, tuple(dropped), account.incidents, _concatenate_residuals(answers))
+
+
+def _concatenate_residuals(answers: Sequence[Answers]) -> torch.Tensor | None:
+    """Put changes of residuals one after the other, 0 for those that have none: their worker was lost with them."""
+    known = next((one.residuals for one in answers if one.residuals is not None), None)
+    if known is None:
+        return None
+    return torch.cat(
+        [one.residuals if one.residuals is not None else known.new_zeros(len(one.changes), known.shape[1]) for one in answers]
+    )
 
 
 def combine(first: Answers, second: Answers, places: Collection[int]) -> Answers:
@@ -67,6 +79,10 @@ def combine(first: Answers, second: Answers, places: Collection[int]) -> Answers
     """
     changes = first.changes.clone()
     changes[list(places)] = second.changes[list(places)]
+    residuals = second.residuals if first.residuals is None else first.residuals.clone()
+    if first.residuals is not None and second.residuals is not None:
+        assert residuals is not None
+        residuals[list(places)] = second.residuals[list(places)]
     dropped = {p for p in first.dropped if p not in places} | {p for p in second.dropped if p in places}
     account = first.account + second.account
-    return Answers(changes, first.loss, account.steps, tuple(sorted(dropped)), account.incidents)
+    return Answers(changes, first.loss, account.steps, tuple(sorted(dropped)), account.incidents, residuals)

@@ -22,6 +22,7 @@ from deepzero_sim.oracle.dispatch import deal, deal_in_portions
 from deepzero_sim.oracle.ledger import Ledger
 from deepzero_sim.oracle.queries import Perturbation, split_into_chunks
 from deepzero_sim.oracle.remote import PassCache, SentOracle
+from deepzero_sim.oracle.residuals import ResidualRequest
 from deepzero_sim.solver.failure_policy import Account, FailurePolicy
 
 #: `(outputs, targets) -> scalar`
@@ -75,13 +76,28 @@ class Oracle(abc.ABC):
         """Count the solver steps that :meth:`prepare` takes for this batch if none fails."""
 
     @abc.abstractmethod
-    def evaluate(self, prepared: Any, perturbation: Perturbation, only: Collection[int] | None = None) -> Answers:
+    def residuals(self, prepared: Any) -> torch.Tensor:
+        """Compute the residuals of the unperturbed network's loss, float64 `(m,)`: see `residuals.py`.
+
+        Raises:
+            ConfigError: The loss has none.
+        """
+
+    @abc.abstractmethod
+    def evaluate(
+        self,
+        prepared: Any,
+        perturbation: Perturbation,
+        only: Collection[int] | None = None,
+        request: ResidualRequest | None = None,
+    ) -> Answers:
         """Answer a chunk of queries, here and now.
 
         Args:
             prepared: Any as :meth:`prepare` gave it.
             perturbation: Queries.
             only: Places of those for which the solver is asked; None for all. Nothing that is answered depends on it.
+            request: Request for changes of residuals; None for none.
         """
 
     @abc.abstractmethod
@@ -117,13 +133,20 @@ class Oracle(abc.ABC):
         """Estimate how long a chunk takes, in any unit."""
         return len(chunk)
 
-    def ask(self, prepared: Any, perturbations: Sequence[Perturbation], ledger: Ledger | None = None) -> Answers:
+    def ask(
+        self,
+        prepared: Any,
+        perturbations: Sequence[Perturbation],
+        ledger: Ledger | None = None,
+        request: ResidualRequest | None = None,
+    ) -> Answers:
         """Answer queries, wherever the executor runs them.
 
         Args:
             prepared: Any as :meth:`prepare` gave it.
             perturbations: Queries.
-            ledger: File that answers to a long question are kept in on the way; None for nowhere.
+            ledger: File that answers to a long question are kept in on the way, without residuals; None for nowhere.
+            request: Request for changes of residuals; None for none.
 
         Raises:
             SolverError: The solver failed in one of them, and the failure policy does not leave it out; with several failures,
@@ -131,7 +154,7 @@ class Oracle(abc.ABC):
         """
         chunks = self.chunks(prepared, perturbations)
         costs = [self.cost(prepared, chunk) for chunk in chunks]
-        task = self._sent.task(self, prepared)
+        task = self._sent.task(self, prepared, request)
         if ledger is None:
             return deal(self, task, chunks, costs, prepared.loss)
         return deal_in_portions(self, task, chunks, costs, prepared.loss, ledger)

@@ -22,6 +22,7 @@ from deepzero_sim.oracle.loss_module import NetworkWithLoss
 from deepzero_sim.oracle.parameters import perturbed_parameters, trainable
 from deepzero_sim.oracle.perturbed_network import PerturbedNetwork, UnperturbedPass
 from deepzero_sim.oracle.queries import Perturbation, name_query
+from deepzero_sim.oracle.residuals import ResidualRequest, residual_model
 from deepzero_sim.solver.contract import require_thread_safe
 from deepzero_sim.solver.failure_policy import Account, FailurePolicy, Incident, add_account_to_error, drop, total
 from deepzero_sim.solver.stepping import StepResult, step_with_policy
@@ -187,7 +188,16 @@ class LoopOracle(Oracle):
     def load_state_dict(self, state_dict: dict[str, torch.Tensor]) -> None:
         self.loop.gradient.load_state_dict({name: to_array(tensor) for name, tensor in state_dict.items()})
 
-    def evaluate(self, prepared: LoopBatch, perturbation: Perturbation, only: Collection[int] | None = None) -> Answers:
+    def residuals(self, prepared: LoopBatch) -> torch.Tensor:
+        return residual_model(self.loss_function).base(prepared.rollout, prepared.references)
+
+    def evaluate(
+        self,
+        prepared: LoopBatch,
+        perturbation: Perturbation,
+        only: Collection[int] | None = None,
+        request: ResidualRequest | None = None,
+    ) -> Answers:
         """Roll out the perturbed networks of a chunk side by side, and compare with the unperturbed rollout.
 
         A dropped query follows the unperturbed trajectory, which keeps array shapes fixed and every other query as if nothing
@@ -223,9 +233,15 @@ class LoopOracle(Oracle):
             trajectory.append(states)
         moved = torch.unflatten(torch.stack(trajectory, dim=1), 0, (count, size)) - prepared.rollout
         changes = self._rollout_loss.changes(loss, None, [moved]).double()
-        changes[sorted(dropped)] = 0
+        left_out = sorted(dropped)
+        changes[left_out] = 0
+        residuals = None
+        if request is not None:
+            model = residual_model(self.loss_function)
+            residuals = request.project(model.changes(prepared.rollout, prepared.references, moved))
+            residuals[left_out] = 0
         cost = total(accounts)
-        return Answers(changes, prepared.loss, cost.steps, tuple(sorted(dropped)), cost.incidents)
+        return Answers(changes, prepared.loss, cost.steps, tuple(left_out), cost.incidents, residuals)
 
     def _params_of_queries(self, prepared: LoopBatch, perturbation: Perturbation) -> torch.Tensor | None:
         """Return the scenario parameters of every query, `(P * B, K)`, or None."""

@@ -16,8 +16,10 @@ from deepzero_sim.errors import ConfigError
 from deepzero_sim.oracle.answers import Answers
 from deepzero_sim.oracle.base import Loss, Oracle, as_batch_tensor, describe_batch
 from deepzero_sim.oracle.loss_module import NetworkWithLoss
-from deepzero_sim.oracle.perturbed_network import Footprint, PerturbedNetwork
+from deepzero_sim.oracle.perturbed_network import Footprint, PerturbedNetwork, UnperturbedPass
 from deepzero_sim.oracle.queries import Coordinates, Perturbation, parts_of, split_into_chunks
+from deepzero_sim.oracle.remote import PassCache
+from deepzero_sim.oracle.residuals import ResidualRequest, residual_model
 from deepzero_sim.solver.failure_policy import Account
 
 #: Type that differences are carried in: the network's own, or bfloat16, which rounds them but not what they differ from.
@@ -83,8 +85,10 @@ class ModelOracle(Oracle):
         self.working_set = working_set
         self.memory = memory
         self._whole = NetworkWithLoss(model, loss)
+        self._passes_to_outputs = PassCache()
         dtype = torch.bfloat16 if precision == "bfloat16" else None
         self._network = PerturbedNetwork(model, self._whole, "network.", dtype, rounded_once=True, memory=memory)
+        self._outputs = PerturbedNetwork(model, dtype=dtype, rounded_once=True, memory=memory)
 
     def prepare(self, batch: Any) -> ModelBatch:
         inputs, targets = self._tensors(batch)
@@ -125,12 +129,39 @@ class ModelOracle(Oracle):
             return len(chunk) * max((f.seconds for f in footprint.values()), default=1.0)
         return sum(len(part) * footprint[part.name].seconds for part in parts)
 
-    def evaluate(self, prepared: ModelBatch, perturbation: Perturbation, only: Collection[int] | None = None) -> Answers:
+    def residuals(self, prepared: ModelBatch) -> torch.Tensor:
+        return residual_model(self.loss_function).base(self._pass_to_outputs(prepared).result, prepared.targets)
+
+    def _pass_to_outputs(self, prepared: ModelBatch) -> UnperturbedPass:
+        """Return the pass of the network without its loss."""
+        return self._passes_to_outputs.get(prepared.token, lambda: self._outputs.unperturbed_pass(*prepared.inputs))
+
+    def evaluate(
+        self,
+        prepared: ModelBatch,
+        perturbation: Perturbation,
+        only: Collection[int] | None = None,
+        request: ResidualRequest | None = None,
+    ) -> Answers:
+        if request is not None:
+            return self._evaluate_with_residuals(prepared, perturbation, request)
         unperturbed = self._passes.get(
             prepared.token, lambda: self._network.unperturbed_pass(prepared.inputs, prepared.targets)
         )
         return Answers(self._network.changes(unperturbed, perturbation).double(), prepared.loss, 0)
 
+    def _evaluate_with_residuals(self, prepared: ModelBatch, perturbation: Perturbation, request: ResidualRequest) -> Answers:
+        """Answer by the network without its loss, of which the residuals are made; changes of the loss are their model's."""
+        model, targets = residual_model(self.loss_function), prepared.targets
+        unperturbed = self._pass_to_outputs(prepared)
+        outputs, moved = unperturbed.result, self._outputs.changes(unperturbed, perturbation)
+        found = model.changes(outputs, targets, moved)
+        changes = found.double() @ model.base(outputs, targets) + found.double().square().sum(1) / 2
+        return Answers(changes, prepared.loss, 0, residuals=request.project(found))
+
     def differentiable_loss(self, batch: Any) -> tuple[torch.Tensor, Account]:
         inputs, targets = self._tensors(batch)
         return self._whole(*copy_tensors((inputs, targets))), Account()  # the network and the loss may write into them
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_passes_to_outputs": PassCache()}

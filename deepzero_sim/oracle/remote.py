@@ -23,6 +23,7 @@ from deepzero_sim.execution.tasks import SerialExecutor
 from deepzero_sim.execution.workers import explain_pickling_errors, worker_cache
 from deepzero_sim.oracle.answers import Answers, concatenate
 from deepzero_sim.oracle.queries import Perturbation
+from deepzero_sim.oracle.residuals import ResidualRequest
 
 #: Name of something, and the thing itself as bytes.
 _Named: TypeAlias = tuple[str, bytes]
@@ -37,7 +38,13 @@ class Evaluator(Protocol):
     loss_function: Any
     executor: Executor
 
-    def evaluate(self, prepared: Any, perturbation: Perturbation, only: Collection[int] | None = None) -> Answers:
+    def evaluate(
+        self,
+        prepared: Any,
+        perturbation: Perturbation,
+        only: Collection[int] | None = None,
+        request: ResidualRequest | None = None,
+    ) -> Answers:
         """Answer a chunk of queries, here and now."""
 
 
@@ -73,24 +80,25 @@ class SentOracle:
         self._structure = b""
         self._named: _Named = "", b""
 
-    def task(self, oracle: Evaluator, prepared: Any) -> Callable[..., Answers]:
+    def task(self, oracle: Evaluator, prepared: Any, request: ResidualRequest | None = None) -> Callable[..., Answers]:
         """Make the function that answers a list of chunks, wherever the oracle's executor runs it.
 
         Args:
             oracle: Oracle that is asked.
             prepared: Batch as the oracle prepared it.
+            request: Request for changes of residuals; None for none.
 
         Raises:
             ConfigError: Something in the oracle cannot be pickled.
         """
         if isinstance(oracle.executor, SerialExecutor):
-            return functools.partial(evaluate_chunks, oracle, prepared)
+            return functools.partial(evaluate_chunks, oracle, prepared, request=request)
         named = self._send(oracle)
         training = tuple(module.training for module in oracle.model.modules())
         state = _NetworkState(training, {name: tensor.detach().cpu() for name, tensor in _tensors(oracle.model).items()})
         # pickled once for all tasks, and unpickled once by every worker
         question = cloudpickle.dumps((state, prepared))
-        return functools.partial(_evaluate_in_worker, named, (uuid.uuid4().hex, question))
+        return functools.partial(_evaluate_in_worker, named, (uuid.uuid4().hex, question), request=request)
 
     def _send(self, oracle: Evaluator) -> _Named:
         with explain_pickling_errors("solver, network and loss"):
@@ -101,21 +109,30 @@ class SentOracle:
 
 
 def evaluate_chunks(
-    oracle: Evaluator, prepared: Any, chunks: Sequence[Perturbation], only: Collection[int] | None = None
+    oracle: Evaluator,
+    prepared: Any,
+    chunks: Sequence[Perturbation],
+    only: Collection[int] | None = None,
+    request: ResidualRequest | None = None,
 ) -> Answers:
     """Answer a list of chunks, of each only some places if they are told."""
     answers = []
+    asked = {} if request is None else {"request": request}  # an oracle of a user's own need not know of residuals
     with torch.no_grad():
         for chunk in chunks:
-            answers.append(oracle.evaluate(prepared, chunk, only))
+            answers.append(oracle.evaluate(prepared, chunk, only, **asked))
     return concatenate(answers)
 
 
 def _evaluate_in_worker(
-    oracle: _Named, question: _Named, chunks: Sequence[Perturbation], only: Collection[int] | None = None
+    oracle: _Named,
+    question: _Named,
+    chunks: Sequence[Perturbation],
+    only: Collection[int] | None = None,
+    request: ResidualRequest | None = None,
 ) -> Answers:
     mine: Evaluator = worker_cache(*oracle)
-    return evaluate_chunks(mine, _unpack_question(mine, *question), chunks, only)
+    return evaluate_chunks(mine, _unpack_question(mine, *question), chunks, only, request)
 
 
 class _NetworkState(NamedTuple):

@@ -280,6 +280,7 @@ class Trainer:
         optimiser = self.optimiser.state_dict()
         tensors = {f"network.{name}": tensor for name, tensor in self.oracle.model.state_dict().items()}
         tensors |= {f"oracle.{name}": tensor for name, tensor in self.oracle.state_dict().items()}
+        tensors |= {f"estimator.{name}": tensor for name, tensor in self.estimator.state_dict().items()}
         scalars: dict[str, dict[str, Any]] = {}
         for index, values in optimiser["state"].items():
             for key, value in values.items():
@@ -307,6 +308,7 @@ class Trainer:
         self.run.rewrite_state(checkpoint)
         restore_network(self.oracle.model, checkpoint, self.run.path)
         self.oracle.load_state_dict(tensors_of("oracle", checkpoint))
+        self.estimator.load_state_dict(tensors_of("estimator", checkpoint))
         try:
             progress = self._restore_state(checkpoint)
         except (KeyError, TypeError, AttributeError, ValueError) as error:

@@ -22,6 +22,7 @@ WakeMethod: TypeAlias = Literal[
     "Coloured",
     "ReferenceJacobian",
     "FO-SOL",
+    "GaussNewton",
     "CGE",
     "CGE-ZO-GraSP",
     "RGE",

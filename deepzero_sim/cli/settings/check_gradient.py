@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from deepzero_sim.cli.options import SEE_COMPONENTS, Command
 from deepzero_sim.common.components import Component
 from deepzero_sim.common.settings import Settings
-from deepzero_sim.common.short_names import COUPLINGS, LOSSES, PRODUCTS
+from deepzero_sim.common.short_names import COUPLINGS, ESTIMATORS, LOSSES, PRODUCTS
 from deepzero_sim.datasets.metadata_keys import MetadataKey
 from deepzero_sim.datasets.source import Source
 from deepzero_sim.errors import ConfigError
@@ -66,7 +66,7 @@ class CheckSettings(Settings):
     network: Component = field(default_factory=small_network)
     start: Path | None = None
     vjp: list[Product] = field(default_factory=default_vjps)
-    estimator: Component | None = None
+    estimator: Annotated[Component | None, ESTIMATORS] = None
     unroll: Positive = 8
     loss: LossComponent = field(default_factory=lambda: Component(ROLLOUT))
     coupling: CouplingComponent = field(default_factory=lambda: Component(AFTER))
@@ -86,6 +86,8 @@ class CheckSettings(Settings):
         self.coupling = COUPLINGS.in_full("coupling", self.coupling)
         if self.unroll < 2 and self.coupling.name == AFTER:
             raise ConfigError("unroll must be at least 2: no gradient passes the first step, which is before the network.")
+        if self.estimator is not None:
+            self.estimator = ESTIMATORS.in_full("estimator", self.estimator)
         if not self.vjp and self.estimator is None:
             raise ConfigError("no gradients are asked for: give vjp at least one, or name an estimator.")
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, ClassVar, Literal, TypeAlias
 
 from deepzero_sim.cli.options import SEE_COMPONENTS, Command
 from deepzero_sim.common.components import Component
 from deepzero_sim.common.settings import Rule, Settings
+from deepzero_sim.common.short_names import ESTIMATORS
 from deepzero_sim.datasets.images.checksum import MD5
 from deepzero_sim.errors import ConfigError
-from deepzero_sim.training.runs.settings import Positive, Seed, Sparsity, Workers
+from deepzero_sim.training.runs.settings import DIFFERENCES_OF_LOSSES, EstimatorComponent, Positive, Seed, Sparsity, Workers
 
 _BatchSize: TypeAlias = Annotated[int, Rule(lambda size: 2 <= size < 2**31, "at least 2, for batch norm, and below 2**31")]
 _Epochs: TypeAlias = Annotated[float | None, Rule(lambda epochs: 0 < epochs < math.inf, "a positive number of epochs, or null")]
@@ -33,7 +35,8 @@ class ClassifySettings(Settings):
         md5: Checksum of a python archive.
         network: Classifier: resnet20 to resnet56, small_cnn, or an import path or file.py:Name called with the number of
             classes.
-        estimator: CGE, RGE or BackPropagation with their arguments.
+        estimator: CGE, RGE, GaussNewton or BackPropagation with their arguments. GaussNewton gives steps, for SGD with a rate
+            of 1.
         epochs: Number of times that training goes through the images.
         batch_size: Images of a gradient.
         augment: True to shift and mirror images at random.
@@ -59,7 +62,7 @@ class ClassifySettings(Settings):
     cache: Path = Path("data")
     md5: str = MD5
     network: Component = field(default_factory=lambda: Component("resnet20"))
-    estimator: Component = field(
+    estimator: EstimatorComponent = field(
         default_factory=lambda: Component("deepzero_sim.CGE", {"step_size": 5e-3, "scheme": "forward"})
     )
     epochs: Positive = 50
@@ -82,8 +85,11 @@ class ClassifySettings(Settings):
     checkpoint_every: Positive = 50
     tensorboard: bool = True
 
+    shared_args: ClassVar[Mapping[str, Collection[str]]] = {"estimator": DIFFERENCES_OF_LOSSES}
+
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.estimator = ESTIMATORS.in_full("estimator", self.estimator)
         if self.sparse_weights and self.mask_refresh is not None:
             raise ConfigError(
                 "sparse_weights needs one draw of the active weights for all epochs: set mask_refresh to null, not "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -12,10 +12,30 @@ import torch
 from deepzero_sim.common.requirements import Words, require
 from deepzero_sim.common.types import is_number
 from deepzero_sim.datasets.trajectories import Trajectories
+from deepzero_sim.errors import ConfigError
 from deepzero_sim.solver.spec import SolverSpec
 
 #: `(rollout, references) -> scalar`, of tensors `(B, T, C, *N)` each.
 Measure: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+#: The same to residuals `(m,)`, of which a loss is the sum of squares.
+Residuals: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def residuals_of(measure: Callable[..., Any]) -> Residuals:
+    """Return the residuals of which a loss is the sum of squares: its method `residuals(rollout, references)`.
+
+    Raises:
+        ConfigError: It has none.
+    """
+    found: Residuals | None = getattr(measure, "residuals", None)
+    if found is None or not callable(found):
+        name = getattr(measure, "__name__", type(measure).__name__)
+        raise ConfigError(
+            f"loss {name} has no residuals, whose changes this method needs: give it a method residuals(outputs, targets), "
+            "of whose numbers it is the sum of squares, or take CGE, which needs none."
+        )
+    return found
 
 
 class Loss(abc.ABC):

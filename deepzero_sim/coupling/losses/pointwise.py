@@ -192,11 +192,14 @@ class _OfSteps:
         steps: Steps that it sees, counted from 0.
     """
 
-    measure: Measure
+    measure: RolloutLoss
     steps: slice | list[int]
 
     def __call__(self, rollout: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
         return self.measure(rollout[:, self.steps], references[:, self.steps])
+
+    def residuals(self, rollout: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
+        return self.measure.residuals(rollout[:, self.steps], references[:, self.steps])
 
 
 @dataclass(frozen=True)
@@ -207,7 +210,10 @@ class _OfMean:
         measure: Measure of a rollout of one step.
     """
 
-    measure: Measure
+    measure: RolloutLoss
 
     def __call__(self, rollout: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
         return self.measure(rollout.mean(dim=1, keepdim=True), references.mean(dim=1, keepdim=True))
+
+    def residuals(self, rollout: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
+        return self.measure.residuals(rollout.mean(dim=1, keepdim=True), references.mean(dim=1, keepdim=True))

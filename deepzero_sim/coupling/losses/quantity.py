@@ -108,3 +108,7 @@ class _QuantityLoss:
 
     def __call__(self, rollout: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
         return ((self.quantity(rollout) - self.quantity(references)) / self.scale).square().mean()
+
+    def residuals(self, rollout: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
+        errors: torch.Tensor = ((self.quantity(rollout) - self.quantity(references)) / self.scale).flatten()
+        return errors / len(errors) ** 0.5

@@ -103,9 +103,18 @@ class _SpectrumLoss:
     floor: float
 
     def __call__(self, rollout: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
+        return self._differences(rollout, references).square().mean()
+
+    def residuals(self, rollout: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
+        differences = self._differences(rollout, references).flatten()
+        return differences / len(differences) ** 0.5
+
+    def _differences(self, rollout: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
+        """Compute the differences of the logarithms, `(B, C, K)`."""
         theirs = self.energies(references)
         least = self.floor * theirs.mean(dim=-1, keepdim=True) + torch.finfo(theirs.dtype).tiny
-        return ((self.energies(rollout) + least) / (theirs + least)).log().square().mean()
+        differences: torch.Tensor = ((self.energies(rollout) + least) / (theirs + least)).log()
+        return differences
 
 
 class EnergySpectrum:

@@ -12,7 +12,7 @@ import torch
 from deepzero_sim.common.components import Component
 from deepzero_sim.common.requirements import Words, require
 from deepzero_sim.common.types import is_number
-from deepzero_sim.coupling.losses.base import Loss, Measure
+from deepzero_sim.coupling.losses.base import Loss, Measure, residuals_of
 from deepzero_sim.coupling.losses.named import build_loss
 from deepzero_sim.datasets.trajectories import Trajectories
 from deepzero_sim.errors import ConfigError
@@ -86,3 +86,7 @@ class _Sum:
 
     def __call__(self, rollout: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
         return torch.stack([weight * measure(rollout, references) for measure, weight in self.terms]).sum()
+
+    def residuals(self, rollout: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
+        parts = [weight**0.5 * residuals_of(measure)(rollout, references) for measure, weight in self.terms]
+        return torch.cat(parts)

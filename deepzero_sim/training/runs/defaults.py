@@ -17,6 +17,7 @@ from deepzero_sim.errors import ConfigError
 from deepzero_sim.execution.threads import single_threaded
 from deepzero_sim.solver.build import build_solver
 from deepzero_sim.solver.spec import SolverSpec
+from deepzero_sim.training.build import build_estimator
 from deepzero_sim.training.checkpoints import CHECKPOINT, CONFIG, load_checkpoint, read_settings
 from deepzero_sim.training.runs.folders import last_stage
 from deepzero_sim.training.runs.settings import SUITABLE, MethodName, TrainSettings
@@ -111,6 +112,9 @@ def _with_rate(settings: TrainSettings, method: MethodName) -> tuple[Component, 
     optimiser = settings.optimiser
     if SUITABLE not in [value for value in optimiser.args.values() if isinstance(value, str)]:
         return optimiser, ()
+    if method == "ZO-SOL" and build_estimator(settings.estimator).gives_steps:
+        said = f"{settings.estimator.name} gives steps, which torch.optim.SGD with lr 1 takes; --optimiser.name names another."
+        return Component("torch.optim.SGD", {"lr": 1.0}), (said,)
     begun = _rates_in_record(settings)
     untrained = not begun and settings.start is not None and is_untrained(settings.start)
     rate = suitable_rate(method, started=settings.start is not None and not untrained)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 from deepzero_sim.common.components import Component
 from deepzero_sim.common.requirements import require_sparsity
 from deepzero_sim.common.settings import Rule, Settings
-from deepzero_sim.common.short_names import COUPLINGS, LOSSES, PRODUCTS
+from deepzero_sim.common.short_names import COUPLINGS, ESTIMATORS, LOSSES, PRODUCTS
 from deepzero_sim.common.trained_parameter import TrainedParameter
 from deepzero_sim.datasets.metadata_keys import MetadataKey
 from deepzero_sim.datasets.source import Source
@@ -56,6 +56,12 @@ def small_network() -> Component:
 
 #: A vector-Jacobian product in settings.
 Product: TypeAlias = Annotated[Component, PRODUCTS]
+
+#: Estimators that take the args of the default one where they are named without any.
+DIFFERENCES_OF_LOSSES = tuple(f"{prefix}{name}" for prefix in ("", "deepzero_sim.") for name in ("CGE", "RGE"))
+
+#: An estimator in settings.
+EstimatorComponent: TypeAlias = Annotated[Component, ESTIMATORS]
 
 #: Loss where none is named, and a loss in settings.
 ROLLOUT = "deepzero_sim.losses.Rollout"
@@ -108,9 +114,10 @@ class TrainSettings(Settings):
         train_params: Scenario parameters of the solver that are trained, by name, alone (network none) or with the network;
             each with a start (that of the data by default), its bounds least and most, per_simulation true for one value a
             simulation, and a pace.
-        optimiser: Any of torch.optim; an argument "suitable" stands for the learning rate that suits the method.
+        optimiser: Any of torch.optim; an argument "suitable" stands for the learning rate that suits the method. Where the
+            estimator gives steps, SGD with lr 1 takes the place of such an optimiser.
         scheduler: Any of torch.optim.lr_scheduler; an argument "updates" stands for their number.
-        estimator: CGE or RGE with their arguments, for ZO-SOL.
+        estimator: CGE, RGE or GaussNewton with their arguments, for ZO-SOL.
         vjp: Vector-Jacobian product of the solver with its arguments, for SolverLayer; Auto chooses one that suits.
         sparsity: Share of the weights of convolutions and linear layers that is left out of a gradient (ZO-SOL).
         layer_ratios: Division of what is left among layers: uniform, erdos-renyi, zo-grasp, grasp (needs a
@@ -152,7 +159,7 @@ class TrainSettings(Settings):
     scheduler: Component | None = field(
         default_factory=lambda: Component("torch.optim.lr_scheduler.CosineAnnealingLR", {"T_max": "updates"})
     )
-    estimator: Component = field(
+    estimator: EstimatorComponent = field(
         default_factory=lambda: Component("deepzero_sim.CGE", {"step_size": 1e-4, "scheme": "central"})
     )
     vjp: Product = field(default_factory=lambda: Component(PRODUCT))
@@ -174,10 +181,12 @@ class TrainSettings(Settings):
     stages: list[dict[str, Any]] = field(default_factory=list)
 
     meant: ClassVar[Mapping[str, str]] = {"gradient": "vjp"}
+    shared_args: ClassVar[Mapping[str, Collection[str]]] = {"estimator": DIFFERENCES_OF_LOSSES}
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.vjp = PRODUCTS.in_full("vjp", self.vjp)
+        self.estimator = ESTIMATORS.in_full("estimator", self.estimator)
         self.loss = LOSSES.in_full("loss", self.loss)
         self.coupling = COUPLINGS.in_full("coupling", self.coupling)
         if self.method != "NON" and not self.stages:

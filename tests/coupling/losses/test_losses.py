@@ -14,6 +14,7 @@ from torch import nn
 import deepzero_sim as dz
 from deepzero_sim.common.components import Component
 from deepzero_sim.common.types import Array
+from deepzero_sim.coupling.losses.base import residuals_of
 from deepzero_sim.coupling.losses.named import build_loss
 from deepzero_sim.datasets.trajectories import Trajectories
 
@@ -235,3 +236,24 @@ def test_a_channel_is_named_by_its_number_too() -> None:
     rollout, references = pair()
     by_name, by_number = (dz.losses.Observed(channels=[one]).build(SPEC, DATA) for one in ("v", 1))
     assert float(by_name(rollout, references)) == float(by_number(rollout, references))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_each_is_the_sum_of_the_squares_of_its_residuals(name: str) -> None:
+    rollout, references = pair()
+    measure = LOSSES[name].build(SPEC, DATA)
+    found = residuals_of(measure)(rollout, references)
+    assert found.dim() == 1
+    torch.testing.assert_close(found.square().sum(), measure(rollout, references), rtol=1e-10, atol=0)
+
+
+def test_values_that_were_not_observed_have_no_residual() -> None:
+    rollout, references = pair()
+    references[0, 1, 0, 3:] = math.nan
+    gaps = Trajectories(DATA.frames, unobserved=True) if "unobserved" in Trajectories.__dataclass_fields__ else DATA
+    measure = dz.losses.Observed().build(SPEC, gaps)
+    if not getattr(measure, "unobserved", False):
+        measure = type(measure)(measure.scale, measure.active, unobserved=True)  # type: ignore[attr-defined,call-arg]
+    found = residuals_of(measure)(rollout, references)
+    torch.testing.assert_close(found.square().sum(), measure(rollout, references), rtol=1e-10, atol=0)
+    assert int((found == 0).sum()) == 5 * 6
