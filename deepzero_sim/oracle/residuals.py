@@ -12,6 +12,7 @@ Schraudolph, Neural Computation 14 (2002) 1723).
 from __future__ import annotations
 
 import abc
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -92,7 +93,7 @@ def _require_plain(loss: Any, **others: object) -> None:
 
 
 def _mean_squared_error(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    return (outputs - targets).flatten() / outputs.numel() ** 0.5
+    return (outputs - targets).flatten() / math.sqrt(outputs.numel())
 
 
 @dataclass(frozen=True)

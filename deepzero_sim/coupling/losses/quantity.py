@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, final
@@ -111,4 +112,4 @@ class _QuantityLoss:
 
     def residuals(self, rollout: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
         errors: torch.Tensor = ((self.quantity(rollout) - self.quantity(references)) / self.scale).flatten()
-        return errors / len(errors) ** 0.5
+        return errors / math.sqrt(len(errors))

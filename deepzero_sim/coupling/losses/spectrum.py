@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import final
 
@@ -107,7 +108,7 @@ class _SpectrumLoss:
 
     def residuals(self, rollout: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
         differences = self._differences(rollout, references).flatten()
-        return differences / len(differences) ** 0.5
+        return differences / math.sqrt(len(differences))
 
     def _differences(self, rollout: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
         """Compute the differences of the logarithms, `(B, C, K)`."""
