@@ -42,6 +42,9 @@ CGE = Component("deepzero_sim.CGE", {"step_size": 1e-5, "scheme": "forward"})
 #: Share of the weights that CGE leaves out of a gradient.
 SPARSITY = 0.9
 
+#: Share of a slope that CoCD keeps from update to update: half is left when the turn of its coordinate comes again.
+STALE = 0.93
+
 #: Ratios from gradients by coordinates: the manual says why.
 ZO_GRASP = Component("zo-grasp", {"gradient": "cge", "step_size": 1e-3})
 
@@ -103,6 +106,9 @@ def _loss_based(method: WakeMethod, settings: BenchWakeSettings, folders: Folder
         weights = sum(p.numel() for p in trainable(network).values() if p.dim() > 1)
         left -= 2 * (weights + 1) * _steps_of_a_loss(settings)  # the cost of the ratios
         run = replace(run, layer_ratios=ZO_GRASP)
+    if method == "CoCD":
+        turns = Component("deepzero_sim.CoCD", {**CGE.args, "budget": queries, "decay": STALE})
+        run = replace(run, sparsity=0.0, estimator=turns)
     if method == "RGE":
         args = {"step_size": RGE_STEP, "num_directions": queries, "scheme": "forward"}
         slower = Component(demo.LAZY.name, {**demo.LAZY.args, "lr": RGE_RATE})

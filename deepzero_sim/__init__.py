@@ -55,7 +55,7 @@ if TYPE_CHECKING:
         WorkerLostError,
         WorkingFolderError,
     )
-    from deepzero_sim.estimators import CGE, RGE, BackPropagation, Estimator, GaussNewton, GradientEstimate
+    from deepzero_sim.estimators import CGE, RGE, BackPropagation, CoCD, Estimator, GaussNewton, GradientEstimate
     from deepzero_sim.estimators.sparsity import Densities, ErdosRenyi, GraSP, LayerRatios, RandomMask, Uniform, ZOGraSP
     from deepzero_sim.execution.executors import open_executor
     from deepzero_sim.oracle.base import Oracle
@@ -110,7 +110,15 @@ else:
                 "WorkerLostError",
                 "WorkingFolderError",
             ),
-            "deepzero_sim.estimators": ("CGE", "RGE", "BackPropagation", "Estimator", "GaussNewton", "GradientEstimate"),
+            "deepzero_sim.estimators": (
+                "CGE",
+                "RGE",
+                "BackPropagation",
+                "CoCD",
+                "Estimator",
+                "GaussNewton",
+                "GradientEstimate",
+            ),
             "deepzero_sim.estimators.sparsity": (
                 "Densities",
                 "ErdosRenyi",
@@ -180,6 +188,7 @@ __all__ = [
     "RGE",
     "BMISolver",
     "BackPropagation",
+    "CoCD",
     "ConfigError",
     "ConnectionLostError",
     "DakotaSolver",

@@ -60,7 +60,7 @@ PRODUCTS = ShortNames(
 )
 
 #: Short names of estimators.
-ESTIMATORS = ShortNames({name: f"deepzero_sim.{name}" for name in ("CGE", "RGE", "GaussNewton", "BackPropagation")})
+ESTIMATORS = ShortNames({name: f"deepzero_sim.{name}" for name in ("CGE", "RGE", "CoCD", "GaussNewton", "BackPropagation")})
 
 #: Short names of couplings.
 COUPLINGS = ShortNames(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar, NamedTuple, get_args
 
 import torch
 
@@ -176,6 +176,20 @@ def require_gradient(loss: torch.Tensor) -> None:
     )
 
 
+class Slopes(NamedTuple):
+    """Slopes of a loss along directions.
+
+    Args:
+        values: Slopes in the order of the directions, `(n,)`; 0 where one was dropped, of a central difference both queries.
+        known: Directions whose slope was not dropped, bool `(n,)`.
+        estimate: Estimate without a gradient, which the caller makes of the slopes.
+    """
+
+    values: torch.Tensor
+    known: torch.Tensor
+    estimate: GradientEstimate
+
+
 def ask_slopes(
     oracle: Oracle,
     batch: Any,
@@ -183,7 +197,7 @@ def ask_slopes(
     step_size: float,
     scheme: Scheme,
     ledger: Ledger | None = None,
-) -> tuple[torch.Tensor, GradientEstimate]:
+) -> Slopes:
     """Ask an oracle for the loss, and for its changes at the steps of the scheme along every direction.
 
     Args:
@@ -193,10 +207,6 @@ def ask_slopes(
         step_size: Length of a step, `mu`.
         scheme: Finite differences, ``"forward"`` or ``"central"``.
         ledger: File that answers are kept in on the way; None for nowhere.
-
-    Returns:
-        Slopes in the order of the directions, `(n,)`, 0 where one was dropped (of a central difference, both queries are), and
-        the estimate, to which the caller adds the gradient that they make.
 
     Raises:
         ConfigError: The network's numbers are too coarse, or the step does not suit them.
@@ -208,8 +218,9 @@ def ask_slopes(
     with add_account_to_error([prepared.account]):
         answers = oracle.ask(prepared, perturbations, ledger)
     values = differences(answers.changes, step_size, scheme)
-    lost = sorted({place // len(query_steps(step_size, scheme)) for place in answers.dropped})
-    values[lost] = 0
+    known = torch.ones(len(values), dtype=torch.bool)
+    known[[place // len(query_steps(step_size, scheme)) for place in answers.dropped]] = False
+    values[~known] = 0
     if not bool(torch.isfinite(values).all()):
         raise DivergedError(
             f"the loss is finite, but {int((~torch.isfinite(values)).sum())} of {len(values)} slopes over steps of "
@@ -217,7 +228,8 @@ def ask_slopes(
         )
     account = prepared.account + answers.account
     queries = 1 + len(answers.changes)
-    return values, GradientEstimate({}, prepared.loss, queries, account.steps, len(lost), account.incidents)
+    estimate = GradientEstimate({}, prepared.loss, queries, account.steps, int((~known).sum()), account.incidents)
+    return Slopes(values, known, estimate)
 
 
 def differences(changes: torch.Tensor, step_size: float, scheme: Scheme) -> torch.Tensor:

@@ -47,8 +47,8 @@ class CGE(Estimator):
     ) -> GradientEstimate:
         parameters = parameters_of(oracle, mask)
         active = active_coordinates(parameters, mask)
-        slopes, estimate = ask_slopes(oracle, batch, self.queries(active), self.step_size, self.scheme, ledger)
-        return replace(estimate, grads=as_gradient(slopes, active, parameters))
+        slopes = ask_slopes(oracle, batch, self.queries(active), self.step_size, self.scheme, ledger)
+        return replace(slopes.estimate, grads=as_gradient(slopes.values, active, parameters))
 
     def queries(self, active: Mapping[str, torch.Tensor]) -> list[Coordinates]:
         """List the perturbations that an oracle is asked for, given the flat positions of active coordinates, `(n,)`."""

@@ -45,11 +45,11 @@ class RGE(Estimator):
         seeds = torch.randint(2**62, (self.num_directions,), generator=new_generator(seed)).tolist()
         steps = query_steps(self.step_size, self.scheme)
         queries = Directions(tuple(s for s in seeds for _ in steps), steps * len(seeds), mask)
-        slopes, estimate = ask_slopes(oracle, batch, [queries], self.step_size, self.scheme, ledger)
+        slopes, known, estimate = ask_slopes(oracle, batch, [queries], self.step_size, self.scheme, ledger)
         grads = {name: torch.zeros_like(p) for name, p in parameters.items()}
         active = [p.numel() for p in parameters.values()] if mask is None else [int(part.sum()) for part in mask.values()]
         dimension = sum(active)
-        answered = max(1, self.num_directions - estimate.dropped)  # the mean of those that are there is as unbiased
+        answered = max(1, int(known.sum()))  # the mean of those that are there is as unbiased
         for direction_seed, slope in zip(seeds, slopes.tolist(), strict=True):
             for name, u in unit_direction(parameters, direction_seed, mask).items():
                 grads[name].add_(u, alpha=slope * dimension / answered)

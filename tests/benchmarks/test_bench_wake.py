@@ -16,7 +16,7 @@ from deepzero_sim.benchmarks import wake
 from deepzero_sim.benchmarks.seed_folders import Folders
 from deepzero_sim.benchmarks.wake import bench_wake, points_of
 from deepzero_sim.benchmarks.wake_methods import run_of, updates_of
-from deepzero_sim.benchmarks.wake_report import Comparison, Point, Training, publish, results, rows, summarise
+from deepzero_sim.benchmarks.wake_report import STYLES, Comparison, Point, Training, publish, results, rows, summarise
 from deepzero_sim.cli import demo
 from deepzero_sim.cli.generate import GenerateSettings
 from deepzero_sim.cli.main import main
@@ -202,17 +202,21 @@ def test_ratios_are_to_the_upper_bound() -> None:
     assert {row[errors] for row in rows(Comparison(1.0, trainings[:2]))[1:]} == {"-"}
 
 
+def test_every_method_has_a_style_of_its_own() -> None:
+    assert set(STYLES) == set(get_args(WakeMethod)) and len({str(style) for style in STYLES.values()}) == len(STYLES)
+
+
 def test_points_are_dense_at_the_start_and_hold_the_end() -> None:
     assert points_of(600) == [9, 19, 38, 75, 150, 300, 600]
     assert points_of(1) == [1] and points_of(3)[-1] == 3
 
 
-@pytest.mark.parametrize("method", ["CGE", "CGE-ZO-GraSP", "RGE", "CMA-ES", "Nevergrad", "ES"])
+@pytest.mark.parametrize("method", ["GaussNewton", "CGE", "CGE-ZO-GraSP", "CoCD", "RGE", "CMA-ES", "Nevergrad", "ES"])
 def test_methods_that_ask_for_losses_spend_what_they_may(method: WakeMethod, tmp_path: Path) -> None:
     folders = Folders(tmp_path / "seed4", tmp_path / "train.h5", 4)
     settings = BenchWakeSettings(query_steps=200_000)
     run = run_of(method, settings, folders)
-    each = 24 if method in ("CMA-ES", "Nevergrad", "ES") else 60
+    each = {"CMA-ES": 24, "Nevergrad": 24, "ES": 24, "GaussNewton": 482}.get(method, 60)
     once = 2 * (468 + 1) * 14 if method == "CGE-ZO-GraSP" else 0
     assert updates_of(run) == (200_000 - once) // ((each + 1) * 14)
     assert run.seed == 4 and run.start == tmp_path / "seed4" / "NON" and run.run == tmp_path / "seed4" / method

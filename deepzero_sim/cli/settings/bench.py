@@ -25,6 +25,7 @@ WakeMethod: TypeAlias = Literal[
     "GaussNewton",
     "CGE",
     "CGE-ZO-GraSP",
+    "CoCD",
     "RGE",
     "CMA-ES",
     "Nevergrad",
