@@ -12,9 +12,10 @@ from typing import Any as _Any
 from deepzero_sim.common.public_names import Names as _Names
 from deepzero_sim.common.public_names import add_alias as _add_alias
 
-# these lie with the coupling they serve; settings files and users import them as deepzero_sim.vjp and so on
+# these lie with what they serve; settings files and users import them as deepzero_sim.vjp and so on
 for _room in ("couplings", "losses", "vjp"):
     _add_alias(f"{__name__}.{_room}", f"{__name__}.coupling.{_room}")
+_add_alias(f"{__name__}.optim", f"{__name__}.estimators.optim")
 
 if TYPE_CHECKING:
     from deepzero_sim import datasets as datasets
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
         WorkingFolderError,
     )
     from deepzero_sim.estimators import CGE, RGE, BackPropagation, CoCD, Estimator, GaussNewton, GradientEstimate
+    from deepzero_sim.estimators import optim as optim
     from deepzero_sim.estimators.sparsity import Densities, ErdosRenyi, GraSP, LayerRatios, RandomMask, Uniform, ZOGraSP
     from deepzero_sim.execution.executors import open_executor
     from deepzero_sim.oracle.base import Oracle
@@ -163,6 +165,7 @@ else:
         "execution",
         "losses",
         "models",
+        "optim",
         "oracle",
         "serving",
         "solver",

@@ -106,8 +106,8 @@ class GaussNewton(Estimator):
             slopes, known = self._slopes(answers)
             account, count = account + answers.account, count + len(answers.changes)
             dropped += int((~known).sum())
-            curvature = curvature.with_batch(number, slopes @ slopes.T, known, self.decay)
-            steps.append(_solve(curvature.mean(number), slopes @ y, known, self.damping))
+            curvature = curvature.with_batch(number, (slopes @ slopes.T).cpu(), known, self.decay)
+            steps.append(_solve(curvature.mean(number), (slopes @ y).cpu(), known, self.damping))
         self._curvature = curvature
         grads = as_gradient(-torch.cat(steps), active, parameters)
         return GradientEstimate(grads, prepared.loss, count, account.steps, dropped, account.incidents)
