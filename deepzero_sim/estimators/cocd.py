@@ -35,7 +35,7 @@ class CoCD(Estimator):
 
     Args:
         budget: Number of coordinates that are measured at an update; one query each, central two.
-        decay: Share of a slope that is left of it at each later update, from 0 to 1.
+        decay: Share of a slope that is left of it at each later update, from 0 to 1; the larger, the smaller the learning rate.
         step_size: Length of a step in units of the parameters, `mu`.
         scheme: Finite differences, ``"forward"`` or ``"central"``.
         seed: Seed of the order.
@@ -47,7 +47,7 @@ class CoCD(Estimator):
     def __init__(
         self,
         budget: int = 64,
-        decay: float = 0.9,
+        decay: float = 0.5,
         step_size: float = 1e-3,
         scheme: Scheme = "central",
         *,
