@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 import yaml
 from problems import Burgers, initial_states
@@ -22,7 +23,9 @@ from deepzero_sim.common.settings import settings_to_dict
 from deepzero_sim.common.types import NamedTensors
 from deepzero_sim.datasets import Trajectories, trajectories
 from deepzero_sim.training.checkpoints import load_checkpoint
+from deepzero_sim.training.progress import Progress
 from deepzero_sim.training.runs.settings import TrainSettings, Workers
+from deepzero_sim.training.runs.training import train
 
 TESTS = Path(__file__).parent
 
@@ -129,3 +132,19 @@ def fill(disk: Path, left: int) -> Path:
     filler, free = disk / "filler", os.statvfs(disk)
     filler.write_bytes(b"x" * (free.f_bavail * free.f_frsize - left))
     return filler
+
+
+class Killed(Exception):  # noqa: N818 - what a kill does to a training
+    """Ends a training after an update."""
+
+
+def train_killed_after(settings: TrainSettings, step: int) -> None:
+    """Train until a kill after an update, and go on to the end."""
+
+    def kill(progress: Progress) -> None:
+        if progress.step == step:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(settings, kill)
+    train(settings)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from problems import burgers_oracle, model_oracle, network
 from torch import nn
-from training_cases import assert_same_tensors, line_data, tensors, train_settings
+from training_cases import assert_same_tensors, line_data, tensors, train_killed_after, train_settings
 
 import deepzero_sim as dz
 from deepzero_sim.common.components import Component
@@ -94,18 +94,7 @@ def test_killed_and_resumed_it_ends_with_the_same_bits(tmp_path: Path) -> None:
     estimator = Component("CoCD", {"budget": 9, "decay": 0.8, "step_size": 1e-4})
     settings = train_settings(tmp_path / "whole", data, estimator=estimator, updates=7, checkpoint_every=1)
     train(settings)
-
-    class Stop(Exception):  # noqa: N818 - a kill
-        pass
-
-    def stop(progress: dz.Progress) -> None:
-        if progress.step == 3:
-            raise Stop
-
-    broken = replace(settings, run=tmp_path / "broken")
-    with pytest.raises(Stop):
-        train(broken, stop)
-    train(broken)
+    train_killed_after(replace(settings, run=tmp_path / "broken"), 3)
     assert_same_tensors(tensors(tmp_path / "whole"), tensors(tmp_path / "broken"))
     assert "estimator.slopes" in tensors(tmp_path / "whole")
 

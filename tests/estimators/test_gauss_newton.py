@@ -26,7 +26,7 @@ from problems import (
     snapshot,
 )
 from torch import nn
-from training_cases import assert_same_tensors, line_data, tensors, train_settings
+from training_cases import assert_same_tensors, line_data, tensors, train_killed_after, train_settings
 
 import deepzero_sim as dz
 from deepzero_sim.common.components import Component
@@ -270,18 +270,7 @@ def test_killed_and_resumed_it_ends_with_the_same_bits(tmp_path: Path, optimiser
         tmp_path / "whole", data, estimator=Component("GaussNewton", {"decay": 0.7}), optimiser=named, checkpoint_every=1
     )
     train(settings)
-
-    class Stop(Exception):  # noqa: N818 - a kill
-        pass
-
-    def stop(progress: dz.Progress) -> None:
-        if progress.step == 2:
-            raise Stop
-
-    broken = replace(settings, run=tmp_path / "broken")
-    with pytest.raises(Stop):
-        train(broken, stop)
-    train(broken)
+    train_killed_after(replace(settings, run=tmp_path / "broken"), 2)
     assert_same_tensors(tensors(tmp_path / "whole"), tensors(tmp_path / "broken"))
     assert any(name.startswith("estimator.curvature") for name in tensors(tmp_path / "whole"))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -43,15 +43,24 @@ class _ByQueries(torch.optim.SGD):
 
     Args:
         params: Parameters, or groups of them, as every optimiser takes them.
-        estimator: Estimator.
-        lr: Learning rate.
+        lr: Learning rate; the class's own if None.
         momentum: Momentum of SGD.
         weight_decay: Weight decay of SGD.
+        **arguments: Arguments of the estimator.
+
+    Attributes:
+        kind: Class of the estimator.
+        rate: Learning rate where none is given.
     """
 
-    def __init__(self, params: Any, estimator: Estimator, lr: float, momentum: float, weight_decay: float) -> None:
-        super().__init__(params, lr=lr, momentum=momentum, weight_decay=weight_decay)
-        self.estimator = estimator
+    kind: ClassVar[type[Estimator]]
+    rate: ClassVar[float] = 1e-2
+
+    def __init__(
+        self, params: Any, lr: float | None = None, *, momentum: float = 0.0, weight_decay: float = 0.0, **arguments: Any
+    ) -> None:
+        super().__init__(params, lr=self.rate if lr is None else lr, momentum=momentum, weight_decay=weight_decay)
+        self.estimator = self.kind(**arguments)
         self._updates = 0
 
     def step(self, closure: Callable[[], torch.Tensor] | None = None) -> torch.Tensor:  # type: ignore[override]
@@ -93,34 +102,23 @@ class _ByQueries(torch.optim.SGD):
 class CGE(_ByQueries):
     """Gradients by finite differences along every coordinate, see :class:`deepzero_sim.CGE`, whose arguments it takes."""
 
-    def __init__(
-        self, params: Any, lr: float = 1e-2, *, momentum: float = 0.0, weight_decay: float = 0.0, **estimator: Any
-    ) -> None:
-        super().__init__(params, cge.CGE(**estimator), lr, momentum, weight_decay)
+    kind = cge.CGE
 
 
 class RGE(_ByQueries):
     """Gradients along random directions, see :class:`deepzero_sim.RGE`, whose arguments it takes."""
 
-    def __init__(
-        self, params: Any, lr: float = 1e-2, *, momentum: float = 0.0, weight_decay: float = 0.0, **estimator: Any
-    ) -> None:
-        super().__init__(params, rge.RGE(**estimator), lr, momentum, weight_decay)
+    kind = rge.RGE
 
 
 class CoCD(_ByQueries):
     """Gradients along coordinates in turn, see :class:`deepzero_sim.CoCD`, whose arguments it takes."""
 
-    def __init__(
-        self, params: Any, lr: float = 1e-2, *, momentum: float = 0.0, weight_decay: float = 0.0, **estimator: Any
-    ) -> None:
-        super().__init__(params, cocd.CoCD(**estimator), lr, momentum, weight_decay)
+    kind = cocd.CoCD
 
 
 class GaussNewton(_ByQueries):
     """Damped Gauss-Newton steps, see :class:`deepzero_sim.GaussNewton`, whose arguments it takes; for closures of residuals."""
 
-    def __init__(
-        self, params: Any, lr: float = 1.0, *, momentum: float = 0.0, weight_decay: float = 0.0, **estimator: Any
-    ) -> None:
-        super().__init__(params, gauss_newton.GaussNewton(**estimator), lr, momentum, weight_decay)
+    kind = gauss_newton.GaussNewton
+    rate = 1.0
