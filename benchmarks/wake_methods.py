@@ -95,7 +95,7 @@ def _loss_based(method: WakeMethod, settings: BenchWakeSettings, folders: Folder
     if method == "GaussNewton":
         run = _as_in_the_demo(settings, folders, method, {"method": "ZO-SOL"})
         queries = sum(p.numel() for p in trainable(_network(run)).values())
-        return replace(run, updates=max(1, settings.query_steps // ((queries + 1) * _steps_of_a_loss(settings))))
+        return replace(run, updates=_updates(settings, settings.query_steps, queries))
     like_cge = {"method": "ZO-SOL", "sparsity": SPARSITY, "estimator": CGE, "optimiser": demo.LAZY}
     run = _as_in_the_demo(settings, folders, method, like_cge)
     network = _network(run)
@@ -114,14 +114,19 @@ def _loss_based(method: WakeMethod, settings: BenchWakeSettings, folders: Folder
         args = {"step_size": RGE_STEP, "num_directions": queries, "scheme": "forward"}
         slower = Component(demo.LAZY.name, {**demo.LAZY.args, "lr": RGE_RATE})
         run = replace(run, sparsity=0.0, estimator=Component("deepzero_sim.RGE", args), optimiser=slower)
-    return replace(run, updates=max(1, left // ((queries + 1) * _steps_of_a_loss(settings))))
+    return replace(run, updates=_updates(settings, left, queries))
+
+
+def _updates(settings: BenchWakeSettings, steps: int, queries: int) -> int:
+    """Count the updates of so many queries, and one loss more, that so many solver steps suffice for."""
+    return max(1, steps // ((queries + 1) * _steps_of_a_loss(settings)))
 
 
 def _black_box(method: WakeMethod, settings: BenchWakeSettings, folders: Folders) -> BlackBoxSettings:
     start = start_run(settings, folders)
     population = usual_population(sum(p.numel() for p in trainable(_network(start)).values()))
     # one loss more a generation: the start's, which candidates are compared with
-    generations = max(1, settings.query_steps // ((population + 1) * _steps_of_a_loss(settings)))
+    generations = _updates(settings, settings.query_steps, population)
     return BlackBoxSettings(
         run=folders.runs / method,
         train_data=folders.train_data,

@@ -12,6 +12,7 @@ import torch
 from deepzero_sim.common.requirements import Words, is_positive, require, require_one_of, require_that, require_type
 from deepzero_sim.common.types import Mask, NamedTensors, Scheme
 from deepzero_sim.errors import ConfigError, DivergedError
+from deepzero_sim.oracle.answers import Answers
 from deepzero_sim.oracle.base import Oracle, require_finite
 from deepzero_sim.oracle.ledger import Ledger
 from deepzero_sim.oracle.parameters import trainable
@@ -151,6 +152,16 @@ def active_coordinates(parameters: Mapping[str, torch.Tensor], mask: Mask | None
     return {name: indices for name, indices in active.items() if len(indices)}
 
 
+def places_of(active: Mapping[str, torch.Tensor], parameters: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Return the places of active coordinates in the vector of all parameters, `(n,)`."""
+    places, first = [], 0
+    for name, parameter in parameters.items():
+        if name in active:
+            places.append(first + active[name])
+        first += parameter.numel()
+    return torch.cat(places)
+
+
 def as_gradient(values: torch.Tensor, active: Mapping[str, torch.Tensor], parameters: NamedTensors) -> NamedTensors:
     """Put values of active coordinates, `(n,)`, in tensors of the parameters' shapes, zero elsewhere."""
     grads = {name: torch.zeros_like(p, memory_format=torch.contiguous_format) for name, p in parameters.items()}
@@ -218,8 +229,7 @@ def ask_slopes(
     with add_account_to_error([prepared.account]):
         answers = oracle.ask(prepared, perturbations, ledger)
     values = differences(answers.changes, step_size, scheme)
-    known = torch.ones(len(values), dtype=torch.bool)
-    known[[place // len(query_steps(step_size, scheme)) for place in answers.dropped]] = False
+    known = measured(answers, scheme)
     values[~known] = 0
     if not bool(torch.isfinite(values).all()):
         raise DivergedError(
@@ -233,17 +243,26 @@ def ask_slopes(
 
 
 def differences(changes: torch.Tensor, step_size: float, scheme: Scheme) -> torch.Tensor:
-    """Compute slopes along `n` directions, `(n,)`.
+    """Compute slopes along `n` directions, `(n, ...)`.
 
     Args:
-        changes: Changes of the loss, `(n,)` at `+mu` for the forward scheme; `(2n,)`, `+mu` and `-mu` in turn, for the central.
+        changes: Changes of the loss or of residuals: `(n, ...)` at `+mu` for the forward scheme; `(2n, ...)`, `+mu` and `-mu`
+            in turn, for the central.
         step_size: Length of a step, `mu`.
         scheme: Finite differences, ``"forward"`` or ``"central"``.
     """
     if scheme == "forward":
         return changes / step_size
-    plus, minus = changes.view(-1, 2).unbind(1)
+    plus, minus = changes[::2], changes[1::2]
     return (plus - minus) / (2 * step_size)
+
+
+def measured(answers: Answers, scheme: Scheme) -> torch.Tensor:
+    """Tell which directions have a slope, bool `(n,)`: those of which no query was dropped."""
+    each = len(query_steps(1.0, scheme))
+    known = torch.ones(len(answers.changes) // each, dtype=torch.bool)
+    known[[place // each for place in answers.dropped]] = False
+    return known
 
 
 def query_steps(step_size: float, scheme: Scheme) -> tuple[float, ...]:

@@ -19,6 +19,7 @@ from deepzero_sim.estimators.base import (
     ask_slopes,
     coordinate_queries,
     parameters_of,
+    places_of,
     require_scheme,
 )
 from deepzero_sim.oracle.base import Oracle
@@ -68,15 +69,14 @@ class CoCD(Estimator):
     ) -> GradientEstimate:
         parameters = parameters_of(oracle, mask)
         active = active_coordinates(parameters, mask)
-        everything = active_coordinates(parameters, None)
-        count, kept = sum(map(len, everything.values())), self._slopes
+        count, kept = sum(p.numel() for p in parameters.values()), self._slopes
         if kept is None:
             kept = torch.zeros(count, dtype=torch.float64)
         remedy = "make another CoCD for another network"
         require(len(kept) == count, f"slopes are kept of {len(kept):,} coordinates", Words(f"{count:,}"), remedy)
-        places = _places(active, everything)
+        places = places_of(active, parameters)
         chosen = self._next(places)
-        queries = coordinate_queries(_by_parameter(chosen, everything), self.step_size, self.scheme)
+        queries = coordinate_queries(_by_parameter(chosen, parameters), self.step_size, self.scheme)
         found = ask_slopes(oracle, batch, queries, self.step_size, self.scheme, ledger)
         slopes = self.decay * kept
         slopes[chosen[found.known]] = found.values[found.known].double().cpu()
@@ -102,22 +102,12 @@ class CoCD(Estimator):
         self._slopes, self._taken = state_dict["slopes"], int(state_dict["taken"])
 
 
-def _places(active: NamedTensors, everything: NamedTensors) -> torch.Tensor:
-    """Return the places of active coordinates in the vector of all, `(n,)`."""
-    places, first = [], 0
-    for name, indices in everything.items():
-        if name in active:
-            places.append(first + active[name])
-        first += len(indices)
-    return torch.cat(places)
-
-
-def _by_parameter(places: torch.Tensor, everything: NamedTensors) -> NamedTensors:
-    """Split sorted places in the vector of all coordinates into flat positions by parameter."""
+def _by_parameter(places: torch.Tensor, parameters: NamedTensors) -> NamedTensors:
+    """Split sorted places in the vector of all parameters into flat positions by parameter."""
     found, first = {}, 0
-    for name, indices in everything.items():
-        within = places[(places >= first) & (places < first + len(indices))] - first
+    for name, parameter in parameters.items():
+        within = places[(places >= first) & (places < first + parameter.numel())] - first
         if len(within):
             found[name] = within
-        first += len(indices)
+        first += parameter.numel()
     return found

@@ -18,14 +18,16 @@ from deepzero_sim.estimators.base import (
     active_coordinates,
     as_gradient,
     coordinate_queries,
+    differences,
+    measured,
     parameters_of,
+    places_of,
     query_steps,
     require_precision,
     require_scheme,
 )
 from deepzero_sim.oracle.answers import Answers
 from deepzero_sim.oracle.base import Oracle, require_finite
-from deepzero_sim.oracle.parameters import trainable
 from deepzero_sim.oracle.residuals import ResidualRequest
 from deepzero_sim.solver.failure_policy import add_account_to_error
 
@@ -92,12 +94,13 @@ class GaussNewton(Estimator):
         """
         parameters = parameters_of(oracle, mask)
         active = active_coordinates(parameters, mask)
-        require_precision(trainable(oracle.model), self.step_size)
+        require_precision(parameters, self.step_size)
         prepared = oracle.prepare(batch)
         require_finite(prepared.loss)
         base = oracle.residuals(prepared)
         self._require_memory(active, len(base), next(iter(parameters.values())).element_size())
-        curvature = self._curvature.of(active, self.block) if self.decay else _Curvature().of(active, self.block)
+        kept = self._curvature if self.decay else _Curvature()
+        curvature = kept.of(places_of(active, parameters), self.block)
         request, account, count, steps, dropped = ResidualRequest(self.sketch, seed), prepared.account, 1, [], 0
         y = request.project(base)
         for number, block in enumerate(_blocks(active, self.block)):
@@ -115,11 +118,7 @@ class GaussNewton(Estimator):
     def _slopes(self, answers: Answers) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the slopes of residuals along coordinates, float64 `(n, m)`, and which are known, bool `(n,)`."""
         assert answers.residuals is not None
-        each = len(query_steps(self.step_size, self.scheme))
-        changes = answers.residuals.double()
-        slopes = changes / self.step_size if each == 1 else (changes[::2] - changes[1::2]) / (2 * self.step_size)
-        known = torch.ones(len(slopes), dtype=torch.bool)
-        known[[place // each for place in answers.dropped]] = False
+        slopes, known = differences(answers.residuals.double(), self.step_size, self.scheme), measured(answers, self.scheme)
         slopes[~known] = 0
         if not bool(torch.isfinite(slopes).all()):
             raise DivergedError(
@@ -168,7 +167,7 @@ class _Curvature:
     """Mean curvature over batches, by blocks of coordinates.
 
     Args:
-        coordinates: Flat positions of the active coordinates over all parameters with their numbers, `(n, 2)`.
+        coordinates: Places of the active coordinates in the vector of all parameters, `(n,)`.
         sums: Weighted sum of each block, float64 `(n, n)`.
         weights: Sum of the weights of each block.
     """
@@ -177,10 +176,8 @@ class _Curvature:
     sums: tuple[torch.Tensor, ...] = ()
     weights: tuple[float, ...] = ()
 
-    def of(self, active: Mapping[str, torch.Tensor], block: int) -> _Curvature:
+    def of(self, coordinates: torch.Tensor, block: int) -> _Curvature:
         """Return the curvature of these coordinates: this one if it is of the same, an empty one if not."""
-        parts = [torch.stack([torch.full_like(where, i), where], 1) for i, where in enumerate(active.values())]
-        coordinates = torch.cat(parts)
         sizes = [min(block, len(coordinates) - start) for start in range(0, len(coordinates), block)]
         same = self.coordinates is not None and torch.equal(self.coordinates, coordinates)
         if same and [len(one) for one in self.sums] == sizes:

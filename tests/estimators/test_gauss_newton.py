@@ -329,8 +329,24 @@ def test_the_models_change_of_a_loss_is_that_of_the_loss_to_second_order() -> No
 
 
 def test_a_solver_of_its_own_gradient_changes_nothing() -> None:
+    found = []
     for solver in (Burgers(), DifferentiableBurgers()):
         torch.manual_seed(0)
         loop = dz.SolverLoop(solver, conv_corrector(), 2)
         batch = initial_states(2), None, np.zeros((2, 2, 1, initial_states(1).shape[-1]))
-        dz.GaussNewton().estimate(dz.LoopOracle(loop, F.mse_loss), batch)
+        found.append(step_of(dz.GaussNewton().estimate(dz.LoopOracle(loop, F.mse_loss), batch)))
+    assert torch.equal(*found)
+
+
+def test_the_same_positions_of_another_parameter_are_other_coordinates() -> None:
+    oracle, batch, loop = loop_case()
+    first, second = [name for name, p in trainable(loop.model).items() if p.dim() == 3][:2]
+
+    def some(name: str) -> Mask:
+        parameter = trainable(loop.model)[name]
+        return {name: (torch.arange(parameter.numel()) < 4).view(parameter.shape)}
+
+    kept = dz.GaussNewton(DAMPING, 0.8, 1e-7)
+    kept.estimate(oracle, batch, some(first))
+    fresh = dz.GaussNewton(DAMPING, 0.8, 1e-7).estimate(oracle, batch, some(second))
+    assert torch.equal(step_of(kept.estimate(oracle, batch, some(second))), step_of(fresh))

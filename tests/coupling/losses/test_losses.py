@@ -250,10 +250,7 @@ def test_each_is_the_sum_of_the_squares_of_its_residuals(name: str) -> None:
 def test_values_that_were_not_observed_have_no_residual() -> None:
     rollout, references = pair()
     references[0, 1, 0, 3:] = math.nan
-    gaps = Trajectories(DATA.frames, unobserved=True) if "unobserved" in Trajectories.__dataclass_fields__ else DATA
-    measure = dz.losses.Observed().build(SPEC, gaps)
-    if not getattr(measure, "unobserved", False):
-        measure = type(measure)(measure.scale, measure.active, unobserved=True)  # type: ignore[attr-defined,call-arg]
+    measure = dz.RolloutLoss(torch.tensor([0.5, 2.0]), torch.ones(SPEC.state_shape, dtype=torch.bool), unobserved=True)
     found = residuals_of(measure)(rollout, references)
     torch.testing.assert_close(found.square().sum(), measure(rollout, references), rtol=1e-10, atol=0)
     assert int((found == 0).sum()) == 5 * 6
