@@ -56,7 +56,17 @@ if TYPE_CHECKING:
         WorkerLostError,
         WorkingFolderError,
     )
-    from deepzero_sim.estimators import CGE, RGE, BackPropagation, CoCD, Estimator, GaussNewton, GradientEstimate
+    from deepzero_sim.estimators import (
+        CGE,
+        EKI,
+        RGE,
+        BackPropagation,
+        CoCD,
+        Estimator,
+        EvolutionStrategies,
+        GaussNewton,
+        GradientEstimate,
+    )
     from deepzero_sim.estimators import optim as optim
     from deepzero_sim.estimators.sparsity import Densities, ErdosRenyi, GraSP, LayerRatios, RandomMask, Uniform, ZOGraSP
     from deepzero_sim.execution.executors import open_executor
@@ -114,10 +124,12 @@ else:
             ),
             "deepzero_sim.estimators": (
                 "CGE",
+                "EKI",
                 "RGE",
                 "BackPropagation",
                 "CoCD",
                 "Estimator",
+                "EvolutionStrategies",
                 "GaussNewton",
                 "GradientEstimate",
             ),
@@ -188,6 +200,7 @@ else:
 
 __all__ = [
     "CGE",
+    "EKI",
     "RGE",
     "BMISolver",
     "BackPropagation",
@@ -203,6 +216,7 @@ __all__ = [
     "ErdosRenyi",
     "Estimator",
     "Evaluation",
+    "EvolutionStrategies",
     "ExecutableSolver",
     "ExitCodeError",
     "FailurePolicy",

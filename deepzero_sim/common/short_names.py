@@ -59,8 +59,10 @@ PRODUCTS = ShortNames(
     }
 )
 
+_ESTIMATORS = ("CGE", "RGE", "CoCD", "GaussNewton", "EKI", "EvolutionStrategies", "BackPropagation")
+
 #: Short names of estimators.
-ESTIMATORS = ShortNames({name: f"deepzero_sim.{name}" for name in ("CGE", "RGE", "CoCD", "GaussNewton", "BackPropagation")})
+ESTIMATORS = ShortNames({name: f"deepzero_sim.{name}" for name in _ESTIMATORS})
 
 #: Short names of couplings.
 COUPLINGS = ShortNames(

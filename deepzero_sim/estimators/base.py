@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, get_args
 
 import torch
+from rich.filesize import decimal
 
 from deepzero_sim.common.requirements import Words, is_positive, require, require_one_of, require_that, require_type
 from deepzero_sim.common.types import Mask, NamedTensors, Scheme
@@ -25,7 +26,8 @@ class GradientEstimate:
     """Gradient, and what it cost.
 
     Args:
-        grads: Tensor of its shape for each trained parameter; zero where a coordinate was not active.
+        grads: Tensor of its shape for each trained parameter; zero where a coordinate was not active. Empty if nothing can be
+            said of it, and nothing is to be updated.
         loss: Loss of the unperturbed network on the batch.
         queries: Number of losses that were asked for.
         solver_steps: Number of states advanced by one step to answer them.
@@ -50,6 +52,11 @@ class Estimator(abc.ABC):
     """
 
     gives_steps: ClassVar[bool] = False
+
+    @property
+    def momentum(self) -> float:
+        """Nesterov momentum that suits its steps."""
+        return 0.0
 
     @abc.abstractmethod
     def estimate(self, oracle: Oracle, batch: Any, mask: Mask | None = None, seed: int = 0) -> GradientEstimate:
@@ -83,6 +90,11 @@ def require_scheme(step_size: float, scheme: str) -> None:
     """Refuse a step size or a scheme that no estimator can use."""
     require(is_positive(step_size), "step_size must be a positive number", step_size, "1e-3 suits float32 losses")
     require_one_of(scheme, get_args(Scheme), "scheme")
+
+
+def require_memory(needed: int, memory: int, what: str, remedy: str) -> None:
+    """Refuse what takes more bytes than it may."""
+    require(needed <= memory, f"{what} must fit into memory, {decimal(memory)}", Words(decimal(needed)), remedy)
 
 
 def require_precision(parameters: Mapping[str, torch.Tensor], step_size: float) -> None:
@@ -208,6 +220,7 @@ def ask_slopes(
     step_size: float,
     scheme: Scheme,
     ledger: Ledger | None = None,
+    shape: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> Slopes:
     """Ask an oracle for the loss, and for its changes at the steps of the scheme along every direction.
 
@@ -218,6 +231,7 @@ def ask_slopes(
         step_size: Length of a step, `mu`.
         scheme: Finite differences, ``"forward"`` or ``"central"``.
         ledger: File that answers are kept in on the way; None for nowhere.
+        shape: Function from the losses of all that were answered, `(m,)`, to what is differenced in their place, `(m,)`.
 
     Raises:
         ConfigError: The network's numbers are too coarse, or the step does not suit them.
@@ -228,8 +242,9 @@ def ask_slopes(
     require_finite(prepared.loss)
     with add_account_to_error([prepared.account]):
         answers = oracle.ask(prepared, perturbations, ledger)
-    values = differences(answers.changes, step_size, scheme)
     known = measured(answers, scheme)
+    changes = answers.changes if shape is None else _shaped(answers, shape)
+    values = differences(changes, step_size, scheme)
     values[~known] = 0
     if not bool(torch.isfinite(values).all()):
         raise DivergedError(
@@ -240,6 +255,15 @@ def ask_slopes(
     queries = 1 + len(answers.changes)
     estimate = GradientEstimate({}, prepared.loss, queries, account.steps, int((~known).sum()), account.incidents)
     return Slopes(values, known, estimate)
+
+
+def _shaped(answers: Answers, shape: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    """Shape the losses of the queries that were answered; those of dropped ones are 0."""
+    answered = torch.ones(len(answers.changes), dtype=torch.bool)
+    answered[list(answers.dropped)] = False
+    shaped = torch.zeros_like(answers.changes)
+    shaped[answered] = shape(answers.losses[answered]).to(shaped)
+    return shaped
 
 
 def differences(changes: torch.Tensor, step_size: float, scheme: Scheme) -> torch.Tensor:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from rich.filesize import decimal
 
 from deepzero_sim.common.requirements import Words, is_count, is_positive, require
 from deepzero_sim.common.types import Mask, NamedTensors, Scheme, is_number
@@ -23,6 +22,7 @@ from deepzero_sim.estimators.base import (
     parameters_of,
     places_of,
     query_steps,
+    require_memory,
     require_precision,
     require_scheme,
 )
@@ -131,11 +131,10 @@ class GaussNewton(Estimator):
         """Refuse slopes that do not fit into the memory that they may take."""
         coordinates = min(self.block, sum(map(len, active.values())))
         left = ResidualRequest(self.sketch).size(residuals)
-        needed = coordinates * left * (itemsize + 8) * len(query_steps(self.step_size, self.scheme))
-        require(
-            needed <= self.memory,
-            f"slopes of {left:,} residuals along {coordinates:,} coordinates must fit into memory, {decimal(self.memory)}",
-            Words(decimal(needed)),
+        require_memory(
+            coordinates * left * (itemsize + 8) * len(query_steps(self.step_size, self.scheme)),
+            self.memory,
+            f"slopes of {left:,} residuals along {coordinates:,} coordinates",
             f"take sketch={4 * coordinates}, a smaller block, a larger sparsity, or raise memory",
         )
 

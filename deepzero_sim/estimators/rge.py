@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
-from deepzero_sim.common.randomness import new_generator
-from deepzero_sim.common.requirements import is_count, require
+from deepzero_sim.common.requirements import is_count, require, require_one_of, require_type
 from deepzero_sim.common.types import Mask, Scheme
 from deepzero_sim.estimators.base import Estimator, GradientEstimate, ask_slopes, parameters_of, query_steps, require_scheme
+from deepzero_sim.estimators.random_directions import Kind, draw_directions
 from deepzero_sim.oracle.base import Oracle
 from deepzero_sim.oracle.ledger import Ledger
-from deepzero_sim.oracle.parameters import unit_direction
-from deepzero_sim.oracle.queries import Directions
 
 
 class RGE(Estimator):
@@ -22,35 +20,55 @@ class RGE(Estimator):
 
         g = d/q * sum_{i=1..q} (l(theta + mu u_i) - l(theta)) / mu * u_i
 
-    with `u_i` of unit norm, uniform on the sphere of the `d` active coordinates. The factor `d` makes the estimate
-    unbiased for the smoothed loss: with unit directions, the mean of `u u^T` is the identity divided by `d`.
+    with `u_i` of unit norm, isotropic over the `d` active coordinates. The factor `d` makes the estimate unbiased for the
+    smoothed loss: the mean of `u u^T` is the identity divided by `d`.
 
     Args:
         step_size: Length of a step in parameter space, `mu`.
         num_directions: Number of directions, `q`; one query each, central two.
-        scheme: Finite differences, ``"forward"`` or ``"central"``.
+        scheme: Finite differences, ``"forward"`` or ``"central"``, which are antithetic pairs.
+        directions: Directions, ``"network"`` for uniform ones of all parameters, or ``"rows"`` for ones of single rows of them:
+            as noisy, for queries that cost what a coordinate's do, since they begin at their layer.
+        normalise: True to divide by the spread of slopes, `sqrt(d) std_i`, about the gradient's length, so that the learning
+            rate is about the length of an update (FZOO, arXiv 2506.09034).
     """
 
-    def __init__(self, step_size: float = 1e-3, num_directions: int = 192, scheme: Scheme = "central") -> None:
+    def __init__(
+        self,
+        step_size: float = 1e-3,
+        num_directions: int = 192,
+        scheme: Scheme = "central",
+        *,
+        directions: Kind = "network",
+        normalise: bool = False,
+    ) -> None:
         require_scheme(step_size, scheme)
         require(is_count(num_directions), "num_directions must be a positive whole number", num_directions)
+        require_one_of(directions, get_args(Kind), "directions")
+        require_type(normalise, bool, "normalise must be True or False")
+        enough = num_directions > 1 or not normalise
+        require(enough, "normalise needs two directions or more to have a spread", num_directions, "raise num_directions")
         self.step_size = step_size
         self.num_directions = int(num_directions)
         self.scheme: Scheme = scheme
+        self.directions: Kind = directions
+        self.normalise = normalise
 
     def estimate(
         self, oracle: Oracle, batch: Any, mask: Mask | None = None, seed: int = 0, ledger: Ledger | None = None
     ) -> GradientEstimate:
         parameters = parameters_of(oracle, mask)
-        seeds = torch.randint(2**62, (self.num_directions,), generator=new_generator(seed)).tolist()
-        steps = query_steps(self.step_size, self.scheme)
-        queries = Directions(tuple(s for s in seeds for _ in steps), steps * len(seeds), mask)
-        slopes, known, estimate = ask_slopes(oracle, batch, [queries], self.step_size, self.scheme, ledger)
-        grads = {name: torch.zeros_like(p) for name, p in parameters.items()}
-        active = [p.numel() for p in parameters.values()] if mask is None else [int(part.sum()) for part in mask.values()]
-        dimension = sum(active)
+        drawn = draw_directions(self.directions, self.num_directions, parameters, mask, seed)
+        queries = drawn.queries(query_steps(self.step_size, self.scheme))
+        slopes, known, estimate = ask_slopes(oracle, batch, queries, self.step_size, self.scheme, ledger)
         answered = max(1, int(known.sum()))  # the mean of those that are there is as unbiased
-        for direction_seed, slope in zip(seeds, slopes.tolist(), strict=True):
-            for name, u in unit_direction(parameters, direction_seed, mask).items():
-                grads[name].add_(u, alpha=slope * dimension / answered)
-        return replace(estimate, grads=grads)
+        weights = slopes * (drawn.dimension / answered)
+        if self.normalise:
+            weights = weights / _spread(slopes[known], drawn.dimension)
+        return replace(estimate, grads=drawn.combine(weights, parameters))
+
+
+def _spread(slopes: torch.Tensor, dimension: int) -> float:
+    """Compute `sqrt(d) std`, which is about the length of the gradient; 1 where slopes have no spread."""
+    spread = float(slopes.std()) * dimension**0.5 if len(slopes) > 1 else 0.0
+    return spread or 1.0

@@ -17,7 +17,7 @@ from deepzero_sim.oracle.answers import Answers
 from deepzero_sim.oracle.base import Loss, Oracle, as_batch_tensor, describe_batch
 from deepzero_sim.oracle.loss_module import NetworkWithLoss
 from deepzero_sim.oracle.perturbed_network import Footprint, PerturbedNetwork, UnperturbedPass
-from deepzero_sim.oracle.queries import Coordinates, Perturbation, parts_of, split_into_chunks
+from deepzero_sim.oracle.queries import PartOfOne, Perturbation, parts_of, split_into_chunks
 from deepzero_sim.oracle.remote import PassCache
 from deepzero_sim.oracle.residuals import ResidualRequest, residual_model
 from deepzero_sim.solver.failure_policy import Account
@@ -118,7 +118,7 @@ class ModelOracle(Oracle):
 
     def _queries_at_once(self, prepared: ModelBatch, part: Perturbation) -> int:
         """Count the queries that the working set holds."""
-        if not isinstance(part, Coordinates) or part.name not in prepared.footprint:
+        if not isinstance(part, PartOfOne) or part.name not in prepared.footprint:
             return min(16, self.queries_per_chunk)
         wanted = WORKING_SET[next(self.model.parameters()).device.type] if self.working_set is None else self.working_set
         return max(1, min(self.queries_per_chunk, wanted // max(1, prepared.footprint[part.name].size)))

@@ -9,7 +9,7 @@ import torch
 from deepzero_sim.common.randomness import new_generator
 from deepzero_sim.common.types import Mask, NamedTensors
 from deepzero_sim.errors import ConfigError
-from deepzero_sim.oracle.queries import Directions, Displacements, Perturbation, parts_of
+from deepzero_sim.oracle.queries import Directions, Displacements, Perturbation, RowDirections, parts_of
 
 
 def trainable(model: torch.nn.Module) -> NamedTensors:
@@ -45,6 +45,22 @@ def unit_direction(parameters: Mapping[str, torch.Tensor], seed: int, mask: Mask
     return {name: (u / norm).to(parameters[name]) for name, u in direction.items()}
 
 
+def row_displacements(parameter: torch.Tensor, directions: RowDirections) -> torch.Tensor:
+    """Compute the displacements of rows along their directions, `step * v`, `(P, *parameter.shape[1:])`.
+
+    Args:
+        parameter: Parameter whose rows they are.
+        directions: Directions, `P` of them; each is Gaussian over the active coordinates of its row, and of unit norm.
+    """
+    found = []
+    for row, seed, step in zip(directions.rows, directions.seeds, directions.steps, strict=True):
+        direction = torch.randn(parameter.shape[1:], generator=new_generator(seed), dtype=torch.float64)
+        if directions.mask is not None:
+            direction *= directions.mask[row].cpu()
+        found.append(direction * (step / direction.norm()))
+    return torch.stack(found).to(parameter)
+
+
 def perturbed_parameters(parameters: NamedTensors, perturbation: Perturbation) -> Iterator[NamedTensors]:
     """Yield for each query the parameters that it changes, as perturbed copies."""
     if isinstance(perturbation, Directions):
@@ -58,7 +74,14 @@ def perturbed_parameters(parameters: NamedTensors, perturbation: Perturbation) -
                 name: p.detach() + part.view(p.shape).to(p) for (name, p), part in zip(parameters.items(), parts, strict=True)
             }
     for part in parts_of(perturbation):
+        parameter = parameters[part.name].detach()
+        if isinstance(part, RowDirections):
+            for row, displacement in zip(part.rows, row_displacements(parameter, part), strict=True):
+                changed = parameter.clone(memory_format=torch.contiguous_format)
+                changed[row] += displacement
+                yield {part.name: changed}
+            continue
         for index, step in zip(part.indices, part.steps, strict=True):
-            changed = parameters[part.name].detach().clone(memory_format=torch.contiguous_format)
+            changed = parameter.clone(memory_format=torch.contiguous_format)
             changed.view(-1)[index] += step
             yield {part.name: changed}

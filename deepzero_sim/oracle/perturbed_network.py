@@ -1,7 +1,7 @@
 """Perturbed copies of a network, by how much its result changes when its parameters do.
 
-Steps in single coordinates are propagated through the recorded network as differences (`difference/`), many queries at once.
-Random directions, other displacements, and networks that cannot be recorded, take a whole forward pass a query.
+Steps in single coordinates and rows are propagated through the recorded network as differences (`difference/`), many queries at
+once. Directions of all parameters, displacements, and networks that cannot be recorded, take a whole forward pass a query.
 """
 
 from __future__ import annotations
@@ -22,12 +22,20 @@ from deepzero_sim.common.module_state import copy_tensors, force_eager, preserve
 from deepzero_sim.common.randomness import RandomnessDetector, new_generator
 from deepzero_sim.common.types import NamedTensors
 from deepzero_sim.errors import ConfigError, DeepZeroError
-from deepzero_sim.oracle.difference.delta import Delta, Dense, OneCoordinate
+from deepzero_sim.oracle.difference.delta import Delta, Dense, InParameter, OneCoordinate, OneRow
 from deepzero_sim.oracle.difference.propagation import Differences
 from deepzero_sim.oracle.difference.propagation_state import Meter
 from deepzero_sim.oracle.difference.trace import CannotRecordError, Recording, Slot, record
-from deepzero_sim.oracle.parameters import perturbed_parameters, trainable
-from deepzero_sim.oracle.queries import Coordinates, Directions, Displacements, Perturbation, parts_of
+from deepzero_sim.oracle.parameters import perturbed_parameters, row_displacements, trainable
+from deepzero_sim.oracle.queries import (
+    Coordinates,
+    Directions,
+    Displacements,
+    PartOfOne,
+    Perturbation,
+    RowDirections,
+    parts_of,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -248,7 +256,7 @@ class PerturbedNetwork:
         recording = record(self._whole, copy_tensors(inputs), list(parameters.values()), memory=self._memory)
         before = recording.values[recording.output].clone()
         changes = {
-            name: OneCoordinate((p.numel() // 2,), (share * float(p.abs().max().clamp(min=0.1)),), 0, 1, p)
+            name: OneCoordinate(0, 1, p, (p.numel() // 2,), (share * float(p.abs().max().clamp(min=0.1)),))
             for name, p in parameters.items()
             if p.numel()
         }
@@ -316,7 +324,7 @@ class PerturbedNetwork:
         slots = unperturbed.recording.inputs
         starts: dict[Slot, Delta] = {slots[i]: Dense(change) for i, change in enumerate(inputs) if change is not None}
         if perturbation is not None:
-            starts |= _coordinate_deltas(unperturbed.parameters, unperturbed.recording, perturbation)
+            starts |= _parameter_deltas(unperturbed.parameters, unperturbed.recording, perturbation)
         delta = unperturbed.differences.propagate(starts, meter)
         if delta is None:  # nothing that is used changes
             return unperturbed.result.new_zeros(_count(perturbation, inputs), *unperturbed.result.shape)
@@ -344,16 +352,22 @@ def _largest(x: torch.Tensor) -> float:
     return float(x.abs().max()) if x.numel() else 0.0
 
 
-def _coordinate_deltas(parameters: NamedTensors, recording: Recording, perturbation: Perturbation) -> dict[Slot, Delta]:
+def _parameter_deltas(parameters: NamedTensors, recording: Recording, perturbation: Perturbation) -> dict[Slot, Delta]:
     first = 0
     starts: dict[Slot, Delta] = {}
     for part in parts_of(perturbation):
         parameter = parameters[part.name]
         if id(parameter) in recording.parameters:
-            delta = OneCoordinate(part.indices, part.steps, first, len(perturbation), parameter)
-            starts[recording.parameters[id(parameter)]] = delta
+            starts[recording.parameters[id(parameter)]] = _delta_of(part, first, len(perturbation), parameter)
         first += len(part)
     return starts
+
+
+def _delta_of(part: PartOfOne, first: int, count: int, parameter: torch.Tensor) -> InParameter:
+    """Return the differences that queries `first` and following of `count` make to a parameter."""
+    if isinstance(part, RowDirections):
+        return OneRow(first, count, parameter, part.rows, row_displacements(parameter.detach(), part))
+    return OneCoordinate(first, count, parameter, part.indices, part.steps)
 
 
 def _count(perturbation: Perturbation | None, inputs: Sequence[torch.Tensor | None]) -> int:

@@ -1,7 +1,7 @@
 """Queries of an oracle: perturbations of a network's parameters, named by coordinate or seed and step.
 
-A query asks for the network at `theta + step * v`, where `v` is a single coordinate or a random direction; or at any other
-place.
+A query asks for the network at `theta + step * v`, where `v` is a single coordinate, a random direction of all parameters or
+of one row of one; or at any other place.
 """
 
 from __future__ import annotations
@@ -49,10 +49,41 @@ class Directions:
 
 
 @dataclass(frozen=True)
-class CoordinateBatch:
-    """Perturbations of one coordinate each, in several parameters: the queries of all parts, one part after the other."""
+class RowDirections:
+    """`P` perturbations along random unit directions of one row each, all in the same parameter:
 
-    parts: tuple[Coordinates, ...]
+        theta + steps[p] * e_rows[p] (x) v(seeds[p]),   v zero outside the mask
+
+    A row has all weights of one output of a layer, `weight[row]`, so that a direction is of rank one in its layer, and a query
+    costs about what a query of a coordinate does. Directions are drawn anew from their seeds wherever they are used.
+
+    Args:
+        name: Name of the parameter, as in `named_parameters()`; it has two axes or more.
+        rows: Positions along its first axis, `P` of them.
+        seeds: Seeds, `P` of them.
+        steps: Signed steps, `P` of them.
+        mask: Active coordinates of the parameter; None for all of them.
+    """
+
+    name: str
+    rows: tuple[int, ...]
+    seeds: tuple[int, ...]
+    steps: tuple[float, ...]
+    mask: torch.Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+#: Perturbations of one parameter.
+PartOfOne: TypeAlias = Coordinates | RowDirections
+
+
+@dataclass(frozen=True)
+class CoordinateBatch:
+    """Perturbations of one parameter each, in several of them: the queries of all parts, one part after the other."""
+
+    parts: tuple[PartOfOne, ...]
 
     def __len__(self) -> int:
         return sum(map(len, self.parts))
@@ -72,11 +103,11 @@ class Displacements:
         return len(self.moves)
 
 
-Perturbation: TypeAlias = Coordinates | Directions | CoordinateBatch | Displacements
+Perturbation: TypeAlias = PartOfOne | Directions | CoordinateBatch | Displacements
 
 
 #: Perturbations that a chunk may hold a piece of.
-_Part: TypeAlias = Coordinates | Directions | Displacements
+_Part: TypeAlias = PartOfOne | Directions | Displacements
 
 
 def name_query(perturbation: Perturbation, place: int) -> str:
@@ -89,16 +120,17 @@ def name_query(perturbation: Perturbation, place: int) -> str:
     if isinstance(perturbation, Displacements):
         return f"displacement {place}"
     step = perturbation.steps[place]  # type: ignore[union-attr]
-    what = (
-        f"{perturbation.name}[{perturbation.indices[place]}]"
-        if isinstance(perturbation, Coordinates)
-        else f"the direction of seed {perturbation.seeds[place]}"  # type: ignore[union-attr]
-    )
+    if isinstance(perturbation, Coordinates):
+        what = f"{perturbation.name}[{perturbation.indices[place]}]"
+    else:
+        what = f"the direction of seed {perturbation.seeds[place]}"  # type: ignore[union-attr]
+        if isinstance(perturbation, RowDirections):
+            what += f" in {perturbation.name}[{perturbation.rows[place]}]"
     return f"{what} {'-' if step < 0 else '+'} {abs(step):g}"
 
 
 def split_into_chunks(perturbations: Sequence[Perturbation], size: int) -> list[Perturbation]:
-    """Split queries into chunks of at most `size`, in the same order; coordinates of different parameters share a chunk."""
+    """Split queries into chunks of at most `size`, in the same order; those of single parameters share chunks."""
     chunks: list[Perturbation] = []
     for piece in perturbations:
         parts = list(piece.parts) if isinstance(piece, CoordinateBatch) else [piece]
@@ -110,14 +142,14 @@ def split_into_chunks(perturbations: Sequence[Perturbation], size: int) -> list[
 def _append(chunks: list[Perturbation], part: _Part, size: int) -> None:
     """Fill the last chunk up with queries of a part if they fit in, and cut the rest into chunks."""
     start = 0
-    if isinstance(part, Coordinates) and chunks and isinstance(chunks[-1], CoordinateBatch):
+    if isinstance(part, PartOfOne) and chunks and isinstance(chunks[-1], CoordinateBatch):
         known = any(other.name == part.name for other in chunks[-1].parts)  # a parameter has one part in a chunk
         start = 0 if known else min(size - len(chunks[-1]), len(part))
         if start:
             chunks[-1] = CoordinateBatch((*chunks[-1].parts, *parts_of(_cut(part, 0, start))))
     for i in range(start, len(part), size):
         cut = _cut(part, i, i + size)
-        chunks.append(CoordinateBatch((cut,)) if isinstance(cut, Coordinates) else cut)
+        chunks.append(CoordinateBatch((cut,)) if isinstance(cut, PartOfOne) else cut)
 
 
 def _cut(part: _Part, start: int, stop: int) -> _Part:
@@ -127,11 +159,13 @@ def _cut(part: _Part, start: int, stop: int) -> _Part:
     steps = part.steps[start:stop]
     if isinstance(part, Coordinates):
         return replace(part, indices=part.indices[start:stop], steps=steps)
+    if isinstance(part, RowDirections):
+        return replace(part, rows=part.rows[start:stop], seeds=part.seeds[start:stop], steps=steps)
     return replace(part, seeds=part.seeds[start:stop], steps=steps)
 
 
-def parts_of(perturbation: Perturbation) -> tuple[Coordinates, ...]:
-    """List coordinates by parameter; directions have none."""
+def parts_of(perturbation: Perturbation) -> tuple[PartOfOne, ...]:
+    """List perturbations of single parameters, by parameter; those of all parameters at once have none."""
     if isinstance(perturbation, CoordinateBatch):
         return perturbation.parts
-    return (perturbation,) if isinstance(perturbation, Coordinates) else ()
+    return (perturbation,) if isinstance(perturbation, PartOfOne) else ()

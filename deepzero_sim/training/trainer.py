@@ -216,7 +216,13 @@ class Trainer:
                 raise with_place(error, where) from None
             self._skipped += 1
             return GradientEstimate({}, float("nan"), 0, account.steps, incidents=account.incidents)
-        self._skipped = 0
+        self._skipped = 0 if estimate.grads else self._skipped + 1
+        if self._skipped > MOST_SKIPPED:
+            self.run.append_failures(step + 1, (*incidents, *estimate.incidents))
+            raise SolverError(
+                f"queries failed in all of the last {self._skipped} training steps, so that nothing was updated: mend the "
+                "solver, or take a smaller step size or spread."
+            )
         return estimate
 
     def _update(self, loss: float) -> None:

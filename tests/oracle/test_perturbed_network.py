@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from problems import (
+    NETWORKS,
     assert_untouched,
     autograd,
     burgers_oracle,
@@ -33,19 +34,29 @@ from deepzero_sim.estimators import CGE, BackPropagation
 from deepzero_sim.oracle.difference.delta import Dense
 from deepzero_sim.oracle.difference.rules.table import RULES
 from deepzero_sim.oracle.model import ModelOracle
-from deepzero_sim.oracle.parameters import trainable, unit_direction
+from deepzero_sim.oracle.parameters import row_displacements, trainable, unit_direction
 from deepzero_sim.oracle.perturbed_network import PerturbedNetwork
-from deepzero_sim.oracle.queries import CoordinateBatch, Coordinates, Directions, Displacements, Perturbation
+from deepzero_sim.oracle.queries import (
+    CoordinateBatch,
+    Coordinates,
+    Directions,
+    Displacements,
+    Perturbation,
+    RowDirections,
+)
 
 
 @torch.no_grad()
-def one_by_one(model: nn.Module, perturbation: Coordinates | Directions, inputs: torch.Tensor) -> torch.Tensor:
+def one_by_one(model: nn.Module, perturbation: Coordinates | RowDirections | Directions, inputs: torch.Tensor) -> torch.Tensor:
     """What the queries ask for, written out: change the weights of a copy, and call it."""
     outputs = []
     for query, (block, step) in enumerate(zip(inputs, perturbation.steps, strict=True)):
         changed = copy.deepcopy(model)
         if isinstance(perturbation, Coordinates):
             changed.get_parameter(perturbation.name).view(-1)[perturbation.indices[query]] += step
+        elif isinstance(perturbation, RowDirections):
+            parameter = changed.get_parameter(perturbation.name)
+            parameter[perturbation.rows[query]] += row_displacements(parameter, perturbation)[query]
         else:
             for name, u in unit_direction(trainable(model), perturbation.seeds[query], perturbation.mask).items():
                 changed.get_parameter(name).add_(step * u)
@@ -53,7 +64,7 @@ def one_by_one(model: nn.Module, perturbation: Coordinates | Directions, inputs:
     return torch.stack(outputs)
 
 
-def check(model: nn.Module, perturbation: Coordinates | Directions, inputs: torch.Tensor) -> None:
+def check(model: nn.Module, perturbation: Coordinates | RowDirections | Directions, inputs: torch.Tensor) -> None:
     """Compare both answers, for inputs `(P, *shape)` that differ and for the same inputs, and see the network as it was."""
     before = snapshot(model)
     queried = PerturbedNetwork(model)
@@ -63,6 +74,14 @@ def check(model: nn.Module, perturbation: Coordinates | Directions, inputs: torc
         result = base.result + queried.changes(base, perturbation, moved)
         torch.testing.assert_close(result, expected, rtol=1e-10, atol=1e-10)
     assert_untouched(model, before)
+
+
+def rows_of(
+    model: nn.Module, name: str, picks: Sequence[int], steps: tuple[float, ...], mask: torch.Tensor | None = None
+) -> RowDirections:
+    """Directions of some rows of a parameter."""
+    count = len(model.get_parameter(name))
+    return RowDirections(name, tuple(pick % count for pick in picks), tuple(picks), steps, mask)
 
 
 @st.composite
@@ -101,6 +120,7 @@ def test_any_convolution_in_one_batch(case: tuple[nn.Module, torch.Tensor, list[
     model, inputs, indices = case
     steps = tuple((-1) ** i * 0.1 * (i + 1) for i in range(len(indices)))
     check(model, Coordinates("0.weight", tuple(indices), steps), inputs)  # a fallback would warn, and warnings are errors
+    check(model, rows_of(model, "0.weight", indices, steps), inputs)
     bias = model[0].bias  # type: ignore[index]
     if bias is not None:
         check(model, Coordinates("0.bias", tuple(i % bias.numel() for i in indices), steps), inputs)
@@ -121,6 +141,8 @@ def test_any_linear_layer_in_one_batch(
     size = model.get_parameter(parameter).numel()
     inputs = torch.randn(len(picks), batch, *lead, features[0], dtype=torch.float64)
     check(model, Coordinates(parameter, tuple(i % size for i in picks), (0.3,) * len(picks)), inputs)
+    if model.get_parameter(parameter).dim() > 1:
+        check(model, rows_of(model, parameter, picks, (0.3,) * len(picks)), inputs)
 
 
 @pytest.mark.parametrize("name", ["transposed", "batch norm", "batch norm, fixed", "tied", "scalar", "layer norm"])
@@ -130,6 +152,27 @@ def test_other_layers_in_one_batch(name: str) -> None:
         size = values.numel()
         queries = Coordinates(parameter, (0, size // 2, size - 1), (0.1, -0.2, 0.3))
         check(model, queries, torch.stack([inputs, 2 * inputs, inputs.flip(0)]))
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name != "one coordinate"])
+def test_directions_of_rows_in_one_batch(name: str, masked: bool) -> None:
+    model, inputs = network(name)
+    for parameter, values in model.named_parameters():
+        if values.dim() > 1:
+            mask = torch.rand(values.shape, generator=torch.Generator().manual_seed(1)) < 0.7 if masked else None
+            rows = [0, len(values) // 2, len(values) - 1]
+            queries = rows_of(model, parameter, rows, (0.1, -0.2, 0.3), mask)
+            check(model, queries, torch.stack([inputs, 2 * inputs, inputs.flip(0)]))
+
+
+def test_a_direction_of_a_row_is_a_unit_vector_of_its_active_coordinates_drawn_from_its_seed() -> None:
+    weight = torch.zeros(3, 2, 5, dtype=torch.float64)
+    mask = torch.rand(weight.shape, generator=torch.Generator().manual_seed(1)) < 0.5
+    found = row_displacements(weight, RowDirections("w", (0, 2, 0, 0), (7, 7, 8, 7), (0.1, 0.1, -0.2, -0.1), mask))
+    torch.testing.assert_close(found.flatten(1).norm(dim=1), torch.tensor([0.1, 0.1, 0.2, 0.1], dtype=torch.float64))
+    assert not bool(found[~mask[[0, 2, 0, 0]]].any())
+    assert torch.equal(found[0], -found[3]) and not torch.allclose(found[0], found[2])
 
 
 def test_directions_by_whole_passes() -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from deepzero_sim.common.requirements import require_that
-from deepzero_sim.estimators import cge, cocd, gauss_newton, rge
+from deepzero_sim.estimators import cge, cocd, eki, evolution_strategies, gauss_newton, rge
 from deepzero_sim.estimators.base import Estimator, GradientEstimate
 from deepzero_sim.oracle.closure import ClosureOracle, Parameters
 
@@ -34,7 +34,7 @@ def fill_gradients(
     named = {f"parameter_{number}": p for number, p in enumerate(trained)}
     estimate = estimator.estimate(ClosureOracle(Parameters(named), closure), None, seed=seed)
     for name, p in named.items():
-        p.grad = estimate.grads[name]
+        p.grad = estimate.grads.get(name)  # none if nothing is to be updated
     return estimate
 
 
@@ -44,7 +44,7 @@ class _ByQueries(torch.optim.SGD):
     Args:
         params: Parameters, or groups of them, as every optimiser takes them.
         lr: Learning rate; the class's own if None.
-        momentum: Momentum of SGD.
+        momentum: Momentum of SGD; the one that suits the estimator, of Nesterov's kind, if None.
         weight_decay: Weight decay of SGD.
         **arguments: Arguments of the estimator.
 
@@ -57,10 +57,23 @@ class _ByQueries(torch.optim.SGD):
     rate: ClassVar[float] = 1e-2
 
     def __init__(
-        self, params: Any, lr: float | None = None, *, momentum: float = 0.0, weight_decay: float = 0.0, **arguments: Any
+        self,
+        params: Any,
+        lr: float | None = None,
+        *,
+        momentum: float | None = None,
+        weight_decay: float = 0.0,
+        **arguments: Any,
     ) -> None:
-        super().__init__(params, lr=self.rate if lr is None else lr, momentum=momentum, weight_decay=weight_decay)
         self.estimator = self.kind(**arguments)
+        suitable = self.estimator.momentum
+        super().__init__(
+            params,
+            lr=self.rate if lr is None else lr,
+            momentum=suitable if momentum is None else momentum,
+            weight_decay=weight_decay,
+            nesterov=momentum is None and suitable > 0,
+        )
         self._updates = 0
 
     def step(self, closure: Callable[[], torch.Tensor] | None = None) -> torch.Tensor:  # type: ignore[override]
@@ -115,6 +128,19 @@ class CoCD(_ByQueries):
     """Gradients along coordinates in turn, see :class:`deepzero_sim.CoCD`, whose arguments it takes."""
 
     kind = cocd.CoCD
+
+
+class EvolutionStrategies(_ByQueries):
+    """Ranks along random directions, see :class:`deepzero_sim.EvolutionStrategies`, whose arguments it takes."""
+
+    kind = evolution_strategies.EvolutionStrategies
+
+
+class EKI(_ByQueries):
+    """Ensemble Kalman inversion, see :class:`deepzero_sim.EKI`, whose arguments it takes; for closures of residuals."""
+
+    kind = eki.EKI
+    rate = 1.0
 
 
 class GaussNewton(_ByQueries):

@@ -1,16 +1,18 @@
 """Differences between the queries of a chunk and the base network: the forms in which a value's difference is stored.
 
-A chunk has `P` queries, each a network that differs from the base network in one coordinate of one parameter. Where the base
-network computes a value `v`, query `p` computes `v + delta_p`. The differences are propagated instead of the values, so that
-they keep their digits however small the step is, in the smallest form that holds them:
+A chunk has `P` queries, each a network that differs from the base network in one coordinate or one row of one parameter. Where
+the base network computes a value `v`, query `p` computes `v + delta_p`. Differences are propagated in place of values, so
+that they keep their digits however small the step is, in the smallest form that holds them:
 
 - :class:`OneCoordinate`: one entry of a parameter per query;
+- :class:`OneRow`: the weights of one output of a layer per query;
 - :class:`OneChannel`: one channel (or feature) of an activation per query, which is all that one weight of a layer changes;
 - :class:`Dense`: everything.
 """
 
 from __future__ import annotations
 
+import abc
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -100,32 +102,54 @@ class OneChannel:
 
 
 @dataclass(frozen=True, eq=False)
-class OneCoordinate:
-    """Differences in single coordinates of a parameter.
+class InParameter(abc.ABC):
+    """Differences in a place of a parameter per query.
 
     Args:
-        indices: Flat positions, one for each of the queries `start` to `start + len(indices)`.
-        steps: Signed steps, as many.
-        start: First of these queries in the chunk; the others leave the parameter as it is.
+        start: First query of the chunk that changes the parameter; those before, and after :attr:`queries`, leave it as it is.
         count: Number `P` of queries in the chunk.
         parameter: Parameter in the base network.
     """
 
-    indices: tuple[int, ...]
-    steps: tuple[float, ...]
     start: int
     count: int
     parameter: torch.Tensor
 
     @property
+    @abc.abstractmethod
+    def changing(self) -> int:
+        """Number of queries that change the parameter."""
+
+    @property
     def queries(self) -> slice:
         """Queries that change the parameter."""
-        return slice(self.start, self.start + len(self.indices))
+        return slice(self.start, self.start + self.changing)
 
     @property
     def complete(self) -> bool:
         """True if every query changes the parameter."""
-        return len(self.indices) == self.count
+        return self.changing == self.count
+
+    @abc.abstractmethod
+    def dense(self) -> torch.Tensor:
+        """Return the differences in full, `(P, *shape)`, almost all zeros: for rules that have nothing better."""
+
+
+@dataclass(frozen=True, eq=False)
+class OneCoordinate(InParameter):
+    """Differences in single coordinates of a parameter.
+
+    Args:
+        indices: Flat positions, one for each of the :attr:`queries`.
+        steps: Signed steps, as many.
+    """
+
+    indices: tuple[int, ...]
+    steps: tuple[float, ...]
+
+    @property
+    def changing(self) -> int:
+        return len(self.indices)
 
     @functools.cached_property
     def positions(self) -> list[tuple[int, ...]]:
@@ -139,15 +163,36 @@ class OneCoordinate:
         return steps.view(-1, *[1] * (like.dim() - 1))
 
     def dense(self) -> torch.Tensor:
-        """Return the differences in full, `(P, *shape)`, almost all zeros: for rules that have nothing better."""
         full = torch.zeros(self.count, self.parameter.numel(), dtype=self.parameter.dtype, device=self.parameter.device)
         rows = torch.arange(self.start, self.start + len(self.indices), device=full.device)
         full[rows, torch.tensor(self.indices, device=full.device)] = self.column(full[0]).to(full)
         return full.view(self.count, *self.parameter.shape)
 
 
+@dataclass(frozen=True, eq=False)
+class OneRow(InParameter):
+    """Differences in single rows of a parameter, `parameter[row]`.
+
+    Args:
+        rows: Positions along the first axis, one for each of the :attr:`queries`.
+        values: Differences of these rows, `(len(rows), *parameter.shape[1:])`.
+    """
+
+    rows: tuple[int, ...]
+    values: torch.Tensor
+
+    @property
+    def changing(self) -> int:
+        return len(self.rows)
+
+    def dense(self) -> torch.Tensor:
+        full = self.values.new_zeros(self.count, *self.parameter.shape)
+        full[torch.arange(self.start, self.start + len(self.rows)), list(self.rows)] = self.values
+        return full
+
+
 #: Difference of a value, one for each query of a chunk.
-Delta: TypeAlias = Dense | OneChannel | OneCoordinate
+Delta: TypeAlias = Dense | OneChannel | OneCoordinate | OneRow
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from deepzero_sim.oracle.difference.delta import Changed, Delta, OneCoordinate
+from deepzero_sim.oracle.difference.delta import Changed, Delta, InParameter
 from deepzero_sim.oracle.difference.trace import Operation, Recording, Slot
 
 #: For each operation, its results on the base network, shared by all chunks.
@@ -57,5 +57,5 @@ class Meter:
 
     def update(self, state: PropagationState) -> None:
         """Measure the differences that are stored now."""
-        tensors = [delta.values for delta in state.deltas.values() if not isinstance(delta, OneCoordinate)]
+        tensors = [delta.values for delta in state.deltas.values() if not isinstance(delta, InParameter)]
         self.peak = max(self.peak, sum(x.numel() * x.element_size() for x in tensors))

@@ -117,7 +117,7 @@ class TrainSettings(Settings):
         optimiser: Any of torch.optim; an argument "suitable" stands for the learning rate that suits the method. Where the
             estimator gives steps, SGD with lr 1 takes the place of such an optimiser.
         scheduler: Any of torch.optim.lr_scheduler; an argument "updates" stands for their number.
-        estimator: CGE, RGE, CoCD or GaussNewton with their arguments, for ZO-SOL.
+        estimator: CGE, RGE, CoCD, GaussNewton, EKI or EvolutionStrategies with their arguments, for ZO-SOL.
         vjp: Vector-Jacobian product of the solver with its arguments, for SolverLayer; Auto chooses one that suits.
         sparsity: Share of the weights of convolutions and linear layers that is left out of a gradient (ZO-SOL).
         layer_ratios: Division of what is left among layers: uniform, erdos-renyi, zo-grasp, grasp (needs a

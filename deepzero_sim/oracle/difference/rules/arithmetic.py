@@ -18,8 +18,8 @@ from deepzero_sim.oracle.difference.delta import (
     Changed,
     Delta,
     Dense,
+    InParameter,
     OneChannel,
-    OneCoordinate,
     base_of,
     is_channels_last,
     zeros,
@@ -71,7 +71,7 @@ def _sum_of_two(first: Delta, second: Delta) -> Delta:
 
 
 def _has_shape_of(out: torch.Tensor, x: Changed) -> bool:
-    return x.base.shape == out.shape and not isinstance(x.delta, OneCoordinate)
+    return x.base.shape == out.shape and not isinstance(x.delta, InParameter)
 
 
 def _broadcast(x: Any, out: torch.Tensor) -> Any:
@@ -180,7 +180,7 @@ def _convert(out: torch.Tensor, a: Any, *args: Any, **kwargs: Any) -> RuleResult
     """Move differences to another device. A conversion of dtype leaves them the digits that it takes from values."""
     if not isinstance(a, Changed):
         return None
-    if isinstance(a.delta, OneCoordinate) or a.base.device != out.device:
+    if isinstance(a.delta, InParameter) or a.base.device != out.device:
         return Dense(a.delta.dense().to(out.device))
     return a.delta
 

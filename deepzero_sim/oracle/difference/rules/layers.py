@@ -4,7 +4,9 @@
 
 and a step `mu` in one coordinate `e_j` of the weight adds one shifted input channel to one output channel:
 
-    f(x; W + mu e_j) - f(x; W) = mu * shift(x[i])   in channel o.
+    f(x; W + mu e_j) - f(x; W) = mu * shift(x[i])   in channel o,
+
+as a change `v` of all weights of an output channel does what a layer of this one channel does.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from deepzero_sim.oracle.difference.delta import (
     Dense,
     OneChannel,
     OneCoordinate,
+    OneRow,
     base_of,
     bias_term,
     is_channels_last,
@@ -43,6 +46,8 @@ class _Layer:
         apply: Layer without its bias, `(P, *inputs), weight -> (P, *outputs)`.
         unit_response: Contribution of a weight of one at each of `P` places to its output channel, from `(P, *inputs)` of the
             input channel that it reads: `inputs, places -> (P, *outputs)`, of one channel too.
+        row_response: Contribution of the weights `(P, *shape[1:])` of one output channel each, to it: `(P, *inputs)` or
+            `(1, *inputs)`, weights `-> (P, *outputs)`, of one channel; None if a row is not an output channel.
         weight: Weight in the base network.
         groups: Number of groups of channels.
         axis: Axis of the channels, in inputs and outputs alike.
@@ -53,6 +58,7 @@ class _Layer:
     apply: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
     unit_response: Callable[[torch.Tensor, Sequence[_Place]], torch.Tensor]
     weight: torch.Tensor
+    row_response: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None
     groups: int = 1
     axis: int = 1
     sources: int = 1
@@ -74,7 +80,19 @@ class _Layer:
 def _linear(out: torch.Tensor, input: Any, weight: Any, bias: Any = None) -> RuleResult:  # noqa: A002 - torch's names
     if base_of(weight).dim() != 2 or (bias is not None and base_of(bias).dim() != 1):
         return NotImplemented
-    layer = _Layer(apply=F.linear, unit_response=lambda x, places: x, weight=base_of(weight), axis=out.dim() - 1)
+
+    def row_response(x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        if len(x) == 1:
+            return F.linear(x[0], rows.to(x)).movedim(-1, 0).unsqueeze(-1)
+        return (x * rows.to(x).view(len(rows), *[1] * (x.dim() - 2), -1)).sum(-1, keepdim=True)
+
+    layer = _Layer(
+        apply=F.linear,
+        unit_response=lambda x, places: x,
+        row_response=row_response,
+        weight=base_of(weight),
+        axis=out.dim() - 1,
+    )
     return _difference(layer, out, input, weight, bias)
 
 
@@ -95,12 +113,13 @@ def _convolution(
         return NotImplemented
     stride, dilation = _for_each(stride, dims), _for_each(dilation, dims)
     sides = _sides(padding, base.shape[2:], dilation)
+    convolve = _CONVOLUTIONS[dims]
 
     def apply(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
         images = x.flatten(0, 1)
         if is_channels_last(out):  # which torch would lose track of where there is a single channel
             images, w = (tensor.contiguous(memory_format=torch.channels_last) for tensor in (images, w))
-        result = _CONVOLUTIONS[dims](images, w, None, stride, padding, dilation, images.shape[1] // w.shape[1])
+        result = convolve(images, w, None, stride, padding, dilation, images.shape[1] // w.shape[1])
         result = result.contiguous(memory_format=torch.channels_last) if is_channels_last(out) else result
         return torch.unflatten(result, 0, x.shape[:2])
 
@@ -115,8 +134,13 @@ def _convolution(
 
         return torch.stack([window(query, place[2:]) for query, place in zip(padded, places, strict=True)])
 
+    def row_response(x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        queries = x.movedim(0, 1).flatten(1, 2)  # the queries are the groups of one convolution, or share its input
+        result = convolve(queries, rows.to(x), None, stride, padding, dilation, queries.shape[1] // rows.shape[1])
+        return result.movedim(1, 0).unsqueeze(2)
+
     fast = image_convolution(input, weight, bias, stride, padding, dilation, groups) if is_channels_last(out) else None
-    layer = _Layer(apply=apply, unit_response=unit_response, weight=base, groups=groups, fast=fast)
+    layer = _Layer(apply=apply, unit_response=unit_response, row_response=row_response, weight=base, groups=groups, fast=fast)
     return _difference(layer, out, input, weight, bias)
 
 
@@ -218,14 +242,11 @@ def _sides(padding: Any, kernel: Sequence[int], dilation: Sequence[int]) -> list
 
 def _difference(layer: _Layer, out: torch.Tensor, x: Any, weight: Any, bias: Any) -> RuleResult:
     """Compute the difference of a layer's outputs from those of its input, and from steps in its weight and bias."""
-    steps = _steps(weight, bias)
+    steps = _steps(layer, weight, bias)
     if steps is None:
         return NotImplemented
     total = _input_term(layer, out, x.delta) if isinstance(x, Changed) else None
-    terms = [
-        (delta, _weight_term(layer, out, x, parameter) if parameter is weight else bias_term(delta, out, layer.axis))
-        for parameter, delta in steps
-    ]
+    terms = [(delta, _parameter_term(layer, out, x, parameter, delta)) for parameter, delta in steps]
     if total is None and len(terms) == 1 and terms[0][0].complete:
         return terms[0][1]
     if terms:
@@ -235,10 +256,11 @@ def _difference(layer: _Layer, out: torch.Tensor, x: Any, weight: Any, bias: Any
     return None if total is None else Dense(total)
 
 
-def _steps(*parameters: Any) -> list[tuple[Changed, OneCoordinate]] | None:
-    """List the parameters that change, with their steps; None if one of them changes otherwise than by steps."""
+def _steps(layer: _Layer, *parameters: Any) -> list[tuple[Changed, OneCoordinate | OneRow]] | None:
+    """List the parameters that change, with their steps; None if one of them changes otherwise, or by rows of inputs."""
     changed = [parameter for parameter in parameters if isinstance(parameter, Changed)]
-    steps = [(parameter, parameter.delta) for parameter in changed if isinstance(parameter.delta, OneCoordinate)]
+    by_row = OneRow if layer.row_response is not None else OneCoordinate
+    steps = [(parameter, parameter.delta) for parameter in changed if isinstance(parameter.delta, OneCoordinate | by_row)]
     return steps if len(steps) == len(changed) else None
 
 
@@ -258,10 +280,37 @@ def _input_term(layer: _Layer, out: torch.Tensor, delta: Delta) -> torch.Tensor:
     return torch.cat(runs) if len(runs) > 1 else runs[0]
 
 
-def _weight_term(layer: _Layer, out: torch.Tensor, x: Any, weight: Changed) -> OneChannel:
+def _parameter_term(layer: _Layer, out: torch.Tensor, x: Any, parameter: Changed, delta: OneCoordinate | OneRow) -> OneChannel:
+    """Compute what a parameter that changes adds to each query's output channel."""
+    if isinstance(delta, OneRow):
+        return _row_term(layer, out, x, delta)
+    if parameter.base.dim() == 1:
+        return bias_term(delta, out, layer.axis)
+    return _weight_term(layer, out, x, parameter, delta)
+
+
+def _row_term(layer: _Layer, out: torch.Tensor, x: Any, delta: OneRow) -> OneChannel:
+    """Compute what changes of rows of the weight add: what a layer of the row alone makes of the input, changed or not."""
+    assert layer.row_response is not None
+    values = layer.row_response(_read_by_rows(layer, base_of(x).unsqueeze(0), delta.rows), delta.values)
+    if isinstance(x, Changed):
+        changes = _read_by_rows(layer, x.delta.dense()[delta.queries], delta.rows)
+        values = values + layer.row_response(changes, delta.values)
+    return OneChannel(values, delta.rows, layer.axis, out.shape, is_channels_last(out))
+
+
+def _read_by_rows(layer: _Layer, inputs: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
+    """Return the channels that rows of the weight read, of inputs `(P, *inputs)` or `(1, *inputs)`: all, or their group's."""
+    if layer.groups == 1:
+        return inputs
+    width, each = layer.weight.shape[1], layer.weight.shape[0] // layer.groups
+    inputs = inputs.expand(len(rows), *inputs.shape[1:])
+    parts = [x.narrow(layer.axis, row // each * width, width) for x, row in zip(inputs, rows, strict=True)]
+    return torch.stack(parts)
+
+
+def _weight_term(layer: _Layer, out: torch.Tensor, x: Any, weight: Changed, delta: OneCoordinate) -> OneChannel:
     """Compute what steps in the weight add to each query's output channel: its step times the unit response."""
-    delta = weight.delta
-    assert isinstance(delta, OneCoordinate)
     sources, outputs = (tuple(map(channel, delta.positions)) for channel in (layer.source, layer.output))
     inputs = base_of(x)
     read = weight.planes("inputs", inputs, layer.axis).index_select(0, torch.tensor(sources, device=inputs.device))

@@ -1,0 +1,337 @@
+"""Ensemble Kalman inversion: posteriors known in closed form, members that fail, and the same bits wherever it runs."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own convention
+from problems import Burgers, assert_untouched, burgers_oracle, conv_corrector, initial_states, mse, snapshot
+from torch import nn
+from training_cases import assert_same_tensors, line_data, tensors, train_killed_after, train_settings
+
+import deepzero_sim as dz
+from deepzero_sim.common.components import Component
+from deepzero_sim.common.types import Mask, NamedTensors
+from deepzero_sim.execution.executors import open_executor
+from deepzero_sim.oracle.parameters import trainable
+from deepzero_sim.oracle.residuals import ResidualRequest
+from deepzero_sim.training.runs.training import train
+from deepzero_sim.training.trainer import MOST_SKIPPED
+
+NOISE = 0.3
+
+#: Networks that are linear in their parameters, and the shape of a batch.
+LINEAR: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "linear": (lambda: nn.Linear(4, 3), (9, 4)),
+    "convolution": (lambda: nn.Conv1d(2, 2, 3), (3, 2, 6)),
+    "transposed": (lambda: nn.ConvTranspose2d(1, 2, 2), (2, 1, 3, 3)),
+}
+
+
+def flat(named: NamedTensors) -> torch.Tensor:
+    return torch.cat([one.detach().flatten() for one in named.values()]).double()
+
+
+def linear_case(name: str) -> tuple[dz.ModelOracle, tuple[Any, ...], torch.Tensor, torch.Tensor]:
+    """An oracle of a linear network, a batch, the outputs' slopes `X`, `(n, d)`, and the outputs less the targets."""
+    torch.manual_seed(1)
+    make, shape = LINEAR[name]
+    model, inputs = make().double(), torch.randn(shape, dtype=torch.float64)
+    outputs = model(inputs).detach()
+    targets = outputs + torch.randn(outputs.shape, dtype=torch.float64)
+    parameters = trainable(model)
+    jacobians = torch.func.jacrev(lambda named: torch.func.functional_call(model, named, (inputs,)))(
+        {key: p.detach() for key, p in parameters.items()}
+    )
+    slopes = torch.cat([jacobians[key].reshape(outputs.numel(), -1) for key in parameters], dim=1)
+    return dz.ModelOracle(model, F.mse_loss), (inputs, targets), slopes, (outputs - targets).flatten()
+
+
+def given_ensemble(members: int, dimension: int, seed: int = 0) -> NamedTensors:
+    """The state of an EKI with correlated deviations."""
+    generator = torch.Generator().manual_seed(seed)
+    mix = torch.randn(dimension, dimension, generator=generator, dtype=torch.float64)
+    deviations = torch.randn(members, dimension, generator=generator, dtype=torch.float64) @ mix
+    deviations = deviations - deviations.mean(0)
+    scale = torch.tensor(1.0, dtype=torch.float64)
+    return {"coordinates": torch.arange(dimension), "scale": scale, "deviations": deviations}
+
+
+def covariance(deviations: torch.Tensor) -> torch.Tensor:
+    return deviations.T @ deviations / (len(deviations) - 1)
+
+
+@pytest.mark.parametrize("members", [5, 40])
+@pytest.mark.parametrize("name", LINEAR)
+def test_step_and_spread_are_those_of_the_linear_gaussian_posterior(name: str, members: int) -> None:
+    oracle, batch, slopes, errors = linear_case(name)
+    before, dimension = snapshot(oracle.model), slopes.shape[1]
+    state = given_ensemble(members, dimension)
+    eki = dz.EKI(members, noise=NOISE, inflation=0.0)
+    eki.load_state_dict(state)
+    estimate = eki.estimate(oracle, batch)
+    assert_untouched(oracle.model, before)
+    prior = covariance(state["deviations"])
+    gain = (
+        prior @ slopes.T @ torch.linalg.inv(slopes @ prior @ slopes.T + NOISE**2 * torch.eye(len(errors), dtype=torch.float64))
+    )
+    torch.testing.assert_close(-flat(estimate.grads), -gain @ errors, rtol=1e-8, atol=1e-10)
+    torch.testing.assert_close(covariance(eki.state_dict()["deviations"]), prior - gain @ slopes @ prior, rtol=1e-7, atol=1e-9)
+    assert (estimate.queries, estimate.solver_steps, estimate.dropped) == (1 + members, 0, 0)
+
+
+def test_batches_one_after_the_other_are_the_posterior_of_all() -> None:
+    oracle, (inputs, targets), slopes, errors = linear_case("linear")
+    prior = covariance(given_ensemble(40, slopes.shape[1])["deviations"])
+    eki = dz.EKI(40, noise=NOISE, inflation=0.0)
+    eki.load_state_dict(given_ensemble(40, slopes.shape[1]))
+    start = flat(trainable(oracle.model))
+    for rows in (slice(0, 4), slice(4, 9)):
+        estimate = eki.estimate(oracle, (inputs[rows], targets[rows]))
+        with torch.no_grad():
+            for name, p in trainable(oracle.model).items():
+                p.sub_(estimate.grads[name])
+    precision = torch.linalg.inv(prior) + slopes.T @ slopes / NOISE**2
+    expected = -torch.linalg.solve(precision, slopes.T @ errors / NOISE**2)
+    torch.testing.assert_close(flat(trainable(oracle.model)) - start, expected, rtol=1e-7, atol=1e-9)
+    torch.testing.assert_close(covariance(eki.state_dict()["deviations"]), torch.linalg.inv(precision), rtol=1e-6, atol=1e-9)
+
+
+def test_a_large_first_ensemble_is_the_prior_of_its_spread() -> None:
+    oracle, batch, slopes, errors = linear_case("linear")
+    start = flat(trainable(oracle.model))
+    scale = 0.5 * float(start.square().mean().sqrt())
+    eki = dz.EKI(1_000, spread=0.5, noise=NOISE)
+    estimate = eki.estimate(oracle, batch, seed=3)
+    precision = torch.eye(len(start), dtype=torch.float64) / scale**2 + slopes.T @ slopes / NOISE**2
+    expected = -torch.linalg.solve(precision, slopes.T @ errors / NOISE**2)
+    spread, found = torch.linalg.inv(precision).diagonal().sqrt(), covariance(eki.state_dict()["deviations"])
+    assert float(((-flat(estimate.grads) - expected) / spread).abs().max()) < 0.5
+    assert float((found.diagonal().sqrt() / spread - 1).abs().max()) < 0.15
+
+
+@pytest.mark.parametrize("units", [1.0, 1e6])
+@pytest.mark.parametrize("signal", [0.03, 0.5, 0.9])
+def test_a_batch_determines_the_share_of_the_ensemble_that_is_asked_for(signal: float, units: float) -> None:
+    oracle, batch, slopes, _ = linear_case("linear")
+    scaled = dz.ModelOracle(oracle.model, _Scaled(units))
+    eki, state = dz.EKI(10, signal=signal, inflation=0.0), given_ensemble(10, slopes.shape[1])
+    eki.load_state_dict(state)
+    step = -flat(eki.estimate(scaled, batch).grads)
+    before, after = (slopes @ covariance(one["deviations"]) @ slopes.T for one in (state, eki.state_dict()))
+    left = torch.linalg.lstsq(before, after, driver="gelsd").solution.trace()  # sum of 1 / (1 + k s) over what is spanned
+    assert 1 - float(left) / 9 == pytest.approx(signal, abs=1e-6)
+    plain = dz.EKI(10, signal=signal, inflation=0.0)
+    plain.load_state_dict(state)
+    torch.testing.assert_close(-flat(plain.estimate(oracle, batch).grads), step, rtol=1e-8, atol=1e-12)
+
+
+class _Scaled:
+    """A mean squared error in other units."""
+
+    def __init__(self, units: float) -> None:
+        self.units = units
+
+    def residuals(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return self.units * (outputs - targets).flatten() / outputs.numel() ** 0.5
+
+    def __call__(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return self.residuals(outputs, targets).square().sum()
+
+
+def test_an_update_draws_a_share_of_the_spread_anew() -> None:
+    oracle, batch, slopes, _ = linear_case("linear")
+    kept, drawn = (dz.EKI(8, signal=0.01, inflation=share) for share in (0.0, 0.3))
+    for eki in (kept, drawn):
+        eki.load_state_dict(given_ensemble(8, slopes.shape[1]))
+    ranks = []
+    for eki in (kept, drawn):
+        found = [eki.state_dict()["deviations"]]
+        for seed in range(3):
+            eki.estimate(oracle, batch, seed=seed)
+            found.append(eki.state_dict()["deviations"])
+        ranks.append(int(torch.linalg.matrix_rank(torch.cat(found), rtol=1e-6)))
+    assert ranks == [7, slopes.shape[1]]
+    again = dz.EKI(8, inflation=1.0)
+    again.load_state_dict(given_ensemble(8, slopes.shape[1]))
+    fresh = dz.EKI(8, inflation=1.0, spread=1e6)
+    fresh.load_state_dict(given_ensemble(8, slopes.shape[1], seed=5))
+    steps = [flat(eki.estimate(oracle, batch, seed=2).grads) for eki in (again, fresh)]
+    assert torch.equal(*steps), "with all drawn anew nothing is left of before, and the scale is that of the first ensemble"
+
+
+class Failing(Burgers):
+    """Burgers whose states beyond a limit fail."""
+
+    def __init__(self, limit: float) -> None:
+        super().__init__()
+        self.limit = limit
+
+    def step(self, states: Any, params: Any = None) -> Any:
+        bad = np.flatnonzero(np.abs(states).max(axis=(1, 2)) > self.limit)
+        if len(bad):
+            raise dz.StatesFailedError({int(i): dz.ExitCodeError("it ended.") for i in bad}, super().step(states, params))
+        return super().step(states, params)
+
+
+def failing_case(limit: float) -> tuple[dz.LoopOracle, Failing, tuple[Any, ...]]:
+    torch.manual_seed(0)
+    batch = initial_states(2), None, 0.1 * np.random.default_rng(1).normal(size=(2, 4, 1, initial_states(1).shape[-1]))
+    solver = Failing(limit)
+    return dz.LoopOracle(dz.SolverLoop(solver, conv_corrector(), 4, on_failure="drop"), F.mse_loss), solver, batch
+
+
+def test_members_that_fail_are_left_out_and_drawn_anew_from_the_others() -> None:
+    oracle, solver, batch = failing_case(8.0)
+
+    def estimate() -> tuple[dz.GradientEstimate, torch.Tensor]:
+        eki = dz.EKI(12, spread=0.6, noise=0.1, inflation=0.0)
+        found = eki.estimate(oracle, batch, seed=1)
+        return found, eki.state_dict()["deviations"]
+
+    while not (some := estimate())[0].dropped:
+        solver.limit *= 0.998
+    (found, deviations), limit = some, solver.limit
+    assert 1 <= found.dropped <= 9 and found.queries == 13
+    assert {one.action for one in found.incidents} == {"dropped"} and len(found.incidents) == found.dropped
+    solver.limit = np.inf
+    parameters = trainable(oracle.model)
+    size = sum(p.numel() for p in parameters.values())
+    first = dz.EKI(12, spread=0.6)._spread_out(parameters, torch.arange(size), torch.Generator().manual_seed(1))
+    prepared = oracle.prepare(batch)
+    answers = oracle.ask(prepared, [first.displacements(parameters)], request=ResidualRequest())
+    solver.limit = limit
+    lost = torch.zeros(12, dtype=torch.bool)
+    lost[list(oracle.ask(prepared, [first.displacements(parameters)]).dropped)] = True
+    assert int(lost.sum()) == found.dropped and answers.residuals is not None
+    left = 12 - found.dropped
+    a, b = ((x[~lost] - x[~lost].mean(0)).double() / (left - 1) ** 0.5 for x in (first.deviations, answers.residuals))
+    y = oracle.residuals(prepared)
+    weight = len(y) / (2 * 0.1**2)
+    expected = -weight * a.T @ torch.linalg.solve(torch.eye(left, dtype=torch.float64) + weight * b @ b.T, b @ y)
+    torch.testing.assert_close(-flat(found.grads), expected, rtol=1e-6, atol=1e-9)
+    assert deviations.shape == (12, size) and int(torch.linalg.matrix_rank(deviations, rtol=1e-8)) == left - 1
+    torch.testing.assert_close(deviations.mean(0), torch.zeros(size, dtype=torch.float64))
+
+
+class AllMembersFail(Failing):
+    """A solver that fails in every batch but that of the network itself."""
+
+    def __init__(self) -> None:
+        super().__init__(np.inf)
+
+    def step(self, states: Any, params: Any = None) -> Any:
+        if len(states) > 2:
+            failed = {i: dz.ExitCodeError("it ended.") for i in range(len(states))}
+            raise dz.StatesFailedError(failed, Burgers.step(self, states, params))
+        return super().step(states, params)
+
+
+def test_if_all_members_fail_it_says_so_and_updates_nothing() -> None:
+    torch.manual_seed(0)
+    batch = initial_states(2), None, np.zeros((2, 3, 1, initial_states(1).shape[-1]))
+    loop = dz.SolverLoop(AllMembersFail(), conv_corrector(), 3, on_failure="drop")
+    oracle = dz.LoopOracle(loop, F.mse_loss, queries_per_chunk=4)
+    eki = dz.EKI(8)
+    with pytest.warns(UserWarning, match="8 of 8 members of EKI failed: nothing is updated"):
+        estimate = eki.estimate(oracle, batch)
+    assert (estimate.grads, estimate.dropped, estimate.queries, eki.state_dict()) == ({}, 8, 9, {})
+    assert len(estimate.incidents) == 8 and estimate.solver_steps > 0
+
+
+def test_a_training_in_which_all_members_fail_again_and_again_ends_with_a_sentence(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    loop = dz.SolverLoop(AllMembersFail(), conv_corrector(), 3, on_failure="drop")
+    oracle = dz.LoopOracle(loop, F.mse_loss, queries_per_chunk=4)
+    before = snapshot(oracle.model)
+    batch = initial_states(2), None, np.zeros((2, 3, 1, initial_states(1).shape[-1]))
+    optimiser = torch.optim.SGD(oracle.model.parameters(), lr=1.0, weight_decay=0.1)
+    trainer = dz.Trainer(oracle, dz.EKI(8), optimiser, lambda step: batch, dz.RunFolder(tmp_path / "run", {}))
+    with warnings.catch_warnings(), pytest.raises(dz.SolverError, match=f"in all of the last {MOST_SKIPPED + 1} training"):
+        warnings.simplefilter("ignore")
+        trainer.train(100, tensorboard=False)
+    assert_untouched(oracle.model, before)
+
+
+def test_a_mask_moves_the_active_coordinates_alone_and_begins_another_ensemble() -> None:
+    oracle, batch = burgers_oracle()
+    parameters = trainable(oracle.model)
+    generator = torch.Generator().manual_seed(3)
+    mask: Mask = {name: torch.rand(p.shape, generator=generator) < 0.5 for name, p in parameters.items()}
+    oracle = dz.LoopOracle(oracle.loop, F.mse_loss)
+    eki, fresh = dz.EKI(6), dz.EKI(6)
+    eki.estimate(oracle, batch)
+    found = eki.estimate(oracle, batch, mask, seed=4)
+    assert torch.equal(flat(found.grads), flat(fresh.estimate(oracle, batch, mask, seed=4).grads))
+    assert all(not bool(found.grads[name][~mask[name]].any()) for name in parameters)
+    assert bool(flat(found.grads).any())
+
+
+def test_workers_change_no_bit() -> None:
+    found = []
+    for workers in (0, 2):
+        torch.manual_seed(0)
+        loop = dz.SolverLoop(Burgers(), conv_corrector(), 3)
+        batch = initial_states(2), None, np.zeros((2, 3, 1, initial_states(1).shape[-1]))
+        if workers:
+            with open_executor("process", workers) as executor:
+                oracle = dz.LoopOracle(loop, F.mse_loss, executor, queries_per_chunk=3)
+                found.append(dz.EKI(10).estimate(oracle, batch))
+        else:
+            found.append(dz.EKI(10).estimate(dz.LoopOracle(loop, F.mse_loss, queries_per_chunk=3), batch))
+    assert torch.equal(*(flat(one.grads) for one in found))
+    assert found[0].solver_steps == found[1].solver_steps == 2 * 3 + 10 * 2 * 2
+
+
+@pytest.mark.parametrize("optimiser", [None, Component("torch.optim.SGD", {"lr": 0.5})])
+def test_killed_and_resumed_it_ends_with_the_same_bits(tmp_path: Path, optimiser: Component | None) -> None:
+    data = line_data(tmp_path / "line.h5")
+    named = optimiser or Component("torch.optim.Adam", {"lr": "suitable"})
+    estimator = Component("EKI", {"members": 6})
+    settings = train_settings(tmp_path / "whole", data, estimator=estimator, optimiser=named, checkpoint_every=1)
+    train(settings)
+    train_killed_after(replace(settings, run=tmp_path / "broken"), 2)
+    assert_same_tensors(tensors(tmp_path / "whole"), tensors(tmp_path / "broken"))
+    assert "estimator.deviations" in tensors(tmp_path / "whole")
+
+
+def test_its_steps_are_taken_with_momentum_unless_the_noise_is_known(tmp_path: Path) -> None:
+    assert (dz.EKI().momentum, dz.EKI(noise=0.1).momentum, dz.GaussNewton().momentum) == (0.9, 0.0, 0.0)
+    data = line_data(tmp_path / "line.h5")
+    adam = Component("torch.optim.Adam", {"lr": "suitable"})
+    settings = train_settings(tmp_path / "run", data, estimator=Component("EKI"), optimiser=adam, updates=60)
+    first = train(replace(settings, run=tmp_path / "one", updates=1)).loss
+    assert train(settings).loss < 0.3 * first
+    recorded = (tmp_path / "run" / "config.yaml").read_text()
+    assert "torch.optim.SGD" in recorded and "momentum: 0.9" in recorded
+
+
+def test_what_cannot_be_used_is_said_in_a_sentence() -> None:
+    for arguments, words in (
+        ({"members": 1}, "members must be a whole number from 2, not 1: one member has no spread"),
+        ({"spread": 0.0}, "spread must be a positive number, not 0.0"),
+        ({"signal": 1.0}, "signal must be a number between 0 and 1, not 1.0"),
+        ({"inflation": 1.5}, "inflation must be a number from 0 to 1, not 1.5"),
+        ({"noise": 0.0}, "noise must be a positive number, or None, not 0.0"),
+        ({"sketch": 0}, "sketch must be a positive whole number of sums, or None, not 0"),
+        ({"memory": 0}, "memory must be a positive whole number of bytes, not 0"),
+    ):
+        with pytest.raises(dz.ConfigError, match=re.escape(words)):
+            dz.EKI(**arguments)  # type: ignore[arg-type]
+    oracle, batch = burgers_oracle()
+    with pytest.raises(dz.ConfigError, match="loss mse has no residuals"):
+        dz.EKI().estimate(oracle, batch)
+    assert oracle.loss_function is mse
+    squares = dz.LoopOracle(oracle.loop, F.mse_loss)
+    with pytest.raises(dz.ConfigError, match=r"changes of [\d,]+ residuals by 40 members must fit into memory, 1.0 kB, not"):
+        dz.EKI(memory=1000).estimate(squares, batch)
+    with pytest.raises(dz.ConfigError, match="the state of an EKI must hold coordinates, scale and deviations, not slopes"):
+        dz.EKI().load_state_dict({"slopes": torch.zeros(2)})
