@@ -36,20 +36,22 @@ class EKI(Estimator):
 
     `E` are the deviations of `N` members from the network, `(N, d)`, and `A` the same over `sqrt(N - 1)`; `B`, `(N, m)`, are
     the changes of the residuals that they make, less their mean, over `sqrt(N - 1)`; `y` are the network's residuals, of whose
-    squares the loss is half the sum. For a linear network, and deviations whose covariance is the prior's, step and spread are
-    those of the posterior. No member is asked for derivatives, and `N` does not depend on the number of coordinates: a step
-    stays in the span of the members, a part of which is drawn anew at each update (additive inflation: Mitchell and
-    Houtekamer, Monthly Weather Review 128 (2000) 416), so that all coordinates have their turn. What the data say of less than
-    that is regularised by the spread.
+    squares the loss is half the sum. For a network that is linear in its parameters, and deviations whose covariance is the
+    prior's, step and spread are those of the posterior. The deviations of the first ensemble lie along random orthogonal
+    directions (second-order exact sampling: Pham, Monthly Weather Review 129 (2001) 1194).
 
-    The weight `k` of a batch follows from the noise of the references if that is known. If not, it is the one at which a batch
-    determines a given share of what the ensemble spans, whatever the units of the loss.
+    **The noise of the references is known** (`noise`): it is that posterior, of all batches one after the other, in the span of
+    the first ensemble, and the spread is the uncertainty.
 
-    What it returns is to be subtracted from the parameters as it is, by `torch.optim.SGD` with a learning rate of 1, and with a
-    momentum of :attr:`momentum`, since each batch moves the network a little.
+    **It is not known**, as of a network that never fits: a batch weighs as much as determines a given share of what the
+    ensemble spans (`signal`), whatever the units of the loss. Before each update the spread is as it was at first again
+    (relaxation to the prior's spread: Whitaker and Hamill, Monthly Weather Review 140 (2012) 3078), and the directions of which
+    the data told least are drawn anew (`redraw`). So the ensemble comes to span those that residuals depend on most, and no
+    step leads along others by chance, which is how few members go wrong among many parameters.
 
-    Members whose solver steps fail are drawn anew from the covariance of the others; if fewer than two are left, it warns, and
-    nothing is updated.
+    What it returns is to be subtracted from the parameters as it is, by `torch.optim.SGD` with a learning rate of 1, and with
+    :attr:`momentum`, since a batch moves the network a part of the way. Members whose solver steps fail are drawn anew from the
+    covariance of the others; if fewer than two are left, it warns, and nothing is updated.
 
     Args:
         members: Number of members, `N`.
@@ -57,7 +59,8 @@ class EKI(Estimator):
             all of them are 0.
         signal: Degrees of freedom that a batch determines, as a share of the ensemble's: the mean of `k s / (1 + k s)` over the
             eigenvalues `s` of `B B^T`, between 0 and 1. Of no effect if the noise is known.
-        inflation: Share of the spread's variance that is drawn anew at an update, from 0 to 1.
+        redraw: Share of the ensemble's directions that are drawn anew at an update, from 0 to 1. Of no effect if the noise is
+            known.
         noise: Root mean square of the errors of references, in units of the root of the loss; None if it is not known.
         sketch: Number of sums that residuals are added up to, with random signs; None for all residuals.
         memory: Bytes that changes of residuals may take.
@@ -70,31 +73,31 @@ class EKI(Estimator):
 
     def __init__(
         self,
-        members: int = 40,
+        members: int = 100,
         spread: float = 0.02,
-        signal: float = 0.06,
-        inflation: float = 0.05,
+        signal: float = 0.3,
+        redraw: float = 0.2,
         noise: float | None = None,
         *,
         sketch: int | None = None,
         memory: int = 4 * 2**30,
     ) -> None:
-        remedy = "one member has no spread; 40 suit most networks"
+        remedy = "one member has no spread; 100 suit most networks"
         require(is_count(members) and members > 1, "members must be a whole number from 2", members, remedy)
         require(is_positive(spread), "spread must be a positive number", spread, "0.02 suits most networks")
         require(is_number(signal) and 0 < signal < 1, "signal must be a number between 0 and 1", signal)
-        require(is_number(inflation) and 0 <= inflation <= 1, "inflation must be a number from 0 to 1", inflation)
+        require(is_number(redraw) and 0 <= redraw <= 1, "redraw must be a number from 0 to 1", redraw)
         require(noise is None or is_positive(noise), "noise must be a positive number, or None", noise)
         require(sketch is None or is_count(sketch), "sketch must be a positive whole number of sums, or None", sketch)
         require(is_count(memory), "memory must be a positive whole number of bytes", memory)
-        self.members, self.spread, self.signal, self.inflation = int(members), float(spread), float(signal), float(inflation)
+        self.members, self.spread, self.signal, self.redraw = int(members), float(spread), float(signal), float(redraw)
         self.noise = None if noise is None else float(noise)
         self.sketch, self.memory = sketch, int(memory)
         self._ensemble: Ensemble | None = None
 
     @property
     def momentum(self) -> float:
-        return 0.0 if self.noise is not None else 0.9
+        return 0.0 if self.noise is not None else 0.5
 
     @property
     def ensemble(self) -> Ensemble | None:
@@ -134,16 +137,17 @@ class EKI(Estimator):
         return GradientEstimate(grads, found.loss, found.queries, found.solver_steps, found.dropped, found.incidents)
 
     def _spread_out(self, parameters: NamedTensors, places: torch.Tensor, generator: torch.Generator) -> Ensemble:
-        """Return the ensemble with a share of its spread drawn anew; a first one if other coordinates were active."""
-        fresh = torch.randn(self.members, len(places), generator=generator, dtype=torch.float64)
+        """Return the ensemble that is asked about; a first one if other coordinates were active."""
         known = self._ensemble
-        if known is not None and torch.equal(known.coordinates, places) and len(known.deviations) == self.members:
-            share = self.inflation
-            return known.with_deviations((1 - share) ** 0.5 * known.deviations + share**0.5 * known.scale * fresh)
-        squares = sum(float(p.detach().double().square().sum()) for p in parameters.values())
-        count = sum(p.numel() for p in parameters.values())
-        scale = self.spread * ((squares / count) ** 0.5 or 1.0)
-        return Ensemble(places, scale, torch.zeros(0)).with_deviations(scale * fresh)
+        if known is None or not torch.equal(known.coordinates, places) or len(known.deviations) != self.members:
+            squares = sum(float(p.detach().double().square().sum()) for p in parameters.values())
+            count = sum(p.numel() for p in parameters.values())
+            scale = self.spread * ((squares / count) ** 0.5 or 1.0)
+            nothing = torch.zeros(0, len(places), dtype=torch.float64)
+            return Ensemble.along(nothing, self.members, places, scale, generator)
+        if self.noise is not None:
+            return known
+        return Ensemble.along(known.determined(1 - self.redraw), self.members, places, known.scale, generator)
 
     def _require_memory(self, residuals: int, itemsize: int) -> None:
         left = ResidualRequest(self.sketch).size(residuals)
@@ -175,9 +179,37 @@ class Ensemble:
     scale: float
     deviations: torch.Tensor
 
+    @classmethod
+    def along(
+        cls, known: torch.Tensor, members: int, places: torch.Tensor, scale: float, generator: torch.Generator
+    ) -> Ensemble:
+        """Return an ensemble with an equal spread along some directions, and along random ones orthogonal to them.
+
+        Args:
+            known: Orthonormal directions, `(k, d)`, fewer than members.
+            members: Number of members, `N`, which spread along `N - 1` directions, or along all if those are fewer.
+            places: Places of the active coordinates, `(d,)`.
+            scale: Standard deviation of a coordinate, in the mean over random directions.
+            generator: Generator that directions are drawn from, and mixed to members.
+        """
+        count, dimension = min(members - 1, len(places)), len(places)
+        fresh = torch.randn(count - len(known), dimension, generator=generator, dtype=torch.float64)
+        fresh = torch.linalg.qr((fresh - (fresh @ known.T) @ known).T).Q.T
+        mix = torch.randn(members, count, generator=generator, dtype=torch.float64)
+        mix = torch.linalg.qr(mix - mix.mean(0)).Q
+        size = scale * max(dimension, members - 1) ** 0.5
+        return cls(places, scale, size * mix @ torch.cat([known, fresh]))
+
     def with_deviations(self, deviations: torch.Tensor) -> Ensemble:
         """Return an ensemble of other deviations, less their mean."""
         return Ensemble(self.coordinates, self.scale, deviations - deviations.mean(0))
+
+    def determined(self, share: float) -> torch.Tensor:
+        """Return the directions of least spread, of those with any, orthonormal `(k, d)`: a share of the most there can be."""
+        _, spreads, directions = torch.linalg.svd(self.deviations, full_matrices=False)
+        spanned = directions[spreads > 1e-9 * spreads[0]]
+        wanted = round(share * min(len(self.deviations) - 1, len(self.coordinates)))
+        return spanned[max(0, len(spanned) - wanted) :]
 
     def displacements(self, parameters: NamedTensors) -> Displacements:
         """Return the members as displacements of all parameters."""

@@ -27,7 +27,9 @@ PRODUCTS = {
     for name, value in ((name, getattr(dz.vjp, name)) for name in dz.vjp.__all__)
     if issubclass(value, dz.vjp.VectorJacobianProduct) and value is not dz.vjp.VectorJacobianProduct
 }
-ESTIMATORS = {name: getattr(dz, name) for name in ("CGE", "RGE", "CoCD", "GaussNewton", "BackPropagation")}
+ESTIMATORS = {
+    name: getattr(dz, name) for name in ("CGE", "RGE", "CoCD", "GaussNewton", "EKI", "EvolutionStrategies", "BackPropagation")
+}
 
 COMPONENTS: dict[str, dict[str, Callable[..., Any]]] = {
     "Correctors": dict(CORRECTORS),

@@ -35,8 +35,8 @@ class ClassifySettings(Settings):
         md5: Checksum of a python archive.
         network: Classifier: resnet20 to resnet56, small_cnn, or an import path or file.py:Name called with the number of
             classes.
-        estimator: CGE, RGE, GaussNewton or BackPropagation with their arguments. GaussNewton gives steps, for SGD with a rate
-            of 1.
+        estimator: CGE, RGE, CoCD, GaussNewton, EKI, EvolutionStrategies or BackPropagation with their arguments. Those that
+            give steps, GaussNewton and EKI, are for SGD with a rate of 1.
         epochs: Number of times that training goes through the images.
         batch_size: Images of a gradient.
         augment: True to shift and mirror images at random.
