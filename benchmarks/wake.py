@@ -69,7 +69,12 @@ def bench_wake(settings: BenchWakeSettings) -> Sequence[tuple[str, ...]]:
 
 
 def _require_extras(settings: BenchWakeSettings) -> None:
-    needed = [("FO-SOL", "phi", "phiflow"), ("CMA-ES", "cma", "bench"), ("Nevergrad", "nevergrad", "bench")]
+    needed = [
+        ("FO-SOL", "phi", "phiflow"),
+        ("CMA-ES", "cma", "bench"),
+        ("Nevergrad", "nevergrad", "bench"),
+        ("ESMDA", "iterative_ensemble_smoother", "bench"),
+    ]
     if find_spec("matplotlib") is None:
         raise MissingExtraError("bench wake", "matplotlib", "report")
     for method, module, extra in needed:

@@ -57,6 +57,26 @@ RGE_STEP = 1e-4
 #: NON after 40,000 solver steps, with this one 0.072.
 RGE_RATE = 5e-4
 
+#: Arguments of RGE in place of the usual ones: directions of all parameters, of rank one in a layer, and with FZOO's step size.
+RGE: dict[WakeMethod, dict[str, Any]] = {
+    "RGE": {},
+    "RGE-rows": {"directions": "rows"},
+    "FZOO": {"directions": "rows", "normalise": True},
+}
+
+#: Length of an update of FZOO, at first.
+FZOO_LENGTH = 0.01
+
+#: Estimators that give steps, for `torch.optim.SGD`.
+STEPS: dict[WakeMethod, Component] = {
+    "GaussNewton": Component("deepzero_sim.GaussNewton"),
+    "EKI": Component("deepzero_sim.EKI"),
+    "ESMDA": Component("deepzero_sim.benchmarks.esmda.ESMDA"),
+}
+
+#: Members of ensembles, and the spread of the smoother's first one, in root mean squares of the start's parameters.
+MEMBERS, ESMDA_SPREAD = 100, 0.02
+
 #: Standard deviation of a coordinate of the first candidates, in root mean squares of the start's parameters. Each is the best
 #: of those tried from seed 0's NON (error 0.087): CMA-ES reached 0.123, 0.073 and 0.073 with 0.1, 0.02 and 0.005 after 40,000
 #: solver steps, 0.071 and 0.083 with the last two after 20,000; ES 0.135 and 0.081 with 0.1 and 0.02 after 40,000 (at a rate
@@ -92,10 +112,8 @@ def _as_in_the_demo(settings: BenchWakeSettings, folders: Folders, name: str, ch
 
 def _loss_based(method: WakeMethod, settings: BenchWakeSettings, folders: Folders) -> TrainSettings:
     """Make a run with as many updates as the solver steps suffice for; RGE asks for as many losses an update as CGE."""
-    if method == "GaussNewton":
-        run = _as_in_the_demo(settings, folders, method, {"method": "ZO-SOL"})
-        queries = sum(p.numel() for p in trainable(_network(run)).values())
-        return replace(run, updates=_updates(settings, settings.query_steps, queries))
+    if method in STEPS:
+        return _by_steps(method, settings, folders)
     like_cge = {"method": "ZO-SOL", "sparsity": SPARSITY, "estimator": CGE, "optimiser": demo.LAZY}
     run = _as_in_the_demo(settings, folders, method, like_cge)
     network = _network(run)
@@ -110,11 +128,26 @@ def _loss_based(method: WakeMethod, settings: BenchWakeSettings, folders: Folder
     if method == "CoCD":
         turns = Component("deepzero_sim.CoCD", {**CGE.args, "budget": queries, "decay": STALE})
         run = replace(run, sparsity=0.0, estimator=turns)
-    if method == "RGE":
-        args = {"step_size": RGE_STEP, "num_directions": queries, "scheme": "forward"}
-        slower = Component(demo.LAZY.name, {**demo.LAZY.args, "lr": RGE_RATE})
-        run = replace(run, sparsity=0.0, estimator=Component("deepzero_sim.RGE", args), optimiser=slower)
+    if method in RGE:
+        args = {"step_size": RGE_STEP, "num_directions": queries, "scheme": "forward", **RGE[method]}
+        run = replace(run, sparsity=0.0, estimator=Component("deepzero_sim.RGE", args), optimiser=_optimiser_of(method))
     return replace(run, updates=_updates(settings, left, queries))
+
+
+def _by_steps(method: WakeMethod, settings: BenchWakeSettings, folders: Folders) -> TrainSettings:
+    """Make a run of an estimator that gives steps, which the optimiser takes as they are."""
+    run = _as_in_the_demo(settings, folders, method, {"method": "ZO-SOL"})
+    queries = sum(p.numel() for p in trainable(_network(run)).values()) if method == "GaussNewton" else MEMBERS
+    updates = _updates(settings, settings.query_steps, queries)
+    args = {"members": MEMBERS, "spread": ESMDA_SPREAD, "assimilations": updates} if method == "ESMDA" else STEPS[method].args
+    return replace(run, estimator=replace(STEPS[method], args=args), updates=updates)
+
+
+def _optimiser_of(method: WakeMethod) -> Component:
+    """Return the optimiser of random gradients: slower than the others', or of a given length if they are normalised."""
+    if method == "FZOO":
+        return Component("torch.optim.SGD", {"lr": FZOO_LENGTH})
+    return Component(demo.LAZY.name, {**demo.LAZY.args, "lr": RGE_RATE})
 
 
 def _updates(settings: BenchWakeSettings, steps: int, queries: int) -> int:

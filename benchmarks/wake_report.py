@@ -39,13 +39,17 @@ STYLES: dict[str, dict[str, Any]] = {
     "ReferenceJacobian": {"color": "#0072B2", "linestyle": "-", "marker": "o"},
     "FO-SOL": {"color": "#009E73", "linestyle": "-", "marker": "o"},
     "GaussNewton": {"color": "#000000", "linestyle": "--", "marker": "s"},
+    "EKI": {"color": "#E69F00", "linestyle": "--", "marker": "s"},
     "CGE": {"color": "#D55E00", "linestyle": "--", "marker": "s"},
     "CGE-ZO-GraSP": {"color": "#0072B2", "linestyle": "--", "marker": "s"},
     "CoCD": {"color": "#009E73", "linestyle": "--", "marker": "s"},
     "RGE": {"color": "#CC79A7", "linestyle": "--", "marker": "s"},
+    "RGE-rows": {"color": "#56B4E9", "linestyle": "--", "marker": "s"},
+    "FZOO": {"color": "#999999", "linestyle": "--", "marker": "s"},
     "CMA-ES": {"color": "#E69F00", "linestyle": ":", "marker": "^"},
     "Nevergrad": {"color": "#56B4E9", "linestyle": ":", "marker": "^"},
     "ES": {"color": "#009E73", "linestyle": ":", "marker": "^"},
+    "ESMDA": {"color": "#0072B2", "linestyle": ":", "marker": "^"},
 }
 
 

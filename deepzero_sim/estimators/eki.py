@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -29,38 +29,38 @@ from deepzero_sim.solver.failure_policy import add_account_to_error
 
 
 class EKI(Estimator):
-    """Steps of ensemble Kalman inversion (Iglesias, Law and Stuart, Inverse Problems 29 (2013) 045001), in its square-root form
-    (Bishop, Etherton and Majumdar, Monthly Weather Review 129 (2001) 420), which draws no noise for the data:
+    """Steps of ensemble Kalman inversion (Iglesias, Law and Stuart, Inverse Problems 29 (2013) 045001), in a square-root form,
+    which draws no noise for the data (Tippett et al., Monthly Weather Review 131 (2003) 1485):
 
-        step = -k A^T (I + S)^{-1} B y,   E <- (I + S)^{-1/2} E,   S = k B B^T
+        P_t^{-1} = decay P_{t-1}^{-1} + (1 - decay) P_0^{-1} + k R R^T,   step = -k D^T P_t R y
 
-    `E` are the deviations of `N` members from the network, `(N, d)`, and `A` the same over `sqrt(N - 1)`; `B`, `(N, m)`, are
-    the changes of the residuals that they make, less their mean, over `sqrt(N - 1)`; `y` are the network's residuals, of whose
-    squares the loss is half the sum. For a network that is linear in its parameters, and deviations whose covariance is the
-    prior's, step and spread are those of the posterior. The deviations of the first ensemble lie along random orthogonal
-    directions (second-order exact sampling: Pham, Monthly Weather Review 129 (2001) 1194).
+    `N` members spread along directions `D`, orthonormal, `(r, d)`, with the covariance `D^T P D`. `R`, `(r, m)`, are changes
+    of the residuals along each, as least squares find them from the members; `y` are the network's residuals, of whose squares
+    the loss is half the sum. No member is asked for derivatives, and `N` does not depend on the number of coordinates. The
+    first ensemble has independent coordinates, and directions are random (second-order exact sampling: Pham, Monthly Weather
+    Review 129 (2001) 1194).
 
-    **The noise of the references is known** (`noise`): it is that posterior, of all batches one after the other, in the span of
-    the first ensemble, and the spread is the uncertainty.
+    **The noise of the references is known** (`noise`): then `k` follows from it and `decay` is 1, so that for a network that is
+    linear in its parameters step and spread are those of the posterior, of all batches one after the other, in the span of the
+    first ensemble. The spread is the uncertainty.
 
     **It is not known**, as of a network that never fits: a batch weighs as much as determines a given share of what the
-    ensemble spans (`signal`), whatever the units of the loss. Before each update the spread is as it was at first again
-    (relaxation to the prior's spread: Whitaker and Hamill, Monthly Weather Review 140 (2012) 3078), and the directions of which
-    the data told least are drawn anew (`redraw`). So the ensemble comes to span those that residuals depend on most, and no
-    step leads along others by chance, which is how few members go wrong among many parameters.
+    ensemble spans (`signal`), whatever the units of the loss, and earlier batches count less and less. Of these directions
+    those of which data tell least are drawn anew before each update (`redraw`), so that the ensemble comes to span those that
+    residuals depend on most: along others, few members among many parameters lead astray by chance.
 
-    What it returns is to be subtracted from the parameters as it is, by `torch.optim.SGD` with a learning rate of 1, and with
-    :attr:`momentum`, since a batch moves the network a part of the way. Members whose solver steps fail are drawn anew from the
-    covariance of the others; if fewer than two are left, it warns, and nothing is updated.
+    What it returns is to be subtracted from the parameters as it is, by `torch.optim.SGD` with a learning rate of 1. Members
+    whose solver steps fail are left out, and others take their places in the next ensemble; if fewer than two are left, it
+    warns, and nothing is updated.
 
     Args:
         members: Number of members, `N`.
         spread: Standard deviation of a coordinate in the first ensemble, in root mean squares of the parameters, or as it is if
             all of them are 0.
-        signal: Degrees of freedom that a batch determines, as a share of the ensemble's: the mean of `k s / (1 + k s)` over the
-            eigenvalues `s` of `B B^T`, between 0 and 1. Of no effect if the noise is known.
-        redraw: Share of the ensemble's directions that are drawn anew at an update, from 0 to 1. Of no effect if the noise is
-            known.
+        signal: Degrees of freedom that a batch determines by itself, as a share of the ensemble's, between 0 and 1: the mean of
+            `k s / (1 + k s)` over the eigenvalues `s` of `P_0 R R^T`. Of no effect if the noise is known.
+        decay: Share of what earlier batches determined that is kept, from 0 to 1. Of no effect if the noise is known.
+        redraw: Share of the directions that are drawn anew at an update, from 0 to 1. Of no effect if the noise is known.
         noise: Root mean square of the errors of references, in units of the root of the loss; None if it is not known.
         sketch: Number of sums that residuals are added up to, with random signs; None for all residuals.
         memory: Bytes that changes of residuals may take.
@@ -76,6 +76,7 @@ class EKI(Estimator):
         members: int = 100,
         spread: float = 0.02,
         signal: float = 0.3,
+        decay: float = 0.8,
         redraw: float = 0.2,
         noise: float | None = None,
         *,
@@ -86,18 +87,16 @@ class EKI(Estimator):
         require(is_count(members) and members > 1, "members must be a whole number from 2", members, remedy)
         require(is_positive(spread), "spread must be a positive number", spread, "0.02 suits most networks")
         require(is_number(signal) and 0 < signal < 1, "signal must be a number between 0 and 1", signal)
-        require(is_number(redraw) and 0 <= redraw <= 1, "redraw must be a number from 0 to 1", redraw)
+        for name, share in {"decay": decay, "redraw": redraw}.items():
+            require(is_number(share) and 0 <= share <= 1, f"{name} must be a number from 0 to 1", share)
         require(noise is None or is_positive(noise), "noise must be a positive number, or None", noise)
         require(sketch is None or is_count(sketch), "sketch must be a positive whole number of sums, or None", sketch)
         require(is_count(memory), "memory must be a positive whole number of bytes", memory)
-        self.members, self.spread, self.signal, self.redraw = int(members), float(spread), float(signal), float(redraw)
+        self.members, self.spread, self.signal = int(members), float(spread), float(signal)
+        self.decay, self.redraw = float(decay), float(redraw)
         self.noise = None if noise is None else float(noise)
         self.sketch, self.memory = sketch, int(memory)
         self._ensemble: Ensemble | None = None
-
-    @property
-    def momentum(self) -> float:
-        return 0.0 if self.noise is not None else 0.5
 
     @property
     def ensemble(self) -> Ensemble | None:
@@ -117,37 +116,51 @@ class EKI(Estimator):
         base = oracle.residuals(prepared)
         self._require_memory(len(base), next(iter(parameters.values())).element_size())
         generator, request = new_generator(seed), ResidualRequest(self.sketch, seed)
-        ensemble = self._spread_out(parameters, places_of(active, parameters), generator)
+        ensemble = self._next_ensemble(parameters, places_of(active, parameters), generator)
+        weights = ensemble.draw(self.members, generator, relaxed=self.noise is None)
         with add_account_to_error([prepared.account]):
-            answers = oracle.ask(prepared, [ensemble.displacements(parameters)], request=request)
+            answers = oracle.ask(prepared, [ensemble.displacements(weights, parameters)], request=request)
         assert answers.residuals is not None
         survivors = torch.ones(self.members, dtype=torch.bool)
         survivors[list(answers.dropped)] = False
-        account = prepared.account + answers.account
-        found = GradientEstimate({}, prepared.loss, 1 + self.members, account.steps, int((~survivors).sum()), account.incidents)
-        if int(survivors.sum()) < 2:
-            failed = int((~survivors).sum())
+        account, failed = prepared.account + answers.account, int((~survivors).sum())
+        grads: NamedTensors = {}
+        if self.members - failed < 2:
             warnings.warn(f"{failed} of {self.members} members of EKI failed: nothing is updated.", stacklevel=2)
-            return found
-        update = _Update.of(answers.residuals.double().cpu(), request.project(base).double().cpu(), survivors)
-        weight = update.weight_of(self.signal) if self.noise is None else len(base) / (2 * self.noise**2)
-        step = update.step(ensemble.deviations, weight)
-        self._ensemble = ensemble.with_deviations(update.shrink(ensemble.deviations, weight, generator))
-        grads = as_gradient(-step, active, parameters)
-        return GradientEstimate(grads, found.loss, found.queries, found.solver_steps, found.dropped, found.incidents)
+        else:
+            slopes = _slopes(weights[survivors], answers.residuals[survivors].double().cpu())
+            step, self._ensemble = self._update(ensemble, slopes, request.project(base).double().cpu(), len(base))
+            grads = as_gradient(-step, active, parameters)
+        return GradientEstimate(grads, prepared.loss, 1 + self.members, account.steps, failed, account.incidents)
 
-    def _spread_out(self, parameters: NamedTensors, places: torch.Tensor, generator: torch.Generator) -> Ensemble:
+    def _next_ensemble(self, parameters: NamedTensors, places: torch.Tensor, generator: torch.Generator) -> Ensemble:
         """Return the ensemble that is asked about; a first one if other coordinates were active."""
         known = self._ensemble
-        if known is None or not torch.equal(known.coordinates, places) or len(known.deviations) != self.members:
+        if known is None or not torch.equal(known.coordinates, places) or known.size != min(self.members - 1, len(places)):
             squares = sum(float(p.detach().double().square().sum()) for p in parameters.values())
             count = sum(p.numel() for p in parameters.values())
             scale = self.spread * ((squares / count) ** 0.5 or 1.0)
-            nothing = torch.zeros(0, len(places), dtype=torch.float64)
-            return Ensemble.along(nothing, self.members, places, scale, generator)
-        if self.noise is not None:
-            return known
-        return Ensemble.along(known.determined(1 - self.redraw), self.members, places, known.scale, generator)
+            return Ensemble.first(places, scale, min(self.members - 1, len(places)), generator)
+        return known if self.noise is not None else known.with_new_directions(self.redraw, generator)
+
+    def _update(self, ensemble: Ensemble, slopes: torch.Tensor, y: torch.Tensor, count: int) -> tuple[torch.Tensor, Ensemble]:
+        """Compute the step of the network, `(d,)`, and the ensemble after it.
+
+        Args:
+            ensemble: Ensemble that was asked about.
+            slopes: Changes of residuals along its directions, `R`, `(r, m)`.
+            y: Residuals of the network, `(m,)`.
+            count: Number of residuals before they were sketched.
+        """
+        curvature, prior = slopes @ slopes.T, ensemble.prior
+        if self.noise is None:
+            weight, decay = _weight_of(curvature / prior, self.signal), self.decay
+        else:
+            weight, decay = count / (2 * self.noise**2), 1.0
+        precision = decay * ensemble.precision + (1 - decay) * prior * torch.eye(len(curvature), dtype=torch.float64)
+        precision = precision + weight * curvature
+        along = torch.cholesky_solve((slopes @ y)[:, None], torch.linalg.cholesky(precision)).view(-1)
+        return -weight * (ensemble.directions.T @ along), replace(ensemble, precision=precision)
 
     def _require_memory(self, residuals: int, itemsize: int) -> None:
         left = ResidualRequest(self.sketch).size(residuals)
@@ -167,60 +180,92 @@ class EKI(Estimator):
 
 @dataclass(frozen=True, eq=False)
 class Ensemble:
-    """Ensemble of networks around one.
+    """Gaussian spread of networks around one, `D^T P D`.
 
     Args:
         coordinates: Places of the active coordinates in the vector of all parameters, `(d,)`.
         scale: Standard deviation of a coordinate in the first ensemble.
-        deviations: Deviations of the members, float64 `(N, d)`, whose mean is 0.
+        directions: Directions `D`, orthonormal, float64 `(r, d)`.
+        precision: Inverse of their covariance, `P^{-1}`, float64 `(r, r)`.
     """
 
     coordinates: torch.Tensor
     scale: float
-    deviations: torch.Tensor
+    directions: torch.Tensor
+    precision: torch.Tensor
 
     @classmethod
-    def along(
-        cls, known: torch.Tensor, members: int, places: torch.Tensor, scale: float, generator: torch.Generator
-    ) -> Ensemble:
-        """Return an ensemble with an equal spread along some directions, and along random ones orthogonal to them.
+    def first(cls, coordinates: torch.Tensor, scale: float, size: int, generator: torch.Generator) -> Ensemble:
+        """Draw an ensemble along random directions, whose covariance is `scale^2` times the identity in the mean over draws."""
+        nothing = torch.zeros(0, len(coordinates), dtype=torch.float64)
+        ensemble = cls(coordinates, scale, nothing, torch.zeros(0, 0, dtype=torch.float64))
+        return ensemble._filled_up(size, generator)
+
+    @property
+    def size(self) -> int:
+        """Number of directions, `r`."""
+        return len(self.directions)
+
+    @property
+    def prior(self) -> float:
+        """Precision along a direction in the first ensemble of as many directions: few of them stand for all coordinates."""
+        return self.size / (self.scale**2 * len(self.coordinates))
+
+    def with_new_directions(self, share: float, generator: torch.Generator) -> Ensemble:
+        """Return an ensemble in which the directions of largest spread, of which data tell least, are drawn anew.
 
         Args:
-            known: Orthonormal directions, `(k, d)`, fewer than members.
-            members: Number of members, `N`, which spread along `N - 1` directions, or along all if those are fewer.
-            places: Places of the active coordinates, `(d,)`.
-            scale: Standard deviation of a coordinate, in the mean over random directions.
-            generator: Generator that directions are drawn from, and mixed to members.
+            share: Share of the directions.
+            generator: Generator that they are drawn from.
         """
-        count, dimension = min(members - 1, len(places)), len(places)
-        fresh = torch.randn(count - len(known), dimension, generator=generator, dtype=torch.float64)
-        fresh = torch.linalg.qr((fresh - (fresh @ known.T) @ known).T).Q.T
-        mix = torch.randn(members, count, generator=generator, dtype=torch.float64)
-        mix = torch.linalg.qr(mix - mix.mean(0)).Q
-        size = scale * max(dimension, members - 1) ** 0.5
-        return cls(places, scale, size * mix @ torch.cat([known, fresh]))
+        values, vectors = torch.linalg.eigh(self.precision)
+        first = round(share * self.size)
+        kept = replace(self, directions=vectors[:, first:].T @ self.directions, precision=torch.diag(values[first:]))
+        return kept._filled_up(self.size, generator)
 
-    def with_deviations(self, deviations: torch.Tensor) -> Ensemble:
-        """Return an ensemble of other deviations, less their mean."""
-        return Ensemble(self.coordinates, self.scale, deviations - deviations.mean(0))
+    def _filled_up(self, size: int, generator: torch.Generator) -> Ensemble:
+        """Return an ensemble with more directions, random ones orthogonal to those it has, of the prior's spread."""
+        fresh = torch.randn(size - self.size, len(self.coordinates), generator=generator, dtype=torch.float64)
+        fresh = torch.linalg.qr((fresh - (fresh @ self.directions.T) @ self.directions).T).Q.T
+        whole = replace(self, directions=torch.cat([self.directions, fresh]))
+        prior = whole.prior * torch.eye(len(fresh), dtype=torch.float64)
+        return replace(whole, precision=torch.block_diag(self.precision, prior))
 
-    def determined(self, share: float) -> torch.Tensor:
-        """Return the directions of least spread, of those with any, orthonormal `(k, d)`: a share of the most there can be."""
-        _, spreads, directions = torch.linalg.svd(self.deviations, full_matrices=False)
-        spanned = directions[spreads > 1e-9 * spreads[0]]
-        wanted = round(share * min(len(self.deviations) - 1, len(self.coordinates)))
-        return spanned[max(0, len(spanned) - wanted) :]
+    def draw(self, members: int, generator: torch.Generator, relaxed: bool = False) -> torch.Tensor:
+        """Draw members that have its covariance exactly, and a mean of 0: weights of the directions, `(N, r)`.
 
-    def displacements(self, parameters: NamedTensors) -> Displacements:
-        """Return the members as displacements of all parameters."""
-        moves = torch.zeros(len(self.deviations), sum(p.numel() for p in parameters.values()), dtype=torch.float64)
-        moves[:, self.coordinates] = self.deviations
+        Args:
+            members: Number of members, more than directions.
+            generator: Generator that they are drawn from.
+            relaxed: True for the spread of the first ensemble along all directions, where small ones would lose digits.
+        """
+        mix = torch.randn(members, self.size, generator=generator, dtype=torch.float64)
+        mix = (members - 1) ** 0.5 * torch.linalg.qr(mix - mix.mean(0)).Q
+        if relaxed:
+            return mix / self.prior**0.5
+        root = torch.linalg.cholesky(self.precision)
+        return torch.linalg.solve_triangular(root.T, mix.T, upper=True).T
+
+    def displacements(self, weights: torch.Tensor, parameters: NamedTensors) -> Displacements:
+        """Return members as displacements of all parameters.
+
+        Args:
+            weights: Weights of the directions, `(N, r)`.
+            parameters: All parameters.
+        """
+        moves = torch.zeros(len(weights), sum(p.numel() for p in parameters.values()), dtype=torch.float64)
+        moves[:, self.coordinates] = weights @ self.directions
         return Displacements(moves)
 
     def tensors(self) -> NamedTensors:
         """Return it as tensors by name."""
         scale = torch.tensor(self.scale, dtype=torch.float64)
-        return {"coordinates": self.coordinates, "scale": scale, "deviations": self.deviations}
+        return {
+            "coordinates": self.coordinates,
+            "scale": scale,
+            "directions": self.directions.contiguous(),
+            "precision": self.precision,
+        }
 
     @classmethod
     def load(cls, tensors: NamedTensors) -> Ensemble | None:
@@ -231,72 +276,41 @@ class Ensemble:
         """
         if not tensors:
             return None
-        if set(tensors) != {"coordinates", "scale", "deviations"}:
+        expected = {"coordinates", "scale", "directions", "precision"}
+        if set(tensors) != expected:
             names = ", ".join(sorted(tensors))
-            raise ConfigError(f"the state of an EKI must hold coordinates, scale and deviations, not {names}.")
-        coordinates, deviations = tensors["coordinates"], tensors["deviations"]
-        fits = deviations.dim() == 2 and deviations.shape[1] == len(coordinates)
-        require(fits, f"deviations of an EKI must be of {len(coordinates)} coordinates", Words(tuple(deviations.shape)))
-        return cls(coordinates, float(tensors["scale"]), deviations)
+            raise ConfigError(f"the state of an EKI must hold coordinates, directions, precision and scale, not {names}.")
+        coordinates, directions, precision = (tensors[name] for name in ("coordinates", "directions", "precision"))
+        fits = directions.shape == (len(directions), len(coordinates)) and precision.shape == (len(directions),) * 2
+        came = Words(f"directions {tuple(directions.shape)} and a precision {tuple(precision.shape)}")
+        require(fits, f"the state of an EKI must be of {len(coordinates)} coordinates", came)
+        return cls(coordinates, float(tensors["scale"]), directions, precision)
 
 
-@dataclass(frozen=True, eq=False)
-class _Update:
-    """Update of an ensemble by the residuals of a batch, in the eigenvectors of `B B^T`.
+def _slopes(weights: torch.Tensor, changes: torch.Tensor) -> torch.Tensor:
+    """Find the changes of residuals along directions by least squares, `(r, m)`; 0 along what the members do not span.
 
     Args:
-        survivors: Members that were answered, bool `(N,)`, `n` of them.
-        values: Eigenvalues, `(n,)`.
-        vectors: Eigenvectors as columns, `(n, n)`.
-        slopes: `B y`, `(n,)`.
+        weights: Weights of the directions in each member, `(n, r)`.
+        changes: Changes of residuals by each member, `(n, m)`.
     """
+    if not bool(torch.isfinite(changes).all()):
+        raise DivergedError(
+            "the loss is finite, but residuals of members are not: take a smaller spread, or an earlier checkpoint."
+        )
+    return torch.linalg.pinv(weights - weights.mean(0), rtol=1e-10) @ (changes - changes.mean(0))
 
-    survivors: torch.Tensor
-    values: torch.Tensor
-    vectors: torch.Tensor
-    slopes: torch.Tensor
 
-    @classmethod
-    def of(cls, changes: torch.Tensor, y: torch.Tensor, survivors: torch.Tensor) -> _Update:
-        """Make the update of changes of residuals, `(N, m)`, and of the network's, `(m,)`."""
-        some = changes[survivors]
-        b = (some - some.mean(0)) / (len(some) - 1) ** 0.5
-        if not bool(torch.isfinite(b).all()):
-            raise DivergedError(
-                "the loss is finite, but residuals of members are not: take a smaller spread, or an earlier checkpoint."
-            )
-        values, vectors = torch.linalg.eigh(b @ b.T)
-        return cls(survivors, values.clamp(min=0), vectors, b @ y)
-
-    def weight_of(self, signal: float) -> float:
-        """Find the weight `k` of the data at which the mean of `k s / (1 + k s)` over the `n - 1` directions is `signal`."""
-        positive = self.values[self.values > 0]
-        wanted = min(signal * (len(self.values) - 1), 0.999 * len(positive))
-        if not len(positive):  # members change nothing
-            return 0.0
-        low, high = -math.log(float(positive.max())) - 60.0, -math.log(float(positive.min())) + 60.0
-        for _ in range(100):  # a monotone function, by bisection in the logarithm
-            middle = (low + high) / 2
-            shares = math.exp(middle) * positive / (1 + math.exp(middle) * positive)
-            low, high = (middle, high) if float(shares.sum()) < wanted else (low, middle)
-        return math.exp(low)
-
-    def step(self, deviations: torch.Tensor, weight: float) -> torch.Tensor:
-        """Compute the step of the network, `(d,)`."""
-        a = self._centred(deviations) / (len(self.values) - 1) ** 0.5
-        return -(a.T @ (self.vectors @ (self.vectors.T @ self.slopes * (weight / (1 + weight * self.values)))))
-
-    def shrink(self, deviations: torch.Tensor, weight: float, generator: torch.Generator) -> torch.Tensor:
-        """Compute the deviations after the update, `(N, d)`; those of failed members have the others' covariance."""
-        kept = self.vectors.T @ self._centred(deviations) / (1 + weight * self.values).sqrt()[:, None]
-        left = self.vectors @ kept
-        found = torch.empty_like(deviations)
-        found[self.survivors] = left
-        failed = int((~self.survivors).sum())
-        mix = torch.randn(failed, len(left), generator=generator, dtype=torch.float64) / (len(left) - 1) ** 0.5
-        found[~self.survivors] = mix @ left
-        return found
-
-    def _centred(self, deviations: torch.Tensor) -> torch.Tensor:
-        some = deviations[self.survivors]
-        return some - some.mean(0)
+def _weight_of(curvature: torch.Tensor, signal: float) -> float:
+    """Find the weight `k` at which the mean of `k s / (1 + k s)` over the eigenvalues of a curvature `(r, r)` is `signal`."""
+    values = torch.linalg.eigvalsh(curvature)
+    positive = values[values > 1e-14 * values[-1]]
+    if not len(positive):  # nothing that members do changes anything
+        return 0.0
+    wanted = min(signal * len(values), 0.999 * len(positive))
+    low, high = -math.log(float(positive.max())) - 60.0, -math.log(float(positive.min())) + 60.0
+    for _ in range(100):  # a monotone function, by bisection in the logarithm
+        middle = (low + high) / 2
+        shares = 1 / (1 + (-middle - positive.log()).exp())
+        low, high = (middle, high) if float(shares.sum()) < wanted else (low, middle)
+    return math.exp(low)

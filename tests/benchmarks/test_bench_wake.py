@@ -211,12 +211,15 @@ def test_points_are_dense_at_the_start_and_hold_the_end() -> None:
     assert points_of(1) == [1] and points_of(3)[-1] == 3
 
 
-@pytest.mark.parametrize("method", ["GaussNewton", "CGE", "CGE-ZO-GraSP", "CoCD", "RGE", "CMA-ES", "Nevergrad", "ES"])
+@pytest.mark.parametrize(
+    "method",
+    ["GaussNewton", "EKI", "CGE", "CGE-ZO-GraSP", "CoCD", "RGE", "RGE-rows", "FZOO", "CMA-ES", "Nevergrad", "ES", "ESMDA"],
+)
 def test_methods_that_ask_for_losses_spend_what_they_may(method: WakeMethod, tmp_path: Path) -> None:
     folders = Folders(tmp_path / "seed4", tmp_path / "train.h5", 4)
     settings = BenchWakeSettings(query_steps=200_000)
     run = run_of(method, settings, folders)
-    each = {"CMA-ES": 24, "Nevergrad": 24, "ES": 24, "GaussNewton": 482}.get(method, 60)
+    each = {"CMA-ES": 24, "Nevergrad": 24, "ES": 24, "GaussNewton": 482, "EKI": 100, "ESMDA": 100}.get(method, 60)
     once = 2 * (468 + 1) * 14 if method == "CGE-ZO-GraSP" else 0
     assert updates_of(run) == (200_000 - once) // ((each + 1) * 14)
     assert run.seed == 4 and run.start == tmp_path / "seed4" / "NON" and run.run == tmp_path / "seed4" / method
@@ -228,6 +231,7 @@ def test_methods_that_ask_for_losses_spend_what_they_may(method: WakeMethod, tmp
         ("FO-SOL", "phi", "phiflow"),
         ("CMA-ES", "cma", "bench"),
         ("Nevergrad", "nevergrad", "bench"),
+        ("ESMDA", "iterative_ensemble_smoother", "bench"),
         ("ES", "matplotlib", "report"),
     ],
 )

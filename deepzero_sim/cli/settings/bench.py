@@ -23,13 +23,17 @@ WakeMethod: TypeAlias = Literal[
     "ReferenceJacobian",
     "FO-SOL",
     "GaussNewton",
+    "EKI",
     "CGE",
     "CGE-ZO-GraSP",
     "CoCD",
     "RGE",
+    "RGE-rows",
+    "FZOO",
     "CMA-ES",
     "Nevergrad",
     "ES",
+    "ESMDA",
 ]
 
 #: Flows of `bench flows`, each with a coarse solver, a fine reference and a differentiable twin.
