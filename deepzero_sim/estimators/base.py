@@ -243,7 +243,7 @@ def ask_slopes(
     with add_account_to_error([prepared.account]):
         answers = oracle.ask(prepared, perturbations, ledger)
     known = measured(answers, scheme)
-    changes = answers.changes if shape is None else _shaped(answers, shape)
+    changes = answers.changes if shape is None else _shape_losses(answers, shape)
     values = differences(changes, step_size, scheme)
     values[~known] = 0
     if not bool(torch.isfinite(values).all()):
@@ -257,7 +257,7 @@ def ask_slopes(
     return Slopes(values, known, estimate)
 
 
-def _shaped(answers: Answers, shape: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+def _shape_losses(answers: Answers, shape: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
     """Shape the losses of the queries that were answered; those of dropped ones are 0."""
     answered = torch.ones(len(answers.changes), dtype=torch.bool)
     answered[list(answers.dropped)] = False

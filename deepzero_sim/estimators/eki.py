@@ -27,6 +27,9 @@ from deepzero_sim.oracle.queries import Displacements
 from deepzero_sim.oracle.residuals import ResidualRequest
 from deepzero_sim.solver.failure_policy import add_account_to_error
 
+#: Names of the tensors of an ensemble.
+STORED = {"coordinates", "scale", "directions", "precision"}
+
 
 class EKI(Estimator):
     """Steps of ensemble Kalman inversion (Iglesias, Law and Stuart, Inverse Problems 29 (2013) 045001), in a square-root form,
@@ -75,8 +78,8 @@ class EKI(Estimator):
         self,
         members: int = 100,
         spread: float = 0.02,
-        signal: float = 0.3,
-        decay: float = 0.8,
+        signal: float = 0.05,
+        decay: float = 0.9,
         redraw: float = 0.2,
         noise: float | None = None,
         *,
@@ -199,7 +202,7 @@ class Ensemble:
         """Draw an ensemble along random directions, whose covariance is `scale^2` times the identity in the mean over draws."""
         nothing = torch.zeros(0, len(coordinates), dtype=torch.float64)
         ensemble = cls(coordinates, scale, nothing, torch.zeros(0, 0, dtype=torch.float64))
-        return ensemble._filled_up(size, generator)
+        return ensemble._complete(size, generator)
 
     @property
     def size(self) -> int:
@@ -221,9 +224,9 @@ class Ensemble:
         values, vectors = torch.linalg.eigh(self.precision)
         first = round(share * self.size)
         kept = replace(self, directions=vectors[:, first:].T @ self.directions, precision=torch.diag(values[first:]))
-        return kept._filled_up(self.size, generator)
+        return kept._complete(self.size, generator)
 
-    def _filled_up(self, size: int, generator: torch.Generator) -> Ensemble:
+    def _complete(self, size: int, generator: torch.Generator) -> Ensemble:
         """Return an ensemble with more directions, random ones orthogonal to those it has, of the prior's spread."""
         fresh = torch.randn(size - self.size, len(self.coordinates), generator=generator, dtype=torch.float64)
         fresh = torch.linalg.qr((fresh - (fresh @ self.directions.T) @ self.directions).T).Q.T
@@ -276,8 +279,7 @@ class Ensemble:
         """
         if not tensors:
             return None
-        expected = {"coordinates", "scale", "directions", "precision"}
-        if set(tensors) != expected:
+        if set(tensors) != STORED:
             names = ", ".join(sorted(tensors))
             raise ConfigError(f"the state of an EKI must hold coordinates, directions, precision and scale, not {names}.")
         coordinates, directions, precision = (tensors[name] for name in ("coordinates", "directions", "precision"))

@@ -217,7 +217,7 @@ def test_ensembles_come_to_span_what_residuals_depend_on() -> None:
     inputs[:, :3] = torch.randn(16, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     inputs[:, 3:] = 1e-3 * torch.randn(16, 27, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     oracle, batch = dz.ModelOracle(model, F.mse_loss), (inputs, torch.randn(16, 1, dtype=torch.float64))
-    eki = dz.EKI(9, redraw=0.5)
+    eki = dz.EKI(9, signal=0.3, decay=0.8, redraw=0.5)
     for seed in range(25):
         eki.estimate(oracle, batch, seed=seed)
     assert eki.ensemble is not None

@@ -31,6 +31,7 @@ from deepzero_sim.training.runs.speed import REFERENCE, Speed
 if TYPE_CHECKING:
     from deepzero_sim.coupling.evaluation import Evaluation
     from deepzero_sim.training.runs.comparison import Comparison
+    from deepzero_sim.training.runs.ensemble_spread import EnsembleSpread
 
 #: Channels whose errors have a panel of their own.
 MOST_CHANNELS = 6
@@ -83,6 +84,11 @@ def draw_error_over_time(folder: Path, comparison: Comparison) -> list[Figure]:
         ax.set_ylabel(label, fontsize=9)
         _limit(ax, errors)
         ax.grid(alpha=0.3)
+    spreads = {name: one.spread for name, one in comparison.methods.items() if one.spread is not None}
+    for name, spread in spreads.items():
+        if spread.deviations is not None:
+            style, values = {**drawn[name], "linestyle": (0, (1, 1.5))}, measure.errors(spread.deviations).mean(dim=0)
+            axes[0, 0].plot(times, values.numpy(), label=f"{plain(name)}: spread of its ensemble", **style)
     for column in range(columns):  # of an incomplete last row, the panels above
         lowest = max(place for place in range(len(panels)) if place % columns == column)
         axes.flat[lowest].set_xlabel(layout.time_label)
@@ -91,8 +97,25 @@ def draw_error_over_time(folder: Path, comparison: Comparison) -> list[Figure]:
     save(plot, folder / "error_over_time.png", figure)
     left = len(layout.channels) - len(channels) if channels else 0
     return [
-        Figure("error_over_time.png", f"{_over_time_words(comparison)}{f'; {left} channels are not drawn' if left else ''}")
+        Figure(
+            "error_over_time.png",
+            f"{_over_time_words(comparison)}{f'; {left} channels are not drawn' if left else ''}{_spread_words(spreads)}",
+        )
     ]
+
+
+def _spread_words(spreads: Mapping[str, EnsembleSpread]) -> str:
+    """Say what the dotted lines are."""
+    if not spreads:
+        return ""
+    members = "; ".join(
+        f"{name}: {one.members} members" + (f", {one.lost} of which diverged" if one.lost else "")
+        for name, one in spreads.items()
+    )
+    return (
+        f". Dotted: standard deviation over rollouts of the ensemble that training ended with ({members}). It is an error bar "
+        "if the estimator was told the noise of the references, and says nothing of errors that no member can mend"
+    )
 
 
 def _over_time_words(comparison: Comparison) -> str:

@@ -117,18 +117,18 @@ class InParameter(abc.ABC):
 
     @property
     @abc.abstractmethod
-    def changing(self) -> int:
+    def size(self) -> int:
         """Number of queries that change the parameter."""
 
     @property
     def queries(self) -> slice:
         """Queries that change the parameter."""
-        return slice(self.start, self.start + self.changing)
+        return slice(self.start, self.start + self.size)
 
     @property
     def complete(self) -> bool:
         """True if every query changes the parameter."""
-        return self.changing == self.count
+        return self.size == self.count
 
     @abc.abstractmethod
     def dense(self) -> torch.Tensor:
@@ -148,7 +148,7 @@ class OneCoordinate(InParameter):
     steps: tuple[float, ...]
 
     @property
-    def changing(self) -> int:
+    def size(self) -> int:
         return len(self.indices)
 
     @functools.cached_property
@@ -182,7 +182,7 @@ class OneRow(InParameter):
     values: torch.Tensor
 
     @property
-    def changing(self) -> int:
+    def size(self) -> int:
         return len(self.rows)
 
     def dense(self) -> torch.Tensor:

@@ -31,6 +31,7 @@ from deepzero_sim.training.preparation import PREPARATION, Preparation
 from deepzero_sim.training.progress import progress_of, require_within
 from deepzero_sim.training.ratios_file import RatiosRecord, load_ratios
 from deepzero_sim.training.runs.compared_starts import Start, find_starts, loops_of_others, name_starts
+from deepzero_sim.training.runs.ensemble_spread import MEMBERS, EnsembleSpread, ensemble_of, measure_spread
 from deepzero_sim.training.runs.folders import last_stage, stage_folders
 from deepzero_sim.training.runs.measure import Measure, measure_of
 from deepzero_sim.training.runs.remainder import Remainder, remainder_of
@@ -106,11 +107,19 @@ def _cost_before(
 
 @dataclass(frozen=True, eq=False)
 class MethodResult:
-    """One method's evaluation, the cost of its training, and its layer ratios if not all coordinates were active."""
+    """One method's evaluation, the cost of its training, and its layer ratios if not all coordinates were active.
+
+    Args:
+        evaluation: Rollouts and their errors.
+        cost: Cost of the training.
+        ratios: Layer ratios; None if all coordinates were active.
+        spread: Spread of the ensemble that training ended with; None if it had none.
+    """
 
     evaluation: Evaluation
     cost: Cost
     ratios: RatiosRecord | None = None
+    spread: EnsembleSpread | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -251,9 +260,12 @@ def compare(
     data = read_first_frames(data, steps)
     origins, unknown = find_starts(trained)
     others = loops_of_others(origins, loops, trained, load)
-    with bar("rolling out", (data.frames.shape[1] - 1) * (len(loops) + len(others))) as report:
+    ensembles = {name: one for name, path in trained.items() if (one := ensemble_of(path, load)) is not None}
+    rollouts = len(loops) + len(others) + MEMBERS * len(ensembles)
+    with bar("rolling out", (data.frames.shape[1] - 1) * rollouts) as report:
         evaluations = {name: measure_errors(loop, data, scales, lambda: report("")) for name, loop in loops.items()}
         of_others = {start: measure_errors(loop, data, scales, lambda: report("")) for start, loop in others.items()}
+        spreads = {name: measure_spread(one, loops[name], data, lambda: report("")) for name, one in ensembles.items()}
     starts = name_starts(origins, trained, evaluations, of_others)
     speed = measure_speed(loops, evaluations, data, _folders_of(runs))
     left = {name: remainder for name, path in trained.items() if (remainder := remainder_of(path, load)) is not None}
@@ -264,12 +276,13 @@ def compare(
     solver_steps = {
         "rollouts": sum(one.solver_steps for one in evaluations.values()),
         "rollouts of what runs started from": sum(s.evaluation.solver_steps for s in starts.values() if s.name not in trained),
+        "rollouts of ensembles": sum(one.solver_steps for one in spreads.values()),
         "distance of frames": spacing.account.steps,
         "timing": speed.solver_steps.get("solver", 0),
         "timing of the reference": speed.solver_steps.get("reference", 0),
     }
     return Comparison(
-        {name: _result(one, trained.get(name), load) for name, one in evaluations.items()},
+        {name: _result(one, trained.get(name), load, spreads.get(name)) for name, one in evaluations.items()},
         torch.from_numpy(data.frames[:, 1:]),
         spec,
         trajectories.describe(data),
@@ -309,10 +322,12 @@ def _require_one_solver(runs: Mapping[str, Path]) -> None:
             )
 
 
-def _result(evaluation: Evaluation, path: Path | None, load: Callable[[Path], Checkpoint]) -> MethodResult:
+def _result(
+    evaluation: Evaluation, path: Path | None, load: Callable[[Path], Checkpoint], spread: EnsembleSpread | None
+) -> MethodResult:
     if path is None:
         return MethodResult(evaluation, Cost())
-    return MethodResult(evaluation, cost(path, load=load), load_ratios(path))
+    return MethodResult(evaluation, cost(path, load=load), load_ratios(path), spread)
 
 
 def _require_same_kind(
