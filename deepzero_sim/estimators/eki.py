@@ -231,8 +231,9 @@ class Ensemble:
         fresh = torch.randn(size - self.size, len(self.coordinates), generator=generator, dtype=torch.float64)
         fresh = torch.linalg.qr((fresh - (fresh @ self.directions.T) @ self.directions).T).Q.T
         whole = replace(self, directions=torch.cat([self.directions, fresh]))
-        prior = whole.prior * torch.eye(len(fresh), dtype=torch.float64)
-        return replace(whole, precision=torch.block_diag(self.precision, prior))
+        precision = whole.prior * torch.eye(size, dtype=torch.float64)
+        precision[: self.size, : self.size] = self.precision
+        return replace(whole, precision=precision)
 
     def draw(self, members: int, generator: torch.Generator, relaxed: bool = False) -> torch.Tensor:
         """Draw members that have its covariance exactly, and a mean of 0: weights of the directions, `(N, r)`.
@@ -242,12 +243,11 @@ class Ensemble:
             generator: Generator that they are drawn from.
             relaxed: True for the spread of the first ensemble along all directions, where small ones would lose digits.
         """
-        mix = torch.randn(members, self.size, generator=generator, dtype=torch.float64)
-        mix = (members - 1) ** 0.5 * torch.linalg.qr(mix - mix.mean(0)).Q
-        if relaxed:
-            return mix / self.prior**0.5
+        drawn = torch.randn(members, self.size, generator=generator, dtype=torch.float64)
+        mix: torch.Tensor = (members - 1) ** 0.5 * torch.linalg.qr(drawn - drawn.mean(0)).Q
         root = torch.linalg.cholesky(self.precision)
-        return torch.linalg.solve_triangular(root.T, mix.T, upper=True).T
+        spread: torch.Tensor = torch.linalg.solve_triangular(root.T, mix.T, upper=True).T
+        return mix / self.prior**0.5 if relaxed else spread
 
     def displacements(self, weights: torch.Tensor, parameters: NamedTensors) -> Displacements:
         """Return members as displacements of all parameters.
@@ -300,7 +300,8 @@ def _slopes(weights: torch.Tensor, changes: torch.Tensor) -> torch.Tensor:
         raise DivergedError(
             "the loss is finite, but residuals of members are not: take a smaller spread, or an earlier checkpoint."
         )
-    return torch.linalg.pinv(weights - weights.mean(0), rtol=1e-10) @ (changes - changes.mean(0))
+    slopes: torch.Tensor = torch.linalg.pinv(weights - weights.mean(0), rtol=1e-10) @ (changes - changes.mean(0))
+    return slopes
 
 
 def _weight_of(curvature: torch.Tensor, signal: float) -> float:

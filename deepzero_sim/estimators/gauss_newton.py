@@ -167,13 +167,13 @@ class _Curvature:
 
     Args:
         coordinates: Places of the active coordinates in the vector of all parameters, `(n,)`.
-        sums: Weighted sum of each block, float64 `(n, n)`.
-        weights: Sum of the weights of each block.
+        sums: Weighted sum of each block, float64 `(n, n)`, of batches in which rows and columns are 0 where they are not known.
+        weights: Sum of the weights of the batches in which each coordinate of a block is known, float64 `(n,)`.
     """
 
     coordinates: torch.Tensor | None = None
     sums: tuple[torch.Tensor, ...] = ()
-    weights: tuple[float, ...] = ()
+    weights: tuple[torch.Tensor, ...] = ()
 
     def of(self, coordinates: torch.Tensor, block: int) -> _Curvature:
         """Return the curvature of these coordinates: this one if it is of the same, an empty one if not."""
@@ -181,34 +181,39 @@ class _Curvature:
         same = self.coordinates is not None and torch.equal(self.coordinates, coordinates)
         if same and [len(one) for one in self.sums] == sizes:
             return self
-        return _Curvature(coordinates, tuple(torch.zeros(n, n, dtype=torch.float64) for n in sizes), (0.0,) * len(sizes))
+        sums = tuple(torch.zeros(n, n, dtype=torch.float64) for n in sizes)
+        return _Curvature(coordinates, sums, tuple(torch.zeros(n, dtype=torch.float64) for n in sizes))
 
     def with_batch(self, number: int, found: torch.Tensor, known: torch.Tensor, decay: float) -> _Curvature:
-        """Return the mean with another batch; what is not known of it is taken to be as in the mean.
+        """Return the mean with another batch.
 
         Args:
             number: Number of the block.
-            found: Curvature of the batch, `(n, n)`.
+            found: Curvature of the batch, `(n, n)`, with rows and columns of 0 where it is not known.
             known: Coordinates that were measured, bool `(n,)`.
             decay: Share of the earlier batches that is kept.
         """
-        both = known[:, None] & known
-        filled = torch.where(both, found, self.mean(number))
         sums, weights = list(self.sums), list(self.weights)
-        sums[number] = decay * sums[number] + (1 - decay) * filled
-        weights[number] = decay * weights[number] + (1 - decay)
+        sums[number] = decay * sums[number] + (1 - decay) * found
+        weights[number] = decay * weights[number] + (1 - decay) * known
         return _Curvature(self.coordinates, tuple(sums), tuple(weights))
 
     def mean(self, number: int) -> torch.Tensor:
-        """Return the mean of a block, `(n, n)`."""
-        return self.sums[number] / (self.weights[number] or 1.0)
+        """Return the mean of a block, `(n, n)`: positive semidefinite, whatever is not known of which batch.
+
+        Each coordinate is scaled by itself, `A_ij / sqrt(w_i w_j)`. Means of each entry over the batches that know it would
+        have negative eigenvalues.
+        """
+        roots = self.weights[number].sqrt()
+        roots = torch.where(roots > 0, roots, 1.0)
+        return self.sums[number] / (roots[:, None] * roots)
 
     def tensors(self) -> NamedTensors:
         """Return it as tensors by name."""
         if self.coordinates is None:
             return {}
         sums = {f"curvature.{number}": one for number, one in enumerate(self.sums)}
-        return {"coordinates": self.coordinates, "weights": torch.tensor(self.weights, dtype=torch.float64), **sums}
+        return {"coordinates": self.coordinates, "weights": torch.cat(self.weights), **sums}
 
     @classmethod
     def load(cls, tensors: NamedTensors) -> _Curvature:
@@ -220,15 +225,15 @@ class _Curvature:
         if not tensors:
             return cls()
         try:
-            weights = tuple(tensors["weights"].tolist())
-            sums = tuple(tensors[f"curvature.{number}"] for number in range(len(weights)))
-            coordinates = tensors["coordinates"]
+            coordinates, weights = tensors["coordinates"], tensors["weights"]
+            sums = tuple(tensors[f"curvature.{number}"] for number in range(len(tensors) - 2))
         except KeyError as error:
             raise ConfigError(f"the state of a GaussNewton must hold {error}, but it is another estimator's.") from error
         sizes = [tuple(one.shape) for one in sums]
-        fits = sum(size[0] for size in sizes) == len(coordinates) and all(size == (size[0], size[0]) for size in sizes)
+        squares = all(size == (size[0], size[0]) for size in sizes)
+        fits = squares and sum(size[0] for size in sizes) == len(coordinates) == len(weights)
         require(fits, "the state of a GaussNewton must hold a square matrix for each block", Words(sizes))
-        return cls(coordinates, sums, weights)
+        return cls(coordinates, sums, tuple(torch.split(weights, [size[0] for size in sizes])))
 
 
 def _solve(curvature: torch.Tensor, slopes: torch.Tensor, known: torch.Tensor, damping: float) -> torch.Tensor:

@@ -85,13 +85,13 @@ def draw_directions(
     ends, dimension = sizes.cumsum(0), int(sizes.sum())
     at = (torch.arange(count) + torch.rand((), generator=generator, dtype=torch.float64)) * (dimension / count)
     chosen = torch.searchsorted(ends, at, right=True).clamp(max=len(sizes) - 1)
-    seeds = torch.randint(2**62, (count,), generator=generator)
+    drawn = torch.randint(2**62, (count,), generator=generator)
     parts, first = [], 0
     for name, counts in rows.items():
         ours = (chosen >= first) & (chosen < first + len(counts))
         if bool(ours.any()):
             places = tuple((chosen[ours] - first).tolist())
-            parts.append(_part(name, parameters[name], places, tuple(seeds[ours].tolist()), mask))
+            parts.append(_part(name, parameters[name], places, tuple(drawn[ours].tolist()), mask))
         first += len(counts)
     return RandomDirections(tuple(parts), dimension)
 

@@ -22,7 +22,7 @@ from deepzero_sim.common.module_state import copy_tensors, force_eager, preserve
 from deepzero_sim.common.randomness import RandomnessDetector, new_generator
 from deepzero_sim.common.types import NamedTensors
 from deepzero_sim.errors import ConfigError, DeepZeroError
-from deepzero_sim.oracle.difference.delta import Delta, Dense, InParameter, OneCoordinate, OneRow
+from deepzero_sim.oracle.difference.delta import Delta, Dense, OneCoordinate, OneRow
 from deepzero_sim.oracle.difference.propagation import Differences
 from deepzero_sim.oracle.difference.propagation_state import Meter
 from deepzero_sim.oracle.difference.trace import CannotRecordError, Recording, Slot, record
@@ -363,7 +363,7 @@ def _parameter_deltas(parameters: NamedTensors, recording: Recording, perturbati
     return starts
 
 
-def _delta_of(part: PartOfOne, first: int, count: int, parameter: torch.Tensor) -> InParameter:
+def _delta_of(part: PartOfOne, first: int, count: int, parameter: torch.Tensor) -> OneCoordinate | OneRow:
     """Return the differences that queries `first` and following of `count` make to a parameter."""
     if isinstance(part, RowDirections):
         return OneRow(first, count, parameter, part.rows, row_displacements(parameter.detach(), part))

@@ -312,7 +312,7 @@ def test_what_cannot_be_used_is_said_in_a_sentence() -> None:
             residual_model(loss)
     with pytest.raises(dz.ConfigError, match="need a class for every sample"):
         residual_model(F.cross_entropy).base(torch.randn(2, 3), torch.tensor([0, -100]))
-    with pytest.raises(dz.ConfigError, match="the state of a GaussNewton must hold 'weights'"):
+    with pytest.raises(dz.ConfigError, match="the state of a GaussNewton must hold 'coordinates'"):
         dz.GaussNewton().load_state_dict({"slopes": torch.zeros(2)})
 
 

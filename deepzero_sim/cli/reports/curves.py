@@ -87,8 +87,8 @@ def draw_error_over_time(folder: Path, comparison: Comparison) -> list[Figure]:
     spreads = {name: one.spread for name, one in comparison.methods.items() if one.spread is not None}
     for name, spread in spreads.items():
         if spread.deviations is not None:
-            style, values = {**drawn[name], "linestyle": (0, (1, 1.5))}, measure.errors(spread.deviations).mean(dim=0)
-            axes[0, 0].plot(times, values.numpy(), label=f"{plain(name)}: spread of its ensemble", **style)
+            style, mean = {**drawn[name], "linestyle": (0, (1, 1.5))}, measure.errors(spread.deviations).mean(dim=0)
+            axes[0, 0].plot(times, mean.numpy(), label=f"{plain(name)}: spread of its ensemble", **style)
     for column in range(columns):  # of an incomplete last row, the panels above
         lowest = max(place for place in range(len(panels)) if place % columns == column)
         axes.flat[lowest].set_xlabel(layout.time_label)
