@@ -19,6 +19,11 @@ STYLES: dict[str, dict[str, Any]] = {
     "Coloured": {"color": "#009E73", "marker": "v"},
     "ReferenceJacobian": {"color": "#56B4E9", "marker": "D"},
     "JacobianField": {"color": "#0072B2", "marker": "P"},
+    "CGE": {"color": "#D55E00", "marker": "1"},
+    "CoCD": {"color": "#009E73", "marker": "2"},
+    "RGE-rows": {"color": "#CC79A7", "marker": "3"},
+    "GaussNewton": {"color": "#000000", "marker": "4"},
+    "EKI": {"color": "#E69F00", "marker": "+"},
 }
 
 #: Largest ratio of errors that is drawn where it is; a larger one is written at the edge.

@@ -15,7 +15,12 @@ from deepzero_sim.cli.settings.bench import BenchFlowsSettings, FlowMethod
 from deepzero_sim.common.components import Component
 from deepzero_sim.common.short_names import LOSSES
 from deepzero_sim.coupling import vjp
+from deepzero_sim.estimators.sparsity import RandomMask
+from deepzero_sim.oracle.parameters import trainable
+from deepzero_sim.solver.build import build_solver
+from deepzero_sim.training.build import build_estimator
 from deepzero_sim.training.runs.settings import MethodName, TrainSettings, Workers
+from deepzero_sim.training.runs.trained_run import build_corrector
 
 #: Methods that the package trains by a name of their own; all others are products of a `SolverLayer`.
 NAMED: dict[FlowMethod, MethodName] = {
@@ -23,6 +28,22 @@ NAMED: dict[FlowMethod, MethodName] = {
     "STRAIGHT-THROUGH": "STRAIGHT-THROUGH",
     "FO-SOL": "FO-SOL",
 }
+
+#: Estimators that ask for losses, each of so many coordinates, directions or members an update: networks have thousands of
+#: parameters here, of which a query a coordinate would take hundreds of thousands of solver steps.
+QUERIES = 128
+BY_QUERIES: dict[FlowMethod, Component] = {
+    "CGE": Component("deepzero_sim.CGE", {"step_size": 1e-4, "scheme": "forward"}),
+    "CoCD": Component("deepzero_sim.CoCD", {"budget": QUERIES, "step_size": 1e-4, "scheme": "forward"}),
+    "RGE-rows": Component(
+        "deepzero_sim.RGE", {"step_size": 1e-4, "num_directions": QUERIES, "scheme": "forward", "directions": "rows"}
+    ),
+    "GaussNewton": Component("deepzero_sim.GaussNewton", {"damping": 1.0}),
+    "EKI": Component("deepzero_sim.EKI", {"members": QUERIES}),
+}
+
+#: Of these, those that ask for all coordinates that are active, which are drawn anew for each update.
+ALL_ACTIVE: tuple[FlowMethod, ...] = ("CGE", "GaussNewton")
 
 #: Run that all methods start from.
 START = "NON"
@@ -78,6 +99,8 @@ def product_of(method: FlowMethod, flow: Flow, seed: int = 0) -> Component | Non
         flow: Flow whose solver it differentiates.
         seed: Seed of what is drawn.
     """
+    if method in BY_QUERIES:
+        return None
     if method == "STRAIGHT-THROUGH":
         return Component("deepzero_sim.vjp.StraightThrough")
     if method == "EMULATOR":
@@ -98,12 +121,33 @@ def start_run(flow: Flow, folders: Folders) -> TrainSettings:
 
 def run_of(method: FlowMethod, flow: Flow, folders: Folders, settings: BenchFlowsSettings) -> TrainSettings:
     """Make the settings of a method's run."""
+    if method in BY_QUERIES:
+        return _by_queries(method, flow, folders, settings)
     run = _run(flow, folders, method, NAMED.get(method, "SolverLayer"), OPTIMISER)
     product = product_of(method, flow, folders.seed)
     own: dict[str, Any] = {"vjp": product} if method not in NAMED and product is not None else {}
     sizes: dict[str, Any] = {"updates": settings.updates, "batch_size": BATCH, "unroll": settings.unroll}
     loss = LOSSES.in_full("loss", Component(settings.loss))
     return replace(run, start=folders.runs / START, scheduler=SCHEDULER, loss=loss, **sizes, **own)
+
+
+def _by_queries(method: FlowMethod, flow: Flow, folders: Folders, settings: BenchFlowsSettings) -> TrainSettings:
+    """Make the run of an estimator, with as many updates as the solver steps suffice for."""
+    estimator = BY_QUERIES[method]
+    steps = build_estimator(estimator).gives_steps
+    run = _run(flow, folders, method, "ZO-SOL", Component("torch.optim.SGD", {"lr": 1.0}) if steps else OPTIMISER)
+    network = build_corrector(flow.network, build_solver(flow.coarse).spec, folders.seed)
+    weights = sum(p.numel() for p in trainable(network).values() if p.dim() > 1)
+    sparsity, queries = (1 - min(1.0, QUERIES / weights), 0) if method in ALL_ACTIVE else (0.0, QUERIES)
+    mask = RandomMask(sparsity)(network, 0) if sparsity else None
+    if mask is not None:
+        queries = sum(int(active.sum()) for active in mask.values())
+    each = (max(1, queries) + 1) * BATCH * (settings.unroll - 1)
+    sizes: dict[str, Any] = {"updates": max(1, settings.query_steps // each), "batch_size": BATCH, "unroll": settings.unroll}
+    loss = LOSSES.in_full("loss", Component(settings.loss))
+    return replace(
+        run, start=folders.runs / START, scheduler=SCHEDULER, loss=loss, estimator=estimator, sparsity=sparsity, **sizes
+    )
 
 
 def _run(flow: Flow, folders: Folders, name: str, method: MethodName, optimiser: Component) -> TrainSettings:

@@ -49,14 +49,11 @@ class Estimator(abc.ABC):
     Attributes:
         gives_steps: True if what it returns is to be subtracted from the parameters as it is (`torch.optim.SGD` with a learning
             rate of 1), False if it is a gradient.
+        needs_residuals: True if the loss must have residuals, of which it is the sum of squares.
     """
 
     gives_steps: ClassVar[bool] = False
-
-    @property
-    def momentum(self) -> float:
-        """Nesterov momentum that suits its steps."""
-        return 0.0
+    needs_residuals: ClassVar[bool] = False
 
     @abc.abstractmethod
     def estimate(self, oracle: Oracle, batch: Any, mask: Mask | None = None, seed: int = 0) -> GradientEstimate:

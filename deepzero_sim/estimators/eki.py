@@ -73,6 +73,7 @@ class EKI(Estimator):
     """
 
     gives_steps = True
+    needs_residuals = True
 
     def __init__(
         self,

@@ -63,6 +63,7 @@ class GaussNewton(Estimator):
     """
 
     gives_steps = True
+    needs_residuals = True
 
     def __init__(
         self,

@@ -52,9 +52,20 @@ FlowName: TypeAlias = Literal[
     "burgers-mesh",
 ]
 
-#: Gradients past the solver of `bench flows`, from none to exact.
+#: Gradients past the solver of `bench flows`, from none to exact, and estimators that ask for losses.
 FlowMethod: TypeAlias = Literal[
-    "DETACHED", "STRAIGHT-THROUGH", "EMULATOR", "Coloured", "ReferenceJacobian", "JacobianField", "FO-SOL"
+    "DETACHED",
+    "STRAIGHT-THROUGH",
+    "EMULATOR",
+    "Coloured",
+    "ReferenceJacobian",
+    "JacobianField",
+    "CGE",
+    "CoCD",
+    "RGE-rows",
+    "GaussNewton",
+    "EKI",
+    "FO-SOL",
 ]
 
 
@@ -162,7 +173,8 @@ class BenchFlowsSettings(Settings):
         parts: Parts to measure, all by default: products, trainings, error-bars (what JacobianField says of its error against
             the truth) and sizes (costs by the number of cells, of navier-stokes-2d and burgers-3d).
         seeds: Number of seeds; each trains NON and, from its network, every method. With 0 nothing is trained.
-        updates: Updates of each training from NON's network.
+        updates: Updates of each training from NON's network with a gradient past the solver.
+        query_steps: Solver steps that each method may spend that asks for losses.
         unroll: Solver steps of a rollout in training.
         steps: Steps of the rollouts that are compared.
         loss: Loss of the trainings from NON's network: rollout, or terminal, for which errors at the last step unrolled count.
@@ -174,6 +186,7 @@ class BenchFlowsSettings(Settings):
     parts: list[FlowPart] = field(default_factory=lambda: list(get_args(FlowPart)))
     seeds: _Seeds = 3
     updates: Positive = 300
+    query_steps: Positive = 200_000
     unroll: _Unroll = 16
     steps: Positive = 48
     loss: Literal["rollout", "terminal"] = "rollout"

@@ -44,7 +44,7 @@ class _ByQueries(torch.optim.SGD):
     Args:
         params: Parameters, or groups of them, as every optimiser takes them.
         lr: Learning rate; the class's own if None.
-        momentum: Momentum of SGD; the one that suits the estimator, of Nesterov's kind, if None.
+        momentum: Momentum of SGD.
         weight_decay: Weight decay of SGD.
         **arguments: Arguments of the estimator.
 
@@ -61,19 +61,12 @@ class _ByQueries(torch.optim.SGD):
         params: Any,
         lr: float | None = None,
         *,
-        momentum: float | None = None,
+        momentum: float = 0.0,
         weight_decay: float = 0.0,
         **arguments: Any,
     ) -> None:
+        super().__init__(params, lr=self.rate if lr is None else lr, momentum=momentum, weight_decay=weight_decay)
         self.estimator = self.kind(**arguments)
-        suitable = self.estimator.momentum
-        super().__init__(
-            params,
-            lr=self.rate if lr is None else lr,
-            momentum=suitable if momentum is None else momentum,
-            weight_decay=weight_decay,
-            nesterov=momentum is None and suitable > 0,
-        )
         self._updates = 0
 
     def step(self, closure: Callable[[], torch.Tensor] | None = None) -> torch.Tensor:  # type: ignore[override]

@@ -112,12 +112,9 @@ def _with_rate(settings: TrainSettings, method: MethodName) -> tuple[Component, 
     optimiser = settings.optimiser
     if SUITABLE not in [value for value in optimiser.args.values() if isinstance(value, str)]:
         return optimiser, ()
-    estimator = build_estimator(settings.estimator) if method == "ZO-SOL" else None
-    if estimator is not None and estimator.gives_steps:
-        momentum = {"momentum": estimator.momentum, "nesterov": True} if estimator.momentum else {}
-        takes = "torch.optim.SGD with lr 1" + (f" and momentum {estimator.momentum:g}" if momentum else "")
-        said = f"{settings.estimator.name} gives steps, which {takes} takes; --optimiser.name names another."
-        return Component("torch.optim.SGD", {"lr": 1.0, **momentum}), (said,)
+    if method == "ZO-SOL" and build_estimator(settings.estimator).gives_steps:
+        said = f"{settings.estimator.name} gives steps, which torch.optim.SGD with lr 1 takes; --optimiser.name names another."
+        return Component("torch.optim.SGD", {"lr": 1.0}), (said,)
     begun = _rates_in_record(settings)
     untrained = not begun and settings.start is not None and is_untrained(settings.start)
     rate = suitable_rate(method, started=settings.start is not None and not untrained)

@@ -41,6 +41,7 @@ from deepzero_sim.execution.executors import open_executor
 from deepzero_sim.execution.threads import single_threaded
 from deepzero_sim.oracle.loop import LoopOracle
 from deepzero_sim.oracle.parameters import trainable
+from deepzero_sim.oracle.residuals import residual_model
 from deepzero_sim.solver.build import build_solver
 from deepzero_sim.solver.failure_policy import NOTHING, FailurePolicy
 from deepzero_sim.solver.stepped_inputs import with_inputs_at_rest
@@ -298,6 +299,8 @@ class _Training:
             unobserved = self._data.unobserved
             oracle = LoopOracle(loop, loss, executor, settings.queries_per_chunk, self._unrolls.lengths, unobserved)
             estimator = build_estimator(settings.estimator) if self._method.by_queries else BackPropagation()
+            if estimator.needs_residuals:
+                residual_model(loss)  # says so now if it has none, before steps are spent
             scheduler = build_scheduler(settings.scheduler, self._optimiser, settings.updates)
             if self._method.by_queries and self._solver.spec.deterministic and start.done is None:
                 start.checking += _require_repeatable(oracle, self._cut(None)(0))

@@ -82,6 +82,18 @@ def test_products_and_trainings_are_compared(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_estimators_that_ask_for_losses_spend_what_they_may(tmp_path: Path) -> None:
+    named = list(methods.BY_QUERIES)
+    bench_flows(short(tmp_path, ["burgers-1d"], named, parts=["trainings"], query_steps=5000))
+    trained = {outcome["method"]: outcome for outcome in read_results(tmp_path)["flows"]["burgers-1d"]["outcomes"]}
+    assert set(trained) == {"SRC", "NON", *named}
+    for method in named:
+        asked = trained[method]["solver_steps"] - 2 * FRAMES
+        assert not trained[method]["why"] and 2000 < asked < 5000 + 2 * ROLLOUTS + 1500, method
+    assert len({tuple(outcome["errors"]) for outcome in trained.values()}) == 7, "every method has trained another network"
+
+
+@pytest.mark.slow
 def test_parts_are_reported_together_and_what_is_there_is_kept(tmp_path: Path) -> None:
     bench_flows(short(tmp_path, ["burgers-1d"], ["STRAIGHT-THROUGH"], seeds=0))
     first = read_results(tmp_path)["flows"]["burgers-1d"]

@@ -155,3 +155,28 @@ def test_python_hands_over_a_loss_and_goes_on_with_it(data: Path) -> None:
         dz.ConfigError, match=r"loss must name one of rollout, .* not 'terminall' \(did you mean 'terminal'\?\)"
     ):
         trained("terminall", 4)
+
+
+class Largest(dz.losses.Loss):
+    """The largest error, which is no sum of squares."""
+
+    def build(self, spec: dz.SolverSpec, data: Trajectories) -> Any:
+        return lambda rollout, references: (rollout - references).abs().amax()
+
+
+@pytest.mark.parametrize("estimator", ["GaussNewton", "EKI"])
+def test_a_loss_without_residuals_is_refused_before_steps_are_spent(
+    estimator: str, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[int] = []
+    plain = LogisticSolver.step
+
+    def counted(self: LogisticSolver, states: Any, params: Any = None) -> Any:
+        taken.append(len(states))
+        return plain(self, states, params)
+
+    monkeypatch.setattr(LogisticSolver, "step", counted)
+    own = {"name": f"{__name__}.Largest"}
+    with pytest.raises(dz.ConfigError, match="has no residuals, whose changes this method needs"):
+        train(settings(data, method="ZO-SOL", loss=own, estimator={"name": estimator}))
+    assert sum(taken) <= 4, "no more than the look at the solver itself"
