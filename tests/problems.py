@@ -15,6 +15,7 @@ from torch import nn
 
 from deepzero_sim.common.types import Array, NamedTensors
 from deepzero_sim.coupling.loop import SolverLoop
+from deepzero_sim.errors import ExitCodeError, StatesFailedError
 from deepzero_sim.oracle.loop import LoopOracle
 from deepzero_sim.oracle.model import ModelOracle
 from deepzero_sim.oracle.parameters import trainable
@@ -256,6 +257,34 @@ def network(name: str) -> tuple[nn.Module, torch.Tensor]:
     """A network in float64, and inputs for it."""
     make, shape = NETWORKS[name]
     return make().double(), torch.randn(shape, dtype=torch.float64)
+
+
+class FailingBurgers(Burgers):
+    """Burgers whose states beyond a limit fail."""
+
+    def __init__(self, limit: float) -> None:
+        super().__init__()
+        self.limit = limit
+
+    def step(self, states: Array, params: Array | None = None) -> Array:
+        return _fail_beyond(self.limit, states, super().step(states, params))
+
+
+class FailingDecay(Solver):
+    """Decay, `s' = 0.9 s`, whose states beyond a limit fail."""
+
+    def __init__(self, limit: float) -> None:
+        self.spec, self.limit = SolverSpec(name="decay", state_shape=(1, 8), dt=0.1, dtype="float64"), limit
+
+    def step(self, states: Array, params: Array | None = None) -> Array:
+        return _fail_beyond(self.limit, states, 0.9 * states)
+
+
+def _fail_beyond(limit: float, states: Array, advanced: Array) -> Array:
+    bad = np.flatnonzero(np.abs(states).max(axis=(1, 2)) > limit)
+    if len(bad):
+        raise StatesFailedError({int(i): ExitCodeError("it ended.") for i in bad}, advanced)
+    return advanced
 
 
 class DifferentiableBurgers(Burgers, DifferentiableSolver):

@@ -66,7 +66,7 @@ class EKI(Estimator):
         redraw: Share of the directions that are drawn anew at an update, from 0 to 1. Of no effect if the noise is known.
         noise: Root mean square of the errors of references, in units of the root of the loss; None if it is not known.
         sketch: Number of sums that residuals are added up to, with random signs; None for all residuals.
-        memory: Bytes that changes of residuals may take.
+        memory: Bytes that members and changes of residuals may take.
 
     Raises:
         ConfigError: An argument cannot be used.
@@ -118,9 +118,10 @@ class EKI(Estimator):
         prepared = oracle.prepare(batch)
         require_finite(prepared.loss)
         base = oracle.residuals(prepared)
-        self._require_memory(len(base), next(iter(parameters.values())).element_size())
+        places = places_of(active, parameters)
+        self._require_memory(len(places), len(base), next(iter(parameters.values())).element_size())
         generator, request = new_generator(seed), ResidualRequest(self.sketch, seed)
-        ensemble = self._next_ensemble(parameters, places_of(active, parameters), generator)
+        ensemble = self._next_ensemble(parameters, places, generator)
         weights = ensemble.draw(self.members, generator, relaxed=self.noise is None)
         with add_account_to_error([prepared.account]):
             answers = oracle.ask(prepared, [ensemble.displacements(weights, parameters)], request=request)
@@ -166,12 +167,12 @@ class EKI(Estimator):
         along = torch.cholesky_solve((slopes @ y)[:, None], torch.linalg.cholesky(precision)).view(-1)
         return -weight * (ensemble.directions.T @ along), replace(ensemble, precision=precision)
 
-    def _require_memory(self, residuals: int, itemsize: int) -> None:
+    def _require_memory(self, coordinates: int, residuals: int, itemsize: int) -> None:
         left = ResidualRequest(self.sketch).size(residuals)
         require_memory(
-            self.members * left * (itemsize + 16),
+            self.members * (left * (itemsize + 16) + 3 * 8 * coordinates),
             self.memory,
-            f"changes of {left:,} residuals by {self.members:,} members",
+            f"{self.members:,} members of {coordinates:,} coordinates, and changes of {left:,} residuals by each,",
             f"take sketch={4 * self.members}, fewer members, or raise memory",
         )
 

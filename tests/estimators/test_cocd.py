@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from problems import burgers_oracle, model_oracle, network
+from problems import FailingDecay, burgers_oracle, model_oracle, network
 from torch import nn
 from training_cases import assert_same_tensors, line_data, tensors, train_killed_after, train_settings
 
@@ -99,19 +99,6 @@ def test_killed_and_resumed_it_ends_with_the_same_bits(tmp_path: Path) -> None:
     assert "estimator.slopes" in tensors(tmp_path / "whole")
 
 
-class Failing(dz.Solver):
-    """A solver that fails on large states."""
-
-    def __init__(self, limit: float) -> None:
-        self.spec, self.limit = dz.SolverSpec(name="failing", state_shape=(1, 8), dt=0.1, dtype="float64"), limit
-
-    def step(self, states: np.ndarray, params: np.ndarray | None = None) -> np.ndarray:
-        bad = np.flatnonzero(np.abs(states).max(axis=(1, 2)) > self.limit)
-        if len(bad):
-            raise dz.StatesFailedError({int(i): dz.ExitCodeError("it ended.") for i in bad}, 0.9 * states)
-        return 0.9 * states
-
-
 def test_a_slope_that_is_lost_stays_as_old_as_it_is() -> None:
     class Bias(nn.Module):
         def __init__(self) -> None:
@@ -121,7 +108,7 @@ def test_a_slope_that_is_lost_stays_as_old_as_it_is() -> None:
         def forward(self, states: torch.Tensor, params: torch.Tensor | None = None) -> torch.Tensor:
             return self.b.expand_as(states)
 
-    solver = Failing(np.inf)
+    solver = FailingDecay(np.inf)
     oracle = dz.LoopOracle(dz.SolverLoop(solver, Bias(), 3, on_failure="drop"), nn.functional.mse_loss)
     states = np.zeros((1, 1, 8))
     states[0, 0, 3] = 1.0

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
-from problems import Burgers, assert_untouched, burgers_oracle, conv_corrector, initial_states, mse, snapshot
+from problems import Burgers, FailingBurgers, assert_untouched, burgers_oracle, conv_corrector, initial_states, mse, snapshot
 from torch import nn
 from training_cases import assert_same_tensors, line_data, tensors, train_killed_after, train_settings
 
@@ -224,24 +224,10 @@ def test_ensembles_come_to_span_what_residuals_depend_on() -> None:
     assert bool((eki.ensemble.directions[:, :3].norm(dim=0) > 0.9).all())
 
 
-class Failing(Burgers):
-    """Burgers whose states beyond a limit fail."""
-
-    def __init__(self, limit: float) -> None:
-        super().__init__()
-        self.limit = limit
-
-    def step(self, states: Any, params: Any = None) -> Any:
-        bad = np.flatnonzero(np.abs(states).max(axis=(1, 2)) > self.limit)
-        if len(bad):
-            raise dz.StatesFailedError({int(i): dz.ExitCodeError("it ended.") for i in bad}, super().step(states, params))
-        return super().step(states, params)
-
-
-def failing_case(limit: float) -> tuple[dz.LoopOracle, Failing, tuple[Any, ...]]:
+def failing_case(limit: float) -> tuple[dz.LoopOracle, FailingBurgers, tuple[Any, ...]]:
     torch.manual_seed(0)
     batch = initial_states(2), None, 0.1 * np.random.default_rng(1).normal(size=(2, 4, 1, initial_states(1).shape[-1]))
-    solver = Failing(limit)
+    solver = FailingBurgers(limit)
     return dz.LoopOracle(dz.SolverLoop(solver, conv_corrector(), 4, on_failure="drop"), F.mse_loss), solver, batch
 
 
@@ -283,7 +269,7 @@ def test_members_that_fail_are_left_out_of_the_equations(noise: float | None) ->
     torch.testing.assert_close(-flat(found.grads), expected, rtol=1e-6, atol=1e-9)
 
 
-class AllMembersFail(Failing):
+class AllMembersFail(FailingBurgers):
     """A solver that fails in every batch but that of the network itself."""
 
     def __init__(self) -> None:
@@ -391,7 +377,10 @@ def test_what_cannot_be_used_is_said_in_a_sentence() -> None:
         dz.EKI().estimate(oracle, batch)
     assert oracle.loss_function is mse
     squares = dz.LoopOracle(oracle.loop, F.mse_loss)
-    with pytest.raises(dz.ConfigError, match=r"changes of [\d,]+ residuals by 100 members must fit into memory, 1.0 kB, not"):
+    with pytest.raises(
+        dz.ConfigError,
+        match=r"100 members of \d+ coordinates, and changes of [\d,]+ residuals by each, must fit into memory, 1.0 kB, not",
+    ):
         dz.EKI(memory=1000).estimate(squares, batch)
     with pytest.raises(dz.ConfigError, match="must hold coordinates, directions, precision and scale, not slopes"):
         dz.EKI().load_state_dict({"slopes": torch.zeros(2)})

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from hypothesis import given
 from hypothesis import strategies as st
-from problems import assert_untouched, burgers_oracle, model_oracle, network, relative_error, snapshot
+from problems import FailingDecay, assert_untouched, burgers_oracle, model_oracle, network, relative_error, snapshot
 from scipy.stats import rankdata
 from torch import nn
 from training_cases import line_data, train_settings
@@ -79,24 +78,11 @@ class Bias(nn.Module):
         return self.b.expand_as(states)
 
 
-class Failing(dz.Solver):
-    """A solver that fails on large states."""
-
-    def __init__(self, limit: float) -> None:
-        self.spec, self.limit = dz.SolverSpec(name="failing", state_shape=(1, 8), dt=0.1, dtype="float64"), limit
-
-    def step(self, states: Any, params: Any = None) -> Any:
-        bad = np.flatnonzero(np.abs(states).max(axis=(1, 2)) > self.limit)
-        if len(bad):
-            raise dz.StatesFailedError({int(i): dz.ExitCodeError("it ended.") for i in bad}, 0.9 * states)
-        return 0.9 * states
-
-
 def test_dropped_queries_have_no_rank() -> None:
     states = np.zeros((1, 1, 8))
     states[0, 0, 3] = 1.0  # beyond the limit along some directions, on one side
     batch = states, None, np.ones((1, 3, 1, 8))
-    oracle = dz.LoopOracle(dz.SolverLoop(Failing(1.05), Bias(), 3, on_failure="drop"), F.mse_loss)
+    oracle = dz.LoopOracle(dz.SolverLoop(FailingDecay(1.05), Bias(), 3, on_failure="drop"), F.mse_loss)
     found = dz.EvolutionStrategies(0.2, 12).estimate(oracle, batch)
     assert 1 <= found.dropped < 12 and found.queries == 25
     drawn = draw_directions("rows", 12, trainable(oracle.model), None, 0)

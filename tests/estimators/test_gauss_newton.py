@@ -17,6 +17,7 @@ from problems import (
     NETWORKS,
     Burgers,
     DifferentiableBurgers,
+    FailingBurgers,
     LogisticSolver,
     assert_untouched,
     conv_corrector,
@@ -231,26 +232,12 @@ def test_workers_change_no_bit() -> None:
     assert torch.equal(step_of(found), expected)
 
 
-class Failing(Burgers):
-    """Burgers whose states beyond a limit fail."""
-
-    def __init__(self, limit: float) -> None:
-        super().__init__()
-        self.limit = limit
-
-    def step(self, states: Any, params: Any = None) -> Any:
-        bad = np.flatnonzero(np.abs(states).max(axis=(1, 2)) > self.limit)
-        if len(bad):
-            raise dz.StatesFailedError({int(i): dz.ExitCodeError("it ended.") for i in bad}, super().step(states, params))
-        return super().step(states, params)
-
-
 def test_dropped_coordinates_are_left_out_of_the_equations() -> None:
     batch = initial_states(2), None, 0.1 * np.random.default_rng(1).normal(size=(2, 4, 1, initial_states(1).shape[-1]))
 
     def found(limit: float) -> dz.GradientEstimate:
         torch.manual_seed(0)
-        loop = dz.SolverLoop(Failing(limit), conv_corrector(), 4, on_failure="drop")
+        loop = dz.SolverLoop(FailingBurgers(limit), conv_corrector(), 4, on_failure="drop")
         return dz.GaussNewton(DAMPING, 0.0, 0.3).estimate(dz.LoopOracle(loop, F.mse_loss), batch)
 
     limit = 8.0
