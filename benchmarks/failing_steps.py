@@ -36,7 +36,7 @@ METHODS: dict[str, tuple[Callable[[], dz.Estimator], Callable[[Any], torch.optim
     "FZOO": (lambda: dz.RGE(1e-4, 24, directions="rows", normalise=True), lambda p: torch.optim.SGD(p, 0.003)),
     "EvolutionStrategies": (lambda: dz.EvolutionStrategies(num_directions=24), lambda p: torch.optim.Adam(p, 3e-3)),
     "GaussNewton": (dz.GaussNewton, lambda p: torch.optim.SGD(p, 0.5)),
-    "EKI": (lambda: dz.EKI(40), lambda p: torch.optim.SGD(p, 1.0)),
+    "EKI": (lambda: dz.EKI(40, signal=0.05, decay=0.9), lambda p: torch.optim.SGD(p, 1.0)),
 }
 
 

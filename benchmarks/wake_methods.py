@@ -74,7 +74,7 @@ STEPS: dict[WakeMethod, Component] = {
     "ESMDA": Component("deepzero_sim.benchmarks.esmda.ESMDA"),
 }
 
-#: Members of ensembles, and the spread of the smoother's first one, in root mean squares of the start's parameters.
+#: Members of the smoother, and the spread of its first ones, in root mean squares of the start's parameters.
 MEMBERS, ESMDA_SPREAD = 100, 0.02
 
 #: Standard deviation of a coordinate of the first candidates, in root mean squares of the start's parameters. Each is the best
@@ -137,7 +137,8 @@ def _loss_based(method: WakeMethod, settings: BenchWakeSettings, folders: Folder
 def _by_steps(method: WakeMethod, settings: BenchWakeSettings, folders: Folders) -> TrainSettings:
     """Make a run of an estimator that gives steps, which the optimiser takes as they are."""
     run = _as_in_the_demo(settings, folders, method, {"method": "ZO-SOL"})
-    queries = sum(p.numel() for p in trainable(_network(run)).values()) if method == "GaussNewton" else MEMBERS
+    coordinates = sum(p.numel() for p in trainable(_network(run)).values())
+    queries = {"GaussNewton": coordinates, "EKI": coordinates + 1}.get(method, MEMBERS)
     updates = _updates(settings, settings.query_steps, queries)
     args = {"members": MEMBERS, "spread": ESMDA_SPREAD, "assimilations": updates} if method == "ESMDA" else STEPS[method].args
     return replace(run, estimator=replace(STEPS[method], args=args), updates=updates)

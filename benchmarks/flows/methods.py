@@ -39,7 +39,7 @@ BY_QUERIES: dict[FlowMethod, Component] = {
         "deepzero_sim.RGE", {"step_size": 1e-4, "num_directions": QUERIES, "scheme": "forward", "directions": "rows"}
     ),
     "GaussNewton": Component("deepzero_sim.GaussNewton", {"damping": 1.0}),
-    "EKI": Component("deepzero_sim.EKI", {"members": QUERIES}),
+    "EKI": Component("deepzero_sim.EKI", {"members": QUERIES, "signal": 0.05, "decay": 0.9}),
 }
 
 #: Of these, those that ask for all coordinates that are active, which are drawn anew for each update.

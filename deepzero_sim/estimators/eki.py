@@ -27,6 +27,9 @@ from deepzero_sim.oracle.queries import Displacements
 from deepzero_sim.oracle.residuals import ResidualRequest
 from deepzero_sim.solver.failure_policy import add_account_to_error
 
+#: Most members where nobody says how many.
+MOST_MEMBERS = 512
+
 #: Names of the tensors of an ensemble.
 STORED = {"coordinates", "scale", "directions", "precision"}
 
@@ -48,16 +51,17 @@ class EKI(Estimator):
     first ensemble. The spread is the uncertainty.
 
     **It is not known**, as of a network that never fits: a batch weighs as much as determines a given share of what the
-    ensemble spans (`signal`), whatever the units of the loss, and earlier batches count less and less. Of these directions
-    those of which data tell least are drawn anew before each update (`redraw`), so that the ensemble comes to span those that
-    residuals depend on most: along others, few members among many parameters lead astray by chance.
+    ensemble spans (`signal`), whatever the units of the loss, and earlier batches count less and less. If members span all
+    coordinates, it is then a Gauss-Newton step with a spread. Of fewer directions, those of which data tell least are drawn
+    anew before each update (`redraw`), so that they come to be those that residuals depend on most; still, along others few
+    members lead astray by chance, the less the smaller `signal` is.
 
     What it returns is to be subtracted from the parameters as it is, by `torch.optim.SGD` with a learning rate of 1. Members
     whose solver steps fail are left out, and others take their places in the next ensemble; if fewer than two are left, it
     warns, and nothing is updated.
 
     Args:
-        members: Number of members, `N`.
+        members: Number of members, `N`; None for one more than active coordinates, which span them all, or 512 of many.
         spread: Standard deviation of a coordinate in the first ensemble, in root mean squares of the parameters, or as it is if
             all of them are 0.
         signal: Degrees of freedom that a batch determines by itself, as a share of the ensemble's, between 0 and 1: the mean of
@@ -77,18 +81,18 @@ class EKI(Estimator):
 
     def __init__(
         self,
-        members: int = 100,
+        members: int | None = None,
         spread: float = 0.02,
-        signal: float = 0.05,
-        decay: float = 0.9,
+        signal: float = 0.7,
+        decay: float = 0.8,
         redraw: float = 0.2,
         noise: float | None = None,
         *,
         sketch: int | None = None,
         memory: int = 4 * 2**30,
     ) -> None:
-        remedy = "one member has no spread; 100 suit most networks"
-        require(is_count(members) and members > 1, "members must be a whole number from 2", members, remedy)
+        several = members is None or (is_count(members) and members > 1)
+        require(several, "members must be a whole number from 2, or None", members, "one member has no spread; 100 are usual")
         require(is_positive(spread), "spread must be a positive number", spread, "0.02 suits most networks")
         require(is_number(signal) and 0 < signal < 1, "signal must be a number between 0 and 1", signal)
         for name, share in {"decay": decay, "redraw": redraw}.items():
@@ -96,7 +100,8 @@ class EKI(Estimator):
         require(noise is None or is_positive(noise), "noise must be a positive number, or None", noise)
         require(sketch is None or is_count(sketch), "sketch must be a positive whole number of sums, or None", sketch)
         require(is_count(memory), "memory must be a positive whole number of bytes", memory)
-        self.members, self.spread, self.signal = int(members), float(spread), float(signal)
+        self.members = None if members is None else int(members)
+        self.spread, self.signal = float(spread), float(signal)
         self.decay, self.redraw = float(decay), float(redraw)
         self.noise = None if noise is None else float(noise)
         self.sketch, self.memory = sketch, int(memory)
@@ -119,34 +124,36 @@ class EKI(Estimator):
         require_finite(prepared.loss)
         base = oracle.residuals(prepared)
         places = places_of(active, parameters)
-        self._require_memory(len(places), len(base), next(iter(parameters.values())).element_size())
+        members = min(len(places) + 1, MOST_MEMBERS) if self.members is None else self.members
+        self._require_memory(members, len(places), len(base), next(iter(parameters.values())).element_size())
         generator, request = new_generator(seed), ResidualRequest(self.sketch, seed)
-        ensemble = self._next_ensemble(parameters, places, generator)
-        weights = ensemble.draw(self.members, generator, relaxed=self.noise is None)
+        ensemble = self._next_ensemble(parameters, places, min(members - 1, len(places)), generator)
+        weights = ensemble.draw(members, generator, relaxed=self.noise is None)
         with add_account_to_error([prepared.account]):
             answers = oracle.ask(prepared, [ensemble.displacements(weights, parameters)], request=request)
         assert answers.residuals is not None
-        survivors = torch.ones(self.members, dtype=torch.bool)
+        survivors = torch.ones(members, dtype=torch.bool)
         survivors[list(answers.dropped)] = False
         account, failed = prepared.account + answers.account, int((~survivors).sum())
         grads: NamedTensors = {}
-        if self.members - failed < 2:
-            warnings.warn(f"{failed} of {self.members} members of EKI failed: nothing is updated.", stacklevel=2)
+        if members - failed < 2:
+            warnings.warn(f"{failed} of {members} members of EKI failed: nothing is updated.", stacklevel=2)
         else:
             slopes = _slopes(weights[survivors], answers.residuals[survivors].double().cpu())
             step, self._ensemble = self._update(ensemble, slopes, request.project(base).double().cpu(), len(base))
             grads = as_gradient(-step, active, parameters)
-        return GradientEstimate(grads, prepared.loss, 1 + self.members, account.steps, failed, account.incidents)
+        return GradientEstimate(grads, prepared.loss, 1 + members, account.steps, failed, account.incidents)
 
-    def _next_ensemble(self, parameters: NamedTensors, places: torch.Tensor, generator: torch.Generator) -> Ensemble:
-        """Return the ensemble that is asked about; a first one if other coordinates were active."""
+    def _next_ensemble(self, parameters: NamedTensors, places: torch.Tensor, size: int, generator: torch.Generator) -> Ensemble:
+        """Return the ensemble that is asked about, of so many directions; a first one if other coordinates were active."""
         known = self._ensemble
-        if known is None or not torch.equal(known.coordinates, places) or known.size != min(self.members - 1, len(places)):
+        if known is None or not torch.equal(known.coordinates, places) or known.size != size:
             squares = sum(float(p.detach().double().square().sum()) for p in parameters.values())
             count = sum(p.numel() for p in parameters.values())
             scale = self.spread * ((squares / count) ** 0.5 or 1.0)
-            return Ensemble.first(places, scale, min(self.members - 1, len(places)), generator)
-        return known if self.noise is not None else known.with_new_directions(self.redraw, generator)
+            return Ensemble.first(places, scale, size, generator)
+        whole = size == len(places)  # of which no other directions can be drawn
+        return known if self.noise is not None or whole else known.with_new_directions(self.redraw, generator)
 
     def _update(self, ensemble: Ensemble, slopes: torch.Tensor, y: torch.Tensor, count: int) -> tuple[torch.Tensor, Ensemble]:
         """Compute the step of the network, `(d,)`, and the ensemble after it.
@@ -167,13 +174,13 @@ class EKI(Estimator):
         along = torch.cholesky_solve((slopes @ y)[:, None], torch.linalg.cholesky(precision)).view(-1)
         return -weight * (ensemble.directions.T @ along), replace(ensemble, precision=precision)
 
-    def _require_memory(self, coordinates: int, residuals: int, itemsize: int) -> None:
+    def _require_memory(self, members: int, coordinates: int, residuals: int, itemsize: int) -> None:
         left = ResidualRequest(self.sketch).size(residuals)
         require_memory(
-            self.members * (left * (itemsize + 16) + 3 * 8 * coordinates),
+            members * (left * (itemsize + 16) + 3 * 8 * coordinates),
             self.memory,
-            f"{self.members:,} members of {coordinates:,} coordinates, and changes of {left:,} residuals by each,",
-            f"take sketch={4 * self.members}, fewer members, or raise memory",
+            f"{members:,} members of {coordinates:,} coordinates, and changes of {left:,} residuals by each,",
+            f"take sketch={4 * members}, fewer members, or raise memory",
         )
 
     def state_dict(self) -> NamedTensors:

@@ -219,7 +219,7 @@ def test_methods_that_ask_for_losses_spend_what_they_may(method: WakeMethod, tmp
     folders = Folders(tmp_path / "seed4", tmp_path / "train.h5", 4)
     settings = BenchWakeSettings(query_steps=200_000)
     run = run_of(method, settings, folders)
-    each = {"CMA-ES": 24, "Nevergrad": 24, "ES": 24, "GaussNewton": 482, "EKI": 100, "ESMDA": 100}.get(method, 60)
+    each = {"CMA-ES": 24, "Nevergrad": 24, "ES": 24, "GaussNewton": 482, "EKI": 483, "ESMDA": 100}.get(method, 60)
     once = 2 * (468 + 1) * 14 if method == "CGE-ZO-GraSP" else 0
     assert updates_of(run) == (200_000 - once) // ((each + 1) * 14)
     assert run.seed == 4 and run.start == tmp_path / "seed4" / "NON" and run.run == tmp_path / "seed4" / method

@@ -161,14 +161,14 @@ class _Scaled:
 
 def test_earlier_batches_count_less_and_less() -> None:
     oracle, (inputs, targets), slopes, _ = linear_case("linear")
-    eki, others = dz.EKI(40, decay=0.7, redraw=0.0), [dz.EKI(40, decay=0.0, redraw=0.0) for _ in range(2)]
+    eki, others = dz.EKI(decay=0.7), [dz.EKI(decay=0.0) for _ in range(2)]
     found = []
     for one, rows in zip(others, (slice(0, 4), slice(4, 9)), strict=True):
         for each in (eki, one):
             estimate = each.estimate(oracle, (inputs[rows], targets[rows]), seed=1)
         assert one.ensemble is not None
         found.append(_in_full(one.ensemble) - one.ensemble.prior * torch.eye(slopes.shape[1]))  # what the batch told
-    assert eki.ensemble is not None and estimate.queries == 41
+    assert eki.ensemble is not None and estimate.queries == 2 + slopes.shape[1]
     expected = eki.ensemble.prior * torch.eye(slopes.shape[1]) + 0.7 * found[0] + found[1]
     torch.testing.assert_close(_in_full(eki.ensemble), expected, rtol=1e-6, atol=1e-6 * eki.ensemble.prior)
 
@@ -246,7 +246,7 @@ def test_members_that_fail_are_left_out_of_the_equations(noise: float | None) ->
     assert 1 <= found.dropped <= 9 and found.queries == 13
     assert {one.action for one in found.incidents} == {"dropped"} and len(found.incidents) == found.dropped
     solver.limit, generator = np.inf, torch.Generator().manual_seed(1)
-    first = dz.EKI(12, spread=0.6)._next_ensemble(parameters, after.coordinates, generator)
+    first = dz.EKI(12, spread=0.6)._next_ensemble(parameters, after.coordinates, 11, generator)
     weights = first.draw(12, generator, relaxed=True)
     prepared = oracle.prepare(batch)
     members = first.displacements(weights, parameters)
@@ -361,7 +361,7 @@ def test_it_trains_with_an_optimiser_that_takes_its_steps(tmp_path: Path) -> Non
 
 def test_what_cannot_be_used_is_said_in_a_sentence() -> None:
     for arguments, words in (
-        ({"members": 1}, "members must be a whole number from 2, not 1: one member has no spread"),
+        ({"members": 1}, "members must be a whole number from 2, or None, not 1: one member has no spread"),
         ({"spread": 0.0}, "spread must be a positive number, not 0.0"),
         ({"signal": 1.0}, "signal must be a number between 0 and 1, not 1.0"),
         ({"redraw": 1.5}, "redraw must be a number from 0 to 1, not 1.5"),
@@ -379,7 +379,7 @@ def test_what_cannot_be_used_is_said_in_a_sentence() -> None:
     squares = dz.LoopOracle(oracle.loop, F.mse_loss)
     with pytest.raises(
         dz.ConfigError,
-        match=r"100 members of \d+ coordinates, and changes of [\d,]+ residuals by each, must fit into memory, 1.0 kB, not",
+        match=r"23 members of \d+ coordinates, and changes of [\d,]+ residuals by each, must fit into memory, 1.0 kB, not",
     ):
         dz.EKI(memory=1000).estimate(squares, batch)
     with pytest.raises(dz.ConfigError, match="must hold coordinates, directions, precision and scale, not slopes"):
