@@ -233,7 +233,8 @@ class _Curvature:
         sizes = [tuple(one.shape) for one in sums]
         squares = all(size == (size[0], size[0]) for size in sizes)
         fits = squares and sum(size[0] for size in sizes) == len(coordinates) == len(weights)
-        require(fits, "the state of a GaussNewton must hold a square matrix for each block", Words(sizes))
+        came = Words(f"matrices of {sizes} and {len(weights)} weights")
+        require(fits, f"the state of a GaussNewton must be square matrices of {len(coordinates)} coordinates in all", came)
         return cls(coordinates, sums, tuple(torch.split(weights, [size[0] for size in sizes])))
 
 
