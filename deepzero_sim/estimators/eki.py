@@ -21,6 +21,7 @@ from deepzero_sim.estimators.base import (
     parameters_of,
     places_of,
     require_memory,
+    require_precision,
 )
 from deepzero_sim.oracle.base import Oracle, require_finite
 from deepzero_sim.oracle.queries import Displacements
@@ -29,6 +30,9 @@ from deepzero_sim.solver.failure_policy import add_account_to_error
 
 #: Most members where nobody says how many.
 MOST_MEMBERS = 512
+
+#: Share of the largest precision that is added to all, so that rounding leaves none negative.
+ROUNDING = 1e-14
 
 #: Names of the tensors of an ensemble.
 STORED = {"coordinates", "scale", "directions", "precision"}
@@ -120,6 +124,7 @@ class EKI(Estimator):
         """
         parameters = parameters_of(oracle, mask)
         active = active_coordinates(parameters, mask)
+        require_precision(parameters, self.spread)
         prepared = oracle.prepare(batch)
         require_finite(prepared.loss)
         base = oracle.residuals(prepared)
@@ -165,12 +170,18 @@ class EKI(Estimator):
             count: Number of residuals before they were sketched.
         """
         curvature, prior = slopes @ slopes.T, ensemble.prior
+        if not bool(curvature.any()):
+            warnings.warn(
+                "the members of EKI change no residual: take a larger spread, or look what the loss sees.", stacklevel=3
+            )
         if self.noise is None:
             weight, decay = _weight_of(curvature / prior, self.signal), self.decay
         else:
             weight, decay = count / (2 * self.noise**2), 1.0
         precision = decay * ensemble.precision + (1 - decay) * prior * torch.eye(len(curvature), dtype=torch.float64)
         precision = precision + weight * curvature
+        rounding = ROUNDING * float(precision.diagonal().max())  # of what data determine most, larger than all of the prior's
+        precision = precision + rounding * torch.eye(len(curvature), dtype=torch.float64)
         along = torch.cholesky_solve((slopes @ y)[:, None], torch.linalg.cholesky(precision)).view(-1)
         return -weight * (ensemble.directions.T @ along), replace(ensemble, precision=precision)
 
@@ -295,7 +306,18 @@ class Ensemble:
         fits = directions.shape == (len(directions), len(coordinates)) and precision.shape == (len(directions),) * 2
         came = Words(f"directions {tuple(directions.shape)} and a precision {tuple(precision.shape)}")
         require(fits, f"the state of an EKI must be of {len(coordinates)} coordinates", came)
-        return cls(coordinates, float(tensors["scale"]), directions, precision)
+        directions, precision, scale = directions.double(), precision.double(), float(tensors["scale"])
+        _require_spread(directions, precision, scale)
+        return cls(coordinates, scale, directions, precision)
+
+
+def _require_spread(directions: torch.Tensor, precision: torch.Tensor, scale: float) -> None:
+    """Refuse a state that is damaged: directions that are not orthonormal, or a covariance that is none."""
+    identity = torch.eye(len(directions), dtype=torch.float64)
+    orthonormal = bool(torch.allclose(directions @ directions.T, identity, rtol=0, atol=1e-6))
+    positive = bool(torch.isfinite(precision).all()) and not int(torch.linalg.cholesky_ex(precision).info)
+    fits = orthonormal and positive and is_positive(scale)
+    require(fits, "the state of an EKI must hold orthonormal directions and a covariance", Words("other numbers"), "restore it")
 
 
 def _slopes(weights: torch.Tensor, changes: torch.Tensor) -> torch.Tensor:

@@ -119,6 +119,21 @@ def test_a_first_ensemble_of_more_members_than_coordinates_is_the_prior_of_its_s
     torch.testing.assert_close(covariance(eki.state_dict()), torch.linalg.inv(precision), rtol=1e-7, atol=1e-10)
 
 
+@pytest.mark.parametrize("noise", [1e-12, 1e12])
+def test_noise_that_leaves_nothing_open_or_everything_is_no_trouble(noise: float) -> None:
+    oracle, batch, _, errors = linear_case("linear")
+    eki = dz.EKI(noise=noise)
+    for _ in range(3):
+        estimate = eki.estimate(oracle, batch)
+        with torch.no_grad():
+            for name, p in trainable(oracle.model).items():
+                p.sub_(estimate.grads[name])
+    left = eki.estimate(oracle, batch).loss
+    best = torch.linalg.lstsq(torch.cat([batch[0], torch.ones(9, 1, dtype=torch.float64)], 1), batch[1]).solution
+    least = float((torch.cat([batch[0], torch.ones(9, 1, dtype=torch.float64)], 1) @ best - batch[1]).square().mean())
+    assert left == pytest.approx(least if noise < 1 else float(errors.square().mean()), rel=1e-4)
+
+
 def test_first_ensembles_of_few_members_have_the_priors_covariance_on_average() -> None:
     oracle, batch, slopes, _ = linear_case("linear")
     dimension, found = slopes.shape[1], []
@@ -384,3 +399,16 @@ def test_what_cannot_be_used_is_said_in_a_sentence() -> None:
         dz.EKI(memory=1000).estimate(squares, batch)
     with pytest.raises(dz.ConfigError, match="must hold coordinates, directions, precision and scale, not slopes"):
         dz.EKI().load_state_dict({"slopes": torch.zeros(2)})
+    good = given_ensemble(4, 6)
+    for damage in (
+        {"precision": -good["precision"]},
+        {"precision": torch.full_like(good["precision"], torch.nan)},
+        {"directions": 2 * good["directions"]},
+        {"scale": torch.tensor(0.0)},
+    ):
+        with pytest.raises(dz.ConfigError, match="must hold orthonormal directions and a covariance, not other numbers"):
+            dz.EKI().load_state_dict({**good, **damage})
+    with pytest.raises(dz.ConfigError, match=r"must be of 6 coordinates, not directions \(2, 6\)"):
+        dz.EKI().load_state_dict({**good, "directions": good["directions"][:2]})
+    with pytest.warns(UserWarning, match="the members of EKI change no residual"):
+        dz.EKI(spread=1e-40).estimate(squares, batch)
