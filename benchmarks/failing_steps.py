@@ -33,7 +33,7 @@ METHODS: dict[str, tuple[Callable[[], dz.Estimator], Callable[[Any], torch.optim
     "CGE": (lambda: dz.CGE(1e-4), lambda p: torch.optim.Adam(p, 5e-3)),
     "CoCD": (lambda: dz.CoCD(24, 0.5, 1e-4), lambda p: torch.optim.Adam(p, 3e-3)),
     "RGE, rows": (lambda: dz.RGE(1e-4, 24, directions="rows"), lambda p: torch.optim.Adam(p, 3e-3)),
-    "FZOO": (lambda: dz.RGE(1e-4, 24, directions="rows", normalise=True), lambda p: torch.optim.SGD(p, 0.003)),
+    "FZOO": (lambda: dz.RGE(1e-4, 24, directions="rows", normalise=True), lambda p: torch.optim.SGD(p, 0.001)),
     "EvolutionStrategies": (lambda: dz.EvolutionStrategies(num_directions=24), lambda p: torch.optim.Adam(p, 3e-3)),
     "GaussNewton": (dz.GaussNewton, lambda p: torch.optim.SGD(p, 0.5)),
     "EKI": (lambda: dz.EKI(40, signal=0.05, decay=0.9), lambda p: torch.optim.SGD(p, 1.0)),
