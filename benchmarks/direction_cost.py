@@ -21,11 +21,12 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 import deepzero_sim as dz
 from deepzero_sim.cli import demo
 from deepzero_sim.common.randomness import new_generator
+from deepzero_sim.estimators.base import by_parameter, coordinate_queries
 from deepzero_sim.estimators.random_directions import draw_directions
 from deepzero_sim.execution.threads import single_threaded
 from deepzero_sim.models import resnet20
 from deepzero_sim.oracle.parameters import trainable
-from deepzero_sim.oracle.queries import Coordinates, Perturbation
+from deepzero_sim.oracle.queries import Perturbation
 from deepzero_sim.solver.build import build_solver
 from deepzero_sim.solvers.wake import initial_state
 from deepzero_sim.training.runs.settings import small_network
@@ -36,16 +37,9 @@ STEP = 1e-3
 
 def coordinates(parameters: dict[str, torch.Tensor], count: int) -> list[Perturbation]:
     """Draw coordinates of all parameters."""
-    sizes = [p.numel() for p in parameters.values()]
-    drawn = torch.randint(sum(sizes), (count,), generator=new_generator(0)).sort().values
-    found: list[Perturbation] = []
-    first = 0
-    for name, size in zip(parameters, sizes, strict=True):
-        some = (drawn[(drawn >= first) & (drawn < first + size)] - first).tolist()
-        first += size
-        if some:
-            found.append(Coordinates(name, tuple(some), (STEP,) * len(some)))
-    return found
+    size = sum(p.numel() for p in parameters.values())
+    drawn = torch.randint(size, (count,), generator=new_generator(0)).sort().values
+    return [*coordinate_queries(by_parameter(drawn, parameters), STEP, "forward")]
 
 
 def ways(oracle: dz.Oracle, count: int) -> dict[str, tuple[int, Sequence[Perturbation]]]:

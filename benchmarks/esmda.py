@@ -6,7 +6,6 @@ for one assimilation a batch; nothing of the package is copied or shipped, and i
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -15,9 +14,17 @@ import torch
 from deepzero_sim.common.randomness import new_generator
 from deepzero_sim.common.types import Mask, NamedTensors
 from deepzero_sim.errors import MissingExtraError
-from deepzero_sim.estimators.base import Estimator, GradientEstimate, active_coordinates, as_gradient, parameters_of, places_of
+from deepzero_sim.estimators.base import (
+    Estimator,
+    GradientEstimate,
+    active_coordinates,
+    as_gradient,
+    displacements_of,
+    parameters_of,
+    places_of,
+)
 from deepzero_sim.oracle.base import Oracle
-from deepzero_sim.oracle.queries import Displacements
+from deepzero_sim.oracle.parameters import root_mean_square
 from deepzero_sim.oracle.residuals import ResidualRequest
 
 
@@ -50,9 +57,7 @@ class ESMDA(Estimator):
         y = oracle.residuals(prepared).numpy()
         places = places_of(active, parameters)
         deviations = self._first(parameters, len(places), seed) if self._deviations is None else self._deviations
-        moves = torch.zeros(self.members, sum(p.numel() for p in parameters.values()), dtype=torch.float64)
-        moves[:, places] = deviations
-        answers = oracle.ask(prepared, [Displacements(moves)], request=ResidualRequest())
+        answers = oracle.ask(prepared, [displacements_of(deviations, places, parameters)], request=ResidualRequest())
         assert answers.residuals is not None
         errors = np.full(len(y), max(float(np.mean(y**2)), 1e-30) * self.assimilations)
         smoother = iterative_ensemble_smoother.ESMDA(covariance=errors, observations=-y, alpha=np.array([1.0]), seed=seed)
@@ -64,9 +69,11 @@ class ESMDA(Estimator):
         return GradientEstimate(as_gradient(-step, active, parameters), prepared.loss, 1 + self.members, account.steps)
 
     def _first(self, parameters: NamedTensors, count: int, seed: int) -> torch.Tensor:
-        squares = sum(float(p.detach().double().square().sum()) for p in parameters.values())
-        scale = self.spread * math.sqrt(squares / sum(p.numel() for p in parameters.values()))
-        drawn = scale * torch.randn(self.members, count, generator=new_generator(seed), dtype=torch.float64)
+        drawn = (
+            self.spread
+            * root_mean_square(parameters)
+            * torch.randn(self.members, count, generator=new_generator(seed), dtype=torch.float64)
+        )
         return drawn - drawn.mean(0)
 
     def state_dict(self) -> NamedTensors:

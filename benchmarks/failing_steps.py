@@ -28,7 +28,7 @@ from deepzero_sim.training.progress import Progress
 
 POINTS, UNROLL, BATCH = 32, 4, 2
 
-#: Estimators, each with the queries of an update and the optimiser it is for; the network has 73 parameters.
+#: Estimators, each with the optimiser that it is for.
 METHODS: dict[str, tuple[Callable[[], dz.Estimator], Callable[[Any], torch.optim.Optimizer]]] = {
     "CGE": (lambda: dz.CGE(1e-4), lambda p: torch.optim.Adam(p, 5e-3)),
     "CoCD": (lambda: dz.CoCD(24, 0.5, 1e-4), lambda p: torch.optim.Adam(p, 3e-3)),

@@ -259,6 +259,17 @@ def network(name: str) -> tuple[nn.Module, torch.Tensor]:
     return make().double(), torch.randn(shape, dtype=torch.float64)
 
 
+class Bias(nn.Module):
+    """A correction that is the same everywhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.b = nn.Parameter(torch.full((1, 8), 0.1, dtype=torch.float64))
+
+    def forward(self, states: torch.Tensor, params: torch.Tensor | None = None) -> torch.Tensor:
+        return self.b.expand_as(states)
+
+
 class FailingBurgers(Burgers):
     """Burgers whose states beyond a limit fail."""
 

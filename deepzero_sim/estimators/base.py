@@ -10,14 +10,14 @@ from typing import Any, ClassVar, NamedTuple, get_args
 import torch
 from rich.filesize import decimal
 
-from deepzero_sim.common.requirements import Words, is_positive, require, require_one_of, require_that, require_type
+from deepzero_sim.common.requirements import Words, is_count, is_positive, require, require_one_of, require_that, require_type
 from deepzero_sim.common.types import Mask, NamedTensors, Scheme
 from deepzero_sim.errors import ConfigError, DivergedError
 from deepzero_sim.oracle.answers import Answers
 from deepzero_sim.oracle.base import Oracle, require_finite
 from deepzero_sim.oracle.ledger import Ledger
 from deepzero_sim.oracle.parameters import trainable
-from deepzero_sim.oracle.queries import Coordinates, Perturbation
+from deepzero_sim.oracle.queries import Coordinates, Displacements, Perturbation
 from deepzero_sim.solver.failure_policy import Incident, add_account_to_error
 
 
@@ -87,6 +87,12 @@ def require_scheme(step_size: float, scheme: str) -> None:
     """Refuse a step size or a scheme that no estimator can use."""
     require(is_positive(step_size), "step_size must be a positive number", step_size, "1e-3 suits float32 losses")
     require_one_of(scheme, get_args(Scheme), "scheme")
+
+
+def require_sketch(sketch: int | None, memory: int) -> None:
+    """Refuse a sketch of residuals, or a limit of their memory, that no estimator can use."""
+    require(sketch is None or is_count(sketch), "sketch must be a positive whole number of sums, or None", sketch)
+    require(is_count(memory), "memory must be a positive whole number of bytes", memory)
 
 
 def require_memory(needed: int, memory: int, what: str, remedy: str) -> None:
@@ -171,6 +177,24 @@ def places_of(active: Mapping[str, torch.Tensor], parameters: Mapping[str, torch
     return torch.cat(places)
 
 
+def by_parameter(places: torch.Tensor, parameters: Mapping[str, torch.Tensor]) -> NamedTensors:
+    """Split sorted places in the vector of all parameters into flat positions by parameter."""
+    found, first = {}, 0
+    for name, parameter in parameters.items():
+        within = places[(places >= first) & (places < first + parameter.numel())] - first
+        if len(within):
+            found[name] = within
+        first += parameter.numel()
+    return found
+
+
+def displacements_of(values: torch.Tensor, places: torch.Tensor, parameters: Mapping[str, torch.Tensor]) -> Displacements:
+    """Put displacements of the coordinates at some places, `(P, n)`, among those of all parameters, which are 0."""
+    moves = torch.zeros(len(values), sum(p.numel() for p in parameters.values()), dtype=torch.float64)
+    moves[:, places] = values
+    return Displacements(moves)
+
+
 def as_gradient(values: torch.Tensor, active: Mapping[str, torch.Tensor], parameters: NamedTensors) -> NamedTensors:
     """Put values of active coordinates, `(n,)`, in tensors of the parameters' shapes, zero elsewhere."""
     grads = {name: torch.zeros_like(p, memory_format=torch.contiguous_format) for name, p in parameters.items()}
@@ -210,6 +234,19 @@ class Slopes(NamedTuple):
     estimate: GradientEstimate
 
 
+def prepare(oracle: Oracle, batch: Any, step_size: float) -> Any:
+    """Prepare a batch for queries at steps of a size, see :meth:`Oracle.prepare`.
+
+    Raises:
+        ConfigError: The network's numbers are too coarse, or the step does not suit them.
+        DivergedError: The loss is not finite.
+    """
+    require_precision(trainable(oracle.model), step_size)
+    prepared = oracle.prepare(batch)
+    require_finite(prepared.loss)
+    return prepared
+
+
 def ask_slopes(
     oracle: Oracle,
     batch: Any,
@@ -234,9 +271,7 @@ def ask_slopes(
         ConfigError: The network's numbers are too coarse, or the step does not suit them.
         DivergedError: The loss is not finite, here or a step from here.
     """
-    require_precision(trainable(oracle.model), step_size)
-    prepared = oracle.prepare(batch)
-    require_finite(prepared.loss)
+    prepared = prepare(oracle, batch, step_size)
     with add_account_to_error([prepared.account]):
         answers = oracle.ask(prepared, perturbations, ledger)
     known = measured(answers, scheme)
@@ -256,9 +291,7 @@ def ask_slopes(
 
 def _shape_losses(answers: Answers, shape: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
     """Shape the losses of the queries that were answered; those of dropped ones are 0."""
-    answered = torch.ones(len(answers.changes), dtype=torch.bool)
-    answered[list(answers.dropped)] = False
-    shaped = torch.zeros_like(answers.changes)
+    answered, shaped = answers.answered, torch.zeros_like(answers.changes)
     shaped[answered] = shape(answers.losses[answered]).to(shaped)
     return shaped
 
@@ -280,10 +313,7 @@ def differences(changes: torch.Tensor, step_size: float, scheme: Scheme) -> torc
 
 def measured(answers: Answers, scheme: Scheme) -> torch.Tensor:
     """Tell which directions have a slope, bool `(n,)`: those of which no query was dropped."""
-    each = len(query_steps(1.0, scheme))
-    known = torch.ones(len(answers.changes) // each, dtype=torch.bool)
-    known[[place // each for place in answers.dropped]] = False
-    return known
+    return answers.answered.view(-1, len(query_steps(1.0, scheme))).all(dim=1)
 
 
 def query_steps(step_size: float, scheme: Scheme) -> tuple[float, ...]:

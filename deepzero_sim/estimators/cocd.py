@@ -17,6 +17,7 @@ from deepzero_sim.estimators.base import (
     active_coordinates,
     as_gradient,
     ask_slopes,
+    by_parameter,
     coordinate_queries,
     parameters_of,
     places_of,
@@ -76,7 +77,7 @@ class CoCD(Estimator):
         require(len(kept) == count, f"slopes are kept of {len(kept):,} coordinates", Words(f"{count:,}"), remedy)
         places = places_of(active, parameters)
         chosen = self._next(places)
-        queries = coordinate_queries(_by_parameter(chosen, parameters), self.step_size, self.scheme)
+        queries = coordinate_queries(by_parameter(chosen, parameters), self.step_size, self.scheme)
         found = ask_slopes(oracle, batch, queries, self.step_size, self.scheme, ledger)
         slopes = self.decay * kept
         slopes[chosen[found.known]] = found.values[found.known].double().cpu()
@@ -100,14 +101,3 @@ class CoCD(Estimator):
             names = ", ".join(sorted(state_dict))
             raise ConfigError(f"the state of a CoCD must hold slopes and taken, not {names}: take the estimator of the run.")
         self._slopes, self._taken = state_dict["slopes"], int(state_dict["taken"])
-
-
-def _by_parameter(places: torch.Tensor, parameters: NamedTensors) -> NamedTensors:
-    """Split sorted places in the vector of all parameters into flat positions by parameter."""
-    found, first = {}, 0
-    for name, parameter in parameters.items():
-        within = places[(places >= first) & (places < first + parameter.numel())] - first
-        if len(within):
-            found[name] = within
-        first += parameter.numel()
-    return found

@@ -18,12 +18,15 @@ from deepzero_sim.estimators.base import (
     GradientEstimate,
     active_coordinates,
     as_gradient,
+    displacements_of,
     parameters_of,
     places_of,
+    prepare,
     require_memory,
-    require_precision,
+    require_sketch,
 )
-from deepzero_sim.oracle.base import Oracle, require_finite
+from deepzero_sim.oracle.base import Oracle
+from deepzero_sim.oracle.parameters import root_mean_square
 from deepzero_sim.oracle.queries import Displacements
 from deepzero_sim.oracle.residuals import ResidualRequest
 from deepzero_sim.solver.failure_policy import add_account_to_error
@@ -102,8 +105,7 @@ class EKI(Estimator):
         for name, share in {"decay": decay, "redraw": redraw}.items():
             require(is_number(share) and 0 <= share <= 1, f"{name} must be a number from 0 to 1", share)
         require(noise is None or is_positive(noise), "noise must be a positive number, or None", noise)
-        require(sketch is None or is_count(sketch), "sketch must be a positive whole number of sums, or None", sketch)
-        require(is_count(memory), "memory must be a positive whole number of bytes", memory)
+        require_sketch(sketch, memory)
         self.members = None if members is None else int(members)
         self.spread, self.signal = float(spread), float(signal)
         self.decay, self.redraw = float(decay), float(redraw)
@@ -124,9 +126,7 @@ class EKI(Estimator):
         """
         parameters = parameters_of(oracle, mask)
         active = active_coordinates(parameters, mask)
-        require_precision(parameters, self.spread)
-        prepared = oracle.prepare(batch)
-        require_finite(prepared.loss)
+        prepared = prepare(oracle, batch, self.spread)
         base = oracle.residuals(prepared)
         places = places_of(active, parameters)
         members = min(len(places) + 1, MOST_MEMBERS) if self.members is None else self.members
@@ -137,8 +137,7 @@ class EKI(Estimator):
         with add_account_to_error([prepared.account]):
             answers = oracle.ask(prepared, [ensemble.displacements(weights, parameters)], request=request)
         assert answers.residuals is not None
-        survivors = torch.ones(members, dtype=torch.bool)
-        survivors[list(answers.dropped)] = False
+        survivors = answers.answered
         account, failed = prepared.account + answers.account, int((~survivors).sum())
         grads: NamedTensors = {}
         if members - failed < 2:
@@ -153,9 +152,7 @@ class EKI(Estimator):
         """Return the ensemble that is asked about, of so many directions; a first one if other coordinates were active."""
         known = self._ensemble
         if known is None or not torch.equal(known.coordinates, places) or known.size != size:
-            squares = sum(float(p.detach().double().square().sum()) for p in parameters.values())
-            count = sum(p.numel() for p in parameters.values())
-            scale = self.spread * ((squares / count) ** 0.5 or 1.0)
+            scale = self.spread * (root_mean_square(parameters) or 1.0)
             return Ensemble.first(places, scale, size, generator)
         whole = size == len(places)  # of which no other directions can be drawn
         return known if self.noise is not None or whole else known.with_new_directions(self.redraw, generator)
@@ -276,9 +273,7 @@ class Ensemble:
             weights: Weights of the directions, `(N, r)`.
             parameters: All parameters.
         """
-        moves = torch.zeros(len(weights), sum(p.numel() for p in parameters.values()), dtype=torch.float64)
-        moves[:, self.coordinates] = weights @ self.directions
-        return Displacements(moves)
+        return displacements_of(weights @ self.directions, self.coordinates, parameters)
 
     def tensors(self) -> NamedTensors:
         """Return it as tensors by name."""

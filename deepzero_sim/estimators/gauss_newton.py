@@ -21,13 +21,14 @@ from deepzero_sim.estimators.base import (
     measured,
     parameters_of,
     places_of,
+    prepare,
     query_steps,
     require_memory,
-    require_precision,
     require_scheme,
+    require_sketch,
 )
 from deepzero_sim.oracle.answers import Answers
-from deepzero_sim.oracle.base import Oracle, require_finite
+from deepzero_sim.oracle.base import Oracle
 from deepzero_sim.oracle.residuals import ResidualRequest
 from deepzero_sim.solver.failure_policy import add_account_to_error
 
@@ -80,8 +81,7 @@ class GaussNewton(Estimator):
         require(is_positive(damping), "damping must be a positive number", damping, "0.1 suits most networks")
         require(is_number(decay) and 0 <= decay < 1, "decay must be a number from 0 to below 1", decay)
         require(is_count(block), "block must be a positive whole number of coordinates", block)
-        require(sketch is None or is_count(sketch), "sketch must be a positive whole number of sums, or None", sketch)
-        require(is_count(memory), "memory must be a positive whole number of bytes", memory)
+        require_sketch(sketch, memory)
         self.damping, self.decay, self.step_size = float(damping), float(decay), step_size
         self.scheme: Scheme = scheme
         self.block, self.sketch, self.memory = int(block), sketch, int(memory)
@@ -95,9 +95,7 @@ class GaussNewton(Estimator):
         """
         parameters = parameters_of(oracle, mask)
         active = active_coordinates(parameters, mask)
-        require_precision(parameters, self.step_size)
-        prepared = oracle.prepare(batch)
-        require_finite(prepared.loss)
+        prepared = prepare(oracle, batch, self.step_size)
         base = oracle.residuals(prepared)
         self._require_memory(active, len(base), next(iter(parameters.values())).element_size())
         kept = self._curvature if self.decay else _Curvature()

@@ -37,6 +37,13 @@ class Answers:
         return self.loss + self.changes
 
     @property
+    def answered(self) -> torch.Tensor:
+        """Queries that were not dropped, bool `(P,)`."""
+        answered = torch.ones(len(self.changes), dtype=torch.bool)
+        answered[list(self.dropped)] = False
+        return answered
+
+    @property
     def account(self) -> Account:
         """Cost of the answers."""
         return Account(self.solver_steps, self.incidents)

@@ -35,6 +35,12 @@ def trainable(model: torch.nn.Module) -> NamedTensors:
     return parameters
 
 
+def root_mean_square(parameters: Mapping[str, torch.Tensor]) -> float:
+    """Compute the root mean square of all coordinates of some parameters."""
+    squares = sum(float(p.detach().double().square().sum()) for p in parameters.values())
+    return float((squares / sum(p.numel() for p in parameters.values())) ** 0.5)
+
+
 def unit_direction(parameters: Mapping[str, torch.Tensor], seed: int, mask: Mask | None) -> NamedTensors:
     """Draw a Gaussian direction over the active coordinates, of unit norm; a seed gives the same one on every machine."""
     generator = new_generator(seed)

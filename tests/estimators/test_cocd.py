@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from problems import FailingDecay, burgers_oracle, model_oracle, network
+from problems import Bias, FailingDecay, burgers_oracle, model_oracle, network
 from torch import nn
 from training_cases import assert_same_tensors, line_data, tensors, train_killed_after, train_settings
 
@@ -100,14 +100,6 @@ def test_killed_and_resumed_it_ends_with_the_same_bits(tmp_path: Path) -> None:
 
 
 def test_a_slope_that_is_lost_stays_as_old_as_it_is() -> None:
-    class Bias(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.b = nn.Parameter(torch.full((1, 8), 0.1, dtype=torch.float64))
-
-        def forward(self, states: torch.Tensor, params: torch.Tensor | None = None) -> torch.Tensor:
-            return self.b.expand_as(states)
-
     solver = FailingDecay(np.inf)
     oracle = dz.LoopOracle(dz.SolverLoop(solver, Bias(), 3, on_failure="drop"), nn.functional.mse_loss)
     states = np.zeros((1, 1, 8))

@@ -12,9 +12,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from hypothesis import given
 from hypothesis import strategies as st
-from problems import FailingDecay, assert_untouched, burgers_oracle, model_oracle, network, relative_error, snapshot
+from problems import Bias, FailingDecay, assert_untouched, burgers_oracle, model_oracle, network, relative_error, snapshot
 from scipy.stats import rankdata
-from torch import nn
 from training_cases import line_data, train_settings
 
 import deepzero_sim as dz
@@ -65,17 +64,6 @@ def test_only_the_order_of_losses_counts(kind: Kind) -> None:
     found = [dz.EvolutionStrategies(1e-2, 20, directions=kind).estimate(one, batch).grads for one in (same, other)]
     assert relative_error(found[0], found[1]) < 1e-12
     assert oracle.model is model
-
-
-class Bias(nn.Module):
-    """A correction that is the same everywhere."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.b = nn.Parameter(torch.full((1, 8), 0.1, dtype=torch.float64))
-
-    def forward(self, states: torch.Tensor, params: torch.Tensor | None = None) -> torch.Tensor:
-        return self.b.expand_as(states)
 
 
 def test_dropped_queries_have_no_rank() -> None:

@@ -265,7 +265,7 @@ def compare(
     with bar("rolling out", (data.frames.shape[1] - 1) * rollouts) as report:
         evaluations = {name: measure_errors(loop, data, scales, lambda: report("")) for name, loop in loops.items()}
         of_others = {start: measure_errors(loop, data, scales, lambda: report("")) for start, loop in others.items()}
-        spreads = {name: measure_spread(one, loops[name], data, lambda: report("")) for name, one in ensembles.items()}
+        spreads = {name: measure_spread(one, loops[name], data, scales, lambda: report("")) for name, one in ensembles.items()}
     starts = name_starts(origins, trained, evaluations, of_others)
     speed = measure_speed(loops, evaluations, data, _folders_of(runs))
     left = {name: remainder for name, path in trained.items() if (remainder := remainder_of(path, load)) is not None}

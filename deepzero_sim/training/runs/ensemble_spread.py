@@ -10,6 +10,7 @@ import torch
 
 from deepzero_sim.common.module_state import preserve_state, write
 from deepzero_sim.common.randomness import new_generator
+from deepzero_sim.common.types import Array
 from deepzero_sim.coupling.evaluation import Evaluation, measure_errors
 from deepzero_sim.coupling.loop import SolverLoop, as_tensor
 from deepzero_sim.datasets.trajectories import Trajectories
@@ -54,7 +55,7 @@ def ensemble_of(path: Path, load: Callable[[Path], Checkpoint]) -> Ensemble | No
 
 
 def measure_spread(
-    ensemble: Ensemble, loop: SolverLoop, data: Trajectories, report: Callable[[], None] = lambda: None
+    ensemble: Ensemble, loop: SolverLoop, data: Trajectories, scales: Array, report: Callable[[], None] = lambda: None
 ) -> EnsembleSpread:
     """Roll out members of an ensemble around a trained network.
 
@@ -62,9 +63,10 @@ def measure_spread(
         ensemble: Ensemble.
         loop: Solver and corrector.
         data: First frames and references, two frames or more of every simulation.
+        scales: Standard deviation of each channel in the reference data, `(C,)`, as errors are measured by.
         report: Function called after every step.
     """
-    parameters, scales = trainable(loop.model), data.scales()[0]
+    parameters = trainable(loop.model)
     weights = ensemble.draw(max(ensemble.size + 1, MEMBERS), new_generator(0))[:MEMBERS]
     kept, steps = list[Evaluation](), 0
     for changed in perturbed_parameters(parameters, ensemble.displacements(weights, parameters)):

@@ -37,7 +37,7 @@ def test_the_spread_is_that_of_rollouts_of_its_members(tmp_path: Path) -> None:
     assert ensemble is not None
     frames = read_first_frames(trajectories.load(data, loop.solver.spec), 5)
     before = snapshot(loop.model)
-    found = measure_spread(ensemble, loop, frames)
+    found = measure_spread(ensemble, loop, frames, np.ones(1))
     assert_untouched(loop.model, before)
     weights = ensemble.draw(MEMBERS, new_generator(0))
     rollouts = []
@@ -62,7 +62,7 @@ def test_members_that_diverge_are_left_out_and_counted(tmp_path: Path) -> None:
     assert ensemble is not None
     frames = read_first_frames(trajectories.load(data, loop.solver.spec), 5)
     wide = replace(ensemble, precision=1e-150 * ensemble.precision)
-    found = measure_spread(wide, loop, frames)
+    found = measure_spread(wide, loop, frames, np.ones(1))
     assert found.lost == found.members and found.deviations is None
 
 
